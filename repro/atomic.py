@@ -1,0 +1,63 @@
+"""Files that are either whole or absent, whatever kills the process."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; what was written there takes `path`'s place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON a person can read and diff. NaN is refused: it is not JSON."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def set_aside(path: Path) -> Path:
+    """Move a file that cannot be used out of the way, losing nothing; returns its new name."""
+    for n in range(1, 10_000):
+        aside = path.with_name(f"{path.name}.damaged{n}")
+        if not aside.exists():
+            path.replace(aside)
+            return aside
+    raise RuntimeError(f"{path.parent}: thousands of damaged copies of {path.name}")
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete what killed writers left in `folder`. Only for who holds the folder's lock."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut; file systems that cannot do this are left as they are."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        return
+    finally:
+        os.close(handle)

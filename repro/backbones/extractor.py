@@ -1,0 +1,71 @@
+"""Frozen backbones: a window of frames in, one feature vector a frame and cell out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from repro.backbones.config import BackboneConfig, Cell, Checkpoint, DeclaredConfig, Frames, MeanColourConfig, SvdConfig
+from repro.backbones.noise import WindowNoise
+from repro.errors import MissingError
+from repro.keys import file_sha256
+from repro.workspace import Workspace
+
+
+class Extractor(Protocol):
+    """What walks a dataset (repro/features/extract.py) asks of a backbone."""
+
+    @property
+    def frames(self) -> Frames: ...
+
+    @property
+    def noise_seed(self) -> int: ...
+
+    def identity(self) -> dict[str, Any]:
+        """All the features depend on beside the video: what their content key is made of."""
+        ...
+
+    def window(
+        self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: WindowNoise
+    ) -> dict[str, Float32[np.ndarray, "real C"]]:
+        """Features of the first `real` frames, by cell name; the frames after them are black padding."""
+        ...
+
+
+def checkpoint_path(checkpoint: Checkpoint, workspace: Workspace) -> Path:
+    return workspace.checkpoints / checkpoint.file
+
+
+def require_checkpoint(name: str, checkpoint: Checkpoint, workspace: Workspace) -> Path:
+    """The checkpoint's path.
+
+    Raises:
+        MissingError: it is not there; the message says what brings it.
+    """
+    path = checkpoint_path(checkpoint, workspace)
+    if not path.is_file():
+        raise MissingError(
+            f"checkpoint of {name} is not at {path}: licence: {checkpoint.licence}; to bring it: {checkpoint.obtain.format(path=path)}"
+        )
+    return path
+
+
+def open_backbone(name: str, config: BackboneConfig, cells: Sequence[Cell], workspace: Workspace) -> Extractor:
+    """Load a backbone ready to extract `cells`.
+
+    Raises:
+        MissingError: its checkpoint is absent or not what the config describes.
+    """
+    if isinstance(config, SvdConfig):
+        from repro.backbones.svd.extractor import SvdExtractor
+
+        path = require_checkpoint(name, config.checkpoint, workspace)
+        return SvdExtractor(config, path, file_sha256(path), cells)
+    if isinstance(config, MeanColourConfig):
+        from repro.backbones.mean_colour import MeanColour
+
+        return MeanColour(config)
+    assert isinstance(config, DeclaredConfig)
+    raise MissingError(f"backbone {name}: this version has no extraction for it; see CHANGELOG.md")

@@ -1,0 +1,34 @@
+"""Mean colour over time: a control that sees neither shape nor motion."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from repro.backbones.config import Frames, MeanColourConfig
+from repro.backbones.noise import WindowNoise
+
+
+class MeanColour:
+    """Mean red, green and blue of each frame, spread over `width` channels by a fixed random linear map."""
+
+    def __init__(self, config: MeanColourConfig) -> None:
+        self.config = config
+        self.spread = np.random.default_rng(3).standard_normal((3, config.width)).astype(np.float32)
+
+    @property
+    def frames(self) -> Frames:
+        return self.config.frames
+
+    @property
+    def noise_seed(self) -> int:
+        return self.config.noise_seed
+
+    def identity(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json", exclude={"title"})
+
+    def window(
+        self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: WindowNoise
+    ) -> dict[str, Float32[np.ndarray, "real C"]]:
+        colour = frames[:real].mean(axis=(1, 2)) / 127.5 - 1
+        return {"final": (colour @ self.spread.astype(np.float64)).astype(np.float32)}

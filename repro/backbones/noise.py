@@ -1,0 +1,28 @@
+"""Noise that depends on what it is for, never on what was drawn before it."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+Stream = Literal["augmentation", "posterior"]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowNoise:
+    """The noise of one window, keyed by (seed, video sha256, window, stream): order, sharding and resuming change nothing.
+
+    The release seeds once per process instead, so that its features depend on the order of videos (docs/deviations.md 5).
+    """
+
+    seed: int
+    video_sha256: str
+    window: int
+
+    def draw(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+        """Standard normals of `shape`."""
+        name = f"{self.seed}/{self.video_sha256}/{self.window}/{stream}"
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
+        return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,52 @@
+"""From frames to what the networks see."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""OpenCLIP's, of pixels in [0, 1]."""
+
+
+def pixels(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> Float[Tensor, "T 3 H W"]:
+    """Frames as pixels in [-1, 1], stretched to `size` (height, width) whatever their aspect ratio.
+
+    Contiguous: torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
+    Source: generate_svd_maps.py (bilinear, align_corners=True).
+    """
+    scaled = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
+    return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
+
+
+def image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[Tensor, "T 3 side side"]:
+    """Pixels in [-1, 1] as OpenCLIP's input: blurred where they shrink, bicubic, no clamping, normalised.
+
+    Source: FrozenOpenCLIPImageEmbedder.preprocess (kornia's resize with antialias=True).
+    """
+    height, width = picture.shape[-2:]
+    if height > side or width > side:
+        # kornia blurs both axes as soon as one of them shrinks.
+        picture = _blur(picture, height / side, width / side)
+    resized = functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=True)
+    mean, std = (torch.tensor(values, device=picture.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return ((resized + 1) / 2 - mean) / std
+
+
+def _blur(picture: Float[Tensor, "T 3 H W"], down: float, across: float) -> Float[Tensor, "T 3 H W"]:
+    """Gaussian blur for a shrinkage by `down` rows and `across` columns, one axis after the other."""
+    for axis, factor in ((2, down), (3, across)):
+        sigma = max((factor - 1) / 2, 0.001)
+        taps = int(max(4 * sigma, 3))
+        taps += 1 - taps % 2
+        at = torch.arange(taps, dtype=picture.dtype, device=picture.device) - taps // 2
+        kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+        kernel = kernel / kernel.sum()
+        shape = [1, 1, 1, 1]
+        shape[axis] = taps
+        edge = (0, 0, taps // 2, taps // 2) if axis == 2 else (taps // 2, taps // 2, 0, 0)
+        padded = functional.pad(picture, edge, mode="reflect")
+        picture = functional.conv2d(padded, kernel.view(shape).repeat(3, 1, 1, 1), groups=3)
+    return picture

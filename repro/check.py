@@ -1,0 +1,167 @@
+"""Judge measured rows against published ones: two-sided, one verdict a row.
+
+A published number is one value of unknown spread; ours are k runs of one configuration. With their mean m and sample
+standard deviation s, the difference to the published value has standard error s sqrt(1 + 1/k), taking the authors'
+spread to equal ours; half the last printed digit is added for rounding. Values in points.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from repro.errors import Exit
+from repro.expected import Expected
+from repro.rows import Row
+from repro.runs import RunRecord
+
+ALPHA = 0.05
+
+
+class Outcome(StrEnum):
+    REPRODUCED = "REPRODUCED"
+    """Equivalent: two one-sided tests place the difference inside the margin."""
+    CONSISTENT = "CONSISTENT"
+    """Inside the margin and the 95 % prediction interval, without enough runs for equivalence."""
+    WITHIN_MARGIN = "WITHIN MARGIN"
+    """Inside the margin: one run, or runs that agree so well among themselves that the published value lies outside
+    their prediction interval."""
+    INCONCLUSIVE = "INCONCLUSIVE"
+    HIGHER = "HIGHER"
+    LOWER = "LOWER"
+    NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    expected: Expected
+    outcome: Outcome
+    reason: str
+    seeds: tuple[int, ...] = ()
+    measured: float | None = None
+    """Mean over seeds under the published selection rule."""
+    spread: float | None = None
+    """Sample standard deviation over seeds; None for a single run."""
+    last_epoch: float | None = None
+    """Mean of the last epoch: no choice made on the test split."""
+    checkpoint_assumed: bool = False
+
+
+def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
+    """The outcome of `values` (one a seed, in points) and why, in a few words."""
+    if not values:
+        return Outcome.NOT_RUN, "no run record"
+    k, plan = len(values), expected.planned_seeds
+    difference = statistics.fmean(values) - expected.published
+    reach = expected.margin + expected.rounding
+    cells = "1 cell of 91; the published value is the best of a grid" if expected.best_of_grid else ""
+    if k == 1:
+        if abs(difference) <= reach:
+            return Outcome.WITHIN_MARGIN, f"one run of {plan} planned"
+        return Outcome.INCONCLUSIVE, f"one run of {plan} planned" + (f"; {cells}" if cells and difference < 0 else "")
+
+    from scipy.special import stdtrit  # Student's t quantile; importing scipy.stats takes a second
+
+    error = statistics.stdev(values) * math.sqrt(1 + 1 / k)
+    half = float(stdtrit(k - 1, 1 - ALPHA / 2)) * error + expected.rounding
+    interval = f"95 % prediction interval {difference - half:+.2f} to {difference + half:+.2f}"
+    if k < plan:
+        return Outcome.INCONCLUSIVE, f"{k} runs of {plan} planned; {interval}"
+    inside = abs(difference) <= half
+    if abs(difference) + float(stdtrit(k - 1, 1 - ALPHA)) * error + expected.rounding <= expected.margin:
+        return Outcome.REPRODUCED, f"equivalent within the margin; {interval}"
+    if abs(difference) <= reach:
+        if inside:
+            return Outcome.CONSISTENT, interval
+        return Outcome.WITHIN_MARGIN, f"runs agree more closely than they do with the published value; {interval}"
+    if inside:
+        return Outcome.INCONCLUSIVE, f"the difference exceeds the margin, the spread allows for it; {interval}"
+    if difference < 0 and cells:
+        return Outcome.INCONCLUSIVE, f"{cells}; {interval}"
+    return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), interval
+
+
+def check(expected: Iterable[Expected], rows: dict[str, Row], records: Iterable[RunRecord]) -> list[Verdict]:
+    """One verdict per line of the table, in its order. Trials, other kinds and other row versions are not judged."""
+    by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        row = rows.get(record.row)
+        if row and record.kind == "published" and record.complete and record.row_version == row.version:
+            by_row[record.row].append(record)
+    return [_verdict(line, by_row[line.row], rows[line.row]) for line in expected]
+
+
+def _verdict(expected: Expected, records: list[RunRecord], row: Row) -> Verdict:
+    groups: defaultdict[str, dict[int, RunRecord]] = defaultdict(dict)
+    for record in sorted(records, key=lambda r: r.made.at):
+        groups[record.group][record.seed] = record
+    # Runs of one configuration are judged together; where there are several, the one with most seeds, then the newest.
+    chosen = max(groups.values(), key=lambda g: (len(g), max(r.made.at for r in g.values())), default={})
+    runs = [chosen[seed] for seed in sorted(chosen)]
+    values = [100 * run.best_epoch_on_test.scores[expected.metric] for run in runs]
+    outcome, reason = judge(expected, values)
+    if len(groups) > 1:
+        reason += f"; {len(groups) - 1} other configurations of this row not judged"
+    return Verdict(
+        expected=expected,
+        outcome=outcome,
+        reason=reason,
+        seeds=tuple(run.seed for run in runs),
+        measured=statistics.fmean(values) if values else None,
+        spread=statistics.stdev(values) if len(values) > 1 else None,
+        last_epoch=statistics.fmean(100 * r.last_epoch.scores[expected.metric] for r in runs) if runs else None,
+        checkpoint_assumed=expected.status == "unknown checkpoint",
+    )
+
+
+def exit_code(verdicts: Sequence[Verdict], strict: bool) -> Exit:
+    """1 for any row judged different; with `strict` also for rows inconclusive or not run."""
+    bad = {Outcome.HIGHER, Outcome.LOWER}
+    if strict:
+        bad |= {Outcome.INCONCLUSIVE, Outcome.NOT_RUN}
+    return Exit.JUDGED_DIFFERENT if any(v.outcome in bad for v in verdicts) else Exit.OK
+
+
+def line(verdict: Verdict) -> str:
+    """A verdict as one line."""
+    expected = verdict.expected
+    published = f"published {expected.published:.{expected.digits}f}"
+    if verdict.measured is None:
+        measured = f"{'':<8} {published:<16} margin {expected.margin:g}"
+    else:
+        spread = f" ± {verdict.spread:.2f}" if verdict.spread is not None else ""
+        measured = (
+            f"{verdict.measured:.2f}{spread} {published} ({verdict.measured - expected.published:+.2f}, "
+            f"margin {expected.margin:g}; last epoch {verdict.last_epoch:.2f})"
+        )
+    assumed = " [checkpoint assumed]" if verdict.checkpoint_assumed else ""
+    return f"{expected.row:<24} {verdict.outcome:<13} {expected.metric:<9} {measured}  {verdict.reason}{assumed}"
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """The last line: every outcome counted, and they add up."""
+    counts = [f"{sum(v.outcome is outcome for v in verdicts)} {outcome.lower()}" for outcome in Outcome]
+    return f"{len(verdicts)} rows: {', '.join(counts)}"
+
+
+def as_json(verdict: Verdict) -> dict[str, object]:
+    expected = verdict.expected
+    return {
+        "row": expected.row,
+        "verdict": str(verdict.outcome),
+        "reason": verdict.reason,
+        "metric": expected.metric,
+        "selection": expected.selection,
+        "published": expected.published,
+        "margin": expected.margin,
+        "planned_seeds": expected.planned_seeds,
+        "seeds": list(verdict.seeds),
+        "measured": verdict.measured,
+        "spread": verdict.spread,
+        "last_epoch": verdict.last_epoch,
+        "checkpoint_assumed": verdict.checkpoint_assumed,
+        "status": expected.status,
+        "note": expected.note,
+    }

@@ -1,0 +1,64 @@
+"""`repro check`: read the workspace's records, judge, print."""
+
+import json
+import sys
+from pathlib import Path
+
+from repro import check
+from repro.errors import Exit, NothingToCheckError, UsageError
+from repro.expected import load_expected, table_path, table_sha256
+from repro.rows import load_row, row_names
+from repro.runs import DamagedRecordError, RunRecord, all_runs
+from repro.workspace import Workspace
+
+
+def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_json: bool) -> Exit:
+    """Print one verdict a row and the sum; returns what they amount to.
+
+    Raises:
+        NothingToCheckError: no whole run record of a published row.
+        UsageError: the expected table is not valid or names a row there is none of.
+    """
+    path = expected_path or table_path()
+    expected = load_expected(path)
+    rows = {name: load_row(name) for name in row_names()}
+    for line in expected:
+        if line.row not in rows:
+            raise UsageError(f"{path}: row '{line.row}' is none of configs/rows")
+    records, damaged = _read(workspace)
+    verdicts = check.check(expected, rows, records)
+    code = check.exit_code(verdicts, strict)
+    if as_json:
+        report = {
+            "expected_sha256": table_sha256(path),
+            "verdicts": [check.as_json(verdict) for verdict in verdicts],
+            "counts": {str(o): sum(v.outcome is o for v in verdicts) for o in check.Outcome},
+            "damaged_records": damaged,
+        }
+        print(json.dumps(report, indent=1))
+    else:
+        for verdict in verdicts:
+            print(check.line(verdict))
+        print(f"expected values {path.name}, sha256 {table_sha256(path)[:16]}")
+        left_out = f"; {len(damaged)} damaged records left out" if damaged else ""
+        print(check.summary(verdicts) + left_out)
+    if all(verdict.outcome is check.Outcome.NOT_RUN for verdict in verdicts):
+        raise NothingToCheckError(
+            f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
+        )
+    return code
+
+
+def _read(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
+    """Whole records, and a line for each damaged one (also printed)."""
+    records, damaged = [], []
+    for run in all_runs(workspace.runs):
+        try:
+            record = run.read()
+        except DamagedRecordError as error:
+            damaged.append(str(error))
+            print(f"warning: {error}: left out; `repro {run.folder.parent.name}` makes it again", file=sys.stderr)
+            continue
+        if record is not None:
+            records.append(record)
+    return records, damaged

@@ -1,0 +1,186 @@
+"""The command line: verbs, options and what they print. Verbs import what they need when they run."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from repro import __version__, rows
+from repro.errors import Exit, UsageError
+from repro.workspace import open_workspace
+
+app = App(
+    name="repro",
+    version=__version__,
+    help=(
+        "Repeat the results table of ActionDiff (arXiv 2509.08908): `repro ROW` turns a row into a measured number with "
+        "its evidence, `repro check` says whether it reproduces the published one. `repro list` names the rows."
+    ),
+    help_epilogue=(
+        "Exit codes: 0 all well; 1 judged higher or lower than published; 2 usage; 3 internal error; 4 something needed "
+        "is missing; 5 nothing to check; 130 interrupted."
+    ),
+)
+
+WorkspaceOption = Annotated[Path | None, Parameter(name="--workspace")]
+JsonOption = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+def dispatch(arguments: Sequence[str]) -> Exit:
+    """Run one command line. `repro ROW` is `repro run ROW`.
+
+    Raises:
+        UsageError: the words make no command.
+        ReproError: what the verb ended in.
+    """
+    words = list(arguments)
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        _refuse_unknown(words[0])
+        words.insert(0, "run")
+    try:
+        return Exit(app(words, exit_on_error=False, print_error=False) or Exit.OK)
+    except CycloptsError as error:
+        raise UsageError(
+            f"{' '.join(str(error).split())} (`repro {words[0] if words else ''} --help` shows what it takes)"
+        ) from error
+
+
+def _refuse_unknown(word: str) -> None:
+    """A word that is neither a verb nor a row is refused here, where both can be suggested."""
+    names = [*VERBS, *rows.row_names()]
+    if word not in names:
+        near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise UsageError(
+            f"unknown row or command '{word}'{hint} (`repro list` shows the rows, `repro --help` the commands)"
+        )
+
+
+@app.command(name="list")
+def list_rows(*, workspace: WorkspaceOption = None, json_: JsonOption = False) -> Exit:
+    """The 24 rows: setting, backbone, metric, published value, status, and what is missing to run each.
+
+    Args:
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import listing
+
+    listing.show(open_workspace(workspace), as_json=json_)
+    return Exit.OK
+
+
+@app.command
+def run(row: str, /, *, workspace: WorkspaceOption = None) -> Exit:
+    """Run a row end to end: features, readout, run record. `repro ROW` is the same.
+
+    Args:
+        row: a name from `repro list`.
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+    """
+    from repro import requirements
+
+    requirements.require(row, rows.load_row(row), open_workspace(workspace))
+    raise AssertionError("a row that lacks nothing needs a dataset reader, and this version has none")
+
+
+@app.command
+def smoke(
+    *,
+    workspace: WorkspaceOption = None,
+    workers: int = 1,
+    seeds: str = "52,53",
+    json_: JsonOption = False,
+) -> Exit:
+    """The whole way on clips rendered here: small, offline, on a CPU, in minutes; judged against golden values.
+
+    The backbone's weights are random: the score shows that numbers repeat, not that actions are recognised.
+
+    Args:
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        workers: processes that decode; the numbers do not depend on it.
+        seeds: of the readout, separated by commas; those without a golden value are run and not judged.
+        json_: print JSON only.
+    """
+    chosen = _seeds(seeds)
+    if not 1 <= workers <= 64:
+        raise UsageError(f"--workers {workers}: expected a number from 1 to 64")
+    place = open_workspace(workspace)
+    place.require_writable()
+
+    from repro.smoke import job, summary
+    from repro.terminal import Reporter
+
+    result = job.run_smoke(place, chosen, workers, Reporter(to_stderr=json_))
+    if json_:
+        print(json.dumps(result.as_json(), indent=1))
+    else:
+        summary.show(result, place)
+    return result.exit_code
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--seeds '{text}': expected whole numbers separated by commas, as 52,53") from error
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds '{text}': seeds are not negative and each stands once")
+    return seeds
+
+
+@app.command
+def verify(
+    backbone: str,
+    /,
+    *,
+    golden: Path,
+    checkpoint: Path | None = None,
+    implementation: str = "diffusers",
+    limit: float | None = None,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
+    """Hold a backbone against golden features; exits 1 where a tensor deviates by more than the limit.
+
+    Args:
+        backbone: a name from configs/backbones.
+        golden: folder of golden windows (repro/verify.py says what a file holds).
+        checkpoint: weights in the published layout [default: the backbone's, in the workspace].
+        implementation: which modules compute.
+        limit: largest relative L2 allowed [default: 1e-5].
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import verification
+
+    return verification.show(
+        backbone, golden, checkpoint, implementation, limit, open_workspace(workspace), as_json=json_
+    )
+
+
+@app.command
+def check(
+    *,
+    expected: Path | None = None,
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
+    """Judge the workspace's run records against the published table; exits 1 where one is judged higher or lower.
+
+    Args:
+        expected: another table than the shipped expected/results.csv.
+        strict: exit 1 also for rows inconclusive or not run.
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import checking
+
+    return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
+
+
+VERBS = ("list", "run", "smoke", "verify", "check")

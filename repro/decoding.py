@@ -1,0 +1,177 @@
+"""Decoding in worker processes: ahead of the backbone, under a time limit, with PyAV where decord fails.
+
+decord can hang on a damaged file while it holds the interpreter's lock, and can take its process down; both cost one
+worker here and no more. Frames do not depend on how many workers there are: each clip is decoded whole by one reader,
+and clips are handed out in the order they were asked for.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Self
+
+from repro.video import READERS, Frames, VideoError
+
+TIME_LIMIT = 120.0
+"""Seconds a worker may take for one chunk of frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One clip to decode: `chunk` sampled frames at a time."""
+
+    path: Path
+    stride: int
+    max_seconds: float
+    chunk: int
+
+
+@dataclass(slots=True)
+class Decoding:
+    """A clip being decoded: iterate over it for its frames, `[<= chunk, H, W, 3]` each; read `reader` afterwards."""
+
+    job: Job
+    chunks: Iterator[Frames]
+    reader: str = ""
+    """What decoded it; where PyAV had to step in, why."""
+
+    def __iter__(self) -> Iterator[Frames]:
+        return self.chunks
+
+
+class _ReaderFailed(Exception):
+    """A worker's reader said no."""
+
+
+class _WorkerLost(_ReaderFailed):
+    """A worker died or took too long."""
+
+
+def _serve(pipe: Connection) -> None:
+    """A worker's life: take jobs from `pipe`, send frames back, until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's own complaints; errors travel through the pipe
+    while True:
+        try:
+            job, reader, skip = pipe.recv()
+            try:
+                for number, frames in enumerate(READERS[reader](job.path, job.stride, job.max_seconds, job.chunk)):
+                    if number >= skip:
+                        pipe.send(frames)
+                pipe.send(None)
+            except (VideoError, ImportError) as error:
+                pipe.send(str(error))
+        except (EOFError, BrokenPipeError):
+            return
+
+
+class _Worker:
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="decoder")
+        self.process.start()
+        theirs.close()
+
+    def send(self, job: Job, reader: str, skip: int) -> None:
+        self.pipe.send((job, reader, skip))
+
+    def frames(self, time_limit: float) -> Iterator[Frames]:
+        """Chunks of the job in hand.
+
+        Raises:
+            _ReaderFailed: with the reason in words.
+        """
+        while True:
+            if not self.pipe.poll(time_limit):
+                raise _WorkerLost(f"no frame within {time_limit:g} s")
+            try:
+                message = self.pipe.recv()
+            except (EOFError, OSError) as error:
+                raise _WorkerLost("its process died") from error
+            if message is None:
+                return
+            if isinstance(message, str):
+                raise _ReaderFailed(message)
+            yield message
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+@dataclass(slots=True)
+class Decoders:
+    """A pool of decoding processes; use it in a `with`."""
+
+    workers: int = 1
+    time_limit: float = TIME_LIMIT
+    _pool: list[_Worker] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._pool = [_Worker() for _ in range(self.workers)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._pool:
+            worker.kill()
+        self._pool = []
+
+    def decode(self, jobs: Sequence[Job]) -> Iterator[Decoding]:
+        """Every job's clip, in order; up to `workers` clips are decoded ahead.
+
+        Iterating over a clip raises VideoError if neither reader can decode it; the next clips come all the same.
+        A clip must be iterated to its end or its error before the next is asked for; what is left is passed over.
+        """
+        ahead = min(self.workers, len(jobs))
+        for slot in range(ahead):
+            self._pool[slot].send(jobs[slot], "decord", 0)
+        for number, job in enumerate(jobs):
+            slot = number % self.workers
+            decoding = Decoding(job, iter(()))
+            decoding.chunks = self._chunks(slot, decoding)
+            yield decoding
+            for _ in _until_error(decoding.chunks):
+                pass
+            if ahead < len(jobs):
+                # ahead % workers is this very slot: workers take turns.
+                self._pool[slot].send(jobs[ahead], "decord", 0)
+                ahead += 1
+
+    def _chunks(self, slot: int, decoding: Decoding) -> Iterator[Frames]:
+        delivered = 0
+        try:
+            for frames in self._pool[slot].frames(self.time_limit):
+                delivered += 1
+                yield frames
+            decoding.reader = "decord"
+            return
+        except _ReaderFailed as failure:
+            self._replace_if_lost(slot, failure)
+            decoding.reader = f"pyav (decord: {failure})"
+        # Both readers give the same frames, so PyAV goes on where decord stopped.
+        self._pool[slot].send(decoding.job, "pyav", delivered)
+        try:
+            yield from self._pool[slot].frames(self.time_limit)
+        except _ReaderFailed as failure:
+            self._replace_if_lost(slot, failure)
+            text = str(failure)
+            raise VideoError(text if text.startswith("clip ") else f"clip {decoding.job.path}: {text}") from failure
+
+    def _replace_if_lost(self, slot: int, failure: _ReaderFailed) -> None:
+        """A worker that answered is kept; one that hangs or died is replaced."""
+        if isinstance(failure, _WorkerLost):
+            self._pool[slot].kill()
+            self._pool[slot] = _Worker()
+
+
+def _until_error(chunks: Iterator[Frames]) -> Iterator[Frames]:
+    try:
+        yield from chunks
+    except VideoError:
+        return

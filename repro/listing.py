@@ -1,0 +1,54 @@
+"""`repro list`: the rows as a table or as JSON."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from repro import requirements
+from repro.expected import Expected, load_expected, table_path
+from repro.rows import Row, load_row, row_names
+from repro.workspace import Workspace
+
+METRICS = {"map_micro": "mAP", "top1": "acc"}
+
+
+def show(workspace: Workspace, as_json: bool) -> None:
+    """Print every row: what it is, what was published, and what is missing here to run it."""
+    expected = {line.row: line for line in load_expected(table_path())}
+    rows = [(name, load_row(name), expected[name]) for name in row_names()]
+    if as_json:
+        print(json.dumps([_entry(name, row, line, workspace) for name, row, line in rows], indent=1))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)  # a pipe has no width to fit into
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("row", "setting", "backbone", "metric", "published", "status", "missing to run it"):
+        table.add_column(column, justify="right" if column == "published" else "left", overflow="fold")
+    for name, row, line in rows:
+        lacking = ", ".join(m.what for m in requirements.missing(row, workspace)) or "nothing"
+        table.add_row(
+            name, row.title.split(":")[0], row.backbone, METRICS[row.metric],
+            f"{line.published:.{line.digits}f}", line.status, lacking,
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"{len(rows)} rows; workspace {workspace.root}. `repro smoke` runs without data or downloads.")
+
+
+def _entry(name: str, row: Row, line: Expected, workspace: Workspace) -> dict[str, object]:
+    return {
+        "row": name,
+        "title": row.title,
+        "setting": row.setting,
+        "backbone": row.backbone,
+        "metric": row.metric,
+        "published": line.published,
+        "digits": line.digits,
+        "selection": line.selection,
+        "source": line.source,
+        "status": line.status,
+        "note": line.note,
+        "version": row.version,
+        "missing": [{"what": m.what, "remedy": m.sentence} for m in requirements.missing(row, workspace)],
+    }

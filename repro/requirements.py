@@ -1,0 +1,53 @@
+"""What a row needs on this machine before it can run. Imports nothing heavy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from repro.backbones.config import DeclaredConfig, MeanColourConfig
+from repro.errors import MissingError
+from repro.rows import Row, row_backbone, row_datasets
+from repro.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    what: str
+    """A few words, for a table."""
+    sentence: str
+    """What, where it was looked for, and what brings it."""
+
+
+def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
+    """Everything `row` needs and `workspace` does not hold, data first."""
+    for name, dataset in row_datasets(row).items():
+        folder = workspace.data / dataset.folder
+        absent = [required for required in dataset.requires if not (folder / required).exists()]
+        if absent:
+            yield Missing(
+                f"data {name}",
+                f"data {name}: no {' and no '.join(absent)} in {folder}; to bring it: {dataset.obtain.format(path=folder)} "
+                f"(licence: {dataset.licence})",
+            )
+    backbone = row_backbone(row)
+    if not isinstance(backbone, MeanColourConfig):
+        checkpoint = backbone.checkpoint
+        path = workspace.checkpoints / checkpoint.file
+        if not path.is_file():
+            yield Missing(
+                f"checkpoint {checkpoint.file}",
+                f"checkpoint {row.backbone}: not at {path}; to bring it: {checkpoint.obtain.format(path=path)} "
+                f"(licence: {checkpoint.licence})",
+            )
+    later = [name for name, dataset in row_datasets(row).items() if dataset.adapter == "none"]
+    if isinstance(backbone, DeclaredConfig):
+        later.append(row.backbone)
+    if later:
+        names = " and ".join(later)
+        yield Missing(f"support for {names}", f"this version cannot read {names} yet (CHANGELOG.md says what it can)")
+
+
+def require(name: str, row: Row, workspace: Workspace) -> None:
+    """Raises MissingError, in one line, where anything is missing."""
+    lacking = list(missing(row, workspace))
+    if lacking:
+        raise MissingError(f"row {name} cannot run: " + "; ".join(m.sentence for m in lacking))

@@ -1,0 +1,149 @@
+"""Rows of the results table: one small config each, in configs/rows."""
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from repro import shipped
+from repro.backbones.config import BackboneConfig, Cell, load_backbone
+from repro.config import Config, load_config
+from repro.datasets.config import DatasetConfig, load_dataset
+from repro.errors import UsageError
+
+Metric = Literal["map_micro", "top1"]
+Positive = Annotated[int, Field(ge=1)]
+
+
+SplitName = Annotated[str, Field(pattern="^[a-z0-9_]+/[a-z0-9_]+$")]
+"""`<dataset>/<split>`, as in configs/datasets."""
+
+
+class Data(Config):
+    train: SplitName
+    """What the readout learns from."""
+    test: SplitName
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets a run needs, each once."""
+        return tuple(dict.fromkeys(split.split("/")[0] for split in (self.train, self.test)))
+
+
+class Published(Config):
+    value: float
+    digits: Annotated[int, Field(ge=0)]
+    """Decimals the release prints."""
+    source: str
+    command: str
+    """The release's own command for this number."""
+
+
+class Focal(Config):
+    name: Literal["focal"]
+    alpha: Annotated[float, Field(gt=0)]
+    gamma: Annotated[float, Field(ge=0)]
+
+
+class CrossEntropy(Config):
+    name: Literal["cross_entropy"]
+
+
+class Bce(Config):
+    name: Literal["bce"]
+
+
+class Recipe(Config):
+    """How the readout is trained (the release's scripts/train.py and models/Transformer.py)."""
+
+    loss: Annotated[Focal | CrossEntropy | Bce, Field(discriminator="name")]
+    epochs: Positive
+    warmup_epochs: Annotated[int, Field(ge=0)] = 4
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    mixup: Annotated[float, Field(ge=0)]
+    """Beta(mixup, mixup); 0 for none."""
+    batch_size: Positive = 16
+    max_length: Positive
+    """Sampled frames read of a clip, from its start."""
+    layers: Positive
+    heads: Positive = 8
+    feedforward_factor: Positive = 3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    note: str = ""
+    """Where a value was not in the release and was taken from elsewhere."""
+
+
+class Seeds(Config):
+    published: Annotated[int, Field(ge=0)]
+    planned: Positive = 5
+    """Runs a verdict needs, fixed before any was made."""
+
+
+class Row(Config):
+    version: Positive
+    """Raised, with a line in CHANGELOG.md, when the row's meaning changes."""
+    title: str
+    kind: Literal["published", "smoke"]
+    setting: str
+    backbone: str
+    features: Cell
+    data: Data
+    metric: Metric
+    """The one the published value is in."""
+    published: Published | None = None
+    readout: Recipe
+    seeds: Seeds
+
+
+def rows_folder() -> Path:
+    return shipped.configs() / "rows"
+
+
+def row_names() -> list[str]:
+    """The 24 rows, in the order of the published table: by setting, ActionDiff first."""
+    return sorted((path.stem for path in rows_folder().glob("*.yaml")), key=_table_order)
+
+
+SETTINGS = ("ak_full", "ak_unseen", "charades_1to1", "charades_3to1", "ucf_hmdb", "hmdb_ucf")
+BASELINES = ("videomaev2", "vjepa", "sdv2")
+
+
+def _table_order(name: str) -> tuple[int, int, str]:
+    for place, setting in enumerate(SETTINGS):
+        if name == setting:
+            return (place, 0, name)
+        for column, baseline in enumerate(BASELINES, start=1):
+            if name == f"{setting}_{baseline}":
+                return (place, column, name)
+    return (len(SETTINGS), 0, name)
+
+
+@cache
+def load_row(name: str) -> Row:
+    """Read a row's config.
+
+    Raises:
+        UsageError: unknown name (the nearest is named), or a config that is not valid.
+    """
+    if name in SMOKE_ROWS:
+        return load_config(Row, shipped.configs() / "smoke" / f"{name}.yaml")
+    names = row_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"unknown row '{name}'{hint} (`repro list` shows all {len(names)})")
+    return load_config(Row, rows_folder() / f"{name}.yaml")
+
+
+SMOKE_ROWS = ("smoke", "smoke_mean_colour")
+
+
+def row_backbone(row: Row) -> BackboneConfig:
+    return load_backbone(row.backbone)
+
+
+def row_datasets(row: Row) -> dict[str, DatasetConfig]:
+    return {name: load_dataset(name) for name in row.data.datasets}

@@ -1,0 +1,164 @@
+"""Run records: one JSON file per row and seed holds all that a number rests on. JSON is the truth, MLflow a view of it.
+
+runs/<row>/seed<seed>-<run>/record.json          written last: with it the run is whole
+runs/<row>/seed<seed>-<run>/predictions.parquet  scores of every test clip after the selected epochs
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from repro import atomic
+from repro.keys import canonical_json
+from repro.rows import Metric, Recipe
+
+FORMAT: Literal[1] = 1
+PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SplitRecord(Record):
+    name: str
+    clips: int
+    sha256: str
+    """Of the clips' ids, targets and video hashes."""
+
+
+class FeaturesRecord(Record):
+    key: str
+    cell: str
+    width: int
+    identity: dict[str, Any]
+    """All the features depend on beside the videos."""
+    readers: dict[str, int]
+    """What decoded how many clips."""
+
+
+class EpochRecord(Record):
+    epoch: int
+    train_loss: float
+    scores: dict[str, float]
+    """Of the test split, shares of 1."""
+
+
+class Selection(Record):
+    epoch: int
+    scores: dict[str, float]
+
+
+class Made(Record):
+    at: str
+    """UTC, ISO 8601."""
+    seconds: float
+    """Of training."""
+    by: dict[str, str]
+    """Versions of the project, Python and the packages that compute."""
+    on: dict[str, str]
+    """Platform, device and threads."""
+
+
+class RunRecord(Record):
+    format: Literal[1] = FORMAT
+    run: str
+    """Content key of the run: the same key means the same inputs, recipe and seed."""
+    group: str
+    """The run's key without its seed: runs of one group are repetitions."""
+    row: str
+    row_version: int
+    kind: Literal["published", "smoke"]
+    seed: int
+    protocol: Literal["published"] = "published"
+    complete: bool = True
+    """False for a trial on fewer clips: never judged."""
+    checkpoint_assumed: bool
+    metric: Metric
+    recipe: Recipe
+    features: FeaturesRecord
+    train: SplitRecord
+    test: SplitRecord
+    classes: tuple[str, ...]
+    epochs: tuple[EpochRecord, ...]
+    best_epoch_on_test: Selection
+    """The published rule (docs/deviations.md 2)."""
+    last_epoch: Selection
+    chance: dict[str, float]
+    """Expected scores of a guesser."""
+    predictions_sha256: str
+    made: Made
+
+
+class DamagedRecordError(Exception):
+    """A record file that is not what was written; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    folder: Path
+
+    @property
+    def record_path(self) -> Path:
+        return self.folder / "record.json"
+
+    @property
+    def predictions_path(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    def read(self) -> RunRecord | None:
+        """The run's record, None where the run did not end.
+
+        Raises:
+            DamagedRecordError: the record, or the predictions beside it, are not what was written.
+        """
+        try:
+            text = self.record_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            raw = json.loads(text)
+            digest = raw.pop("sha256")
+            record = RunRecord.model_validate_json(json.dumps(raw))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DamagedRecordError(
+                f"{self.record_path}: damaged or of another version: {where}: {first['msg']}"
+            ) from error
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DamagedRecordError(f"{self.record_path}: damaged: not a run record ({error})") from error
+        if digest != _digest(raw):
+            raise DamagedRecordError(f"{self.record_path}: damaged or edited: it does not match its own sha256")
+        return record
+
+    def write(self, record: RunRecord) -> None:
+        raw = record.model_dump(mode="json")
+        atomic.write_json(self.record_path, raw | {"sha256": _digest(raw)})
+
+
+def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:
+    return StoredRun(runs / row / f"seed{seed}-{run}")
+
+
+def all_runs(runs: Path) -> Iterator[StoredRun]:
+    """Every run folder with a record in it, in the order of their names."""
+    for path in sorted(runs.glob("*/seed*/record.json")):
+        yield StoredRun(path.parent)
+
+
+def versions() -> dict[str, str]:
+    from repro import __version__
+
+    return {"actiondiff-repro": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+def _digest(raw: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(raw)).hexdigest()

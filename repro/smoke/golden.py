@@ -1,0 +1,90 @@
+"""What the smoke job must repeat: expected/smoke/golden.json and features.safetensors beside it.
+
+scripts/make_smoke_golden.py writes both. Features are kept of each clip's first, middle and last token.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from repro import shipped
+from repro.errors import UsageError
+from repro.features.store import FeatureStore
+from repro.verify import relative_l2
+
+FEATURE_LIMIT = 1e-4
+"""Relative L2 of a clip's features, on any machine of the platform the golden values were made on."""
+
+
+class GoldenScore(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    top1: float
+    map_micro: float
+
+
+class Golden(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    clips: dict[str, str]
+    """sha256 of each rendered clip."""
+    checkpoint_sha256: str
+    scores: dict[str, dict[str, GoldenScore]]
+    """Row, seed: best epoch on test, in points."""
+    tolerance: GoldenScore
+    """In points; expected/README.md says what it was measured on."""
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureDeviation:
+    clip: str
+    relative_l2: float
+
+
+def folder() -> Path:
+    return shipped.expected() / "smoke"
+
+
+def load_golden() -> Golden:
+    """Raises UsageError where the shipped golden values are absent or damaged."""
+    path = folder() / "golden.json"
+    try:
+        return Golden.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{path}: the smoke job's golden values cannot be read: check the files out again") from error
+
+
+def load_golden_features() -> dict[str, Float32[np.ndarray, "3 C"]]:
+    path = folder() / "features.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(
+            f"{path}: the smoke job's golden features cannot be read: check the files out again"
+        ) from error
+
+
+def sampled(features: Float32[np.ndarray, "T C"]) -> Float32[np.ndarray, "3 C"]:
+    """The tokens golden features are kept of."""
+    return features[[0, len(features) // 2, len(features) - 1]]
+
+
+def feature_deviations(
+    store: FeatureStore, cell: str, golden: dict[str, Float32[np.ndarray, "3 C"]]
+) -> list[FeatureDeviation]:
+    """Every golden clip's deviation; infinite where the store lacks the clip or its width differs."""
+    deviations = []
+    for clip, expected in sorted(golden.items()):
+        entry = store.read(clip)
+        ours = sampled(entry.features[cell]) if entry is not None else None
+        same_shape = ours is not None and ours.shape == expected.shape
+        deviations.append(
+            FeatureDeviation(clip, relative_l2(ours, expected) if ours is not None and same_shape else np.inf)
+        )
+    return deviations

@@ -1,0 +1,69 @@
+"""What a person sees: stage lines and warnings always, progress bars on a terminal only. All of it on stderr or the
+console given, so that --json leaves stdout to the JSON alone."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+
+class Reporter:
+    """Prints what a run does, a line a stage."""
+
+    def __init__(self, to_stderr: bool = False) -> None:
+        self.to_stderr = to_stderr
+        self.console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def stage(self, name: str, *, total: int, reused: int, made: str, where: Path | None = None, why: str = "") -> None:
+        """One line that says whether a stage ran or was reused, and why."""
+        fresh = total - reused
+        if fresh == 0:
+            text = f"reused all {total}, nothing they depend on has changed"
+        elif reused:
+            text = f"{fresh} {made}, {reused} reused"
+        else:
+            text = f"{fresh} {made}"
+        if why:
+            text += f" ({why})"
+        self.line(f"{name:<11} {text}" + (f"  {where}" if where else ""))
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """Yield a function to call after each of `total` steps."""
+        if self.console.is_terminal and total:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            with Progress(
+                TextColumn("{task.description:<11}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            ) as bar:
+                task = bar.add_task(what, total=total)
+                yield lambda: bar.advance(task)
+        else:
+            yield self._logged(what, total)
+
+    def _logged(self, what: str, total: int) -> Callable[[], None]:
+        """Where there is no terminal: a plain line every ten seconds."""
+        done, last = 0, time.monotonic()
+
+        def advance() -> None:
+            nonlocal done, last
+            done += 1
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                self.line(f"{what:<11} {done} of {total}")
+
+        return advance

@@ -1,0 +1,110 @@
+"""Hold a backbone against golden features: every stored tensor, one relative L2 each.
+
+A folder of golden values holds one safetensors file per window: `frames` (uint8 [T, h, w, 3]), `n_real`, the conditioning
+(`crossattn`, `concat`, `vector`) and features `tTT_layerLL_mean` [T, C], for all frames of the window, padding included.
+Their noise comes from numpy's default_rng([23, 0]) and ([23, 1]), the same for every window.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from repro.backbones.config import SvdConfig
+from repro.backbones.noise import Stream
+from repro.errors import MissingError, UsageError
+
+LIMIT = 1e-5
+"""Relative L2 in fp32 on a CPU."""
+IMPLEMENTATIONS = ("diffusers",)
+_FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    file: str
+    tensor: str
+    relative_l2: float
+    """Norm of the difference over the golden tensor's norm; infinite where ours is not finite."""
+
+
+class GoldenNoise:
+    """The noise golden windows were made with."""
+
+    def draw(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+        number: Literal[0, 1] = 0 if stream == "augmentation" else 1
+        return np.random.default_rng([23, number]).standard_normal(shape, dtype=np.float32)
+
+
+def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:
+    """||ours - golden|| / ||golden||, in float64."""
+    difference = float(np.linalg.norm(ours.astype(np.float64) - golden.astype(np.float64)))
+    scale = float(np.linalg.norm(golden.astype(np.float64)))
+    if not np.isfinite(difference):
+        return float("inf")
+    return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
+
+
+def against_golden(config: SvdConfig, checkpoint: Path, folder: Path) -> Iterator[Deviation]:
+    """Compute every window of `folder` and yield each stored tensor's deviation.
+
+    Raises:
+        UsageError: no such folder, or no golden files in it.
+        MissingError: a golden file or the checkpoint is damaged or of another layout.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"golden folder {folder}: no such folder")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")
+    windows = [(path, _read(path)) for path in files]
+    layers = sorted({int(m[2]) for _, golden in windows for name in golden if (m := _FEATURE.fullmatch(name))})
+
+    # Imported late: torch takes seconds, and a wrong folder needs none of it.
+    from repro.backbones.svd import modules
+    from repro.backbones.svd.model import SvdModel
+    from repro.backbones.svd.pictures import pixels
+
+    loaded = modules.load(checkpoint, config.architecture, layers[-1] if layers else 1)
+    noise = GoldenNoise()
+    for path, golden in windows:
+        height, width = (8 * n for n in golden["concat"].shape[-2:])
+        sized = config.model_copy(update={"size": (height, width)})
+        real = int(golden["n_real"].item()) if "n_real" in golden else len(golden["frames"])
+        timesteps = sorted({int(m[1]) for name in golden if (m := _FEATURE.fullmatch(name))})
+        model = SvdModel(sized, loaded, timesteps, layers)
+        conditioning = model.condition(pixels(golden["frames"], sized.size), real, noise)
+        ours = {
+            "crossattn": conditioning.crossattn,
+            "concat": conditioning.concat,
+            "vector": conditioning.vector,
+        } | {
+            f"t{t:02d}_layer{n:02d}_mean": mean for (t, n), mean in model.window(golden["frames"], real, noise).items()
+        }
+        for name in sorted(set(golden) - {"frames", "n_real"}):
+            if name not in ours:
+                raise MissingError(f"golden file {path}: tensor '{name}' is none this backbone has")
+            computed = ours[name].numpy()
+            if computed.shape != golden[name].shape:
+                raise MissingError(
+                    f"golden file {path}: '{name}' is {list(golden[name].shape)}, "
+                    f"this backbone gives {list(computed.shape)}"
+                )
+            yield Deviation(path.name, name, relative_l2(computed, golden[name]))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        golden = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise MissingError(f"golden file {path}: not a whole safetensors file ({error})") from error
+    for name, dimensions in (("frames", 4), ("concat", 4)):
+        if name not in golden or golden[name].ndim != dimensions:
+            raise MissingError(f"golden file {path}: no '{name}' of {dimensions} dimensions in it")
+    return golden

@@ -1,0 +1,109 @@
+"""The workspace: the one folder a person's data, checkpoints, features and runs lie in.
+
+    data/ checkpoints/ features/ runs/ reports/ mlflow.db
+
+The only module that reads the environment.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def features(self) -> Path:
+        return self.root / "features"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    def require_writable(self) -> None:
+        """Make the folder where it is absent and try a file in it.
+
+        Raises:
+            UsageError: it cannot be made or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-"):
+                pass
+        except OSError as error:
+            reason = "no space left on the device" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+            raise UsageError(
+                f"workspace {self.root} cannot be written ({reason}): "
+                "name a folder of yours with --workspace DIR or REPRO_WORKSPACE"
+            ) from error
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the workspace's lock `name`, one process at a time; the system frees it when its holder dies.
+
+        Raises:
+            UsageError: another process holds it; the message says which.
+        """
+        path = self.root / f".{name}.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UsageError(
+                    f"workspace {self.root}: '{name}' is already running here ({holder}): "
+                    "wait for it to end, or use another --workspace"
+                ) from error
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
+            file.flush()
+            yield
+
+
+def open_workspace(option: Path | None) -> Workspace:
+    """The workspace named by --workspace, else by REPRO_WORKSPACE, else ./workspace. Nothing is made on disk.
+
+    Raises:
+        UsageError: the path is there and is not a folder.
+    """
+    named = option if option is not None else Path(os.environ.get("REPRO_WORKSPACE") or "workspace")
+    root = named.expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"workspace {root} is a file, not a folder: name a folder with --workspace DIR")
+    return Workspace(root)
+
+
+def quiet_libraries() -> None:
+    """Set what third-party libraries read at import: no telemetry, no look-ups of newer versions."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"

@@ -1,0 +1,69 @@
+"""How far the smoke job's scores move when its features move: `python scripts/measure_smoke_tolerance.py WORKSPACE`.
+
+Trains each seed on the workspace's features with noise of the feature limit added, and on another number of threads.
+The tolerances in expected/smoke/golden.json rest on what this prints.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from repro.features.store import FeatureStore
+from repro.readout.sequences import Sequences, load_sequences
+from repro.readout.train import train
+from repro.rows import SMOKE_ROWS, Row, load_row
+from repro.runs import all_runs
+from repro.smoke import clips
+from repro.smoke.golden import FEATURE_LIMIT
+from repro.workspace import Workspace
+
+TRIALS = 10
+METRICS = ("top1", "map_micro")
+
+
+def perturbed(split: Sequences, trial: int) -> Sequences:
+    """Every clip's features moved by FEATURE_LIMIT in relative L2."""
+    draw = torch.Generator().manual_seed(trial)
+    moved = []
+    for features in split.features:
+        noise = torch.randn(features.shape, generator=draw)
+        moved.append(features + FEATURE_LIMIT * features.norm() / noise.norm() * noise)
+    return dataclasses.replace(split, features=tuple(moved))
+
+
+def best(row: Row, train_split: Sequences, test_split: Sequences, seed: int) -> dict[str, float]:
+    epoch = max(train(train_split, test_split, row.readout, seed).epochs, key=lambda e: e.scores[row.metric])
+    return {metric: 100 * epoch.scores[metric] for metric in METRICS}
+
+
+def main() -> None:
+    workspace = Workspace(Path(sys.argv[1]).absolute())
+    splits = clips.splits(workspace.data / "smoke")
+    for name in SMOKE_ROWS:
+        row = load_row(name)
+        records = [r for run in all_runs(workspace.runs) if (r := run.read()) and r.row == name]
+        key, identity = records[0].features.key, records[0].features.identity
+        store = FeatureStore(workspace.features / f"{row.backbone}-{key}", key, identity)
+        sequences = [
+            load_sequences(store, splits[p], row.features.name, row.readout.max_length) for p in ("train", "test")
+        ]
+        for seed in sorted({record.seed for record in records}):
+            torch.set_num_threads(1)
+            plain = best(row, *sequences, seed)
+            moved = [
+                best(row, *(perturbed(s, 2 * t + n) for n, s in enumerate(sequences)), seed) for t in range(TRIALS)
+            ]
+            torch.set_num_threads(2)
+            threads = best(row, *sequences, seed)
+            for metric in METRICS:
+                worst = max(abs(m[metric] - plain[metric]) for m in moved)
+                print(
+                    f"{name} seed {seed} {metric}: {plain[metric]:.3f}; worst of {TRIALS} with features moved by "
+                    f"{FEATURE_LIMIT:g}: {worst:.3f}; on two threads: {abs(threads[metric] - plain[metric]):.3f}"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Fixtures shared by the tests. Everything they need is made here or by the project; `reference` is a folder of golden
+values and real clips beside the checkout, and tests that need it say that they skipped where it is not there."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors.numpy import save_file
+
+from repro.backbones.config import SvdConfig, load_backbone
+from repro.backbones.svd import random_weights
+from repro.smoke import clips, scenes
+from repro.terminal import Reporter
+from repro.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path(os.environ.get("REPRO_TEST_REFERENCE", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    if not (REFERENCE / "parity").is_dir():
+        pytest.skip("no folder of golden values and real clips beside the checkout")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SvdConfig:
+    config = load_backbone("svd_xt_tiny")
+    assert isinstance(config, SvdConfig)
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: SvdConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    random_weights.write(path, tiny.architecture, seed=5)
+    return path
+
+
+@pytest.fixture(scope="session")
+def kit_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights the golden values were made with."""
+    spec = importlib.util.spec_from_file_location("make_checkpoint", reference / "parity" / "make_checkpoint.py")
+    assert spec is not None
+    assert spec.loader is not None
+    kit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kit)
+    path = tmp_path_factory.mktemp("kit") / "kit.safetensors"
+    save_file(kit.state(json.loads((reference / "parity" / "keys.json").read_text()), 7), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four short clips of the smoke job: of one window, of several, and of two sizes."""
+    folder = tmp_path_factory.mktemp("rendered")
+    chosen = {s.frames: s for s in scenes.smoke_scenes() if s.frames in (11, 40, 104, 212)}
+    paths = {}
+    for scene in chosen.values():
+        paths[scene.id] = folder / f"{scene.id}.mp4"
+        clips.encode(paths[scene.id], scene)
+    return paths
+
+
+@pytest.fixture
+def clip(rendered: dict[str, Path]) -> Path:
+    """A clip of 40 native frames, 10 sampled ones."""
+    frames = {s.id: s.frames for s in scenes.smoke_scenes()}
+    return next(path for name, path in rendered.items() if frames[name] == 40)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+class Told(Reporter):
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        super().__init__(to_stderr=True)
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def run_repro(*arguments: str | Path, env: dict[str, str] | None = None, **kwargs: object) -> SimpleNamespace:
+    """Run the command as a user would; `code`, `out` and `err` of what it did."""
+    done = subprocess.run(
+        [sys.executable, "-m", "repro", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        check=False,
+        **kwargs,  # type: ignore[call-overload]
+    )
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)

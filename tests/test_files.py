@@ -1,0 +1,93 @@
+"""Files are whole or absent; keys depend on contents alone; the workspace says what it cannot do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro import atomic
+from repro.errors import UsageError
+from repro.keys import content_key, file_sha256
+from repro.workspace import Workspace, open_workspace
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    atomic.write_bytes(path, b"old")
+    with pytest.raises(RuntimeError), atomic.replacing(path) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_killed_write_leaves_a_partial_that_is_swept(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from repro import atomic\n"
+        "with atomic.replacing(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=False)
+    assert not (tmp_path / "f").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    atomic.remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        atomic.write_json(tmp_path / "f", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_setting_aside_keeps_every_copy(tmp_path: Path) -> None:
+    for content in (b"1", b"2"):
+        (tmp_path / "f").write_bytes(content)
+        atomic.set_aside(tmp_path / "f")
+    assert sorted(p.read_bytes() for p in tmp_path.iterdir()) == [b"1", b"2"]
+
+
+def test_keys_depend_on_contents_alone(tmp_path: Path) -> None:
+    assert content_key({"a": 1, "b": [1, 2]}) == content_key({"b": [1, 2], "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 1.5})
+    (tmp_path / "f").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_workspace_is_the_option_then_the_environment_then_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REPRO_WORKSPACE", raising=False)
+    assert open_workspace(None).root == tmp_path / "workspace"
+    monkeypatch.setenv("REPRO_WORKSPACE", str(tmp_path / "env"))
+    assert open_workspace(None).root == tmp_path / "env"
+    assert open_workspace(Path("opt")).root == tmp_path / "opt"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        open_workspace(tmp_path / "file")
+    with pytest.raises(UsageError, match="cannot be written"):
+        Workspace(tmp_path / "file" / "below").require_writable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_workspace(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="cannot be written"):
+        Workspace(tmp_path).require_writable()
+
+
+def test_a_lock_is_held_once_and_freed_by_death(workspace: Workspace) -> None:
+    workspace.require_writable()
+    with workspace.lock("job"), pytest.raises(UsageError, match=f'already running here .*"pid": {os.getpid()}'), workspace.lock("job"):
+        pass
+    code = (
+        "import os, sys; from pathlib import Path; from repro.workspace import Workspace\n"
+        "with Workspace(Path(sys.argv[1])).lock('job'): os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=False)
+    with workspace.lock("job"):
+        pass
