@@ -41,7 +41,7 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         _refuse_unknown(words[0])
         words.insert(0, "run")
     try:
-        return Exit(app(words, exit_on_error=False, print_error=False) or Exit.OK)
+        return Exit(app(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.OK)
     except CycloptsError as error:
         raise UsageError(
             f"{' '.join(str(error).split())} (`repro {words[0] if words else ''} --help` shows what it takes)"

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
 
 from repro.video import READERS, Frames, VideoError
 
@@ -113,7 +112,7 @@ class Decoders:
     time_limit: float = TIME_LIMIT
     _pool: list[_Worker] = field(default_factory=list)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Decoders":
         self._pool = [_Worker() for _ in range(self.workers)]
         return self
 

@@ -52,6 +52,7 @@ def _client(workspace: Workspace, reporter: Reporter) -> "MlflowClient":
     path = workspace.mlflow_db
     if path.is_file() and not _is_whole(path):
         aside = atomic.set_aside(path)
+        _release(f"sqlite:///{path}")
         reporter.warn(
             f"{path}: not a whole MLflow database: kept as {aside.name}, making it again from the run records"
         )
@@ -75,7 +76,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _release(uri: str) -> None:
-    """Close MLflow's connections to a database that is about to be renamed."""
+    """Close the connections MLflow keeps to a database whose file is renamed."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     engines = getattr(SqlAlchemyStore, "_engine_map", {})

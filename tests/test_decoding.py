@@ -45,8 +45,10 @@ def test_a_bad_clip_is_named_and_the_others_come(rendered: dict[str, Path], tmp_
 
 
 def test_a_clip_left_half_read_does_not_disturb_the_next(rendered: dict[str, Path]) -> None:
-    long, other = (next(p for p in rendered.values() if p.stat().st_size == size) for size in (
-        max(p.stat().st_size for p in rendered.values()), min(p.stat().st_size for p in rendered.values())))
+    long, other = (
+        next(p for p in rendered.values() if p.stat().st_size == size)
+        for size in (max(p.stat().st_size for p in rendered.values()), min(p.stat().st_size for p in rendered.values()))
+    )
     with Decoders(1) as pool:
         decodings = pool.decode(jobs([long, other]))
         next(iter(next(decodings)))
@@ -59,7 +61,7 @@ def test_a_worker_that_dies_is_replaced_and_pyav_goes_on(rendered: dict[str, Pat
     path = max(rendered.values(), key=lambda p: p.stat().st_size)
     expected = np.concatenate(list(read_decord(path, 4, 180.0, 5)))
     with Decoders(1) as pool:
-        (decoding,) = pool.decode([Job(path, 4, 180.0, 5)])
+        decoding = next(pool.decode([Job(path, 4, 180.0, 5)]))
         chunks = iter(decoding)
         first = next(chunks)
         os.kill(pool._pool[0].process.pid or 0, signal.SIGKILL)

@@ -16,9 +16,14 @@ from repro.workspace import Workspace, open_workspace
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "f"
     atomic.write_bytes(path, b"old")
-    with pytest.raises(RuntimeError), atomic.replacing(path) as partial:
-        partial.write_bytes(b"half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic.replacing(path) as partial:
+            partial.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
@@ -55,7 +60,9 @@ def test_keys_depend_on_contents_alone(tmp_path: Path) -> None:
     assert file_sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_the_workspace_is_the_option_then_the_environment_then_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_workspace_is_the_option_then_the_environment_then_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REPRO_WORKSPACE", raising=False)
     assert open_workspace(None).root == tmp_path / "workspace"
@@ -82,7 +89,11 @@ def test_a_read_only_workspace(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_once_and_freed_by_death(workspace: Workspace) -> None:
     workspace.require_writable()
-    with workspace.lock("job"), pytest.raises(UsageError, match=f'already running here .*"pid": {os.getpid()}'), workspace.lock("job"):
+    with (
+        workspace.lock("job"),
+        pytest.raises(UsageError, match=f'already running here .*"pid": {os.getpid()}'),
+        workspace.lock("job"),
+    ):
         pass
     code = (
         "import os, sys; from pathlib import Path; from repro.workspace import Workspace\n"

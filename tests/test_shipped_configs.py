@@ -129,7 +129,12 @@ def test_the_starting_margins() -> None:
 
 
 def test_no_config_lies_where_nothing_reads_it() -> None:
-    read = {"rows": set(row_names()), "backbones": set(backbone_names()), "datasets": set(dataset_names()), "smoke": set(SMOKE_ROWS)}
+    read = {
+        "rows": set(row_names()),
+        "backbones": set(backbone_names()),
+        "datasets": set(dataset_names()),
+        "smoke": set(SMOKE_ROWS),
+    }
     found = {(p.parent.name, p.stem) for p in shipped.configs().rglob("*.*")}
     assert found == {(folder, name) for folder, names in read.items() for name in names}
 

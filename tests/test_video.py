@@ -11,7 +11,9 @@ import pytest
 from repro.video import READERS, VideoError, declared_frames, read_decord, read_pyav
 
 
-def frames(reader: Callable[..., Iterator[np.ndarray]], path: Path, stride: int = 4, seconds: float = 180.0) -> np.ndarray:
+def frames(
+    reader: Callable[..., Iterator[np.ndarray]], path: Path, stride: int = 4, seconds: float = 180.0
+) -> np.ndarray:
     return np.concatenate(list(reader(path, stride, seconds, 25)))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -14,6 +14,7 @@ from repro.keys import file_sha256
 from repro.workspace import Workspace
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """What walks a dataset (repro/features/extract.py) asks of a backbone."""
 

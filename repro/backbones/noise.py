@@ -2,12 +2,19 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
 Stream = Literal["augmentation", "posterior"]
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """What a backbone draws a window's noise from."""
+
+    def draw(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]: ...
 
 
 @dataclass(frozen=True, slots=True)

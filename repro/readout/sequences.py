@@ -17,7 +17,7 @@ from repro.features.store import DamagedFeaturesError, FeatureStore
 @dataclass(frozen=True, slots=True)
 class Sequences:
     clips: tuple[str, ...]
-    features: tuple[Float32[Tensor, "T C"], ...]
+    features: tuple[Float32[Tensor, "_ C"], ...]
     """Each clip at its own length, cut at the recipe's max_length."""
     targets: Float32[Tensor, "N K"]
     readers: Counter[str]

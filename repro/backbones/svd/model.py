@@ -6,25 +6,20 @@ Source for every step: the release's generate_svd_maps.py and sgm, as read in it
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import SvdConfig
-from repro.backbones.noise import Stream
+from repro.backbones.noise import Noise
 from repro.backbones.svd import pictures, schedule
 from repro.backbones.svd.modules import Block, SvdModules
 from repro.errors import UsageError
 
 LATENT_SCALE = 0.18215
 """Of the sampled latent; the condition's latent is not scaled."""
-
-
-class Noise(Protocol):
-    def draw(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]: ...
 
 
 @dataclass(frozen=True, slots=True)

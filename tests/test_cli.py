@@ -1,0 +1,160 @@
+"""What a person types and reads: exit codes, one line a mistake, no traceback, quick answers."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import run_repro
+from records import record
+
+from repro.runs import stored_run
+from repro.workspace import Workspace
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["ak_ful"], 2, "unknown row or command 'ak_ful'; did you mean 'ak_full'?"),
+        (["run", "hmdb_ufc"], 2, "unknown row 'hmdb_ufc'; did you mean 'hmdb_ucf'?"),
+        (["lits"], 2, "did you mean 'list'?"),
+        (["xyzzy"], 2, "unknown row or command 'xyzzy' (`repro list`"),
+        (["run"], 2, 'Command "run" parameter ROW requires an argument'),
+        (["list", "--bogus"], 2, "Unknown option: --bogus"),
+        (["smoke", "--workers", "0"], 2, "--workers 0: expected a number from 1 to 64"),
+        (["smoke", "--workers", "two"], 2, "two"),
+        (["smoke", "--seeds", "1,x"], 2, "--seeds '1,x'"),
+        (["smoke", "--seeds", "1,1"], 2, "each stands once"),
+        (["verify", "svd_xt_tiny"], 2, "--golden"),
+        (["verify", "nothing", "--golden", "."], 2, "unknown backbone 'nothing'"),
+        (["verify", "vjepa", "--golden", "."], 2, "no golden comparison"),
+        (["verify", "svd_xt_tiny", "--golden", "/no/such"], 2, "no such folder"),
+        (["verify", "svd_xt_tiny", "--golden", ".", "--implementation", "x"], 2, "there is diffusers"),
+        (["verify", "svd_xt_tiny", "--golden", ".", "--limit", "0"], 2, "above 0"),
+        (["check", "--expected", "/no/such.csv"], 2, "/no/such.csv: cannot be read"),
+        (["ak_full"], 4, "row ak_full cannot run: data animal_kingdom: no AR_metadata.xlsx"),
+        (["run", "ucf_hmdb"], 4, "to bring it: curl"),
+        (["check"], 5, "nothing to check"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+    done = run_repro(*words, env={"REPRO_WORKSPACE": str(tmp_path / "workspace")}, cwd=tmp_path)
+    assert done.code == code
+    assert said in done.err
+    assert done.err.startswith("repro: ")
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_missing_checkpoint_is_named_with_its_path_and_what_brings_it(tmp_path: Path) -> None:
+    done = run_repro("ak_unseen_vjepa", "--workspace", tmp_path)
+    assert done.code == 4
+    assert f"not at {tmp_path}/checkpoints/vith16.pth.tar" in done.err
+    assert f"-o {tmp_path}/checkpoints/vith16.pth.tar https://" in done.err
+
+
+def test_a_workspace_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = run_repro("smoke", "--workspace", place)
+        assert done.code == 2
+        assert done.err.count("\n") == 1
+        assert str(place) in done.err
+
+
+def test_list_shows_every_row(tmp_path: Path) -> None:
+    done = run_repro("list", "--workspace", tmp_path / "none")
+    assert done.code == 0
+    assert done.err == ""
+    assert len(re.findall(r"^(ak|charades|ucf|hmdb)_", done.out, re.MULTILINE)) == 24
+    for value in ("80.79", "36.5", "51.75", "60.58"):
+        assert value in done.out
+
+
+def test_list_as_json_is_json_alone(tmp_path: Path) -> None:
+    rows = json.loads(run_repro("list", "--json", "--workspace", tmp_path).out)
+    assert len(rows) == 24
+    assert {"row", "setting", "backbone", "metric", "published", "status", "missing"} <= set(rows[0])
+    assert rows[0]["missing"][0]["what"] == "data animal_kingdom"
+
+
+def write(workspace: Workspace, row: str, scores: list[float]) -> None:
+    for seed, score in enumerate(scores):
+        stored_run(workspace.runs, row, seed, f"run{seed}").write(record(row, seed, score))
+
+
+@pytest.mark.parametrize(
+    ("scores", "code", "strict"),
+    [
+        ([0.7866], 0, 1),
+        ([0.7866, 0.787, 0.7862, 0.786, 0.787], 0, 1),
+        ([0.9, 0.901, 0.902, 0.9, 0.9], 1, 1),
+        ([0.5, 0.501, 0.502, 0.5, 0.5], 1, 1),
+    ],
+)
+def test_check_judges_the_records(workspace: Workspace, scores: list[float], code: int, strict: int) -> None:
+    write(workspace, "ak_full_sdv2", scores)
+    assert run_repro("check", "--workspace", workspace.root).code == code
+    done = run_repro("check", "--strict", "--json", "--workspace", workspace.root)
+    assert done.code == strict
+    report = json.loads(done.out)
+    assert len(report["verdicts"]) == 24
+    assert sum(report["counts"].values()) == 24
+
+
+def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> None:
+    write(workspace, "ak_full_sdv2", [0.7866, 0.79])
+    path = stored_run(workspace.runs, "ak_full_sdv2", 1, "run1").record_path
+    path.write_text(path.read_text()[:-20])
+    done = run_repro("check", "--workspace", workspace.root)
+    assert done.code == 0
+    assert done.err.count("\n") == 1
+    assert str(path) in done.err
+    assert "1 damaged records left out" in done.out.splitlines()[-1]
+    assert "WITHIN MARGIN" in done.out
+
+
+@pytest.mark.parametrize("words", [["list"], ["check"], ["--help"], ["run", "--help"], ["ak_full"], []])
+def test_quick_verbs_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from repro.__main__ import run; run(sys.argv[1:]);"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'mlflow', 'sklearn', 'av'} & set(sys.modules)), file=sys.stderr)"
+    )
+    env = {**os.environ, "REPRO_WORKSPACE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_what_is_printed_into_a_closed_pipe_leaves_no_complaint(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        f"{sys.executable} -m repro list --workspace {tmp_path} | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_verify_prints_every_tensor_and_judges(reference: Path, kit_checkpoint: Path, tmp_path: Path) -> None:
+    words = ["verify", "sdv2_tiny", "--golden", reference / "parity" / "sdv2", "--checkpoint", kit_checkpoint]
+    done = run_repro(*words)
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 33
+    strict = run_repro(*words, "--limit", "1e-8", "--json")
+    assert strict.code == 1
+    assert json.loads(strict.out)["above_limit"] > 0
+    broken = tmp_path / "golden"
+    broken.mkdir()
+    (broken / "a.safetensors").write_bytes(b"x")
+    done = run_repro("verify", "sdv2_tiny", "--golden", broken, "--checkpoint", kit_checkpoint)
+    assert done.code == 4
+    assert done.err.count("\n") == 1

@@ -1,0 +1,48 @@
+"""Against golden values of the release's own code on small weights: every stored tensor, relative L2 1e-5 in fp32."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from repro.backbones.config import SvdConfig, load_backbone
+from repro.verify import LIMIT, against_golden
+
+
+@pytest.mark.parametrize(
+    ("backbone", "folder", "tensors"),
+    [("svd_xt_tiny", "svd_xt", 84), ("svd_xt_tiny", "svd_xt_256x384", 16), ("sdv2_tiny", "sdv2", 32)],
+)
+@pytest.mark.slow
+def test_every_golden_tensor(reference: Path, kit_checkpoint: Path, backbone: str, folder: str, tensors: int) -> None:
+    config = load_backbone(backbone)
+    assert isinstance(config, SvdConfig)
+    deviations = list(against_golden(config, kit_checkpoint, reference / "parity" / folder))
+    assert len(deviations) == tensors
+    worst = max(deviations, key=lambda d: d.relative_l2)
+    assert worst.relative_l2 <= LIMIT, worst
+
+
+@pytest.mark.parametrize("wrong", ["group norm eps", "temporal mixing"])
+def test_the_comparison_sees_what_is_wrong(
+    reference: Path, kit_checkpoint: Path, tiny: SvdConfig, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """The smallest known trap costs 1.4e-5: the limit must catch it."""
+    config = tiny
+    if wrong == "temporal mixing":
+        config = tiny.model_copy(update={"temporal_mixing": "off"})
+    else:
+        from repro.backbones.svd import modules
+
+        load = modules.load
+
+        def with_wrong_eps(*arguments: object) -> modules.SvdModules:
+            loaded = load(*arguments)  # type: ignore[arg-type]
+            for module in loaded.unet.modules():
+                if isinstance(module, torch.nn.GroupNorm):
+                    module.eps = 1e-6
+            return loaded
+
+        monkeypatch.setattr(modules, "load", with_wrong_eps)
+    deviations = against_golden(config, kit_checkpoint, reference / "parity" / "svd_xt")
+    assert max(d.relative_l2 for d in deviations) > LIMIT

@@ -1,0 +1,106 @@
+"""The published layout maps onto the modules one to one, and what does not fit is refused by name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from repro.backbones.config import SvdConfig
+from repro.backbones.svd import modules, names
+from repro.errors import MissingError, UsageError
+
+
+def test_every_tensor_of_the_kit_is_accounted_for(reference: Path, tiny: SvdConfig) -> None:
+    import json
+
+    kit = {name: tuple(shape) for name, shape in json.loads((reference / "parity" / "keys.json").read_text()).items()}
+    layout = modules.layout(tiny.architecture)
+    assert {name: kit[name] for name in layout} == layout
+    unused = set(kit) - set(layout)
+    assert len(unused) == 146
+    assert all(name.startswith(names.UNUSED) for name in unused)
+
+
+def test_the_published_size(tiny: SvdConfig) -> None:
+    """1,525 M parameters in the UNet, 632 M in the image tower, as counted on the published file."""
+    from repro.backbones.config import load_backbone
+
+    config = load_backbone("svd_xt")
+    assert isinstance(config, SvdConfig)
+    sizes: dict[str, int] = {}
+    for name, shape in modules.layout(config.architecture).items():
+        part = next(
+            p for p in (names.UNET, names.LATENT_VAE, names.CONDITION_VAE, names.IMAGE_TOWER) if name.startswith(p)
+        )
+        sizes[part] = sizes.get(part, 0) + torch.Size(shape).numel()
+    assert sizes[names.UNET] == 1_524_623_082
+    assert sizes[names.IMAGE_TOWER] == 632_076_800
+    assert sizes[names.LATENT_VAE] == pytest.approx(34.2e6, rel=0.01)
+
+
+def test_no_two_tensors_share_a_source(tiny: SvdConfig) -> None:
+    sources = [names.unet_source(name) for name in modules._unet(tiny.architecture).state_dict()]
+    assert len({s.name for s in sources}) == len(sources) == 1428
+    towers = [names.tower_source(name) for name in modules._image_tower(tiny.architecture).state_dict()]
+    assert len({(s.name, s.third) for s in towers}) == len(towers)
+
+
+def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
+    def count(last: int) -> int:
+        return sum(p.numel() for p in modules.load(tiny_checkpoint, tiny.architecture, last).unet.parameters())
+
+    sizes = [count(last) for last in range(1, modules.LAYERS + 1)]
+    assert sizes == sorted(sizes)
+    assert len(modules.load(tiny_checkpoint, tiny.architecture, 9).blocks) == 9
+    nothing = sum(p.numel() for p in modules._unet(tiny.architecture).parameters())
+    assert sizes[-1] < nothing
+
+
+@pytest.mark.parametrize("layer", [0, 14])
+def test_a_layer_that_does_not_exist(tiny: SvdConfig, tiny_checkpoint: Path, layer: int) -> None:
+    with pytest.raises(UsageError, match=rf"layer {layer} does not exist: layers 1 to 12"):
+        modules.load(tiny_checkpoint, tiny.architecture, layer)
+
+
+@pytest.mark.parametrize("damage", ["missing", "unknown", "wrongly shaped", "cut off", "pickle", "absent", "empty"])
+def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    weights = load_file(tiny_checkpoint)
+    name = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    if damage == "missing":
+        del weights[name]
+    elif damage == "unknown":
+        weights["model.diffusion_model.input_blocks.99.weight"] = torch.zeros(1)
+    elif damage == "wrongly shaped":
+        weights[name] = weights[name][:1].clone()
+    if damage in ("missing", "unknown", "wrongly shaped"):
+        save_file(weights, path)
+    elif damage == "cut off":
+        path.write_bytes(tiny_checkpoint.read_bytes()[:-1000])
+    elif damage == "pickle":
+        torch.save(weights[name], path)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    with pytest.raises(MissingError) as caught:
+        modules.load(path, tiny.architecture, 9)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    said = {
+        "missing": name,
+        "unknown": "input_blocks.99",
+        "wrongly shaped": "expected [32, 32, 3, 3]",
+        "absent": "no such file",
+    }
+    assert said.get(damage, "not a whole safetensors file") in text
+
+
+def test_leftovers_of_the_published_file_are_passed_over(
+    tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = load_file(tiny_checkpoint)
+    weights["first_stage_model.decoder.conv_in.weight"] = torch.zeros(2)
+    weights["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.zeros(())
+    save_file(weights, tmp_path / "with.safetensors")
+    modules.load(tmp_path / "with.safetensors", tiny.architecture, 1)
