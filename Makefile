@@ -1,0 +1,26 @@
+# `make smoke` runs the main job, `make test` the tests; either makes .venv from the lock first where there is none.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: smoke test lint format venv clean
+
+smoke: venv
+	$(BIN)/repro smoke
+
+test: lint
+	$(BIN)/pytest
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+venv:
+	@PYTHON="$(PYTHON)" scripts/venv.sh
+
+clean:
+	rm -rf .venv workspace .pytest_cache .mypy_cache .ruff_cache
