@@ -31,7 +31,12 @@ say "installing the lock into $venv (a few minutes, once)"
 rm -f "$venv/.lock-sha256"
 "$python" -m venv --clear "$venv"
 pip install -q --no-deps --require-hashes -r requirements/runtime.txt -r requirements/dev.txt
-pip install -q --no-deps --require-hashes -r requirements/torch.txt
+# Asked for by version alone, pip takes a CPU build where it is offered one; asked for by hash, it would prefer an index
+# that states hashes to a folder that does not. So the file is chosen first and held against the hashes then.
+wheels=$(mktemp -d)
+trap 'rm -rf "$wheels"' EXIT
+pip download -q --no-deps --dest "$wheels" "$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/torch.txt)"
+pip install -q --no-deps --require-hashes --no-index --find-links "$wheels" -r requirements/torch.txt
 # Only the CUDA build asks for CUDA packages; which one was found depends on what pip was offered.
 if "$venv/bin/python" -c 'from importlib.metadata import requires; raise SystemExit(not any("cuda" in r or "nvidia" in r for r in requires("torch") if "extra ==" not in r))'; then
     say "torch is the CUDA build: installing its libraries too (gigabytes; see README for the CPU build)"

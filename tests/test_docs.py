@@ -63,7 +63,9 @@ def test_one_version_everywhere() -> None:
 def test_the_lock_names_no_place_to_fetch_from() -> None:
     for path in Path(ROOT / "requirements").glob("*.txt"):
         lines = path.read_text().splitlines()
-        assert not [line for line in lines if line.startswith(("-", "http:", "https:")) or "find-links" in line.split("#")[0]]
+        assert not [
+            line for line in lines if line.startswith(("-", "http:", "https:")) or "find-links" in line.split("#")[0]
+        ]
         for number, line in enumerate(lines):
             if re.match(r"^[a-z0-9]", line):
                 assert "==" in line
