@@ -2,13 +2,17 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: smoke test lint format venv clean
+.PHONY: smoke test image-test lint format venv clean
 
 smoke: venv
 	$(BIN)/repro smoke
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/image
+
+# Builds the cpu image without Docker and uses it as README says; skips, and says so, where buildah or root is lacking.
+image-test: venv
+	$(BIN)/pytest tests/image
 
 lint: venv
 	$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from repro import __version__, rows
 from repro.errors import Exit, UsageError
-from repro.workspace import open_workspace
+from repro.workspace import open_scratch_workspace, open_workspace, wants_gpu
 
 app = App(
     name="repro",
@@ -83,7 +83,7 @@ def run(row: str, /, *, workspace: WorkspaceOption = None) -> Exit:
     """
     from repro import requirements
 
-    requirements.require(row, rows.load_row(row), open_workspace(workspace))
+    requirements.require(row, rows.load_row(row), open_workspace(workspace), gpu=wants_gpu())
     raise AssertionError("a row that lacks nothing needs a dataset reader, and this version has none")
 
 
@@ -108,13 +108,15 @@ def smoke(
     chosen = _seeds(seeds)
     if not 1 <= workers <= 64:
         raise UsageError(f"--workers {workers}: expected a number from 1 to 64")
-    place = open_workspace(workspace)
-    place.require_writable()
+    place, note = open_scratch_workspace(workspace)
 
     from repro.smoke import job, summary
     from repro.terminal import Reporter
 
-    result = job.run_smoke(place, chosen, workers, Reporter(to_stderr=json_))
+    reporter = Reporter(to_stderr=json_)
+    if note:
+        reporter.line(note)
+    result = job.run_smoke(place, chosen, workers, reporter)
     if json_:
         print(json.dumps(result.as_json(), indent=1))
     else:

@@ -1,5 +1,6 @@
 """What a row needs on this machine before it can run. Imports nothing heavy."""
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,23 @@ class Missing:
     """A few words, for a table."""
     sentence: str
     """What, where it was looked for, and what brings it."""
+
+
+NO_GPU = Missing(
+    "GPU",
+    "no GPU is visible: start the container with --gpus all (docker) or --nv (apptainer) on a machine with an NVIDIA "
+    "driver of 580 or newer, or set REPRO_DEVICE=cpu",
+)
+
+
+def gpu_visible() -> bool:
+    """Whether the NVIDIA driver is there and shows a device; asks the driver itself, which takes no torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0)
 
 
 def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
@@ -46,8 +64,10 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
         yield Missing(f"support for {names}", f"this version cannot read {names} yet (CHANGELOG.md says what it can)")
 
 
-def require(name: str, row: Row, workspace: Workspace) -> None:
-    """Raises MissingError, in one line, where anything is missing."""
+def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:
+    """Raises MissingError, in one line, where anything is missing; `gpu` asks for one."""
     lacking = list(missing(row, workspace))
+    if gpu and not gpu_visible():
+        lacking.insert(0, NO_GPU)
     if lacking:
         raise MissingError(f"row {name} cannot run: " + "; ".join(m.sentence for m in lacking))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from repro import verify
 from repro.backbones.config import SvdConfig, load_backbone
+from repro.backbones.extractor import checkpoint_path
 from repro.errors import Exit, UsageError
 from repro.workspace import Workspace
 
@@ -33,7 +34,7 @@ def show(
     limit = verify.LIMIT if limit is None else limit
     if not limit > 0:
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
-    path = checkpoint or workspace.checkpoints / config.checkpoint.file
+    path = checkpoint or checkpoint_path(config.checkpoint, workspace)
     deviations = []
     for deviation in verify.against_golden(config, path, golden):
         deviations.append(deviation)

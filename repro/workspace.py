@@ -1,7 +1,8 @@
 """The workspace: the one folder a person's data, checkpoints, features and runs lie in.
 
-    data/ checkpoints/ features/ runs/ reports/ mlflow.db
+    data/ checkpoints/ features/ runs/ reports/ smoke/ mlflow.db
 
+REPRO_DATA and REPRO_CHECKPOINTS may name folders elsewhere, as the image's mount points do.
 The only module that reads the environment.
 """
 
@@ -21,14 +22,23 @@ from repro.errors import UsageError
 @dataclass(frozen=True, slots=True)
 class Workspace:
     root: Path
+    data_elsewhere: Path | None = None
+    checkpoints_elsewhere: Path | None = None
 
     @property
     def data(self) -> Path:
-        return self.root / "data"
+        """What a user brings: the data sets as their owners distribute them."""
+        return self.data_elsewhere or self.root / "data"
 
     @property
     def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
+        """What a user brings: published weights."""
+        return self.checkpoints_elsewhere or self.root / "checkpoints"
+
+    @property
+    def smoke(self) -> Path:
+        """What the smoke job makes for itself: clips, and weights drawn from a seed."""
+        return self.root / "smoke"
 
     @property
     def features(self) -> Path:
@@ -94,11 +104,49 @@ def open_workspace(option: Path | None) -> Workspace:
     Raises:
         UsageError: the path is there and is not a folder.
     """
-    named = option if option is not None else Path(os.environ.get("REPRO_WORKSPACE") or "workspace")
-    root = named.expanduser().absolute()
+    root = (option or Path(os.environ.get("REPRO_WORKSPACE") or "workspace")).expanduser().absolute()
     if root.exists() and not root.is_dir():
         raise UsageError(f"workspace {root} is a file, not a folder: name a folder with --workspace DIR")
-    return Workspace(root)
+    return Workspace(root, _folder_from("REPRO_DATA"), _folder_from("REPRO_CHECKPOINTS"))
+
+
+def open_scratch_workspace(option: Path | None) -> tuple[Workspace, str]:
+    """A workspace that can be written, for a job that needs nothing a user brings; and a line to say, or "".
+
+    Where REPRO_SCRATCH is set, as in the image, and the workspace of the environment cannot be written, it is a folder
+    in there. A workspace named by the option is taken at its word.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    workspace = open_workspace(option)
+    scratch = _folder_from("REPRO_SCRATCH")
+    try:
+        workspace.require_writable()
+        return workspace, ""
+    except UsageError:
+        if option is not None or scratch is None:
+            raise
+    fallback = Workspace(scratch / f"actiondiff-{os.getuid()}")
+    fallback.require_writable()
+    return fallback, f"{workspace.root} cannot be written: working in {fallback.root}, which ends with the container"
+
+
+def wants_gpu() -> bool:
+    """Whether REPRO_DEVICE asks for a GPU, as the CUDA image does.
+
+    Raises:
+        UsageError: it says something else than cpu or cuda.
+    """
+    device = os.environ.get("REPRO_DEVICE") or "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"REPRO_DEVICE is '{device}': expected cpu or cuda")
+    return device == "cuda"
+
+
+def _folder_from(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser().absolute() if value else None
 
 
 def quiet_libraries() -> None:

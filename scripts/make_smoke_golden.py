@@ -37,7 +37,7 @@ def main() -> None:
     store = FeatureStore(
         workspace.features / f"{row.backbone}-{first.features.key}", first.features.key, first.features.identity
     )
-    clips = sorted(path.stem for path in (workspace.data / "smoke").glob("*.mp4"))
+    clips = sorted(path.stem for path in (workspace.smoke / "clips").glob("*.mp4"))
     features = {}
     for clip in clips:
         entry = store.read(clip)
@@ -48,7 +48,7 @@ def main() -> None:
     atomic.write_json(
         folder / "golden.json",
         {
-            "clips": {clip: file_sha256(workspace.data / "smoke" / f"{clip}.mp4") for clip in clips},
+            "clips": {clip: file_sha256(workspace.smoke / "clips" / f"{clip}.mp4") for clip in clips},
             "checkpoint_sha256": first.features.identity["checkpoint_sha256"],
             "scores": {
                 name: {

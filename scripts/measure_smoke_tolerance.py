@@ -40,7 +40,7 @@ def best(row: Row, train_split: Sequences, test_split: Sequences, seed: int) -> 
 
 def main() -> None:
     workspace = Workspace(Path(sys.argv[1]).absolute())
-    splits = clips.splits(workspace.data / "smoke")
+    splits = clips.splits(workspace.smoke / "clips")
     for name in SMOKE_ROWS:
         row = load_row(name)
         records = [r for run in all_runs(workspace.runs) if (r := run.read()) and r.row == name]

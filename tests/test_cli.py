@@ -53,6 +53,14 @@ def test_a_missing_checkpoint_is_named_with_its_path_and_what_brings_it(tmp_path
     assert f"-o {tmp_path}/checkpoints/vith16.pth.tar https://" in done.err
 
 
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
+    done = run_repro("ak_full", "--workspace", tmp_path, env={"REPRO_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""})
+    assert done.code == 4
+    assert "no GPU is visible: start the container with --gpus all (docker) or --nv (apptainer)" in done.err
+    assert done.err.count("\n") == 1
+    assert run_repro("ak_full", env={"REPRO_DEVICE": "tpu"}).err.startswith("repro: REPRO_DEVICE is 'tpu'")
+
+
 def test_a_workspace_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -10,7 +10,7 @@ import pytest
 from repro import atomic
 from repro.errors import UsageError
 from repro.keys import content_key, file_sha256
-from repro.workspace import Workspace, open_workspace
+from repro.workspace import Workspace, open_scratch_workspace, open_workspace
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -102,3 +102,27 @@ def test_a_lock_is_held_once_and_freed_by_death(workspace: Workspace) -> None:
     subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=False)
     with workspace.lock("job"):
         pass
+
+
+def test_scratch_is_used_only_where_the_environment_offers_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    broken = tmp_path / "file" / "workspace"
+    monkeypatch.setenv("REPRO_WORKSPACE", str(broken))
+    monkeypatch.delenv("REPRO_SCRATCH", raising=False)
+    with pytest.raises(UsageError, match="cannot be written"):
+        open_scratch_workspace(None)
+    monkeypatch.setenv("REPRO_SCRATCH", str(tmp_path / "scratch"))
+    workspace, note = open_scratch_workspace(None)
+    assert workspace.root.parent == tmp_path / "scratch"
+    assert str(broken) in note
+    with pytest.raises(UsageError, match="cannot be written"):
+        open_scratch_workspace(broken)
+    assert open_scratch_workspace(tmp_path / "good")[1] == ""
+
+
+def test_data_and_checkpoints_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path / "d"))
+    monkeypatch.setenv("REPRO_CHECKPOINTS", str(tmp_path / "c"))
+    workspace = open_workspace(tmp_path / "w")
+    assert (workspace.data, workspace.checkpoints) == (tmp_path / "d", tmp_path / "c")
+    assert workspace.features == tmp_path / "w" / "features"

@@ -129,7 +129,7 @@ def test_it_passes_offline_and_repeats_the_golden_values(done: tuple[Path, dict[
 @pytest.mark.slow
 def test_a_second_run_reuses_everything_and_says_so(done: tuple[Path, dict[str, object]]) -> None:
     workspace, _ = done
-    before = contents(workspace, "features", "runs", "data", "checkpoints")
+    before = contents(workspace, "features", "runs", "smoke")
     result = run_repro("smoke", "--workspace", workspace)
     assert result.code == 0
     stages = [
@@ -140,7 +140,7 @@ def test_a_second_run_reuses_everything_and_says_so(done: tuple[Path, dict[str, 
     reused = [line for line in stages if "reused all" in line]
     assert len(reused) == 7
     assert result.out.splitlines()[-1] == "smoke: PASS"
-    assert contents(workspace, "features", "runs", "data", "checkpoints") == before
+    assert contents(workspace, "features", "runs", "smoke") == before
 
 
 def start(workspace: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -165,9 +165,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(done: tuple[Path, dict[str,
         return len(list(tmp_path.glob(pattern)))
 
     features = "features/svd_xt_tiny-*/clips/*.safetensors"
-    kill_when(tmp_path, lambda: count("data/smoke/*.mp4") >= 5, signal.SIGKILL)
-    assert 5 <= count("data/smoke/*.mp4") < 40
-    kill_when(tmp_path, lambda: count("checkpoints/.*.partial") + count("checkpoints/*.json") > 0, signal.SIGKILL)
+    kill_when(tmp_path, lambda: count("smoke/clips/*.mp4") >= 5, signal.SIGKILL)
+    assert 5 <= count("smoke/clips/*.mp4") < 40
+    kill_when(tmp_path, lambda: count("smoke/.*.partial") + count("smoke/*.json") > 0, signal.SIGKILL)
     kill_when(tmp_path, lambda: count(features) >= 3, signal.SIGKILL, "--workers", "2")
     assert 3 <= count(features) < 40
     assert kill_when(tmp_path, lambda: count(features) >= 8, signal.SIGINT) == 130
@@ -177,19 +177,19 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(done: tuple[Path, dict[str,
     result = run_repro("smoke", "--workspace", tmp_path)
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == "smoke: PASS"
-    assert contents(tmp_path, "features", "data") == contents(done[0], "features", "data")
-    assert not list(tmp_path.rglob("data/smoke/.*.partial"))
+    assert contents(tmp_path, "features", "smoke") == contents(done[0], "features", "smoke")
+    assert not list(tmp_path.rglob("smoke/clips/.*.partial"))
 
 
 @pytest.mark.slow
 def test_damaged_files_are_named_kept_and_made_again(done: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
     workspace = tmp_path / "w"
     shutil.copytree(done[0], workspace)
-    clip = workspace / "data/smoke/bird_eat_0.mp4"
+    clip = workspace / "smoke/clips/bird_eat_0.mp4"
     feature = next((workspace / "features").glob("svd_xt_tiny-*/clips/biped_walk_1.safetensors"))
     record = next((workspace / "runs").glob("smoke/seed52-*/record.json"))
     predictions = next((workspace / "runs").glob("smoke/seed53-*/predictions.parquet"))
-    checkpoint = workspace / "checkpoints/svd_xt_tiny.safetensors"
+    checkpoint = workspace / "smoke/svd_xt_tiny.safetensors"
     clip.write_bytes(b"not a video")
     feature.write_bytes(feature.read_bytes()[:-7])
     record.write_text(record.read_text().replace("0", "1", 3))
@@ -204,7 +204,7 @@ def test_damaged_files_are_named_kept_and_made_again(done: tuple[Path, dict[str,
         assert sum(str(path) in line for line in warnings) == 1, path
     assert all(line.startswith("warning: ") for line in warnings)
     assert clip.with_name(clip.name + ".damaged1").read_bytes() == b"not a video"
-    assert contents(workspace, "data", "checkpoints").items() >= contents(done[0], "data", "checkpoints").items()
+    assert contents(workspace, "smoke").items() >= contents(done[0], "smoke").items()
 
 
 @pytest.mark.slow

@@ -36,7 +36,9 @@ class Extractor(Protocol):
 
 
 def checkpoint_path(checkpoint: Checkpoint, workspace: Workspace) -> Path:
-    return workspace.checkpoints / checkpoint.file
+    """Where a checkpoint lies, or would: weights drawn from a seed are the smoke job's own."""
+    folder = workspace.checkpoints if checkpoint.drawn_from_seed is None else workspace.smoke
+    return folder / checkpoint.file
 
 
 def require_checkpoint(name: str, checkpoint: Checkpoint, workspace: Workspace) -> Path:

@@ -91,7 +91,7 @@ def run_smoke(workspace: Workspace, seeds: Sequence[int], workers: int, reporter
     workspace.require_writable()
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
-        folder = workspace.data / "smoke"
+        folder = workspace.smoke / "clips"
         hashes = clips.render(folder, reporter)
         splits = clips.splits(folder)
         _checkpoint(workspace, reporter)

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Leave no cache, list, log or build tool behind. Runs in the image, as root.
+set -eu
+tools=$(dpkg-query -W -f '${binary:Package}\n' git gcc g++ make python3-pip python3-venv python3.11-venv 2>/dev/null || true)
+# shellcheck disable=SC2086  # a list of names
+[ -z "$tools" ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq --auto-remove $tools >/dev/null
+apt-get clean
+rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /root/.cache /tmp/*

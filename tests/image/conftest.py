@@ -1,0 +1,29 @@
+"""One store, base and image for all tests of the image. REPRO_TEST_IMAGES keeps them in a folder of yours."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engine import Engine, missing_tools
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    missing = missing_tools()
+    if missing:
+        pytest.skip(f"the image cannot be built here: no {', '.join(missing)} (scripts/image/tools.sh installs them)")
+    kept = os.environ.get("REPRO_TEST_IMAGES")
+    made = Engine(Path(kept) if kept else tmp_path_factory.mktemp("images"))
+    made.make_base()
+    yield made
+    if not kept:
+        made.run("podman", "system", "reset", "--force")
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine) -> str:
+    """The cpu target."""
+    tag = "localhost/actiondiff:cpu"
+    engine.build(tag, "cpu")
+    return tag

@@ -1,0 +1,138 @@
+"""The cpu image, built and used as README says: `make image-test`."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from engine import ROOT, Engine
+
+from repro import __version__
+
+LIMIT_MB = 2800
+LOCKED_DOWN = ("--network", "none", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777")
+
+
+def test_it_lists_the_rows(engine: Engine, image: str) -> None:
+    done = engine.container(image)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    assert "24 rows" in done.out
+
+
+def test_listing_is_quick_after_the_containers_own_start(engine: Engine, image: str) -> None:
+    def seconds(*words: str) -> float:
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            assert engine.container(image, *words).code == 0
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    assert seconds("repro", "list") - seconds("true") < 1.0
+
+
+def test_a_row_says_what_is_missing_and_where(engine: Engine, image: str, tmp_path: Path) -> None:
+    done = engine.container(image, "repro", "ak_full", options=("--gpus", "all", "-v", f"{tmp_path}:/workspace"))
+    assert done.code == 4
+    assert "no AR_metadata.xlsx and no video in /data/animal_kingdom" in done.err
+    assert "not at /checkpoints/svd_xt.safetensors" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_an_unknown_row_is_one_line(engine: Engine, image: str) -> None:
+    done = engine.container(image, "repro", "ak_ful")
+    assert done.code == 2
+    assert done.err.startswith("repro: unknown row or command 'ak_ful'; did you mean 'ak_full'?")
+    assert done.err.count("\n") == 1
+
+
+def test_a_gpu_asked_for_and_not_there_is_one_line(engine: Engine, image: str) -> None:
+    """What the cuda image says: it differs in this variable."""
+    done = engine.container(image, "repro", "ak_full", options=("-e", "REPRO_DEVICE=cuda", "--gpus", "all"))
+    assert done.code == 4
+    assert "no GPU is visible: start the container with --gpus all (docker) or --nv (apptainer)" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_smoke_passes_for_a_stranger_without_network_on_a_read_only_root(engine: Engine, image: str) -> None:
+    done = engine.container(image, "repro", "smoke", options=(*LOCKED_DOWN, "--user", "4242:4242"))
+    assert done.code == 0, done.err + done.out
+    lines = done.out.splitlines()
+    assert lines[0].startswith("/workspace cannot be written: working in /tmp/actiondiff-4242")
+    assert lines[-1] == "smoke: PASS"
+    assert done.err == ""
+
+
+def test_a_mount_that_cannot_be_written_is_said(engine: Engine, image: str, tmp_path: Path) -> None:
+    """Named by --workspace, it is taken at its word; without a place to fall back to, so is the environment's."""
+    for options in (("-v", f"{tmp_path}:/workspace:ro"), ("--user", "4242:4242", "-v", f"{tmp_path}:/workspace")):
+        done = engine.container(image, "repro", "smoke", "--workspace", "/workspace", options=options)
+        assert done.code == 2
+        assert done.err.startswith("repro: workspace /workspace cannot be written")
+        assert done.err.count("\n") == 1
+    done = engine.container(image, "repro", "smoke", options=("--user", "4242:4242", "-e", "REPRO_SCRATCH="))
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+
+
+def test_a_workspace_of_ones_own_keeps_what_was_made(engine: Engine, image: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    done = engine.container(
+        image,
+        "repro",
+        "check",
+        options=(
+            "-v",
+            f"{tmp_path}:/workspace",
+        ),
+    )
+    assert done.code == 5
+    assert "/workspace/runs" in done.err
+
+
+@pytest.mark.parametrize("user", ["4242:4242", "10001", "root", "65534:65534"])
+def test_any_user_may_work(engine: Engine, image: str, user: str) -> None:
+    words = (
+        "python",
+        "-c",
+        "import torch, mlflow, matplotlib.pyplot, getpass, os; os.listdir('/workspace'); getpass.getuser()",
+    )
+    done = engine.container(image, *words, options=(*LOCKED_DOWN, "--user", user))
+    assert done.code == 0, done.err
+
+
+def test_user_labels_and_settings(engine: Engine, image: str) -> None:
+    config = json.loads(engine.must("podman", "image", "inspect", image))[0]["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"] == ["tini", "--"]
+    assert config["Cmd"] == ["repro", "list"]
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "MIT"
+    assert config["Labels"]["org.opencontainers.image.version"] == __version__
+    env = dict(line.split("=", 1) for line in config["Env"])
+    assert env["REPRO_WORKSPACE"] == "/workspace"
+    assert not [name for name in env if any(word in name.upper() for word in ("TOKEN", "SECRET", "PASSWORD", "KEY"))]
+
+
+def test_it_is_small_enough(engine: Engine, image: str) -> None:
+    size = json.loads(engine.must("podman", "image", "inspect", image))[0]["Size"]
+    assert size <= LIMIT_MB * 1e6, f"{size / 1e6:.0f} MB"
+
+
+def test_no_cache_secret_source_or_build_tool_is_left(engine: Engine, image: str) -> None:
+    found = engine.container(
+        image, "sh", "-c",
+        "for t in pip pip3 git gcc g++ make cc ld curl wget; do command -v $t; done; "
+        "find / -xdev ( -name '*.whl' -o -name '.git' -o -name '.netrc' -o -name 'id_*sa' -o -name '.pypirc' ) "
+        "-not -path '/proc/*' 2>/dev/null; "
+        "ls -A /var/lib/apt/lists /var/cache /root/.cache /src /tmp /workspace /data /checkpoints 2>/dev/null | grep -v ':$'",
+        options=("--user", "root"),
+    )  # fmt: skip
+    assert found.out.split() == [], found.out
+    code = "from importlib.util import find_spec; print([m for m in ('pip', 'pytest', 'mypy', 'hatchling') if find_spec(m)])"
+    assert engine.container(image, "python", "-c", code).out.strip() == "[]"
+
+
+def test_the_history_names_no_place_of_this_machine(engine: Engine, image: str) -> None:
+    history = engine.must("podman", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
+    assert str(ROOT) not in history
