@@ -1,12 +1,21 @@
 """The command `repro`: maps what happened to an exit code. Imports nothing heavy before a verb is known."""
 
 import errno
+import os
 import sys
 
 from repro.errors import Exit, ReproError
 
-MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-"""What a person can mend: a full disk, a quota, a read-only folder, another's folder."""
+MENDABLE = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+        errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP,
+    }
+)  # fmt: skip
+"""What a person can mend: a full disk, a quota, permissions, a folder where a file belongs, a name too long."""
+
+NOBODY_READS = 141
+"""As a shell reports a command whose reader went away."""
 
 
 def main() -> None:
@@ -15,9 +24,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code and never raises."""
-    from repro import cli
-
     try:
+        from repro import cli
+
         return int(cli.dispatch(arguments))
     except ReproError as error:
         print(f"repro: {error}", file=sys.stderr)
@@ -27,13 +36,13 @@ def run(arguments: list[str]) -> int:
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has enough of it; leave no complaint behind.
-        sys.stdout = None
-        return int(Exit.OK)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
     except OSError as error:
         if error.errno not in MENDABLE:
             return _internal(error)
-        where = f" {error.filename}" if error.filename is not None else ""
-        print(f"repro:{where}: {error.strerror}: free room or mend the permissions, then run it again", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"repro: {where}{error.strerror}: make room or mend the path, then run it again", file=sys.stderr)
         return int(Exit.USAGE)
     except Exception as error:
         return _internal(error)

@@ -18,6 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
+        partial.chmod(0o666 & ~_umask())  # some writers make files for their owner alone
         partial.replace(path)
         _sync_folder(path.parent)
     finally:
@@ -48,6 +49,12 @@ def remove_partials(folder: Path) -> None:
     """Delete what killed writers left in `folder`. Only for who holds the folder's lock."""
     for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
 
 
 def _sync_folder(folder: Path) -> None:

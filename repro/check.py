@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from repro.errors import Exit
 from repro.expected import Expected
-from repro.rows import Row
+from repro.rows import Row, row_datasets
 from repro.runs import RunRecord
 
 ALPHA = 0.05
@@ -55,10 +55,9 @@ def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
         return Outcome.NOT_RUN, "no run record"
     k, plan = len(values), expected.planned_seeds
     difference = statistics.fmean(values) - expected.published
-    reach = expected.margin + expected.rounding
     cells = "1 cell of 91; the published value is the best of a grid" if expected.best_of_grid else ""
     if k == 1:
-        if abs(difference) <= reach:
+        if abs(difference) <= expected.margin + expected.rounding:
             return Outcome.WITHIN_MARGIN, f"one run of {plan} planned"
         return Outcome.INCONCLUSIVE, f"one run of {plan} planned" + (f"; {cells}" if cells and difference < 0 else "")
 
@@ -72,7 +71,7 @@ def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
     inside = abs(difference) <= half
     if abs(difference) + float(stdtrit(k - 1, 1 - ALPHA)) * error + expected.rounding <= expected.margin:
         return Outcome.REPRODUCED, f"equivalent within the margin; {interval}"
-    if abs(difference) <= reach:
+    if abs(difference) <= expected.margin:
         if inside:
             return Outcome.CONSISTENT, interval
         return Outcome.WITHIN_MARGIN, f"runs agree more closely than they do with the published value; {interval}"
@@ -83,27 +82,64 @@ def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
     return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), interval
 
 
-def check(expected: Iterable[Expected], rows: dict[str, Row], records: Iterable[RunRecord]) -> list[Verdict]:
-    """One verdict per line of the table, in its order. Trials, other kinds and other row versions are not judged."""
+def check(
+    rows: dict[str, tuple[Row, Expected]], records: Iterable[RunRecord]
+) -> tuple[list[Verdict], list[tuple[RunRecord, str]]]:
+    """One verdict a row, in the rows' order; and the records of published rows left out, each with why."""
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    left_out = []
     for record in records:
-        row = rows.get(record.row)
-        if row and record.kind == "published" and record.complete and record.row_version == row.version:
+        if record.kind != "published":
+            continue
+        why = _unfit(record, rows[record.row][0]) if record.row in rows else "there is no such row"
+        if why:
+            left_out.append((record, why))
+        else:
             by_row[record.row].append(record)
-    return [_verdict(line, by_row[line.row], rows[line.row]) for line in expected]
+    return [_verdict(line, by_row[name]) for name, (_, line) in rows.items()], left_out
 
 
-def _verdict(expected: Expected, records: list[RunRecord], row: Row) -> Verdict:
+def _unfit(record: RunRecord, row: Row) -> str:
+    """Why a record is no measurement of `row` as it is configured now; "" where it is one."""
+    if not record.complete:
+        return "a trial on fewer clips"
+    for what, theirs, ours in (
+        ("row version", record.row_version, row.version),
+        ("metric", record.metric, row.metric),
+        ("features", record.features.cell, row.features.name),
+        ("training split", record.train.name, row.data.train),
+        ("test split", record.test.name, row.data.test),
+    ):
+        if theirs != ours:
+            return f"{what} {theirs}, the row has {ours}"
+    recipe, configured = (r.model_dump(exclude={"note"}) for r in (record.recipe, row.readout))
+    differing = [name for name in configured if recipe[name] != configured[name]]
+    if differing:
+        return f"another recipe: {differing[0]} {recipe[differing[0]]}, the row has {configured[differing[0]]}"
+    datasets = row_datasets(row)
+    for split in (record.train, record.test):
+        dataset, part = split.name.split("/")
+        clips = datasets[dataset].splits[part].clips
+        if clips is not None and split.clips != clips:
+            return f"{split.clips} clips of {split.name}, which has {clips}"
+    return ""
+
+
+def _verdict(expected: Expected, records: list[RunRecord]) -> Verdict:
     groups: defaultdict[str, dict[int, RunRecord]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: r.made.at):
         groups[record.group][record.seed] = record
-    # Runs of one configuration are judged together; where there are several, the one with most seeds, then the newest.
-    chosen = max(groups.values(), key=lambda g: (len(g), max(r.made.at for r in g.values())), default={})
+    # Runs of one configuration are judged together. Of several, the newest that has the runs planned, else the newest.
+    chosen = max(
+        groups.values(),
+        key=lambda group: (len(group) >= expected.planned_seeds, max(r.made.at for r in group.values())),
+        default={},
+    )
     runs = [chosen[seed] for seed in sorted(chosen)]
     values = [100 * run.best_epoch_on_test.scores[expected.metric] for run in runs]
     outcome, reason = judge(expected, values)
     if len(groups) > 1:
-        reason += f"; {len(groups) - 1} other configurations of this row not judged"
+        reason += f"; {len(groups) - 1} older or unfinished sets of runs not judged"
     return Verdict(
         expected=expected,
         outcome=outcome,

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from repro import check
-from repro.errors import Exit, NothingToCheckError, UsageError
-from repro.expected import load_expected, table_path, table_sha256
-from repro.rows import load_row, row_names
+from repro.errors import Exit, NothingToCheckError
+from repro.expected import rows_with_expected, table_path, table_sha256
+from repro.rows import SMOKE_ROWS
 from repro.runs import DamagedRecordError, RunRecord, all_runs
 from repro.workspace import Workspace
 
@@ -20,13 +20,11 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
         UsageError: the expected table is not valid or names a row there is none of.
     """
     path = expected_path or table_path()
-    expected = load_expected(path)
-    rows = {name: load_row(name) for name in row_names()}
-    for line in expected:
-        if line.row not in rows:
-            raise UsageError(f"{path}: row '{line.row}' is none of configs/rows")
+    rows = rows_with_expected(path)
     records, damaged = _read(workspace)
-    verdicts = check.check(expected, rows, records)
+    verdicts, left_out = check.check(rows, records)
+    for record, why in left_out:
+        print(f"warning: {record.row} seed {record.seed} ({record.run}): not judged: {why}", file=sys.stderr)
     code = check.exit_code(verdicts, strict)
     if as_json:
         report = {
@@ -34,17 +32,22 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
             "verdicts": [check.as_json(verdict) for verdict in verdicts],
             "counts": {str(o): sum(v.outcome is o for v in verdicts) for o in check.Outcome},
             "damaged_records": damaged,
+            "records_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run, "why": why} for r, why in left_out],
         }
         print(json.dumps(report, indent=1))
     else:
         for verdict in verdicts:
             print(check.line(verdict))
         print(f"expected values {path.name}, sha256 {table_sha256(path)[:16]}")
-        left_out = f"; {len(damaged)} damaged records left out" if damaged else ""
-        print(check.summary(verdicts) + left_out)
+        notes = [
+            f"{n} {what}"
+            for n, what in ((len(damaged), "damaged records left out"), (len(left_out), "records not judged"))
+            if n
+        ]
+        print("; ".join([check.summary(verdicts), *notes]))
     if all(verdict.outcome is check.Outcome.NOT_RUN for verdict in verdicts):
         raise NothingToCheckError(
-            f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
+            f"nothing to check: no run record that measures a published row in {workspace.runs}: run one with `repro ROW`"
         )
     return code
 
@@ -57,7 +60,9 @@ def _read(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
             record = run.read()
         except DamagedRecordError as error:
             damaged.append(str(error))
-            print(f"warning: {error}: left out; `repro {run.folder.parent.name}` makes it again", file=sys.stderr)
+            row = run.folder.parent.name
+            remedy = "repro smoke" if row in SMOKE_ROWS else f"repro {row}"
+            print(f"warning: {error}: left out; `{remedy}` makes it again", file=sys.stderr)
             continue
         if record is not None:
             records.append(record)

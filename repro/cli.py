@@ -14,6 +14,7 @@ from repro.workspace import open_scratch_workspace, open_workspace, wants_gpu
 
 app = App(
     name="repro",
+    suppress_keyboard_interrupt=False,
     version=__version__,
     help=(
         "Repeat the results table of ActionDiff (arXiv 2509.08908): `repro ROW` turns a row into a measured number with "
@@ -81,6 +82,9 @@ def run(row: str, /, *, workspace: WorkspaceOption = None) -> Exit:
         row: a name from `repro list`.
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
     """
+    if row in rows.SMOKE_ROWS:
+        raise UsageError(f"{row} is part of the smoke job: run `repro smoke`")
+
     from repro import requirements
 
     requirements.require(row, rows.load_row(row), open_workspace(workspace), gpu=wants_gpu())

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import shlex
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from repro.errors import UsageError
 class Config(BaseModel):
     """Base of every config: unknown keys, and values of another type, are errors; values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -52,6 +53,8 @@ def load_config(model: type[ConfigT], path: Path) -> ConfigT:
         raise UsageError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: a value YAML cannot make sense of: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
     try:
@@ -59,8 +62,13 @@ def load_config(model: type[ConfigT], path: Path) -> ConfigT:
         return model.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         raise UsageError(f"{path}: {_first_problem(error, model)}") from error
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+
+
+def filled(command: str, path: Path) -> str:
+    """A config's command with `path`, quoted for a shell, where it says {path}."""
+    return command.replace("{path}", shlex.quote(str(path)))
 
 
 def _first_problem(error: ValidationError, model: type[Config]) -> str:

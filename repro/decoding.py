@@ -36,7 +36,9 @@ class Decoding:
     job: Job
     chunks: Iterator[Frames]
     reader: str = ""
-    """What decoded it; where PyAV had to step in, why."""
+    """What decoded it: decord or pyav."""
+    instead: str = ""
+    """Where PyAV had to step in, why."""
 
     def __iter__(self) -> Iterator[Frames]:
         return self.chunks
@@ -52,7 +54,6 @@ class _WorkerLost(_ReaderFailed):
 
 def _serve(pipe: Connection) -> None:
     """A worker's life: take jobs from `pipe`, send frames back, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt ends
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's own complaints; errors travel through the pipe
     while True:
         try:
@@ -62,8 +63,11 @@ def _serve(pipe: Connection) -> None:
                     if number >= skip:
                         pipe.send(frames)
                 pipe.send(None)
-            except (VideoError, ImportError) as error:
-                pipe.send(str(error))
+            except (EOFError, BrokenPipeError):
+                return
+            except Exception as error:
+                # Whatever a reader makes of a damaged file is that clip's failure, said to the parent.
+                pipe.send(str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}")
         except (EOFError, BrokenPipeError):
             return
 
@@ -73,7 +77,12 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="decoder")
-        self.process.start()
+        # Blocked here, an interrupt stays blocked in the child, which is ended by its pipe, and waits for the parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
 
     def send(self, job: Job, reader: str, skip: int) -> None:
@@ -152,7 +161,7 @@ class Decoders:
             return
         except _ReaderFailed as failure:
             self._replace_if_lost(slot, failure)
-            decoding.reader = f"pyav (decord: {failure})"
+            decoding.reader, decoding.instead = "pyav", str(failure)
         # Both readers give the same frames, so PyAV goes on where decord stopped.
         self._pool[slot].send(decoding.job, "pyav", delivered)
         try:

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 
 from repro import shipped
 from repro.errors import UsageError
-from repro.rows import Metric
+from repro.rows import Metric, Row, load_row, row_names
 
 Status = Literal["documented", "reconstructed", "unknown checkpoint"]
 """documented: the release states the whole recipe; reconstructed: parts are inferred (the note says which)."""
@@ -80,7 +80,42 @@ def load_expected(path: Path) -> list[Expected]:
     return list(rows.values())
 
 
+def rows_with_expected(path: Path) -> dict[str, tuple[Row, Expected]]:
+    """Every row of configs/rows with its line of the table at `path`, in the table's order.
+
+    Raises:
+        UsageError: the table is not valid, lacks a row, has one too many, or contradicts a row's config.
+    """
+    table = {line.row: line for line in load_expected(path)}
+    names = row_names()
+    for name in table:
+        if name not in names:
+            raise UsageError(f"{path}: row '{name}' is none of configs/rows")
+    both = {}
+    for name in names:
+        if name not in table:
+            raise UsageError(f"{path}: row '{name}' of configs/rows has no line")
+        row, line = load_row(name), table[name]
+        published = row.published
+        assert published is not None  # load_row sees to it
+        for column, there, here in (
+            ("metric", line.metric, row.metric),
+            ("published", line.published, published.value),
+            ("digits", line.digits, published.digits),
+            ("planned_seeds", line.planned_seeds, row.seeds.planned),
+        ):
+            if there != here:
+                raise UsageError(f"{path}: row '{name}': {column} is {there}, but configs/rows/{name}.yaml says {here}")
+        both[name] = (row, line)
+    return both
+
+
 def _row(cells: dict[str, str], where: str) -> Expected:
+    def whole(column: str, low: int, high: int) -> int:
+        if not cells[column].isdecimal() or not low <= int(cells[column]) <= high:
+            raise UsageError(f"{where}: {column}: '{cells[column]}': expected a whole number from {low} to {high}")
+        return int(cells[column])
+
     def number(column: str, low: float, high: float) -> float:
         try:
             value = float(cells[column])
@@ -100,9 +135,9 @@ def _row(cells: dict[str, str], where: str) -> Expected:
         metric=cast(Metric, choice("metric", get_args(Metric))),
         selection=cast(Rule, choice("selection", get_args(Rule))),
         published=number("published", 0, 100),
-        digits=int(number("digits", 0, 6)),
+        digits=whole("digits", 0, 6),
         margin=number("margin", 0, 100),
-        planned_seeds=int(number("planned_seeds", 2, 1000)),
+        planned_seeds=whole("planned_seeds", 2, 1000),
         source=cells["source"],
         status=cast(Status, choice("status", get_args(Status))),
         note=cells["note"],

@@ -2,12 +2,12 @@
 
 import json
 
-from rich.console import Console
 from rich.table import Table
 
 from repro import requirements
-from repro.expected import Expected, load_expected, table_path
-from repro.rows import Row, load_row, row_names
+from repro.expected import Expected, rows_with_expected, table_path
+from repro.rows import Row
+from repro.terminal import Terminal
 from repro.workspace import Workspace
 
 METRICS = {"map_micro": "mAP", "top1": "acc"}
@@ -15,18 +15,17 @@ METRICS = {"map_micro": "mAP", "top1": "acc"}
 
 def show(workspace: Workspace, as_json: bool) -> None:
     """Print every row: what it is, what was published, and what is missing here to run it."""
-    expected = {line.row: line for line in load_expected(table_path())}
-    rows = [(name, load_row(name), expected[name]) for name in row_names()]
+    rows = rows_with_expected(table_path())
     if as_json:
-        print(json.dumps([_entry(name, row, line, workspace) for name, row, line in rows], indent=1))
+        print(json.dumps([_entry(name, row, line, workspace) for name, (row, line) in rows.items()], indent=1))
         return
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)  # a pipe has no width to fit into
+        console = Terminal(highlight=False, width=200)  # a pipe has no width to fit into
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("row", "setting", "backbone", "metric", "published", "status", "missing to run it"):
         table.add_column(column, justify="right" if column == "published" else "left", overflow="fold")
-    for name, row, line in rows:
+    for name, (row, line) in rows.items():
         lacking = ", ".join(m.what for m in requirements.missing(row, workspace)) or "nothing"
         table.add_row(
             name, row.title.split(":")[0], row.backbone, METRICS[row.metric],

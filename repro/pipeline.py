@@ -124,13 +124,10 @@ def _extract(
 def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
     """The record of this very run, if it is whole."""
     try:
-        record = stored.read()
-        if record is not None and file_sha256(stored.predictions_path) != record.predictions_sha256:
-            raise DamagedRecordError(f"{stored.predictions_path}: it does not match the sha256 in the record")
-        return record
-    except (DamagedRecordError, OSError) as error:
-        aside = atomic.set_aside(stored.record_path)
-        reporter.warn(f"{error}: the record is kept as {aside.name}, training this seed again")
+        return stored.read()
+    except DamagedRecordError as error:
+        kept = [atomic.set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
+        reporter.warn(f"{error}: kept as {' and '.join(kept)}, training this seed again")
         return None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repro.backbones.config import DeclaredConfig, MeanColourConfig
+from repro.config import filled
 from repro.errors import MissingError
 from repro.rows import Row, row_backbone, row_datasets
 from repro.workspace import Workspace
@@ -43,8 +44,8 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
         if absent:
             yield Missing(
                 f"data {name}",
-                f"data {name}: no {' and no '.join(absent)} in {folder}; to bring it: {dataset.obtain.format(path=folder)} "
-                f"(licence: {dataset.licence})",
+                f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
+                f"to bring it: {filled(dataset.obtain, folder)}",
             )
     backbone = row_backbone(row)
     if not isinstance(backbone, MeanColourConfig):
@@ -53,8 +54,8 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
         if not path.is_file():
             yield Missing(
                 f"checkpoint {checkpoint.file}",
-                f"checkpoint {row.backbone}: not at {path}; to bring it: {checkpoint.obtain.format(path=path)} "
-                f"(licence: {checkpoint.licence})",
+                f"checkpoint {row.backbone}: not at {path} ({checkpoint.size}; licence: {checkpoint.licence}); "
+                f"to bring it: {filled(checkpoint.obtain, path)}",
             )
     later = [name for name, dataset in row_datasets(row).items() if dataset.adapter == "none"]
     if isinstance(backbone, DeclaredConfig):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from repro import shipped
-from repro.backbones.config import BackboneConfig, Cell, load_backbone
+from repro.backbones.config import SVD_LAYERS, BackboneConfig, Cell, SvdConfig, load_backbone
 from repro.config import Config, load_config
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.errors import UsageError
@@ -129,16 +129,46 @@ def load_row(name: str) -> Row:
         UsageError: unknown name (the nearest is named), or a config that is not valid.
     """
     if name in SMOKE_ROWS:
-        return load_config(Row, shipped.configs() / "smoke" / f"{name}.yaml")
+        path = shipped.configs() / "smoke" / f"{name}.yaml"
+        return _resolved(load_config(Row, path), path)
     names = row_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"unknown row '{name}'{hint} (`repro list` shows all {len(names)})")
-    return load_config(Row, rows_folder() / f"{name}.yaml")
+    return _resolved(load_config(Row, rows_folder() / f"{name}.yaml"), rows_folder() / f"{name}.yaml")
 
 
 SMOKE_ROWS = ("smoke", "smoke_mean_colour")
+
+
+def _resolved(row: Row, path: Path) -> Row:
+    """`row`, whose names and numbers are all of something that exists.
+
+    Raises:
+        UsageError: a backbone, cell, data set or split that does not.
+    """
+    backbone = row_backbone(row)
+    cell = row.features
+    if isinstance(backbone, SvdConfig):
+        if cell.timestep is None or cell.timestep >= backbone.schedule.steps:
+            raise UsageError(f"{path}: features.timestep: {row.backbone} has 0 to {backbone.schedule.steps - 1}")
+        if not isinstance(cell.layer, int) or cell.layer > SVD_LAYERS:
+            raise UsageError(f"{path}: features.layer: {row.backbone} has 1 to {SVD_LAYERS}")
+    elif cell.timestep is not None or cell.layer != "final":
+        raise UsageError(f"{path}: features: {row.backbone} has no timesteps, and its layer is 'final'")
+    datasets = row_datasets(row)
+    for part, name in (("train", row.data.train), ("test", row.data.test)):
+        dataset, split = name.split("/")
+        if split not in datasets[dataset].splits:
+            raise UsageError(
+                f"{path}: data.{part}: {dataset} has no split '{split}': {', '.join(datasets[dataset].splits)}"
+            )
+    if (row.kind == "published") != (row.published is not None):
+        raise UsageError(
+            f"{path}: a row of kind {row.kind} has {'no' if row.published is None else 'a'} published value"
+        )
+    return row
 
 
 def row_backbone(row: Row) -> BackboneConfig:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from repro import atomic
-from repro.keys import canonical_json
+from repro.keys import canonical_json, file_sha256
 from repro.rows import Metric, Recipe
 
 FORMAT: Literal[1] = 1
@@ -24,7 +24,10 @@ PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "sciki
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SplitRecord(Record):
@@ -47,13 +50,13 @@ class FeaturesRecord(Record):
 class EpochRecord(Record):
     epoch: int
     train_loss: float
-    scores: dict[str, float]
+    scores: dict[str, Share]
     """Of the test split, shares of 1."""
 
 
 class Selection(Record):
     epoch: int
-    scores: dict[str, float]
+    scores: dict[str, Share]
 
 
 class Made(Record):
@@ -96,6 +99,13 @@ class RunRecord(Record):
     predictions_sha256: str
     made: Made
 
+    @model_validator(mode="after")
+    def _has_its_metric(self) -> "RunRecord":
+        for selection in (self.best_epoch_on_test, self.last_epoch):
+            if self.metric not in selection.scores:
+                raise ValueError(f"no score '{self.metric}' in it")
+        return self
+
 
 class DamagedRecordError(Exception):
     """A record file that is not what was written; the message is one line."""
@@ -123,8 +133,10 @@ class StoredRun:
             text = self.record_path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DamagedRecordError(f"{self.record_path}: cannot be read ({error.strerror})") from error
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_refuse)
             digest = raw.pop("sha256")
             record = RunRecord.model_validate_json(json.dumps(raw))
         except ValidationError as error:
@@ -133,10 +145,17 @@ class StoredRun:
             raise DamagedRecordError(
                 f"{self.record_path}: damaged or of another version: {where}: {first['msg']}"
             ) from error
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DamagedRecordError(f"{self.record_path}: damaged: not a run record ({error})") from error
         if digest != _digest(raw):
             raise DamagedRecordError(f"{self.record_path}: damaged or edited: it does not match its own sha256")
+        try:
+            if file_sha256(self.predictions_path) != record.predictions_sha256:
+                raise DamagedRecordError(
+                    f"{self.predictions_path}: damaged: it does not match the sha256 in the record"
+                )
+        except OSError as error:
+            raise DamagedRecordError(f"{self.predictions_path}: cannot be read ({error.strerror})") from error
         return record
 
     def write(self, record: RunRecord) -> None:
@@ -158,6 +177,10 @@ def versions() -> dict[str, str]:
     from repro import __version__
 
     return {"actiondiff-repro": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
 
 
 def _digest(raw: dict[str, Any]) -> str:

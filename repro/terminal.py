@@ -10,12 +10,19 @@ from pathlib import Path
 from rich.console import Console
 
 
+class Terminal(Console):
+    """A console whose closed pipe is an error like any other, not an exit code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Reporter:
     """Prints what a run does, a line a stage."""
 
     def __init__(self, to_stderr: bool = False) -> None:
         self.to_stderr = to_stderr
-        self.console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+        self.console = Terminal(stderr=to_stderr, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False)

@@ -2,13 +2,15 @@
 
 import logging
 import sqlite3
+import sys
 import warnings
-from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 from repro import atomic
-from repro.runs import RunRecord, StoredRun
+from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs
 from repro.terminal import Reporter
 from repro.workspace import Workspace, quiet_libraries
 
@@ -19,43 +21,82 @@ EXPERIMENT = "actiondiff"
 RUN_TAG = "repro.run"
 
 
-def sync(runs: Iterable[tuple[StoredRun, RunRecord]], workspace: Workspace, reporter: Reporter) -> None:
-    """Bring every run into the workspace's MLflow database; runs it has already are left alone."""
-    runs = list(runs)
-    client = _client(workspace, reporter)
+def sync(workspace: Workspace, reporter: Reporter) -> None:
+    """Bring every whole run of the workspace into its MLflow database; runs it has already are left alone.
+
+    A database that cannot be used, or that was made when the workspace lay elsewhere, is set aside and made again.
+    """
+    runs = []
+    for stored in all_runs(workspace.runs):
+        try:
+            record = stored.read()
+        except DamagedRecordError as error:
+            reporter.warn(f"{error}: not logged to MLflow")
+            continue
+        if record is not None:
+            runs.append((stored, record))
+    _prepare(workspace, reporter)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        logged = _log_all(runs, workspace)
+    except (MlflowException, SQLAlchemyError) as error:
+        _set_database_aside(workspace, f"cannot be used ({' '.join(str(error).split())[:120]})", reporter)
+        logged = _log_all(runs, workspace)
+    reporter.stage("mlflow", total=len(runs), reused=len(runs) - logged, made="logged", where=workspace.mlflow_db)
+
+
+def _log_all(runs: list[tuple[StoredRun, RunRecord]], workspace: Workspace) -> int:
+    """Log what is not there yet; returns how many runs that were."""
+    client = _client(workspace)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     experiment_id = (
         experiment.experiment_id
         if experiment
-        else client.create_experiment(EXPERIMENT, artifact_location=(workspace.root / "mlartifacts").as_uri())
+        else client.create_experiment(EXPERIMENT, artifact_location=_artifacts(workspace))
     )
     logged = 0
     for stored, record in runs:
         found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{record.run}'")
-        if any(run.info.status == "FINISHED" for run in found):
+        if any(run.info.status == "FINISHED" and _has_artifacts(run.info.artifact_uri) for run in found):
             continue
-        for half_logged in found:  # left by a killed process
+        for half_logged in found:  # left by a killed process, or without its files
             client.delete_run(half_logged.info.run_id)
         _log(client, experiment_id, stored, record)
         logged += 1
-    reporter.stage("mlflow", total=len(runs), reused=len(runs) - logged, made="logged", where=workspace.mlflow_db)
+    return logged
 
 
-def _client(workspace: Workspace, reporter: Reporter) -> "MlflowClient":
-    """A client of the workspace's database; one that cannot be read is set aside and made anew from the records."""
+def _has_artifacts(uri: str) -> bool:
+    return (Path(unquote(urlparse(uri).path)) / "record.json").is_file()
+
+
+def _set_database_aside(workspace: Workspace, why: str, reporter: Reporter) -> None:
+    path = workspace.mlflow_db
+    _release(f"sqlite:///{path}")
+    aside = atomic.set_aside(path)
+    reporter.warn(f"{path}: {why}: kept as {aside.name}, making it again from the run records")
+
+
+def _prepare(workspace: Workspace, reporter: Reporter) -> None:
+    """Import MLflow, quietly, and set aside a file that is no database of its."""
     quiet_libraries()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mlflow's import warns of its own deprecated parts
-        from mlflow import MlflowClient
+        import mlflow  # noqa: F401
     for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)  # tables made, versions checked: nothing a user asked about
+    why = _unusable(workspace)
+    if why:
+        _set_database_aside(workspace, why, reporter)
+
+
+def _client(workspace: Workspace) -> "MlflowClient":
+    """A client of the workspace's database, which is made where there is none."""
+    from mlflow import MlflowClient
+
     path = workspace.mlflow_db
-    if path.is_file() and not _is_whole(path):
-        aside = atomic.set_aside(path)
-        _release(f"sqlite:///{path}")
-        reporter.warn(
-            f"{path}: not a whole MLflow database: kept as {aside.name}, making it again from the run records"
-        )
     if not path.is_file():
         # Tables are made under another name, so that a killed process leaves no half-made database.
         with atomic.replacing(path) as partial:
@@ -64,19 +105,36 @@ def _client(workspace: Workspace, reporter: Reporter) -> "MlflowClient":
     return MlflowClient(f"sqlite:///{path}")
 
 
-def _is_whole(path: Path) -> bool:
+def _unusable(workspace: Workspace) -> str:
+    """Why the workspace's database cannot be used, "" where it can or is not there; asked of SQLite itself, since MLflow
+    holds on to a database it has once opened."""
+    if not workspace.mlflow_db.exists():
+        return ""
     try:
-        with sqlite3.connect(path) as database:
-            return bool(
-                database.execute("pragma quick_check").fetchone()[0] == "ok"
-                and database.execute("select version_num from alembic_version").fetchone()
-            )
-    except sqlite3.DatabaseError:
-        return False
+        with closing(sqlite3.connect(workspace.mlflow_db)) as database:
+            whole = database.execute("pragma quick_check").fetchone()[0] == "ok"
+            if not whole or not database.execute("select version_num from alembic_version").fetchone():
+                return "not a whole MLflow database"
+            experiment = database.execute(
+                "select lifecycle_stage, artifact_location from experiments where name = ?", (EXPERIMENT,)
+            ).fetchone()
+    except (sqlite3.Error, OSError):
+        return "not a whole MLflow database"
+    if experiment is None:
+        return ""
+    if experiment[0] != "active":
+        return f"its experiment '{EXPERIMENT}' was deleted"
+    return "" if experiment[1] == _artifacts(workspace) else f"made for {experiment[1]}"
+
+
+def _artifacts(workspace: Workspace) -> str:
+    return (workspace.root / "mlartifacts").as_uri()
 
 
 def _release(uri: str) -> None:
     """Close the connections MLflow keeps to a database whose file is renamed."""
+    if "mlflow" not in sys.modules:
+        return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     engines = getattr(SqlAlchemyStore, "_engine_map", {})

@@ -63,4 +63,8 @@ def show(
             f"{backbone}, {implementation}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
             f"({worst.file} {worst.tensor}), {above} above {limit:g}"
         )
+        if worst.relative_l2 > 0.1:
+            print(
+                f"so far off, these values were likely made with other weights than {path}: name theirs with --checkpoint"
+            )
     return Exit.JUDGED_DIFFERENT if above else Exit.OK

@@ -107,4 +107,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     for name, dimensions in (("frames", 4), ("concat", 4)):
         if name not in golden or golden[name].ndim != dimensions:
             raise MissingError(f"golden file {path}: no '{name}' of {dimensions} dimensions in it")
+    if golden["frames"].dtype != np.uint8 or golden["frames"].shape[-1] != 3:
+        raise MissingError(f"golden file {path}: 'frames' is not uint8 [T, h, w, 3]")
+    if "n_real" in golden and (golden["n_real"].size != 1 or not 1 <= golden["n_real"].item() <= len(golden["frames"])):
+        raise MissingError(f"golden file {path}: 'n_real' is not one number from 1 to {len(golden['frames'])}")
     return golden

@@ -104,7 +104,12 @@ def open_workspace(option: Path | None) -> Workspace:
     Raises:
         UsageError: the path is there and is not a folder.
     """
-    root = (option or Path(os.environ.get("REPRO_WORKSPACE") or "workspace")).expanduser().absolute()
+    root = _absolute(option or Path(os.environ.get("REPRO_WORKSPACE") or "workspace"))
+    unusable = [character for character in "?#%" if character in str(root)]
+    if unusable:
+        raise UsageError(
+            f"workspace {root} has a '{unusable[0]}' in its path, which database addresses cannot hold: use another path"
+        )
     if root.exists() and not root.is_dir():
         raise UsageError(f"workspace {root} is a file, not a folder: name a folder with --workspace DIR")
     return Workspace(root, _folder_from("REPRO_DATA"), _folder_from("REPRO_CHECKPOINTS"))
@@ -146,7 +151,14 @@ def wants_gpu() -> bool:
 
 def _folder_from(variable: str) -> Path | None:
     value = os.environ.get(variable)
-    return Path(value).expanduser().absolute() if value else None
+    return _absolute(Path(value)) if value else None
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: {str(error).rstrip('.').lower()}: write the folder's whole path") from error
 
 
 def quiet_libraries() -> None:

@@ -15,7 +15,8 @@ install_project() {
     hash_of pyproject.toml >"$venv/.project-sha256"
 }
 
-lock=$(hash_of requirements/{runtime,dev,torch,cuda}.txt)
+# A virtual environment holds its own path: moved or copied, it is made again.
+lock="$(hash_of requirements/{runtime,dev,torch,cuda}.txt) $(readlink -f "$venv" 2>/dev/null || echo "$PWD/$venv")"
 if [ "$(cat "$venv/.lock-sha256" 2>/dev/null)" = "$lock" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     [ "$(cat "$venv/.project-sha256" 2>/dev/null)" = "$(hash_of pyproject.toml)" ] || install_project
     exit 0

@@ -1,16 +1,31 @@
 """Run records made up for tests."""
 
-from repro.rows import load_row
-from repro.runs import EpochRecord, FeaturesRecord, Made, RunRecord, Selection, SplitRecord
+import hashlib
+from pathlib import Path
+
+from repro.rows import load_row, row_datasets
+from repro.runs import EpochRecord, FeaturesRecord, Made, RunRecord, Selection, SplitRecord, StoredRun, stored_run
+
+PREDICTIONS = b"predictions"
 
 
-def record(row: str, seed: int, score: float, group: str = "g", last: float | None = None) -> RunRecord:
-    """A whole record of `row` whose best epoch scores `score` (a share of 1) on the row's metric."""
+def split(name: str) -> SplitRecord:
+    """A split with as many clips as its data set's config says."""
+    dataset, part = name.split("/")
+    row = next(
+        r
+        for r in map(load_row, ("ak_full", "ak_unseen", "charades_1to1", "charades_3to1", "ucf_hmdb"))
+        if dataset in r.data.datasets
+    )
+    return SplitRecord(name=name, clips=row_datasets(row)[dataset].splits[part].clips or 10, sha256="0" * 64)
+
+
+def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
+    """A whole record of `row` as it is configured, whose best epoch scores `score` (a share of 1) on its metric."""
     config = load_row(row)
     best = {config.metric: score}
-    split = SplitRecord(name="d/s", clips=10, sha256="0" * 64)
     return RunRecord(
-        run=f"run{seed}",
+        run=f"{group}{seed}",
         group=group,
         row=row,
         row_version=config.version,
@@ -19,14 +34,23 @@ def record(row: str, seed: int, score: float, group: str = "g", last: float | No
         checkpoint_assumed=False,
         metric=config.metric,
         recipe=config.readout,
-        features=FeaturesRecord(key="k", cell="final", width=8, identity={}, readers={"decord": 10}),
-        train=split,
-        test=split,
+        features=FeaturesRecord(key="k", cell=config.features.name, width=8, identity={}, readers={"decord": 10}),
+        train=split(config.data.train),
+        test=split(config.data.test),
         classes=("a", "b"),
         epochs=(EpochRecord(epoch=1, train_loss=0.5, scores=best),),
         best_epoch_on_test=Selection(epoch=1, scores=best),
-        last_epoch=Selection(epoch=1, scores={config.metric: score if last is None else last}),
+        last_epoch=Selection(epoch=1, scores=best),
         chance={"top1": 0.5},
-        predictions_sha256="0" * 64,
-        made=Made(at="2026-01-01T00:00:00+00:00", seconds=1.0, by={}, on={}),
+        predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
+        made=Made(at=at, seconds=1.0, by={}, on={}),
     )
+
+
+def write(runs: Path, made: RunRecord) -> StoredRun:
+    """Store a record with its predictions, as a run does."""
+    stored = stored_run(runs, made.row, made.seed, made.run)
+    stored.folder.mkdir(parents=True, exist_ok=True)
+    stored.predictions_path.write_bytes(PREDICTIONS)
+    stored.write(made)
+    return stored

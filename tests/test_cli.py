@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from conftest import run_repro
-from records import record
+from records import record, write
 
-from repro.runs import stored_run
+from repro.runs import StoredRun
 from repro.workspace import Workspace
 
 
@@ -18,6 +18,10 @@ from repro.workspace import Workspace
         (["ak_ful"], 2, "unknown row or command 'ak_ful'; did you mean 'ak_full'?"),
         (["run", "hmdb_ufc"], 2, "unknown row 'hmdb_ufc'; did you mean 'hmdb_ucf'?"),
         (["lits"], 2, "did you mean 'list'?"),
+        (["run", "smoke"], 2, "the smoke job: run `repro smoke`"),
+        (["list", "--workspace", "~nosuchuser/x"], 2, "write the folder's whole path"),
+        (["list", "--workspace", "/tmp/what?"], 2, "has a '?' in its path"),
+        (["smoke", "--workspace", "/tmp/" + "x" * 300], 2, "too long"),
         (["xyzzy"], 2, "unknown row or command 'xyzzy' (`repro list`"),
         (["run"], 2, 'Command "run" parameter ROW requires an argument'),
         (["list", "--bogus"], 2, "Unknown option: --bogus"),
@@ -86,9 +90,8 @@ def test_list_as_json_is_json_alone(tmp_path: Path) -> None:
     assert rows[0]["missing"][0]["what"] == "data animal_kingdom"
 
 
-def write(workspace: Workspace, row: str, scores: list[float]) -> None:
-    for seed, score in enumerate(scores):
-        stored_run(workspace.runs, row, seed, f"run{seed}").write(record(row, seed, score))
+def write_all(workspace: Workspace, row: str, scores: list[float]) -> list[StoredRun]:
+    return [write(workspace.runs, record(row, seed, score)) for seed, score in enumerate(scores)]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def write(workspace: Workspace, row: str, scores: list[float]) -> None:
     ],
 )
 def test_check_judges_the_records(workspace: Workspace, scores: list[float], code: int, strict: int) -> None:
-    write(workspace, "ak_full_sdv2", scores)
+    write_all(workspace, "ak_full_sdv2", scores)
     assert run_repro("check", "--workspace", workspace.root).code == code
     done = run_repro("check", "--strict", "--json", "--workspace", workspace.root)
     assert done.code == strict
@@ -111,8 +114,7 @@ def test_check_judges_the_records(workspace: Workspace, scores: list[float], cod
 
 
 def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> None:
-    write(workspace, "ak_full_sdv2", [0.7866, 0.79])
-    path = stored_run(workspace.runs, "ak_full_sdv2", 1, "run1").record_path
+    path = write_all(workspace, "ak_full_sdv2", [0.7866, 0.79])[1].record_path
     path.write_text(path.read_text()[:-20])
     done = run_repro("check", "--workspace", workspace.root)
     assert done.code == 0
@@ -149,6 +151,33 @@ def test_what_is_printed_into_a_closed_pipe_leaves_no_complaint(tmp_path: Path) 
         check=False,
     )
     assert done.stderr == ""
+
+
+def test_the_exit_code_says_that_nobody_reads() -> None:
+    import subprocess
+    import sys
+
+    script = f"set -o pipefail; {sys.executable} -m repro list --json --workspace /tmp/none | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 141)  # the pipe may have held it all
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["runs", "smoke", "features", ".smoke.lock", "mlflow.db"])
+def test_a_folder_where_a_file_belongs_and_the_other_way_round(workspace: Workspace, name: str) -> None:
+    workspace.require_writable()
+    path = workspace.root / name
+    if name.startswith((".smoke", "mlflow")):
+        path.mkdir()
+    else:
+        path.write_text("")
+    if name in ("smoke", ".smoke.lock"):
+        done = run_repro("smoke", "--workspace", workspace.root)
+        assert done.code == 2
+        assert done.err.count("\n") == 1
+        assert str(path) in done.err
+    else:
+        assert "Traceback" not in run_repro("check", "--workspace", workspace.root).err
 
 
 @pytest.mark.slow

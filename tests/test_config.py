@@ -1,12 +1,15 @@
 """Configs reject what they do not know, in one line that names file, key and value."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from repro import shipped
 from repro.config import load_config
 from repro.errors import UsageError
-from repro.rows import Row, rows_folder
+from repro.rows import Row, load_row, rows_folder
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
@@ -30,6 +33,11 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ("setting: ak_full", "setting: [", "not valid YAML"),
         ("setting: ak_full", "setting: ak_full\nsetting: twice", "key 'setting' stands twice"),
         ("setting: ak_full", "setting: 2026-01-01", "quote it"),
+        ("setting: ak_full", "setting: 2020-13-45", "cannot make sense of"),
+        ("setting: ak_full", "? [a, b]\n: c", "row.yaml"),
+        ("setting: ak_full", "setting: &a [*a]", "row.yaml"),
+        ("learning_rate: 3.0e-5", "learning_rate: .inf", "readout.learning_rate"),
+        ("  value: 80.79", "  value: .nan", "published.value"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -56,3 +64,31 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "row.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read as text"):
         load_config(Row, tmp_path / "row.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("timestep: 20", "timestep: 99", "features.timestep: svd_xt has 0 to 29"),
+        ("layer: 9", "layer: 14", "features.layer: svd_xt has 1 to 13"),
+        ("backbone: svd_xt", "backbone: vjepa", "vjepa has no timesteps"),
+        ("backbone: svd_xt", "backbone: svd_xxt", "unknown backbone 'svd_xxt'"),
+        ("full_train", "half_train", "data.train: animal_kingdom has no split 'half_train'"),
+        ("animal_kingdom/full_test", "animals/full_test", "unknown dataset 'animals'"),
+        ("kind: published", "kind: smoke", "a row of kind smoke has a published value"),
+    ],
+)
+def test_a_row_that_names_what_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
+    shutil.copytree(shipped.configs(), tmp_path / "configs")
+    path = tmp_path / "configs" / "rows" / "ak_full.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    monkeypatch.setattr(shipped, "configs", lambda: tmp_path / "configs")
+    load_row.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=re.escape(said)):
+            load_row("ak_full")
+    finally:
+        load_row.cache_clear()

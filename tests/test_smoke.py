@@ -35,6 +35,9 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
+INTERRUPTED = "repro: interrupted: what was finished is kept; the same command goes on from there\n"
+
+
 def test_there_are_enough_actions_bodies_rates_sizes_and_lengths() -> None:
     all_scenes = scenes.smoke_scenes()
     assert len(figures.ACTIONS) >= 4
@@ -146,7 +149,7 @@ def test_a_second_run_reuses_everything_and_says_so(done: tuple[Path, dict[str, 
 def start(workspace: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "repro", "smoke", "--workspace", str(workspace), *words],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=(workspace / "stderr").open("w"),
     )  # fmt: skip
 
 
@@ -171,6 +174,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(done: tuple[Path, dict[str,
     kill_when(tmp_path, lambda: count(features) >= 3, signal.SIGKILL, "--workers", "2")
     assert 3 <= count(features) < 40
     assert kill_when(tmp_path, lambda: count(features) >= 8, signal.SIGINT) == 130
+    assert (tmp_path / "stderr").read_text() == INTERRUPTED
     assert 8 <= count(features) < 40
     kill_when(tmp_path, lambda: count("runs/smoke/*/record.json") >= 1, signal.SIGKILL, "--workers", "2")
     kill_when(tmp_path, lambda: count(".mlflow.db.*") > 0, signal.SIGKILL)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from repro.backbones.config import SvdConfig
+from repro.backbones.config import SVD_LAYERS, SvdConfig
 from repro.backbones.svd import modules, names
 from repro.errors import MissingError, UsageError
 
@@ -50,7 +50,7 @@ def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoi
     def count(last: int) -> int:
         return sum(p.numel() for p in modules.load(tiny_checkpoint, tiny.architecture, last).unet.parameters())
 
-    sizes = [count(last) for last in range(1, modules.LAYERS + 1)]
+    sizes = [count(last) for last in range(1, SVD_LAYERS + 1)]
     assert sizes == sorted(sizes)
     assert len(modules.load(tiny_checkpoint, tiny.architecture, 9).blocks) == 9
     nothing = sum(p.numel() for p in modules._unet(tiny.architecture).parameters())

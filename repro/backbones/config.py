@@ -33,9 +33,11 @@ class Checkpoint(Config):
     bytes: Positive | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """None where no checksum is published."""
+    size: str
+    """To read, as 9.56 GB."""
     licence: str
     obtain: str
-    """One shell command, or what to do, that brings the file."""
+    """The shell command that brings the file to {path}."""
     assumed: bool = False
     """True where the release does not say which checkpoint was used."""
     drawn_from_seed: int | None = None
@@ -50,6 +52,10 @@ class Frames(Config):
     max_seconds: Annotated[float, Field(gt=0)] = 180.0
     window: Positive = 25
     """Sampled frames a window holds; windows do not overlap."""
+
+
+SVD_LAYERS = 13
+"""Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
 
 
 class SvdUnet(Config):

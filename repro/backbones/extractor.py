@@ -9,6 +9,7 @@ from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import BackboneConfig, Cell, Checkpoint, DeclaredConfig, Frames, MeanColourConfig, SvdConfig
 from repro.backbones.noise import WindowNoise
+from repro.config import filled
 from repro.errors import MissingError
 from repro.keys import file_sha256
 from repro.workspace import Workspace
@@ -50,7 +51,8 @@ def require_checkpoint(name: str, checkpoint: Checkpoint, workspace: Workspace) 
     path = checkpoint_path(checkpoint, workspace)
     if not path.is_file():
         raise MissingError(
-            f"checkpoint of {name} is not at {path}: licence: {checkpoint.licence}; to bring it: {checkpoint.obtain.format(path=path)}"
+            f"checkpoint {name}: not at {path} ({checkpoint.size}; licence: {checkpoint.licence}); "
+            f"to bring it: {filled(checkpoint.obtain, path)}"
         )
     return path
 
@@ -65,7 +67,13 @@ def open_backbone(name: str, config: BackboneConfig, cells: Sequence[Cell], work
         from repro.backbones.svd.extractor import SvdExtractor
 
         path = require_checkpoint(name, config.checkpoint, workspace)
-        return SvdExtractor(config, path, file_sha256(path), cells)
+        sha256 = file_sha256(path)
+        if config.checkpoint.sha256 not in (None, sha256):
+            raise MissingError(
+                f"checkpoint {path}: sha256 is {sha256}, expected {config.checkpoint.sha256}: it is damaged or another "
+                "file: fetch it again"
+            )
+        return SvdExtractor(config, path, sha256, cells)
     if isinstance(config, MeanColourConfig):
         from repro.backbones.mean_colour import MeanColour
 

@@ -19,13 +19,15 @@ class DatasetConfig(Config):
     version: Annotated[int, Field(ge=1)]
     source: str
     """Public address of the owners' page."""
+    size: str
+    """To read, as about 6.5 GB."""
     licence: str
     folder: str
     """Under the workspace's data/."""
     requires: tuple[str, ...]
     """Paths in that folder without which nothing can be read."""
     obtain: str
-    """What brings it, in one line."""
+    """What brings it to {path}, in one line."""
     adapter: Literal["smoke", "none"]
     """What reads it; none: not in this version."""
     classes: Annotated[int, Field(ge=2)]

@@ -59,6 +59,8 @@ def extract(
                     features = _clip_features(decoding, extractor, sha256)
                     store.write(clip.id, Entry(features, sha256, decoding.reader))
                     result.extracted.append(clip.id)
+                    if decoding.instead:
+                        reporter.line(f"decoded by PyAV instead of decord: {decoding.instead}")
                 except VideoError as error:
                     _fail(result, clip, str(error), reporter)
                 advance()
@@ -75,6 +77,8 @@ def _clip_features(decoding: Decoding, extractor: Extractor, video_sha256: str) 
     for number, frames in enumerate(decoding):
         noise = WindowNoise(extractor.noise_seed, video_sha256, number)
         windows.append(extractor.window(padded(frames, extractor.frames.window), len(frames), noise))
+    if not windows:
+        raise VideoError(f"clip {decoding.job.path}: it holds no video frames")
     features = {cell: np.concatenate([window[cell] for window in windows]) for cell in windows[0]}
     for cell, values in features.items():
         if not np.isfinite(values).all():

@@ -53,7 +53,9 @@ class FeatureStore:
         key = content_key({"store": VERSION} | identity)
         store = cls(features / f"{backbone}-{key}", key, identity)
         manifest = store.folder / "manifest.json"
-        if not manifest.is_file():
+        if not _says(manifest, key):
+            if manifest.exists():
+                atomic.set_aside(manifest)
             atomic.write_json(manifest, {"key": key, "identity": identity, "first_made_with": origin})
         return store
 
@@ -82,14 +84,23 @@ class FeatureStore:
             with safe_open(path, framework="np") as file:
                 about: dict[str, str] = json.loads((file.metadata() or {})["about"])
                 features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, MemoryError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
+        if not isinstance(about, dict):
+            raise DamagedFeaturesError("it does not say which clip it holds")
         digest = about.pop("sha256", "")
         if digest != _digest(about, features):
             raise DamagedFeaturesError("its contents do not match the sha256 written with them")
         if about["clip"] != clip_id:
             raise DamagedFeaturesError(f"it holds clip '{about['clip']}'")
         return Entry(features, about["video_sha256"], about["reader"])
+
+
+def _says(manifest: Path, key: str) -> bool:
+    try:
+        return bool(json.loads(manifest.read_bytes())["key"] == key)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _digest(about: dict[str, str], features: Features) -> str:

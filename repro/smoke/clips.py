@@ -72,15 +72,12 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
                 hashes[scene.id] = found
                 reused += 1
             else:
-                if found is not None and scene.id in known:
-                    aside = atomic.set_aside(path)
-                    reporter.warn(
-                        f"{path}: not the clip that was rendered (sha256 {found[:12]}, expected "
-                        f"{known[scene.id][:12]}): kept as {aside.name}, rendering it again"
-                    )
                 with atomic.replacing(path) as partial:
                     encode(partial, scene)
-                hashes[scene.id] = file_sha256(path)
+                    hashes[scene.id] = file_sha256(partial)
+                    if path.exists() and found != hashes[scene.id]:
+                        aside = atomic.set_aside(path)
+                        reporter.warn(f"{path}: not the clip that was rendered: kept as {aside.name}, rendered again")
             # Each clip is entered as soon as it is whole, so that a killed run is taken up where it was.
             atomic.write_json(
                 manifest_path, {"key": key, "clips": hashes | {k: v for k, v in known.items() if k not in hashes}}

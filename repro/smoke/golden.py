@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 from repro import shipped
 from repro.errors import UsageError
 from repro.features.store import FeatureStore
+from repro.rows import SMOKE_ROWS
+from repro.smoke.scenes import smoke_scenes
 from repro.verify import relative_l2
 
 FEATURE_LIMIT = 1e-4
@@ -52,22 +54,41 @@ def folder() -> Path:
 
 
 def load_golden() -> Golden:
-    """Raises UsageError where the shipped golden values are absent or damaged."""
+    """The golden values.
+
+    Raises:
+        UsageError: they are absent, damaged, or do not cover every row and clip.
+    """
     path = folder() / "golden.json"
     try:
-        return Golden.model_validate_json(path.read_bytes())
+        golden = Golden.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(f"{path}: the smoke job's golden values cannot be read: check the files out again") from error
+    if set(golden.scores) != set(SMOKE_ROWS) or not all(golden.scores.values()) or set(golden.clips) != _clips():
+        raise UsageError(f"{path}: golden values of some rows or clips are missing: check the files out again")
+    return golden
 
 
 def load_golden_features() -> dict[str, Float32[np.ndarray, "3 C"]]:
+    """The golden features of every clip.
+
+    Raises:
+        UsageError: they are absent, damaged, or do not cover every clip.
+    """
     path = folder() / "features.safetensors"
     try:
-        return load_file(path)
+        features = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(
             f"{path}: the smoke job's golden features cannot be read: check the files out again"
         ) from error
+    if set(features) != _clips():
+        raise UsageError(f"{path}: golden features of some clips are missing: check the files out again")
+    return features
+
+
+def _clips() -> set[str]:
+    return {scene.id for scene in smoke_scenes()}
 
 
 def sampled(features: Float32[np.ndarray, "T C"]) -> Float32[np.ndarray, "3 C"]:

@@ -10,11 +10,12 @@ from repro import atomic, tracking
 from repro.backbones.config import SvdConfig
 from repro.backbones.extractor import checkpoint_path
 from repro.backbones.svd import random_weights
-from repro.errors import Exit
+from repro.errors import Exit, UsageError
+from repro.features.store import FeatureStore
 from repro.keys import content_key, file_sha256
 from repro.pipeline import run_row
 from repro.rows import SMOKE_ROWS, load_row, row_backbone
-from repro.runs import RunRecord, stored_run
+from repro.runs import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
 from repro.terminal import Reporter
@@ -53,6 +54,9 @@ class SmokeResult:
     worst_feature: golden.FeatureDeviation
     clips_changed: list[str]
     """Rendered clips whose bytes are not the golden ones: their noise, and so their features, differ."""
+    checkpoint_changed: bool
+    golden_platform: str
+    """What the golden values were made on."""
 
     @property
     def features_repeat(self) -> bool:
@@ -72,6 +76,8 @@ class SmokeResult:
                 "worst_relative_l2": min(self.worst_feature.relative_l2, 1e9),
                 "limit": golden.FEATURE_LIMIT,
                 "clips_changed": self.clips_changed,
+                "checkpoint_changed": self.checkpoint_changed,
+                "golden_platform": self.golden_platform,
             },
             "scores": [
                 {
@@ -85,61 +91,85 @@ class SmokeResult:
         }  # fmt: skip
 
 
-def run_smoke(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter) -> SmokeResult:
-    """Render, extract, train and judge; every stage is reused where nothing it depends on has changed."""
-    expected = golden.load_golden()
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the job's stages made, before anything is judged."""
+
+    clips: dict[str, str]
+    """sha256 of each rendered clip."""
+    checkpoint_sha256: str
+    features: FeatureStore
+    """Of the smoke row."""
+    records: dict[str, list[RunRecord]]
+    """By row."""
+
+
+def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter) -> Made:
+    """Render, draw, extract, train and log; every stage is reused where nothing it depends on has changed."""
     workspace.require_writable()
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
         folder = workspace.smoke / "clips"
         hashes = clips.render(folder, reporter)
-        splits = clips.splits(folder)
-        _checkpoint(workspace, reporter)
-        records = {}
+        checkpoint_sha256 = _checkpoint(workspace, reporter)
+        stores, records = {}, {}
         for name in SMOKE_ROWS:
-            row = load_row(name)
-            store, records[name] = run_row(
-                name, row, splits, seeds, workspace, reporter, workers=workers, readout_threads=READOUT_THREADS
+            stores[name], records[name] = run_row(
+                name,
+                load_row(name),
+                clips.splits(folder),
+                seeds,
+                workspace,
+                reporter,
+                workers=workers,
+                readout_threads=READOUT_THREADS,
             )
-            if name == "smoke":
-                deviations = golden.feature_deviations(store, row.features.name, golden.load_golden_features())
-        runs = [(stored_run(workspace.runs, r.row, r.seed, r.run), r) for rs in records.values() for r in rs]
-        tracking.sync(runs, workspace, reporter)
+        tracking.sync(workspace, reporter)
+    return Made(hashes, checkpoint_sha256, stores["smoke"], records)
+
+
+def run_smoke(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter) -> SmokeResult:
+    """Make everything and judge it against the golden values."""
+    expected, expected_features = golden.load_golden(), golden.load_golden_features()
+    made = make(workspace, seeds, workers, reporter)
+    deviations = golden.feature_deviations(made.features, load_row("smoke").features.name, expected_features)
     result = SmokeResult(
-        records=records,
-        judgements=_judgements(records, expected),
-        worst_feature=max(
-            deviations, key=lambda d: d.relative_l2, default=golden.FeatureDeviation("none", float("inf"))
-        ),
-        clips_changed=[clip for clip, sha256 in hashes.items() if expected.clips.get(clip) != sha256],
+        records=made.records,
+        judgements=_judgements(made.records, expected),
+        worst_feature=max(deviations, key=lambda d: d.relative_l2),
+        clips_changed=[clip for clip, sha256 in made.clips.items() if expected.clips[clip] != sha256],
+        checkpoint_changed=made.checkpoint_sha256 != expected.checkpoint_sha256,
+        golden_platform=expected.platform,
     )
     atomic.write_json(workspace.reports / "smoke.json", result.as_json())
     return result
 
 
-def _checkpoint(workspace: Workspace, reporter: Reporter) -> None:
-    """Draw the tiny backbone's weights where they are not there, or not what was drawn."""
+def _checkpoint(workspace: Workspace, reporter: Reporter) -> str:
+    """Draw the tiny backbone's weights where they are not there, or not what was drawn; returns their sha256."""
     config = row_backbone(load_row("smoke"))
-    assert isinstance(config, SvdConfig)
+    if not isinstance(config, SvdConfig) or config.checkpoint.drawn_from_seed is None:
+        raise UsageError("configs/smoke/smoke.yaml: its backbone must be an SVD whose weights are drawn from a seed")
     seed = config.checkpoint.drawn_from_seed
-    assert seed is not None
     path = checkpoint_path(config.checkpoint, workspace)
     stamp = path.with_name(path.name + ".drawn.json")
     key = content_key(
         {"seed": seed, "version": random_weights.VERSION, "architecture": config.architecture.model_dump(mode="json")}
     )
     reused = 0
-    if path.is_file():
-        # Killed between the two files, the weights are drawn again: the same ones.
-        if _read_stamp(stamp) == {"key": key, "sha256": file_sha256(path)}:
-            reused = 1
-        elif stamp.is_file():
-            aside = atomic.set_aside(path)
-            reporter.warn(f"checkpoint {path}: not what was drawn: kept as {aside.name}, drawing it again")
-    if not reused:
-        random_weights.write(path, config.architecture, seed)
-        atomic.write_json(stamp, {"key": key, "sha256": file_sha256(path)})
+    found = file_sha256(path) if path.is_file() else None
+    if found is not None and _read_stamp(stamp) == {"key": key, "sha256": found}:
+        reused, drawn = 1, found
+    else:
+        with atomic.replacing(path) as partial:
+            random_weights.write(partial, config.architecture, seed)
+            drawn = file_sha256(partial)
+            if path.exists() and found != drawn:
+                aside = atomic.set_aside(path)
+                reporter.warn(f"checkpoint {path}: not what was drawn: kept as {aside.name}, drawn again")
+        atomic.write_json(stamp, {"key": key, "sha256": drawn})
     reporter.stage("checkpoint", total=1, reused=reused, made="drawn from a seed", where=path)
+    return drawn
 
 
 def _read_stamp(path: Path) -> Any:

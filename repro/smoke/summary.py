@@ -1,5 +1,7 @@
 """What the smoke job says in the end."""
 
+import platform
+
 from repro.errors import Exit
 from repro.smoke.golden import FEATURE_LIMIT
 from repro.smoke.job import SmokeResult
@@ -20,6 +22,11 @@ def show(result: SmokeResult, workspace: Workspace) -> None:
             f"            {len(result.clips_changed)} rendered clips are not the golden ones byte for byte "
             "(another encoder?): their features cannot repeat"
         )
+    if result.checkpoint_changed:
+        print("            the weights drawn are not the golden ones: the features cannot repeat")
+    here = f"{platform.system()} {platform.machine()}"
+    if here != result.golden_platform and result.exit_code is not Exit.OK:
+        print(f"            the golden values were made on {result.golden_platform}; this is {here}")
     chance = {name: 100 * value for name, value in result.records["smoke"][0].chance.items()}
     print(f"\n{'readout of':<26} {'seed':>4}  {'metric':<9} {'measured':>8} {'golden':>8} {'chance':>7}  verdict")
     for j in result.judgements:

@@ -13,13 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from repro.backbones.config import SvdArchitecture
+from repro.backbones.config import SVD_LAYERS, SvdArchitecture
 from repro.backbones.svd import names
 from repro.backbones.svd.names import Source
 from repro.errors import MissingError, UsageError
 
-LAYERS = 13
-"""Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
 MULTIPLIERS = (1, 2, 4, 4)
 """Width of the four levels of the UNet and of the VAEs, in units of the first."""
 
@@ -48,7 +46,7 @@ def load(path: Path, architecture: SvdArchitecture, last_layer: int) -> SvdModul
         MissingError: no such file, not a safetensors file, or tensors missing, unknown or of another shape.
         UsageError: there is no such layer.
     """
-    if not 1 <= last_layer <= LAYERS:
+    if not 1 <= last_layer <= SVD_LAYERS:
         raise UsageError(f"layer {last_layer} does not exist: layers 1 to 12 are the input blocks, 13 the middle block")
     with torch.device("meta"):
         unet = _unet(architecture)
@@ -152,7 +150,7 @@ def _cut(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> tuple[Block
             blocks.append(Block((down.downsamplers[0],)))
         else:
             down.downsamplers = None
-    if last_layer == LAYERS:
+    if last_layer == SVD_LAYERS:
         blocks.append(Block((unet.mid_block.resnets[0], unet.mid_block.attentions[0], unet.mid_block.resnets[1])))
     else:
         unet.mid_block = None

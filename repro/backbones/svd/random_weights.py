@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float32
 from safetensors.numpy import save_file
 
-from repro import atomic
 from repro.backbones.config import SvdArchitecture
 from repro.backbones.svd.modules import layout
 
@@ -19,9 +18,8 @@ VERSION = 1
 def write(path: Path, architecture: SvdArchitecture, seed: int) -> None:
     """Write every tensor of `architecture`, drawn from `seed`, to `path`."""
     weights = {name: draw(name, shape, seed) for name, shape in layout(architecture).items()}
-    with atomic.replacing(path) as partial:
-        # One entry: safetensors writes several in any order, and the file's bytes must repeat.
-        save_file(weights, partial, metadata={"drawn": f"from seed {seed}, version {VERSION}"})
+    # One entry: safetensors writes several in any order, and the file's bytes must repeat.
+    save_file(weights, path, metadata={"drawn": f"from seed {seed}, version {VERSION}"})
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int) -> Float32[np.ndarray, "..."]:
