@@ -46,8 +46,8 @@ def set_aside(path: Path) -> Path:
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what killed writers left in `folder`. Only for who holds the folder's lock."""
-    for partial in folder.glob(".*.partial"):
+    """Delete what killed writers left in `folder` (and SQLite's journals of it). Only for who holds the folder's lock."""
+    for partial in folder.glob(".*.partial*"):
         partial.unlink(missing_ok=True)
 
 

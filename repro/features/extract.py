@@ -35,7 +35,8 @@ def extract(
     """
     result = Extraction()
     (store.folder / "clips").mkdir(parents=True, exist_ok=True)
-    atomic.remove_partials(store.folder / "clips")
+    for folder in (store.folder, store.folder / "clips"):
+        atomic.remove_partials(folder)
     todo = []
     for clip in clips:
         try:

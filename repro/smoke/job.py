@@ -109,6 +109,8 @@ def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Rep
     workspace.require_writable()
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
+        for folder in (workspace.root, workspace.smoke, workspace.reports):
+            atomic.remove_partials(folder)
         folder = workspace.smoke / "clips"
         hashes = clips.render(folder, reporter)
         checkpoint_sha256 = _checkpoint(workspace, reporter)
