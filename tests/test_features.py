@@ -1,5 +1,6 @@
 """Features depend on the clip alone; a store trusts nothing it did not write whole."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from repro.features.extract import extract
 from repro.features.store import DamagedFeaturesError, Entry, FeatureStore
 from repro.features.windows import padded
 from repro.keys import file_sha256
+from repro.smoke import scenes
+from repro.smoke.clips import encode
 
 
 def store(folder: Path, identity: dict[str, Any] | None = None) -> FeatureStore:
@@ -63,6 +66,18 @@ def test_one_token_a_sampled_frame(rendered: dict[str, Path], svd: SvdExtractor,
     assert entry.features["t20_layer09"].shape == (-(-11 // 4), 128)
     assert entry.features["t20_layer09"].dtype == np.float32
     assert entry.video_sha256 == file_sha256(short[0].path)
+
+
+def test_a_clip_of_one_frame_is_one_token(svd: SvdExtractor, tmp_path: Path, told: Told) -> None:
+    scene = dataclasses.replace(scenes.smoke_scenes()[0], frames=1)
+    clip = Clip("one", tmp_path / "one.mp4", (0,))
+    encode(clip.path, scene)
+    place = store(tmp_path)
+    assert extract([clip], svd, place, told).extracted == ["one"]
+    entry = place.read("one")
+    assert entry is not None
+    assert entry.features["t20_layer09"].shape == (1, 128)
+    assert told.warnings == []
 
 
 def test_what_is_there_is_reused_and_what_changed_is_not(rendered: dict[str, Path], tmp_path: Path, told: Told) -> None:
