@@ -30,6 +30,10 @@ locked -r "$source/requirements/runtime.txt"
 version=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' "$source/requirements/torch.txt")
 pip download -q --no-deps --dest "$work/torch" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$version"
 locked --no-index --find-links "$work/torch" -r "$source/requirements/torch.txt"
+found=$("$prefix/bin/python" -c 'from importlib.metadata import requires
+needs = [need for need in requires("torch") if "extra ==" not in need]
+print("cuda" if any("nvidia" in need or "cuda" in need for need in needs) else "cpu")')
+[ "$found" = "$target" ] || die "pip was offered torch's $found build, and this is the $target image: see TORCH_INDEX in docs/image.md"
 [ "$target" = cpu ] || locked -r "$source/requirements/cuda.txt"
 
 # What builds the packages that come as source stays out of the image.
