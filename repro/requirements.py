@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from repro.backbones.checkpoints import absence
 from repro.backbones.config import DeclaredConfig, MeanColourConfig
 from repro.config import filled
 from repro.errors import MissingError
@@ -49,14 +50,9 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
             )
     backbone = row_backbone(row)
     if not isinstance(backbone, MeanColourConfig):
-        checkpoint = backbone.checkpoint
-        path = workspace.checkpoints / checkpoint.file
-        if not path.is_file():
-            yield Missing(
-                f"checkpoint {checkpoint.file}",
-                f"checkpoint {row.backbone}: not at {path} ({checkpoint.size}; licence: {checkpoint.licence}); "
-                f"to bring it: {filled(checkpoint.obtain, path)}",
-            )
+        sentence = absence(row.backbone, backbone.checkpoint, workspace)
+        if sentence:
+            yield Missing(f"checkpoint {backbone.checkpoint.file}", sentence)
     later = [name for name, dataset in row_datasets(row).items() if dataset.adapter == "none"]
     if isinstance(backbone, DeclaredConfig):
         later.append(row.backbone)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from repro import verify
+from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import SvdConfig, load_backbone
-from repro.backbones.extractor import checkpoint_path
 from repro.errors import Exit, UsageError
 from repro.workspace import Workspace
 

@@ -1,15 +1,14 @@
 """Frozen backbones: a window of frames in, one feature vector a frame and cell out."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.config import BackboneConfig, Cell, Checkpoint, DeclaredConfig, Frames, MeanColourConfig, SvdConfig
+from repro.backbones.checkpoints import absence, checkpoint_path
+from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, Frames, MeanColourConfig, SvdConfig
 from repro.backbones.noise import WindowNoise
-from repro.config import filled
 from repro.errors import MissingError
 from repro.keys import file_sha256
 from repro.workspace import Workspace
@@ -36,27 +35,6 @@ class Extractor(Protocol):
         ...
 
 
-def checkpoint_path(checkpoint: Checkpoint, workspace: Workspace) -> Path:
-    """Where a checkpoint lies, or would: weights drawn from a seed are the smoke job's own."""
-    folder = workspace.checkpoints if checkpoint.drawn_from_seed is None else workspace.smoke
-    return folder / checkpoint.file
-
-
-def require_checkpoint(name: str, checkpoint: Checkpoint, workspace: Workspace) -> Path:
-    """The checkpoint's path.
-
-    Raises:
-        MissingError: it is not there; the message says what brings it.
-    """
-    path = checkpoint_path(checkpoint, workspace)
-    if not path.is_file():
-        raise MissingError(
-            f"checkpoint {name}: not at {path} ({checkpoint.size}; licence: {checkpoint.licence}); "
-            f"to bring it: {filled(checkpoint.obtain, path)}"
-        )
-    return path
-
-
 def open_backbone(name: str, config: BackboneConfig, cells: Sequence[Cell], workspace: Workspace) -> Extractor:
     """Load a backbone ready to extract `cells`.
 
@@ -66,7 +44,10 @@ def open_backbone(name: str, config: BackboneConfig, cells: Sequence[Cell], work
     if isinstance(config, SvdConfig):
         from repro.backbones.svd.extractor import SvdExtractor
 
-        path = require_checkpoint(name, config.checkpoint, workspace)
+        lacking = absence(name, config.checkpoint, workspace)
+        if lacking:
+            raise MissingError(lacking)
+        path = checkpoint_path(config.checkpoint, workspace)
         sha256 = file_sha256(path)
         if config.checkpoint.sha256 not in (None, sha256):
             raise MissingError(

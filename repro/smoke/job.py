@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import atomic, tracking
+from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import SvdConfig
-from repro.backbones.extractor import checkpoint_path
 from repro.backbones.svd import random_weights
 from repro.errors import Exit, UsageError
 from repro.features.store import FeatureStore
