@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there takes `path`'s place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.partial")
+    # Cut, as a file system allows 255 bytes a name; who writes it, so that another process can tell whether it lives.
+    partial = path.with_name(f".{path.name[:60]}.{os.getpid()}-{_host()}-{secrets.token_hex(3)}.partial")
     try:
         yield partial
         with partial.open("rb") as written:
@@ -45,10 +48,40 @@ def set_aside(path: Path) -> Path:
     raise RuntimeError(f"{path.parent}: thousands of damaged copies of {path.name}")
 
 
+ABANDONED = 24 * 3600.0
+"""Seconds after which another machine's unfinished file is taken to have been left behind."""
+
+
 def remove_partials(folder: Path) -> None:
-    """Delete what killed writers left in `folder` (and SQLite's journals of it). Only for who holds the folder's lock."""
+    """Delete what killed writers left in `folder` (and SQLite's journals of it); what others are writing stays."""
     for partial in folder.glob(".*.partial*"):
-        partial.unlink(missing_ok=True)
+        if _abandoned(partial):
+            partial.unlink(missing_ok=True)
+
+
+def _abandoned(partial: Path) -> bool:
+    writer = re.search(r"\.(\d+)-([^-]*)-[0-9a-f]{6}\.partial", partial.name)
+    if writer and writer[2] == _host():
+        pid = int(writer[1])
+        return pid == os.getpid() or not _lives(pid)
+    try:
+        return time.time() - partial.stat().st_mtime > ABANDONED
+    except FileNotFoundError:
+        return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return re.sub("[^A-Za-z0-9]", "", os.uname().nodename)[:30]
 
 
 def _umask() -> int:

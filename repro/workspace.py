@@ -53,6 +53,11 @@ class Workspace:
         return self.root / "reports"
 
     @property
+    def hashes(self) -> Path:
+        """sha256 of large files, remembered (repro/hashes.py)."""
+        return self.root / "hashes.jsonl"
+
+    @property
     def mlflow_db(self) -> Path:
         return self.root / "mlflow.db"
 

@@ -40,6 +40,36 @@ def test_a_killed_write_leaves_a_partial_that_is_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from repro import atomic\n"
+        "with atomic.replacing(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); print('.', flush=True); sys.stdin.read()"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    atomic.remove_partials(tmp_path)
+    writer.communicate(b"")
+    assert (tmp_path / "f").read_bytes() == b"half"
+
+
+def test_another_machines_partial_is_swept_after_a_day(tmp_path: Path) -> None:
+    fresh, old = tmp_path / ".f.12-elsewhere-0123ab.partial", tmp_path / ".f.12-elsewhere-4567cd.partial"
+    for path in (fresh, old):
+        path.write_bytes(b"")
+    then = old.stat().st_mtime - 2 * atomic.ABANDONED
+    os.utime(old, (then, then))
+    atomic.remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == [fresh]
+
+
+def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
+    atomic.write_bytes(tmp_path / ("x" * 255), b"1")
+    assert [p.name for p in tmp_path.iterdir()] == ["x" * 255]
+
+
 def test_nan_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         atomic.write_json(tmp_path / "f", {"x": float("nan")})
