@@ -3,7 +3,7 @@
 import difflib
 import json
 import shlex
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,8 +36,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return dict(super().construct_mapping(node, deep=deep))
 
 
-def load_config(model: type[ConfigT], path: Path) -> ConfigT:
-    """Read `path` as `model`.
+def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | None = None) -> ConfigT:
+    """Read `path` as `model`; `changes` gives some of its values anew, in YAML, by dotted key (size: "[64, 128]").
 
     Raises:
         UsageError: not there, not YAML, an unknown key, a value of another type or out of range.
@@ -57,6 +57,8 @@ def load_config(model: type[ConfigT], path: Path) -> ConfigT:
         raise UsageError(f"{path}: a value YAML cannot make sense of: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
+    for key, text in (changes or {}).items():
+        _change(raw, key, text)
     try:
         # Through JSON, where a list may stand for a tuple although the models are strict.
         return model.model_validate_json(json.dumps(raw))
@@ -64,6 +66,20 @@ def load_config(model: type[ConfigT], path: Path) -> ConfigT:
         raise UsageError(f"{path}: {_first_problem(error, model)}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+
+
+def _change(raw: dict[str, Any], key: str, text: str) -> None:
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"--set {key}={text}: not a value YAML can read") from error
+    *sections, last = key.split(".")
+    place = raw
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {key}={text}: '{section}' has no keys below it")
+    place[last] = value
 
 
 def filled(command: str, path: Path) -> str:

@@ -3,7 +3,6 @@ changed."""
 
 import datetime
 import hashlib
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ import torch
 
 from repro import atomic
 from repro.backbones.config import MeanColourConfig
-from repro.backbones.extractor import open_backbone
-from repro.datasets import Split
+from repro.backbones.extractor import Execution, describe
+from repro.datasets import Clip, Split
 from repro.errors import MissingError
-from repro.features.extract import Extraction, extract
+from repro.features.collection import dataset_collection
+from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore
 from repro.keys import canonical_json, content_key, file_sha256
 from repro.readout import train as training
@@ -32,6 +32,7 @@ from repro.runs import (
     Selection,
     SplitRecord,
     StoredRun,
+    machine,
     stored_run,
     versions,
 )
@@ -48,15 +49,16 @@ def run_row(
     seeds: Sequence[int],
     workspace: Workspace,
     reporter: Reporter,
-    workers: int = 1,
+    execution: Execution,
     readout_threads: int | None = None,
 ) -> tuple[FeatureStore, list[RunRecord]]:
-    """Features and one record per seed. `splits` holds "train" and "test"; `workers` decode.
+    """The test split's features and one record per seed. `splits` holds "train" and "test".
 
     Raises:
         MissingError: a checkpoint is missing or clips could not be read (each is named before).
     """
-    store, extraction = _extract(name, row, splits, workspace, reporter, workers)
+    stores, extraction = _extract(name, row, splits, workspace, reporter, execution)
+    store = stores["test"]
     facts = {part: _split_record(split, extraction.video_sha256) for part, split in splits.items()}
     group = {
         "training": training.VERSION,
@@ -75,7 +77,7 @@ def run_row(
         if record is None:
             if not sequences:
                 sequences = {
-                    part: load_sequences(store, split, row.features.name, row.readout.max_length)
+                    part: load_sequences(stores[part], split, row.features.name, row.readout.max_length)
                     for part, split in splits.items()
                 }
             with _torch_threads(readout_threads):
@@ -97,28 +99,44 @@ def run_row(
 
 
 def _extract(
-    name: str, row: Row, splits: Mapping[str, Split], workspace: Workspace, reporter: Reporter, workers: int
-) -> tuple[FeatureStore, Extraction]:
-    extractor = open_backbone(row.backbone, row_backbone(row), [row.features], workspace)
-    store = FeatureStore.open(workspace.features, row.backbone, extractor.identity(), versions() | machine())
-    clips = [clip for split in splits.values() for clip in split.clips]
-    extraction = extract(clips, extractor, store, reporter, workers)
-    failed = list(extraction.failed)
-    reporter.stage(
-        "features",
-        total=len(clips) - len(failed),
-        reused=len(extraction.reused),
-        made="extracted",
-        why=f"{row.backbone}, {row.features.name}",
-        where=store.folder,
-    )
-    if failed:
+    name: str, row: Row, splits: Mapping[str, Split], workspace: Workspace, reporter: Reporter, execution: Execution
+) -> tuple[dict[str, FeatureStore], Extraction]:
+    """Features of all splits: the store of each, and what was extracted."""
+    backbone = describe(row.backbone, row_backbone(row), workspace)
+    collections: dict[str, list[Clip]] = {}
+    for part, split in splits.items():
+        collections.setdefault(_dataset(row, part), []).extend(split.clips)
+    stores: dict[str, FeatureStore] = {}
+    whole = Extraction()
+    for dataset, clips in collections.items():
+        store = FeatureStore.open(workspace, row.backbone, backbone.identity(), dataset)
+        asks = [Ask(backbone, (row.features,), store)]
+        collection = dataset_collection(dataset, clips)
+        done = extract(collection, asks, execution, versions() | machine(execution.device), reporter)
+        reporter.stage(
+            "features",
+            total=len(collection.clips) - len(done.failed),
+            reused=len(done.reused),
+            made="extracted",
+            why=f"{dataset}, {row.backbone}, {row.features.name}",
+            where=store.folder,
+        )
+        pack_if_whole(collection, asks, done, reporter)
+        stores |= {part: store for part in splits if _dataset(row, part) == dataset}
+        whole.failed |= done.failed
+        whole.video_sha256 |= done.video_sha256
+    if whole.failed:
+        failed, total = list(whole.failed), sum(len(clips) for clips in collections.values())
         raise MissingError(
-            f"row {name}: {len(failed)} of {len(clips)} clips could not be read "
+            f"row {name}: {len(failed)} of {total} clips could not be read "
             f"({', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''}): mend or fetch them again and run the same "
             "command: the other clips' features are kept"
         )
-    return store, extraction
+    return stores, whole
+
+
+def _dataset(row: Row, part: str) -> str:
+    return (row.data.train if part == "train" else row.data.test).split("/")[0]
 
 
 def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
@@ -199,16 +217,6 @@ def _split_record(split: Split, video_sha256: Mapping[str, str]) -> SplitRecord:
 def chance(targets: np.ndarray) -> dict[str, float]:
     """What a guesser scores on `targets` `[N, K]`: one class in K right, every ranking at the share of positives."""
     return {"top1": float(targets.mean()), "map_micro": float(targets.mean())}
-
-
-def machine() -> dict[str, str]:
-    """What the numbers were computed on."""
-    return {
-        "platform": platform.platform(),
-        "processor": platform.machine(),
-        "device": "cpu",
-        "torch_threads": str(torch.get_num_threads()),
-    }
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """What a row needs on this machine before it can run. Imports nothing heavy."""
 
 import ctypes
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repro.backbones.checkpoints import absence
 from repro.backbones.config import DeclaredConfig, MeanColourConfig
 from repro.config import filled
-from repro.errors import MissingError
+from repro.errors import MissingError, UsageError
 from repro.rows import Row, row_backbone, row_datasets
-from repro.workspace import Workspace
+from repro.workspace import Workspace, device_from_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,23 @@ def gpu_visible() -> bool:
         return False
     count = ctypes.c_int(0)
     return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0)
+
+
+def chosen_device(option: str | None) -> str:
+    """The device named by --device, else by REPRO_DEVICE, else a GPU where one is visible, else the CPU.
+
+    Raises:
+        UsageError: no such kind of device.
+        MissingError: a GPU is asked for and none is visible.
+    """
+    if option is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", option):
+        raise UsageError(f"--device {option}: expected cpu, cuda or cuda:N")
+    wish = option or device_from_environment()
+    if wish is None:
+        return "cuda" if gpu_visible() else "cpu"
+    if wish != "cpu" and not gpu_visible():
+        raise MissingError(NO_GPU.sentence)
+    return wish
 
 
 def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:

@@ -179,6 +179,19 @@ def versions() -> dict[str, str]:
     return {"actiondiff-repro": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
+def machine(device: str = "cpu") -> dict[str, str]:
+    """What numbers are computed on."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "device": name,
+        "torch_threads": str(torch.get_num_threads()),
+    }
+
+
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
 

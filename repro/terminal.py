@@ -44,8 +44,8 @@ class Reporter:
         self.line(f"{name:<11} {text}" + (f"  {where}" if where else ""))
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """Yield a function to call after each of `total` steps."""
+    def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        """Yield a function to call after each of `total` steps, with what is to be said of the work so far."""
         if self.console.is_terminal and total:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -54,23 +54,35 @@ class Reporter:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
                 console=self.console,
                 transient=True,
             ) as bar:
-                task = bar.add_task(what, total=total)
-                yield lambda: bar.advance(task)
+                task = bar.add_task(what, total=total, note="")
+                yield lambda note: bar.update(task, advance=1, note=note)
         else:
             yield self._logged(what, total)
 
-    def _logged(self, what: str, total: int) -> Callable[[], None]:
+    def _logged(self, what: str, total: int) -> Callable[[str], None]:
         """Where there is no terminal: a plain line every ten seconds."""
-        done, last = 0, time.monotonic()
+        done = 0
+        begun = last = time.monotonic()
 
-        def advance() -> None:
+        def advance(note: str) -> None:
             nonlocal done, last
             done += 1
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                self.line(f"{what:<11} {done} of {total}")
+            now = time.monotonic()
+            if now - last > 10:
+                last = now
+                left = (now - begun) / done * (total - done)
+                self.line(f"{what:<11} {done} of {total}, {spoken(left)} left" + (f", {note}" if note else ""))
 
         return advance
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as a person says it: 45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

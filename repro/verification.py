@@ -1,63 +1,76 @@
-"""`repro verify`: run the comparison and print it."""
+"""`repro verify`: run the comparisons and print them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from repro import verify
-from repro.backbones.checkpoints import checkpoint_path
+from repro.backbones.checkpoints import absence, checkpoint_path
 from repro.backbones.config import SvdConfig, load_backbone
-from repro.errors import Exit, UsageError
+from repro.errors import Exit, MissingError, UsageError
 from repro.workspace import Workspace
 
 
 def show(
     backbone: str,
-    golden: Path,
+    golden: Path | None,
     checkpoint: Path | None,
-    implementation: str,
+    changes: Mapping[str, str],
     limit: float | None,
+    device: str,
+    batch: int | None,
     workspace: Workspace,
     *,
     as_json: bool,
 ) -> Exit:
-    """Print every golden tensor's deviation and the worst.
+    """Against golden values where a folder of them is given, else fast against plain, implementation against
+    implementation and each precision against fp32.
 
     Raises:
-        UsageError: a backbone, folder, implementation or limit that does not exist.
-        MissingError: a checkpoint or golden file that cannot be used.
+        UsageError: a backbone, folder or limit that does not exist.
+        MissingError: a checkpoint, golden file or implementation that cannot be used.
     """
-    config = load_backbone(backbone)
+    config = load_backbone(backbone, changes)
     if not isinstance(config, SvdConfig):
-        raise UsageError(f"backbone {backbone} has no golden comparison in this version")
-    if implementation not in verify.IMPLEMENTATIONS:
-        raise UsageError(f"--implementation {implementation}: there is {', '.join(verify.IMPLEMENTATIONS)}")
+        raise UsageError(f"backbone {backbone} has no comparison in this version")
     limit = verify.LIMIT if limit is None else limit
     if not limit > 0:
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
     path = checkpoint or checkpoint_path(config.checkpoint, workspace)
+    if golden is not None:
+        return _against_golden(backbone, config, path, golden, limit, device, as_json=as_json)
+    lacking = "" if checkpoint else absence(backbone, config.checkpoint, workspace)
+    if lacking:
+        raise MissingError(lacking)
+    return _on_this_machine(backbone, config, path, limit, device, batch, as_json=as_json)
+
+
+def _against_golden(
+    backbone: str, config: SvdConfig, path: Path, golden: Path, limit: float, device: str, *, as_json: bool
+) -> Exit:
+    """Print every golden tensor's deviation and the worst."""
     deviations = []
-    for deviation in verify.against_golden(config, path, golden):
+    for deviation in verify.against_golden(config, path, golden, device):
         deviations.append(deviation)
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"
             print(f"{deviation.file:<28} {deviation.tensor:<20} {deviation.relative_l2:.2e}{mark}", flush=True)
+    from repro.backbones.svd import networks
+
+    implementation = networks.resolve(config.implementation)
     worst = max(deviations, key=lambda d: d.relative_l2)
     above = sum(d.relative_l2 > limit for d in deviations)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "backbone": backbone,
-                    "implementation": implementation,
-                    "limit": limit,
-                    "above_limit": above,
-                    "deviations": [
-                        {"file": d.file, "tensor": d.tensor, "relative_l2": min(d.relative_l2, 1e9)} for d in deviations
-                    ],
-                },
-                indent=1,
-            )
-        )
+        found = {
+            "backbone": backbone,
+            "implementation": implementation,
+            "limit": limit,
+            "above_limit": above,
+            "deviations": [
+                {"file": d.file, "tensor": d.tensor, "relative_l2": min(d.relative_l2, 1e9)} for d in deviations
+            ],
+        }
+        print(json.dumps(found, indent=1))
     else:
         print(
             f"{backbone}, {implementation}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
@@ -67,4 +80,39 @@ def show(
             print(
                 f"so far off, these values were likely made with other weights than {path}: name theirs with --checkpoint"
             )
+    return Exit.JUDGED_DIFFERENT if above else Exit.OK
+
+
+def _on_this_machine(
+    backbone: str, config: SvdConfig, path: Path, limit: float, device: str, batch: int | None, *, as_json: bool
+) -> Exit:
+    """Print how far each way of computing lies from another; those that promise equality are held to `limit`."""
+    from repro.backbones.svd.compare import Comparison, comparisons
+
+    if not as_json:
+        print(f"{backbone} on {device}, a window of {config.frames.window} frames of {config.size[0]}x{config.size[1]}")
+        print(f"{'what':<22} {'against':<26} {'worst relative L2':<28} {'seconds':>7}  verdict")
+    rows: list[dict[str, str | float]] = []
+    above = 0
+    for found in comparisons(config, path, device, limit, batch):
+        if not isinstance(found, Comparison):
+            rows.append({"what": found.what, "skipped": found.why})
+            if not as_json:
+                print(f"{found.what:<22} skipped: {found.why}", flush=True)
+            continue
+        off = found.expected is not None and not found.worst <= found.expected
+        above += off
+        verdict = "not judged" if found.expected is None else "ABOVE THE LIMIT" if off else "equal"
+        place = f"t{found.place[0]:02d}_layer{found.place[1]:02d}"
+        rows.append(
+            {
+                "what": found.what, "against": found.against, "worst_relative_l2": min(found.worst, 1e9),
+                "worst_cell": place, "seconds": round(found.seconds, 3), "verdict": verdict,
+            }
+        )  # fmt: skip
+        if not as_json:
+            worst = f"{found.worst:.1e} at {place}"
+            print(f"{found.what:<22} {found.against:<26} {worst:<28} {found.seconds:>7.1f}  {verdict}", flush=True)
+    if as_json:
+        print(json.dumps({"backbone": backbone, "device": device, "limit": limit, "comparisons": rows}, indent=1))
     return Exit.JUDGED_DIFFERENT if above else Exit.OK

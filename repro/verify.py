@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -22,7 +21,6 @@ from repro.errors import MissingError, UsageError
 
 LIMIT = 1e-5
 """Relative L2 in fp32 on a CPU."""
-IMPLEMENTATIONS = ("diffusers",)
 _FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")
 
 
@@ -38,8 +36,8 @@ class GoldenNoise:
     """The noise golden windows were made with."""
 
     def draw(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        number: Literal[0, 1] = 0 if stream == "augmentation" else 1
-        return np.random.default_rng([23, number]).standard_normal(shape, dtype=np.float32)
+        streams: tuple[Stream, ...] = ("augmentation", "posterior", "latent")
+        return np.random.default_rng([23, streams.index(stream)]).standard_normal(shape, dtype=np.float32)
 
 
 def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:
@@ -51,12 +49,12 @@ def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:
     return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
 
 
-def against_golden(config: SvdConfig, checkpoint: Path, folder: Path) -> Iterator[Deviation]:
+def against_golden(config: SvdConfig, checkpoint: Path, folder: Path, device: str = "cpu") -> Iterator[Deviation]:
     """Compute every window of `folder` and yield each stored tensor's deviation.
 
     Raises:
-        UsageError: no such folder, or no golden files in it.
-        MissingError: a golden file or the checkpoint is damaged or of another layout.
+        UsageError: no such folder, no golden files in it, or a cell in them that does not exist.
+        MissingError: a golden file or the checkpoint is damaged or of another layout; sgm is asked for and not there.
     """
     if not folder.is_dir():
         raise UsageError(f"golden folder {folder}: no such folder")
@@ -64,33 +62,43 @@ def against_golden(config: SvdConfig, checkpoint: Path, folder: Path) -> Iterato
     if not files:
         raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")
     windows = [(path, _read(path)) for path in files]
-    layers = sorted({int(m[2]) for _, golden in windows for name in golden if (m := _FEATURE.fullmatch(name))})
+    # A file may hold the conditioning alone; then any place will do.
+    places = {
+        path: frozenset((int(m[1]), int(m[2])) for name in golden if (m := _FEATURE.fullmatch(name)))
+        or frozenset({(0, 1)})
+        for path, golden in windows
+    }
 
-    # Imported late: torch takes seconds, and a wrong folder needs none of it.
-    from repro.backbones.svd import modules
-    from repro.backbones.svd.model import SvdModel
+    # Imported here: torch takes seconds, and a wrong folder needs none of it.
+    from repro.backbones.svd import networks
+    from repro.backbones.svd.model import Request, SvdModel, needs
     from repro.backbones.svd.pictures import pixels
 
-    loaded = modules.load(checkpoint, config.architecture, layers[-1] if layers else 1)
+    mixing = config.temporal_mixing == "learned"
+    wanted = Request(mixing, frozenset().union(*places.values()))
+    implementation = networks.resolve(config.implementation)
+    loaded = networks.load(implementation, checkpoint, config.architecture, needs(config, [wanted]))
+    loaded.to(device)
     noise = GoldenNoise()
     for path, golden in windows:
         height, width = (8 * n for n in golden["concat"].shape[-2:])
         sized = config.model_copy(update={"size": (height, width)})
-        real = int(golden["n_real"].item()) if "n_real" in golden else len(golden["frames"])
-        timesteps = sorted({int(m[1]) for name in golden if (m := _FEATURE.fullmatch(name))})
-        model = SvdModel(sized, loaded, timesteps, layers)
-        conditioning = model.condition(pixels(golden["frames"], sized.size), real, noise)
+        # Golden values are of all frames; without mixing the black ones are no padding but frames like any other.
+        real = int(golden["n_real"].item()) if mixing and "n_real" in golden else len(golden["frames"])
+        model = SvdModel(sized, loaded, {"": Request(mixing, places[path])}, device)
+        conditioning = model.condition(pixels(golden["frames"], sized.size, model.device), real, noise)
         ours = {
             "crossattn": conditioning.crossattn,
             "concat": conditioning.concat,
             "vector": conditioning.vector,
         } | {
-            f"t{t:02d}_layer{n:02d}_mean": mean for (t, n), mean in model.window(golden["frames"], real, noise).items()
+            f"t{t:02d}_layer{n:02d}_mean": mean
+            for (t, n), mean in model.window(golden["frames"], real, noise)[""].items()
         }
         for name in sorted(set(golden) - {"frames", "n_real"}):
             if name not in ours:
                 raise MissingError(f"golden file {path}: tensor '{name}' is none this backbone has")
-            computed = ours[name].numpy()
+            computed = ours[name].cpu().numpy()
             if computed.shape != golden[name].shape:
                 raise MissingError(
                     f"golden file {path}: '{name}' is {list(golden[name].shape)}, "

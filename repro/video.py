@@ -147,6 +147,20 @@ def read_pyav(path: Path, stride: int, max_seconds: float, chunk: int) -> Iterat
 READERS: dict[str, Reader] = {"decord": read_decord, "pyav": read_pyav}
 
 
+def declared_frames(path: Path, max_seconds: float) -> int:
+    """How many native frames of the first `max_seconds` the container says it holds; 0 where that is not known."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                return 0
+            frames, rate = _declared(container), container.streams.video[0].average_rate
+            return min(frames, round(max_seconds * rate)) if rate else frames
+    except (av.FFmpegError, OSError):
+        return 0
+
+
 def _declared(container: "InputContainer") -> int:
     """Frames of the video stream: as counted in the container, else from its duration; 0 where neither is known."""
     stream = container.streams.video[0]

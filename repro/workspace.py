@@ -142,16 +142,16 @@ def open_scratch_workspace(option: Path | None) -> tuple[Workspace, str]:
     return fallback, f"{workspace.root} cannot be written: working in {fallback.root}, which ends with the container"
 
 
-def wants_gpu() -> bool:
-    """Whether REPRO_DEVICE asks for a GPU, as the CUDA image does.
+def device_from_environment() -> str | None:
+    """cpu or cuda where REPRO_DEVICE says so, as the CUDA image does.
 
     Raises:
-        UsageError: it says something else than cpu or cuda.
+        UsageError: it says something else.
     """
-    device = os.environ.get("REPRO_DEVICE") or "cpu"
-    if device not in ("cpu", "cuda"):
+    device = os.environ.get("REPRO_DEVICE") or None
+    if device not in (None, "cpu", "cuda"):
         raise UsageError(f"REPRO_DEVICE is '{device}': expected cpu or cuda")
-    return device == "cuda"
+    return device
 
 
 def _folder_from(variable: str) -> Path | None:

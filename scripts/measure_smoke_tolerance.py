@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from repro.features.store import FeatureStore
+from repro.hashes import Hashes
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import train
 from repro.rows import SMOKE_ROWS, Row, load_row
@@ -45,7 +46,9 @@ def main() -> None:
         row = load_row(name)
         records = [r for run in all_runs(workspace.runs) if (r := run.read()) and r.row == name]
         key, identity = records[0].features.key, records[0].features.identity
-        store = FeatureStore(workspace.features / f"{row.backbone}-{key}", key, identity)
+        store = FeatureStore(
+            workspace.features / f"{row.backbone}-{key}" / "smoke", key, identity, Hashes(workspace.hashes)
+        )
         sequences = [
             load_sequences(store, splits[p], row.features.name, row.readout.max_length) for p in ("train", "test")
         ]

@@ -1,8 +1,9 @@
 """What a backbone config may say. Imports no torch: `repro list` reads these."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from repro import shipped
 from repro.config import Config, load_config
@@ -56,6 +57,17 @@ class Frames(Config):
 
 SVD_LAYERS = 13
 """Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
+SVD_GRID = 64
+"""Pixels a side must be a multiple of: the VAE takes 8 of them to one, and the UNet halves three times."""
+
+
+def _on_grid(side: int) -> int:
+    if side % SVD_GRID:
+        raise ValueError(f"not a multiple of {SVD_GRID}")
+    return side
+
+
+Side = Annotated[int, Field(ge=SVD_GRID), AfterValidator(_on_grid)]
 
 
 class SvdUnet(Config):
@@ -95,9 +107,15 @@ class SvdSchedule(Config):
 
 
 class SvdConditioning(Config):
+    source: Literal["image", "none"] = "image"
+    """none: image embedding and condition latent are zeros, the release's `no_cond`; the numbers stay."""
     fps_id: int = 6
     motion_bucket_id: int = 127
     noise_augmentation: Annotated[float, Field(ge=0)] = 0.02
+
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+"""Of computing (repro/backbones/precision.py); fp16 is how the release ran."""
 
 
 class SvdConfig(Config):
@@ -112,11 +130,16 @@ class SvdConfig(Config):
     temporal_mixing: Literal["learned", "off"] = "learned"
     """off: every temporal branch is weighted 0, the release's "SDv2" (docs/deviations.md 4)."""
     frames: Frames = Frames()
-    size: tuple[Positive, Positive]
+    size: tuple[Side, Side]
     """Height and width frames are resized to, whatever their aspect ratio."""
     schedule: SvdSchedule
     conditioning: SvdConditioning = SvdConditioning()
+    latent_noise: bool = False
+    """Add noise of the timestep's level to the latent. Off, as released (docs/deviations.md 3)."""
     noise_seed: Annotated[int, Field(ge=0)] = 23
+    implementation: Literal["auto", "sgm", "diffusers"] = "auto"
+    """Whose modules compute; auto: sgm where it can be imported."""
+    precision: Precision = "fp32"
 
 
 class MeanColourConfig(Config):
@@ -161,8 +184,8 @@ def backbone_names() -> list[str]:
     return sorted(path.stem for path in (shipped.configs() / "backbones").glob("*.yaml"))
 
 
-def load_backbone(name: str) -> BackboneConfig:
-    """Read configs/backbones/<name>.yaml.
+def load_backbone(name: str, changes: Mapping[str, str] | None = None) -> BackboneConfig:
+    """Read configs/backbones/<name>.yaml, with `changes` of its values by dotted key.
 
     Raises:
         UsageError: unknown name, or a config that is not valid.
@@ -171,4 +194,4 @@ def load_backbone(name: str) -> BackboneConfig:
         raise UsageError(f"unknown backbone '{name}': configs/backbones has {', '.join(backbone_names())}")
     path = shipped.configs() / "backbones" / f"{name}.yaml"
     family = load_config(_Family, path).family
-    return load_config(_MODELS[family], path)
+    return load_config(_MODELS[family], path, changes)

@@ -1,20 +1,35 @@
-"""Walk clips with a frozen backbone into a feature store."""
+"""Walk clips with frozen backbones into feature stores: what is missing is computed, what is there is left as it is."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
 from repro import atomic
-from repro.backbones.extractor import Extractor
-from repro.backbones.noise import WindowNoise
+from repro.backbones.config import Cell
+from repro.backbones.extractor import Backbone, Execution, Extractor, open_extractors
+from repro.backbones.noise import DrawnNoise, WindowNoise
 from repro.datasets import Clip
 from repro.decoding import Decoders, Decoding, Job
-from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore
+from repro.features.collection import Collection
+from repro.features.packing import pack_collection
+from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
 from repro.features.windows import padded
-from repro.keys import file_sha256
 from repro.terminal import Reporter
-from repro.video import VideoError, check_file
+from repro.video import Frames, VideoError, check_file
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Cells wanted of a backbone, and the store they go to."""
+
+    backbone: Backbone
+    cells: tuple[Cell, ...]
+    store: FeatureStore
 
 
 @dataclass(slots=True)
@@ -24,78 +39,260 @@ class Extraction:
     failed: dict[str, str] = field(default_factory=dict)
     """Clip id to the one line that says why."""
     video_sha256: dict[str, str] = field(default_factory=dict)
+    windows: int = 0
+    seconds: float = 0.0
+    """Of decoding and computing."""
+
+
+Missing = dict[str, tuple[Cell, ...]]
+"""Cells a clip lacks, by backbone."""
 
 
 def extract(
-    clips: Sequence[Clip], extractor: Extractor, store: FeatureStore, reporter: Reporter, workers: int = 1
+    collection: Collection, asks: Sequence[Ask], execution: Execution, origin: Mapping[str, str], reporter: Reporter
 ) -> Extraction:
-    """Bring every clip's features into `store`; what is there already, from the same video, is left as it is.
+    """Bring the features of every clip asked for into their stores, packed when all of them are there.
 
-    A clip that fails is reported and the others go on; it is tried again the next time.
+    A clip that fails is reported and the others go on; it is tried again the next time. Backbones are loaded only if
+    something is missing. `origin` says what computes, for the record.
     """
     result = Extraction()
-    (store.folder / "clips").mkdir(parents=True, exist_ok=True)
-    for folder in (store.folder, store.folder / "clips"):
-        atomic.remove_partials(folder)
-    todo = []
-    for clip in clips:
-        try:
-            check_file(clip.path)
-        except VideoError as error:
-            _fail(result, clip, str(error), reporter)
-            continue
-        result.video_sha256[clip.id] = file_sha256(clip.path)
-        if _is_there(store, clip, result.video_sha256[clip.id], reporter):
-            result.reused.append(clip.id)
-        else:
-            todo.append(clip)
-
-    frames = extractor.frames
-    jobs = [Job(clip.path, frames.stride, frames.max_seconds, frames.window) for clip in todo]
-    if jobs:
-        with Decoders(min(workers, len(jobs))) as decoders, reporter.progress("extract", len(jobs)) as advance:
-            for clip, decoding in zip(todo, decoders.decode(jobs), strict=True):
-                sha256 = result.video_sha256[clip.id]
-                try:
-                    features = _clip_features(decoding, extractor, sha256)
-                    store.write(clip.id, Entry(features, sha256, decoding.reader))
-                    result.extracted.append(clip.id)
-                    if decoding.instead:
-                        reporter.line(f"decoded by PyAV instead of decord: {decoding.instead}")
-                except VideoError as error:
-                    _fail(result, clip, str(error), reporter)
-                advance()
+    for ask in asks:
+        (ask.store.folder / "clips").mkdir(parents=True, exist_ok=True)
+        for folder in (ask.store.folder.parent, ask.store.folder, ask.store.folder / "clips"):
+            atomic.remove_partials(folder)
+    missing = _missing(collection, asks, result, reporter)
+    result.reused = [clip.id for clip in collection.clips if clip.id in result.video_sha256 and clip.id not in missing]
+    if missing:
+        todo = [clip for clip in collection.clips if clip.id in missing]
+        _extract(todo, missing, asks, execution, origin, result, reporter)
+    for ask in asks:
+        _list_failed(ask.store.folder / f"failed{collection.part}.json", result.failed)
     return result
 
 
-def _clip_features(decoding: Decoding, extractor: Extractor, video_sha256: str) -> Features:
-    """All windows of a clip: `[T, C]` per cell, T its sampled frames.
+def _list_failed(path: Path, failed: Mapping[str, str]) -> None:
+    """Leave the clips that failed, and why, in a file; none is left where none failed."""
+    if failed:
+        atomic.write_json(path, dict(failed))
+    else:
+        path.unlink(missing_ok=True)
 
-    Raises:
-        VideoError: the clip cannot be decoded, or its features are not finite.
-    """
-    windows = []
-    for number, frames in enumerate(decoding):
-        noise = WindowNoise(extractor.noise_seed, video_sha256, number)
-        windows.append(extractor.window(padded(frames, extractor.frames.window), len(frames), noise))
-    if not windows:
-        raise VideoError(f"clip {decoding.job.path}: it holds no video frames")
-    features = {cell: np.concatenate([window[cell] for window in windows]) for cell in windows[0]}
-    for cell, values in features.items():
-        if not np.isfinite(values).all():
-            raise VideoError(f"clip {decoding.job.path}: its features {cell} hold NaN or infinity: not stored")
+
+def pack_if_whole(collection: Collection, asks: Sequence[Ask], result: Extraction, reporter: Reporter) -> None:
+    """Pack each store if it holds every clip of `collection`, of which `result` may be a shard."""
+    if result.failed:
+        return
+    for ask in asks:
+        holds = _Holdings(ask.store, {cell.name for cell in ask.cells}, reporter)
+        if all(holds.whole(clip.id) for clip in collection.clips):
+            packed = pack_collection(ask.store)
+            if packed:
+                reporter.line(f"{'packed':<11} {packed} clips' features  {ask.store.folder / 'packed'}")
+
+
+def _missing(collection: Collection, asks: Sequence[Ask], result: Extraction, reporter: Reporter) -> dict[str, Missing]:
+    """By clip id what its stores lack of it, among the clips that can be read."""
+    holdings = {ask.backbone.name: _Holdings(ask.store, {c.name for c in ask.cells}, reporter) for ask in asks}
+    missing: dict[str, Missing] = {}
+    for clip in collection.clips:
+        try:
+            check_file(clip.path)
+            sha256 = asks[0].store.hashes.sha256(clip.path)
+        except VideoError as error:
+            _fail(result, clip, str(error), reporter)
+            continue
+        except OSError as error:
+            _fail(result, clip, f"clip {clip.path}: cannot be read ({error.strerror})", reporter)
+            continue
+        result.video_sha256[clip.id] = sha256
+        lacking: Missing = {}
+        for ask in asks:
+            held = holdings[ask.backbone.name].cells(clip.id, sha256)
+            cells = tuple(cell for cell in ask.cells if cell.name not in held)
+            if cells:
+                lacking[ask.backbone.name] = cells
+        if lacking:
+            missing[clip.id] = lacking
+    return missing
+
+
+class _Holdings:
+    """Which cells a store holds of a clip: looked up in its packs, else in the clip's own file. What is damaged is set
+    aside, and counts as missing."""
+
+    def __init__(self, store: FeatureStore, cells: set[str], reporter: Reporter) -> None:
+        self.store, self.wanted, self.reporter = store, cells, reporter
+        self.packs = {cell: pack for cell in sorted(cells) if (pack := store.packed_or_aside(cell, reporter.warn))}
+
+    def cells(self, clip_id: str, video_sha256: str) -> set[str]:
+        packed = {
+            cell
+            for cell, pack in self.packs.items()
+            if clip_id in pack.places and pack.places[clip_id].video_sha256 == video_sha256
+        }
+        if packed == self.wanted:
+            return packed
+        path = self.store.path(clip_id)
+        try:
+            entry = self.store.read_own(clip_id)
+        except DamagedFeaturesError as error:
+            aside = atomic.set_aside(path)
+            self.reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
+            return packed
+        own = set(entry.features) if entry is not None and entry.video_sha256 == video_sha256 else set()
+        return packed | (own & self.wanted)
+
+    def whole(self, clip_id: str) -> bool:
+        """Whether all wanted cells are there, whatever they were made from."""
+        lacking = {cell for cell in self.wanted if cell not in self.packs or clip_id not in self.packs[cell].places}
+        if not lacking:
+            return True
+        try:
+            own = outline(self.store.path(clip_id))
+        except DamagedFeaturesError:
+            return False
+        return own is not None and lacking <= set(own.cells)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    clip: Clip
+    number: int
+    frames: Frames
+    """Padded."""
+    real: int
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A clip has been decoded whole, or not."""
+
+    clip: Clip
+    decoding: Decoding
+    error: VideoError | None
+
+
+def _extract(
+    todo: Sequence[Clip],
+    missing: Mapping[str, Missing],
+    asks: Sequence[Ask],
+    execution: Execution,
+    origin: Mapping[str, str],
+    result: Extraction,
+    reporter: Reporter,
+) -> None:
+    wanted = [
+        (ask.backbone, tuple(c for c in ask.cells if any(c in m.get(ask.backbone.name, ()) for m in missing.values())))
+        for ask in asks
+    ]
+    extractors = open_extractors([(backbone, cells) for backbone, cells in wanted if cells], execution)
+    stores = {ask.backbone.name: ask.store for ask in asks}
+    # Backbones that sample frames in the same way share the decoding.
+    groups: dict[str, list[Extractor]] = {}
+    for extractor in extractors:
+        groups.setdefault(extractor.frames.model_dump_json(), []).append(extractor)
+    begun = perf_counter()
+    with reporter.progress("extract", len(todo) * len(groups)) as advance:
+        for group in groups.values():
+            about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
+            origins = {name: (store.add_origin(about),) for name, store in stores.items()}
+            frames = group[0].frames
+            clips = [clip for clip in todo if clip.id not in result.failed]
+            jobs = [Job(clip.path, frames.stride, frames.max_seconds, frames.window) for clip in clips]
+            with Decoders(min(execution.workers, len(jobs))) as decoders:
+                parts: list[dict[str, Features]] = []
+                for event, noises in _with_noise(_events(clips, decoders.decode(jobs), frames.window), group, result):
+                    if isinstance(event, _Window):
+                        parts.append(_compute(event, group, noises))
+                        result.windows += 1
+                        continue
+                    try:
+                        _store(event, parts, stores, origins, result, reporter)
+                    except VideoError as error:
+                        _fail(result, event.clip, str(error), reporter)
+                    parts = []
+                    result.seconds = perf_counter() - begun
+                    failures = f", {len(result.failed)} failed" if result.failed else ""
+                    advance(f"{result.windows / result.seconds:.2f} windows/s{failures}")
+    result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
+
+
+def _events(clips: Sequence[Clip], decodings: Iterable[Decoding], window: int) -> Iterator[_Window | _End]:
+    """Every clip's windows, in order, and its end."""
+    for clip, decoding in zip(clips, decodings, strict=True):
+        error = None
+        try:
+            for number, frames in enumerate(decoding):
+                yield _Window(clip, number, padded(frames, window), len(frames))
+        except VideoError as failed:
+            error = failed
+        yield _End(clip, decoding, error)
+
+
+def _with_noise(
+    events: Iterator[_Window | _End], group: Sequence[Extractor], result: Extraction
+) -> Iterator[tuple[_Window | _End, list[DrawnNoise]]]:
+    """Each event with the noise each extractor takes for it, drawn in threads while the event before is computed."""
+
+    def draw(event: _Window | _End, extractor: Extractor) -> DrawnNoise:
+        if isinstance(event, _End):
+            return DrawnNoise({})
+        key = WindowNoise(extractor.noise_seed, result.video_sha256[event.clip.id], event.number)
+        return DrawnNoise.of(key, extractor.noise_shapes(event.real))
+
+    with ThreadPoolExecutor(max_workers=len(group), thread_name_prefix="noise") as threads:
+        ahead: deque[tuple[_Window | _End, list[Future[DrawnNoise]]]] = deque()
+        for event in events:
+            ahead.append((event, [threads.submit(draw, event, extractor) for extractor in group]))
+            if len(ahead) > 1:
+                current, noises = ahead.popleft()
+                yield current, [noise.result() for noise in noises]
+        for current, noises in ahead:
+            yield current, [noise.result() for noise in noises]
+
+
+def _compute(window: _Window, group: Sequence[Extractor], noises: Sequence[DrawnNoise]) -> dict[str, Features]:
+    features: dict[str, Features] = {}
+    for extractor, noise in zip(group, noises, strict=True):
+        features |= extractor.window(window.frames, window.real, noise)
     return features
 
 
-def _is_there(store: FeatureStore, clip: Clip, video_sha256: str, reporter: Reporter) -> bool:
-    try:
-        entry = store.read(clip.id)
-    except DamagedFeaturesError as error:
-        path = store.path(clip.id)
-        aside = atomic.set_aside(path)
-        reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
-        return False
-    return entry is not None and entry.video_sha256 == video_sha256
+def _store(
+    end: _End,
+    parts: Sequence[dict[str, Features]],
+    stores: Mapping[str, FeatureStore],
+    origins: Mapping[str, tuple[str, ...]],
+    result: Extraction,
+    reporter: Reporter,
+) -> None:
+    """Write a clip's features.
+
+    Raises:
+        VideoError: it was not decoded whole, or its features are not finite.
+    """
+    if end.error is not None:
+        raise end.error
+    if not parts:
+        raise VideoError(f"clip {end.clip.path}: it holds no video frames")
+    whole: dict[str, Features] = {}
+    for name in parts[0]:
+        whole[name] = {}
+        for cell in parts[0][name]:
+            with np.errstate(over="ignore"):  # beyond fp16 is infinite, and refused below
+                values = np.concatenate([part[name][cell] for part in parts]).astype(stores[name].stored_as)
+            if not np.isfinite(values).all():
+                raise VideoError(
+                    f"clip {end.clip.path}: its features {name} {cell} hold NaN or infinity in "
+                    f"{stores[name].stored_as}: not stored"
+                )
+            whole[name][cell] = values
+    sha256 = result.video_sha256[end.clip.id]
+    for name, features in whole.items():
+        stores[name].write(end.clip.id, Entry(features, sha256, end.decoding.reader, origins[name]))
+    if end.decoding.instead:
+        reporter.line(f"decoded by PyAV instead of decord: {end.decoding.instead}")
 
 
 def _fail(result: Extraction, clip: Clip, reason: str, reporter: Reporter) -> None:

@@ -1,4 +1,9 @@
-"""The feature store: one folder per content key, one safetensors file per clip.
+"""The feature store: a folder per content key, in it one per collection of clips.
+
+    <backbone>-<key>/manifest.json           what the key stands for
+    <backbone>-<key>/origins/<origin>.json   machines and software that computed entries, each entry naming its own
+    <backbone>-<key>/<collection>/clips/     a safetensors file per clip, cells in it
+    <backbone>-<key>/<collection>/packed/    the same by cell, once all clips are there (repro/features/pack.py)
 
 A file is whole or absent (written under another name, then renamed), and says which video's bytes it came from and what
 its own tensors hash to, so that neither another video nor a damaged file is taken for it.
@@ -6,94 +11,246 @@ its own tensors hash to, so that neither another video nor a damaged file is tak
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from repro import atomic
+from repro.features import pack
+from repro.features.pack import DamagedFeaturesError, Packed
+from repro.hashes import Hashes
 from repro.keys import content_key
+from repro.workspace import Workspace
 
-VERSION = 1
-"""Part of every key: raised when the same inputs would give other features."""
+VERSION = 2
+"""Part of every key: raised when the same inputs would give other features, or another layout."""
 
-Features = dict[str, Float32[np.ndarray, "T C"]]
+StoredAs = Literal["float32", "float16"]
+Features = dict[str, Float[np.ndarray, "T C"]]
+"""By cell name."""
 
-
-class DamagedFeaturesError(Exception):
-    """A file of the store that is not what was written."""
+__all__ = ["DamagedFeaturesError", "Entry", "FeatureStore", "Features", "StoredAs"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     features: Features
-    """By cell name."""
     video_sha256: str
     reader: str
+    """What decoded the clip."""
+    origins: tuple[str, ...] = ()
+    """Who computed it: names in the store's origins/."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureStore:
     folder: Path
+    """Of the collection."""
     key: str
     identity: dict[str, Any]
-    """All the features depend on beside the videos."""
+    """All the features depend on beside video and cell."""
+    hashes: Hashes = field(repr=False)
+    stored_as: StoredAs = "float32"
 
     @classmethod
-    def open(cls, features: Path, backbone: str, identity: dict[str, Any], origin: dict[str, Any]) -> "FeatureStore":
-        """The store of `identity`, in the folder `features`; made where it is not there.
-
-        `identity` is all the features depend on; `origin` (versions, threads) is written beside it for a reader.
-        """
-        key = content_key({"store": VERSION} | identity)
-        store = cls(features / f"{backbone}-{key}", key, identity)
-        manifest = store.folder / "manifest.json"
+    def open(
+        cls,
+        workspace: Workspace,
+        backbone: str,
+        identity: dict[str, Any],
+        collection: str,
+        stored_as: StoredAs = "float32",
+    ) -> "FeatureStore":
+        """The store of `identity` for the clips of `collection`; made where it is not there."""
+        whole = {"store": VERSION, "stored_as": stored_as} | identity
+        key = content_key(whole)
+        folder = workspace.features / f"{backbone}-{key}"
+        manifest = folder / "manifest.json"
         if not _says(manifest, key):
             if manifest.exists():
                 atomic.set_aside(manifest)
-            atomic.write_json(manifest, {"key": key, "identity": identity, "first_made_with": origin})
-        return store
+            atomic.write_json(manifest, {"key": key, "backbone": backbone, "identity": whole})
+        return cls(folder / collection, key, identity, Hashes(workspace.hashes), stored_as)
+
+    def add_origin(self, about: dict[str, str]) -> str:
+        """Note who computes; returns the name entries carry."""
+        name = content_key(about)
+        path = self.folder.parent / "origins" / f"{name}.json"
+        if not path.is_file():
+            atomic.write_json(path, about)
+        return name
 
     def path(self, clip_id: str) -> Path:
         """A clip's file. Ids may hold any character: all but plain ones are escaped."""
-        return self.folder / "clips" / f"{quote(clip_id, safe=' ()[]!+,=@')}.safetensors"
+        name = quote(clip_id, safe=" ()[]!+,=@")
+        if len(name) > 200:
+            # File systems end at 255 bytes a name; the id stands whole in the file.
+            name = f"{name[:160]}~{hashlib.sha256(clip_id.encode()).hexdigest()[:24]}"
+        return self.folder / "clips" / f"{name}.safetensors"
 
     def write(self, clip_id: str, entry: Entry) -> None:
-        about = {"clip": clip_id, "video_sha256": entry.video_sha256, "reader": entry.reader}
+        """Add `entry`; cells of the same video that the clip's file holds already stay."""
+        before = self.read_own(clip_id)
+        if before is not None and before.video_sha256 == entry.video_sha256:
+            entry = Entry(
+                before.features | entry.features,
+                entry.video_sha256,
+                entry.reader,
+                tuple(sorted({*before.origins, *entry.origins})),
+            )
+        about = {
+            "clip": clip_id, "video_sha256": entry.video_sha256, "reader": entry.reader, "origins": list(entry.origins)
+        }  # fmt: skip
         about["sha256"] = _digest(about, entry.features)
-        path = self.path(clip_id)
-        with atomic.replacing(path) as partial:
+        with atomic.replacing(self.path(clip_id)) as partial:
             # One entry: safetensors writes several in any order, and the file's bytes must repeat.
             save_file(entry.features, partial, metadata={"about": json.dumps(about)})
 
-    def read(self, clip_id: str) -> Entry | None:
-        """What the store has of a clip; None where it has nothing.
+    def read(self, clip_id: str, cells: Iterable[str] | None = None) -> Entry | None:
+        """What the store has of a clip, or of some of its cells; None where it has nothing.
 
         Raises:
             DamagedFeaturesError: with the reason in words.
         """
-        path = self.path(clip_id)
-        if not path.is_file():
-            return None
+        features: Features = {}
+        entry = None
+        for cell in self._cells(clip_id) if cells is None else cells:
+            part = self.cell_reader(cell)(clip_id)
+            if part is not None and (entry is None or part.video_sha256 == entry.video_sha256):
+                entry = part
+                features |= part.features
+        return None if entry is None else Entry(features, entry.video_sha256, entry.reader, entry.origins)
+
+    def cell_reader(self, cell: str) -> Callable[[str], Entry | None]:
+        """What reads `cell` of one clip after another: from the clip's own file, else from the pack, opened once.
+
+        Raises:
+            DamagedFeaturesError: with the reason in words; so does the reader.
+        """
+        packed = self.packed(cell)
+
+        def read(clip_id: str) -> Entry | None:
+            own = self.read_own(clip_id)
+            if own is not None and cell in own.features:
+                return Entry({cell: own.features[cell]}, own.video_sha256, own.reader, own.origins)
+            place = None if packed is None else packed.places.get(clip_id)
+            if packed is None or place is None or (own is not None and own.video_sha256 != place.video_sha256):
+                return None
+            values = np.array(packed.values(clip_id))  # out of the memory-mapped file
+            return Entry({cell: values}, place.video_sha256, place.reader, place.origins)
+
+        return read
+
+    def _cells(self, clip_id: str) -> list[str]:
+        own = self.read_own(clip_id)
+        return sorted({*pack.cells(self.folder / "packed"), *(own.features if own else ())})
+
+    def packed(self, cell: str) -> Packed | None:
+        """A cell's packed features of all clips, checked against their hash; None where it is not packed.
+
+        Raises:
+            DamagedFeaturesError: with the reason in words.
+        """
+        return pack.read(self.folder / "packed", cell, self.hashes)
+
+    def packed_or_aside(self, cell: str, warn: Callable[[str], None]) -> Packed | None:
+        """The same; a damaged one is set aside, said through `warn`, and counts as not packed."""
         try:
-            with safe_open(path, framework="np") as file:
-                about: dict[str, str] = json.loads((file.metadata() or {})["about"])
-                features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-            raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
-        if not isinstance(about, dict):
-            raise DamagedFeaturesError("it does not say which clip it holds")
-        digest = about.pop("sha256", "")
-        if digest != _digest(about, features):
-            raise DamagedFeaturesError("its contents do not match the sha256 written with them")
-        if about["clip"] != clip_id:
-            raise DamagedFeaturesError(f"it holds clip '{about['clip']}'")
-        return Entry(features, about["video_sha256"], about["reader"])
+            return self.packed(cell)
+        except DamagedFeaturesError as error:
+            index = pack.index_path(self.folder / "packed", cell)
+            aside = atomic.set_aside(index)
+            warn(f"features {index}: damaged: {error}: kept as {aside.name}, extracting its clips again")
+            return None
+
+    def clip_files(self) -> list[Path]:
+        return sorted((self.folder / "clips").glob("*.safetensors"))
+
+    def read_own(self, clip_id: str) -> Entry | None:
+        """What a clip's own file holds; None where it has none.
+
+        Raises:
+            DamagedFeaturesError: with the reason in words.
+        """
+        entry = read_file(self.path(clip_id))
+        if entry is not None and entry[0] != clip_id:
+            raise DamagedFeaturesError(f"it holds clip '{entry[0]}'")
+        return None if entry is None else entry[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a clip's file says of itself, its values unread."""
+
+    path: Path
+    clip: str
+    cells: dict[str, tuple[int, int]]
+    """Tokens and channels, by cell."""
+    dtype: np.dtype
+    video_sha256: str
+    reader: str
+    origins: tuple[str, ...]
+    written: int
+    """When, in the file system's nanoseconds."""
+
+
+def outline(path: Path) -> Outline | None:
+    """What a clip's file says of itself; None where there is none. Its values are not checked: read_file does that.
+
+    Raises:
+        DamagedFeaturesError: with the reason in words.
+    """
+    if not path.is_file():
+        return None
+    try:
+        written = path.stat().st_mtime_ns
+        with safe_open(path, framework="np") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            kinds = {part.get_dtype() for part in slices.values()}
+        dtype = np.dtype({"F32": "float32", "F16": "float16"}[kinds.pop()])
+        return Outline(
+            path,
+            about["clip"],
+            {name: (tokens, channels) for name, (tokens, channels) in shapes.items()},
+            dtype,
+            about["video_sha256"],
+            about["reader"],
+            tuple(about["origins"]),
+            written,
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
+
+
+def read_file(path: Path) -> tuple[str, Entry] | None:
+    """A clip's file: its id and what is in it; None where there is none.
+
+    Raises:
+        DamagedFeaturesError: with the reason in words.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
+    if not isinstance(about, dict):
+        raise DamagedFeaturesError("it does not say which clip it holds")
+    digest = about.pop("sha256", "")
+    if digest != _digest(about, features):
+        raise DamagedFeaturesError("its contents do not match the sha256 written with them")
+    return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
 
 
 def _says(manifest: Path, key: str) -> bool:
@@ -103,7 +260,7 @@ def _says(manifest: Path, key: str) -> bool:
         return False
 
 
-def _digest(about: dict[str, str], features: Features) -> str:
+def _digest(about: dict[str, Any], features: Features) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(features):
         values = np.ascontiguousarray(features[name])

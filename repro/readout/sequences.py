@@ -44,22 +44,24 @@ def load_sequences(store: FeatureStore, split: Split, cell: str, max_length: int
     """
     features, absent = [], []
     readers: Counter[str] = Counter()
+    try:
+        read = store.cell_reader(cell)
+    except DamagedFeaturesError as error:
+        raise MissingError(f"features {store.folder} {cell}: damaged: {error}: extract them again") from error
     for clip in split.clips:
         try:
-            entry = store.read(clip.id)
+            entry = read(clip.id)
         except DamagedFeaturesError as error:
             raise MissingError(f"features {store.path(clip.id)}: damaged: {error}: extract them again") from error
         if entry is None:
             absent.append(clip.id)
-        elif cell not in entry.features:
-            raise MissingError(f"features {store.path(clip.id)}: no '{cell}' in it, but {', '.join(entry.features)}")
         else:
             readers[entry.reader] += 1
-            features.append(torch.from_numpy(np.ascontiguousarray(entry.features[cell][:max_length])))
+            features.append(torch.from_numpy(entry.features[cell][:max_length].astype(np.float32)))
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise MissingError(
-            f"split {split.name}: {len(absent)} of {len(split.clips)} clips have no features in {store.folder}: "
+            f"split {split.name}: {len(absent)} of {len(split.clips)} clips have no features {cell} in {store.folder}: "
             f"{', '.join(absent[:3])}{more}"
         )
     targets = torch.zeros(len(split.clips), len(split.classes))

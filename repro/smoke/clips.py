@@ -82,7 +82,7 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
             atomic.write_json(
                 manifest_path, {"key": key, "clips": hashes | {k: v for k, v in known.items() if k not in hashes}}
             )
-            advance()
+            advance("")
     reporter.stage("clips", total=len(todo), reused=reused, made="rendered", where=folder)
     return hashes
 

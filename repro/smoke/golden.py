@@ -101,8 +101,9 @@ def feature_deviations(
 ) -> list[FeatureDeviation]:
     """Every golden clip's deviation; infinite where the store lacks the clip or its width differs."""
     deviations = []
+    read = store.cell_reader(cell)
     for clip, expected in sorted(golden.items()):
-        entry = store.read(clip)
+        entry = read(clip)
         ours = sampled(entry.features[cell]) if entry is not None else None
         same_shape = ours is not None and ours.shape == expected.shape
         deviations.append(

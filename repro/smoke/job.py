@@ -9,6 +9,7 @@ from typing import Any
 from repro import atomic, tracking
 from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import SvdConfig
+from repro.backbones.extractor import Execution
 from repro.backbones.svd import random_weights
 from repro.errors import Exit, UsageError
 from repro.features.store import FeatureStore
@@ -123,7 +124,7 @@ def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Rep
                 seeds,
                 workspace,
                 reporter,
-                workers=workers,
+                Execution(workers=workers),
                 readout_threads=READOUT_THREADS,
             )
         tracking.sync(workspace, reporter)

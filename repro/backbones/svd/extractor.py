@@ -1,38 +1,52 @@
-"""Stable Video Diffusion as an Extractor: windows in, cells out."""
+"""Stable Video Diffusion as an Extractor: windows in, cells out, for one or more backbones that share a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Cell, Frames, SvdConfig
-from repro.backbones.noise import WindowNoise
-from repro.backbones.svd import modules
-from repro.backbones.svd.model import SvdModel
-from repro.errors import UsageError
+from repro.backbones.noise import Noise, Stream
+from repro.backbones.svd import networks
+from repro.backbones.svd.model import Place, Request, SvdModel, needs
+from repro.backbones.svd.networks import Implementation
+from repro.errors import MissingError, UsageError
 
 
 class SvdExtractor:
-    """A frozen SVD asked for some (timestep, layer) cells.
+    """Frozen networks asked for some (timestep, layer) cells.
+
+    Args:
+        asks: by backbone's name its config and cells; configs may differ in title, version and temporal mixing alone.
 
     Raises:
-        UsageError: a cell without a timestep or with a layer that does not exist.
-        MissingError: the checkpoint is not the one the config describes.
+        UsageError: a cell without a timestep, or with one or a layer that does not exist.
+        MissingError: the checkpoint is not the one the config describes, or the device's memory does not hold it.
     """
 
-    def __init__(self, config: SvdConfig, checkpoint: Path, checkpoint_sha256: str, cells: Sequence[Cell]) -> None:
-        self.config = config
-        self.checkpoint_sha256 = checkpoint_sha256
-        self.cells = {}
-        for cell in cells:
-            if cell.timestep is None or not isinstance(cell.layer, int):
-                raise UsageError(f"features {cell.name}: {config.title} needs a timestep and a layer number")
-            self.cells[(cell.timestep, cell.layer)] = cell.name
-        layers = sorted({layer for _, layer in self.cells})
-        loaded = modules.load(checkpoint, config.architecture, layers[-1])
-        self.model = SvdModel(config, loaded, sorted({t for t, _ in self.cells}), layers)
+    def __init__(
+        self,
+        asks: Mapping[str, tuple[SvdConfig, Sequence[Cell]]],
+        checkpoint: Path,
+        implementation: Implementation,
+        device: str = "cpu",
+        batch: int | None = None,
+    ) -> None:
+        self.config = next(iter(asks.values()))[0]
+        self.names = {name: _places(config, cells) for name, (config, cells) in asks.items()}
+        requests = {
+            name: Request(config.temporal_mixing == "learned", frozenset(self.names[name]))
+            for name, (config, _) in asks.items()
+        }
+        loaded = networks.load(
+            implementation, checkpoint, self.config.architecture, needs(self.config, requests.values())
+        )
+        try:
+            loaded.to(device)
+        except RuntimeError as error:
+            raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
+        self.model = SvdModel(self.config, loaded, requests, device, batch)
 
     @property
     def frames(self) -> Frames:
@@ -42,16 +56,27 @@ class SvdExtractor:
     def noise_seed(self) -> int:
         return self.config.noise_seed
 
-    def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json", exclude={"title", "checkpoint"}) | {
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "implementation": "diffusers",
-            "precision": "fp32",
-            "cells": sorted(self.cells.values()),
-        }
+    @property
+    def batch(self) -> str:
+        return f"1 window, {self.model.batch} frames in the VAE encoders"
+
+    def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
+        return self.model.noise_shapes(self.frames.window if self.model.mixes else real)
 
     def window(
-        self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: WindowNoise
-    ) -> dict[str, Float32[np.ndarray, "real C"]]:
+        self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: Noise
+    ) -> dict[str, dict[str, Float32[np.ndarray, "real C"]]]:
         means = self.model.window(frames, real, noise)
-        return {name: means[place][:real].numpy() for place, name in self.cells.items()}
+        return {
+            name: {cell: means[name][place][:real].numpy() for place, cell in places.items()}
+            for name, places in self.names.items()
+        }
+
+
+def _places(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:
+    places = {}
+    for cell in cells:
+        if cell.timestep is None or not isinstance(cell.layer, int):
+            raise UsageError(f"features {cell.name}: {config.title} needs a timestep and a layer number")
+        places[(cell.timestep, cell.layer)] = cell.name
+    return places

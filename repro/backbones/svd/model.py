@@ -4,7 +4,7 @@ Legend: T frames of the window, H W pixels, h w latent pixels (an eighth), C cha
 Source for every step: the release's generate_svd_maps.py and sgm, as read in its configs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,34 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import SvdConfig
-from repro.backbones.noise import Noise
+from repro.backbones.noise import Noise, Stream
+from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
-from repro.backbones.svd.modules import Block, SvdModules
-from repro.errors import UsageError
+from repro.backbones.svd.networks import Needs, Networks
+from repro.errors import MissingError, UsageError
 
 LATENT_SCALE = 0.18215
 """Of the sampled latent; the condition's latent is not scaled."""
+PIXELS_AT_ONCE = 5 * 576 * 1024
+"""Pixels the VAE encoders and the image tower take at once where nothing else is said: it bounds their memory."""
+
+Place = tuple[int, int]
+"""Timestep and layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted of the UNet with its temporal mixing learned (svd, svd_xt) or off (sdv2)."""
+
+    mixing: bool
+    places: frozenset[Place]
+
+    @property
+    def timesteps(self) -> list[int]:
+        return sorted({timestep for timestep, _ in self.places})
+
+    def layers(self, timestep: int) -> set[int]:
+        return {layer for t, layer in self.places if t == timestep}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,105 +55,174 @@ class Conditioning:
     """Sinusoids of fps id, motion bucket id and noise augmentation, in this order."""
 
 
+def needs(config: SvdConfig, requests: Iterable[Request]) -> Needs:
+    """The parts of the checkpoint that `requests` take.
+
+    Raises:
+        UsageError: a timestep or layer that does not exist.
+    """
+    wanted = list(requests)
+    steps = config.schedule.steps
+    for timestep, _ in sorted(place for request in wanted for place in request.places):
+        if not 0 <= timestep < steps:
+            raise UsageError(f"timestep {timestep} does not exist: {config.title} has timesteps 0 to {steps - 1}")
+    for layer in sorted({layer for request in wanted for _, layer in request.places}):
+        Needs(layer)
+    return Needs(
+        last_layer=max(layer for request in wanted for _, layer in request.places),
+        mixing=any(request.mixing for request in wanted),
+        image=config.conditioning.source == "image",
+    )
+
+
 class SvdModel:
-    """A frozen SVD.
+    """Frozen networks, and what is wanted of them.
 
     Args:
-        timesteps: indices into the noise schedule.
-        layers: 1 to 13; none behind the largest is computed.
+        config: its temporal_mixing is not read: each request says its own.
+        networks: with all that `needs(config, requests)` names.
+        batch: frames the VAE encoders and the image tower take at once; None: what PIXELS_AT_ONCE allows.
     """
 
-    def __init__(self, config: SvdConfig, modules: SvdModules, timesteps: Sequence[int], layers: Sequence[int]) -> None:
-        steps = config.schedule.steps
-        wrong = [t for t in timesteps if not 0 <= t < steps]
-        if wrong:
-            raise UsageError(f"timestep {wrong[0]} does not exist: {config.title} has timesteps 0 to {steps - 1}")
-        self.config, self.modules = config, modules
-        self.timesteps, self.layers = tuple(timesteps), tuple(layers)
+    def __init__(
+        self,
+        config: SvdConfig,
+        networks: Networks,
+        requests: Mapping[str, Request],
+        device: str = "cpu",
+        batch: int | None = None,
+    ) -> None:
+        needs(config, requests.values())
+        self.config, self.networks, self.requests = config, networks, dict(requests)
+        self.device = torch.device(device)
+        height, width = config.size
+        self.batch = batch or max(1, PIXELS_AT_ONCE // (height * width))
 
-    @torch.inference_mode()
+    @property
+    def mixes(self) -> bool:
+        """Whether any request mixes over time: only then do the frames of a window act on each other."""
+        return any(request.mixing for request in self.requests.values())
+
+    def noise_shapes(self, frames: int) -> dict[Stream, tuple[int, ...]]:
+        """What is drawn for a window of `frames`. Fewer frames take the beginning of the same noise."""
+        height, width = self.config.size
+        latent = (frames, 4, height // 8, width // 8)
+        shapes: dict[Stream, tuple[int, ...]] = {"posterior": latent}
+        if self.config.conditioning.source == "image":
+            shapes["augmentation"] = (frames, 3, height, width)
+        if self.config.latent_noise:
+            shapes["latent"] = latent
+        return shapes
+
     def window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
-    ) -> dict[tuple[int, int], Float[Tensor, "T C"]]:
-        """Spatial mean of every (timestep, layer) asked for, of all T frames; those from `real` on are black.
+    ) -> dict[str, dict[Place, Float[Tensor, "_ C"]]]:
+        """Spatial mean of every place asked for, by request; frames from `real` on are black.
 
-        One pass of VAE and image tower serves all timesteps. Only the conditional half of the release's doubled batch
-        is computed: the halves do not mix, and it throws the other away.
+        With mixing of all T frames, on which the black ones act; without it of the `real` ones. One pass of VAE and image
+        tower serves all requests and timesteps. Only the conditional half of the release's doubled batch is computed: the
+        halves do not mix, and it throws the other away.
+
+        Raises:
+            MissingError: memory does not hold it.
         """
-        picture = pictures.pixels(frames, self.config.size)
+        try:
+            with torch.inference_mode(), fp32_products(self.config.precision):
+                return self._window(frames if self.mixes else frames[:real], real, noise)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory(len(frames)) from error
+        except RuntimeError as error:
+            if "alloc" in str(error) and "memory" in str(error):
+                raise self._out_of_memory(len(frames)) from error
+            raise
+
+    def _window(
+        self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
+    ) -> dict[str, dict[Place, Float[Tensor, "_ C"]]]:
+        picture = pictures.pixels(frames, self.config.size, self.device)
         conditioning = self.condition(picture, real, noise)
         latent = self.latent(picture, real, noise)
-        features = {}
-        for timestep in self.timesteps:
-            level = schedule.sigma(self.config.schedule, timestep)
-            for layer, mean in self._unet(latent, conditioning, level).items():
-                features[(timestep, layer)] = mean
+        grain = self._draw(noise, "latent", latent.shape) if self.config.latent_noise else None
+        features: dict[str, dict[Place, Tensor]] = {}
+        for name, request in self.requests.items():
+            count = len(picture) if request.mixing else real
+            told = Conditioning(
+                conditioning.crossattn[:count], conditioning.concat[:count], conditioning.vector[:count]
+            )
+            features[name] = {}
+            for timestep in request.timesteps:
+                level = schedule.sigma(self.config.schedule, timestep)
+                noisy = latent if grain is None else latent + level * grain
+                means = self._layer_means(noisy[:count], told, level, request.layers(timestep), request.mixing)
+                features[name] |= {(timestep, layer): mean.cpu() for layer, mean in means.items()}
         return features
 
     @torch.inference_mode()
     def condition(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Conditioning:
         """What the UNet is told of each frame. Black frames differ in their noise, so all are encoded."""
-        settings, modules = self.config.conditioning, self.modules
-        embeds = self._repeating_black(self._embed, picture, real)
-        grain = torch.from_numpy(noise.draw("augmentation", tuple(picture.shape)))
-        noisy = picture + settings.noise_augmentation * grain
-        concat = modules.condition_vae.quant_conv(modules.condition_vae.encoder(noisy))[:, :4]
-        numbers = torch.tensor([settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation])
-        vector = modules.unet.add_time_proj(numbers).reshape(1, -1).repeat(len(picture), 1)
-        return Conditioning(embeds[:, None], concat, vector)
+        settings, networks, frames = self.config.conditioning, self.networks, len(picture)
+        numbers = torch.tensor(
+            [settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation], device=self.device
+        )
+        vector = networks.vector(numbers)[None].repeat(frames, 1)
+        if settings.source == "none":
+            height, width = picture.shape[-2:]
+            embedding = torch.zeros(frames, 1, self.config.architecture.unet.context_dim, device=self.device)
+            return Conditioning(embedding, torch.zeros(frames, 4, height // 8, width // 8, device=self.device), vector)
+        with autocast(self.config.precision, self.device):
+            embeds = self._repeating_black(networks.image_embeds, picture, real).float()
+        noisy = picture + settings.noise_augmentation * self._draw(noise, "augmentation", picture.shape)
+        return Conditioning(embeds[:, None], self._in_batches(networks.condition_latent, noisy), vector)
 
     @torch.inference_mode()
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
         """A sample of the VAE's posterior, scaled."""
-        moments = self._repeating_black(self.modules.latent_vae.encoder, picture, real)
+        moments = self._repeating_black(self.networks.moments, picture, real)
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
-        return LATENT_SCALE * (mean + deviation * torch.from_numpy(noise.draw("posterior", tuple(mean.shape))))
+        return LATENT_SCALE * (mean + deviation * self._draw(noise, "posterior", mean.shape))
 
-    def _embed(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
-        side = self.config.architecture.image_tower.image
-        embeds: Tensor = self.modules.image_tower(pixel_values=pictures.image_tower_input(picture, side)).image_embeds
-        return embeds
+    def _draw(self, noise: Noise, stream: Stream, shape: torch.Size) -> Tensor:
+        return torch.from_numpy(noise.draw(stream, tuple(shape))).to(self.device)
 
-    @staticmethod
-    def _repeating_black(
-        network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"], real: int
+    def _in_batches(
+        self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"]
     ) -> Float[Tensor, "T ..."]:
-        """`network`, which treats each frame by itself, of the real frames and of one black frame for all the others."""
+        """`network`, which treats each frame by itself, a few frames at a time."""
+        return torch.cat([network(part) for part in torch.split(picture, self.batch)])
+
+    def _repeating_black(
+        self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"], real: int
+    ) -> Float[Tensor, "T ..."]:
+        """`network` of the real frames and of one black frame for all the others."""
         frames = len(picture)
-        out = network(picture[: min(real + 1, frames)])
+        out = self._in_batches(network, picture[: min(real + 1, frames)])
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
 
-    def _unet(
-        self, latent: Float[Tensor, "T 4 h w"], conditioning: Conditioning, level: float
-    ) -> Mapping[int, Float[Tensor, "T C"]]:
+    def _layer_means(
+        self, latent: Float[Tensor, "T 4 h w"], conditioning: Conditioning, level: float, layers: set[int], mixing: bool
+    ) -> dict[int, Float[Tensor, "T C"]]:
         """Layer means at noise level `level`.
 
-        No noise is added to the latent, as released: a timestep only scales the latent and sets the UNet's time
+        As released no noise is added to the latent: a timestep only scales it and sets the UNet's time
         (docs/deviations.md 3).
         """
-        unet, frames = self.modules.unet, len(latent)
         x = torch.cat([latent * schedule.c_in(level), conditioning.concat], dim=1)
-        time = torch.full((frames,), schedule.c_noise(level))
-        emb = unet.time_embedding(unet.time_proj(time)) + unet.add_embedding(conditioning.vector)
-        # 1 has every temporal branch weighted 0, bit for bit what the release's fixed mix factor of 1 gives.
-        indicator = torch.full((1, frames), 1.0 if self.config.temporal_mixing == "off" else 0.0)
-        means = {}
-        for layer, block in enumerate(self.modules.blocks, start=1):
-            x = _run(block, x, emb, conditioning.crossattn, indicator)
-            if layer in self.layers:
-                means[layer] = x.mean(dim=(2, 3))
+        means: dict[int, Tensor] = {}
+        with autocast(self.config.precision, self.device):
+            emb = self.networks.embedding(schedule.c_noise(level), conditioning.vector)
+            outputs = self.networks.layers(x, emb, conditioning.crossattn, mixing)
+            for layer, output in enumerate(outputs, start=1):
+                if layer in layers:
+                    # In fp32 whatever the layer's type is, as the release takes it.
+                    means[layer] = output.float().mean(dim=(2, 3))
+                if layer == max(layers):
+                    break
         return means
 
-
-def _run(block: Block, x: Tensor, emb: Tensor, context: Tensor, indicator: Tensor) -> Tensor:
-    """diffusers' own forward takes one context a video and repeats it; here each frame has its own."""
-    for part in block.parts:
-        kind = type(part).__name__
-        if kind == "SpatioTemporalResBlock":
-            x = part(x, emb, image_only_indicator=indicator)
-        elif kind == "TransformerSpatioTemporalModel":
-            x = part(x, encoder_hidden_states=context, image_only_indicator=indicator, return_dict=False)[0]
-        else:
-            x = part(x)
-    return x
+    def _out_of_memory(self, frames: int) -> MissingError:
+        height, width = self.config.size
+        return MissingError(
+            f"out of memory on {self.device}: a window of {frames} frames of {height}x{width}, {self.batch} of them at once "
+            f"in the VAE encoders, in {self.config.precision}: try a smaller --batch, or a device with more memory"
+        )

@@ -11,13 +11,15 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenCLIP's, of pixels in [0, 1]."""
 
 
-def pixels(frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int]) -> Float[Tensor, "T 3 H W"]:
+def pixels(
+    frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int], device: torch.device | None = None
+) -> Float[Tensor, "T 3 H W"]:
     """Frames as pixels in [-1, 1], stretched to `size` (height, width) whatever their aspect ratio.
 
     Contiguous: torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
     Source: generate_svd_maps.py (bilinear, align_corners=True).
     """
-    scaled = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
+    scaled = torch.from_numpy(frames).to(device or "cpu").permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
     return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
 
 

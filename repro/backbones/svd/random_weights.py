@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from safetensors.numpy import save_file
 
 from repro.backbones.config import SvdArchitecture
-from repro.backbones.svd.modules import layout
+from repro.backbones.svd.with_diffusers import layout
 
 VERSION = 1
 """Raised when the same seed would give other weights."""

@@ -1,0 +1,269 @@
+"""Stable Video Diffusion's networks from diffusers and transformers, filled from a published file.
+
+diffusers' own forward takes one context a video and repeats it; here each frame has its own, so blocks are called in turn.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNetSpatioTemporalConditionModel
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from repro.backbones.config import SVD_LAYERS, SvdArchitecture
+from repro.backbones.svd import names, pictures
+from repro.backbones.svd.checkpoint import Layout, open_checkpoint
+from repro.backbones.svd.names import Source
+from repro.backbones.svd.networks import MULTIPLIERS, Implementation, Needs
+
+Part = tuple[nn.Module, Callable[[str], Source]]
+"""A module, and where each of its tensors lies in the file."""
+
+
+class DiffusersNetworks:
+    implementation: Implementation = "diffusers"
+
+    def __init__(self, path: Path, architecture: SvdArchitecture, needs: Needs) -> None:
+        self.unet, self.latent_vae, self.condition_vae, self.image_tower = _modules(architecture)
+        self.image_side = architecture.image_tower.image
+        self.needs = needs
+        parts: list[Part] = [
+            (self.unet, names.unet_source),
+            (self.latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
+        ]
+        if needs.image:
+            parts += [
+                (self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)),
+                (self.image_tower, names.tower_source),
+            ]
+        with open_checkpoint(path, layout(architecture)) as file:
+            if not needs.whole:
+                _cut(self.unet, needs.last_layer)
+            if not needs.mixing:
+                _drop_temporal(self.unet)
+            for module, source in parts:
+                _fill(module, source, file)
+        if needs.image:
+            # transformers computes this table when the module is made; on the meta device it stayed empty.
+            embeddings = self.image_tower.vision_model.embeddings
+            embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+        self.parts = [module.eval().requires_grad_(False) for module, _ in parts]
+
+    def to(self, device: str) -> None:
+        for module in self.parts:
+            module.to(device)
+
+    def image_embeds(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
+        embeds: Tensor = self.image_tower(
+            pixel_values=pictures.image_tower_input(picture, self.image_side)
+        ).image_embeds
+        return embeds
+
+    def moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
+        moments: Tensor = self.latent_vae.encoder(picture)
+        return moments
+
+    def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
+        moments: Tensor = self.condition_vae.quant_conv(self.condition_vae.encoder(picture))
+        return moments[:, :4]
+
+    def vector(self, numbers: Float[Tensor, " n"]) -> Float[Tensor, " V"]:
+        sinusoids: Tensor = self.unet.add_time_proj(numbers)
+        return sinusoids.reshape(-1)
+
+    def embedding(self, c_noise: float, vector: Float[Tensor, "T V"]) -> Float[Tensor, "T E"]:
+        time = torch.full((len(vector),), c_noise, device=vector.device)
+        emb: Tensor = self.unet.time_embedding(self.unet.time_proj(time)) + self.unet.add_embedding(vector)
+        return emb
+
+    def layers(
+        self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
+    ) -> Iterator[Float[Tensor, "T C _ _"]]:
+        indicator = torch.zeros(1, len(x), device=x.device)
+        for layer in _layers(self.unet):
+            for part in layer:
+                x = _run(part, x, emb, context, indicator) if mixing else _run_spatial(part, x, emb, context)
+            yield x
+
+    def published_forward(
+        self, x: Float[Tensor, "T2 8 h w"], c_noise: float, context: Float[Tensor, "T2 N D"],
+        vector: Float[Tensor, "T2 V"], frames: int, mixing: bool,
+    ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
+        unet, emb = self.unet, self.embedding(c_noise, vector)
+        # An indicator of 1 has every temporal branch weighted 0, bit for bit what a fixed mix factor of 1 gives.
+        indicator = torch.full((len(x) // frames, frames), 0.0 if mixing else 1.0, device=x.device)
+        outputs: list[Tensor] = [unet.conv_in(x)]
+        x = outputs[0]
+        for down in unet.down_blocks:
+            told = {"encoder_hidden_states": context} if hasattr(down, "attentions") else {}
+            x, passed = down(x, temb=emb, image_only_indicator=indicator, **told)
+            outputs += passed
+        x = unet.mid_block(x, temb=emb, encoder_hidden_states=context, image_only_indicator=indicator)
+        features = [*outputs, x]
+        for up in unet.up_blocks:
+            taken = tuple(outputs[-len(up.resnets) :])
+            del outputs[-len(up.resnets) :]
+            told = {"encoder_hidden_states": context} if hasattr(up, "attentions") else {}
+            x = up(x, temb=emb, res_hidden_states_tuple=taken, image_only_indicator=indicator, **told)
+        unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+        return features
+
+
+def layout(architecture: SvdArchitecture) -> Layout:
+    """Every tensor of the whole model and its shape, as the published file has them (names.UNUSED apart)."""
+    unet, latent_vae, condition_vae, image_tower = _modules(architecture)
+    parts: list[Part] = [
+        (unet, names.unet_source),
+        (latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
+        (condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)),
+        (image_tower, names.tower_source),
+    ]
+    shapes = {}
+    for module, source in parts:
+        for name, tensor in module.state_dict().items():
+            origin = source(name)
+            shapes[origin.name] = origin.shape_in_file(tuple(tensor.shape))
+    return shapes
+
+
+def _modules(
+    architecture: SvdArchitecture,
+) -> tuple[UNetSpatioTemporalConditionModel, AutoencoderKL, AutoencoderKL, CLIPVisionModelWithProjection]:
+    """UNet, the latent's VAE, the condition's, image tower: shapes alone, without values."""
+    with torch.device("meta"):
+        return (
+            _unet(architecture),
+            _vae(architecture, quantised=False),
+            _vae(architecture, quantised=True),
+            _image_tower(architecture),
+        )
+
+
+def _unet(architecture: SvdArchitecture) -> UNetSpatioTemporalConditionModel:
+    widths = tuple(architecture.unet.channels * m for m in MULTIPLIERS)
+    unet = UNetSpatioTemporalConditionModel(
+        block_out_channels=widths,
+        cross_attention_dim=architecture.unet.context_dim,
+        num_attention_heads=tuple(width // architecture.unet.head_channels for width in widths),
+    )
+    # sgm's resnets have eps 1e-5 throughout; diffusers fixes 1e-6 in the blocks with attention.
+    for name, module in unet.named_modules():
+        if isinstance(module, nn.GroupNorm) and "resnets" in name:
+            module.eps = 1e-5
+    return unet
+
+
+def _vae(architecture: SvdArchitecture, quantised: bool) -> AutoencoderKL:
+    """An encoder; the condition's has a `quant_conv` behind it, the latent's has none."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=tuple(architecture.vae_channels * m for m in MULTIPLIERS),
+        layers_per_block=2,
+        latent_channels=4,
+        use_quant_conv=quantised,
+        use_post_quant_conv=False,
+    )
+    del vae.decoder
+    return vae
+
+
+def _image_tower(architecture: SvdArchitecture) -> CLIPVisionModelWithProjection:
+    tower = architecture.image_tower
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=tower.width,
+            intermediate_size=4 * tower.width,
+            num_hidden_layers=tower.layers,
+            num_attention_heads=tower.heads,
+            patch_size=tower.patch,
+            image_size=tower.image,
+            projection_dim=tower.embed_dim,
+            hidden_act="gelu",  # open_clip's; transformers' default is an approximation of it
+            layer_norm_eps=1e-5,
+        )
+    )
+
+
+def _layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module, ...]]:
+    """The modules of each layer there is, in order."""
+    yield (unet.conv_in,)
+    for down in unet.down_blocks:
+        attentions = getattr(down, "attentions", None)
+        for slot, resnet in enumerate(down.resnets):
+            yield (resnet, attentions[slot]) if attentions is not None else (resnet,)
+        if down.downsamplers is not None:
+            yield (down.downsamplers[0],)
+    if unet.mid_block is not None:
+        yield (unet.mid_block.resnets[0], unet.mid_block.attentions[0], unet.mid_block.resnets[1])
+
+
+def _cut(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
+    """Drop everything behind `last_layer`."""
+    kept = 1
+    for down in unet.down_blocks:
+        wanted = max(0, min(len(down.resnets), last_layer - kept))
+        down.resnets = down.resnets[:wanted]
+        if getattr(down, "attentions", None) is not None:
+            down.attentions = down.attentions[:wanted]
+        kept += wanted
+        if down.downsamplers is not None and kept < last_layer:
+            kept += 1
+        else:
+            down.downsamplers = None
+    if last_layer < SVD_LAYERS:
+        unet.mid_block = None
+    del unet.up_blocks, unet.conv_norm_out, unet.conv_out
+
+
+def _drop_temporal(unet: UNetSpatioTemporalConditionModel) -> None:
+    for module in unet.modules():
+        kind = type(module).__name__
+        if kind == "SpatioTemporalResBlock":
+            del module.temporal_res_block, module.time_mixer
+        elif kind == "TransformerSpatioTemporalModel":
+            del module.temporal_transformer_blocks, module.time_pos_embed, module.time_mixer
+
+
+def _run(part: Any, x: Tensor, emb: Tensor, context: Tensor, indicator: Tensor) -> Tensor:
+    kind = type(part).__name__
+    if kind == "SpatioTemporalResBlock":
+        out: Tensor = part(x, emb, image_only_indicator=indicator)
+    elif kind == "TransformerSpatioTemporalModel":
+        out = part(x, encoder_hidden_states=context, image_only_indicator=indicator, return_dict=False)[0]
+    else:
+        out = part(x)
+    return out
+
+
+def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    """What is left of a part when the temporal branch of its mix counts for nothing."""
+    kind = type(part).__name__
+    if kind == "SpatioTemporalResBlock":
+        out: Tensor = part.spatial_res_block(x, emb)
+    elif kind == "TransformerSpatioTemporalModel":
+        frames, channels, height, width = x.shape
+        tokens = part.proj_in(part.norm(x).permute(0, 2, 3, 1).reshape(frames, height * width, channels))
+        for block in part.transformer_blocks:
+            tokens = block(tokens, encoder_hidden_states=context)
+        out = part.proj_out(tokens).reshape(frames, height, width, channels).permute(0, 3, 1, 2).contiguous() + x
+    else:
+        out = part(x)
+    return out
+
+
+def _fill(module: nn.Module, source: Callable[[str], Source], file: safe_open) -> None:
+    state = {}
+    for name, target in module.state_dict().items():
+        origin = source(name)
+        tensor: Tensor = file.get_tensor(origin.name).float()  # type: ignore[no-untyped-call]
+        if origin.third is not None:
+            tensor = tensor.chunk(3)[origin.third].clone()
+        if origin.transposed:
+            tensor = tensor.T.contiguous()
+        state[name] = tensor.reshape(target.shape)
+    module.load_state_dict(state, strict=True, assign=True)

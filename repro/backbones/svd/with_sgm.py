@@ -1,0 +1,290 @@
+"""Stable Video Diffusion's networks from the published modules: sgm, of the release's fork or Stability-AI/generative-models.
+
+Only UNet, VAE encoders and image tower are made, without values, then filled from the file: nothing is downloaded, and
+attention is torch's own (no xformers).
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from repro.backbones.config import SVD_LAYERS, SvdArchitecture
+from repro.backbones.svd import names, pictures
+from repro.backbones.svd.checkpoint import open_checkpoint
+from repro.backbones.svd.networks import EMBEDDED, MULTIPLIERS, Implementation, Needs
+from repro.backbones.svd.with_diffusers import layout
+
+ARCHITECTURE_NAME = "actiondiff-image-tower"
+"""What open_clip is told to call the image tower's architecture."""
+
+
+@cache
+def why_not() -> str:
+    """ "" where sgm and what the networks need of it can be imported, else why not, in one line."""
+    try:
+        _declare_torchvision()
+        with _quiet():
+            import sgm.modules.diffusionmodules.video_model
+            import sgm.modules.encoders.modules  # noqa: F401
+    except Exception as error:  # a broken installation may raise anything
+        return f"sgm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+    # sgm's attention opens a context that torch has renamed, in every block of every window.
+    warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
+    return ""
+
+
+def _declare_torchvision() -> None:
+    """Let a torchvision built for CUDA be imported beside a torch built for the CPU.
+
+    open_clip imports torchvision, whose published builds are CUDA's: their operators do not load there, and the import
+    ends at the first of them. No network here calls any, so that a declaration is enough.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        with _quiet():
+            import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+            _TORCHVISION.append(library)
+
+
+_TORCHVISION: list[torch.library.Library] = []
+"""Declarations last as long as these do."""
+
+
+class SgmNetworks:
+    implementation: Implementation = "sgm"
+
+    def __init__(self, path: Path, architecture: SvdArchitecture, needs: Needs) -> None:
+        self.needs = needs
+        with open_checkpoint(path, layout(architecture)) as file, _quiet():
+            with torch.device("meta"):
+                self.unet = _unet(architecture)
+                self.latent_encoder = _encoder(architecture)
+            if not needs.whole:
+                _cut(self.unet, needs.last_layer)
+            if not needs.mixing:
+                _drop_temporal(self.unet)
+            _fill(self.unet, names.UNET, file)
+            _fill(self.latent_encoder, names.LATENT_VAE + "encoder.", file)
+            self.parts: list[nn.Module] = [self.unet, self.latent_encoder]
+            if needs.image:
+                with torch.device("meta"):
+                    self.condition_encoder, self.quantise = _encoder(architecture), nn.Conv2d(8, 8, 1)
+                _fill(self.condition_encoder, names.CONDITION_VAE + "encoder.", file)
+                _fill(self.quantise, names.CONDITION_VAE + "quant_conv.", file)
+                self.image_tower = _image_tower(architecture)
+                _fill(self.image_tower.model.visual, names.IMAGE_TOWER, file)
+                self.parts += [self.condition_encoder, self.quantise, self.image_tower]
+        for part in self.parts:
+            part.eval().requires_grad_(False)
+
+    def to(self, device: str) -> None:
+        for part in self.parts:
+            part.to(device)
+
+    def image_embeds(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
+        # Below `forward`, which would turn autocast on whatever the precision asked for.
+        embeds: Tensor = self.image_tower.encode_with_vision_transformer(picture)
+        return embeds
+
+    def moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
+        moments: Tensor = self.latent_encoder(picture)
+        return moments
+
+    def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
+        moments: Tensor = self.quantise(self.condition_encoder(picture))
+        return moments[:, :4]
+
+    def vector(self, numbers: Float[Tensor, " n"]) -> Float[Tensor, " V"]:
+        from sgm.modules.diffusionmodules.util import timestep_embedding
+
+        sinusoids: Tensor = timestep_embedding(numbers, EMBEDDED)
+        return sinusoids.reshape(-1)
+
+    def embedding(self, c_noise: float, vector: Float[Tensor, "T V"]) -> Float[Tensor, "T E"]:
+        from sgm.modules.diffusionmodules.util import timestep_embedding
+
+        time = torch.full((len(vector),), c_noise, device=vector.device)
+        sinusoids = timestep_embedding(time, self.unet.model_channels)
+        emb: Tensor = self.unet.time_embed(sinusoids) + self.unet.label_emb(vector)
+        return emb
+
+    def layers(
+        self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
+    ) -> Iterator[Float[Tensor, "T C _ _"]]:
+        indicator = torch.zeros(1, len(x), device=x.device)
+        middle = [self.unet.middle_block] if self.unet.middle_block is not None else []
+        for block in [*self.unet.input_blocks, *middle]:
+            if mixing:
+                x = block(x, emb, context=context, image_only_indicator=indicator, num_video_frames=len(x))
+            else:
+                for part in block:
+                    x = _run_spatial(part, x, emb, context)
+            yield x
+
+    def published_forward(
+        self, x: Float[Tensor, "T2 8 h w"], c_noise: float, context: Float[Tensor, "T2 N D"],
+        vector: Float[Tensor, "T2 V"], frames: int, mixing: bool,
+    ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
+        features: list[Tensor] = []
+        blocks = [*self.unet.input_blocks, self.unet.middle_block]
+        hooks = [block.register_forward_hook(lambda _, __, output: features.append(output)) for block in blocks]
+        # An indicator of 1 has every temporal branch weighted 0, bit for bit what a fixed mix factor of 1 gives.
+        indicator = torch.full((len(x) // frames, frames), 0.0 if mixing else 1.0, device=x.device)
+        time = torch.full((len(x),), c_noise, device=x.device)
+        try:
+            self.unet(x, time, context=context, y=vector, num_video_frames=frames, image_only_indicator=indicator)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return features
+
+
+def _unet(architecture: SvdArchitecture) -> Any:
+    """Its arguments are those of the published configuration, attention apart."""
+    from sgm.modules.diffusionmodules.video_model import VideoUNet
+
+    return VideoUNet(
+        in_channels=8,
+        out_channels=4,
+        model_channels=architecture.unet.channels,
+        num_head_channels=architecture.unet.head_channels,
+        context_dim=architecture.unet.context_dim,
+        adm_in_channels=3 * EMBEDDED,
+        channel_mult=list(MULTIPLIERS),
+        num_res_blocks=2,
+        attention_resolutions=[4, 2, 1],
+        transformer_depth=1,
+        num_classes="sequential",
+        use_linear_in_transformer=True,
+        extra_ff_mix_layer=True,
+        use_spatial_context=True,
+        merge_strategy="learned_with_images",
+        video_kernel_size=[3, 1, 1],
+        spatial_transformer_attn_type="softmax",
+    )
+
+
+def _encoder(architecture: SvdArchitecture) -> nn.Module:
+    from sgm.modules.diffusionmodules.model import Encoder
+
+    encoder: nn.Module = Encoder(
+        ch=architecture.vae_channels,
+        ch_mult=list(MULTIPLIERS),
+        num_res_blocks=2,
+        attn_resolutions=[],
+        in_channels=3,
+        out_ch=3,
+        z_channels=4,
+        double_z=True,
+        resolution=256,
+        attn_type="vanilla",
+    )
+    return encoder
+
+
+def _image_tower(architecture: SvdArchitecture) -> Any:
+    """sgm's embedder around an open_clip model of our architecture, whose text side is as small as can be and dropped."""
+    import open_clip
+    from sgm.modules.encoders.modules import FrozenOpenCLIPImageEmbedder
+
+    tower = architecture.image_tower
+    described = {
+        "embed_dim": tower.embed_dim,
+        "vision_cfg": {
+            "image_size": tower.image,
+            "patch_size": tower.patch,
+            "width": tower.width,
+            "layers": tower.layers,
+            "head_width": tower.width // tower.heads,
+        },
+        "text_cfg": {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / f"{ARCHITECTURE_NAME}.json"
+        config.write_text(json.dumps(described))
+        open_clip.add_model_config(config)
+    with torch.device("meta"):
+        embedder = FrozenOpenCLIPImageEmbedder(arch=ARCHITECTURE_NAME, version=None, init_device="meta", device="cpu")
+    for buffer, values in (("mean", pictures.MEAN), ("std", pictures.STD)):
+        embedder.register_buffer(buffer, torch.tensor(values), persistent=False)
+    # Of the text side some tensors lie beside the image tower: they are dropped, as they have no values.
+    visual = embedder.model.visual
+    embedder.model = nn.Module()
+    embedder.model.visual = visual
+    return embedder
+
+
+def _cut(unet: Any, last_layer: int) -> None:
+    """Drop everything behind `last_layer`."""
+    unet.input_blocks = unet.input_blocks[:last_layer]
+    if last_layer < SVD_LAYERS:
+        unet.middle_block = None
+    del unet.output_blocks, unet.out
+
+
+def _drop_temporal(unet: Any) -> None:
+    for module in unet.modules():
+        kind = type(module).__name__
+        if kind == "VideoResBlock":
+            del module.time_stack, module.time_mixer
+        elif kind == "SpatialVideoTransformer":
+            del module.time_stack, module.time_pos_embed, module.time_mixer
+
+
+def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    """What is left of a part when the temporal branch of its mix counts for nothing: the image model it extends."""
+    from sgm.modules.attention import SpatialTransformer
+    from sgm.modules.diffusionmodules.openaimodel import ResBlock
+
+    kind = type(part).__name__
+    if kind == "VideoResBlock":
+        out: Tensor = ResBlock.forward(part, x, emb)
+    elif kind == "SpatialVideoTransformer":
+        out = SpatialTransformer.forward(part, x, context)
+    else:
+        out = part(x)
+    return out
+
+
+def _fill(module: nn.Module, prefix: str, file: safe_open) -> None:
+    state = {}
+    for name in module.state_dict():
+        tensor: Tensor = file.get_tensor(prefix + name)  # type: ignore[no-untyped-call]
+        state[name] = tensor.float()
+    module.load_state_dict(state, strict=True, assign=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """sgm prints and logs as it builds, and warns of optional packages it can do without."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

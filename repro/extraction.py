@@ -1,0 +1,201 @@
+"""`repro extract`: what is wanted, what it will take, doing it, and saying what came of it."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.backbones.cells import channels, choose_cells
+from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, load_backbone
+from repro.errors import Exit, MissingError, UsageError
+from repro.features.collection import Collection, folder_collection
+from repro.terminal import Reporter, spoken
+from repro.workspace import Workspace
+
+SAMPLE = 200
+"""Clips whose length is looked up to say how much disk all of them will take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    source: str
+    backbones: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    layers: tuple[int, ...]
+    grid: bool
+    stored_as: str
+    """fp32 or fp16."""
+    shard: tuple[int, int] | None
+    """Which of how many, 1 the first."""
+    changes: Mapping[str, str]
+    """Of the backbones' configs."""
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """20, 0,5,10 or 1-13 as numbers, ascending, each once.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"{option} {text}: expected numbers, as 20, 0,5,10 or 1-13")
+        found |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
+
+
+def shard(text: str | None) -> tuple[int, int] | None:
+    """i/n as two numbers.
+
+    Raises:
+        UsageError: not 1 <= i <= n.
+    """
+    if text is None:
+        return None
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--shard {text}: expected i/n with i from 1 to n, as 1/4")
+    return int(number), int(of)
+
+
+def run(
+    wanted: Wanted, workspace: Workspace, *, workers: int | None, device: str, batch: int | None, as_json: bool
+) -> Exit:
+    """Extract, and pack what is whole.
+
+    Raises:
+        UsageError: a source, backbone, timestep or layer that does not exist.
+        MissingError: a checkpoint or data are not there, or disk or memory do not hold it.
+    """
+    if len(set(wanted.backbones)) < len(wanted.backbones):
+        raise UsageError(f"--backbone {','.join(wanted.backbones)}: each stands once")
+    configs = {name: load_backbone(name, wanted.changes) for name in wanted.backbones}
+    cells = {name: choose_cells(name, c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
+    whole = _collection(wanted.source)
+    part = whole.shard(*wanted.shard) if wanted.shard else whole
+    if not part.clips:
+        raise UsageError(
+            f"--shard {wanted.shard[0]}/{wanted.shard[1]}: no clips are left for it" if wanted.shard else ""
+        )
+    workspace.require_writable()
+    reporter = Reporter(to_stderr=as_json)
+    with ExitStack() as held:
+        for name in wanted.backbones:
+            held.enter_context(workspace.lock(f"extract {name} {whole.name}{part.part}"))
+        return _run(wanted, configs, cells, whole, part, workspace, reporter, workers, device, batch, as_json=as_json)
+
+
+def _run(
+    wanted: Wanted, configs: Mapping[str, BackboneConfig], cells: Mapping[str, tuple[Cell, ...]], whole: Collection,
+    part: Collection, workspace: Workspace, reporter: Reporter, workers: int | None, device: str, batch: int | None,
+    *, as_json: bool,
+) -> Exit:  # fmt: skip
+    from repro.backbones.extractor import Execution, describe
+    from repro.features.extract import Ask, extract, pack_if_whole
+    from repro.features.store import FeatureStore, StoredAs
+    from repro.runs import machine, versions
+
+    stored_as: StoredAs = "float16" if wanted.stored_as == "fp16" else "float32"
+    asks = []
+    for name, config in configs.items():
+        backbone = describe(name, config, workspace)
+        store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
+        asks.append(Ask(backbone, cells[name], store))
+    values = sum(channels(configs[name], cell) for name in configs for cell in cells[name])
+    _say_disk(part, next(iter(configs.values())), values, wanted.stored_as, workspace.features, reporter)
+    # One core is left for what feeds the device.
+    execution = Execution(device, batch, workers or max(1, (os.cpu_count() or 2) - 1))
+    done = extract(part, asks, execution, versions() | machine(device), reporter)
+    for ask in asks:
+        reporter.stage(
+            "features",
+            total=len(part.clips) - len(done.failed),
+            reused=len(done.reused),
+            made="extracted",
+            why=f"{ask.backbone.name}, {len(ask.cells)} cell{'s' if len(ask.cells) > 1 else ''}",
+            where=ask.store.folder,
+        )
+    if done.windows:
+        reporter.line(
+            f"{'':<11} {done.windows} windows in {spoken(done.seconds)}: {done.windows / done.seconds:.2f} windows/s"
+        )
+    pack_if_whole(whole, asks, done, reporter)
+    if as_json:
+        found = {
+            "collection": whole.name,
+            "stores": {ask.backbone.name: str(ask.store.folder) for ask in asks},
+            "cells": {name: [cell.name for cell in chosen] for name, chosen in cells.items()},
+            "clips": len(part.clips),
+            "extracted": len(done.extracted),
+            "reused": len(done.reused),
+            "failed": done.failed,
+            "windows": done.windows,
+            "seconds": round(done.seconds, 3),
+        }
+        print(json.dumps(found, indent=1))
+    if done.failed:
+        raise MissingError(
+            f"{len(done.failed)} of {len(part.clips)} clips failed and are named in "
+            f"{asks[0].store.folder / f'failed{part.part}.json'}: mend them and run the same command: it tries them again"
+        )
+    return Exit.OK
+
+
+def _collection(source: str) -> Collection:
+    from repro.datasets.config import dataset_names
+
+    if source in dataset_names():
+        raise MissingError(
+            f"data set {source}: this version cannot read it yet (CHANGELOG.md says what it can); a folder of videos can be "
+            "extracted by its path"
+        )
+    folder = Path(source)
+    if not folder.exists():
+        raise UsageError(
+            f"'{source}' is neither a data set ({', '.join(dataset_names())}) nor a folder of videos: name one of them"
+        )
+    return folder_collection(folder)
+
+
+def _say_disk(
+    part: Collection, config: BackboneConfig, values: int, stored_as: str, place: Path, reporter: Reporter
+) -> None:
+    """Say how much disk the features of `part` take at most, before anything is computed.
+
+    Raises:
+        MissingError: there is not as much.
+    """
+    from repro.video import declared_frames
+
+    assert not isinstance(config, DeclaredConfig)
+    chosen = part.clips[:: max(1, len(part.clips) // SAMPLE)]
+    frames = [declared_frames(clip.path, config.frames.max_seconds) for clip in chosen]
+    known = [count for count in frames if count]
+    if not known:
+        return
+    tokens = sum(-(-count // config.frames.stride) for count in known) / len(known)
+    size = len(part.clips) * tokens * values * (2 if stored_as == "fp16" else 4)
+    place.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(place).free
+    reporter.line(
+        f"{'disk':<11} about {_bytes(size)} for {len(part.clips)} clips ({tokens:.0f} tokens a clip, {values:,} values a "
+        f"token, {stored_as}), as much again while they are packed; {_bytes(free)} free in {place}"
+    )
+    if 2 * size > free:
+        raise MissingError(
+            f"features in {place}: about {_bytes(2 * size)} needed, {_bytes(free)} free: make room, name another --workspace, "
+            "or take fewer --timesteps and --layers"
+        )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

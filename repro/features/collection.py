@@ -1,0 +1,51 @@
+"""Clips whose features are kept together: those of a data set, or of any folder of videos."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.datasets import Clip
+from repro.errors import UsageError
+
+SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"})
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    name: str
+    """Of its folder in the feature store."""
+    clips: tuple[Clip, ...]
+    part: str = ""
+    """Of which shard, as in -2of4."""
+
+    def shard(self, number: int, of: int) -> "Collection":
+        """Every `of`-th clip from the `number`-th on, 1 the first: shards are disjoint and together all."""
+        return Collection(self.name, self.clips[number - 1 :: of], f"-{number}of{of}")
+
+
+def dataset_collection(dataset: str, clips: Sequence[Clip]) -> Collection:
+    """The clips of one or more splits of a data set, each once."""
+    return Collection(dataset, tuple({clip.id: clip for clip in clips}.values()))
+
+
+def folder_collection(folder: Path) -> Collection:
+    """Every video in `folder` and the folders below it, named by its path from there.
+
+    Raises:
+        UsageError: no such folder, or no videos in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"folder {folder}: no such folder")
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name in files if not name.startswith(".")]
+    videos = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    if not videos:
+        raise UsageError(f"folder {folder}: no videos in it: expected files ending in {', '.join(sorted(SUFFIXES))}")
+    whole = folder.resolve()
+    # Two folders of one name are two collections.
+    name = f"videos-{whole.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:6]}"
+    return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos))

@@ -1,0 +1,107 @@
+"""Packed features: by cell one array of all clips, one after the other, and an index that says where each clip lies.
+
+    packed/<cell>-<key>.npy   [tokens, C], to be memory-mapped
+    packed/<cell>.parquet     clip, first token, tokens, video's sha256, reader, origins; the array's name and sha256
+
+An array is there before the index that names it takes the place of an older one: killed in between, nothing is lost.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from repro import atomic
+from repro.hashes import Hashes
+
+
+class DamagedFeaturesError(Exception):
+    """A file of the store that is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a clip lies in a packed array, and what its features came from."""
+
+    first: int
+    tokens: int
+    video_sha256: str
+    reader: str
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One cell of many clips."""
+
+    array: Float[np.ndarray, "tokens C"]
+    """Memory-mapped."""
+    places: dict[str, Place]
+    """By clip id, in the order of the array."""
+
+    def values(self, clip_id: str) -> Float[np.ndarray, "T C"]:
+        """A clip's features: a view of the memory-mapped array."""
+        place = self.places[clip_id]
+        return self.array[place.first : place.first + place.tokens]
+
+
+def index_path(folder: Path, cell: str) -> Path:
+    return folder / f"{cell}.parquet"
+
+
+def array_path(folder: Path, cell: str, key: str) -> Path:
+    return folder / f"{cell}-{key}.npy"
+
+
+def cells(folder: Path) -> list[str]:
+    """Cells with an index in `folder`."""
+    return sorted(path.stem for path in folder.glob("*.parquet"))
+
+
+def read(folder: Path, cell: str, hashes: Hashes) -> Packed | None:
+    """`cell` in `folder`; None where it is not packed.
+
+    Raises:
+        DamagedFeaturesError: index or array is not what was written; with the reason in words.
+    """
+    index = index_path(folder, cell)
+    if not index.is_file():
+        return None
+    try:
+        table = pq.read_table(index)
+        about = json.loads((table.schema.metadata or {})[b"about"])
+        path = folder / about["array"]
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        whole = hashes.sha256(path) == about["sha256"]
+        places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
+    if not whole:
+        raise DamagedFeaturesError(f"{path.name} does not match the sha256 in its index")
+    return Packed(array, places)
+
+
+def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mapping[str, Place]) -> None:
+    """Let `array`, already in `folder`, be what `cell` is read from."""
+    rows: list[dict[str, Any]] = [
+        {
+            "clip": clip, "first": place.first, "tokens": place.tokens, "video_sha256": place.video_sha256,
+            "reader": place.reader, "origins": list(place.origins),
+        }
+        for clip, place in places.items()
+    ]  # fmt: skip
+    schema = pa.schema(
+        {
+            "clip": pa.string(), "first": pa.int64(), "tokens": pa.int64(), "video_sha256": pa.string(),
+            "reader": pa.string(), "origins": pa.list_(pa.string()),
+        },
+        metadata={"about": json.dumps({"array": array.name, "sha256": sha256})},
+    )  # fmt: skip
+    with atomic.replacing(index_path(folder, cell)) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)

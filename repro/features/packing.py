@@ -1,0 +1,120 @@
+"""Pack a collection: from a file a clip to an array a cell (pack.py says how they lie).
+
+Each clip's file is read and checked once, its cells copied to their arrays; files whose cells are all packed go then.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from repro import atomic
+from repro.features import pack
+from repro.features.pack import DamagedFeaturesError, Place
+from repro.features.store import FeatureStore, Outline, outline, read_file
+from repro.keys import content_key, file_sha256
+
+
+def pack_collection(store: FeatureStore) -> int:
+    """Pack what clips' files hold, beside what is packed already; returns how many files were packed away.
+
+    Does nothing while another process packs the same collection.
+
+    Raises:
+        DamagedFeaturesError: a clip's file is damaged; with the reason in words.
+    """
+    with _alone(store.folder) as alone:
+        files = {found.clip: found for path in store.clip_files() if (found := outline(path)) is not None}
+        if not alone or not files:
+            return 0
+        folder = store.folder / "packed"
+        folder.mkdir(exist_ok=True)
+        atomic.remove_partials(folder)
+        _write_arrays(store, files, folder)
+        for found in files.values():
+            if found.path.stat().st_mtime_ns == found.written:  # else cells were added to it meanwhile
+                found.path.unlink()
+        _remove_superseded(folder)
+        return len(files)
+
+
+def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path) -> None:
+    before = {cell: store.packed(cell) for cell in sorted({cell for found in files.values() for cell in found.cells})}
+    with ExitStack() as written:
+        arrays, places, paths = {}, {}, {}
+        for cell, old in before.items():
+            places[cell] = _places(cell, old.places if old else {}, files)
+            paths[cell] = pack.array_path(folder, cell, content_key([[c, str(p)] for c, p in places[cell].items()]))
+            partial = written.enter_context(atomic.replacing(paths[cell]))
+            arrays[cell] = _made(partial, sum(place.tokens for place in places[cell].values()), cell, files)
+            for clip, place in places[cell].items():
+                if old is not None and (clip not in files or cell not in files[clip].cells):
+                    arrays[cell][place.first : place.first + place.tokens] = old.values(clip)
+        for clip, found in files.items():
+            entry = read_file(found.path)
+            assert entry is not None
+            for cell, values in entry[1].features.items():
+                place = places[cell][clip]
+                arrays[cell][place.first : place.first + place.tokens] = values
+        for array in arrays.values():
+            array.flush()
+        arrays.clear()
+    for cell, path in paths.items():
+        pack.write_index(folder, cell, path, file_sha256(path), places[cell])
+
+
+def _made(partial: Path, tokens: int, cell: str, files: dict[str, Outline]) -> np.memmap:
+    found = next(found for found in files.values() if cell in found.cells)
+    array: np.memmap = np.lib.format.open_memmap(
+        partial, mode="w+", dtype=found.dtype, shape=(tokens, found.cells[cell][1])
+    )
+    return array
+
+
+def _places(cell: str, old: dict[str, Place], files: dict[str, Outline]) -> dict[str, Place]:
+    """Where each clip of `cell` will lie: those packed before, those in files, a file's own in the place of an older one."""
+    first = 0
+    places: dict[str, Place] = {}
+    for clip in sorted({*old, *(clip for clip, found in files.items() if cell in found.cells)}):
+        found = files.get(clip)
+        if found is not None and cell in found.cells:
+            place = Place(first, found.cells[cell][0], found.video_sha256, found.reader, found.origins)
+        elif found is not None and found.video_sha256 != old[clip].video_sha256:
+            continue  # of another video than the clip is now
+        else:
+            was = old[clip]
+            place = Place(first, was.tokens, was.video_sha256, was.reader, was.origins)
+        places[clip] = place
+        first += place.tokens
+    return places
+
+
+def _remove_superseded(folder: Path) -> None:
+    """Arrays that no index names any more."""
+    named = {
+        json.loads(pq.read_schema(pack.index_path(folder, cell)).metadata[b"about"])["array"]
+        for cell in pack.cells(folder)
+    }
+    for path in folder.glob("*.npy"):
+        if path.name not in named:
+            path.unlink()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether this process is the only one that packs `folder`, while the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".pack.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+__all__ = ["DamagedFeaturesError", "pack_collection"]
