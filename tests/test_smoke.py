@@ -172,7 +172,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(done: tuple[Path, dict[str,
     def count(pattern: str) -> int:
         return len(list(tmp_path.glob(pattern)))
 
-    features = "features/svd_xt_tiny-*/clips/*.safetensors"
+    features = "features/svd_xt_tiny-*/smoke/clips/*.safetensors"
     kill_when(tmp_path, lambda: count("smoke/clips/*.mp4") >= 5, signal.SIGKILL)
     assert 5 <= count("smoke/clips/*.mp4") < 40
     kill_when(tmp_path, lambda: count("smoke/.*.partial") + count("smoke/*.json") > 0, signal.SIGKILL)
@@ -195,12 +195,13 @@ def test_damaged_files_are_named_kept_and_made_again(done: tuple[Path, dict[str,
     workspace = tmp_path / "w"
     shutil.copytree(done[0], workspace)
     clip = workspace / "smoke/clips/bird_eat_0.mp4"
-    feature = next((workspace / "features").glob("svd_xt_tiny-*/clips/biped_walk_1.safetensors"))
+    features = next((workspace / "features").glob("svd_xt_tiny-*/smoke/packed/t20_layer09-*.npy"))
+    index = features.with_name("t20_layer09.parquet")
     record = next((workspace / "runs").glob("smoke/seed52-*/record.json"))
     predictions = next((workspace / "runs").glob("smoke/seed53-*/predictions.parquet"))
     checkpoint = workspace / "smoke/svd_xt_tiny.safetensors"
     clip.write_bytes(b"not a video")
-    feature.write_bytes(feature.read_bytes()[:-7])
+    features.write_bytes(features.read_bytes()[:-7])
     record.write_text(record.read_text().replace("0", "1", 3))
     predictions.write_bytes(b"")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
@@ -209,7 +210,7 @@ def test_damaged_files_are_named_kept_and_made_again(done: tuple[Path, dict[str,
     assert result.code == 0, result.err
     warnings = result.err.splitlines()
     assert len(warnings) == 6
-    for path in (clip, feature, record, predictions, checkpoint, workspace / "mlflow.db"):
+    for path in (clip, index, record, predictions, checkpoint, workspace / "mlflow.db"):
         assert sum(str(path) in line for line in warnings) == 1, path
     assert all(line.startswith("warning: ") for line in warnings)
     assert clip.with_name(clip.name + ".damaged1").read_bytes() == b"not a video"

@@ -1,5 +1,6 @@
 """What the SVD path leaves out must not change a result; what it feeds the networks is held against other code."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,26 @@ import pytest
 import torch
 
 from repro.backbones.config import Cell, SvdConfig, load_backbone
-from repro.backbones.noise import WindowNoise
-from repro.backbones.svd import modules, pictures, schedule
+from repro.backbones.noise import DrawnNoise, WindowNoise
+from repro.backbones.svd import networks, pictures, schedule
 from repro.backbones.svd.extractor import SvdExtractor
-from repro.backbones.svd.model import SvdModel
-from repro.errors import UsageError
+from repro.backbones.svd.model import Place, Request, SvdModel, needs
+from repro.backbones.svd.networks import Needs, Networks
+from repro.backbones.svd.plain import NEEDS, plain_window
+from repro.errors import MissingError, UsageError
 from repro.features.windows import padded
+
+NOISE = WindowNoise(23, "0" * 64, 0)
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> modules.SvdModules:
-    return modules.load(tiny_checkpoint, tiny.architecture, 13)
+def loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
+    return networks.load("diffusers", tiny_checkpoint, tiny.architecture, Needs(13))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
+    return networks.load("diffusers", tiny_checkpoint, tiny.architecture, NEEDS)
 
 
 @pytest.fixture
@@ -25,62 +35,154 @@ def frames() -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (7, 40, 60, 3), dtype=np.uint8)
 
 
-NOISE = WindowNoise(23, "0" * 64, 0)
+def changed(config: SvdConfig, **changes: object) -> SvdConfig:
+    return SvdConfig.model_validate(config.model_dump() | changes)
+
+
+def request(timesteps: Iterable[int], layers: Iterable[int], mixing: bool = True) -> Request:
+    return Request(mixing, frozenset((t, n) for t in timesteps for n in layers))
+
+
+def means(
+    config: SvdConfig, loaded: Networks, wanted: Request, frames: np.ndarray, real: int
+) -> dict[Place, torch.Tensor]:
+    return SvdModel(config, loaded, {"": wanted}).window(frames, real, NOISE)[""]
 
 
 def deviation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def test_black_padding_computed_once_changes_nothing(
-    tiny: SvdConfig, loaded: modules.SvdModules, frames: np.ndarray
+@pytest.mark.slow
+@pytest.mark.parametrize("mixing", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"conditioning": {"source": "none"}},
+        {"latent_noise": True},
+        {"size": (64, 64), "frames": {"window": 10}},
+        {"schedule": {"steps": 25}, "frames": {"window": 14}},  # svd, of 14 frames
+    ],
+)
+def test_what_is_left_out_changes_nothing(
+    tiny: SvdConfig, loaded: Networks, whole: Networks, frames: np.ndarray, mixing: bool, changes: dict[str, object]
 ) -> None:
-    model = SvdModel(tiny, loaded, [20], [9, 13])
-    window = padded(frames, 25)
-    short, full = model.window(window, len(frames), NOISE), model.window(window, 25, NOISE)
-    for cell in full:
-        assert deviation(short[cell], full[cell]) < 2e-6
+    """Against the computation as released: doubled batch, whole UNet, VAE and image tower anew for each timestep."""
+    config = changed(tiny, **changes)
+    wanted = request([0, 20], [1, 6, 9, 13], mixing)
+    window = padded(frames, config.frames.window)
+    plain = plain_window(config, whole, wanted, window, NOISE)
+    for place, mean in means(config, loaded, wanted, window, 7).items():
+        assert deviation(mean[:7], plain[place][:7]) < 5e-6, place
 
 
-def test_padding_acts_on_real_frames(tiny: SvdConfig, loaded: modules.SvdModules, frames: np.ndarray) -> None:
+def test_padding_acts_on_real_frames(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
     """Why the windows must be padded as released: without it the features are others."""
-    model = SvdModel(tiny, loaded, [20], [9])
-    alone, with_black = model.window(frames, 7, NOISE), model.window(padded(frames, 25), 7, NOISE)
+    wanted = request([20], [9])
+    alone, with_black = means(tiny, loaded, wanted, frames, 7), means(tiny, loaded, wanted, padded(frames, 25), 7)
     assert deviation(alone[(20, 9)], with_black[(20, 9)][:7]) > 0.05
 
 
-def test_without_temporal_mixing_frames_are_independent(loaded: modules.SvdModules, frames: np.ndarray) -> None:
-    config = load_backbone("sdv2_tiny")
-    assert isinstance(config, SvdConfig)
-    model = SvdModel(config, loaded, [20], [9])
-    picture = pictures.pixels(frames, config.size)
-    conditioning, latent = model.condition(picture, 7, NOISE), model.latent(picture, 7, NOISE)
-    level = schedule.sigma(config.schedule, 20)
-    together = model._unet(latent, conditioning, level)[9]
-    two = type(conditioning)(conditioning.crossattn[:2], conditioning.concat[:2], conditioning.vector[:2])
-    assert deviation(model._unet(latent[:2], two, level)[9], together[:2]) < 2e-6
+def test_without_temporal_mixing_frames_are_independent(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
+    """So black padding is not computed at all."""
+    wanted = request([20], [9], mixing=False)
+    together = means(tiny, loaded, wanted, padded(frames, 25), 7)
+    assert together[(20, 9)].shape[0] == 7
+    two = means(tiny, loaded, wanted, frames[:2], 2)
+    assert deviation(two[(20, 9)], together[(20, 9)][:2]) < 2e-6
+
+
+def test_temporal_branches_are_neither_loaded_nor_computed_where_they_count_for_nothing(
+    tiny: SvdConfig, tiny_checkpoint: Path, loaded: Networks, frames: np.ndarray
+) -> None:
+    wanted = request([20], [9, 13], mixing=False)
+    spatial = networks.load("diffusers", tiny_checkpoint, tiny.architecture, needs(tiny, [wanted]))
+    names = [name for name, _ in spatial.unet.named_parameters()]  # type: ignore[attr-defined]
+    assert not [name for name in names if "temporal" in name or "time_mixer" in name or "time_pos" in name]
+    for place, mean in means(tiny, spatial, wanted, frames, 7).items():
+        assert torch.equal(mean, means(tiny, loaded, wanted, frames, 7)[place])
 
 
 def test_layers_behind_the_last_one_asked_for_change_nothing(
-    tiny: SvdConfig, tiny_checkpoint: Path, loaded: modules.SvdModules, frames: np.ndarray
+    tiny: SvdConfig, tiny_checkpoint: Path, loaded: Networks, frames: np.ndarray
 ) -> None:
     window = padded(frames, 25)
-    whole = SvdModel(tiny, loaded, [20], range(1, 14)).window(window, 7, NOISE)
+    every = means(tiny, loaded, request([20], range(1, 14)), window, 7)
     for last in (1, 4, 8, 9, 12):
-        cut = SvdModel(tiny, modules.load(tiny_checkpoint, tiny.architecture, last), [20], [last]).window(
-            window, 7, NOISE
-        )
-        assert torch.equal(cut[(20, last)], whole[(20, last)])
+        cut = networks.load("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
+        assert torch.equal(means(tiny, cut, request([20], [last]), window, 7)[(20, last)], every[(20, last)])
 
 
-def test_timesteps_together_are_timesteps_alone(
-    tiny: SvdConfig, loaded: modules.SvdModules, frames: np.ndarray
-) -> None:
+def test_timesteps_together_are_timesteps_alone(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
     window = padded(frames, 25)
-    together = SvdModel(tiny, loaded, [0, 20, 29], [9]).window(window, 7, NOISE)
+    together = means(tiny, loaded, request([0, 20, 29], [9]), window, 7)
     for timestep in (0, 20, 29):
-        alone = SvdModel(tiny, loaded, [timestep], [9]).window(window, 7, NOISE)
+        alone = means(tiny, loaded, request([timestep], [9]), window, 7)
         assert torch.equal(alone[(timestep, 9)], together[(timestep, 9)])
+
+
+def test_vae_and_image_tower_run_once_for_all_timesteps_and_both_backbones(
+    tiny: SvdConfig, loaded: Networks, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, int] = {}
+    for name in ("moments", "condition_latent", "image_embeds"):
+        network = getattr(loaded, name)
+
+        def counted(picture: torch.Tensor, name: str = name, network: object = network) -> torch.Tensor:
+            calls[name] = calls.get(name, 0) + len(picture)
+            return network(picture)  # type: ignore[operator,no-any-return]
+
+        monkeypatch.setattr(loaded, name, counted)
+    both = {"svd_xt": request([0, 20], [1, 2]), "sdv2": request([20], [1], mixing=False)}
+    SvdModel(tiny, loaded, both).window(padded(frames, 25), 7, NOISE)
+    # Seven real frames and one black one; the condition of black frames carries its own noise and is encoded.
+    assert calls == {"moments": 8, "image_embeds": 8, "condition_latent": 25}
+
+
+def test_without_conditioning_image_nothing_of_it_is_loaded(
+    tiny: SvdConfig, tiny_checkpoint: Path, frames: np.ndarray
+) -> None:
+    config = changed(tiny, conditioning={"source": "none"})
+    wanted = request([20], [2])
+    assert not needs(config, [wanted]).image
+    bare = networks.load("diffusers", tiny_checkpoint, tiny.architecture, needs(config, [wanted]))
+    means(config, bare, wanted, frames, 7)
+    assert next(bare.image_tower.parameters()).is_meta  # type: ignore[attr-defined]
+    assert "augmentation" not in SvdModel(config, bare, {"": wanted}).noise_shapes(7)
+
+
+def test_noise_on_the_latent_is_off_as_released_and_counts_where_it_is_on(
+    tiny: SvdConfig, loaded: Networks, frames: np.ndarray
+) -> None:
+    wanted = request([0, 29], [9])
+    clean, noisy = (means(changed(tiny, latent_noise=on), loaded, wanted, frames, 7) for on in (False, True))
+    assert not tiny.latent_noise
+    assert deviation(noisy[(0, 9)], clean[(0, 9)]) > 0.1
+    assert deviation(noisy[(29, 9)], clean[(29, 9)]) < 0.1  # at a level of 0.002
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_frames_a_few_at_a_time_are_the_same_frames(
+    tiny: SvdConfig, loaded: Networks, frames: np.ndarray, batch: int
+) -> None:
+    wanted = request([20], [9])
+    window = padded(frames, 25)
+    parts = SvdModel(tiny, loaded, {"": wanted}, batch=batch).window(window, 7, NOISE)[""]
+    assert deviation(parts[(20, 9)], means(tiny, loaded, wanted, window, 7)[(20, 9)]) < 2e-6
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory: you tried")])
+def test_out_of_memory_says_what_was_tried(
+    tiny: SvdConfig, loaded: Networks, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(loaded, "moments", fail)
+    model = SvdModel(tiny, loaded, {"": request([20], [9])}, batch=4)
+    with pytest.raises(MissingError, match=r"out of memory on cpu: a window of 25 frames of 64x128, 4 of them at once"):
+        model.window(padded(frames, 25), 7, NOISE)
 
 
 def test_pixels_are_contiguous_and_span_the_range() -> None:
@@ -124,14 +226,47 @@ def test_the_noise_levels_are_eulers(tiny: SvdConfig) -> None:
 
 
 @pytest.mark.parametrize("timestep", [-1, 30])
-def test_a_timestep_that_does_not_exist(tiny: SvdConfig, loaded: modules.SvdModules, timestep: int) -> None:
+def test_a_timestep_that_does_not_exist(tiny: SvdConfig, timestep: int) -> None:
     with pytest.raises(UsageError, match=r"has timesteps 0 to 29"):
-        SvdModel(tiny, loaded, [timestep], [9])
+        needs(tiny, [request([timestep], [9])])
+
+
+@pytest.mark.parametrize("layer", [0, 14])
+def test_a_layer_that_does_not_exist(tiny: SvdConfig, layer: int) -> None:
+    with pytest.raises(UsageError, match=rf"layer {layer} does not exist: layers 1 to 12"):
+        needs(tiny, [request([20], [3, layer])])
 
 
 def test_a_cell_without_a_timestep(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="needs a timestep and a layer"):
-        SvdExtractor(tiny, tiny_checkpoint, "x", [Cell(layer="final")])
+        SvdExtractor({"svd": (tiny, [Cell(layer="final")])}, tiny_checkpoint, "diffusers")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"frames.window": "0"}, "frames.window: 0: input should be greater than or equal to 1"),
+        ({"size": "[64, 100]"}, "size.1: 100: value error, not a multiple of 64"),
+        ({"size": "[0, 64]"}, "size.0: 0"),
+        ({"schedule.steps": "0"}, "schedule.steps"),
+        ({"conditioning.source": "text"}, "conditioning.source"),
+        ({"precision": "fp8"}, "precision"),
+        ({"frames.windows": "3"}, "unknown key 'frames.windows'; did you mean 'window'?"),
+        ({"title.x": "3"}, "'title' has no keys below it"),
+    ],
+)
+def test_a_config_that_makes_no_sense(changes: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_backbone("svd_xt_tiny", changes)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fewer_frames_take_the_beginning_of_the_same_noise() -> None:
+    many, few = NOISE.draw("augmentation", (25, 3, 8, 8)), NOISE.draw("augmentation", (7, 3, 8, 8))
+    np.testing.assert_array_equal(many[:7], few)
+    drawn = DrawnNoise.of(NOISE, {"augmentation": (7, 3, 8, 8)})
+    np.testing.assert_array_equal(drawn.draw("augmentation", (7, 3, 8, 8)), few)
 
 
 def test_noise_depends_on_what_it_is_for_alone() -> None:

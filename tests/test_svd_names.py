@@ -7,15 +7,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from repro.backbones.config import SVD_LAYERS, SvdConfig
-from repro.backbones.svd import modules, names
-from repro.errors import MissingError, UsageError
+from repro.backbones.svd import names, networks, with_diffusers
+from repro.backbones.svd.networks import Needs
+from repro.errors import MissingError
 
 
 def test_every_tensor_of_the_kit_is_accounted_for(reference: Path, tiny: SvdConfig) -> None:
     import json
 
     kit = {name: tuple(shape) for name, shape in json.loads((reference / "parity" / "keys.json").read_text()).items()}
-    layout = modules.layout(tiny.architecture)
+    layout = with_diffusers.layout(tiny.architecture)
     assert {name: kit[name] for name in layout} == layout
     unused = set(kit) - set(layout)
     assert len(unused) == 146
@@ -29,7 +30,7 @@ def test_the_published_size(tiny: SvdConfig) -> None:
     config = load_backbone("svd_xt")
     assert isinstance(config, SvdConfig)
     sizes: dict[str, int] = {}
-    for name, shape in modules.layout(config.architecture).items():
+    for name, shape in with_diffusers.layout(config.architecture).items():
         part = next(
             p for p in (names.UNET, names.LATENT_VAE, names.CONDITION_VAE, names.IMAGE_TOWER) if name.startswith(p)
         )
@@ -40,27 +41,33 @@ def test_the_published_size(tiny: SvdConfig) -> None:
 
 
 def test_no_two_tensors_share_a_source(tiny: SvdConfig) -> None:
-    sources = [names.unet_source(name) for name in modules._unet(tiny.architecture).state_dict()]
+    sources = [names.unet_source(name) for name in with_diffusers._unet(tiny.architecture).state_dict()]
     assert len({s.name for s in sources}) == len(sources) == 1428
-    towers = [names.tower_source(name) for name in modules._image_tower(tiny.architecture).state_dict()]
+    towers = [names.tower_source(name) for name in with_diffusers._image_tower(tiny.architecture).state_dict()]
     assert len({(s.name, s.third) for s in towers}) == len(towers)
 
 
 def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     def count(last: int) -> int:
-        return sum(p.numel() for p in modules.load(tiny_checkpoint, tiny.architecture, last).unet.parameters())
+        loaded = networks.load("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
+        return sum(p.numel() for p in loaded.unet.parameters())  # type: ignore[attr-defined]
 
     sizes = [count(last) for last in range(1, SVD_LAYERS + 1)]
     assert sizes == sorted(sizes)
-    assert len(modules.load(tiny_checkpoint, tiny.architecture, 9).blocks) == 9
-    nothing = sum(p.numel() for p in modules._unet(tiny.architecture).parameters())
+    nothing = sum(p.numel() for p in with_diffusers._unet(tiny.architecture).parameters())
     assert sizes[-1] < nothing
 
 
-@pytest.mark.parametrize("layer", [0, 14])
-def test_a_layer_that_does_not_exist(tiny: SvdConfig, tiny_checkpoint: Path, layer: int) -> None:
-    with pytest.raises(UsageError, match=rf"layer {layer} does not exist: layers 1 to 12"):
-        modules.load(tiny_checkpoint, tiny.architecture, layer)
+def test_the_published_model_up_to_layer_9() -> None:
+    """384 M of the UNet's 1,525 M parameters, as counted on the published modules."""
+    from repro.backbones.config import load_backbone
+
+    config = load_backbone("svd_xt")
+    assert isinstance(config, SvdConfig)
+    with torch.device("meta"):
+        unet = with_diffusers._unet(config.architecture)
+    with_diffusers._cut(unet, 9)
+    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(384e6, abs=0.5e6)
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "wrongly shaped", "cut off", "pickle", "absent", "empty"])
@@ -83,7 +90,7 @@ def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, 
     elif damage == "empty":
         path.write_bytes(b"")
     with pytest.raises(MissingError) as caught:
-        modules.load(path, tiny.architecture, 9)
+        networks.load("diffusers", path, tiny.architecture, Needs(9))
     text = str(caught.value)
     assert str(path) in text
     assert "\n" not in text
@@ -103,4 +110,4 @@ def test_leftovers_of_the_published_file_are_passed_over(
     weights["first_stage_model.decoder.conv_in.weight"] = torch.zeros(2)
     weights["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.zeros(())
     save_file(weights, tmp_path / "with.safetensors")
-    modules.load(tmp_path / "with.safetensors", tiny.architecture, 1)
+    networks.load("diffusers", tmp_path / "with.safetensors", tiny.architecture, Needs(1))

@@ -37,7 +37,7 @@ class Extractor(Protocol):
 
     def window(
         self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: Noise
-    ) -> dict[str, dict[str, Float32[np.ndarray, "real C"]]]:
+    ) -> dict[str, dict[str, Float32[np.ndarray, "real _"]]]:
         """Features of the first `real` frames, by backbone and cell name; the frames after them are black padding."""
         ...
 

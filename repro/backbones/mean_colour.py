@@ -31,6 +31,6 @@ class MeanColour:
 
     def window(
         self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: Noise
-    ) -> dict[str, dict[str, Float32[np.ndarray, "real C"]]]:
+    ) -> dict[str, dict[str, Float32[np.ndarray, "real _"]]]:
         colour = frames[:real].mean(axis=(1, 2)) / 127.5 - 1
         return {self.name: {"final": (colour @ self.spread.astype(np.float64)).astype(np.float32)}}

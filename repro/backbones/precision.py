@@ -12,7 +12,7 @@ otherwise, which let convolutions use TF32. TF32 is a GPU's; on a CPU tf32 is fp
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -34,7 +34,7 @@ def fp32_products(precision: Precision) -> Iterator[None]:
         matrices.fp32_precision, convolutions.fp32_precision = before
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """For UNet and image tower; the VAE encoders run outside of it."""
     kind = _AUTOCAST.get(precision)
-    return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)
+    return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)

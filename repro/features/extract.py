@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+from jaxtyping import Float
 
 from repro import atomic
 from repro.backbones.config import Cell
@@ -46,6 +47,8 @@ class Extraction:
 
 Missing = dict[str, tuple[Cell, ...]]
 """Cells a clip lacks, by backbone."""
+Part = dict[str, dict[str, Float[np.ndarray, "_ _"]]]
+"""A window's features, by backbone and cell."""
 
 
 def extract(
@@ -201,7 +204,7 @@ def _extract(
             clips = [clip for clip in todo if clip.id not in result.failed]
             jobs = [Job(clip.path, frames.stride, frames.max_seconds, frames.window) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
-                parts: list[dict[str, Features]] = []
+                parts: list[Part] = []
                 for event, noises in _with_noise(_events(clips, decoders.decode(jobs), frames.window), group, result):
                     if isinstance(event, _Window):
                         parts.append(_compute(event, group, noises))
@@ -252,8 +255,8 @@ def _with_noise(
             yield current, [noise.result() for noise in noises]
 
 
-def _compute(window: _Window, group: Sequence[Extractor], noises: Sequence[DrawnNoise]) -> dict[str, Features]:
-    features: dict[str, Features] = {}
+def _compute(window: _Window, group: Sequence[Extractor], noises: Sequence[DrawnNoise]) -> Part:
+    features: Part = {}
     for extractor, noise in zip(group, noises, strict=True):
         features |= extractor.window(window.frames, window.real, noise)
     return features
@@ -261,7 +264,7 @@ def _compute(window: _Window, group: Sequence[Extractor], noises: Sequence[Drawn
 
 def _store(
     end: _End,
-    parts: Sequence[dict[str, Features]],
+    parts: Sequence[Part],
     stores: Mapping[str, FeatureStore],
     origins: Mapping[str, tuple[str, ...]],
     result: Extraction,

@@ -33,8 +33,8 @@ VERSION = 2
 """Part of every key: raised when the same inputs would give other features, or another layout."""
 
 StoredAs = Literal["float32", "float16"]
-Features = dict[str, Float[np.ndarray, "T C"]]
-"""By cell name."""
+Features = dict[str, Float[np.ndarray, "T _"]]
+"""By cell name; widths differ between layers."""
 
 __all__ = ["DamagedFeaturesError", "Entry", "FeatureStore", "Features", "StoredAs"]
 

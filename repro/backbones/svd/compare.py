@@ -110,7 +110,7 @@ def _fast(
     model = SvdModel(config, loaded, {"": request}, device, batch)
     begun = perf_counter()
     means = model.window(frames, real, NOISE)[""]
-    return {place: mean[:real] for place, mean in means.items()}, perf_counter() - begun
+    return {place: mean[:real].cpu() for place, mean in means.items()}, perf_counter() - begun
 
 
 def _compared(
@@ -118,7 +118,7 @@ def _compared(
 ) -> Comparison:
     deviations = {}
     for place, mean in ours.items():
-        other = theirs[place][: len(mean)].double()
+        other = theirs[place][: len(mean)].cpu().double()
         deviations[place] = float((mean.double() - other).norm() / other.norm())
     # NaN counts as worst.
     place = max(deviations, key=lambda p: deviations[p] if deviations[p] == deviations[p] else float("inf"))

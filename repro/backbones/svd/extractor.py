@@ -65,10 +65,10 @@ class SvdExtractor:
 
     def window(
         self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: Noise
-    ) -> dict[str, dict[str, Float32[np.ndarray, "real C"]]]:
+    ) -> dict[str, dict[str, Float32[np.ndarray, "real _"]]]:
         means = self.model.window(frames, real, noise)
         return {
-            name: {cell: means[name][place][:real].numpy() for place, cell in places.items()}
+            name: {cell: means[name][place][:real].cpu().numpy() for place, cell in places.items()}
             for name, places in self.names.items()
         }
 

@@ -116,7 +116,7 @@ class SvdModel:
 
     def window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
-    ) -> dict[str, dict[Place, Float[Tensor, "_ C"]]]:
+    ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
         """Spatial mean of every place asked for, by request; frames from `real` on are black.
 
         With mixing of all T frames, on which the black ones act; without it of the `real` ones. One pass of VAE and image
@@ -138,7 +138,7 @@ class SvdModel:
 
     def _window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
-    ) -> dict[str, dict[Place, Float[Tensor, "_ C"]]]:
+    ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
         picture = pictures.pixels(frames, self.config.size, self.device)
         conditioning = self.condition(picture, real, noise)
         latent = self.latent(picture, real, noise)
@@ -154,7 +154,7 @@ class SvdModel:
                 level = schedule.sigma(self.config.schedule, timestep)
                 noisy = latent if grain is None else latent + level * grain
                 means = self._layer_means(noisy[:count], told, level, request.layers(timestep), request.mixing)
-                features[name] |= {(timestep, layer): mean.cpu() for layer, mean in means.items()}
+                features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
         return features
 
     @torch.inference_mode()
@@ -201,7 +201,7 @@ class SvdModel:
 
     def _layer_means(
         self, latent: Float[Tensor, "T 4 h w"], conditioning: Conditioning, level: float, layers: set[int], mixing: bool
-    ) -> dict[int, Float[Tensor, "T C"]]:
+    ) -> dict[int, Float[Tensor, "T _"]]:
         """Layer means at noise level `level`.
 
         As released no noise is added to the latent: a timestep only scales it and sets the UNet's time

@@ -7,7 +7,7 @@ with_sgm.py: the published modules, where the fork or Stability-AI/generative-mo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -44,6 +44,7 @@ class Needs:
             )
 
 
+@runtime_checkable
 class Networks(Protocol):
     """Frozen networks in fp32 and eval mode. `T` frames; each conditions itself."""
 
@@ -125,4 +126,6 @@ def load(implementation: Implementation, path: Path, architecture: SvdArchitectu
         return SgmNetworks(path, architecture, needs)
     from repro.backbones.svd.with_diffusers import DiffusersNetworks
 
-    return DiffusersNetworks(path, architecture, needs)
+    networks = DiffusersNetworks(architecture, needs)
+    networks.fill(path)
+    return networks

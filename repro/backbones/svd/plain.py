@@ -57,5 +57,5 @@ def plain_window(
                     x, schedule.c_noise(level), crossattn, vector, count, request.mixing
                 )
             for layer in request.layers(timestep):
-                features[(timestep, layer)] = outputs[layer - 1][count:].float().mean(dim=(2, 3)).cpu()
+                features[(timestep, layer)] = outputs[layer - 1][count:].float().mean(dim=(2, 3))
     return features

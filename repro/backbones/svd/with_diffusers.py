@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from repro.backbones.svd import torchvision_beside_cpu_torch
+
+torchvision_beside_cpu_torch.declare()  # before the first of the imports that it is for
+
 from diffusers import AutoencoderKL, UNetSpatioTemporalConditionModel
 from jaxtyping import Float
 from safetensors import safe_open
@@ -27,31 +32,39 @@ Part = tuple[nn.Module, Callable[[str], Source]]
 class DiffusersNetworks:
     implementation: Implementation = "diffusers"
 
-    def __init__(self, path: Path, architecture: SvdArchitecture, needs: Needs) -> None:
+    def __init__(self, architecture: SvdArchitecture, needs: Needs) -> None:
+        """Shapes alone, without values: `fill` brings those."""
+        self.architecture = architecture
         self.unet, self.latent_vae, self.condition_vae, self.image_tower = _modules(architecture)
-        self.image_side = architecture.image_tower.image
-        self.needs = needs
-        parts: list[Part] = [
+        if not needs.whole:
+            _cut(self.unet, needs.last_layer)
+        if not needs.mixing:
+            _drop_temporal(self.unet)
+        self._sources: list[Part] = [
             (self.unet, names.unet_source),
             (self.latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
         ]
         if needs.image:
-            parts += [
+            self._sources += [
                 (self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)),
                 (self.image_tower, names.tower_source),
             ]
-        with open_checkpoint(path, layout(architecture)) as file:
-            if not needs.whole:
-                _cut(self.unet, needs.last_layer)
-            if not needs.mixing:
-                _drop_temporal(self.unet)
-            for module, source in parts:
+        self.parts: list[nn.Module] = [module.eval().requires_grad_(False) for module, _ in self._sources]
+
+    def fill(self, path: Path) -> None:
+        """Take every value from `path`.
+
+        Raises:
+            MissingError: it is not the checkpoint the architecture describes.
+        """
+        with open_checkpoint(path, layout(self.architecture)) as file:
+            for module, source in self._sources:
                 _fill(module, source, file)
-        if needs.image:
-            # transformers computes this table when the module is made; on the meta device it stayed empty.
-            embeddings = self.image_tower.vision_model.embeddings
-            embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
-        self.parts = [module.eval().requires_grad_(False) for module, _ in parts]
+        # transformers computes this table when the module is made; on the meta device it stayed empty.
+        embeddings = self.image_tower.vision_model.embeddings
+        embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+        for part in self.parts:
+            part.requires_grad_(False)
 
     def to(self, device: str) -> None:
         for module in self.parts:
@@ -59,7 +72,7 @@ class DiffusersNetworks:
 
     def image_embeds(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
         embeds: Tensor = self.image_tower(
-            pixel_values=pictures.image_tower_input(picture, self.image_side)
+            pixel_values=pictures.image_tower_input(picture, self.architecture.image_tower.image)
         ).image_embeds
         return embeds
 

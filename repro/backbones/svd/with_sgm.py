@@ -5,11 +5,9 @@ attention is torch's own (no xformers).
 """
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -36,7 +34,6 @@ ARCHITECTURE_NAME = "actiondiff-image-tower"
 def why_not() -> str:
     """ "" where sgm and what the networks need of it can be imported, else why not, in one line."""
     try:
-        _declare_torchvision()
         with _quiet():
             import sgm.modules.diffusionmodules.video_model
             import sgm.modules.encoders.modules  # noqa: F401
@@ -45,32 +42,6 @@ def why_not() -> str:
     # sgm's attention opens a context that torch has renamed, in every block of every window.
     warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
     return ""
-
-
-def _declare_torchvision() -> None:
-    """Let a torchvision built for CUDA be imported beside a torch built for the CPU.
-
-    open_clip imports torchvision, whose published builds are CUDA's: their operators do not load there, and the import
-    ends at the first of them. No network here calls any, so that a declaration is enough.
-    """
-    if importlib.util.find_spec("torchvision") is None:
-        return
-    try:
-        with _quiet():
-            import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for operator in ("nms", "qnms"):
-            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-            _TORCHVISION.append(library)
-
-
-_TORCHVISION: list[torch.library.Library] = []
-"""Declarations last as long as these do."""
 
 
 class SgmNetworks:

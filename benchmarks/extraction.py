@@ -1,0 +1,193 @@
+"""What a window costs, ours against the computation as released: `python benchmarks/extraction.py [--device cuda]`.
+
+Counts the work at the published size (2 per multiply-add, on the modules, nothing computed), then times both on this
+machine, interleaved, same weights, one process: on a CPU everything at half the published width and a 72nd of the pixels,
+on a GPU at the published size, with random weights. Prints the tables benchmarks/README.md holds.
+"""
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from repro.backbones.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet, load_backbone
+from repro.backbones.noise import Stream
+from repro.backbones.svd.model import Request, SvdModel, needs
+from repro.backbones.svd.plain import NEEDS, plain_window
+from repro.backbones.svd.with_diffusers import DiffusersNetworks
+
+GRID = (0, 5, 10, 15, 20, 25, 29)
+LAYERS = range(1, 10)
+PUBLISHED = {"one timestep": 372.0, "seven timesteps": 2606.0}
+"""TFLOP of the release, from its modules."""
+
+
+class Zeros:
+    """Noise that takes no time to draw: it is not what is measured."""
+
+    def draw(self, stream: Stream, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+
+def request(timesteps: Sequence[int], layers: Sequence[int], mixing: bool = True) -> Request:
+    return Request(mixing, frozenset((t, n) for t in timesteps for n in layers))
+
+
+JOBS: dict[str, dict[str, Request]] = {
+    "one timestep": {"svd_xt": request([20], [9])},
+    "seven timesteps": {"svd_xt": request(GRID, [9])},
+    "one timestep, svd_xt and sdv2": {"svd_xt": request([20], [9]), "sdv2": request([20], [9], mixing=False)},
+    "one timestep, sdv2": {"sdv2": request([20], [9], mixing=False)},
+}
+
+
+def ours(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
+    frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
+    SvdModel(config, networks, requests, device).window(frames, len(frames), Zeros())
+
+
+def plain(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
+    frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
+    for one in requests.values():
+        plain_window(config, networks, one, frames, Zeros(), device)
+
+
+def counted(run: Callable[[], None]) -> float:
+    """TFLOP. Attention is counted as the products it consists of."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return counter.get_total_flops() / 1e12
+
+
+def count(config: SvdConfig) -> None:
+    print("Counted work, TFLOP a window of 25 frames at 576x1024, layer 9\n")
+    print("| | as released | ours | ratio |\n|---|---|---|---|")
+    whole = DiffusersNetworks(config.architecture, NEEDS)
+    whole.to("meta")
+    for name, requests in JOBS.items():
+        networks = DiffusersNetworks(config.architecture, needs(config, requests.values()))
+        networks.to("meta")
+        less = counted(lambda n=networks, r=requests: ours(config, n, r, "meta"))
+        more = counted(lambda r=requests: plain(config, whole, r, "meta"))
+        print(f"| {name} | {more:.1f} | {less:.1f} | {more / less:.2f} |", flush=True)
+    print()
+    for name, last in (("layer 9", 9), ("layer 13", 13)):
+        networks = DiffusersNetworks(config.architecture, needs(config, [request([20], [last])]))
+        print(
+            f"UNet parameters loaded for {name}: {parameters(networks) / 1e6:.0f} M of {parameters(whole) / 1e6:.0f} M"
+        )
+    print()
+
+
+def parameters(networks: DiffusersNetworks) -> int:
+    return sum(p.numel() for p in networks.unet.parameters())
+
+
+def filled(networks: DiffusersNetworks, device: str) -> DiffusersNetworks:
+    """Random weights of a size that keeps activations finite."""
+    torch.manual_seed(0)
+    for part in networks.parts:
+        part.to_empty(device=device)
+        for name, tensor in part.named_parameters():
+            if tensor.ndim > 1:
+                tensor.data.normal_(std=tensor[0].numel() ** -0.5)
+            else:
+                tensor.data.fill_(0.0 if name.endswith("bias") else 1.0)
+    embeddings = networks.image_tower.vision_model.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+    return networks
+
+
+@contextmanager
+def peak_memory(device: str) -> Iterator[list[float]]:
+    """GB beyond what was in use before, at most, within the block; of the process on a CPU, sampled each 5 ms."""
+    found: list[float] = []
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield found
+        found.append((torch.cuda.max_memory_allocated() - before) / 1e9)
+        return
+    done, most = threading.Event(), 0
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, resident())
+
+    before = resident()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+        found.append(max(0, most - before) / 1e9)
+
+
+def measure(config: SvdConfig, device: str, repeats: int) -> None:
+    size = f"{config.size[0]}x{config.size[1]}"
+    print(
+        f"Seconds a window on {device} ({torch.get_num_threads()} threads), {size}, median of {repeats} interleaved\n"
+    )
+    print("| | as released | ours | ratio (lowest to highest) | windows/s, ours | peak memory, GB: released, ours |")
+    print("|---|---|---|---|---|---|")
+    whole = filled(DiffusersNetworks(config.architecture, NEEDS), device)
+    for name, requests in JOBS.items():
+        networks = filled(DiffusersNetworks(config.architecture, needs(config, requests.values())), device)
+        ours(config, networks, requests, device)  # warm
+        pairs, memory = [], []
+        for _ in range(repeats):
+            timed = []
+            for run, with_networks in ((plain, whole), (ours, networks)):
+                with peak_memory(device) as peak:
+                    begun = time.perf_counter()
+                    run(config, with_networks, requests, device)
+                    if device != "cpu":
+                        torch.cuda.synchronize()
+                    timed.append(time.perf_counter() - begun)
+                memory.append(peak[0])
+            pairs.append(timed)
+        slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
+        ratios = sorted(a / b for a, b in pairs)
+        print(
+            f"| {name} | {slow:.2f} | {fast:.2f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
+            f"| {1 / fast:.2f} | {max(memory[0::2]):.2f}, {max(memory[1::2]):.2f} |",
+            flush=True,
+        )
+
+
+def halved(config: SvdConfig) -> SvdConfig:
+    """Every network at half the published width, frames and the image tower's input at a 72nd of the pixels."""
+    tower = SvdImageTower(width=640, layers=32, heads=8, patch=14, image=28, embed_dim=512)
+    unet = SvdUnet(channels=160, head_channels=64, context_dim=512)
+    architecture = SvdArchitecture(unet=unet, vae_channels=64, image_tower=tower)
+    return config.model_copy(update={"architecture": architecture, "size": (64, 128)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "fp16", "bf16"])
+    options = parser.parse_args()
+    config = cast(SvdConfig, load_backbone("svd_xt", {"precision": options.precision}))
+    count(config)
+    measure(config if options.device != "cpu" else halved(config), options.device, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
