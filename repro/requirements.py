@@ -4,9 +4,11 @@ import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from repro.assets import fetch_command
 from repro.backbones.checkpoints import absence
 from repro.backbones.config import DeclaredConfig, MeanColourConfig
 from repro.config import filled
+from repro.datasets.config import DatasetConfig
 from repro.errors import MissingError
 from repro.rows import Row, row_backbone, row_datasets
 from repro.workspace import Workspace
@@ -46,7 +48,7 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
             yield Missing(
                 f"data {name}",
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
-                f"to bring it: {filled(dataset.obtain, folder)}",
+                f"to bring it: {_remedy(name, dataset, workspace)}",
             )
     backbone = row_backbone(row)
     if not isinstance(backbone, MeanColourConfig):
@@ -59,6 +61,13 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
     if later:
         names = " and ".join(later)
         yield Missing(f"support for {names}", f"this version cannot read {names} yet (CHANGELOG.md says what it can)")
+
+
+def _remedy(name: str, dataset: DatasetConfig, workspace: Workspace) -> str:
+    """What brings a data set."""
+    if dataset.obtain is not None:
+        return filled(dataset.obtain, workspace.data / dataset.folder)
+    return f"{fetch_command(name, workspace)}, then repro data prepare {name}{workspace.option}"
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:
