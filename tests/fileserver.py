@@ -18,7 +18,7 @@ class FileServer:
     ranges: bool = True
     ways: list[dict[str, object]] = field(default_factory=list)
     """Of one request each: status, headers, body, drop (bytes after which the line is cut), stall (bytes after which nothing
-    comes until `release`), claim (a false Content-Length), chunked, unmeasured (no length at all), etag."""
+    comes until `release`), claim (a false Content-Length), chunked, unmeasured (no length at all), careless (If-Range is not heeded), etag."""
     always: dict[str, object] = field(default_factory=dict)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     """Method, path and headers of every request."""
@@ -78,7 +78,8 @@ def _send(
     status, start = int(str(way.get("status", 200))), 0
     extra = dict(way.get("headers", {}))  # type: ignore[call-overload]
     wanted = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
-    if status == 200 and wanted and state.ranges and asked.get("if-range", etag) == etag:
+    same = way.get("careless") or asked.get("if-range", etag) == etag
+    if status == 200 and wanted and state.ranges and same:
         start = int(wanted[1])
         if start >= len(content):
             status, extra["Content-Range"] = 416, f"bytes */{len(content)}"
