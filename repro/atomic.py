@@ -19,13 +19,19 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name[:60]}.{os.getpid()}-{_host()}-{secrets.token_hex(3)}.partial")
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.chmod(0o666 & ~_umask())  # some writers make files for their owner alone
-        partial.replace(path)
-        _sync_folder(path.parent)
+        if partial.stat().st_nlink == 1:  # of a hard link, the mode is another's too
+            partial.chmod(0o666 & ~_umask())  # some writers make files for their owner alone
+        put(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def put(partial: Path, path: Path) -> None:
+    """Give the finished file `partial` the name `path` in the same folder, synced."""
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
+    _sync_folder(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -142,6 +142,30 @@ def _seeds(text: str) -> list[int]:
 
 
 @app.command
+def fetch(
+    *names: str,
+    accept_license: Annotated[bool, Parameter(negative="")] = False,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
+    """Bring checkpoints and archives of data sets to the workspace, verified; without a name, say what can be fetched.
+
+    Run again, it goes on where it was, and says what is there. HF_TOKEN is used where the Hub asks for one.
+
+    Args:
+        names: of backbones and data sets.
+        accept_license: you have read the licence, which is named without this, and agree to it.
+        from_: a file, a folder or an address that has the files, instead of their owners; verified all the same.
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import fetching
+
+    return fetching.show(names, from_, open_workspace(workspace), agreed=accept_license, as_json=json_)
+
+
+@app.command
 def verify(
     backbone: str,
     /,
@@ -296,4 +320,4 @@ def check(
     return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
 
 
-VERBS = ("list", "run", "extract", "smoke", "verify", "check")
+VERBS = ("list", "run", "fetch", "extract", "smoke", "verify", "check")

@@ -12,7 +12,7 @@ from repro.backbones.cells import channels, choose_cells
 from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, load_backbone
 from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection, folder_collection
-from repro.terminal import Reporter, spoken
+from repro.terminal import Reporter, sized, spoken
 from repro.workspace import Workspace
 
 SAMPLE = 200
@@ -183,19 +183,11 @@ def _say_disk(
     place.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(place).free
     reporter.line(
-        f"{'disk':<11} about {_bytes(size)} for {len(part.clips)} clips ({tokens:.0f} tokens a clip, {values:,} values a "
-        f"token, {stored_as}), as much again while they are packed; {_bytes(free)} free in {place}"
+        f"{'disk':<11} about {sized(round(size))} for {len(part.clips)} clips ({tokens:.0f} tokens a clip, {values:,} values a "
+        f"token, {stored_as}), as much again while they are packed; {sized(free)} free in {place}"
     )
     if 2 * size > free:
         raise MissingError(
-            f"features in {place}: about {_bytes(2 * size)} needed, {_bytes(free)} free: make room, name another --workspace, "
+            f"features in {place}: about {sized(round(2 * size))} needed, {sized(free)} free: make room, name another --workspace, "
             "or take fewer --timesteps and --layers"
         )
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

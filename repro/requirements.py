@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from repro.assets import fetch_command
 from repro.backbones.checkpoints import absence
 from repro.backbones.config import DeclaredConfig, MeanColourConfig
 from repro.config import filled
+from repro.datasets.config import DatasetConfig
 from repro.errors import MissingError, UsageError
 from repro.rows import Row, row_backbone, row_datasets
 from repro.workspace import Workspace, device_from_environment
@@ -64,7 +66,7 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
             yield Missing(
                 f"data {name}",
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
-                f"to bring it: {filled(dataset.obtain, folder)}",
+                f"to bring it: {_remedy(name, dataset, workspace)}",
             )
     backbone = row_backbone(row)
     if not isinstance(backbone, MeanColourConfig):
@@ -77,6 +79,13 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
     if later:
         names = " and ".join(later)
         yield Missing(f"support for {names}", f"this version cannot read {names} yet (CHANGELOG.md says what it can)")
+
+
+def _remedy(name: str, dataset: DatasetConfig, workspace: Workspace) -> str:
+    """What brings a data set."""
+    if dataset.obtain is not None:
+        return filled(dataset.obtain, workspace.data / dataset.folder)
+    return f"{fetch_command(name, workspace)}, then repro data prepare {name}{workspace.option}"
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:

@@ -17,6 +17,14 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+def sized(count: int) -> str:
+    """Bytes to read, as 9.56 GB."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{count} bytes"
+
+
 class Reporter:
     """Prints what a run does, a line a stage."""
 
@@ -62,6 +70,44 @@ class Reporter:
                 yield lambda note: bar.update(task, advance=1, note=note)
         else:
             yield self._logged(what, total)
+
+    @contextmanager
+    def transfer(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
+        """Yield a function to tell how many bytes have come so far, and of how many where that is known."""
+        if self.console.is_terminal:
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            ) as bar:
+                task = bar.add_task(what, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+        else:
+            yield self._logged_transfer(what)
+
+    def _logged_transfer(self, what: str) -> Callable[[int, int | None], None]:
+        last = time.monotonic()
+
+        def at(done: int, total: int | None) -> None:
+            nonlocal last
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                self.line(f"{what}: {sized(done)}" + (f" of {sized(total)}" if total else ""))
+
+        return at
 
     def _logged(self, what: str, total: int) -> Callable[[str], None]:
         """Where there is no terminal: a plain line every ten seconds."""

@@ -7,9 +7,8 @@ The only module that reads the environment.
 """
 
 import errno
-import fcntl
-import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UsageError
+from repro.locks import locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,11 @@ class Workspace:
     def mlflow_db(self) -> Path:
         return self.root / "mlflow.db"
 
+    @property
+    def option(self) -> str:
+        """What a command line adds to name this workspace; nothing for ./workspace."""
+        return "" if self.root == Path("workspace").absolute() else f" --workspace {shlex.quote(str(self.root))}"
+
     def require_writable(self) -> None:
         """Make the folder where it is absent and try a file in it.
 
@@ -80,26 +85,13 @@ class Workspace:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the workspace's lock `name`, one process at a time; the system frees it when its holder dies.
+        """Hold the workspace's lock `name`.
 
         Raises:
             UsageError: another process holds it; the message says which.
         """
-        path = self.root / f".{name}.lock"
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UsageError(
-                    f"workspace {self.root}: '{name}' is already running here ({holder}): "
-                    "wait for it to end, or use another --workspace"
-                ) from error
-            file.seek(0)
-            file.truncate()
-            file.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
-            file.flush()
+        busy = f"workspace {self.root}: '{name}' is already running here"
+        with locked(self.root / f".{name}.lock", busy, "wait for it to end, or use another --workspace"):
             yield
 
 

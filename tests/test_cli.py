@@ -52,7 +52,8 @@ from repro.workspace import Workspace
         (["verify", "svd_xt_tiny", "--golden", ".", "--limit", "0"], 2, "above 0"),
         (["check", "--expected", "/no/such.csv"], 2, "/no/such.csv: cannot be read"),
         (["ak_full"], 4, "row ak_full cannot run: data animal_kingdom: no AR_metadata.xlsx"),
-        (["run", "ucf_hmdb"], 4, "to bring it: curl"),
+        (["run", "ucf_hmdb"], 4, "to bring it: repro fetch ucf101 --accept-license, then repro data prepare ucf101"),
+        (["svd_xt"], 2, "unknown row or command 'svd_xt'"),
         (["check"], 5, "nothing to check"),
     ],
 )
@@ -69,7 +70,16 @@ def test_a_missing_checkpoint_is_named_with_its_path_and_what_brings_it(tmp_path
     done = run_repro("ak_unseen_vjepa", "--workspace", tmp_path)
     assert done.code == 4
     assert f"not at {tmp_path}/checkpoints/vith16.pth.tar" in done.err
-    assert f"-o {tmp_path}/checkpoints/vith16.pth.tar https://" in done.err
+    assert f"to bring it: repro fetch vjepa --accept-license --workspace {tmp_path};" in done.err
+
+
+def test_missing_data_is_named_with_what_brings_it(tmp_path: Path) -> None:
+    said = run_repro("ucf_hmdb", cwd=tmp_path).err
+    assert "to bring it: repro fetch hmdb51 --accept-license, then repro data prepare hmdb51;" in said
+    assert (
+        f"and unpack video.tar.gz (15.6 GB) there, so that the clips lie in {tmp_path}/workspace/data/animal_kingdom/video;"
+        in (run_repro("ak_full", cwd=tmp_path).err)
+    )
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
@@ -139,7 +149,9 @@ def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> 
     assert "WITHIN MARGIN" in done.out
 
 
-@pytest.mark.parametrize("words", [["list"], ["check"], ["--help"], ["run", "--help"], ["ak_full"], []])
+@pytest.mark.parametrize(
+    "words", [["list"], ["check"], ["--help"], ["run", "--help"], ["ak_full"], ["fetch"], ["fetch", "svd"], []]
+)
 def test_quick_verbs_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     import os
     import subprocess

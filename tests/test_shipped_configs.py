@@ -1,14 +1,20 @@
 """Every shipped config loads, every name in one resolves, and the 24 rows carry the published table."""
 
 import csv
+import json
+import re
+from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from repro import shipped
-from repro.backbones.config import DeclaredConfig, backbone_names, load_backbone
+from repro.backbones.config import Checkpoint, DeclaredConfig, backbone_names, load_backbone
+from repro.catalogue import assets
 from repro.datasets.config import dataset_names, load_dataset
 from repro.expected import load_expected, table_path
 from repro.rows import BASELINES, SETTINGS, SMOKE_ROWS, Focal, load_row, row_backbone, row_datasets, row_names
+from repro.workspace import Workspace
 
 # Setting: metric, ActionDiff, VideoMAEv2, V-JEPA, SDv2, as the release's README prints them.
 PUBLISHED = {
@@ -92,6 +98,39 @@ def test_every_backbone_loads(name: str) -> None:
 @pytest.mark.parametrize("name", dataset_names())
 def test_every_dataset_loads(name: str) -> None:
     assert load_dataset(name).splits
+
+
+def test_what_is_fetched_is_pinned() -> None:
+    """A file of the Hub by its commit or its sha256; every one by https, with a licence that can be read."""
+    found = assets(Workspace(Path("nowhere")))
+    assert set(found) == {
+        "sdv2", "svd", "svd_xt", "videomaev2", "vjepa", "animal_kingdom", "charades_ego", "hmdb51", "ucf101",
+    }  # fmt: skip
+    assert {name for name, asset in found.items() if not asset.files} == {"animal_kingdom"}
+    assert not set(found) & set(row_names())
+    for asset in found.values():
+        assert asset.licence_url.startswith("https://")
+        for file in asset.files:
+            assert (file.hub is None) != (file.url is None)
+            assert file.hub is None or file.sha256 or re.fullmatch("[0-9a-f]{40}", file.hub.revision)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hub": {"repo": "a/b", "revision": "main", "path": "f"}}, "needs a full commit as its revision, or a sha256"),
+        ({"hub": {"repo": "a/b", "revision": "0" * 40, "path": "f"}, "url": "https://x/f"}, "not both"),
+        ({"url": "http://x/f"}, "url"),
+        ({"url": "https://x/f", "file": "../f"}, "file"),
+        ({}, "one of hub, url and drawn_from_seed"),
+        ({"url": "https://x/f", "drawn_from_seed": 1}, "one of hub, url and drawn_from_seed"),
+        ({"url": "https://x/f", "licence_url": None}, "needs a licence_url"),
+    ],
+)
+def test_a_checkpoint_that_is_not_pinned_is_refused(change: dict[str, object], said: str) -> None:
+    fields = {"file": "f", "source": "s", "size": "1 GB", "licence": "MIT", "licence_url": "https://x"}
+    with pytest.raises(ValidationError, match=said):
+        Checkpoint.model_validate_json(json.dumps(fields | change))
 
 
 def test_known_clip_counts() -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from repro.assets import fetch_command
 from repro.backbones.config import Checkpoint
-from repro.config import filled
 from repro.workspace import Workspace
 
 
@@ -18,7 +18,5 @@ def absence(name: str, checkpoint: Checkpoint, workspace: Workspace) -> str:
     path = checkpoint_path(checkpoint, workspace)
     if path.is_file():
         return ""
-    return (
-        f"checkpoint {name}: not at {path} ({checkpoint.size}; licence: {checkpoint.licence}); "
-        f"to bring it: {filled(checkpoint.obtain, path)}"
-    )
+    remedy = fetch_command(name, workspace) if checkpoint.is_remote else f"repro smoke{workspace.option}"
+    return f"checkpoint {name}: not at {path} ({checkpoint.size}; licence: {checkpoint.licence}); to bring it: {remedy}"

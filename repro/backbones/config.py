@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from repro import shipped
+from repro.assets import RemoteFile
 from repro.config import Config, load_config
 from repro.errors import UsageError
 
@@ -25,24 +26,26 @@ class Cell(Config):
         return layer if self.timestep is None else f"t{self.timestep:02d}_{layer}"
 
 
-class Checkpoint(Config):
-    """The weights: a file under the workspace's checkpoints/."""
+class Checkpoint(RemoteFile):
+    """The weights: a file under the workspace's checkpoints/, which `repro fetch` brings."""
 
-    file: str
     source: str
-    """Public address of the page or file."""
-    bytes: Positive | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """None where no checksum is published."""
-    size: str
-    """To read, as 9.56 GB."""
+    """Public address of the page."""
     licence: str
-    obtain: str
-    """The shell command that brings the file to {path}."""
+    licence_url: str | None = None
+    """Where its text stands, or what its owners say of it."""
     assumed: bool = False
     """True where the release does not say which checkpoint was used."""
     drawn_from_seed: int | None = None
-    """The project draws these weights itself: they recognise nothing."""
+    """The project draws these weights itself, and fetches none: they recognise nothing."""
+
+    @model_validator(mode="after")
+    def _comes_from_somewhere(self) -> "Checkpoint":
+        if self.is_remote == (self.drawn_from_seed is not None):
+            raise ValueError("a checkpoint has one of hub, url and drawn_from_seed")
+        if self.is_remote and self.licence_url is None:
+            raise ValueError("what is fetched needs a licence_url")
+        return self
 
 
 class Frames(Config):

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repro import shipped
+from repro.assets import RemoteFile
 from repro.config import Config, load_config
 from repro.errors import UsageError
 
@@ -22,17 +23,29 @@ class DatasetConfig(Config):
     size: str
     """To read, as about 6.5 GB."""
     licence: str
+    licence_url: str | None = None
+    """Where its text stands, or what its owners say of it."""
     folder: str
     """Under the workspace's data/."""
     requires: tuple[str, ...]
     """Paths in that folder without which nothing can be read."""
-    obtain: str
-    """What brings it to {path}, in one line."""
+    files: tuple[RemoteFile, ...] = ()
+    """The archives that `repro fetch` brings to archives/ in that folder."""
+    obtain: str | None = None
+    """What brings the data to {path} where nothing can be fetched, in one line."""
     adapter: Literal["smoke", "none"]
     """What reads it; none: not in this version."""
     classes: Annotated[int, Field(ge=2)]
     target: Literal["single", "multi"]
     splits: dict[str, SplitFacts]
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> "DatasetConfig":
+        if bool(self.files) == (self.obtain is not None) or not all(file.is_remote for file in self.files):
+            raise ValueError("a dataset has files, each with hub or url, or says how to obtain it")
+        if self.files and self.licence_url is None:
+            raise ValueError("what is fetched needs a licence_url")
+        return self
 
 
 def dataset_names() -> list[str]:

@@ -37,6 +37,7 @@ def test_a_row_says_what_is_missing_and_where(engine: Engine, image: str, tmp_pa
     assert done.code == 4
     assert "no AR_metadata.xlsx and no video in /data/animal_kingdom" in done.err
     assert "not at /checkpoints/svd_xt.safetensors" in done.err
+    assert "repro fetch svd_xt --accept-license --workspace /workspace" in done.err
     assert done.err.count("\n") == 1
 
 

@@ -1,0 +1,61 @@
+"""What the rows need and this project does not hold: who owns it, under which licence, and where it belongs here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.assets import RemoteFile
+from repro.backbones.checkpoints import checkpoint_path
+from repro.backbones.config import MeanColourConfig, backbone_names, load_backbone
+from repro.config import filled
+from repro.datasets.config import dataset_names, load_dataset
+from repro.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A checkpoint or a data set."""
+
+    name: str
+    title: str
+    files: tuple[RemoteFile, ...]
+    """Empty where the owners give it on request alone."""
+    folder: Path
+    """Where the files belong."""
+    size: str
+    licence: str
+    licence_url: str
+    source: str
+    on_request: str = ""
+    """What to do instead of fetching."""
+    unpacked: Path | None = None
+    """Where a data set lies ready to be read."""
+    then: str = ""
+    """The command that makes use of the files."""
+
+    def path(self, file: RemoteFile) -> Path:
+        return self.folder / file.file
+
+
+def assets(workspace: Workspace) -> dict[str, Asset]:
+    """Everything with an owner: checkpoints, then data sets."""
+    found = {}
+    for name in backbone_names():
+        backbone = load_backbone(name)
+        if isinstance(backbone, MeanColourConfig) or not backbone.checkpoint.is_remote:
+            continue
+        c = backbone.checkpoint
+        folder = checkpoint_path(c, workspace).parent
+        found[name] = Asset(name, backbone.title, (c,), folder, c.size, c.licence, c.licence_url or c.source, c.source)
+    for name in dataset_names():
+        d = load_dataset(name)
+        if d.adapter == "smoke":
+            continue
+        place = workspace.data / d.folder
+        ready = all((place / required).exists() for required in d.requires)
+        found[name] = Asset(
+            name, d.title, d.files, place / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
+            on_request=filled(d.obtain, place) if d.obtain else "",
+            unpacked=place if ready else None,
+            then=f"repro data prepare {name}{workspace.option}",
+        )  # fmt: skip
+    return found
