@@ -41,7 +41,7 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
     """Everything `row` needs and `workspace` does not hold, data first."""
     for name, dataset in row_datasets(row).items():
         folder = workspace.data / dataset.folder
-        absent = [required for required in dataset.requires if not (folder / required).exists()]
+        absent = [str(part) for part in dataset.absent(folder)]
         if absent:
             yield Missing(
                 f"data {name}",
@@ -53,12 +53,11 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
         sentence = absence(row.backbone, backbone.checkpoint, workspace)
         if sentence:
             yield Missing(f"checkpoint {backbone.checkpoint.file}", sentence)
-    later = [name for name, dataset in row_datasets(row).items() if dataset.adapter == "none"]
     if isinstance(backbone, DeclaredConfig):
-        later.append(row.backbone)
-    if later:
-        names = " and ".join(later)
-        yield Missing(f"support for {names}", f"this version cannot read {names} yet (CHANGELOG.md says what it can)")
+        yield Missing(
+            f"support for {row.backbone}",
+            f"this version cannot read {row.backbone} yet (CHANGELOG.md says what it can)",
+        )
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:
