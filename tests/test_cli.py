@@ -124,7 +124,9 @@ def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> 
     assert "WITHIN MARGIN" in done.out
 
 
-@pytest.mark.parametrize("words", [["list"], ["check"], ["--help"], ["run", "--help"], ["ak_full"], []])
+@pytest.mark.parametrize(
+    "words", [["list"], ["check"], ["--help"], ["run", "--help"], ["ak_full"], ["data", "status"], []]
+)
 def test_quick_verbs_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     import os
     import subprocess
