@@ -187,6 +187,8 @@ def _from_archives(
                 _unpack_all(archive, home)
             except DataError:
                 shutil.rmtree(staging / key)  # of an archive that is damaged or hostile nothing is used
+                if not any(staging.iterdir()):
+                    staging.rmdir()
                 raise
             held[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
             atomic.write_json(record, held)
