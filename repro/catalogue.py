@@ -51,7 +51,7 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
         if d.adapter == "smoke":
             continue
         place = workspace.data / d.folder
-        ready = all((place / required).exists() for required in d.requires)
+        ready = not d.absent(place)
         found[name] = Asset(
             name, d.title, d.files, place / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
             on_request=filled(d.obtain, place) if d.obtain else "",

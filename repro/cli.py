@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from repro import __version__, rows
-from repro.errors import Exit, UsageError
+from repro.errors import Exit, MissingError, UsageError
 from repro.workspace import device_from_environment, open_scratch_workspace, open_workspace
 
 app = App(
@@ -21,8 +21,8 @@ app = App(
         "its evidence, `repro check` says whether it reproduces the published one. `repro list` names the rows."
     ),
     help_epilogue=(
-        "Exit codes: 0 all well; 1 judged higher or lower than published; 2 usage; 3 internal error; 4 something needed "
-        "is missing; 5 nothing to check; 130 interrupted."
+        "Exit codes: 0 all well; 1 judged higher or lower than published, or two manifests differ; 2 usage; 3 internal "
+        "error; 4 something needed is missing; 5 nothing to check; 130 interrupted."
     ),
 )
 
@@ -91,7 +91,7 @@ def run(row: str, /, *, workspace: WorkspaceOption = None) -> Exit:
     from repro import requirements
 
     requirements.require(row, rows.load_row(row), open_workspace(workspace), gpu=device_from_environment() == "cuda")
-    raise AssertionError("a row that lacks nothing needs a dataset reader, and this version has none")
+    raise MissingError(f"row {row}: its data and weights are here, but this version does not run published rows yet")
 
 
 @app.command
@@ -320,4 +320,78 @@ def check(
     return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
 
 
-VERBS = ("list", "run", "fetch", "extract", "smoke", "verify", "check")
+data = App(
+    name="data",
+    help="The data sets: what is there, bringing the owners' archives into place, decoding every clip, comparing.",
+)
+app.command(data)
+
+
+@data.command(name="status")
+def data_status(*names: str, workspace: WorkspaceOption = None, json_: JsonOption = False) -> Exit:
+    """What is there of each data set, and what is missing.
+
+    Args:
+        names: from configs/datasets [default: all].
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import inventory
+
+    return inventory.show_status(names, open_workspace(workspace), as_json=json_)
+
+
+@data.command(name="prepare")
+def data_prepare(
+    name: str,
+    /,
+    *,
+    from_: Annotated[list[Path] | None, Parameter(name="--from", consume_multiple=True, negative="")] = None,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
+    """Link or unpack a data set's videos and annotations into the layout that is read; exits 4 where clips are missing.
+
+    Args:
+        name: from configs/datasets.
+        from_: archives, or folders that hold them or what was in them [default: the data set's folder archives].
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import inventory
+
+    return inventory.show_prepare(name, from_ or [], open_workspace(workspace), as_json=json_)
+
+
+@data.command(name="audit")
+def data_audit(
+    name: str, /, *, workers: int | None = None, workspace: WorkspaceOption = None, json_: JsonOption = False
+) -> Exit:
+    """Decode every clip and write a manifest of what is in it; goes on where it was killed; exits 4 on any fault.
+
+    Args:
+        name: from configs/datasets.
+        workers: processes that decode [default: one a core].
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    from repro import inventory
+
+    return inventory.show_audit(name, workers, open_workspace(workspace), as_json=json_)
+
+
+@data.command(name="diff")
+def data_diff(a: Path, b: Path, /, *, json_: JsonOption = False) -> Exit:
+    """Which clips two manifests of `repro data audit` differ in, and how; exits 1 where they differ.
+
+    Args:
+        a: a manifest.parquet.
+        b: another.
+        json_: print JSON only.
+    """
+    from repro import inventory
+
+    return inventory.show_diff(a, b, as_json=json_)
+
+
+VERBS = ("list", "run", "fetch", "data", "extract", "smoke", "verify", "check")

@@ -8,7 +8,7 @@ and clips are handed out in the order they were asked for.
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,9 +52,14 @@ class _WorkerLost(_ReaderFailed):
     """A worker died or took too long."""
 
 
+def silence() -> None:
+    """Drop FFmpeg's own complaints; errors travel through the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def _serve(pipe: Connection) -> None:
     """A worker's life: take jobs from `pipe`, send frames back, until it closes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's own complaints; errors travel through the pipe
+    silence()
     while True:
         try:
             job, reader, skip = pipe.recv()
@@ -72,11 +77,13 @@ def _serve(pipe: Connection) -> None:
             return
 
 
-class _Worker:
-    def __init__(self) -> None:
+class Worker:
+    """A process that runs `serve` on its end of a pipe."""
+
+    def __init__(self, serve: Callable[[Connection], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="decoder")
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True, name="decoder")
         # Blocked here, an interrupt stays blocked in the child, which is ended by its pipe, and waits for the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -85,11 +92,11 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
 
-    def send(self, job: Job, reader: str, skip: int) -> None:
-        self.pipe.send((job, reader, skip))
+    def send(self, *job: object) -> None:
+        self.pipe.send(job)
 
     def frames(self, time_limit: float) -> Iterator[Frames]:
-        """Chunks of the job in hand.
+        """Chunks of the job in hand, where `serve` sends any.
 
         Raises:
             _ReaderFailed: with the reason in words.
@@ -119,10 +126,10 @@ class Decoders:
 
     workers: int = 1
     time_limit: float = TIME_LIMIT
-    _pool: list[_Worker] = field(default_factory=list)
+    _pool: list[Worker] = field(default_factory=list)
 
     def __enter__(self) -> "Decoders":
-        self._pool = [_Worker() for _ in range(self.workers)]
+        self._pool = [Worker(_serve) for _ in range(self.workers)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -175,7 +182,7 @@ class Decoders:
         """A worker that answered is kept; one that hangs or died is replaced."""
         if isinstance(failure, _WorkerLost):
             self._pool[slot].kill()
-            self._pool[slot] = _Worker()
+            self._pool[slot] = Worker(_serve)
 
 
 def _until_error(chunks: Iterator[Frames]) -> Iterator[Frames]:

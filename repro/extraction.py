@@ -11,7 +11,7 @@ from pathlib import Path
 from repro.backbones.cells import channels, choose_cells
 from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, load_backbone
 from repro.errors import Exit, MissingError, UsageError
-from repro.features.collection import Collection, folder_collection
+from repro.features.collection import Collection, dataset_collection, folder_collection
 from repro.terminal import Reporter, sized, spoken
 from repro.workspace import Workspace
 
@@ -76,7 +76,7 @@ def run(
         raise UsageError(f"--backbone {','.join(wanted.backbones)}: each stands once")
     configs = {name: load_backbone(name, wanted.changes) for name in wanted.backbones}
     cells = {name: choose_cells(name, c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
-    whole = _collection(wanted.source)
+    whole = _collection(wanted.source, workspace)
     part = whole.shard(*wanted.shard) if wanted.shard else whole
     if not part.clips:
         raise UsageError(
@@ -146,18 +146,15 @@ def _run(
     return Exit.OK
 
 
-def _collection(source: str) -> Collection:
-    from repro.datasets.config import dataset_names
+def _collection(source: str, workspace: Workspace) -> Collection:
+    from repro.datasets.registry import brought_names, open_dataset
 
-    if source in dataset_names():
-        raise MissingError(
-            f"data set {source}: this version cannot read it yet (CHANGELOG.md says what it can); a folder of videos can be "
-            "extracted by its path"
-        )
+    if source in brought_names():
+        return dataset_collection(source, open_dataset(source, workspace).clips)
     folder = Path(source)
     if not folder.exists():
         raise UsageError(
-            f"'{source}' is neither a data set ({', '.join(dataset_names())}) nor a folder of videos: name one of them"
+            f"'{source}' is neither a data set ({', '.join(brought_names())}) nor a folder of videos: name one of them"
         )
     return folder_collection(folder)
 

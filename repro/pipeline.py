@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from repro.features.store import FeatureStore
 from repro.keys import canonical_json, content_key, file_sha256
 from repro.readout import train as training
 from repro.readout.predictions import write_predictions
+from repro.readout.scores import all_scores
 from repro.readout.sequences import Sequences, load_sequences
 from repro.rows import Row, row_backbone
 from repro.runs import (
@@ -32,6 +34,7 @@ from repro.runs import (
     Selection,
     SplitRecord,
     StoredRun,
+    SubsetRecord,
     machine,
     stored_run,
     versions,
@@ -51,15 +54,22 @@ def run_row(
     reporter: Reporter,
     execution: Execution,
     readout_threads: int | None = None,
+    *,
+    also: Sequence[Split] = (),
+    missing: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    manifests: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[FeatureStore, list[RunRecord]]:
-    """The test split's features and one record per seed. `splits` holds "train" and "test".
+    """The test split's features and one record per seed. `splits` holds "train" and "test". `also`, `missing` and
+    `manifests` are as in repro/datasets/opening.py and go into the records.
 
     Raises:
         MissingError: a checkpoint is missing or clips could not be read (each is named before).
     """
     stores, extraction = _extract(name, row, splits, workspace, reporter, execution)
     store = stores["test"]
-    facts = {part: _split_record(split, extraction.video_sha256) for part, split in splits.items()}
+    facts = {
+        part: _split_record(split, extraction.video_sha256, missing.get(part, ())) for part, split in splits.items()
+    }
     group = {
         "training": training.VERSION,
         "row": name,
@@ -69,6 +79,8 @@ def run_row(
         "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
         "protocol": PROTOCOL,
     }
+    if also:
+        group["also"] = {split.name: [clip.id for clip in split.clips] for split in also}
     sequences: dict[str, Sequences] = {}
     records, reused = [], 0
     for seed in seeds:
@@ -82,8 +94,9 @@ def run_row(
                 }
             with _torch_threads(readout_threads):
                 record = _train(
-                    name, row, seed, stored, content_key(group), store, sequences, facts, splits["test"].classes
-                )
+                    name, row, seed, stored, content_key(group), store, sequences, facts, splits["test"].classes, also,
+                    manifests,
+                )  # fmt: skip
         else:
             reused += 1
         records.append(record)
@@ -159,6 +172,8 @@ def _train(
     sequences: Mapping[str, Sequences],
     facts: Mapping[str, SplitRecord],
     classes: tuple[str, ...],
+    also: Sequence[Split],
+    manifests: Mapping[str, str],
 ) -> RunRecord:
     """Train one seed; predictions are on disk before the record that vouches for them."""
     stored.folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +210,8 @@ def _train(
         epochs=tuple(EpochRecord(epoch=e.number, train_loss=e.train_loss, scores=e.scores) for e in trained.epochs),
         best_epoch_on_test=Selection(epoch=best.number, scores=best.scores),
         last_epoch=Selection(epoch=last.number, scores=last.scores),
+        subsets=tuple(_subset_record(split, sequences["test"], trained, row.metric) for split in also),
+        manifests=dict(manifests),
         chance=chance(targets),
         predictions_sha256=file_sha256(stored.predictions_path),
         made=Made(
@@ -208,10 +225,25 @@ def _train(
     return record
 
 
-def _split_record(split: Split, video_sha256: Mapping[str, str]) -> SplitRecord:
+def _subset_record(split: Split, test: Sequences, trained: training.Trained, metric: str) -> SubsetRecord:
+    """Scores of the clips of `split`, a part of the test split, by the same rules."""
+    wanted = {clip.id for clip in split.clips}
+    chosen = np.array([clip in wanted for clip in test.clips])
+    targets = test.targets.numpy().astype(np.int64)[chosen]
+    scores = [all_scores(predictions[chosen], targets) for predictions in trained.predictions]
+    best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # the first of equals
+    return SubsetRecord(
+        name=split.name,
+        clips=len(targets),
+        best_epoch_on_test=Selection(epoch=best + 1, scores=scores[best]),
+        last_epoch=Selection(epoch=len(scores), scores=scores[-1]),
+    )
+
+
+def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...]) -> SplitRecord:
     contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
     digest = hashlib.sha256(canonical_json({"classes": list(split.classes), "clips": contents})).hexdigest()
-    return SplitRecord(name=split.name, clips=len(split.clips), sha256=digest)
+    return SplitRecord(name=split.name, clips=len(split.clips), sha256=digest, missing_clips=missing)
 
 
 def chance(targets: np.ndarray) -> dict[str, float]:

@@ -5,11 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from repro.assets import fetch_command
 from repro.backbones.checkpoints import absence
 from repro.backbones.config import DeclaredConfig, MeanColourConfig
-from repro.config import filled
-from repro.datasets.config import DatasetConfig
+from repro.datasets.remedy import remedy
 from repro.errors import MissingError, UsageError
 from repro.rows import Row, row_backbone, row_datasets
 from repro.workspace import Workspace, device_from_environment
@@ -61,31 +59,23 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
     """Everything `row` needs and `workspace` does not hold, data first."""
     for name, dataset in row_datasets(row).items():
         folder = workspace.data / dataset.folder
-        absent = [required for required in dataset.requires if not (folder / required).exists()]
+        absent = [str(part) for part in dataset.absent(folder)]
         if absent:
             yield Missing(
                 f"data {name}",
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
-                f"to bring it: {_remedy(name, dataset, workspace)}",
+                f"to bring it: {remedy(name, dataset, workspace)}",
             )
     backbone = row_backbone(row)
     if not isinstance(backbone, MeanColourConfig):
         sentence = absence(row.backbone, backbone.checkpoint, workspace)
         if sentence:
             yield Missing(f"checkpoint {backbone.checkpoint.file}", sentence)
-    later = [name for name, dataset in row_datasets(row).items() if dataset.adapter == "none"]
     if isinstance(backbone, DeclaredConfig):
-        later.append(row.backbone)
-    if later:
-        names = " and ".join(later)
-        yield Missing(f"support for {names}", f"this version cannot read {names} yet (CHANGELOG.md says what it can)")
-
-
-def _remedy(name: str, dataset: DatasetConfig, workspace: Workspace) -> str:
-    """What brings a data set."""
-    if dataset.obtain is not None:
-        return filled(dataset.obtain, workspace.data / dataset.folder)
-    return f"{fetch_command(name, workspace)}, then repro data prepare {name}{workspace.option}"
+        yield Missing(
+            f"support for {row.backbone}",
+            f"this version cannot read {row.backbone} yet (CHANGELOG.md says what it can)",
+        )
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:

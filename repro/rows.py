@@ -25,6 +25,8 @@ class Data(Config):
     train: SplitName
     """What the readout learns from."""
     test: SplitName
+    also: tuple[SplitName, ...] = ()
+    """Parts of the test split whose own scores are recorded beside it."""
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -158,8 +160,11 @@ def _resolved(row: Row, path: Path) -> Row:
     elif cell.timestep is not None or cell.layer != "final":
         raise UsageError(f"{path}: features: {row.backbone} has no timesteps, and its layer is 'final'")
     datasets = row_datasets(row)
-    for part, name in (("train", row.data.train), ("test", row.data.test)):
+    named = [("train", row.data.train), ("test", row.data.test), *(("also", name) for name in row.data.also)]
+    for part, name in named:
         dataset, split = name.split("/")
+        if part == "also" and dataset != row.data.test.split("/")[0]:
+            raise UsageError(f"{path}: data.also: {name} is of another data set than the test split {row.data.test}")
         if split not in datasets[dataset].splits:
             raise UsageError(
                 f"{path}: data.{part}: {dataset} has no split '{split}': {', '.join(datasets[dataset].splits)}"

@@ -33,8 +33,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class SplitRecord(Record):
     name: str
     clips: int
+    """That were read."""
     sha256: str
     """Of the clips' ids, targets and video hashes."""
+    missing_clips: tuple[str, ...] = ()
+    """Ids of clips that the split lists and that were not there; only a run with --allow-missing has any."""
 
 
 class FeaturesRecord(Record):
@@ -57,6 +60,15 @@ class EpochRecord(Record):
 class Selection(Record):
     epoch: int
     scores: dict[str, Share]
+
+
+class SubsetRecord(Record):
+    """Scores of a part of the test split, as if it had been the test split."""
+
+    name: str
+    clips: int
+    best_epoch_on_test: Selection
+    last_epoch: Selection
 
 
 class Made(Record):
@@ -94,6 +106,10 @@ class RunRecord(Record):
     best_epoch_on_test: Selection
     """The published rule (docs/deviations.md 2)."""
     last_epoch: Selection
+    subsets: tuple[SubsetRecord, ...] = ()
+    """Of the splits a row's `data.also` names."""
+    manifests: dict[str, str] = {}
+    """Content hash of the audit's manifest by data set; none where a data set was not audited."""
     chance: dict[str, float]
     """Expected scores of a guesser."""
     predictions_sha256: str

@@ -1,6 +1,6 @@
 """The workspace: the one folder a person's data, checkpoints, features and runs lie in.
 
-    data/ checkpoints/ features/ runs/ reports/ smoke/ mlflow.db
+    data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db
 
 REPRO_DATA and REPRO_CHECKPOINTS may name folders elsewhere, as the image's mount points do.
 The only module that reads the environment.
@@ -39,6 +39,16 @@ class Workspace:
     def smoke(self) -> Path:
         """What the smoke job makes for itself: clips, and weights drawn from a seed."""
         return self.root / "smoke"
+
+    @property
+    def listings(self) -> Path:
+        """What the annotation files of data sets say, parsed; made again where it is not there."""
+        return self.root / "listings"
+
+    @property
+    def audits(self) -> Path:
+        """What `repro data audit` found, a folder a data set."""
+        return self.root / "audits"
 
     @property
     def features(self) -> Path:

@@ -121,6 +121,51 @@ def test_what_does_not_measure_the_row_is_not_judged_and_named(change: dict[str,
     assert said in left_out[0][1]
 
 
+def lacking(run: RunRecord, **ids: int) -> RunRecord:
+    """`run` without some clips of its train or test split, as --allow-missing records it."""
+    for part, count in ids.items():
+        split = getattr(run, part)
+        gone = tuple(f"clip{n}" for n in range(count))
+        run = run.model_copy(
+            update={part: split.model_copy(update={"clips": split.clips - count, "missing_clips": gone})}
+        )
+    return run
+
+
+def test_missing_test_clips_widen_the_margin_of_accuracy() -> None:
+    """30 of HMDB51's 1,200 clips: 2.5 points beside the margin of 2."""
+    for score, gone, outcome in (
+        (0.765 + 0.044, 30, Outcome.WITHIN_MARGIN),
+        (0.765 + 0.046, 30, Outcome.INCONCLUSIVE),
+        (0.765 + 0.044, 0, Outcome.INCONCLUSIVE),
+        (0.765 - 0.044, 30, Outcome.WITHIN_MARGIN),
+    ):
+        run = record("ucf_hmdb_sdv2", 1, score)
+        judged = verdict("ucf_hmdb_sdv2", lacking(run, test=gone) if gone else run)
+        assert judged.outcome is outcome
+        assert judged.margin == pytest.approx(2 + 100 * gone / 1200)
+    judged = verdict("ucf_hmdb_sdv2", lacking(record("ucf_hmdb_sdv2", 1, 0.765), test=30))
+    assert "30 of 1200 test clips missing, margin wider by 2.50" in check.line(judged)
+    assert "margin 4.5" in check.line(judged)
+    assert (check.as_json(judged)["margin"], check.as_json(judged)["margin_widened_by"]) == (4.5, 2.5)
+
+
+def test_nothing_is_allowed_for_other_missing_clips() -> None:
+    """No such bound holds for average precision, or for what was learnt from."""
+    judged = verdict("ak_full_sdv2", lacking(record("ak_full_sdv2", 1, 0.80), test=60))
+    assert (judged.outcome, judged.allowance) == (Outcome.INCONCLUSIVE, 0.0)
+    assert "60 of 6096 test clips missing, for which nothing is allowed" in judged.reason
+    judged = verdict("ucf_hmdb_sdv2", lacking(record("ucf_hmdb_sdv2", 1, 0.80), train=100))
+    assert (judged.outcome, judged.allowance) == (Outcome.INCONCLUSIVE, 0.0)
+    assert "100 of 1438 training clips missing, for which nothing is allowed" in judged.reason
+
+
+def test_clips_that_are_neither_there_nor_said_to_be_missing() -> None:
+    run = lacking(record("ucf_hmdb_sdv2", 1, 0.765), test=30)
+    short = run.model_copy(update={"test": run.test.model_copy(update={"missing_clips": ("a",)})})
+    assert "1170 clips of hmdb51/full, which has 1200" in check.check(ROWS, [short])[1][0][1]
+
+
 def test_smoke_records_are_none_of_its_business() -> None:
     run = record("ucf_hmdb_sdv2", 1, 0.765).model_copy(update={"kind": "smoke"})
     assert check.check(ROWS, [run])[1] == []

@@ -150,7 +150,18 @@ def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> 
 
 
 @pytest.mark.parametrize(
-    "words", [["list"], ["check"], ["--help"], ["run", "--help"], ["ak_full"], ["fetch"], ["fetch", "svd"], []]
+    "words",
+    [
+        ["list"],
+        ["check"],
+        ["--help"],
+        ["run", "--help"],
+        ["ak_full"],
+        ["fetch"],
+        ["fetch", "svd"],
+        ["data", "status"],
+        [],
+    ],
 )
 def test_quick_verbs_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     import os

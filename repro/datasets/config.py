@@ -1,5 +1,6 @@
 """What a dataset config may say. Imports nothing heavy: `repro list` reads these."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,25 @@ class SplitFacts(Config):
     """How many the owners' files list; None where that is not known."""
 
 
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Part(Config):
+    """A file or folder that a dataset's folder must hold."""
+
+    names: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Under which it may stand there; of several that do, the first is read."""
+    holds: str = ""
+    """A pattern for a file below it by which `repro data prepare` knows such a folder; empty for a file."""
+
+    def there(self, folder: Path) -> str:
+        """The name under which it stands in `folder`, "" where under none."""
+        return next((name for name in self.names if (folder / name).exists()), "")
+
+    def __str__(self) -> str:
+        return " or ".join(self.names)
+
+
 class DatasetConfig(Config):
     title: str
     version: Annotated[int, Field(ge=1)]
@@ -27,16 +47,18 @@ class DatasetConfig(Config):
     """Where its text stands, or what its owners say of it."""
     folder: str
     """Under the workspace's data/."""
-    requires: tuple[str, ...]
-    """Paths in that folder without which nothing can be read."""
+    parts: tuple[Part, ...]
+    """What must lie in that folder: annotations first, videos last."""
     files: tuple[RemoteFile, ...] = ()
     """The archives that `repro fetch` brings to archives/ in that folder."""
     obtain: str | None = None
     """What brings the data to {path} where nothing can be fetched, in one line."""
-    adapter: Literal["smoke", "none"]
-    """What reads it; none: not in this version."""
+    adapter: Literal["smoke", "ucf101", "hmdb51", "animal_kingdom", "charades_ego"]
+    """What reads it."""
     classes: Annotated[int, Field(ge=2)]
     target: Literal["single", "multi"]
+    official_metric: Literal["top1", "map_macro"]
+    """The owners' own, by its name in repro/readout/scores.py; rows may be judged on another."""
     splits: dict[str, SplitFacts]
 
     @model_validator(mode="after")
@@ -46,6 +68,14 @@ class DatasetConfig(Config):
         if self.files and self.licence_url is None:
             raise ValueError("what is fetched needs a licence_url")
         return self
+
+    def absent(self, folder: Path) -> list[Part]:
+        """Parts that `folder` does not hold."""
+        return [part for part in self.parts if not part.there(folder)]
+
+    def videos(self, folder: Path) -> str:
+        """Name of the folder of clips in `folder`, also where it is not there yet."""
+        return self.parts[-1].there(folder) or self.parts[-1].names[0]
 
 
 def dataset_names() -> list[str]:

@@ -1,0 +1,207 @@
+"""Unpack an owner's archive into a folder of its own. Every member's name is looked at before it is written: one that
+leads out of the folder, or is anything but a file or a folder, ends it, by name.
+
+zip and tar are read here; rar by an installed unar or bsdtar (repro/datasets/rar.py).
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from io import BufferedIOBase
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from repro.datasets.annotations import DataError, check_not_empty
+
+SUFFIXES = {
+    ".zip": "zip", ".rar": "rar", ".tar": "tar", ".tar.gz": "gzip", ".tgz": "gzip", ".tar.bz2": "bzip2", ".tar.xz": "xz",
+}  # fmt: skip
+MAGIC = (
+    (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"Rar!\x1a\x07", "rar"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"), (b"7z\xbc\xaf\x27\x1c", "7z"),
+)  # fmt: skip
+KEPT = frozenset({".avi", ".mp4", ".csv", ".txt", ".xlsx", *SUFFIXES})
+"""What a data set may need of an archive; the rest (pictures, feature files) is left in it."""
+PARTIAL = ".partial"
+
+
+def suffix_of(path: Path | PurePosixPath) -> str:
+    """The ending by which a file is known as an archive, "" where it is none."""
+    name = path.name.lower()
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
+
+
+def unpack(path: Path, into: Path) -> None:
+    """Write the archive's files below `into`; those that a killed run left there whole are not written again.
+
+    Raises:
+        DataError: empty, damaged, cut off, of another type than its name says, or a member's name is hostile.
+        MissingError: a rar archive, and nothing installed that reads it.
+    """
+    kind = SUFFIXES[suffix_of(path)]
+    found = _kind_by_content(path)
+    if found != kind:
+        raise DataError(
+            f"{path}: by its name a {kind} archive, by its content {found}: fetch it again, or give it its right name"
+        )
+    into.mkdir(parents=True, exist_ok=True)
+    if kind == "rar":
+        from repro.datasets import rar
+
+        rar.unpack(path, into)
+        return
+    try:
+        if kind == "zip":
+            _unpack_zip(path, into)
+        else:
+            _unpack_tar(path, into, kind)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged or cut off ({_words(error)}): fetch it again") from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: cannot be unpacked here ({_words(error)}): unpack it yourself") from error
+    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        raise DataError(f"{path}: a member is both a file and a folder ({error.filename}): fetch it again") from error
+    except OSError as error:
+        # bz2 says so of damaged data; what the system says has a number.
+        if error.errno is not None:
+            raise
+        raise DataError(f"{path}: damaged or cut off ({_words(error)}): fetch it again") from error
+
+
+def member_path(name: str, archive: Path) -> PurePosixPath:
+    """Where a member may be written, below the archive's folder.
+
+    Raises:
+        DataError: absolute, with a `..`, or with characters no clip's name has.
+    """
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or re.match("^[A-Za-z]:", name):
+        raise DataError(
+            f"{archive}: member '{name[:120]}' leads out of the folder it is unpacked into: nothing of it is used"
+        )
+    if "\\" in name or not name.isprintable():
+        raise DataError(
+            f"{archive}: member {name[:120]!r} has characters that file names here may not: nothing of it is used"
+        )
+    return path
+
+
+def refuse_kind(name: str, archive: Path) -> DataError:
+    return DataError(f"{archive}: member '{name[:120]}' is a link or a device, not a file: nothing of it is used")
+
+
+def _kind_by_content(path: Path) -> str:
+    check_not_empty(path)
+    with path.open("rb") as file:
+        start = file.read(512)
+    for magic, kind in MAGIC:
+        if start.startswith(magic):
+            return kind
+    if start.lstrip().startswith(b"<"):
+        return "a web page"
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return "none that is known"
+    return "tar"
+
+
+def _unpack_zip(path: Path, into: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        seen: set[PurePosixPath] = set()
+        members = []
+        for info in archive.infolist():
+            target = member_path(info.filename, path)
+            mode = stat.S_IFMT(info.external_attr >> 16)
+            if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise refuse_kind(info.filename, path)
+            if info.is_dir():
+                continue
+            _refuse_twice(target, seen, path)
+            if target.suffix.lower() in KEPT:
+                members.append((info, target))
+        for info, target in members:
+            with archive.open(info) as source:
+                _write(cast(BufferedIOBase, source), into / target, info.file_size)
+
+
+def _unpack_tar(path: Path, into: Path, kind: str) -> None:
+    """A compressed tar is read once, from its start: members are looked at as they come."""
+    with _opened(path, kind) as raw:
+        tail = _Tail(raw)
+        seen: set[PurePosixPath] = set()
+        with tarfile.open(fileobj=tail, mode="r:") as archive:
+            for member in archive:
+                target = member_path(member.name, path)
+                if not (member.isreg() or member.isdir()):
+                    raise refuse_kind(member.name, path)
+                tarfile.data_filter(member, str(into))  # a second opinion
+                if member.isdir():
+                    continue
+                _refuse_twice(target, seen, path)
+                source = archive.extractfile(member)
+                assert source is not None  # it is a file
+                if target.suffix.lower() in KEPT:
+                    with source:
+                        _write(cast(BufferedIOBase, source), into / target, member.size)
+        if tail.last.strip(b"\0") or len(tail.last) < tarfile.BLOCKSIZE:
+            raise DataError(f"{path}: cut off: it does not end as tar archives do: fetch it again")
+        while raw.read(1 << 20):
+            pass  # to the end, where a compressed file's sum is
+
+
+def _opened(path: Path, kind: str) -> BufferedIOBase:
+    """What a tar archive's compression unfolds to."""
+    if kind == "gzip":
+        return gzip.GzipFile(path)
+    if kind == "bzip2":
+        return bz2.BZ2File(path)
+    return lzma.LZMAFile(path) if kind == "xz" else path.open("rb")
+
+
+class _Tail(io.RawIOBase):
+    """A file that remembers what was last read of it. tarfile takes a file's end for the archive's; its own mark is a
+    block of zeros."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self.file = file
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        self.last = self.file.read(size)
+        return self.last
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def _refuse_twice(target: PurePosixPath, seen: set[PurePosixPath], archive: Path) -> None:
+    if target in seen:
+        raise DataError(f"{archive}: two members are named '{target}': fetch it again")
+    seen.add(target)
+
+
+def _write(source: BufferedIOBase, target: Path, size: int) -> None:
+    if target.is_file() and target.stat().st_size == size:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name[:200]}{PARTIAL}")
+    with partial.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+    if partial.stat().st_size != size:
+        raise EOFError(f"{target.name}: {partial.stat().st_size} bytes of {size}")
+    partial.replace(target)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

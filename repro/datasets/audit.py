@@ -1,0 +1,156 @@
+"""Audit a data set: decode every clip its splits list, in processes, and write down what was found.
+
+    audits/<dataset>/journal.jsonl      a line a clip, as soon as it is done: an audit that was killed goes on from here
+    audits/<dataset>/manifest.parquet   all of them, whole or absent (repro/datasets/manifest.py)
+
+A clip is decoded again where its path, size, time of last change or inode is another than when it was last audited, or
+where it failed then.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import atomic
+from repro.datasets import Clip
+from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
+from repro.datasets.presence import missing
+from repro.datasets.probe import Contents, Probe, probe_all
+from repro.datasets.registry import Dataset
+from repro.terminal import Reporter
+from repro.workspace import Workspace
+
+VERSION = 1
+"""Of what the journal's lines mean; lines of another are passed over."""
+
+Stamp = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    manifest: Manifest
+    path: Path
+    decoded: int
+    reused: int
+
+
+def audit(
+    dataset: Dataset, workspace: Workspace, workers: int, reporter: Reporter, time_limit: float | None = None
+) -> Audit:
+    """Look at every clip of `dataset` and write its manifest.
+
+    Raises:
+        UsageError: another process audits it in this workspace.
+    """
+    workspace.require_writable()
+    folder = workspace.audits / dataset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with workspace.lock(f"audit-{dataset.name}"):
+        atomic.remove_partials(folder)
+        clips = dataset.clips
+        absent = _missing(dataset)
+        journal = Journal(folder / "journal.jsonl")
+        stamps = {clip.id: _stamp(clip.path) for clip in clips if clip.id not in absent}
+        found = {name: probe for name, stamp in stamps.items() if (probe := journal.known(stamp)) is not None}
+        todo = [clip for clip in clips if clip.id in stamps and clip.id not in found]
+        reused = len(found)
+        limits = {} if time_limit is None else {"time_limit": time_limit}
+        with reporter.progress("audit", len(todo)) as advance:
+            for place, probe in probe_all([clip.path for clip in todo], workers, workspace.hashes, **limits):
+                clip = todo[place]
+                # Said without the folder: manifests of two machines are compared.
+                probe.error = probe.error.replace(f"{dataset.folder}{os.sep}", "")
+                found[clip.id] = probe
+                journal.add(stamps[clip.id], probe)
+                advance("")
+        manifest = Manifest(dataset.name, dataset.key, _facts(dataset, clips, absent, stamps, found))
+        path = manifest_path(workspace, dataset.name)
+        write_manifest(path, manifest)
+    return Audit(manifest, path, len(todo), reused)
+
+
+def _missing(dataset: Dataset) -> dict[str, str]:
+    gone: dict[str, str] = {}
+    for split in dataset.splits.values():
+        gone |= missing(split, dataset.folder)
+    return {name: why.replace(f"{dataset.folder}{os.sep}", "") for name, why in gone.items()}
+
+
+def _facts(
+    dataset: Dataset,
+    clips: Sequence[Clip],
+    absent: dict[str, str],
+    stamps: dict[str, Stamp],
+    found: dict[str, Probe],
+) -> tuple[ClipFacts, ...]:
+    lists: dict[str, list[str]] = {}
+    for name, split in dataset.splits.items():
+        for clip in split.clips:
+            lists.setdefault(clip.id, []).append(name)
+    rows = []
+    for clip in clips:
+        probe = found.get(clip.id) or Probe(clip.path, error=absent[clip.id])
+        contents = probe.contents or Contents(0, 0.0, 0, 0, 0.0)
+        rows.append(
+            ClipFacts(
+                id=clip.id,
+                path=str(clip.path.relative_to(dataset.folder)),
+                splits=tuple(lists[clip.id]),
+                present=clip.id in stamps,
+                bytes=stamps[clip.id][1] if clip.id in stamps else 0,
+                frames=contents.frames,
+                fps=contents.fps,
+                width=contents.width,
+                height=contents.height,
+                seconds=contents.seconds,
+                reader=probe.reader,
+                error=probe.error,
+                sha256=probe.sha256,
+            )
+        )
+    return tuple(rows)
+
+
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+class Journal:
+    """Clips already decoded, a line each. Lines that make no sense, as a killed writer's last, are passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._known: dict[Stamp, Probe] = {}
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+        kept = [line for line in lines if self._take(line)]
+        # Written anew, so that the next line does not follow on a torn one.
+        atomic.write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
+        self.path = path
+
+    def known(self, stamp: Stamp) -> Probe | None:
+        """What was found in this very file, if it decoded."""
+        probe = self._known.get(stamp)
+        return probe if probe and not probe.error else None
+
+    def add(self, stamp: Stamp, probe: Probe) -> None:
+        contents = probe.contents
+        values = None if contents is None else [getattr(contents, name) for name in Contents.__slots__]
+        line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(handle, f"{line}\n".encode("utf-8", "surrogateescape"))
+        finally:
+            os.close(handle)
+
+    def _take(self, line: str) -> bool:
+        try:
+            version, name, size, changed, inode, sha256, reader, error, values = json.loads(line)
+            probe = Probe(Path(name), sha256, reader, None if values is None else Contents(*values), error)
+        except (ValueError, TypeError):
+            return False
+        if version != VERSION:
+            return False
+        self._known[(name, size, changed, inode)] = probe
+        return True

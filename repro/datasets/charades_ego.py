@@ -1,0 +1,165 @@
+"""Charades-Ego v1, from the owners' six csv files, class file and videos.
+
+    CharadesEgo/CharadesEgo_v1_{train,test}{,_only1st,_only3rd}.csv     CharadesEgo/Charades_v1_classes.txt
+    CharadesEgo_v1_480/<id>.mp4, or CharadesEgo_v1/<id>.mp4 at the original size
+
+A clip's target is every action in it, whenever it happens; a clip may have none. Groups: the person filmed, or, where the
+file does not say who that is, the pair of clips of one script.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.datasets import Clip, Split
+from repro.datasets.annotations import (
+    DataError,
+    Listing,
+    check_not_empty,
+    inside,
+    one_line,
+    plain_name,
+    refuse_twice,
+    text_lines,
+)
+from repro.datasets.config import DatasetConfig
+
+FOLDER = "CharadesEgo"
+CLASSES = f"{FOLDER}/Charades_v1_classes.txt"
+COLUMNS = (
+    "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions", "length",
+)  # fmt: skip
+"""Others may follow: v1 adds egocentric and charades_video."""
+SPLITS = {
+    "first_train": "train_only1st",
+    "first_test": "test_only1st",
+    "third_train": "train_only3rd",
+    "third_test": "test_only3rd",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    number: int
+    values: dict[str, str]
+
+
+def _csv(part: str) -> str:
+    return f"{FOLDER}/CharadesEgo_v1_{part}.csv"
+
+
+def files(folder: Path) -> list[Path]:
+    return [inside(folder, name) for name in (CLASSES, *(_csv(p) for p in (*SPLITS.values(), "train", "test")))]
+
+
+def read(folder: Path, config: DatasetConfig) -> Listing:
+    """First and third person, each train and test.
+
+    Raises:
+        DataError: a file is absent or damaged; file and row are named.
+    """
+    classes = _class_names(inside(folder, CLASSES), config.classes)
+    videos = config.videos(folder)
+    splits = {}
+    for name, part in SPLITS.items():
+        relative = _csv(part)
+        clips = tuple(_clips(folder, relative, videos, config.classes, first_person=part.endswith("1st")))
+        splits[name] = Split(f"charades_ego/{name}", classes, clips)
+    refuse_twice((clip for split in splits.values() for clip in split.clips), folder)
+    return Listing(splits, tuple(_agreement(folder, splits)))
+
+
+def _clips(folder: Path, relative: str, videos: str, classes: int, first_person: bool) -> Iterator[Clip]:
+    path = inside(folder, relative)
+    for row in _rows(path):
+        where = f"{path}:{row.number}"
+        name = plain_name(row.values["id"].strip(), where)
+        if name.endswith("EGO") != first_person:
+            raise DataError(f"{where}: clip '{name}': ids of first-person clips end in EGO, and no others do")
+        yield Clip(
+            id=name,
+            path=folder / videos / f"{name}.mp4",
+            target=_actions(row.values["actions"], classes, f"{where}: actions of clip {name}"),
+            group=row.values["subject"].strip() or name.removesuffix("EGO"),
+            listed=f"{relative}:{row.number}",
+        )
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    """
+    Raises:
+        DataError: not a csv file with the columns, or a row with more or fewer values than there are columns.
+    """
+    check_not_empty(path)
+    header: list[str] = []
+    number = 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file)
+            header = [column.strip() for column in next(lines, [])]
+            _check_header(header, path)
+            number = lines.line_num + 1
+            for values in lines:
+                if values:
+                    if len(values) != len(header):
+                        raise DataError(
+                            f"{path}:{number}: {len(values)} values, expected {len(header)} as in the header"
+                        )
+                    yield _Row(number, dict(zip(header, values, strict=True)))
+                number = lines.line_num + 1
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}:{number}: not a csv file ({error}): fetch the owners' file again") from error
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    if len(header) == 1:
+        raise DataError(f"{path}:1: expected columns separated by commas, found '{one_line(header[0], 80)}'")
+    for column in COLUMNS:
+        if header.count(column) != 1:
+            problem = "two columns" if column in header else "no column"
+            raise DataError(f"{path}:1: {problem} '{column}', found {one_line(', '.join(header))}")
+
+
+def _actions(text: str, classes: int, what: str) -> tuple[int, ...]:
+    """Ids in `c092 11.90 21.20;c147 0.00 12.60`; none in an empty field."""
+    found = set()
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        match = re.fullmatch(r"c(\d{3}) +\d+(?:\.\d*)? +\d+(?:\.\d*)?", part, re.ASCII)
+        if match is None:
+            raise DataError(
+                f"{what}: '{one_line(part, 60)}', expected an action with start and end, as c092 11.90 21.20"
+            )
+        if int(match[1]) >= classes:
+            raise DataError(f"{what}: c{match[1]}, expected c000 to c{classes - 1:03}")
+        found.add(int(match[1]))
+    return tuple(sorted(found))
+
+
+def _class_names(path: Path, classes: int) -> tuple[str, ...]:
+    names: list[str] = []
+    for number, line in text_lines(path):
+        match = re.fullmatch(r"c(\d{3}) +(\S.*)", line.strip(), re.ASCII)
+        if match is None or int(match[1]) != len(names):
+            raise DataError(
+                f"{path}:{number}: '{one_line(line, 60)}', expected 'c{len(names):03} ' and the action's name"
+            )
+        names.append(match[2])
+    if len(names) != classes:
+        raise DataError(f"{path}: {len(names)} classes, expected {classes}: fetch the owners' file again")
+    return tuple(names)
+
+
+def _agreement(folder: Path, splits: dict[str, Split]) -> Iterator[str]:
+    """Whether the files of both views together list what the owners' file of all clips lists: no count of the third
+    person is published, so this is what its files are held against."""
+    for part in ("train", "test"):
+        both = {clip.id for view in ("first", "third") for clip in splits[f"{view}_{part}"].clips}
+        every = {row.values["id"].strip() for row in _rows(inside(folder, _csv(part)))}
+        counts = f"{len(splits[f'first_{part}'].clips)} first and {len(splits[f'third_{part}'].clips)} third person"
+        if both == every:
+            yield f"{part}: {counts}, together the {len(every)} clips of {_csv(part)}"
+        else:
+            odd = sorted(both ^ every)
+            yield f"{part}: {counts}, but {_csv(part)} lists {len(every)}: they differ in {len(odd)}, as {odd[0]}"

@@ -1,0 +1,60 @@
+"""The clips of a row: its splits as they lie here, and what a run record says of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from repro.datasets import Split
+from repro.datasets.manifest import Manifest, stored_manifest
+from repro.datasets.presence import without_missing
+from repro.datasets.registry import Dataset, open_dataset
+from repro.rows import Data
+from repro.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class RowData:
+    """What repro/pipeline.py takes of a row's data."""
+
+    splits: dict[str, Split]
+    """train and test, without the clips that are missing."""
+    also: tuple[Split, ...]
+    """Parts of the test split whose own scores are recorded."""
+    missing: dict[str, tuple[str, ...]]
+    """Ids by train and test; empty ones unless missing clips were allowed."""
+    manifests: dict[str, str]
+    """Content hash of each data set's audit."""
+
+
+def open_row(data: Data, workspace: Workspace, *, allow_missing: bool = False) -> RowData:
+    """
+    Raises:
+        MissingError: a data set is not there or damaged, or clips are missing and that was not allowed.
+    """
+    datasets = {name: open_dataset(name, workspace) for name in data.datasets}
+    audits = {name: audited for name, dataset in datasets.items() if (audited := of_these_files(dataset, workspace))}
+    splits, missing = {}, {}
+    for part, name in (("train", data.train), ("test", data.test)):
+        splits[part], missing[part] = _whole(name, datasets, audits, allow_missing)
+    present = {clip.id for clip in splits["test"].clips}
+    also = []
+    for name in data.also:
+        dataset, split = name.split("/")
+        whole = datasets[dataset].split(split)
+        left = tuple(clip for clip in whole.clips if clip.id in present)
+        if left:
+            also.append(Split(whole.name, whole.classes, left))
+    return RowData(splits, tuple(also), missing, {name: manifest.sha256 for name, manifest in audits.items()})
+
+
+def of_these_files(dataset: Dataset, workspace: Workspace) -> Manifest | None:
+    """The manifest of the data set's audit, where there is one and it is of the annotation files that lie here."""
+    manifest = stored_manifest(workspace, dataset.name)
+    return manifest if manifest is not None and manifest.annotations == dataset.key else None
+
+
+def _whole(
+    name: str, datasets: Mapping[str, Dataset], audits: Mapping[str, Manifest], allow_missing: bool
+) -> tuple[Split, tuple[str, ...]]:
+    dataset = datasets[name.split("/")[0]]
+    split = dataset.split(name.split("/")[1])
+    return without_missing(split, dataset.folder, allow_missing=allow_missing, manifest=audits.get(dataset.name))

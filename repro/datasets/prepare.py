@@ -1,0 +1,263 @@
+"""Bring the owners' archives or folders into a data set's folder, in the layout its adapter reads.
+
+    <folder>/archives/           archives as the owners distribute them (`repro fetch` puts them there)
+    <folder>/.unpacking/<key>/   an archive being unpacked: tree/, nested/ for the archives in it, and done at its end
+    <folder>/.prepared.json      which archive gave which part, so that none is unpacked for nothing
+
+A folder that a user has is linked, not copied. An archive is unpacked beside its part and moved there when it is whole; a
+run that was killed goes on with the member it was at (rar: with the archive). The archives themselves are left alone.
+"""
+
+import fnmatch
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repro import atomic
+from repro.datasets.annotations import DataError
+from repro.datasets.archives import suffix_of, unpack
+from repro.datasets.config import DatasetConfig, Part
+from repro.datasets.remedy import remedy
+from repro.errors import MissingError, UsageError
+from repro.keys import content_key
+from repro.terminal import Reporter
+from repro.workspace import Workspace
+
+DEPTH = 5
+"""Folders below a source in which its parts are looked for."""
+
+
+@dataclass(slots=True)
+class Sources:
+    links: list[Path] = field(default_factory=list)
+    """A user's own folders and files: linked."""
+    archives: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    part: str
+    how: str
+    """there, linked or unpacked."""
+    source: str
+
+
+def prepare(
+    name: str, config: DatasetConfig, workspace: Workspace, given: Sequence[Path], reporter: Reporter
+) -> list[Placed]:
+    """Make the data set's folder hold each of its parts, from `given` or from its folder of archives.
+
+    Raises:
+        MissingError: a part is in none of the sources (those found are in place), or an archive cannot be used.
+        UsageError: a source does not exist or two serve for one part; or another process prepares the data set.
+    """
+    folder = workspace.data / config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with Workspace(folder).lock("prepare"):
+        absent = config.absent(folder)
+        placed = [Placed(there, "there", "") for part in config.parts if (there := part.there(folder))]
+        if not absent:
+            shutil.rmtree(folder / ".unpacking", ignore_errors=True)
+            return placed
+        sources = _sources(folder, given)
+        for part in absent:
+            found = _link(part, folder, sources.links)
+            if found:
+                reporter.line(f"{found.part}: linked to {found.source}")
+                placed.append(found)
+        if config.absent(folder):
+            placed += _from_archives(config, folder, sources.archives, reporter)
+        absent = config.absent(folder)
+    if absent:
+        looked = (
+            ", ".join(str(path) for path in [*sources.links, *sources.archives])
+            or f"{folder / 'archives'}, which is empty"
+        )
+        raise MissingError(
+            f"data {name}: no {' and no '.join(map(str, absent))} in {looked}; pass the archive or folder with --from, "
+            f"or: {remedy(name, config, workspace)}"
+        )
+    return placed
+
+
+def _sources(folder: Path, given: Sequence[Path]) -> Sources:
+    sources = Sources()
+    for path in given or [folder / "archives"]:
+        if not path.exists():
+            if given:
+                raise UsageError(f"--from {path}: no such file or folder")
+            continue
+        if path.is_dir():
+            sources.archives += sorted(file.absolute() for file in path.iterdir() if file.is_file() and suffix_of(file))
+            sources.links.append(path.absolute())
+        elif suffix_of(path):
+            sources.archives.append(path.absolute())
+        else:
+            sources.links.append(path.absolute())
+    return sources
+
+
+def _link(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | None:
+    """Link the part to the user's folder or file, where one of `sources` is it or has it."""
+    found = {os.path.realpath(path): path for source in sources for path in find(part, source)}
+    if not found:
+        return None
+    if len(found) > 1:
+        raise UsageError(
+            f"{part} could be any of {', '.join(sorted(map(str, found.values()))[:4])}: pass one with --from"
+        )
+    (path,) = found.values()
+    name = _name_for(part, path)
+    target = folder / name
+    if target.is_symlink():
+        target.unlink()  # it leads nowhere, else the part would be there
+    # A link within the folder is relative: it holds wherever the folder is mounted.
+    target.symlink_to(os.path.relpath(path, folder) if path.is_relative_to(folder) else path)
+    return Placed(name, "linked", str(path))
+
+
+def find(part: Part, source: Path) -> list[Path]:
+    """Where in `source` (a file, a folder, or what lies a few folders below) the part is: the shallowest places."""
+    if not source.is_dir():
+        return [source] if not part.holds and source.name in part.names else []
+    level = [source]
+    for _ in range(DEPTH + 1):
+        if part.holds:
+            hits = [folder for folder in level if _holds(folder, part.holds)]
+        else:
+            hits = [folder / name for folder in level for name in part.names if (folder / name).is_file()]
+        if hits:
+            return hits
+        level = [inner for folder in level for inner in _folders(folder)]
+    return []
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    first, _, rest = pattern.partition("/")
+    if rest:
+        return any(_holds(inner, rest) for inner in _folders(folder) if fnmatch.fnmatchcase(inner.name, first))
+    with os.scandir(folder) as entries:
+        return any(fnmatch.fnmatchcase(entry.name, first) for entry in entries)
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            Path(entry.path)
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+        )
+
+
+def _name_for(part: Part, path: Path) -> str:
+    """The name of the part's that `path` has, in itself or in the archive it came from.
+
+    Raises:
+        UsageError: the part may have several names, and `path` none of them.
+    """
+    if len(part.names) == 1:
+        return part.names[0]
+    for piece in reversed(path.parts):
+        for name in sorted(part.names, key=len, reverse=True):
+            if piece == name or piece.startswith(f"{name}."):
+                return name
+    raise UsageError(f"{path}: which of {', '.join(part.names)} it is cannot be told: give it that name")
+
+
+def _from_archives(
+    config: DatasetConfig, folder: Path, archives: Sequence[Path], reporter: Reporter
+) -> Iterator[Placed]:
+    staging = folder / ".unpacking"
+    record = folder / ".prepared.json"
+    held = _read_record(record)
+    homes: dict[Path, Path] = {}
+    for archive in archives:
+        stat = archive.stat()
+        key = content_key([archive.name, stat.st_size, stat.st_mtime_ns])
+        # Under its own name too, by which the two sizes of Charades-Ego are told apart.
+        home = staging / key / archive.name
+        if key in held and not home.exists() and not any(str(part) in held[key] for part in config.absent(folder)):
+            continue
+        if not (home / "done").exists():
+            reporter.line(f"unpacking {archive}")
+            try:
+                _unpack_all(archive, home)
+            except DataError:
+                shutil.rmtree(staging / key)  # of an archive that is damaged or hostile nothing is used
+                if not any(staging.iterdir()):
+                    staging.rmdir()
+                raise
+            held[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
+            atomic.write_json(record, held)
+            atomic.write_bytes(home / "done", b"")
+        homes[home] = archive
+    for part in config.absent(folder):
+        found = {path: archive for home, archive in homes.items() for path in _find_unpacked(part, home)}
+        names = {_name_for(part, path.relative_to(staging)) for path in found}
+        names |= {name for name in part.names if _merged(staging, name).exists()}
+        if len(names) > 1:
+            raise UsageError(f"archives of {' and of '.join(sorted(names))}: pass those of one with --from")
+        for name in names:
+            origin = ", ".join(sorted({archive.name for archive in found.values()}))
+            _place(folder / name, list(found), _merged(staging, name))
+            reporter.line(f"{name}: unpacked from {origin}")
+            yield Placed(name, "unpacked", origin)
+    if staging.exists():
+        shutil.rmtree(staging)
+
+
+def _find_unpacked(part: Part, home: Path) -> list[Path]:
+    """Where the part is in an unpacked archive and in the archives that were in it."""
+    return [path for tree in (home / "tree", home / "nested") if tree.is_dir() for path in find(part, tree)]
+
+
+def _unpack_all(archive: Path, home: Path) -> None:
+    """Unpack an archive to home/tree and each archive in it to the same place below home/nested, without its suffix. Each of
+    these is deleted when it is whole there, so that a run that was killed does not unpack it again."""
+    tree = home / "tree"
+    if not (home / "unpacked").exists():
+        unpack(archive, tree)
+        atomic.write_bytes(home / "unpacked", b"")
+    inner = sorted(path for path in tree.rglob("*") if path.is_file() and suffix_of(path))
+    targets = [home / "nested" / str(path.relative_to(tree))[: -len(suffix_of(path))] for path in inner]
+    if len(set(targets)) < len(targets):
+        raise DataError(f"{archive}: two archives in it have the same name but for their type: unpack it yourself")
+    for path, target in zip(inner, targets, strict=True):
+        if not target.exists():
+            partial = target.with_name(f".{target.name}")
+            unpack(path, partial)
+            partial.rename(target)
+        path.unlink()
+
+
+def _merged(staging: Path, name: str) -> Path:
+    return staging / f"merged-{name}"
+
+
+def _place(target: Path, found: Sequence[Path], merged: Path) -> None:
+    """Move what was found to `target`; several folders (HMDB51: an archive a class) become one, in `merged`, where a run
+    that was killed may have brought some."""
+    if target.is_symlink():
+        target.unlink()  # it leads nowhere, else the part would be there
+    if len(found) == 1 and not merged.exists():
+        found[0].rename(target)
+        return
+    merged.mkdir(exist_ok=True)
+    for folder in found:
+        for inner in sorted(folder.iterdir()):
+            if (merged / inner.name).exists():
+                raise DataError(
+                    f"{target.name}: '{inner.name}' is in two of the archives: pass one of them with --from"
+                )
+            inner.rename(merged / inner.name)
+    merged.rename(target)
+
+
+def _read_record(path: Path) -> dict[str, list[str]]:
+    try:
+        return {str(key): [str(name) for name in names] for key, names in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

@@ -1,0 +1,92 @@
+"""Which clips of a split are not there, and the refusal to go on without them."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from repro.datasets import Split
+from repro.datasets.manifest import Manifest
+from repro.errors import MissingError
+
+Entries = dict[str, os.DirEntry[str]]
+
+
+def missing(split: Split, folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
+    """Clips of `split` that cannot be read, in its order, each with why and where it is listed.
+
+    Looks at names and sizes alone, a folder at a time. `folder` is the data set's; what a link in it leads to elsewhere
+    counts as missing. With the `manifest` of an audit also clips that did not decode and have not changed in size since.
+    """
+    faults = {facts.id: facts for facts in manifest.clips if facts.error} if manifest else {}
+    folders: dict[str, Entries | str] = {}
+    gone = {}
+    for clip in split.clips:
+        parent, name = os.path.split(clip.path)
+        if parent not in folders:
+            folders[parent] = _entries(parent, folder)
+        found = folders[parent]
+        why, size = _look(found, name, folder) if isinstance(found, dict) else (found, 0)
+        if not why and clip.id in faults and faults[clip.id].bytes == size:
+            why = f"it did not decode when it was audited ({faults[clip.id].error})"
+        if why:
+            gone[clip.id] = f"{clip.path}: {why} (listed in {clip.listed})"
+    return gone
+
+
+def _entries(parent: str, folder: Path) -> Entries | str:
+    """What lies in a folder by name, or why nothing in it is read."""
+    top = _top(parent, folder)
+    real = os.path.realpath(parent)
+    if not _within(real, top):
+        return f"{parent} is a link that leads out of the data set, to {real}: not read"
+    try:
+        with os.scandir(parent) as entries:
+            return {entry.name: entry for entry in entries}
+    except OSError as error:
+        return f"{(error.strerror or str(error)).lower()}"
+
+
+def _look(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
+    """Why a file cannot be read, "" where it can; and its bytes."""
+    entry = entries.get(name)
+    if entry is None:
+        return "no such file", 0
+    if entry.is_symlink():
+        real = os.path.realpath(entry.path)
+        if not _within(real, _top(entry.path, folder)):
+            return f"a link that leads out of the data set, to {real}: not read", 0
+    if not entry.is_file():
+        return "not a file", 0
+    size = entry.stat().st_size
+    return ("" if size else "the file is empty (0 bytes)"), size
+
+
+def _top(path: str, folder: Path) -> str:
+    """Where the folder of all clips really lies: that one may be a link of the user's own."""
+    return os.path.realpath(folder / Path(path).relative_to(folder).parts[0])
+
+
+def _within(real: str, top: str) -> bool:
+    return real == top or real.startswith(f"{top}{os.sep}")
+
+
+def without_missing(
+    split: Split, folder: Path, *, allow_missing: bool = False, manifest: Manifest | None = None
+) -> tuple[Split, tuple[str, ...]]:
+    """`split` less the clips that are missing, and the ids of these, which the run record keeps.
+
+    Raises:
+        MissingError: clips are missing and that was not allowed, or all are.
+    """
+    gone = missing(split, folder, manifest)
+    if gone and (not allow_missing or len(gone) == len(split.clips)):
+        shown = "; ".join(list(gone.values())[:3]) + ("; ..." if len(gone) > 3 else "")
+        name = split.name.split("/")[0]
+        remedy = (
+            f"bring them (`repro data status {name}` says what is there)"
+            if allow_missing
+            else f"bring them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the margin"
+        )
+        raise MissingError(f"{split.name}: {len(gone)} of {len(split.clips)} clips are missing: {shown}: {remedy}")
+    left = tuple(clip for clip in split.clips if clip.id not in gone)
+    return replace(split, clips=left), tuple(gone)

@@ -1,0 +1,115 @@
+"""The 12 classes that UCF101 and HMDB51 share, from the owners' files for split 1. No list of the benchmark is needed:
+it follows from these.
+
+    UCF-101/<Class>/v_<Class>_gNN_cNN.avi       ucfTrainTestlist/{trainlist01,testlist01}.txt
+    hmdb51_org/<class>/<clip>.avi               testTrainMulti_7030_splits/<class>_test_split1.txt
+
+Groups: UCF101's own (class and gNN, one source video); in HMDB51 the name of the film.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from repro.datasets import Clip, Split
+from repro.datasets.annotations import DataError, Listing, inside, one_line, plain_name, refuse_twice, text_lines
+from repro.datasets.config import DatasetConfig
+
+CLASSES = {
+    "climb": ("RockClimbingIndoor", "RopeClimbing"),
+    "fencing": ("Fencing",),
+    "golf": ("GolfSwing",),
+    "kick_ball": ("SoccerPenalty",),
+    "pullup": ("PullUps",),
+    "punch": ("BoxingPunchingBag", "BoxingSpeedBag", "Punch"),
+    "pushup": ("PushUps",),
+    "ride_bike": ("Biking",),
+    "ride_horse": ("HorseRiding",),
+    "shoot_ball": ("Basketball",),
+    "shoot_bow": ("Archery",),
+    "walk": ("WalkingWithDog",),
+}
+"""HMDB51's class to UCF101's, in the order of the label ids (TA3N's mapping, which the release's class lists follow)."""
+UCF_LISTS = {"train": "ucfTrainTestlist/trainlist01.txt", "val": "ucfTrainTestlist/testlist01.txt"}
+HMDB_TAGS = {"0": "", "1": "train", "2": "val"}
+"""0: in neither part of this split."""
+
+
+def ucf_files(folder: Path) -> list[Path]:
+    return [inside(folder, name) for name in UCF_LISTS.values()]
+
+
+def hmdb_files(folder: Path) -> list[Path]:
+    return [inside(folder, _hmdb_list(name)) for name in CLASSES]
+
+
+def read_ucf(folder: Path, config: DatasetConfig) -> Listing:
+    """UCF101's clips of the 12 classes: train, val, and both as full.
+
+    Raises:
+        DataError: a list is absent or damaged; file and row are named.
+    """
+    labels = {theirs: number for number, names in enumerate(CLASSES.values()) for theirs in names}
+    parts = {part: list(_ucf_clips(folder, name, labels)) for part, name in UCF_LISTS.items()}
+    return _listing("ucf101", parts, folder)
+
+
+def _ucf_clips(folder: Path, relative: str, labels: dict[str, int]) -> Iterator[Clip]:
+    path = inside(folder, relative)
+    for number, line in text_lines(path):
+        # trainlist01.txt has a class number behind the path, testlist01.txt has none.
+        match = re.fullmatch(r"([^/\\]+)/([^/\\]+)\.avi(?: +\d+)?", line.strip())
+        where = f"{path}:{number}"
+        if match is None:
+            raise DataError(f"{where}: '{one_line(line)}': expected <Class>/<clip>.avi")
+        class_name, name = plain_name(match[1], where), plain_name(match[2], where)
+        if class_name in labels:
+            yield Clip(
+                id=name,
+                path=folder / "UCF-101" / class_name / f"{name}.avi",
+                target=(labels[class_name],),
+                group=re.sub(r"_c\d+$", "", name).removeprefix("v_"),
+                listed=f"{relative}:{number}",
+            )
+
+
+def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
+    """HMDB51's clips of the 12 classes: train, val, and both as full.
+
+    Raises:
+        DataError: a list is absent or damaged; file and row are named.
+    """
+    parts: dict[str, list[Clip]] = {"": [], "train": [], "val": []}
+    for label, class_name in enumerate(CLASSES):
+        relative = _hmdb_list(class_name)
+        path = inside(folder, relative)
+        for number, line in text_lines(path):
+            where = f"{path}:{number}"
+            name, _, tag = line.strip().rpartition(" ")
+            name = name.rstrip()
+            if tag not in HMDB_TAGS or not name.endswith(".avi"):
+                raise DataError(f"{where}: '{one_line(line)}': expected <clip>.avi and 0, 1 or 2")
+            clip = plain_name(name.removesuffix(".avi"), where)
+            parts[HMDB_TAGS[tag]].append(
+                Clip(
+                    id=clip,
+                    path=folder / "hmdb51_org" / class_name / name,
+                    target=(label,),
+                    group=re.sub(rf"_{class_name}(_[a-z]+){{2}}_np\d+(_[a-z]+){{2}}_\d+$", "", clip),
+                    listed=f"{relative}:{number}",
+                )
+            )
+    refuse_twice((clip for clips in parts.values() for clip in clips), folder)
+    return _listing("hmdb51", {part: parts[part] for part in ("train", "val")}, folder)
+
+
+def _hmdb_list(class_name: str) -> str:
+    return f"testTrainMulti_7030_splits/{class_name}_test_split1.txt"
+
+
+def _listing(name: str, parts: dict[str, list[Clip]], folder: Path) -> Listing:
+    """Splits ordered by label, then as the owners list the clips; full is taken to be both (docs/deviations.md 9)."""
+    parts = {part: sorted(clips, key=lambda clip: clip.target) for part, clips in parts.items()}
+    parts["full"] = parts["train"] + parts["val"]
+    refuse_twice(parts["full"], folder)
+    return Listing({part: Split(f"{name}/{part}", tuple(CLASSES), tuple(clips)) for part, clips in parts.items()})
