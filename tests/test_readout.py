@@ -12,7 +12,6 @@ from torch.nn import functional
 from repro.errors import MissingError
 from repro.readout import losses
 from repro.readout.schedule import learning_rate
-from repro.readout.scores import all_scores, map_macro, map_micro
 from repro.readout.sequences import Sequences
 from repro.readout.train import predict, train
 from repro.readout.transformer import ClassificationTransformer
@@ -59,62 +58,10 @@ def test_losses_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
         assert value.item() == pytest.approx(kit[name].item(), abs=1e-6)
 
 
-def test_scores_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
-    scores, targets = kit["metric/scores"].double().numpy(), kit["metric/targets"].numpy()
-    assert map_micro(scores, targets) == pytest.approx(kit["metric/map_micro"].item(), abs=1e-6)
-    assert map_macro(scores, targets) == pytest.approx(kit["metric/map_macro"].item(), abs=1e-6)
-
-
 def test_the_learning_rate_is_the_releases(kit: dict[str, torch.Tensor]) -> None:
     golden = kit["schedule/lr_warmup4_epochs15_steps10_base1e-4"]
     ours = [learning_rate(step, 10, 15, 4, 1e-4) for step in range(150)]
     np.testing.assert_allclose(ours, golden.numpy(), rtol=0, atol=1e-12)
-
-
-def brute_force_ap(scores: np.ndarray, targets: np.ndarray) -> float:
-    """The definition, threshold by threshold: sum of precision times the gain in recall; ties fall together."""
-    total, previous = 0.0, 0.0
-    for threshold in sorted(set(scores.tolist()), reverse=True):
-        taken = scores >= threshold
-        recall = targets[taken].sum() / targets.sum()
-        total += (recall - previous) * targets[taken].mean()
-        previous = recall
-    return total
-
-
-@pytest.mark.parametrize("case", ["plain", "ties", "empty class", "one clip", "single label"])
-def test_scores_are_their_definition(case: str) -> None:
-    draw = np.random.default_rng(4)
-    scores = draw.random((40, 5))
-    targets = (draw.random((40, 5)) < 0.3).astype(np.int64)
-    if case == "ties":
-        scores = scores.round(1)
-    elif case == "empty class":
-        targets[:, 2] = 0
-    elif case == "one clip":
-        scores, targets = scores[:1], np.array([[0, 1, 0, 0, 1]])
-    elif case == "single label":
-        targets = np.eye(5, dtype=np.int64)[draw.integers(0, 4, 40)]
-    ours = all_scores(scores, targets)
-    assert ours["map_micro"] == pytest.approx(brute_force_ap(scores.ravel(), targets.ravel()), abs=1e-9)
-    present = [k for k in range(5) if targets[:, k].any()]
-    assert ours["map_macro"] == pytest.approx(
-        np.mean([brute_force_ap(scores[:, k], targets[:, k]) for k in present]), abs=1e-9
-    )
-    hits = [targets[n, max(range(5), key=lambda k: scores[n, k])] for n in range(len(scores))]
-    assert ours["top1"] == pytest.approx(sum(hits) / len(hits), abs=1e-12)
-    among = [targets[n, max(present, key=lambda k: scores[n, k])] for n in range(len(scores))]
-    assert ours["top1_occurring"] == pytest.approx(sum(among) / len(among), abs=1e-12)
-    if case == "single label":
-        by_class = [np.mean([hits[n] for n in range(40) if targets[n, k]]) for k in present]
-        assert ours["class_accuracy"] == pytest.approx(np.mean(by_class), abs=1e-12)
-    else:
-        assert "class_accuracy" not in ours
-
-
-def test_scores_without_any_positive_are_zero() -> None:
-    scores, targets = np.random.default_rng(1).random((6, 3)), np.zeros((6, 3), np.int64)
-    assert set(all_scores(scores, targets).values()) == {0.0}
 
 
 def planted(clips: int, shift: float, seed: int, permuted: bool = False) -> Sequences:
