@@ -193,6 +193,24 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeyp
     assert bits(tmp_path / "spoilt") == bits(tmp_path / "whole")
 
 
+def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from repro.readout import train as training
+
+    real = training.one_epoch
+
+    def spoilt(*arguments: object) -> float:
+        value = real(*arguments)  # type: ignore[arg-type]
+        if arguments[4] == 2:
+            with torch.no_grad():
+                arguments[0].classifier.weight.fill_(torch.inf)  # type: ignore[attr-defined]
+        return value
+
+    monkeypatch.setattr(training, "one_epoch", spoilt)
+    with pytest.raises(MissingError, match=r"stopped in epoch 2, its last step: the weights are no numbers"):
+        run(tmp_path)
+    assert len(read_about(tmp_path / STATE)["epochs"]) == 1  # type: ignore[index]
+
+
 def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     checkpoints.write_tensors(path, {"a": torch.arange(3.0), "empty": torch.zeros(0, 2)}, {"row": "ucf_hmdb"})

@@ -78,9 +78,9 @@ def train(
             draws = epoch_draws(seed, number, len(learned.clips), recipe)
             try:
                 train_loss = one_epoch(model, optimizer, learned, recipe, number, draws, compute)
+                logits.append(_finite(split_logits(model, tested, recipe, compute), number))
             except FloatingPointError as error:
                 raise MissingError(_stopped(error, len(epochs), kept)) from error
-            logits.append(split_logits(model, tested, recipe, compute))
             epoch = Epoch(
                 number,
                 train_loss,
@@ -166,6 +166,17 @@ def probabilities(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[np.
 def _held_out_scores(model: Head, held_out: Sequences, recipe: Recipe, compute: Compute) -> dict[str, float]:
     targets: Int64[np.ndarray, "N K"] = held_out.targets.numpy().astype(np.int64)
     return all_scores(predict(model, held_out, recipe, compute), targets)
+
+
+def _finite(logits: Float32[Tensor, "N K"], number: int) -> Float32[Tensor, "N K"]:
+    """`logits`, which the last step of an epoch may have spoilt after its loss was computed.
+
+    Raises:
+        FloatingPointError: some are no numbers.
+    """
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError(f"epoch {number}, its last step: the weights are no numbers any more")
+    return logits
 
 
 def _selected(epochs: list[Epoch], metric: Metric) -> Epoch:
