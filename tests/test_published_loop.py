@@ -16,6 +16,8 @@ from repro.readout.sequences import Sequences
 from repro.readout.train import one_epoch, predict, train
 from repro.rows import CrossEntropy, Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def plain_epoch(
     model: Head,

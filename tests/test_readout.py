@@ -24,6 +24,8 @@ from repro.readout.train import predict, train
 from repro.readout.transformer import ClassificationTransformer, attend_each, attend_padded
 from repro.rows import Bce, CrossEntropy, Focal, load_row
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def kit(reference: Path) -> dict[str, torch.Tensor]:

@@ -22,6 +22,9 @@ from repro.rows import Recipe
 RECIPE = recipe(epochs=5, layers=2)
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 class KilledError(Exception):
     pass
 
@@ -90,24 +93,19 @@ test_resume.run(Path(sys.argv[1]))
 
 @pytest.mark.slow
 def test_killed_by_the_system_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        run(tmp_path / "whole")
-        folder = tmp_path / "killed"
-        for epochs in (1, 3):
-            process = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(folder)], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL
-            )
-            deadline = time.monotonic() + 120
-            while len((read_about(folder / STATE) or {"epochs": []})["epochs"]) < epochs and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(60) == -signal.SIGKILL
-        run(folder)
-    finally:
-        torch.set_num_threads(before)
+    run(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for epochs in (1, 3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(folder)], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while len((read_about(folder / STATE) or {"epochs": []})["epochs"]) < epochs and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    run(folder)
     assert bits(folder) == bits(tmp_path / "whole")
     assert not warnings
 

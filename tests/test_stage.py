@@ -25,6 +25,9 @@ from repro.rows import Row, load_row
 from repro.runs import RunRecord, stored_run
 from repro.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 CELL = load_row("smoke").features.name
 CLASSES = ("walk", "jump", "eat")
 
