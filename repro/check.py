@@ -110,6 +110,8 @@ def _unfit(record: RunRecord, row: Row) -> str:
     """Why a record is no measurement of `row` as it is configured now; "" where it is one."""
     if not record.complete:
         return "a trial on fewer clips"
+    if record.protocol != "published":
+        return f"the {record.protocol} protocol: the published rule alone is compared with published values"
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),

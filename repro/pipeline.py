@@ -1,48 +1,21 @@
 """A row from its clips to its run records: extract, train, record. Each stage is reused where nothing it depends on has
 changed."""
 
-import datetime
-import hashlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
-import torch
-
-from repro import atomic
-from repro.backbones.config import MeanColourConfig
 from repro.backbones.extractor import Execution, describe
 from repro.datasets import Clip, Split
 from repro.errors import MissingError
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore
-from repro.keys import canonical_json, content_key, file_sha256
-from repro.readout import train as training
-from repro.readout.predictions import write_predictions
-from repro.readout.scores import all_scores
-from repro.readout.sequences import Sequences, load_sequences
+from repro.readout.scores import Segments
+from repro.readout.stage import PUBLISHED, How, Source, read_out
 from repro.rows import Row, row_backbone
-from repro.runs import (
-    DamagedRecordError,
-    EpochRecord,
-    FeaturesRecord,
-    Made,
-    RunRecord,
-    Selection,
-    SplitRecord,
-    StoredRun,
-    SubsetRecord,
-    machine,
-    stored_run,
-    versions,
-)
+from repro.runs import RunRecord, machine, versions
 from repro.terminal import Reporter
 from repro.workspace import Workspace
-
-PROTOCOL = "published"
 
 
 def run_row(
@@ -53,7 +26,8 @@ def run_row(
     workspace: Workspace,
     reporter: Reporter,
     execution: Execution,
-    readout_threads: int | None = None,
+    how: How = PUBLISHED,
+    segments: Segments | None = None,
     *,
     also: Sequence[Split] = (),
     missing: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
@@ -66,49 +40,10 @@ def run_row(
         MissingError: a checkpoint is missing or clips could not be read (each is named before).
     """
     stores, extraction = _extract(name, row, splits, workspace, reporter, execution)
-    store = stores["test"]
-    facts = {
-        part: _split_record(split, extraction.video_sha256, missing.get(part, ())) for part, split in splits.items()
-    }
-    group = {
-        "training": training.VERSION,
-        "row": name,
-        "row_version": row.version,
-        "features": {"key": store.key, "cell": row.features.name},
-        "splits": {part: fact.model_dump() for part, fact in facts.items()},
-        "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
-        "protocol": PROTOCOL,
-    }
-    if also:
-        group["also"] = {split.name: [clip.id for clip in split.clips] for split in also}
-    sequences: dict[str, Sequences] = {}
-    records, reused = [], 0
-    for seed in seeds:
-        stored = stored_run(workspace.runs, name, seed, content_key(group | {"seed": seed}))
-        record = _stored_record(stored, reporter)
-        if record is None:
-            if not sequences:
-                sequences = {
-                    part: load_sequences(stores[part], split, row.features.name, row.readout.max_length)
-                    for part, split in splits.items()
-                }
-            with _torch_threads(readout_threads):
-                record = _train(
-                    name, row, seed, stored, content_key(group), store, sequences, facts, splits["test"].classes, also,
-                    manifests,
-                )  # fmt: skip
-        else:
-            reused += 1
-        records.append(record)
-    reporter.stage(
-        "readout",
-        total=len(seeds),
-        reused=reused,
-        made="trained",
-        why=f"{name}, seeds {_listed(seeds)}",
-        where=workspace.runs / name,
+    source = Source(
+        name, row, stores, splits, extraction.video_sha256, segments, tuple(also), dict(missing), dict(manifests)
     )
-    return store, records
+    return stores["test"], read_out(source, seeds, workspace, reporter, how)
 
 
 def _extract(
@@ -150,117 +85,3 @@ def _extract(
 
 def _dataset(row: Row, part: str) -> str:
     return (row.data.train if part == "train" else row.data.test).split("/")[0]
-
-
-def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
-    """The record of this very run, if it is whole."""
-    try:
-        return stored.read()
-    except DamagedRecordError as error:
-        kept = [atomic.set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
-        reporter.warn(f"{error}: kept as {' and '.join(kept)}, training this seed again")
-        return None
-
-
-def _train(
-    name: str,
-    row: Row,
-    seed: int,
-    stored: StoredRun,
-    group: str,
-    store: FeatureStore,
-    sequences: Mapping[str, Sequences],
-    facts: Mapping[str, SplitRecord],
-    classes: tuple[str, ...],
-    also: Sequence[Split],
-    manifests: Mapping[str, str],
-) -> RunRecord:
-    """Train one seed; predictions are on disk before the record that vouches for them."""
-    stored.folder.mkdir(parents=True, exist_ok=True)
-    atomic.remove_partials(stored.folder)
-    begun = time.perf_counter()
-    trained = training.train(sequences["train"], sequences["test"], row.readout, seed)
-    seconds = time.perf_counter() - begun
-    best = max(trained.epochs, key=lambda epoch: epoch.scores[row.metric])  # the first of equals
-    last = trained.epochs[-1]
-    targets = sequences["test"].targets.numpy().astype(np.int64)
-    selected = {e.number: trained.predictions[e.number - 1] for e in (best, last)}
-    write_predictions(stored.predictions_path, sequences["test"].clips, classes, targets, selected)
-    backbone = row_backbone(row)
-    record = RunRecord(
-        run=stored.folder.name.split("-")[1],
-        group=group,
-        row=name,
-        row_version=row.version,
-        kind=row.kind,
-        seed=seed,
-        checkpoint_assumed=not isinstance(backbone, MeanColourConfig) and backbone.checkpoint.assumed,
-        metric=row.metric,
-        recipe=row.readout,
-        features=FeaturesRecord(
-            key=store.key,
-            cell=row.features.name,
-            width=sequences["train"].width,
-            identity=store.identity,
-            readers=dict(sequences["train"].readers + sequences["test"].readers),
-        ),
-        train=facts["train"],
-        test=facts["test"],
-        classes=classes,
-        epochs=tuple(EpochRecord(epoch=e.number, train_loss=e.train_loss, scores=e.scores) for e in trained.epochs),
-        best_epoch_on_test=Selection(epoch=best.number, scores=best.scores),
-        last_epoch=Selection(epoch=last.number, scores=last.scores),
-        subsets=tuple(_subset_record(split, sequences["test"], trained, row.metric) for split in also),
-        manifests=dict(manifests),
-        chance=chance(targets),
-        predictions_sha256=file_sha256(stored.predictions_path),
-        made=Made(
-            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seconds=round(seconds, 3),
-            by=versions(),
-            on=machine(),
-        ),
-    )
-    stored.write(record)
-    return record
-
-
-def _subset_record(split: Split, test: Sequences, trained: training.Trained, metric: str) -> SubsetRecord:
-    """Scores of the clips of `split`, a part of the test split, by the same rules."""
-    wanted = {clip.id for clip in split.clips}
-    chosen = np.array([clip in wanted for clip in test.clips])
-    targets = test.targets.numpy().astype(np.int64)[chosen]
-    scores = [all_scores(predictions[chosen], targets) for predictions in trained.predictions]
-    best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # the first of equals
-    return SubsetRecord(
-        name=split.name,
-        clips=len(targets),
-        best_epoch_on_test=Selection(epoch=best + 1, scores=scores[best]),
-        last_epoch=Selection(epoch=len(scores), scores=scores[-1]),
-    )
-
-
-def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...]) -> SplitRecord:
-    contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
-    digest = hashlib.sha256(canonical_json({"classes": list(split.classes), "clips": contents})).hexdigest()
-    return SplitRecord(name=split.name, clips=len(split.clips), sha256=digest, missing_clips=missing)
-
-
-def chance(targets: np.ndarray) -> dict[str, float]:
-    """What a guesser scores on `targets` `[N, K]`: one class in K right, every ranking at the share of positives."""
-    return {"top1": float(targets.mean()), "map_micro": float(targets.mean())}
-
-
-@contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads in the block; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(str(n) for n in numbers)

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repro import shipped
 from repro.backbones.config import SVD_LAYERS, BackboneConfig, Cell, SvdConfig, load_backbone
@@ -14,6 +14,11 @@ from repro.datasets.config import DatasetConfig, load_dataset
 from repro.errors import UsageError
 
 Metric = Literal["map_micro", "top1"]
+Protocol = Literal["published", "honest"]
+"""published: learns from the whole training split, its epoch picked on the test split (docs/deviations.md 2).
+honest: the epoch picked on a part held out of the training split."""
+Precision = Literal["fp32", "tf32", "bf16"]
+"""Of the readout's matrix products; weights, losses and the optimizer are fp32 throughout."""
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -58,8 +63,9 @@ class Bce(Config):
 
 
 class Recipe(Config):
-    """How the readout is trained (the release's scripts/train.py and models/Transformer.py)."""
+    """How the readout is trained (the release's scripts/train.py, models/Transformer.py and models/MLP.py)."""
 
+    head: Literal["transformer", "linear"] = "transformer"
     loss: Annotated[Focal | CrossEntropy | Bce, Field(discriminator="name")]
     epochs: Positive
     warmup_epochs: Annotated[int, Field(ge=0)] = 4
@@ -70,18 +76,29 @@ class Recipe(Config):
     batch_size: Positive = 16
     max_length: Positive
     """Sampled frames read of a clip, from its start."""
-    layers: Positive
+    layers: Annotated[int, Field(ge=0)]
+    """Of the transformer; 0 for the linear head."""
     heads: Positive = 8
     feedforward_factor: Positive = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     note: str = ""
     """Where a value was not in the release and was taken from elsewhere."""
 
+    @model_validator(mode="after")
+    def _layers_are_the_heads(self) -> "Recipe":
+        if (self.head == "linear") != (self.layers == 0):
+            raise ValueError(f"the {self.head} head has {'no' if self.head == 'linear' else 'at least 1'} layers")
+        return self
+
 
 class Seeds(Config):
     published: Annotated[int, Field(ge=0)]
     planned: Positive = 5
     """Runs a verdict needs, fixed before any was made."""
+
+    def first(self, count: int) -> list[int]:
+        """The published seed and those that follow it."""
+        return list(range(self.published, self.published + count))
 
 
 class Row(Config):

@@ -2,6 +2,7 @@
 
 runs/<row>/seed<seed>-<run>/record.json          written last: with it the run is whole
 runs/<row>/seed<seed>-<run>/predictions.parquet  scores of every test clip after the selected epochs
+runs/<row>/seed<seed>-<run>/*.safetensors        the trained readout (repro/readout/checkpoints.py)
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from repro import atomic
 from repro.keys import canonical_json, file_sha256
-from repro.rows import Metric, Recipe
+from repro.rows import Metric, Precision, Protocol, Recipe
 
 FORMAT: Literal[1] = 1
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")
@@ -55,11 +56,14 @@ class EpochRecord(Record):
     train_loss: float
     scores: dict[str, Share]
     """Of the test split, shares of 1."""
+    held_out: dict[str, Share] | None = None
+    """Of the part held out of the training split."""
 
 
 class Selection(Record):
     epoch: int
     scores: dict[str, Share]
+    """Of the test split."""
 
 
 class SubsetRecord(Record):
@@ -92,7 +96,7 @@ class RunRecord(Record):
     row_version: int
     kind: Literal["published", "smoke"]
     seed: int
-    protocol: Literal["published"] = "published"
+    protocol: Protocol = "published"
     complete: bool = True
     """False for a trial on fewer clips: never judged."""
     checkpoint_assumed: bool
@@ -101,24 +105,38 @@ class RunRecord(Record):
     features: FeaturesRecord
     train: SplitRecord
     test: SplitRecord
+    held_out: SplitRecord | None = None
+    """The part of the training split that was not learned from (honest protocol)."""
     classes: tuple[str, ...]
     epochs: tuple[EpochRecord, ...]
     best_epoch_on_test: Selection
     """The published rule (docs/deviations.md 2)."""
     last_epoch: Selection
+    best_epoch_on_held_out: Selection | None = None
+    """The honest rule: nothing was picked on the test split."""
     subsets: tuple[SubsetRecord, ...] = ()
     """Of the splits a row's `data.also` names."""
     manifests: dict[str, str] = {}
     """Content hash of the audit's manifest by data set; none where a data set was not audited."""
     chance: dict[str, float]
     """Expected scores of a guesser."""
+    class_prior: dict[str, Share] = {}
+    """Scores of a predictor that knows how common each class is in the training split, and no more."""
+    constant: dict[str, Share] = {}
+    """Scores of a predictor that gives every class of every clip the same score."""
+    precision: Precision = "fp32"
+    """Of the readout's matrix products."""
+    checkpoints: dict[str, str] = {}
+    """sha256 of the weights beside the record, by file name."""
     predictions_sha256: str
     made: Made
 
     @model_validator(mode="after")
     def _has_its_metric(self) -> "RunRecord":
-        for selection in (self.best_epoch_on_test, self.last_epoch):
-            if self.metric not in selection.scores:
+        if (self.protocol == "honest") != (self.held_out is not None and self.best_epoch_on_held_out is not None):
+            raise ValueError(f"protocol {self.protocol}, and {'no' if self.held_out is None else 'a'} part held out")
+        for selection in (self.best_epoch_on_test, self.last_epoch, self.best_epoch_on_held_out):
+            if selection is not None and self.metric not in selection.scores:
                 raise ValueError(f"no score '{self.metric}' in it")
         return self
 

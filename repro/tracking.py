@@ -161,6 +161,7 @@ def _log(client: "MlflowClient", experiment_id: str, stored: StoredRun, record: 
         | {
             "seed": record.seed,
             "row_version": record.row_version,
+            "precision": record.precision,
             "features.key": record.features.key,
             "features.cell": record.features.cell,
             "train": f"{record.train.name} ({record.train.clips} clips)",
@@ -174,11 +175,18 @@ def _log(client: "MlflowClient", experiment_id: str, stored: StoredRun, record: 
     metrics = [
         Metric(name, value, at, epoch.epoch)
         for epoch in record.epochs
-        for name, value in ({"train_loss": epoch.train_loss} | epoch.scores).items()
+        for name, value in (
+            {"train_loss": epoch.train_loss}
+            | epoch.scores
+            | {f"held_out.{name}": value for name, value in (epoch.held_out or {}).items()}
+        ).items()
     ]
-    for rule, chosen in (("best_epoch_on_test", record.best_epoch_on_test), ("last_epoch", record.last_epoch)):
-        metrics += [Metric(f"{rule}.{name}", value, at, chosen.epoch) for name, value in chosen.scores.items()]
-    metrics += [Metric(f"chance.{name}", value, at, 0) for name, value in record.chance.items()]
+    for rule in ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out"):
+        chosen = getattr(record, rule)
+        if chosen is not None:
+            metrics += [Metric(f"{rule}.{name}", value, at, chosen.epoch) for name, value in chosen.scores.items()]
+    for guesser in ("chance", "class_prior", "constant"):
+        metrics += [Metric(f"{guesser}.{name}", value, at, 0) for name, value in getattr(record, guesser).items()]
     client.log_batch(
         run.info.run_id,
         params=[Param(name, str(value)) for name, value in params.items()],

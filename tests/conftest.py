@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from repro.backbones.config import SvdConfig, load_backbone
@@ -78,6 +80,15 @@ def clip(rendered: dict[str, Path]) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Training this small is quickest on one thread, above all on a machine that others use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Told(Reporter):

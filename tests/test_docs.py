@@ -44,6 +44,7 @@ def test_every_deviation_a_file_names_is_in_the_ledger() -> None:
 def test_links_lead_somewhere() -> None:
     for path in [
         *ROOT.glob("*.md"),
+        *ROOT.glob("benchmarks/*.md"),
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("expected/*.md"),
         *ROOT.glob("requirements/*.md"),

@@ -95,6 +95,12 @@ def contents(workspace: Path, *folders: str) -> dict[str, bytes]:
     return {str(p.relative_to(workspace)): p.read_bytes() for p in files}
 
 
+def trained_weights(workspace: Path) -> dict[str, bytes]:
+    weights = {name: held for name, held in contents(workspace, "runs").items() if name.endswith(".safetensors")}
+    assert len(weights) == 8
+    return weights
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """A finished run, made with every socket but loopback refused."""
@@ -187,6 +193,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(done: tuple[Path, dict[str,
     assert result.code == 0, result.err
     assert result.out.splitlines()[-1] == "smoke: PASS"
     assert contents(tmp_path, "features", "smoke") == contents(done[0], "features", "smoke")
+    assert trained_weights(tmp_path) == trained_weights(done[0])
     assert not list(tmp_path.rglob(".*.partial*"))
 
 

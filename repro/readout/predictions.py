@@ -1,12 +1,24 @@
 """Per-clip scores on disk (parquet), so that any metric can be computed again."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from repro import atomic
+from repro.errors import MissingError
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    clips: tuple[str, ...]
+    classes: tuple[str, ...]
+    targets: Int64[np.ndarray, "N K"]
+    by_epoch: dict[int, Float64[np.ndarray, "N K"]]
+    groups: tuple[str | None, ...] | None = None
+    """Which source video each clip was cut from, where that is known."""
 
 
 def write_predictions(
@@ -15,12 +27,14 @@ def write_predictions(
     classes: Sequence[str],
     targets: Int64[np.ndarray, "N K"],
     by_epoch: Mapping[int, Float64[np.ndarray, "N K"]],
+    groups: Sequence[str | None] | None = None,
 ) -> None:
-    """One row per epoch and clip: epoch, clip, targets (label ids), scores (one a class)."""
+    """One row per epoch and clip: epoch, clip, targets (label ids), scores (one a class), group (source video)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     labels = [np.flatnonzero(row).tolist() for row in targets]
+    sources = [None] * len(clips) if groups is None else list(groups)
     table = pa.table(
         {
             "epoch": pa.array(np.repeat(list(by_epoch), len(clips)), pa.int32()),
@@ -29,8 +43,42 @@ def write_predictions(
             "scores": pa.array(
                 [row for scores in by_epoch.values() for row in scores.tolist()], pa.list_(pa.float64())
             ),
+            "group": pa.array([source for _ in by_epoch for source in sources], pa.string()),
         },
         metadata={"classes": "\n".join(classes)},
     )
     with atomic.replacing(path) as partial:
         pq.write_table(table, partial)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What write_predictions wrote.
+
+    Raises:
+        MissingError: not there, or not such a file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
+        epochs = table["epoch"].to_numpy()
+        chosen = {int(epoch): np.flatnonzero(epochs == epoch) for epoch in dict.fromkeys(epochs.tolist())}
+        scores = np.array(table["scores"].to_pylist(), np.float64)
+        first = table.take(next(iter(chosen.values())))
+        groups = tuple(first["group"].to_pylist())
+    except FileNotFoundError as error:
+        raise MissingError(f"{path}: no such predictions") from error
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, StopIteration) as error:
+        raise MissingError(f"{path}: not the predictions of a readout ({error})") from error
+    targets = np.zeros((len(first), len(classes)), np.int64)
+    for row, labels in zip(targets, first["targets"].to_pylist(), strict=True):
+        row[labels] = 1
+    return Predictions(
+        clips=tuple(first["clip"].to_pylist()),
+        classes=classes,
+        targets=targets,
+        by_epoch={epoch: scores[rows] for epoch, rows in chosen.items()},
+        groups=groups if any(group is not None for group in groups) else None,
+    )

@@ -15,6 +15,7 @@ from repro.errors import Exit, UsageError
 from repro.features.store import FeatureStore
 from repro.keys import content_key, file_sha256
 from repro.pipeline import run_row
+from repro.readout.stage import How
 from repro.rows import SMOKE_ROWS, load_row, row_backbone
 from repro.runs import RunRecord
 from repro.smoke import clips, golden
@@ -125,7 +126,7 @@ def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Rep
                 workspace,
                 reporter,
                 Execution(workers=workers),
-                readout_threads=READOUT_THREADS,
+                how=How(threads=READOUT_THREADS),
             )
         tracking.sync(workspace, reporter)
     return Made(hashes, checkpoint_sha256, stores["smoke"], records)

@@ -1,0 +1,94 @@
+"""The plain published training loop (the release's scripts/train.py), as what ours is held and timed against.
+
+One .npy a clip, every clip padded to max_length, all tokens computed, AdamW as torch has it by default.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from repro.readout.losses import loss
+from repro.readout.schedule import learning_rate
+from repro.rows import CrossEntropy, Recipe
+
+Item = tuple[Tensor, Tensor, Tensor]
+
+
+class PaddedClips(Dataset[Item]):
+    """Features, which frames are a clip's own, and targets."""
+
+    def __init__(self, files: Sequence[Path], targets: Tensor, max_length: int) -> None:
+        self.files, self.targets, self.max_length = files, targets, max_length
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> Item:
+        features = torch.from_numpy(np.load(self.files[number])).float()[: self.max_length]
+        length = len(features)
+        if length < self.max_length:
+            features = torch.cat([features, torch.zeros(self.max_length - length, features.shape[1])])
+        return features, torch.arange(self.max_length) < length, self.targets[number]
+
+
+def save(features: Iterable[Tensor], folder: Path) -> list[Path]:
+    """One .npy a clip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, own in enumerate(features):
+        files.append(folder / f"{number}.npy")
+        np.save(files[-1], own.numpy())
+    return files
+
+
+def mixes(alpha: float, batches: Iterable[Sequence[int]], draw: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
+    """Lambda and partners of each batch."""
+    for batch in batches:
+        share = float(draw.beta(alpha, alpha)) if alpha > 0 else 1.0
+        yield share, torch.from_numpy(draw.permutation(len(batch)))
+
+
+def one_epoch(
+    model: nn.Module,
+    loader: DataLoader[Item],
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    mixed: Iterator[tuple[float, Tensor]],
+) -> float:
+    """Mean loss of the batches."""
+    model.train()
+    total = 0.0
+    for (features, valid, targets), (share, partner) in zip(loader, mixed, strict=True):
+        features = share * features + (1 - share) * features[partner]
+        targets = share * targets + (1 - share) * targets[partner]
+        optimizer.zero_grad()
+        value = loss(recipe.loss, model(features, valid), targets)
+        value.backward()
+        optimizer.step()
+        scheduler.step()
+        total += value.item()
+    return total / len(loader)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: DataLoader[Item], recipe: Recipe) -> np.ndarray:
+    """Probabilities of every clip."""
+    model.eval()
+    logits = torch.cat([model(features, valid) for features, valid, _ in loader]).double()
+    return (logits.softmax(1) if isinstance(recipe.loss, CrossEntropy) else logits.sigmoid()).numpy()
+
+
+def optimizer_of(
+    model: nn.Module, recipe: Recipe, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW, and the schedule of `steps` steps an epoch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(step, steps, recipe.epochs, recipe.warmup_epochs, 1.0)
+    )
+    return optimizer, scheduler

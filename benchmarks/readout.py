@@ -1,0 +1,140 @@
+"""Epoch time of the readout against the plain published loop: `python benchmarks/readout.py ucf_hmdb` (or `ak`).
+
+The same model, features and machine, in one process; runs alternate, and the median of the ratios of neighbours is
+reported, so that a machine's other users weigh on both alike. The ceiling is what packing alone could reach: the tokens
+of padded clips over the clips' own. An epoch is a pass of training and one of scoring the test split.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import published_loop
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from repro.readout import train as training
+from repro.readout.compute import ON_CPU
+from repro.readout.draws import epoch_draws
+from repro.readout.head import new_head
+from repro.readout.sequences import Sequences
+from repro.rows import Recipe, load_row
+
+# Row; test clips for each training clip; log-normal of native frames (median, sigma), with their least and most.
+# UCF and HMDB: the frame counts of their lists (mean 193.4 and 100.6). Animal Kingdom: mean 146.6, the spread assumed.
+SHAPES = {
+    "ucf_hmdb": ("ucf_hmdb", 1200 / 1438, (171, 0.496, 29, 641), (80, 0.68, 22, 727)),
+    "ak": ("ak_full", 6096 / 24004, (106, 0.8, 8, 4500), (106, 0.8, 8, 4500)),
+}
+CLASSES = 12
+
+
+def lengths(clips: int, shape: tuple[float, float, int, int], draw: np.random.Generator) -> list[int]:
+    """Tokens of each clip: every 4th frame."""
+    median, sigma, least, most = shape
+    places = (np.arange(clips) + 0.5) / clips  # even quantiles, in any order
+    normal = np.sqrt(2) * torch.erfinv(torch.from_numpy(2 * places - 1)).numpy()
+    frames = np.clip(median * np.exp(sigma * normal), least, most)
+    return [int(n) for n in draw.permutation(np.ceil(frames / 4))]
+
+
+def planted(counts: list[int], width: int, max_length: int, seed: int) -> Sequences:
+    draw = torch.Generator().manual_seed(seed)
+    features = tuple(torch.randn(count, width, generator=draw)[:max_length] for count in counts)
+    labels = torch.arange(len(counts)) % CLASSES
+    names = tuple(map(str, range(len(counts))))
+    return Sequences(names, features, functional.one_hot(labels, CLASSES).float(), Counter())
+
+
+def timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> None:
+    row, share, train_shape, test_shape = SHAPES[name]
+    recipe = load_row(row).readout
+    draw = np.random.default_rng(0)
+    train = planted(lengths(clips, train_shape, draw), width, recipe.max_length, 1)
+    test = planted(lengths(max(1, round(share * clips)), test_shape, draw), width, recipe.max_length, 2)
+    workers = min(10, os.cpu_count() or 1)
+    loaders = [
+        DataLoader(
+            published_loop.PaddedClips(
+                published_loop.save(split.features, folder / part), split.targets, recipe.max_length
+            ),
+            batch_size=recipe.batch_size,
+            shuffle=part == "train",
+            num_workers=workers,
+        )
+        for part, split in (("train", train), ("test", test))
+    ]
+    draws = epoch_draws(0, 1, clips, recipe)
+    plain, ours = new_head(recipe, width, CLASSES), new_head(recipe, width, CLASSES)
+    ours.load_state_dict(plain.state_dict())
+    fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+    optimizer, scheduler = published_loop.optimizer_of(plain, recipe, len(draws))
+
+    def plain_training() -> None:
+        mixed = published_loop.mixes(recipe.mixup, [d.chosen for d in draws], draw)
+        published_loop.one_epoch(plain, loaders[0], recipe, optimizer, scheduler, mixed)
+
+    passes: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "training": (plain_training, lambda: training.one_epoch(ours, fused, train, recipe, 1, draws)),
+        "scoring": (
+            lambda: published_loop.predict(plain, loaders[1], recipe),
+            lambda: training.predict(ours, test, recipe, ON_CPU),
+        ),
+    }
+    warm(recipe, width)
+    times: dict[str, list[tuple[float, float]]] = {what: [] for what in passes}
+    for _ in range(repeats):
+        for what, (theirs, own) in passes.items():
+            times[what].append((timed(theirs), timed(own)))
+    times["epoch"] = [(a + c, b + d) for (a, b), (c, d) in zip(times["training"], times["scoring"], strict=True)]
+    own_tokens = sum(len(f) + 1 for f in train.features)
+    print(f"{name}: C {width}, {recipe.layers} layers, max_len {recipe.max_length}, {clips} clips, {len(test.clips)} to test on; "
+          f"{torch.get_num_threads()} threads, {workers} loader workers, {repeats} repeats, torch {torch.__version__}, "
+          f"{platform.machine()}")  # fmt: skip
+    for what, pairs in times.items():
+        ratios = [a / b for a, b in pairs]
+        print(
+            f"  {what:<9} plain {statistics.median(a for a, _ in pairs):7.2f} s   ours "
+            f"{statistics.median(b for _, b in pairs):6.2f} s   ratio {statistics.median(ratios):5.1f} "
+            f"({min(ratios):.1f} to {max(ratios):.1f})"
+        )
+    print(f"  ceiling of packing (training): {clips * (recipe.max_length + 1) / own_tokens:.1f}")
+
+
+def warm(recipe: Recipe, width: int) -> None:
+    """The first products of a process take longer than all others."""
+    model = new_head(recipe, width, CLASSES)
+    features = torch.randn(64, width)
+    model.packed(features, [64]).sum().backward()
+    model(features[None], torch.ones(1, 64, dtype=torch.bool)).sum().backward()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options.shape, options.clips, options.width, options.repeats, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

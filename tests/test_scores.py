@@ -1,0 +1,133 @@
+"""Every score is its definition written out by brute force, and what the release and its golden values say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from repro.readout import guessers
+from repro.readout.scores import all_scores, map_macro, map_micro
+
+SEGMENTS = {"head": (0, 1), "tail": (2, 3, 4)}
+
+
+def brute_force_ap(scores: np.ndarray, targets: np.ndarray) -> float:
+    """The definition, threshold by threshold: sum of precision times the gain in recall; ties fall together."""
+    total, previous = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        taken = scores >= threshold
+        recall = targets[taken].sum() / targets.sum()
+        total += (recall - previous) * targets[taken].mean()
+        previous = recall
+    return total
+
+
+def brute_force(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Every score, pair by pair."""
+    clips, classes = range(len(scores)), range(scores.shape[1])
+    present = [k for k in classes if any(targets[n, k] for n in clips)]
+    if not present:
+        return dict.fromkeys(all_scores(scores, targets, SEGMENTS), 0.0)
+
+    def macro(among: list[int]) -> float:
+        return sum(brute_force_ap(scores[:, k], targets[:, k]) for k in among) / len(among) if among else 0.0
+
+    guesses = [max(classes, key=lambda k: scores[n, k]) for n in clips]  # of equals the first
+    among = [max(present, key=lambda k: scores[n, k]) for n in clips]
+    accuracies = []
+    for k in present:
+        own = [n for n in clips if targets[n, k]]
+        accuracies.append(sum(guesses[n] == k for n in own) / len(own))
+    return {
+        "map_micro": brute_force_ap(scores.ravel(), targets.ravel()),
+        "map_macro": macro(present),
+        "map_macro_head": macro([k for k in SEGMENTS["head"] if k in present]),
+        "map_macro_tail": macro([k for k in SEGMENTS["tail"] if k in present]),
+        "top1": sum(targets[n, guesses[n]] for n in clips) / len(clips),
+        "top1_occurring": sum(targets[n, among[n]] for n in clips) / len(clips),
+        "class_accuracy": sum(accuracies) / len(accuracies),
+    }
+
+
+CASES = (
+    "plain",
+    "ties",
+    "all tied",
+    "empty class",
+    "empty segment",
+    "one clip",
+    "one class",
+    "single label",
+    "no positive",
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_are_their_definition(case: str) -> None:
+    draw = np.random.default_rng(4)
+    scores = draw.random((40, 5))
+    targets = (draw.random((40, 5)) < 0.3).astype(np.int64)
+    if case == "ties":
+        scores = scores.round(1)
+    elif case == "all tied":
+        scores[:] = 0.5
+    elif case == "empty class":
+        targets[:, 2] = 0
+    elif case == "empty segment":
+        targets[:, :2] = 0
+    elif case == "one clip":
+        scores, targets = scores[:1], np.array([[0, 1, 0, 0, 1]])
+    elif case == "one class":
+        targets[:] = [0, 0, 0, 1, 0]
+    elif case == "single label":
+        targets = np.eye(5, dtype=np.int64)[draw.integers(0, 4, 40)]
+    elif case == "no positive":
+        targets[:] = 0
+    ours, expected = all_scores(scores, targets, SEGMENTS), brute_force(scores, targets)
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        assert ours[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_scores_are_the_releases(reference: Path) -> None:
+    kit = load_file(reference / "parity" / "readout" / "transformer.safetensors")
+    scores, targets = kit["metric/scores"].double().numpy(), kit["metric/targets"].numpy()
+    assert map_micro(scores, targets) == pytest.approx(kit["metric/map_micro"].item(), abs=1e-6)
+    assert map_macro(scores, targets) == pytest.approx(kit["metric/map_macro"].item(), abs=1e-6)
+
+
+def test_a_perfect_ranking_scores_one_and_not_more() -> None:
+    """A share of 1 and a rounding error would be refused by a run's record."""
+    draw = np.random.default_rng(0)
+    for clips in range(1, 300):
+        targets = (draw.random((clips, 3)) < 0.4).astype(np.int64)
+        perfect = all_scores(targets + draw.random(targets.shape) / 2, targets)
+        assert max(perfect.values()) <= 1.0
+        assert perfect["map_micro"] == pytest.approx(float(targets.any()), abs=1e-12)
+
+
+def test_segments_are_no_scores_where_there_are_none() -> None:
+    assert not [name for name in all_scores(np.zeros((2, 3)), np.eye(3, dtype=np.int64)[:2]) if "head" in name]
+
+
+def test_chance_is_what_guessing_scores_on_average() -> None:
+    draw = np.random.default_rng(2)
+    targets = (draw.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.0]).astype(np.int64)
+    expected = guessers.chance(targets)
+    guessed = [all_scores(draw.random(targets.shape), targets) for _ in range(60)]
+    for name, value in expected.items():
+        assert np.mean([g[name] for g in guessed]) == pytest.approx(value, abs=0.02), name
+    assert set(expected) == set(guessed[0])
+    assert set(guessers.chance(np.zeros_like(targets)).values()) == {0.0}
+
+
+def test_the_class_prior_and_a_constant_score_what_common_classes_give_away() -> None:
+    learned = np.eye(3, dtype=np.int64)[[0, 1, 1, 1]]
+    targets = np.eye(3, dtype=np.int64)[[1, 1, 0, 2]]
+    prior, constant = guessers.class_prior(learned, targets), guessers.constant(targets)
+    assert prior["top1"] == 0.5  # the commonest class of the training split
+    assert prior["map_micro"] == pytest.approx(2 / 4 * 2 / 4 + 1 / 4 * 3 / 8 + 1 / 4 * 4 / 12)
+    assert prior["map_macro"] == pytest.approx((1 / 4 + 2 / 4 + 1 / 4) / 3)
+    assert constant["map_micro"] == pytest.approx(4 / 12)
+    assert constant["top1"] == 0.25  # the first class
