@@ -182,9 +182,9 @@ def test_the_real_workbook_of_animal_kingdom(real: Callable[[str], Dataset], wor
     assert counts == {
         "keeping still": 327, "moving": 189, "sensing": 189, "eating": 120, "attending": 117, "swimming": 97,
     }  # fmt: skip
-    begun = time.perf_counter()
+    begun = time.process_time()  # of this process alone, whatever else the machine does
     again = open_dataset("animal_kingdom", workspace)
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
     assert again == dataset
 
 
