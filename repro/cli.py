@@ -4,12 +4,22 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from repro import __version__, rows
-from repro.errors import Exit, MissingError, UsageError
+from repro import __version__, cli_data, cli_features, rows
+from repro.cli_options import (
+    BatchOption,
+    DeviceOption,
+    FlagOption,
+    JsonOption,
+    ProtocolOption,
+    SeedsOption,
+    WorkspaceOption,
+    at_least_one,
+)
+from repro.errors import Exit, UsageError
 from repro.workspace import device_from_environment, open_scratch_workspace, open_workspace
 
 app = App(
@@ -25,12 +35,6 @@ app = App(
         "error; 4 something needed is missing; 5 nothing to check; 130 interrupted."
     ),
 )
-
-WorkspaceOption = Annotated[Path | None, Parameter(name="--workspace")]
-SetOption = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
-DeviceOption = Annotated[str | None, Parameter(name="--device")]
-BatchOption = Annotated[int | None, Parameter(name="--batch")]
-JsonOption = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 def dispatch(arguments: Sequence[str]) -> Exit:
@@ -78,20 +82,128 @@ def list_rows(*, workspace: WorkspaceOption = None, json_: JsonOption = False) -
 
 
 @app.command
-def run(row: str, /, *, workspace: WorkspaceOption = None) -> Exit:
+def run(
+    row: str,
+    /,
+    *,
+    seeds: SeedsOption = 1,
+    protocol: ProtocolOption = "published",
+    allow_missing: FlagOption = False,
+    workers: int | None = None,
+    device: DeviceOption = None,
+    batch: BatchOption = None,
+    deterministic: FlagOption = False,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
     """Run a row end to end: features, readout, run record. `repro ROW` is the same.
 
     Args:
         row: a name from `repro list`.
+        seeds: how many readouts; the published seed first, then those that follow it.
+        protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
+        allow_missing: go on without clips that are not there; recorded, and widens an accuracy row's margin.
+        workers: processes that decode [default: one fewer than there are cores].
+        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
+        batch: frames the largest networks take at once [default: what a bound on memory allows].
+        deterministic: on a GPU, only operations that repeat bit for bit.
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
     """
     if row in rows.SMOKE_ROWS:
         raise UsageError(f"{row} is part of the smoke job: run `repro smoke`")
+    found, place = rows.load_row(row), open_workspace(workspace)
 
     from repro import requirements
 
-    requirements.require(row, rows.load_row(row), open_workspace(workspace), gpu=device_from_environment() == "cuda")
-    raise MissingError(f"row {row}: its data and weights are here, but this version does not run published rows yet")
+    # First with what it lacks, which takes no time; the device is one of these things.
+    wish = device or device_from_environment()
+    requirements.require(row, found, place, gpu=wish is not None and wish != "cpu")
+
+    from repro import running
+
+    options = running.Options(
+        at_least_one("--seeds", seeds) or 1,
+        protocol,
+        requirements.chosen_device(device),
+        deterministic,
+        at_least_one("--workers", workers),
+        at_least_one("--batch", batch),
+        allow_missing,
+    )
+    return running.run(row, options, place, as_json=json_)
+
+
+@app.command
+def readout(
+    row: str,
+    /,
+    *,
+    seeds: SeedsOption = 1,
+    protocol: ProtocolOption = "published",
+    device: DeviceOption = None,
+    deterministic: FlagOption = False,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
+    """The readout of a row alone, from features that are there already.
+
+    Args:
+        row: a name from `repro list`.
+        seeds: how many readouts; the published seed first, then those that follow it.
+        protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
+        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
+        deterministic: on a GPU, only operations that repeat bit for bit.
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    rows.load_row(row)
+
+    from repro import running
+    from repro.requirements import chosen_device
+
+    count = at_least_one("--seeds", seeds) or 1
+    options = running.Options(count, protocol, chosen_device(device), deterministic)
+    return running.read_out_alone(row, options, open_workspace(workspace), as_json=json_)
+
+
+@app.command
+def predict(
+    row: str,
+    /,
+    *videos: Path,
+    seed: int | None = None,
+    top: int = 5,
+    workers: int = 1,
+    device: DeviceOption = None,
+    batch: BatchOption = None,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
+    """Score any video files with a row's trained readout.
+
+    Args:
+        row: a row that has been run here, also smoke.
+        videos: files; one that cannot be decoded is named, the others are scored.
+        seed: of the readout [default: the newest run's].
+        top: classes shown for each video.
+        workers: processes that decode.
+        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
+        batch: frames the largest networks take at once [default: what a bound on memory allows].
+        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
+        json_: print JSON only.
+    """
+    rows.load_row(row)
+    if not videos:
+        raise UsageError("predict: no video named: give one or more files")
+    shown, processes = at_least_one("--top", top) or 1, at_least_one("--workers", workers) or 1
+
+    from repro import predicting
+    from repro.backbones.extractor import Execution
+    from repro.requirements import chosen_device
+
+    execution = Execution(chosen_device(device), at_least_one("--batch", batch), processes)
+    return predicting.show(row, videos, seed, shown, open_workspace(workspace), execution, as_json=json_)
 
 
 @app.command
@@ -166,140 +278,6 @@ def fetch(
 
 
 @app.command
-def verify(
-    backbone: str,
-    /,
-    *,
-    golden: Path | None = None,
-    checkpoint: Path | None = None,
-    implementation: str | None = None,
-    set_: SetOption = (),
-    limit: float | None = None,
-    device: DeviceOption = None,
-    batch: BatchOption = None,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Hold a backbone's features against golden ones; exits 1 where a tensor deviates by more than the limit.
-
-    Without golden values, on this machine and these weights: the fast path against the plain one as released, one
-    implementation against the other, each precision against fp32.
-
-    Args:
-        backbone: a name from configs/backbones.
-        golden: folder of golden windows (repro/verify.py says what a file holds).
-        checkpoint: weights in the published layout [default: the backbone's, in the workspace].
-        implementation: whose modules compute: sgm, diffusers or auto [default: the backbone's].
-        set_: another value for a key of the backbone's config, as frames.window=16; may be given again.
-        limit: largest relative L2 allowed [default: 1e-5].
-        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
-        batch: frames the largest networks take at once [default: what a bound on memory allows].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    changes = _changes(set_, implementation=implementation)
-
-    from repro import verification
-    from repro.requirements import chosen_device
-
-    return verification.show(
-        backbone,
-        golden,
-        checkpoint,
-        changes,
-        limit,
-        chosen_device(device),
-        _at_least_one("--batch", batch),
-        open_workspace(workspace),
-        as_json=json_,
-    )
-
-
-@app.command
-def extract(
-    source: str,
-    /,
-    *,
-    backbone: str = "svd_xt",
-    timesteps: str = "20",
-    layers: str = "9",
-    grid: Annotated[bool, Parameter(negative="")] = False,
-    stored_as: Literal["fp16", "fp32"] | None = None,
-    shard: str | None = None,
-    implementation: str | None = None,
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] | None = None,
-    set_: SetOption = (),
-    workers: int | None = None,
-    device: DeviceOption = None,
-    batch: BatchOption = None,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Features of a data set or of any folder of videos; without options as the release's quick start.
-
-    What is there already is kept; a clip that fails is named, the others go on, and it is tried again the next time.
-
-    Args:
-        source: a name from configs/datasets, or a folder of videos.
-        backbone: names from configs/backbones, separated by commas; svd_xt,sdv2 share all but the UNet.
-        timesteps: of a backbone that has them, as 20 or 0,5,10.
-        layers: as 9, 1,9 or 1-13.
-        grid: 7 timesteps and 13 layers in one pass, stored as fp16.
-        stored_as: numbers on disk [default: fp32; fp16 for the grid].
-        shard: i/n, the i-th of n parts; parts may run at the same time, on several machines.
-        implementation: whose modules compute: sgm, diffusers or auto [default: the backbone's].
-        precision: of computing: fp32, tf32, fp16 (as released) or bf16 [default: the backbone's].
-        set_: another value for a key of the backbones' configs, as frames.window=16; may be given again.
-        workers: processes that decode [default: one fewer than there are cores].
-        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
-        batch: frames the largest networks take at once [default: what a bound on memory allows].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro import extraction
-
-    wanted = extraction.Wanted(
-        source=source,
-        backbones=tuple(backbone.split(",")),
-        timesteps=extraction.numbers("--timesteps", timesteps),
-        layers=extraction.numbers("--layers", layers),
-        grid=grid,
-        stored_as=stored_as or ("fp16" if grid else "fp32"),
-        shard=extraction.shard(shard),
-        changes=_changes(set_, implementation=implementation, precision=precision),
-    )
-
-    from repro.requirements import chosen_device
-
-    place = open_workspace(workspace)
-    return extraction.run(
-        wanted,
-        place,
-        workers=_at_least_one("--workers", workers),
-        device=chosen_device(device),
-        batch=_at_least_one("--batch", batch),
-        as_json=json_,
-    )
-
-
-def _changes(pairs: Sequence[str], **named: str | None) -> dict[str, str]:
-    """--set's KEY=VALUE pairs, and options that stand for one."""
-    changes = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE, as frames.window=16")
-        changes[key] = value
-    return changes | {key: value for key, value in named.items() if value is not None}
-
-
-def _at_least_one(option: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise UsageError(f"{option} {value}: expected a number from 1 on")
-    return value
-
-
-@app.command
 def check(
     *,
     expected: Path | None = None,
@@ -320,78 +298,8 @@ def check(
     return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
 
 
-data = App(
-    name="data",
-    help="The data sets: what is there, bringing the owners' archives into place, decoding every clip, comparing.",
-)
-app.command(data)
+app.command(cli_features.extract)
+app.command(cli_features.verify)
+app.command(cli_data.data)
 
-
-@data.command(name="status")
-def data_status(*names: str, workspace: WorkspaceOption = None, json_: JsonOption = False) -> Exit:
-    """What is there of each data set, and what is missing.
-
-    Args:
-        names: from configs/datasets [default: all].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro import inventory
-
-    return inventory.show_status(names, open_workspace(workspace), as_json=json_)
-
-
-@data.command(name="prepare")
-def data_prepare(
-    name: str,
-    /,
-    *,
-    from_: Annotated[list[Path] | None, Parameter(name="--from", consume_multiple=True, negative="")] = None,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Link or unpack a data set's videos and annotations into the layout that is read; exits 4 where clips are missing.
-
-    Args:
-        name: from configs/datasets.
-        from_: archives, or folders that hold them or what was in them [default: the data set's folder archives].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro import inventory
-
-    return inventory.show_prepare(name, from_ or [], open_workspace(workspace), as_json=json_)
-
-
-@data.command(name="audit")
-def data_audit(
-    name: str, /, *, workers: int | None = None, workspace: WorkspaceOption = None, json_: JsonOption = False
-) -> Exit:
-    """Decode every clip and write a manifest of what is in it; goes on where it was killed; exits 4 on any fault.
-
-    Args:
-        name: from configs/datasets.
-        workers: processes that decode [default: one a core].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro import inventory
-
-    return inventory.show_audit(name, workers, open_workspace(workspace), as_json=json_)
-
-
-@data.command(name="diff")
-def data_diff(a: Path, b: Path, /, *, json_: JsonOption = False) -> Exit:
-    """Which clips two manifests of `repro data audit` differ in, and how; exits 1 where they differ.
-
-    Args:
-        a: a manifest.parquet.
-        b: another.
-        json_: print JSON only.
-    """
-    from repro import inventory
-
-    return inventory.show_diff(a, b, as_json=json_)
-
-
-VERBS = ("list", "run", "fetch", "data", "extract", "smoke", "verify", "check")
+VERBS = ("list", "run", "fetch", "data", "extract", "readout", "predict", "smoke", "verify", "check")

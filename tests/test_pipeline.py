@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Told
 
+from repro.backbones.extractor import Execution
 from repro.datasets import Clip, Split
 from repro.pipeline import run_row
 from repro.readout.scores import all_scores
@@ -25,7 +26,7 @@ def test_a_record_says_what_was_missing_and_how_a_part_scored(
     row = load_row("smoke_mean_colour")
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 3})})
     part = Split("smoke/part", ACTIONS, clips[:2])
-    arguments = ("smoke_mean_colour", row, splits, [1], workspace, told)
+    arguments = ("smoke_mean_colour", row, splits, [1], workspace, told, Execution())
     _, (plain,) = run_row(*arguments)
     _, (record,) = run_row(*arguments, also=[part], missing={"test": ("gone",)}, manifests={"smoke": "0" * 64})
     assert (plain.subsets, plain.manifests, plain.test.missing_clips) == ((), {}, ())

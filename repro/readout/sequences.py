@@ -130,7 +130,7 @@ def load_sequences(
                 f"split {split.name}: clip {clip.id} has label {outside[0]}, there are {len(split.classes)} classes"
             )
         targets[number, list(clip.target)] = 1.0
-    groups = tuple(getattr(clip, "group", None) for clip in split.clips)
+    groups = tuple(clip.group or None for clip in split.clips)
     return Sequences(
         tuple(clip.id for clip in split.clips),
         tuple(features),

@@ -1,0 +1,101 @@
+"""`repro predict ROW VIDEO...`: a trained readout on any video file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from repro.backbones.extractor import Execution, describe
+from repro.datasets import Clip
+from repro.errors import Exit, MissingError
+from repro.features.collection import Collection
+from repro.features.extract import Ask, extract
+from repro.features.store import FeatureStore
+from repro.readout.checkpoints import SELECTED
+from repro.readout.trained import Readout, load_readout
+from repro.rows import load_row, row_backbone
+from repro.runs import DamagedRecordError, StoredRun, all_runs, machine, versions
+from repro.terminal import Reporter
+from repro.workspace import Workspace
+
+COLLECTION = "predicted"
+"""Of the feature store: videos that belong to no data set, by their whole path."""
+
+
+def show(
+    name: str, videos: Sequence[Path], seed: int | None, top: int, workspace: Workspace, execution: Execution,
+    *, as_json: bool,
+) -> Exit:  # fmt: skip
+    """Score each video and print its likeliest classes; one that cannot be read is named, the others are scored.
+
+    Raises:
+        UsageError: no such row.
+        MissingError: the row has no trained readout here; its backbone's checkpoint is not there; some video failed.
+    """
+    row = load_row(name)
+    readout = load_readout(_trained(name, seed, workspace).folder / SELECTED, execution.device)
+    backbone = describe(row.backbone, row_backbone(row), workspace)
+    store = FeatureStore.open(workspace, row.backbone, backbone.identity(), COLLECTION)
+    if store.key != readout.features:
+        raise MissingError(
+            f"the readout of {name} was trained on features {readout.features}, this machine would make {store.key}: train it "
+            f"again with `repro {name}`, or use the checkpoint and implementation it was trained with"
+        )
+    reporter = Reporter(to_stderr=True)
+    clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
+    origin = versions() | machine(execution.device)
+    done = extract(Collection(COLLECTION, clips), [Ask(backbone, (row.features,), store)], execution, origin, reporter)
+    read = store.cell_reader(row.features.name)
+    found = {}
+    for clip in clips:
+        entry = None if clip.id in done.failed else read(clip.id)
+        if entry is not None:
+            found[clip.path] = readout.score(entry.features[row.features.name].astype(np.float32))
+    if as_json:
+        print(json.dumps(_as_json(readout, found, done.failed), indent=1))
+    else:
+        _print(readout, found, top)
+    if done.failed:
+        raise MissingError(f"{len(done.failed)} of {len(clips)} videos could not be scored: each is named above")
+    return Exit.OK
+
+
+def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
+    """The newest run of the row, of `seed` where one is given."""
+    runs = []
+    for run in all_runs(workspace.runs):
+        if run.folder.parent.name == name and (run.folder / SELECTED).is_file():
+            try:
+                record = run.read()
+            except DamagedRecordError:
+                continue
+            if record is not None and seed in (None, record.seed):
+                runs.append((record.made.at, run))
+    if not runs:
+        of_seed = "" if seed is None else f" of seed {seed}"
+        raise MissingError(
+            f"row {name}: no trained readout{of_seed} in {workspace.runs / name}: `repro {name}` trains one"
+        )
+    return max(runs, key=lambda found: found[0])[1]
+
+
+def _print(readout: Readout, found: dict[Path, np.ndarray], top: int) -> None:
+    print(f"{readout.row}, seed {readout.seed}, epoch {readout.epoch}: {readout.backbone} {readout.cell}")
+    for path, scores in found.items():
+        print(path)
+        for place in np.argsort(-scores, kind="stable")[:top]:
+            print(f"  {100 * scores[place]:6.2f} %  {readout.classes[place]}")
+
+
+def _as_json(readout: Readout, found: dict[Path, np.ndarray], failed: dict[str, str]) -> dict[str, object]:
+    return {
+        "row": readout.row,
+        "seed": readout.seed,
+        "epoch": readout.epoch,
+        "videos": [
+            {"path": str(path), "scores": dict(zip(readout.classes, (round(float(s), 6) for s in scores), strict=True))}
+            for path, scores in found.items()
+        ],
+        "failed": failed,
+    }

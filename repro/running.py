@@ -1,0 +1,130 @@
+"""`repro ROW` and `repro readout ROW`: a row's data, features and readout joined, and what is said of the result."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from repro import requirements
+from repro.backbones.extractor import Execution, describe
+from repro.datasets.opening import of_these_files, open_row
+from repro.datasets.registry import open_dataset
+from repro.errors import Exit, MissingError, UsageError
+from repro.features.store import DamagedFeaturesError, FeatureStore
+from repro.readout.compute import Compute
+from repro.readout.stage import How, Source, read_out
+from repro.rows import Protocol, Row, load_row, row_backbone
+from repro.runs import RunRecord
+from repro.terminal import Reporter
+from repro.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    seeds: int = 1
+    """How many, the published one first."""
+    protocol: Protocol = "published"
+    device: str = "cpu"
+    deterministic: bool = False
+    workers: int | None = None
+    batch: int | None = None
+    allow_missing: bool = False
+
+
+def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> Exit:
+    """Features and readouts of a published row.
+
+    Raises:
+        MissingError: data, a checkpoint or clips are missing or damaged.
+        UsageError: no such row; another process runs it.
+    """
+    row = load_row(name)
+    requirements.require(name, row, workspace, gpu=options.device != "cpu")
+    workspace.require_writable()
+    reporter = Reporter(to_stderr=as_json)
+
+    # Here, as they take seconds, and a row that lacks something needs none of it.
+    from repro import tracking
+    from repro.pipeline import run_row
+
+    with workspace.lock(f"run {name}"):
+        data = open_row(row.data, workspace, allow_missing=options.allow_missing)
+        for part, ids in data.missing.items():
+            if ids:
+                reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
+        execution = Execution(options.device, options.batch, options.workers or max(1, (os.cpu_count() or 2) - 1))
+        _, records = run_row(
+            name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),
+            also=data.also, missing=data.missing, manifests=data.manifests,
+        )  # fmt: skip
+        tracking.sync(workspace, reporter)
+    _show(row, records, as_json)
+    return Exit.OK
+
+
+def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> Exit:
+    """Readouts of a published row from features that are there; no video is looked at.
+
+    Raises:
+        MissingError: features of some clips are not there, or annotation files are not.
+    """
+    row = load_row(name)
+    if row.kind != "published":
+        raise UsageError(f"{name} is part of the smoke job: run `repro smoke`")
+    reporter = Reporter(to_stderr=as_json)
+    backbone = describe(row.backbone, row_backbone(row), workspace)
+    datasets = {dataset: open_dataset(dataset, workspace) for dataset in row.data.datasets}
+    stores, splits = {}, {}
+    videos: dict[str, str] = {}
+    for part, place in (("train", row.data.train), ("test", row.data.test)):
+        dataset, split = place.split("/")
+        splits[part] = datasets[dataset].split(split)
+        stores[part] = FeatureStore.open(workspace, row.backbone, backbone.identity(), dataset)
+        try:
+            read = stores[part].cell_reader(row.features.name)
+            found = {clip.id: read(clip.id) for clip in splits[part].clips}
+        except DamagedFeaturesError as error:
+            raise MissingError(f"features {stores[part].folder}: damaged: {error}: extract them again") from error
+        absent = [clip for clip, entry in found.items() if entry is None]
+        if absent:
+            raise MissingError(
+                f"row {name}: {len(absent)} of {len(found)} clips of {place} have no features {row.features.name} in "
+                f"{stores[part].folder} ({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}): "
+                f"`repro extract {dataset} --backbone {row.backbone}` makes them"
+            )
+        videos |= {clip: entry.video_sha256 for clip, entry in found.items() if entry is not None}
+    workspace.require_writable()
+
+    from repro import tracking
+
+    with workspace.lock(f"run {name}"):
+        # As `repro ROW` would have it, so that the same run is the same run.
+        also = tuple(datasets[place.split("/")[0]].split(place.split("/")[1]) for place in row.data.also)
+        manifests = {n: audited.sha256 for n, d in datasets.items() if (audited := of_these_files(d, workspace))}
+        source = Source(name, row, stores, splits, videos, also=also, manifests=manifests)
+        records = read_out(source, row.seeds.first(options.seeds), workspace, reporter, _how(options))
+        tracking.sync(workspace, reporter)
+    _show(row, records, as_json)
+    return Exit.OK
+
+
+def _how(options: Options) -> How:
+    return How(options.protocol, Compute(options.device, deterministic=options.deterministic).checked())
+
+
+def _show(row: Row, records: Sequence[RunRecord], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    published = f", published {row.published.value:.{row.published.digits}f}" if row.published else ""
+    print()
+    for record in records:
+        best, last = record.best_epoch_on_test, record.last_epoch
+        chosen = f"best epoch on test {100 * best.scores[row.metric]:.2f}"
+        if record.best_epoch_on_held_out is not None:
+            chosen = f"best epoch on held-out clips {100 * record.best_epoch_on_held_out.scores[row.metric]:.2f}"
+        print(
+            f"{record.row} seed {record.seed}: {row.metric} {chosen}, last epoch {100 * last.scores[row.metric]:.2f}"
+            f"{published}"
+        )
+    print("`repro check` judges")
