@@ -113,24 +113,19 @@ def run(
     if row in rows.SMOKE_ROWS:
         raise UsageError(f"{row} is part of the smoke job: run `repro smoke`")
     found, place = rows.load_row(row), open_workspace(workspace)
+    count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
+    frames = at_least_one("--batch", batch)
 
     from repro import requirements
 
-    # First with what it lacks, which takes no time; the device is one of these things.
+    # First what it lacks, which takes no time to find out; a device asked for is one of these things.
     wish = device or device_from_environment()
     requirements.require(row, found, place, gpu=wish is not None and wish != "cpu")
 
     from repro import running
 
-    options = running.Options(
-        at_least_one("--seeds", seeds) or 1,
-        protocol,
-        requirements.chosen_device(device),
-        deterministic,
-        at_least_one("--workers", workers),
-        at_least_one("--batch", batch),
-        allow_missing,
-    )
+    chosen = requirements.chosen_device(device)
+    options = running.Options(count, protocol, chosen, deterministic, processes, frames, allow_missing)
     return running.run(row, options, place, as_json=json_)
 
 

@@ -72,8 +72,8 @@ def extract(
     /,
     *,
     backbone: str = "svd_xt",
-    timesteps: str = "20",
-    layers: str = "9",
+    timesteps: str | None = None,
+    layers: str | None = None,
     grid: Annotated[bool, Parameter(negative="")] = False,
     stored_as: Literal["fp16", "fp32"] | None = None,
     shard: str | None = None,
@@ -93,8 +93,8 @@ def extract(
     Args:
         source: a name from configs/datasets, or a folder of videos.
         backbone: names from configs/backbones, separated by commas; svd_xt,sdv2 share all but the UNet.
-        timesteps: of a backbone that has them, as 20 or 0,5,10.
-        layers: as 9, 1,9 or 1-13.
+        timesteps: of a backbone that has them, as 20 or 0,5,10 [default: 20].
+        layers: as 9, 1,9 or 1-13 [default: 9].
         grid: 7 timesteps and 13 layers in one pass, stored as fp16.
         stored_as: numbers on disk [default: fp32; fp16 for the grid].
         shard: i/n, the i-th of n parts; parts may run at the same time, on several machines.

@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.backbones.cells import channels, choose_cells
 from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, load_backbone
+from repro.datasets import Clip
 from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection, dataset_collection, folder_collection
 from repro.terminal import Reporter, sized, spoken
@@ -23,8 +24,9 @@ SAMPLE = 200
 class Wanted:
     source: str
     backbones: tuple[str, ...]
-    timesteps: tuple[int, ...]
-    layers: tuple[int, ...]
+    timesteps: tuple[int, ...] | None
+    layers: tuple[int, ...] | None
+    """None: 20 and 9, as rows read."""
     grid: bool
     stored_as: str
     """fp32 or fp16."""
@@ -34,16 +36,23 @@ class Wanted:
     """Of the backbones' configs."""
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """20, 0,5,10 or 1-13 as numbers, ascending, each once.
+def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """20, 0,5,10 or 1-13 as numbers, ascending, each once; None where nothing is said.
 
     Raises:
         UsageError: it is none of these.
     """
+    if text is None:
+        return None
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        if (
+            not first.isdecimal()
+            or len(part) > 7
+            or (dash and not last.isdecimal())
+            or (dash and int(last) < int(first))
+        ):
             raise UsageError(f"{option} {text}: expected numbers, as 20, 0,5,10 or 1-13")
         found |= set(range(int(first), int(last or first) + 1))
     return tuple(sorted(found))
@@ -74,8 +83,13 @@ def run(
     """
     if len(set(wanted.backbones)) < len(wanted.backbones):
         raise UsageError(f"--backbone {','.join(wanted.backbones)}: each stands once")
+    if wanted.grid and (wanted.timesteps or wanted.layers):
+        raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
     configs = {name: load_backbone(name, wanted.changes) for name in wanted.backbones}
-    cells = {name: choose_cells(name, c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
+    cells = {
+        name: choose_cells(name, c, wanted.timesteps or (20,), wanted.layers or (9,), wanted.grid)
+        for name, c in configs.items()
+    }
     whole = _collection(wanted.source, workspace)
     part = whole.shard(*wanted.shard) if wanted.shard else whole
     if not part.clips:
@@ -107,15 +121,18 @@ def _run(
         store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
         asks.append(Ask(backbone, cells[name], store))
     values = sum(channels(configs[name], cell) for name in configs for cell in cells[name])
-    _say_disk(part, next(iter(configs.values())), values, wanted.stored_as, workspace.features, reporter)
     # One core is left for what feeds the device.
     execution = Execution(device, batch, workers or max(1, (os.cpu_count() or 2) - 1))
-    done = extract(part, asks, execution, versions() | machine(device), reporter)
+    config = next(iter(configs.values()))
+    done = extract(
+        part, asks, execution, versions() | machine(device), reporter,
+        before=lambda todo: _say_disk(todo, config, values, wanted.stored_as, workspace.features, reporter),
+    )  # fmt: skip
     for ask in asks:
         reporter.stage(
             "features",
             total=len(part.clips) - len(done.failed),
-            reused=len(done.reused),
+            reused=len(part.clips) - len(done.failed) - done.made_of(ask.backbone.name),
             made="extracted",
             why=f"{ask.backbone.name}, {len(ask.cells)} cell{'s' if len(ask.cells) > 1 else ''}",
             where=ask.store.folder,
@@ -152,17 +169,17 @@ def _collection(source: str, workspace: Workspace) -> Collection:
     if source in brought_names():
         return dataset_collection(source, open_dataset(source, workspace).clips)
     folder = Path(source)
-    if not folder.exists():
+    if not source or not folder.exists():
         raise UsageError(
             f"'{source}' is neither a data set ({', '.join(brought_names())}) nor a folder of videos: name one of them"
         )
-    return folder_collection(folder)
+    return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 
 
 def _say_disk(
-    part: Collection, config: BackboneConfig, values: int, stored_as: str, place: Path, reporter: Reporter
+    todo: Sequence[Clip], config: BackboneConfig, values: int, stored_as: str, place: Path, reporter: Reporter
 ) -> None:
-    """Say how much disk the features of `part` take at most, before anything is computed.
+    """Say how much disk the features of `todo` take at most, before anything is computed.
 
     Raises:
         MissingError: there is not as much.
@@ -170,17 +187,17 @@ def _say_disk(
     from repro.video import declared_frames
 
     assert not isinstance(config, DeclaredConfig)
-    chosen = part.clips[:: max(1, len(part.clips) // SAMPLE)]
+    chosen = todo[:: max(1, len(todo) // SAMPLE)]
     frames = [declared_frames(clip.path, config.frames.max_seconds) for clip in chosen]
     known = [count for count in frames if count]
     if not known:
         return
     tokens = sum(-(-count // config.frames.stride) for count in known) / len(known)
-    size = len(part.clips) * tokens * values * (2 if stored_as == "fp16" else 4)
+    size = len(todo) * tokens * values * (2 if stored_as == "fp16" else 4)
     place.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(place).free
     reporter.line(
-        f"{'disk':<11} about {sized(round(size))} for {len(part.clips)} clips ({tokens:.0f} tokens a clip, {values:,} values a "
+        f"{'disk':<11} about {sized(round(size))} for {len(todo)} clips ({tokens:.0f} tokens a clip, {values:,} values a "
         f"token, {stored_as}), as much again while they are packed; {sized(free)} free in {place}"
     )
     if 2 * size > free:

@@ -8,13 +8,13 @@ import numpy as np
 
 from repro.backbones.extractor import Execution, describe
 from repro.datasets import Clip
-from repro.errors import Exit, MissingError
+from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
-from repro.rows import load_row, row_backbone
+from repro.rows import SMOKE_ROWS, load_row, row_backbone
 from repro.runs import DamagedRecordError, StoredRun, all_runs, machine, versions
 from repro.terminal import Reporter
 from repro.workspace import Workspace
@@ -53,8 +53,15 @@ def show(
         if entry is not None:
             found[clip.path] = readout.score(entry.features[row.features.name].astype(np.float32))
     if as_json:
-        print(json.dumps(_as_json(readout, found, done.failed), indent=1))
-    else:
+        print(
+            json.dumps(
+                _as_json(
+                    readout, found, {str(clip.path): done.failed[clip.id] for clip in clips if clip.id in done.failed}
+                ),
+                indent=1,
+            )
+        )
+    elif found:
         _print(readout, found, top)
     if done.failed:
         raise MissingError(f"{len(done.failed)} of {len(clips)} videos could not be scored: each is named above")
@@ -63,7 +70,7 @@ def show(
 
 def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
     """The newest run of the row, of `seed` where one is given."""
-    runs = []
+    runs, seeds = [], set()
     for run in all_runs(workspace.runs):
         if run.folder.parent.name == name and (run.folder / SELECTED).is_file():
             try:
@@ -72,16 +79,26 @@ def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
                 continue
             if record is not None and seed in (None, record.seed):
                 runs.append((record.made.at, run))
+            if record is not None:
+                seeds.add(record.seed)
+    if not runs and seeds:
+        raise UsageError(f"--seed {seed}: {name} has trained readouts of {', '.join(map(str, sorted(seeds)))} here")
     if not runs:
-        of_seed = "" if seed is None else f" of seed {seed}"
-        raise MissingError(
-            f"row {name}: no trained readout{of_seed} in {workspace.runs / name}: `repro {name}` trains one"
+        old = (
+            " (the runs there were made by a version that kept none)"
+            if any((workspace.runs / name).glob("*/record.json"))
+            else ""
         )
+        raise MissingError(f"row {name}: no trained readout in {workspace.runs / name}{old}: `repro {name}` trains one")
     return max(runs, key=lambda found: found[0])[1]
 
 
 def _print(readout: Readout, found: dict[Path, np.ndarray], top: int) -> None:
     print(f"{readout.row}, seed {readout.seed}, epoch {readout.epoch}: {readout.backbone} {readout.cell}")
+    if readout.recipe.loss.name != "cross_entropy":
+        print("each class is scored by itself: scores do not add up to 100 %")
+    if readout.row in SMOKE_ROWS:
+        print("nothing in this backbone was learnt: these scores mean nothing")
     for path, scores in found.items():
         print(path)
         for place in np.argsort(-scores, kind="stable")[:top]:

@@ -28,14 +28,18 @@ NO_GPU = Missing(
 )
 
 
-def gpu_visible() -> bool:
-    """Whether the NVIDIA driver is there and shows a device; asks the driver itself, which takes no torch."""
+def gpus_visible() -> int:
+    """How many devices the NVIDIA driver shows, 0 where there is none; asks the driver itself, which takes no torch."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int(0)
-    return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def gpu_visible() -> bool:
+    return gpus_visible() > 0
 
 
 def chosen_device(option: str | None) -> str:
@@ -52,6 +56,8 @@ def chosen_device(option: str | None) -> str:
         return "cuda" if gpu_visible() else "cpu"
     if wish != "cpu" and not gpu_visible():
         raise MissingError(NO_GPU.sentence)
+    if wish.startswith("cuda:") and int(wish.removeprefix("cuda:")) >= gpus_visible():
+        raise MissingError(f"device {wish}: there are {gpus_visible()} GPUs here, counted from 0")
     return wish
 
 

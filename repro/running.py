@@ -71,6 +71,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
     row = load_row(name)
     if row.kind != "published":
         raise UsageError(f"{name} is part of the smoke job: run `repro smoke`")
+    workspace.require_writable()
     reporter = Reporter(to_stderr=as_json)
     backbone = describe(row.backbone, row_backbone(row), workspace)
     datasets = {dataset: open_dataset(dataset, workspace) for dataset in row.data.datasets}
@@ -93,7 +94,6 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
                 f"`repro extract {dataset} --backbone {row.backbone}` makes them"
             )
         videos |= {clip: entry.video_sha256 for clip, entry in found.items() if entry is not None}
-    workspace.require_writable()
 
     from repro import tracking
 

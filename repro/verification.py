@@ -38,7 +38,7 @@ def show(
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
     path = checkpoint or checkpoint_path(config.checkpoint, workspace)
     if golden is not None:
-        return _against_golden(backbone, config, path, golden, limit, device, as_json=as_json)
+        return _against_golden(backbone, config, path, golden, limit, device, batch, as_json=as_json)
     lacking = "" if checkpoint else absence(backbone, config.checkpoint, workspace)
     if lacking:
         raise MissingError(lacking)
@@ -46,11 +46,12 @@ def show(
 
 
 def _against_golden(
-    backbone: str, config: SvdConfig, path: Path, golden: Path, limit: float, device: str, *, as_json: bool
-) -> Exit:
+    backbone: str, config: SvdConfig, path: Path, golden: Path, limit: float, device: str,
+    batch: int | None, *, as_json: bool,
+) -> Exit:  # fmt: skip
     """Print every golden tensor's deviation and the worst."""
     deviations = []
-    for deviation in verify.against_golden(config, path, golden, device):
+    for deviation in verify.against_golden(config, path, golden, device, batch):
         deviations.append(deviation)
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"

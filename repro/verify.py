@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from repro.backbones.config import SvdConfig
+from repro.backbones.config import SVD_GRID, SvdConfig
 from repro.backbones.noise import Stream
 from repro.errors import MissingError, UsageError
 
@@ -49,7 +49,9 @@ def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:
     return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
 
 
-def against_golden(config: SvdConfig, checkpoint: Path, folder: Path, device: str = "cpu") -> Iterator[Deviation]:
+def against_golden(
+    config: SvdConfig, checkpoint: Path, folder: Path, device: str = "cpu", batch: int | None = None
+) -> Iterator[Deviation]:
     """Compute every window of `folder` and yield each stored tensor's deviation.
 
     Raises:
@@ -78,15 +80,16 @@ def against_golden(config: SvdConfig, checkpoint: Path, folder: Path, device: st
     wanted = Request(mixing, frozenset().union(*places.values()))
     implementation = networks.resolve(config.implementation)
     loaded = networks.load(implementation, checkpoint, config.architecture, needs(config, [wanted]))
-    loaded.to(device)
+    networks.move(loaded, device)
     noise = GoldenNoise()
     for path, golden in windows:
         height, width = (8 * n for n in golden["concat"].shape[-2:])
         sized = config.model_copy(update={"size": (height, width)})
         # Golden values are of all frames; without mixing the black ones are no padding but frames like any other.
         real = int(golden["n_real"].item()) if mixing and "n_real" in golden else len(golden["frames"])
-        model = SvdModel(sized, loaded, {"": Request(mixing, places[path])}, device)
-        conditioning = model.condition(pixels(golden["frames"], sized.size, model.device), real, noise)
+        model = SvdModel(sized, loaded, {"": Request(mixing, places[path])}, device, batch)
+        with model.computing(len(golden["frames"])):
+            conditioning = model.condition(pixels(golden["frames"], sized.size, model.device), real, noise)
         ours = {
             "crossattn": conditioning.crossattn,
             "concat": conditioning.concat,
@@ -115,6 +118,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     for name, dimensions in (("frames", 4), ("concat", 4)):
         if name not in golden or golden[name].ndim != dimensions:
             raise MissingError(f"golden file {path}: no '{name}' of {dimensions} dimensions in it")
+    height, width = (8 * n for n in golden["concat"].shape[-2:])
+    if not height or not width or height % SVD_GRID or width % SVD_GRID:
+        raise MissingError(
+            f"golden file {path}: 'concat' is of frames of {height}x{width}, not of multiples of {SVD_GRID}"
+        )
     if golden["frames"].dtype != np.uint8 or golden["frames"].shape[-1] != 3:
         raise MissingError(f"golden file {path}: 'frames' is not uint8 [T, h, w, 3]")
     if "n_real" in golden and (golden["n_real"].size != 1 or not 1 <= golden["n_real"].item() <= len(golden["frames"])):

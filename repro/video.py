@@ -34,6 +34,8 @@ def check_file(path: Path) -> None:
     Raises:
         VideoError: there is no such file, or it has no bytes.
     """
+    if path.is_dir():
+        raise VideoError(f"clip {path}: a folder: name the files in it")
     if not path.is_file():
         raise VideoError(f"clip {path}: no such file")
     if path.stat().st_size == 0:

@@ -39,7 +39,7 @@ def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
     written = {f"c{n}/x": entry(10 * n, "a", "b", tokens=n + 1) for n in range(5)}
     for clip, what in written.items():
         store.write(clip, what)
-    assert pack_collection(store) == 5
+    assert pack_collection(store, print) == 5
     assert store.clip_files() == []
     for clip, what in written.items():
         assert same(store, clip, what)
@@ -47,16 +47,16 @@ def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
     assert packed is not None
     assert packed.array.shape == (15, 6)
     assert isinstance(packed.array, np.memmap)
-    assert pack_collection(store) == 0
+    assert pack_collection(store, print) == 0
 
 
 def test_later_clips_and_cells_join(store: FeatureStore) -> None:
     first, later = entry(1, "a"), entry(2, "a")
     store.write("one", first)
-    pack_collection(store)
+    pack_collection(store, print)
     store.write("two", later)
     store.write("one", Entry({"b": values(9)}, "v", "decord", ("p",)))
-    pack_collection(store)
+    pack_collection(store, print)
     assert same(store, "two", later)
     assert same(store, "one", Entry(first.features | {"b": values(9)}, "v", "decord"))
     assert len(list((store.folder / "packed").glob("*.npy"))) == 2
@@ -65,11 +65,11 @@ def test_later_clips_and_cells_join(store: FeatureStore) -> None:
 def test_another_video_takes_the_place_of_the_older(store: FeatureStore) -> None:
     store.write("one", entry(1, "a", tokens=3))
     store.write("two", entry(2, "a"))
-    pack_collection(store)
+    pack_collection(store, print)
     changed = entry(5, "a", tokens=7, video="w")
     store.write("one", changed)
     assert same(store, "one", changed)
-    pack_collection(store)
+    pack_collection(store, print)
     assert same(store, "one", changed)
     assert same(store, "two", entry(2, "a"))
 
@@ -78,7 +78,7 @@ def test_another_video_takes_the_place_of_the_older(store: FeatureStore) -> None
 def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     written = {name: entry(n, "a", "b") for n, name in enumerate(("one", "two"))}
     store.write("one", written["one"])
-    pack_collection(store)
+    pack_collection(store, print)
     store.write("two", written["two"])
 
     class Killed(Exception):
@@ -95,10 +95,10 @@ def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pyt
         else:
             patch.setattr(Path, "unlink", lambda self, missing_ok=False: die() if "clips" in self.parts[-2] else None)
         with pytest.raises(Killed):
-            pack_collection(store)
+            pack_collection(store, print)
     for clip, what in written.items():
         assert same(store, clip, what)
-    pack_collection(store)
+    pack_collection(store, print)
     for clip, what in written.items():
         assert same(store, clip, what)
     assert store.clip_files() == []
@@ -107,7 +107,7 @@ def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pyt
 @pytest.mark.parametrize("damage", ["bit", "cut off", "gone", "index"])
 def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, told: Told, damage: str) -> None:
     store.write("one", entry(1, "a"))
-    pack_collection(store)
+    pack_collection(store, print)
     (array,) = (store.folder / "packed").glob("a-*.npy")
     content = array.read_bytes()
     if damage == "bit":
@@ -130,5 +130,5 @@ def test_one_process_packs(store: FeatureStore) -> None:
     store.write("one", entry(1, "a"))
     with packing._alone(store.folder) as alone:
         assert alone
-        assert pack_collection(store) == 0
-    assert pack_collection(store) == 1
+        assert pack_collection(store, print) == 0
+    assert pack_collection(store, print) == 1

@@ -30,22 +30,37 @@ def dataset_collection(dataset: str, clips: Sequence[Clip]) -> Collection:
     return Collection(dataset, tuple({clip.id: clip for clip in clips}.values()))
 
 
-def folder_collection(folder: Path) -> Collection:
-    """Every video in `folder` and the folders below it, named by its path from there.
+def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
+    """Every video in `folder` and the folders below it, named by its path from there; `skip` is not entered.
 
     Raises:
         UsageError: no such folder, or no videos in it.
     """
     if not folder.is_dir():
-        raise UsageError(f"folder {folder}: no such folder")
+        raise UsageError(
+            f"{folder} is a file: name the folder it lies in" if folder.exists() else f"{folder}: no such folder"
+        )
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not (skip and (Path(place) / name).samefile(skip))
+        )
         found += [Path(place) / name for name in files if not name.startswith(".")]
     videos = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     if not videos:
         raise UsageError(f"folder {folder}: no videos in it: expected files ending in {', '.join(sorted(SUFFIXES))}")
+    for path in videos:
+        if not _is_text(str(path)):
+            raise UsageError(f"{str(path)!r}: a name that is not UTF-8, which feature files cannot hold: rename it")
     whole = folder.resolve()
     # Two folders of one name are two collections.
     name = f"videos-{whole.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:6]}"
     return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

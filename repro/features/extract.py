@@ -1,7 +1,7 @@
 """Walk clips with frozen backbones into feature stores: what is missing is computed, what is there is left as it is."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +39,16 @@ class Extraction:
     reused: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Clip id to the one line that says why."""
+    lacked: dict[str, int] = field(default_factory=dict)
+    """How many clips lacked features of each backbone before."""
     video_sha256: dict[str, str] = field(default_factory=dict)
     windows: int = 0
     seconds: float = 0.0
     """Of decoding and computing."""
+
+    def made_of(self, backbone: str) -> int:
+        """Clips of which features of `backbone` were computed."""
+        return min(self.lacked.get(backbone, 0), len(self.extracted))
 
 
 Missing = dict[str, tuple[Cell, ...]]
@@ -52,12 +58,17 @@ Part = dict[str, dict[str, Float[np.ndarray, "_ _"]]]
 
 
 def extract(
-    collection: Collection, asks: Sequence[Ask], execution: Execution, origin: Mapping[str, str], reporter: Reporter
+    collection: Collection,
+    asks: Sequence[Ask],
+    execution: Execution,
+    origin: Mapping[str, str],
+    reporter: Reporter,
+    before: Callable[[Sequence[Clip]], None] = lambda todo: None,
 ) -> Extraction:
     """Bring the features of every clip asked for into their stores, packed when all of them are there.
 
     A clip that fails is reported and the others go on; it is tried again the next time. Backbones are loaded only if
-    something is missing. `origin` says what computes, for the record.
+    something is missing. `origin` says what computes, for the record; `before` is called with the clips to compute.
     """
     result = Extraction()
     for ask in asks:
@@ -68,6 +79,7 @@ def extract(
     result.reused = [clip.id for clip in collection.clips if clip.id in result.video_sha256 and clip.id not in missing]
     if missing:
         todo = [clip for clip in collection.clips if clip.id in missing]
+        before(todo)
         _extract(todo, missing, asks, execution, origin, result, reporter)
     for ask in asks:
         _list_failed(ask.store.folder / f"failed{collection.part}.json", result.failed)
@@ -89,7 +101,9 @@ def pack_if_whole(collection: Collection, asks: Sequence[Ask], result: Extractio
     for ask in asks:
         holds = _Holdings(ask.store, {cell.name for cell in ask.cells}, reporter)
         if all(holds.whole(clip.id) for clip in collection.clips):
-            packed = pack_collection(ask.store)
+            for listed in ask.store.folder.glob("failed*.json"):
+                listed.unlink()  # by a part that failed then and has been mended since
+            packed = pack_collection(ask.store, reporter.warn)
             if packed:
                 reporter.line(f"{'packed':<11} {packed} clips' features  {ask.store.folder / 'packed'}")
 
@@ -115,6 +129,7 @@ def _missing(collection: Collection, asks: Sequence[Ask], result: Extraction, re
             cells = tuple(cell for cell in ask.cells if cell.name not in held)
             if cells:
                 lacking[ask.backbone.name] = cells
+                result.lacked[ask.backbone.name] = result.lacked.get(ask.backbone.name, 0) + 1
         if lacking:
             missing[clip.id] = lacking
     return missing
@@ -140,6 +155,8 @@ class _Holdings:
         try:
             entry = self.store.read_own(clip_id)
         except DamagedFeaturesError as error:
+            if not path.exists():  # packed away meanwhile, or set aside by another process
+                return packed
             aside = atomic.set_aside(path)
             self.reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
             return packed

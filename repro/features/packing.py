@@ -5,8 +5,8 @@ Each clip's file is read and checked once, its cells copied to their arrays; fil
 
 import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +19,51 @@ from repro.features.store import FeatureStore, Outline, outline, read_file
 from repro.keys import content_key, file_sha256
 
 
-def pack_collection(store: FeatureStore) -> int:
+class _ChangedError(Exception):
+    """Another process wrote a clip's file while it was being packed."""
+
+
+def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
     """Pack what clips' files hold, beside what is packed already; returns how many files were packed away.
 
-    Does nothing while another process packs the same collection.
-
-    Raises:
-        DamagedFeaturesError: a clip's file is damaged; with the reason in words.
+    Does nothing while another process packs the same collection, or writes to it: the next to end packs. A damaged file
+    is set aside, said through `warn`, and not packed.
     """
     with _alone(store.folder) as alone:
-        files = {found.clip: found for path in store.clip_files() if (found := outline(path)) is not None}
-        if not alone or not files:
+        files = _whole_files(store, warn) if alone else {}
+        if not files:
             return 0
         folder = store.folder / "packed"
         folder.mkdir(exist_ok=True)
         atomic.remove_partials(folder)
-        _write_arrays(store, files, folder)
+        try:
+            _write_arrays(store, files, folder, warn)
+        except _ChangedError:
+            return 0
         for found in files.values():
-            if found.path.stat().st_mtime_ns == found.written:  # else cells were added to it meanwhile
-                found.path.unlink()
+            with suppress(FileNotFoundError):
+                if found.path.stat().st_mtime_ns == found.written:  # else cells were added to it meanwhile
+                    found.path.unlink()
         _remove_superseded(folder)
         return len(files)
 
 
-def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path) -> None:
-    before = {cell: store.packed(cell) for cell in sorted({cell for found in files.values() for cell in found.cells})}
+def _whole_files(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, Outline]:
+    """What clips' files say of themselves, each read through and checked."""
+    files = {}
+    for path in store.clip_files():
+        try:
+            found = outline(path)
+            if found is not None and read_file(path) is not None:
+                files[found.clip] = found
+        except DamagedFeaturesError as error:
+            warn(f"features {path}: damaged: {error}: kept as {atomic.set_aside(path).name}, to be extracted again")
+    return files
+
+
+def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path, warn: Callable[[str], None]) -> None:
+    cells = sorted({cell for found in files.values() for cell in found.cells})
+    before = {cell: store.packed_or_aside(cell, warn) for cell in cells}
     with ExitStack() as written:
         arrays, places, paths = {}, {}, {}
         for cell, old in before.items():
@@ -56,10 +76,15 @@ def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path) 
                     arrays[cell][place.first : place.first + place.tokens] = old.values(clip)
         for clip, found in files.items():
             entry = read_file(found.path)
-            assert entry is not None
-            for cell, values in entry[1].features.items():
+            if (
+                entry is None
+                or entry[1].video_sha256 != found.video_sha256
+                or not set(found.cells) <= set(entry[1].features)
+            ):
+                raise _ChangedError
+            for cell in found.cells:
                 place = places[cell][clip]
-                arrays[cell][place.first : place.first + place.tokens] = values
+                arrays[cell][place.first : place.first + place.tokens] = entry[1].features[cell]
         for array in arrays.values():
             array.flush()
         arrays.clear()

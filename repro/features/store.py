@@ -227,6 +227,8 @@ def outline(path: Path) -> Outline | None:
             tuple(about["origins"]),
             written,
         )
+    except FileNotFoundError:  # packed away meanwhile
+        return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
 
@@ -243,6 +245,8 @@ def read_file(path: Path) -> tuple[str, Entry] | None:
         with safe_open(path, framework="np") as file:
             about = json.loads((file.metadata() or {})["about"])
             features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:  # packed away meanwhile
+        return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
     if not isinstance(about, dict):

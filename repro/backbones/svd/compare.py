@@ -64,7 +64,7 @@ def comparisons(
             continue
         means, seconds = _fast(fp32, name, checkpoint, request, frames, real, device, batch)
         whole = networks.load(name, checkpoint, config.architecture, NEEDS)
-        whole.to(device)
+        networks.move(whole, device)
         begun = perf_counter()
         plain = plain_window(fp32, whole, request, frames, NOISE, device)
         del whole
@@ -106,7 +106,7 @@ def _fast(
     device: str, batch: int | None,
 ) -> tuple[Means, float]:  # fmt: skip
     loaded = networks.load(name, checkpoint, config.architecture, needs(config, [request]))
-    loaded.to(device)
+    networks.move(loaded, device)
     model = SvdModel(config, loaded, {"": request}, device, batch)
     begun = perf_counter()
     means = model.window(frames, real, NOISE)[""]

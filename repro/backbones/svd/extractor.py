@@ -11,7 +11,7 @@ from repro.backbones.noise import Noise, Stream
 from repro.backbones.svd import networks
 from repro.backbones.svd.model import Place, Request, SvdModel, needs
 from repro.backbones.svd.networks import Implementation
-from repro.errors import MissingError, UsageError
+from repro.errors import UsageError
 
 
 class SvdExtractor:
@@ -42,10 +42,7 @@ class SvdExtractor:
         loaded = networks.load(
             implementation, checkpoint, self.config.architecture, needs(self.config, requests.values())
         )
-        try:
-            loaded.to(device)
-        except RuntimeError as error:
-            raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
+        networks.move(loaded, device)
         self.model = SvdModel(self.config, loaded, requests, device, batch)
 
     @property
@@ -58,7 +55,8 @@ class SvdExtractor:
 
     @property
     def batch(self) -> str:
-        return f"1 window, {self.model.batch} frames in the VAE encoders"
+        window = "1 window with its padding" if self.model.mixes else "1 window's own frames"
+        return f"{window}, {self.model.batch} frames in the VAE encoders"
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return self.model.noise_shapes(self.frames.window if self.model.mixes else real)

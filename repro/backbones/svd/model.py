@@ -4,7 +4,8 @@ Legend: T frames of the window, H W pixels, h w latent pixels (an eighth), C cha
 Source for every step: the release's generate_svd_maps.py and sgm, as read in its configs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,14 +127,24 @@ class SvdModel:
         Raises:
             MissingError: memory does not hold it.
         """
+        with self.computing(len(frames)):
+            return self._window(frames if self.mixes else frames[:real], real, noise)
+
+    @contextmanager
+    def computing(self, frames: int) -> Iterator[None]:
+        """What holds while anything of a window of `frames` is computed.
+
+        Raises:
+            MissingError: memory does not hold it.
+        """
         try:
             with torch.inference_mode(), fp32_products(self.config.precision):
-                return self._window(frames if self.mixes else frames[:real], real, noise)
+                yield
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(len(frames)) from error
+            raise self._out_of_memory(frames) from error
         except RuntimeError as error:
             if "alloc" in str(error) and "memory" in str(error):
-                raise self._out_of_memory(len(frames)) from error
+                raise self._out_of_memory(frames) from error
             raise
 
     def _window(
@@ -157,7 +168,6 @@ class SvdModel:
                 features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
         return features
 
-    @torch.inference_mode()
     def condition(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Conditioning:
         """What the UNet is told of each frame. Black frames differ in their noise, so all are encoded."""
         settings, networks, frames = self.config.conditioning, self.networks, len(picture)
@@ -174,7 +184,6 @@ class SvdModel:
         noisy = picture + settings.noise_augmentation * self._draw(noise, "augmentation", picture.shape)
         return Conditioning(embeds[:, None], self._in_batches(networks.condition_latent, noisy), vector)
 
-    @torch.inference_mode()
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
         """A sample of the VAE's posterior, scaled."""
         moments = self._repeating_black(self.networks.moments, picture, real)
