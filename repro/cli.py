@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -125,7 +125,9 @@ def run(
     from repro import running
 
     chosen = requirements.chosen_device(device)
-    options = running.Options(count, protocol, chosen, deterministic, processes, frames, allow_missing)
+    options = running.Options(
+        count, protocol, chosen, deterministic, workers=processes, batch=frames, allow_missing=allow_missing
+    )
     return running.run(row, options, place, as_json=json_)
 
 
@@ -136,6 +138,7 @@ def readout(
     *,
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = "published",
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     device: DeviceOption = None,
     deterministic: FlagOption = False,
     workspace: WorkspaceOption = None,
@@ -147,6 +150,7 @@ def readout(
         row: a name from `repro list`.
         seeds: how many readouts; the published seed first, then those that follow it.
         protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
+        precision: of matrix products; part of the run's key, and recorded.
         device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
         deterministic: on a GPU, only operations that repeat bit for bit.
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
@@ -158,7 +162,7 @@ def readout(
     from repro.requirements import chosen_device
 
     count = at_least_one("--seeds", seeds) or 1
-    options = running.Options(count, protocol, chosen_device(device), deterministic)
+    options = running.Options(count, protocol, chosen_device(device), deterministic, precision)
     return running.read_out_alone(row, options, open_workspace(workspace), as_json=json_)
 
 

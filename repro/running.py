@@ -13,7 +13,7 @@ from repro.errors import Exit, MissingError, UsageError
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
 from repro.readout.stage import How, Source, read_out
-from repro.rows import Protocol, Row, load_row, row_backbone
+from repro.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.runs import RunRecord
 from repro.terminal import Reporter
 from repro.workspace import Workspace
@@ -26,6 +26,8 @@ class Options:
     protocol: Protocol = "published"
     device: str = "cpu"
     deterministic: bool = False
+    precision: Precision = "fp32"
+    """Of the readout's matrix products."""
     workers: int | None = None
     batch: int | None = None
     allow_missing: bool = False
@@ -73,7 +75,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
         raise UsageError(f"{name} is part of the smoke job: run `repro smoke`")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json)
-    backbone = describe(row.backbone, row_backbone(row), workspace)
+    backbone = describe(row.backbone, row_backbone(row), workspace, to_compute=False)
     datasets = {dataset: open_dataset(dataset, workspace) for dataset in row.data.datasets}
     stores, splits = {}, {}
     videos: dict[str, str] = {}
@@ -109,7 +111,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
 
 
 def _how(options: Options) -> How:
-    return How(options.protocol, Compute(options.device, deterministic=options.deterministic).checked())
+    return How(options.protocol, Compute(options.device, options.precision, options.deterministic).checked())
 
 
 def _show(row: Row, records: Sequence[RunRecord], as_json: bool) -> None:

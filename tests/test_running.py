@@ -97,7 +97,9 @@ def test_the_honest_protocol_is_a_run_of_its_own(place: Workspace, capsys: pytes
     capsys.readouterr()
     running.read_out_alone(ROW, running.Options(protocol="honest"), place, as_json=False)
     assert "best epoch on held-out clips" in capsys.readouterr().out
-    assert {record.protocol for record in records(place)} == {"published", "honest"}
+    running.read_out_alone(ROW, running.Options(precision="bf16"), place, as_json=False)
+    made = {(record.protocol, record.precision) for record in records(place)}
+    assert made == {("published", "fp32"), ("honest", "fp32"), ("published", "bf16")}
 
 
 def test_a_row_without_a_trained_readout(place: Workspace) -> None:

@@ -71,8 +71,10 @@ class Execution:
     """Processes that decode."""
 
 
-def describe(name: str, config: BackboneConfig, workspace: Workspace) -> Backbone:
+def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute: bool = True) -> Backbone:
     """What `config` comes to on this machine.
+
+    Not `to_compute`, for features that are there already, a checkpoint whose sha256 the config names need not be.
 
     Raises:
         MissingError: its checkpoint is absent or another file than the config says; sgm is asked for and not there.
@@ -81,18 +83,20 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace) -> Backbon
         return Backbone(name, config, None, None, None)
     if isinstance(config, DeclaredConfig):
         raise MissingError(f"backbone {name}: this version has no extraction for it; see CHANGELOG.md")
+    from repro.backbones.svd import networks
+
     lacking = absence(name, config.checkpoint, workspace)
+    path = checkpoint_path(config.checkpoint, workspace)
+    if lacking and not to_compute and config.checkpoint.sha256 is not None:
+        return Backbone(name, config, path, config.checkpoint.sha256, networks.resolve(config.implementation))
     if lacking:
         raise MissingError(lacking)
-    path = checkpoint_path(config.checkpoint, workspace)
     sha256 = Hashes(workspace.hashes).sha256(path)
     if config.checkpoint.sha256 not in (None, sha256):
         raise MissingError(
             f"checkpoint {path}: sha256 is {sha256}, expected {config.checkpoint.sha256}: it is damaged or another "
             "file: fetch it again"
         )
-    from repro.backbones.svd import networks
-
     return Backbone(name, config, path, sha256, networks.resolve(config.implementation))
 
 
