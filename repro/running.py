@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from repro import requirements
 from repro.backbones.extractor import Execution, describe
+from repro.datasets import animal_kingdom
+from repro.datasets.config import load_dataset
 from repro.datasets.opening import of_these_files, open_row
 from repro.datasets.registry import open_dataset
 from repro.errors import Exit, MissingError, UsageError
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
+from repro.readout.scores import Segments
 from repro.readout.stage import How, Source, read_out
 from repro.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.runs import RunRecord
@@ -57,6 +60,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         execution = Execution(options.device, options.batch, options.workers or max(1, (os.cpu_count() or 2) - 1))
         _, records = run_row(
             name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),
+            _segments(row, workspace),
             also=data.also, missing=data.missing, manifests=data.manifests,
         )  # fmt: skip
         tracking.sync(workspace, reporter)
@@ -103,11 +107,19 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
         # As `repro ROW` would have it, so that the same run is the same run.
         also = tuple(datasets[place.split("/")[0]].split(place.split("/")[1]) for place in row.data.also)
         manifests = {n: audited.sha256 for n, d in datasets.items() if (audited := of_these_files(d, workspace))}
-        source = Source(name, row, stores, splits, videos, also=also, manifests=manifests)
+        source = Source(name, row, stores, splits, videos, _segments(row, workspace), also=also, manifests=manifests)
         records = read_out(source, row.seeds.first(options.seeds), workspace, reporter, _how(options))
         tracking.sync(workspace, reporter)
     _show(row, records, as_json)
     return Exit.OK
+
+
+def _segments(row: Row, workspace: Workspace) -> Segments | None:
+    """Classes by how common they are, for rows of Animal Kingdom where its owners' table of them is there."""
+    if row.data.datasets != ("animal_kingdom",):
+        return None
+    config = load_dataset("animal_kingdom")
+    return animal_kingdom.segments(workspace.data / config.folder, config.classes)
 
 
 def _how(options: Options) -> How:

@@ -6,7 +6,7 @@ Labels are the ids of the sheet AR; the sheet Action only names them, and its na
 other tables for six ids. Groups: the last four letters of an id, which look like a code of the source video.
 
 Unseen species and unseen actions are the release's own splits (its datasets/animalkingdom.py); the owners' sheet CARe
-names clips that are not in AR. Both mix the owners' train and test clips (docs/deviations.md 14).
+names clips that are not in AR. Both mix the owners' train and test clips (docs/deviations.md 15).
 """
 
 import ast
@@ -55,6 +55,30 @@ class _Row:
     """What the first animal does."""
 
 
+SEGMENTS = ("df_action.xlsx", "annotation/df_action.xlsx")
+"""Where the owners' table of head, middle and tail classes may lie; only some of their archives hold it."""
+
+
+def segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | None:
+    """Label ids of each segment, as the owners' table has them (its counts are not the sheet AR's, so they are not made
+    anew); None where the table is not there.
+
+    Raises:
+        DataError: it is damaged, or a class is in no segment or in two.
+    """
+    path = next((inside(folder, name) for name in SEGMENTS if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    found: dict[str, list[int]] = {}
+    for number, (index, segment) in read_workbook(path, {"AR_count": ("index", "segment")})["AR_count"]:
+        if not isinstance(index, int) or not 0 <= index < classes or not isinstance(segment, str):
+            raise DataError(f"{path}: sheet AR_count row {number}: index {_shown(index)}, segment {_shown(segment)}")
+        found.setdefault(segment.strip().lower(), []).append(index)
+    if sorted(index for ids in found.values() for index in ids) != list(range(classes)):
+        raise DataError(f"{path}: sheet AR_count does not put each of {classes} classes into one segment")
+    return {name: tuple(sorted(ids)) for name, ids in sorted(found.items())}
+
+
 def files(folder: Path) -> list[Path]:
     return [inside(folder, METADATA)]
 
@@ -93,7 +117,7 @@ def read(folder: Path, config: DatasetConfig) -> Listing:
 
 def _of_actions(rows: list[_Row], names: tuple[str, ...]) -> tuple[Clip, ...]:
     """Clips of one label whose first animal does one of `names`. The release looks the animal's own name up among names
-    of sub-classes, so that few clips remain (docs/deviations.md 15)."""
+    of sub-classes, so that few clips remain (docs/deviations.md 16)."""
     return tuple(
         Clip(
             id=row.clip.id,
