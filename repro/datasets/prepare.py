@@ -55,10 +55,12 @@ def prepare(
         UsageError: a source does not exist or two serve for one part; or another process prepares the data set.
     """
     folder = workspace.data / config.folder
+    placed = [Placed(there, "there", "") for part in config.parts if (there := part.there(folder))]
+    if not config.absent(folder) and not (folder / ".unpacking").exists():
+        return placed  # also where the folder cannot be written
     folder.mkdir(parents=True, exist_ok=True)
     with Workspace(folder).lock("prepare"):
         absent = config.absent(folder)
-        placed = [Placed(there, "there", "") for part in config.parts if (there := part.there(folder))]
         if not absent:
             shutil.rmtree(folder / ".unpacking", ignore_errors=True)
             return placed
