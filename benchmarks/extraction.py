@@ -19,8 +19,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.backbones.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet, load_backbone
+from repro.backbones.config import load_backbone
 from repro.backbones.noise import Stream
+from repro.backbones.svd.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet
 from repro.backbones.svd.model import Request, SvdModel, needs
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.backbones.svd.with_diffusers import DiffusersNetworks

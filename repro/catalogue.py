@@ -5,7 +5,7 @@ from pathlib import Path
 
 from repro.assets import RemoteFile
 from repro.backbones.checkpoints import checkpoint_path
-from repro.backbones.config import MeanColourConfig, backbone_names, load_backbone
+from repro.backbones.config import backbone_names, load_backbone
 from repro.config import filled
 from repro.datasets.config import dataset_names, load_dataset
 from repro.workspace import Workspace
@@ -29,6 +29,8 @@ class Asset:
     """What to do instead of fetching."""
     unpacked: Path | None = None
     """Where a data set lies ready to be read."""
+    encoder: Path | None = None
+    """What is kept of a training checkpoint, in place of its file."""
     then: str = ""
     """The command that makes use of the files."""
 
@@ -41,11 +43,14 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
     found = {}
     for name in backbone_names():
         backbone = load_backbone(name)
-        if isinstance(backbone, MeanColourConfig) or not backbone.checkpoint.is_remote:
-            continue
         c = backbone.checkpoint
-        folder = checkpoint_path(c, workspace).parent
-        found[name] = Asset(name, backbone.title, (c,), folder, c.size, c.licence, c.licence_url or c.source, c.source)
+        if c is None or not c.is_remote:
+            continue
+        path = checkpoint_path(c, workspace)
+        found[name] = Asset(
+            name, backbone.title, (c,), path.parent, c.size, c.licence, c.licence_url or c.source, c.source,
+            encoder=path if c.encoder_file else None,
+        )  # fmt: skip
     for name in dataset_names():
         d = load_dataset(name)
         if d.adapter == "smoke":

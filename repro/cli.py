@@ -110,7 +110,7 @@ def run(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    if row in rows.SMOKE_ROWS:
+    if row in (*rows.SMOKE_ROWS, *rows.PRETRAINED_SMOKE_ROWS):
         raise UsageError(f"{row} is part of the smoke job: run `repro smoke`")
     found, place = rows.load_row(row), open_workspace(workspace)
     count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
@@ -211,6 +211,7 @@ def smoke(
     workspace: WorkspaceOption = None,
     workers: int = 1,
     seeds: str = "52,53",
+    pretrained: FlagOption = False,
     json_: JsonOption = False,
 ) -> Exit:
     """The whole way on clips rendered here: small, offline, on a CPU, in minutes; judged against golden values.
@@ -221,6 +222,7 @@ def smoke(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         workers: processes that decode; the numbers do not depend on it.
         seeds: of the readout, separated by commas; those without a golden value are run and not judged.
+        pretrained: also on an image network with ImageNet weights, which the extra `efficientnet` brings; not judged.
         json_: print JSON only.
     """
     chosen = _seeds(seeds)
@@ -234,7 +236,7 @@ def smoke(
     reporter = Reporter(to_stderr=json_)
     if note:
         reporter.line(note)
-    result = job.run_smoke(place, chosen, workers, reporter)
+    result = job.run_smoke(place, chosen, workers, reporter, pretrained=pretrained)
     if json_:
         print(json.dumps(result.as_json(), indent=1))
     else:

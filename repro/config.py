@@ -37,11 +37,28 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | None = None) -> ConfigT:
-    """Read `path` as `model`; `changes` gives some of its values anew, in YAML, by dotted key (size: "[64, 128]").
+    """Read `path` as `model`. With `extends: NAME` in it, keys it does not have are those of NAME.yaml beside it; `changes` gives some of its values anew, in YAML, by dotted key (size: "[64, 128]").
 
     Raises:
         UsageError: not there, not YAML, an unknown key, a value of another type or out of range.
     """
+    raw = _read(path)
+    if "extends" in raw:
+        base = path.parent / f"{raw.pop('extends')}.yaml"
+        # Keys are replaced whole: half of another checkpoint's is no checkpoint.
+        raw = {key: value for key, value in _read(base).items() if key != "extends"} | raw
+    for key, text in (changes or {}).items():
+        _change(raw, key, text)
+    try:
+        # Through JSON, where a list may stand for a tuple although the models are strict.
+        return model.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_first_problem(error, model)}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
     except FileNotFoundError as error:
@@ -57,15 +74,7 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
         raise UsageError(f"{path}: a value YAML cannot make sense of: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
-    for key, text in (changes or {}).items():
-        _change(raw, key, text)
-    try:
-        # Through JSON, where a list may stand for a tuple although the models are strict.
-        return model.model_validate_json(json.dumps(raw))
-    except ValidationError as error:
-        raise UsageError(f"{path}: {_first_problem(error, model)}") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+    return raw
 
 
 def _change(raw: dict[str, Any], key: str, text: str) -> None:

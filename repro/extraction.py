@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.cells import channels, choose_cells
-from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, load_backbone
+from repro.backbones.cells import choose_cells
+from repro.backbones.config import BackboneConfig, Cell, load_backbone
 from repro.datasets import Clip
 from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection, dataset_collection, folder_collection
@@ -26,7 +26,7 @@ class Wanted:
     backbones: tuple[str, ...]
     timesteps: tuple[int, ...] | None
     layers: tuple[int, ...] | None
-    """None: 20 and 9, as rows read."""
+    """None: the backbone's usual ones, which rows read."""
     grid: bool
     stored_as: str
     """fp32 or fp16."""
@@ -86,10 +86,7 @@ def run(
     if wanted.grid and (wanted.timesteps or wanted.layers):
         raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
     configs = {name: load_backbone(name, wanted.changes) for name in wanted.backbones}
-    cells = {
-        name: choose_cells(name, c, wanted.timesteps or (20,), wanted.layers or (9,), wanted.grid)
-        for name, c in configs.items()
-    }
+    cells = {name: choose_cells(name, c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
     whole = _collection(wanted.source, workspace)
     part = whole.shard(*wanted.shard) if wanted.shard else whole
     if not part.clips:
@@ -120,13 +117,11 @@ def _run(
         backbone = describe(name, config, workspace)
         store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
         asks.append(Ask(backbone, cells[name], store))
-    values = sum(channels(configs[name], cell) for name in configs for cell in cells[name])
     # One core is left for what feeds the device.
     execution = Execution(device, batch, workers or max(1, (os.cpu_count() or 2) - 1))
-    config = next(iter(configs.values()))
     done = extract(
         part, asks, execution, versions() | machine(device), reporter,
-        before=lambda todo: _say_disk(todo, config, values, wanted.stored_as, workspace.features, reporter),
+        before=lambda todo: _say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
     )  # fmt: skip
     for ask in asks:
         reporter.stage(
@@ -177,8 +172,9 @@ def _collection(source: str, workspace: Workspace) -> Collection:
 
 
 def _say_disk(
-    todo: Sequence[Clip], config: BackboneConfig, values: int, stored_as: str, place: Path, reporter: Reporter
-) -> None:
+    todo: Sequence[Clip], configs: Mapping[str, BackboneConfig], cells: Mapping[str, tuple[Cell, ...]], stored_as: str,
+    place: Path, reporter: Reporter,
+) -> None:  # fmt: skip
     """Say how much disk the features of `todo` take at most, before anything is computed.
 
     Raises:
@@ -186,22 +182,28 @@ def _say_disk(
     """
     from repro.video import declared_frames
 
-    assert not isinstance(config, DeclaredConfig)
     chosen = todo[:: max(1, len(todo) // SAMPLE)]
-    frames = [declared_frames(clip.path, config.frames.max_seconds) for clip in chosen]
-    known = [count for count in frames if count]
+    known, values = 0, 0
+    for clip in chosen:
+        for name, config in configs.items():
+            native = declared_frames(clip.path, config.frames.max_seconds)
+            if not native:
+                break
+            vectors = config.vectors(-(-native // config.frames.stride))
+            values += vectors * sum(config.channels(cell) or 0 for cell in cells[name])
+        else:
+            known += 1
     if not known:
         return
-    tokens = sum(-(-count // config.frames.stride) for count in known) / len(known)
-    size = len(todo) * tokens * values * (2 if stored_as == "fp16" else 4)
+    size = round(len(todo) * values / known * (2 if stored_as == "fp16" else 4))
     place.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(place).free
     reporter.line(
-        f"{'disk':<11} about {sized(round(size))} for {len(todo)} clips ({tokens:.0f} tokens a clip, {values:,} values a "
-        f"token, {stored_as}), as much again while they are packed; {sized(free)} free in {place}"
+        f"{'disk':<11} about {sized(size)} for {len(todo)} clips ({values / known:,.0f} values a clip, {stored_as}), as "
+        f"much again while they are packed; {sized(free)} free in {place}"
     )
     if 2 * size > free:
         raise MissingError(
-            f"features in {place}: about {sized(round(2 * size))} needed, {sized(free)} free: make room, name another --workspace, "
+            f"features in {place}: about {sized(2 * size)} needed, {sized(free)} free: make room, name another --workspace, "
             "or take fewer --timesteps and --layers"
         )

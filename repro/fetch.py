@@ -25,7 +25,7 @@ from repro.locks import locked
 from repro.terminal import Reporter
 from repro.web import Source, shown
 
-Means = Literal["there", "fetched", "linked", "copied"]
+Means = Literal["there", "fetched", "linked", "copied", "cut"]
 
 
 @dataclass(frozen=True, slots=True)

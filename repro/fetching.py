@@ -12,6 +12,7 @@ from repro.assets import RemoteFile, fetch_command
 from repro.catalogue import Asset, assets
 from repro.errors import Exit, MissingError, UsageError
 from repro.fetch import Brought, bring, standing
+from repro.fetch_encoder import bring_encoder, encoder_standing
 from repro.hashes import Hashes
 from repro.terminal import Reporter, Terminal, sized
 from repro.workspace import Workspace, quiet_libraries
@@ -49,7 +50,8 @@ def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agree
     brought = []
     for asset in chosen:
         for file in asset.files:
-            brought.append(bring(asset, file, place, hashes, reporter))
+            one = bring if asset.encoder is None else bring_encoder
+            brought.append(one(asset, file, place, hashes, reporter))
             reporter.line(_sentence(brought[-1]))
         if asset.then:
             reporter.line(f"{asset.name}: now {asset.then}")
@@ -92,6 +94,8 @@ def _require_nothing_new(chosen: Sequence[Asset], place: str | None, hashes: Has
 
 def _lacking(asset: Asset, file: RemoteFile, hashes: Hashes) -> str:
     """ "" where nothing is lacking."""
+    if asset.encoder is not None and encoder_standing(asset, file, hashes).good:
+        return ""
     found = standing(asset.path(file), file, hashes)
     if found.wrong:
         return f"{asset.path(file)} {found.wrong}, to be set aside and fetched anew ({file.size})"
@@ -102,7 +106,8 @@ def _sentence(brought: Brought) -> str:
     if brought.sha256 is None:
         judged = "not verified: no checksum is published and none was recorded"
     else:
-        judged = f"sha256 {brought.sha256}, " + ("as published" if brought.published else "recorded: none is published")
+        known = "recorded: it was cut here" if brought.means == "cut" else "recorded: none is published"
+        judged = f"sha256 {brought.sha256}, " + ("as published" if brought.published else known)
     return f"{brought.path}: {brought.means}, {sized(brought.bytes)}, {judged}"
 
 
@@ -127,6 +132,8 @@ def _here(asset: Asset) -> str:
         return "there"
     if asset.on_request:
         return "on request"
+    if asset.encoder is not None and asset.encoder.is_file():
+        return "there"
     there = [file for file in asset.files if asset.path(file).is_file()]
     if len(there) == len(asset.files):
         return "there"

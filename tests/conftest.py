@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from repro.backbones.config import SvdConfig, load_backbone
+from repro.backbones.config import load_backbone
 from repro.backbones.svd import random_weights
+from repro.backbones.svd.config import SvdConfig
 from repro.smoke import clips, scenes
 from repro.terminal import Reporter
 from repro.workspace import Workspace

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-from repro.backbones.config import SvdConfig, load_backbone
+from repro.backbones.config import load_backbone
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.model import needs
 
 

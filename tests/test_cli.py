@@ -29,9 +29,10 @@ from repro.workspace import Workspace
         (["smoke", "--workers", "two"], 2, "two"),
         (["smoke", "--seeds", "1,x"], 2, "--seeds '1,x'"),
         (["smoke", "--seeds", "1,1"], 2, "each stands once"),
-        (["verify", "svd_xt_tiny"], 4, "checkpoint svd_xt_tiny: not at"),
+        (["verify", "svd_xt"], 4, "checkpoint svd_xt: not at"),
+        (["verify", "mean_colour"], 2, "nothing to compare"),
         (["verify", "nothing", "--golden", "."], 2, "unknown backbone 'nothing'"),
-        (["verify", "vjepa", "--golden", "."], 2, "no comparison"),
+        (["verify", "vjepa", "--golden", "."], 2, "no .safetensors files in it"),
         (["verify", "svd_xt_tiny", "--golden", "/no/such"], 2, "no such folder"),
         (["verify", "svd_xt_tiny", "--golden", ".", "--implementation", "x"], 2, "implementation: "),
         (["verify", "svd_xt_tiny", "--set", "size"], 2, "--set size: expected KEY=VALUE"),
@@ -43,10 +44,29 @@ from repro.workspace import Workspace
         (["extract", "."], 2, "no videos in it"),
         (["extract", ".", "--layers", "14"], 2, "layer 14 does not exist: svd_xt has 1 to 13"),
         (["extract", ".", "--layers", "9-1"], 2, "--layers 9-1: expected numbers"),
-        (["extract", ".", "--timesteps", "30"], 2, "timestep 30 does not exist: svd_xt has 0 (the noisiest) to 29"),
-        (["extract", ".", "--backbone", "svd", "--timesteps", "25"], 2, "svd has 0 (the noisiest) to 24"),
+        (
+            ["extract", ".", "--timesteps", "30"],
+            2,
+            "timestep 30 does not exist: svd_xt has timesteps 0 (the noisiest) to 29",
+        ),
+        (["extract", ".", "--backbone", "svd", "--timesteps", "25"], 2, "svd has timesteps 0 (the noisiest) to 24"),
         (["extract", ".", "--backbone", "svd_xt,svd_xt"], 2, "each stands once"),
-        (["extract", ".", "--backbone", "vjepa"], 4, "no extraction for it"),
+        (
+            ["extract", ".", "--backbone", "vjepa", "--layers", "33"],
+            2,
+            "layer 33 does not exist: vjepa has 1 to 32 (transformer blocks) and 'final'",
+        ),
+        (
+            ["extract", ".", "--backbone", "vjepa", "--set", "frames.window=15"],
+            2,
+            "frames.window 15 is not a multiple of 2",
+        ),
+        (
+            ["extract", ".", "--backbone", "vjepa", "--set", "frames.overlap=16"],
+            2,
+            "windows of 16 frames overlap in 15 at most",
+        ),
+        (["extract", ".", "--set", "frames.overlap=1"], 2, "windows of SVD do not overlap"),
         (["extract", ".", "--shard", "5/4"], 2, "--shard 5/4: expected i/n"),
         (["extract", ".", "--stored-as", "fp8"], 2, "fp8"),
         (["verify", "svd_xt_tiny", "--golden", ".", "--limit", "0"], 2, "above 0"),
@@ -69,8 +89,8 @@ def test_a_mistake_is_one_line(words: list[str], code: int, said: str, tmp_path:
 def test_a_missing_checkpoint_is_named_with_its_path_and_what_brings_it(tmp_path: Path) -> None:
     done = run_repro("ak_unseen_vjepa", "--workspace", tmp_path)
     assert done.code == 4
-    assert f"not at {tmp_path}/checkpoints/vith16.pth.tar" in done.err
-    assert f"to bring it: repro fetch vjepa --accept-license --workspace {tmp_path};" in done.err
+    assert f"not at {tmp_path}/checkpoints/vith16.target_encoder.safetensors" in done.err
+    assert f"to bring it: repro fetch vjepa --accept-license --workspace {tmp_path}\n" in done.err
 
 
 def test_missing_data_is_named_with_what_brings_it(tmp_path: Path) -> None:

@@ -69,8 +69,12 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("timestep: 20", "timestep: 99", "features.timestep: svd_xt has 0 to 29"),
-        ("layer: 9", "layer: 14", "features.layer: svd_xt has 1 to 13"),
+        (
+            "timestep: 20",
+            "timestep: 99",
+            "features: timestep 99 does not exist: svd_xt has timesteps 0 (the noisiest) to 29",
+        ),
+        ("layer: 9", "layer: 14", "features: layer 14 does not exist: svd_xt has 1 to 13"),
         ("backbone: svd_xt", "backbone: vjepa", "vjepa has no timesteps"),
         ("backbone: svd_xt", "backbone: svd_xxt", "unknown backbone 'svd_xxt'"),
         ("full_train", "half_train", "data.train: animal_kingdom has no split 'half_train'"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import run_repro
 
-from repro.backbones.config import SvdConfig
 from repro.backbones.extractor import describe
+from repro.backbones.svd.config import SvdConfig
 from repro.errors import MissingError, UsageError
 from repro.extraction import numbers, shard
 from repro.workspace import Workspace

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from conftest import Told
 
-from repro.backbones.config import Cell, Frames, SvdConfig, load_backbone
+from repro.backbones.config import Cell, Frames, load_backbone
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
+from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.pictures import padded
 from repro.datasets import Clip
 from repro.features import extract as extracting
 from repro.features.collection import Collection, folder_collection
 from repro.features.extract import Ask, Extraction, extract
 from repro.features.store import DamagedFeaturesError, Entry, FeatureStore, StoredAs
-from repro.features.windows import padded
 from repro.keys import file_sha256
 from repro.smoke import scenes
 from repro.smoke.clips import encode
@@ -264,14 +265,15 @@ def test_features_that_are_not_finite_are_not_stored(
 ) -> None:
     class Broken:
         frames = Frames()
+        at_once = 1
         noise_seed = 0
         batch = ""
 
         def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
             return {}
 
-        def window(self, frames: np.ndarray, real: int, noise: Noise) -> dict[str, dict[str, np.ndarray]]:
-            return {"mean_colour": {"final": np.full((real, 2), value, np.float32)}}
+        def features(self, windows: Sequence[np.ndarray], noises: Sequence[Noise]) -> dict[str, dict[str, np.ndarray]]:
+            return {"mean_colour": {"final": np.full((sum(map(len, windows)), 2), value, np.float32)}}
 
     monkeypatch.setattr(extracting, "open_extractors", lambda asks, execution: [Broken()])
     some = clips(rendered)[:1]

@@ -224,8 +224,8 @@ def test_a_file_of_ones_own_is_linked_and_recorded(tmp_path: Path) -> None:
     mine = tmp_path / "mine.tar"
     mine.write_bytes(CONTENT)
     mine.chmod(0o600)
-    done = run("vjepa", "--accept-license", "--from", mine, at=tmp_path)
-    path = tmp_path / "workspace" / "checkpoints" / "vith16.pth.tar"
+    done = run("svd", "--accept-license", "--from", mine, at=tmp_path)
+    path = tmp_path / "workspace" / "checkpoints" / "svd.safetensors"
     assert f"{path}: linked, 200.0 kB, sha256 {sha256(CONTENT)}, recorded: none is published" in done.out
     assert path.samefile(mine)
     assert mine.stat().st_mode & 0o777 == 0o600
@@ -234,23 +234,23 @@ def test_a_file_of_ones_own_is_linked_and_recorded(tmp_path: Path) -> None:
     # What was recorded is what every later file is held against.
     path.unlink()
     path.write_bytes(bytes(len(CONTENT)))
-    said = said_once(run("vjepa", at=tmp_path), 4)
+    said = said_once(run("svd", at=tmp_path), 4)
     assert f"{path} has sha256 {sha256(bytes(len(CONTENT)))}, expected {sha256(CONTENT)}, to be set aside" in said
     (tmp_path / "other").write_bytes(CONTENT[::-1])
-    said = said_once(run("vjepa", "--accept-license", "--from", "other", at=tmp_path), 4)
+    said = said_once(run("svd", "--accept-license", "--from", "other", at=tmp_path), 4)
     assert f"other: has sha256 {sha256(CONTENT[::-1])}, expected {sha256(CONTENT)}" in said
     assert path.read_bytes() == bytes(len(CONTENT))
-    done = run("vjepa", "--accept-license", "--from", mine, at=tmp_path)
+    done = run("svd", "--accept-license", "--from", mine, at=tmp_path)
     assert done.code == 0
-    assert "set aside as vith16.pth.tar.damaged1" in done.err
+    assert "set aside as svd.safetensors.damaged1" in done.err
     assert path.read_bytes() == CONTENT
 
 
 def test_a_file_nothing_is_known_of_is_left_and_said(tmp_path: Path) -> None:
-    path = tmp_path / "workspace" / "checkpoints" / "vith16.pth.tar"
+    path = tmp_path / "workspace" / "checkpoints" / "svd.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
-    done = run("vjepa", at=tmp_path)
+    done = run("svd", at=tmp_path)
     assert f"{path}: there, 200.0 kB, not verified: no checksum is published and none was recorded" in done.out
     assert done.code == 0
 
@@ -284,7 +284,7 @@ def test_what_a_mirror_sends_is_verified(tmp_path: Path, server: FileServer) -> 
     assert f"{server.url}/x?...: sent 200000 bytes with sha256 {sha256(CONTENT)}, expected sha256 b2652c23" in done.err
     done = run("videomaev2", "--accept-license", "--from", server.url + "/x?key=secret", at=tmp_path)
     assert "the server offers 200000 bytes, expected 4105433973" in done.err
-    done = run("vjepa", "--accept-license", "--from", server.url + "/x?key=secret", at=tmp_path)
+    done = run("svd", "--accept-license", "--from", server.url + "/x?key=secret", at=tmp_path)
     assert done.code == 0
     files = [p for p in (tmp_path / "workspace").rglob("*") if p.is_file()]
     assert not [p for p in files if b"secret" in p.read_bytes()]
@@ -302,23 +302,23 @@ def test_data_that_is_unpacked_is_there(tmp_path: Path) -> None:
 
 def test_data_and_checkpoints_may_lie_elsewhere(tmp_path: Path, server: FileServer) -> None:
     env = {"REPRO_CHECKPOINTS": str(tmp_path / "c"), "REPRO_DATA": str(tmp_path / "d")}
-    for name in ("vjepa", "charades_ego"):
+    for name in ("svd", "charades_ego"):
         assert run(name, "--accept-license", "--from", server.url + "/", at=tmp_path, env=env).code == 0
-    assert (tmp_path / "c" / "vith16.pth.tar").is_file()
+    assert (tmp_path / "c" / "svd.safetensors").is_file()
     assert (tmp_path / "d" / "charades_ego" / "archives" / "CharadesEgo.zip").is_file()
 
 
 def test_a_killed_fetch_goes_on_where_it_was(tmp_path: Path, server: FileServer) -> None:
     server.ways = [{"stall": 120_000}]
-    words = ["fetch", "vjepa", "--accept-license", "--from", server.url + "/x"]
+    words = ["fetch", "svd", "--accept-license", "--from", server.url + "/x"]
     first = subprocess.Popen([sys.executable, "-m", "repro", *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
-    part = tmp_path / "workspace" / "checkpoints" / "vith16.pth.tar.part"
+    part = tmp_path / "workspace" / "checkpoints" / "svd.safetensors.part"
     deadline = time.monotonic() + 30
     while not (part.is_file() and part.stat().st_size >= 100_000) and time.monotonic() < deadline:
         time.sleep(0.02)
     # A second one is refused while the first is at it.
     said = said_once(run(*words[1:], at=tmp_path), 2)
-    assert "vith16.pth.tar is being fetched already" in said
+    assert "svd.safetensors is being fetched already" in said
     assert f'"pid": {first.pid}' in said
     assert "begun" in run(at=tmp_path).out
     first.send_signal(signal.SIGKILL)
@@ -328,12 +328,12 @@ def test_a_killed_fetch_goes_on_where_it_was(tmp_path: Path, server: FileServer)
     done = run(*words[1:], at=tmp_path)
     assert done.code == 0, done.err
     assert server.ranges_asked == [None, f"bytes={came}-"]
-    assert (tmp_path / "workspace" / "checkpoints" / "vith16.pth.tar").read_bytes() == CONTENT
+    assert (tmp_path / "workspace" / "checkpoints" / "svd.safetensors").read_bytes() == CONTENT
 
 
 def test_an_interrupt_is_one_line_and_keeps_what_came(tmp_path: Path, server: FileServer) -> None:
     server.ways = [{"stall": 120_000}]
-    words = ["fetch", "vjepa", "--accept-license", "--from", server.url + "/x"]
+    words = ["fetch", "svd", "--accept-license", "--from", server.url + "/x"]
     first = subprocess.Popen(
         [sys.executable, "-m", "repro", *words],
         cwd=tmp_path,
@@ -341,7 +341,7 @@ def test_an_interrupt_is_one_line_and_keeps_what_came(tmp_path: Path, server: Fi
         stderr=subprocess.PIPE,
         text=True,
     )
-    part = tmp_path / "workspace" / "checkpoints" / "vith16.pth.tar.part"
+    part = tmp_path / "workspace" / "checkpoints" / "svd.safetensors.part"
     deadline = time.monotonic() + 30
     while not (part.is_file() and part.stat().st_size >= 100_000) and time.monotonic() < deadline:
         time.sleep(0.02)

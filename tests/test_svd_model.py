@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from repro.backbones.config import Cell, SvdConfig, load_backbone
+from repro.backbones.config import Cell, load_backbone
 from repro.backbones.noise import DrawnNoise, WindowNoise
 from repro.backbones.svd import networks, pictures, schedule
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.extractor import SvdExtractor
 from repro.backbones.svd.model import Place, Request, SvdModel, needs
 from repro.backbones.svd.networks import Needs, Networks
+from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.errors import MissingError, UsageError
-from repro.features.windows import padded
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 

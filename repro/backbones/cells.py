@@ -1,45 +1,56 @@
-"""Which cells a backbone has. Imports no torch."""
+"""Which cells of a backbone are meant. Imports no torch."""
 
 from collections.abc import Sequence
 
-from repro.backbones.config import SVD_LAYERS, BackboneConfig, Cell, DeclaredConfig, MeanColourConfig, SvdConfig
-from repro.errors import MissingError, UsageError
+from repro.backbones.config import BackboneConfig, Cell
+from repro.errors import UsageError
 
 GRID_TIMESTEPS = (0, 5, 10, 15, 20, 25, 29)
 """The release's, of 30 steps; a schedule with fewer has those of them that it has."""
 
 
 def choose_cells(
-    name: str, config: BackboneConfig, timesteps: Sequence[int], layers: Sequence[int], grid: bool
+    name: str,
+    config: BackboneConfig,
+    timesteps: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    grid: bool = False,
 ) -> tuple[Cell, ...]:
-    """Every pair of the timesteps and layers asked for; the one cell of a backbone that has neither.
+    """Every pair of the timesteps and layers asked for; where nothing is said of one, the usual one.
+
+    Timesteps say nothing to a backbone without a noise schedule, layers nothing to one without numbered ones: so it can be
+    asked for beside one that has them.
 
     Raises:
         UsageError: a timestep or layer that does not exist; the message says which do.
-        MissingError: the backbone cannot be computed in this version.
     """
-    if isinstance(config, DeclaredConfig):
-        raise MissingError(f"backbone {name}: this version has no extraction for it; see CHANGELOG.md")
-    if isinstance(config, MeanColourConfig):
-        return (Cell(layer="final"),)
-    steps = config.schedule.steps
-    if grid:
-        timesteps, layers = [t for t in GRID_TIMESTEPS if t < steps], range(1, SVD_LAYERS + 1)
-    for timestep in timesteps:
-        if timestep >= steps:
-            raise UsageError(f"timestep {timestep} does not exist: {name} has 0 (the noisiest) to {steps - 1}")
-    for layer in layers:
-        if not 1 <= layer <= SVD_LAYERS:
-            raise UsageError(
-                f"layer {layer} does not exist: {name} has 1 to {SVD_LAYERS} (12 input blocks and the middle block)"
-            )
-    return tuple(Cell(timestep=timestep, layer=layer) for timestep in timesteps for layer in layers)
+    axes = config.axes()
+    if grid and axes.timesteps is not None:
+        timesteps = [t for t in GRID_TIMESTEPS if t < axes.timesteps]
+        layers = range(1, (axes.layers or 0) + 1)
+    if not axes.words:
+        layers = None
+    chosen = tuple(
+        Cell(timestep=timestep, layer=layer)
+        for timestep in ((axes.usual.timestep,) if axes.timesteps is None else timesteps or (axes.usual.timestep,))
+        for layer in layers or (axes.usual.layer,)
+    )
+    for cell in chosen:
+        problem = lacking(name, config, cell)
+        if problem:
+            raise UsageError(problem)
+    return chosen
 
 
-def channels(config: BackboneConfig, cell: Cell) -> int:
-    """Width of a cell's vectors."""
-    if isinstance(config, MeanColourConfig):
-        return config.width
-    assert isinstance(config, SvdConfig)
-    assert isinstance(cell.layer, int)
-    return config.architecture.unet.channels * (1 if cell.layer <= 4 else 2 if cell.layer <= 7 else 4)
+def lacking(name: str, config: BackboneConfig, cell: Cell) -> str:
+    """ "" where the backbone has `cell`; else what it has instead."""
+    axes = config.axes()
+    if axes.timesteps is None and cell.timestep is not None:
+        return f"timestep {cell.timestep} does not exist: {name} has no timesteps"
+    if axes.timesteps is not None and (cell.timestep is None or cell.timestep >= axes.timesteps):
+        told = "none is given" if cell.timestep is None else f"timestep {cell.timestep} does not exist"
+        return f"{told}: {name} has timesteps 0 (the noisiest) to {axes.timesteps - 1}"
+    numbered = f"1 to {axes.layers} ({axes.words})" if axes.layers else axes.words
+    there = " and ".join(part for part in (numbered, "'final'" if axes.final else "") if part)
+    known = axes.final if cell.layer == "final" else bool(axes.words) and cell.layer <= (axes.layers or cell.layer)
+    return "" if known else f"layer {cell.layer} does not exist: {name} has {there}"

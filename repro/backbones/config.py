@@ -1,9 +1,9 @@
-"""What a backbone config may say. Imports no torch: `repro list` reads these."""
+"""What every backbone's config says, whatever its family. Imports no torch: `repro list` reads these."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from repro import shipped
 from repro.assets import RemoteFile
@@ -27,7 +27,7 @@ class Cell(Config):
 
 
 class Checkpoint(RemoteFile):
-    """The weights: a file under the workspace's checkpoints/, which `repro fetch` brings."""
+    """The weights: a file under the workspace's checkpoints/, which `repro fetch` brings; or one that is here anyhow."""
 
     source: str
     """Public address of the page."""
@@ -38,149 +38,108 @@ class Checkpoint(RemoteFile):
     """True where the release does not say which checkpoint was used."""
     drawn_from_seed: int | None = None
     """The project draws these weights itself, and fetches none: they recognise nothing."""
+    package: str | None = None
+    """The Python package that brings the file; `file` is its path there."""
+    encoder_file: str | None = None
+    """The encoder alone, which is cut from `file` and kept in its place."""
+    extra: str | None = None
+    """Of this project, that installs the package."""
 
     @model_validator(mode="after")
     def _comes_from_somewhere(self) -> "Checkpoint":
-        if self.is_remote == (self.drawn_from_seed is not None):
-            raise ValueError("a checkpoint has one of hub, url and drawn_from_seed")
+        if [self.is_remote, self.drawn_from_seed is not None, self.package is not None].count(True) != 1:
+            raise ValueError("a checkpoint has one of hub, url, drawn_from_seed and package")
         if self.is_remote and self.licence_url is None:
             raise ValueError("what is fetched needs a licence_url")
+        if (self.package is None) != (self.extra is None):
+            raise ValueError("a package is installed by an extra")
         return self
 
 
 class Frames(Config):
-    """From a clip to windows (generate_svd_maps.py with the flags of scripts/extract_*)."""
+    """From a clip to windows (for SVD: generate_svd_maps.py with the flags of scripts/extract_*)."""
 
     stride: Positive = 4
     """Every stride-th native frame; frame rate plays no part."""
     max_seconds: Annotated[float, Field(gt=0)] = 180.0
     window: Positive = 25
-    """Sampled frames a window holds; windows do not overlap."""
+    """Sampled frames a window holds."""
+    overlap: Annotated[int, Field(ge=0)] = 0
+    """Sampled frames a window shares with the one before it."""
 
+    @model_validator(mode="after")
+    def _goes_on(self) -> "Frames":
+        if self.overlap >= self.window:
+            raise ValueError(f"windows of {self.window} frames overlap in {self.window - 1} at most")
+        return self
 
-SVD_LAYERS = 13
-"""Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
-SVD_GRID = 64
-"""Pixels a side must be a multiple of: the VAE takes 8 of them to one, and the UNet halves three times."""
+    @property
+    def hop(self) -> int:
+        """Sampled frames from a window's begin to the next one's."""
+        return self.window - self.overlap
 
-
-def _on_grid(side: int) -> int:
-    if side % SVD_GRID:
-        raise ValueError(f"not a multiple of {SVD_GRID}")
-    return side
-
-
-Side = Annotated[int, Field(ge=SVD_GRID), AfterValidator(_on_grid)]
-
-
-class SvdUnet(Config):
-    channels: Positive
-    """Width of the first level; the four levels are 1, 2, 4 and 4 times as wide."""
-    head_channels: Positive
-    """Channels of an attention head, the same at every level."""
-    context_dim: Positive
-    """Width of the cross-attention's context, which is the image embedding."""
-
-
-class SvdImageTower(Config):
-    """OpenCLIP's vision transformer."""
-
-    width: Positive
-    layers: Positive
-    heads: Positive
-    patch: Positive
-    image: Positive
-    embed_dim: Positive
-
-
-class SvdArchitecture(Config):
-    unet: SvdUnet
-    vae_channels: Positive
-    """Width of the first level of both VAE encoders; the four levels are 1, 2, 4 and 4 times as wide."""
-    image_tower: SvdImageTower
-
-
-class SvdSchedule(Config):
-    """EDM noise levels (Karras et al. 2022, eq. 5); timestep 0 is the noisiest."""
-
-    steps: Positive
-    sigma_max: Annotated[float, Field(gt=0)] = 700.0
-    sigma_min: Annotated[float, Field(gt=0)] = 0.002
-    rho: Annotated[float, Field(gt=0)] = 7.0
-
-
-class SvdConditioning(Config):
-    source: Literal["image", "none"] = "image"
-    """none: image embedding and condition latent are zeros, the release's `no_cond`; the numbers stay."""
-    fps_id: int = 6
-    motion_bucket_id: int = 127
-    noise_augmentation: Annotated[float, Field(ge=0)] = 0.02
+    def windows(self, sampled: int) -> int:
+        """How many windows a clip of so many sampled frames has."""
+        return 0 if sampled == 0 else 1 + max(0, -(-(sampled - self.window) // self.hop))
 
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-"""Of computing (repro/backbones/precision.py); fp16 is how the release ran."""
+"""Of computing (repro/backbones/precision.py); fp16 is how the release ran SVD."""
 
 
-class SvdConfig(Config):
-    """Stable Video Diffusion (reference: the release's configs and generate_svd_maps.py)."""
+class Axes(Config):
+    """Which cells a backbone has."""
 
-    family: Literal["svd"]
+    timesteps: int | None = None
+    """How many; None for a backbone without a noise schedule."""
+    layers: int | None = None
+    """How many are numbered; None where the config does not say."""
+    final: bool = False
+    """Whether it has an output behind the last layer."""
+    usual: Cell
+    """The one that is taken where nothing is said."""
+    words: str = ""
+    """What the numbered layers are; none where there are none."""
+
+
+class BackboneConfig(Config):
+    """What every family's config has."""
+
+    beside_features: ClassVar[frozenset[str]] = frozenset({"title", "checkpoint"})
+    """Keys that no feature depends on."""
+
+    family: str
     title: str
     version: Positive
     """Raised whenever the same config would give other features; part of every content key."""
-    checkpoint: Checkpoint
-    architecture: SvdArchitecture
-    temporal_mixing: Literal["learned", "off"] = "learned"
-    """off: every temporal branch is weighted 0, the release's "SDv2" (docs/deviations.md 4)."""
+    checkpoint: Checkpoint | None = None
     frames: Frames = Frames()
-    size: tuple[Side, Side]
-    """Height and width frames are resized to, whatever their aspect ratio."""
-    schedule: SvdSchedule
-    conditioning: SvdConditioning = SvdConditioning()
-    latent_noise: bool = False
-    """Add noise of the timestep's level to the latent. Off, as released (docs/deviations.md 3)."""
-    noise_seed: Annotated[int, Field(ge=0)] = 23
-    implementation: Literal["auto", "sgm", "diffusers"] = "auto"
-    """Whose modules compute; auto: sgm where it can be imported."""
-    precision: Precision = "fp32"
 
+    def axes(self) -> Axes:
+        """Which cells there are."""
+        raise NotImplementedError
 
-class MeanColourConfig(Config):
-    """Mean red, green and blue of each frame: what a readout can do without seeing any action."""
+    def channels(self, cell: Cell) -> int | None:
+        """Width of a cell's vectors; None where only the checkpoint says."""
+        raise NotImplementedError
 
-    family: Literal["mean_colour"]
-    title: str
-    version: Positive
-    width: Positive
-    """The three values are spread over this many channels by a fixed linear map, as the readout has no input layer."""
-    frames: Frames = Frames()
-    noise_seed: Annotated[int, Field(ge=0)] = 23
+    def vectors(self, sampled: int) -> int:
+        """How many vectors a clip of so many sampled frames has."""
+        return sampled
 
+    def resolved_implementation(self) -> str | None:
+        """Whose modules compute on this machine, where there is a choice.
 
-class DeclaredConfig(Config):
-    """A backbone whose extraction is not in this version: its rows are listed and cannot be run."""
-
-    family: Literal["vjepa", "videomaev2"]
-    title: str
-    version: Positive
-    checkpoint: Checkpoint
-
-
-BackboneConfig = SvdConfig | MeanColourConfig | DeclaredConfig
+        Raises:
+            MissingError: those asked for are not there.
+        """
+        return None
 
 
 class _Family(Config):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    family: Literal["svd", "mean_colour", "vjepa", "videomaev2"]
-
-
-_MODELS: dict[str, type[SvdConfig] | type[MeanColourConfig] | type[DeclaredConfig]] = {
-    "svd": SvdConfig,
-    "mean_colour": MeanColourConfig,
-    "vjepa": DeclaredConfig,
-    "videomaev2": DeclaredConfig,
-}
+    family: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 
 def backbone_names() -> list[str]:
@@ -195,6 +154,8 @@ def load_backbone(name: str, changes: Mapping[str, str] | None = None) -> Backbo
     """
     if name not in backbone_names():
         raise UsageError(f"unknown backbone '{name}': configs/backbones has {', '.join(backbone_names())}")
+    from repro.backbones.family import load_family
+
     path = shipped.configs() / "backbones" / f"{name}.yaml"
     family = load_config(_Family, path).family
-    return load_config(_MODELS[family], path, changes)
+    return load_config(load_family(family, path).config, path, changes)

@@ -1,6 +1,6 @@
-"""Frozen backbones: a window of frames in, one feature vector a frame and cell out."""
+"""Frozen backbones: windows of frames in, feature vectors by cell out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.checkpoints import absence, checkpoint_path
-from repro.backbones.config import BackboneConfig, Cell, DeclaredConfig, Frames, MeanColourConfig, SvdConfig
+from repro.backbones.checkpoints import absence, checkpoint_path, noted_sha256
+from repro.backbones.config import BackboneConfig, Cell, Frames
 from repro.backbones.noise import Noise, Stream
 from repro.errors import MissingError
 from repro.hashes import Hashes
@@ -24,21 +24,27 @@ class Extractor(Protocol):
     def frames(self) -> Frames: ...
 
     @property
-    def noise_seed(self) -> int: ...
+    def at_once(self) -> int:
+        """Windows of a clip it takes at once."""
+        ...
 
     @property
     def batch(self) -> str:
         """How much is computed at once, in words, for the record."""
         ...
 
+    @property
+    def noise_seed(self) -> int: ...
+
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         """The noise a window with `real` frames takes."""
         ...
 
-    def window(
-        self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: Noise
-    ) -> dict[str, dict[str, Float32[np.ndarray, "real _"]]]:
-        """Features of the first `real` frames, by backbone and cell name; the frames after them are black padding."""
+    def features(
+        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
+    ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+        """Vectors of a clip's next windows, one behind the other, by backbone and cell name. A clip's last window may hold
+        fewer frames than the others; how it is filled is the backbone's own."""
         ...
 
 
@@ -54,7 +60,7 @@ class Backbone:
 
     def identity(self) -> dict[str, Any]:
         """All its features depend on beside the video and the cell: what content keys are made of."""
-        identity = self.config.model_dump(mode="json", exclude={"title", "checkpoint", "implementation"})
+        identity = self.config.model_dump(mode="json", exclude=set(self.config.beside_features))
         if self.checkpoint is not None:
             identity |= {"checkpoint_sha256": self.checkpoint_sha256, "implementation": self.implementation}
         return identity
@@ -66,9 +72,12 @@ class Execution:
 
     device: str = "cpu"
     batch: int | None = None
-    """Frames the largest networks take at once; None: as many as a bound on memory allows."""
+    """How much the largest networks take at once: frames of SVD, windows of the others; None: as much as a bound on memory
+    allows."""
     workers: int = 1
     """Processes that decode."""
+    say: Callable[[str], None] = lambda line: None
+    """Told what is worth knowing of a checkpoint."""
 
 
 def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute: bool = True) -> Backbone:
@@ -77,59 +86,41 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute
     Not `to_compute`, for features that are there already, a checkpoint whose sha256 the config names need not be.
 
     Raises:
-        MissingError: its checkpoint is absent or another file than the config says; sgm is asked for and not there.
+        MissingError: its checkpoint is absent or another file than the config says; modules asked for are not there.
     """
-    if isinstance(config, MeanColourConfig):
-        return Backbone(name, config, None, None, None)
-    if isinstance(config, DeclaredConfig):
-        raise MissingError(f"backbone {name}: this version has no extraction for it; see CHANGELOG.md")
-    from repro.backbones.svd import networks
+    checkpoint, implementation = config.checkpoint, config.resolved_implementation()
+    if checkpoint is None:
+        return Backbone(name, config, None, None, implementation)
+    lacking = absence(name, checkpoint, workspace)
+    path = checkpoint_path(checkpoint, workspace)
+    if checkpoint.drawn_from_seed is not None and not path.is_file():
+        from repro.backbones.drawn import draw
 
-    lacking = absence(name, config.checkpoint, workspace)
-    path = checkpoint_path(config.checkpoint, workspace)
-    if lacking and not to_compute and config.checkpoint.sha256 is not None:
-        return Backbone(name, config, path, config.checkpoint.sha256, networks.resolve(config.implementation))
+        draw(config, workspace, lambda warning: None)
+    # Of an encoder that was cut from its owners' file, what its cutting noted.
+    expected = checkpoint.sha256 if checkpoint.encoder_file is None else noted_sha256(path)
+    if lacking and not to_compute and expected is not None:
+        return Backbone(name, config, path, expected, implementation)
     if lacking:
         raise MissingError(lacking)
     sha256 = Hashes(workspace.hashes).sha256(path)
-    if config.checkpoint.sha256 not in (None, sha256):
+    if expected not in (None, sha256):
         raise MissingError(
-            f"checkpoint {path}: sha256 is {sha256}, expected {config.checkpoint.sha256}: it is damaged or another "
-            "file: fetch it again"
+            f"checkpoint {path}: sha256 is {sha256}, expected {expected}: it is damaged or another file: fetch it again"
         )
-    return Backbone(name, config, path, sha256, networks.resolve(config.implementation))
+    return Backbone(name, config, path, sha256, implementation)
 
 
 def open_extractors(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[Extractor]:
-    """Load what computes the cells asked for: backbones that differ in temporal mixing alone are computed together.
+    """Load what computes the cells asked for; a family may compute several of its backbones together.
 
     Raises:
         UsageError: a cell that does not exist.
         MissingError: a checkpoint that is not what its config describes; no memory for it.
     """
-    extractors: list[Extractor] = []
-    shared: dict[str, list[tuple[Backbone, Sequence[Cell]]]] = {}
+    from repro.backbones.family import load_family
+
+    families: dict[str, list[tuple[Backbone, Sequence[Cell]]]] = {}
     for backbone, cells in asks:
-        if isinstance(backbone.config, MeanColourConfig):
-            from repro.backbones.mean_colour import MeanColour
-
-            extractors.append(MeanColour(backbone.name, backbone.config))
-        else:
-            config = backbone.config.model_dump(mode="json", exclude={"title", "version", "temporal_mixing"})
-            shared.setdefault(repr((config, backbone.checkpoint_sha256)), []).append((backbone, cells))
-    for group in shared.values():
-        from repro.backbones.svd.extractor import SvdExtractor
-        from repro.backbones.svd.networks import IMPLEMENTATIONS
-
-        first = group[0][0]
-        assert first.checkpoint is not None
-        extractors.append(
-            SvdExtractor(
-                {b.name: (b.config, cells) for b, cells in group if isinstance(b.config, SvdConfig)},
-                first.checkpoint,
-                next(name for name in IMPLEMENTATIONS if name == first.implementation),
-                execution.device,
-                execution.batch,
-            )
-        )
-    return extractors
+        families.setdefault(backbone.config.family, []).append((backbone, cells))
+    return [extractor for name, own in families.items() for extractor in load_family(name).open(own, execution)]

@@ -19,7 +19,7 @@ from repro.decoding import Decoders, Decoding, Job
 from repro.features.collection import Collection
 from repro.features.packing import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
-from repro.features.windows import padded
+from repro.features.windows import Windows
 from repro.terminal import Reporter
 from repro.video import Frames, VideoError, check_file
 
@@ -176,12 +176,14 @@ class _Holdings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class _Windows:
+    """As many of a clip's next windows as an extractor takes at once."""
+
     clip: Clip
-    number: int
-    frames: Frames
-    """Padded."""
-    real: int
+    extractor: Extractor
+    first: int
+    """Number of the first of them."""
+    frames: tuple[Frames, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,24 +210,24 @@ def _extract(
     ]
     extractors = open_extractors([(backbone, cells) for backbone, cells in wanted if cells], execution)
     stores = {ask.backbone.name: ask.store for ask in asks}
-    # Backbones that sample frames in the same way share the decoding.
-    groups: dict[str, list[Extractor]] = {}
+    # Backbones that sample frames in the same way share the decoding, however they cut them into windows.
+    groups: dict[tuple[int, float], list[Extractor]] = {}
     for extractor in extractors:
-        groups.setdefault(extractor.frames.model_dump_json(), []).append(extractor)
+        groups.setdefault((extractor.frames.stride, extractor.frames.max_seconds), []).append(extractor)
     begun = perf_counter()
     with reporter.progress("extract", len(todo) * len(groups)) as advance:
-        for group in groups.values():
+        for (stride, max_seconds), group in groups.items():
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
             origins = {name: (store.add_origin(about),) for name, store in stores.items()}
-            frames = group[0].frames
+            chunk = max(extractor.frames.window for extractor in group)
             clips = [clip for clip in todo if clip.id not in result.failed]
-            jobs = [Job(clip.path, frames.stride, frames.max_seconds, frames.window) for clip in clips]
+            jobs = [Job(clip.path, stride, max_seconds, chunk) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 parts: list[Part] = []
-                for event, noises in _with_noise(_events(clips, decoders.decode(jobs), frames.window), group, result):
-                    if isinstance(event, _Window):
-                        parts.append(_compute(event, group, noises))
-                        result.windows += 1
+                for event, noises in _with_noise(_events(clips, decoders.decode(jobs), group), result):
+                    if isinstance(event, _Windows):
+                        parts.append(event.extractor.features(event.frames, noises))
+                        result.windows += len(event.frames)
                         continue
                     try:
                         _store(event, parts, stores, origins, result, reporter)
@@ -238,45 +240,77 @@ def _extract(
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
 
 
-def _events(clips: Sequence[Clip], decodings: Iterable[Decoding], window: int) -> Iterator[_Window | _End]:
-    """Every clip's windows, in order, and its end."""
+def _events(
+    clips: Sequence[Clip], decodings: Iterable[Decoding], group: Sequence[Extractor]
+) -> Iterator[_Windows | _End]:
+    """Every clip's windows, for each extractor in order, and its end."""
     for clip, decoding in zip(clips, decodings, strict=True):
+        cutting = [_Cutting(clip, extractor) for extractor in group]
         error = None
         try:
-            for number, frames in enumerate(decoding):
-                yield _Window(clip, number, padded(frames, window), len(frames))
+            for chunk in decoding:
+                for one in cutting:
+                    yield from one.add(chunk)
+            for one in cutting:
+                yield from one.end()
         except VideoError as failed:
             error = failed
         yield _End(clip, decoding, error)
 
 
+class _Cutting:
+    """A clip's frames on their way to an extractor."""
+
+    def __init__(self, clip: Clip, extractor: Extractor) -> None:
+        self.clip, self.extractor = clip, extractor
+        self.windows = Windows(extractor.frames)
+        self.waiting: list[Frames] = []
+        self.gone = 0
+
+    def add(self, chunk: Frames) -> Iterator[_Windows]:
+        for frames in self.windows.add(chunk):
+            yield from self._gather(frames)
+
+    def end(self) -> Iterator[_Windows]:
+        for frames in self.windows.end():
+            yield from self._gather(frames)
+        yield from self._leave()
+
+    def _gather(self, frames: Frames) -> Iterator[_Windows]:
+        self.waiting.append(frames)
+        if len(self.waiting) == self.extractor.at_once:
+            yield from self._leave()
+
+    def _leave(self) -> Iterator[_Windows]:
+        if self.waiting:
+            yield _Windows(self.clip, self.extractor, self.gone, tuple(self.waiting))
+            self.gone += len(self.waiting)
+            self.waiting = []
+
+
 def _with_noise(
-    events: Iterator[_Window | _End], group: Sequence[Extractor], result: Extraction
-) -> Iterator[tuple[_Window | _End, list[DrawnNoise]]]:
-    """Each event with the noise each extractor takes for it, drawn in threads while the event before is computed."""
+    events: Iterator[_Windows | _End], result: Extraction
+) -> Iterator[tuple[_Windows | _End, list[DrawnNoise]]]:
+    """Each event with the noise its windows take, drawn in a thread while the event before is computed."""
 
-    def draw(event: _Window | _End, extractor: Extractor) -> DrawnNoise:
+    def draw(event: _Windows | _End) -> list[DrawnNoise]:
         if isinstance(event, _End):
-            return DrawnNoise({})
-        key = WindowNoise(extractor.noise_seed, result.video_sha256[event.clip.id], event.number)
-        return DrawnNoise.of(key, extractor.noise_shapes(event.real))
+            return []
+        seed, sha256 = event.extractor.noise_seed, result.video_sha256[event.clip.id]
+        return [
+            DrawnNoise.of(WindowNoise(seed, sha256, number), event.extractor.noise_shapes(len(frames)))
+            for number, frames in enumerate(event.frames, start=event.first)
+        ]
 
-    with ThreadPoolExecutor(max_workers=len(group), thread_name_prefix="noise") as threads:
-        ahead: deque[tuple[_Window | _End, list[Future[DrawnNoise]]]] = deque()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise") as thread:
+        ahead: deque[tuple[_Windows | _End, Future[list[DrawnNoise]]]] = deque()
         for event in events:
-            ahead.append((event, [threads.submit(draw, event, extractor) for extractor in group]))
+            ahead.append((event, thread.submit(draw, event)))
             if len(ahead) > 1:
                 current, noises = ahead.popleft()
-                yield current, [noise.result() for noise in noises]
+                yield current, noises.result()
         for current, noises in ahead:
-            yield current, [noise.result() for noise in noises]
-
-
-def _compute(window: _Window, group: Sequence[Extractor], noises: Sequence[DrawnNoise]) -> Part:
-    features: Part = {}
-    for extractor, noise in zip(group, noises, strict=True):
-        features |= extractor.window(window.frames, window.real, noise)
-    return features
+            yield current, noises.result()
 
 
 def _store(
@@ -297,11 +331,12 @@ def _store(
     if not parts:
         raise VideoError(f"clip {end.clip.path}: it holds no video frames")
     whole: dict[str, Features] = {}
-    for name in parts[0]:
+    for name in dict.fromkeys(name for part in parts for name in part):
+        own = [part[name] for part in parts if name in part]
         whole[name] = {}
-        for cell in parts[0][name]:
+        for cell in own[0]:
             with np.errstate(over="ignore"):  # beyond fp16 is infinite, and refused below
-                values = np.concatenate([part[name][cell] for part in parts]).astype(stores[name].stored_as)
+                values = np.concatenate([part[cell] for part in own]).astype(stores[name].stored_as)
             if not np.isfinite(values).all():
                 raise VideoError(
                     f"clip {end.clip.path}: its features {name} {cell} hold NaN or infinity in "

@@ -13,7 +13,6 @@ import torch
 from pydantic import ValidationError
 
 from repro import atomic
-from repro.backbones.config import MeanColourConfig
 from repro.datasets import Split
 from repro.features.store import FeatureStore
 from repro.keys import canonical_json, content_key, file_sha256
@@ -224,7 +223,7 @@ def _measure(
         kind=row.kind,
         seed=seed,
         protocol=how.protocol,
-        checkpoint_assumed=not isinstance(backbone, MeanColourConfig) and backbone.checkpoint.assumed,
+        checkpoint_assumed=backbone.checkpoint is not None and backbone.checkpoint.assumed,
         metric=row.metric,
         recipe=row.readout,
         features=FeaturesRecord(

@@ -1,22 +1,17 @@
 """The smoke job, stage by stage; run again, it goes on where it was."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from repro import atomic, tracking
-from repro.backbones.checkpoints import checkpoint_path
-from repro.backbones.config import SvdConfig
+from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution
-from repro.backbones.svd import random_weights
-from repro.errors import Exit, UsageError
+from repro.errors import Exit
 from repro.features.store import FeatureStore
-from repro.keys import content_key, file_sha256
 from repro.pipeline import run_row
 from repro.readout.stage import How
-from repro.rows import SMOKE_ROWS, load_row, row_backbone
+from repro.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row, row_backbone
 from repro.runs import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
@@ -106,7 +101,9 @@ class Made:
     """By row."""
 
 
-def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter) -> Made:
+def make(
+    workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter, *, pretrained: bool = False
+) -> Made:
     """Render, draw, extract, train and log; every stage is reused where nothing it depends on has changed."""
     workspace.require_writable()
     with workspace.lock("smoke"):
@@ -117,7 +114,7 @@ def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Rep
         hashes = clips.render(folder, reporter)
         checkpoint_sha256 = _checkpoint(workspace, reporter)
         stores, records = {}, {}
-        for name in SMOKE_ROWS:
+        for name in (*SMOKE_ROWS, *(PRETRAINED_SMOKE_ROWS if pretrained else ())):
             stores[name], records[name] = run_row(
                 name,
                 load_row(name),
@@ -132,10 +129,12 @@ def make(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Rep
     return Made(hashes, checkpoint_sha256, stores["smoke"], records)
 
 
-def run_smoke(workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter) -> SmokeResult:
+def run_smoke(
+    workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter, *, pretrained: bool = False
+) -> SmokeResult:
     """Make everything and judge it against the golden values."""
     expected, expected_features = golden.load_golden(), golden.load_golden_features()
-    made = make(workspace, seeds, workers, reporter)
+    made = make(workspace, seeds, workers, reporter, pretrained=pretrained)
     deviations = golden.feature_deviations(made.features, load_row("smoke").features.name, expected_features)
     result = SmokeResult(
         records=made.records,
@@ -151,36 +150,9 @@ def run_smoke(workspace: Workspace, seeds: Sequence[int], workers: int, reporter
 
 def _checkpoint(workspace: Workspace, reporter: Reporter) -> str:
     """Draw the tiny backbone's weights where they are not there, or not what was drawn; returns their sha256."""
-    config = row_backbone(load_row("smoke"))
-    if not isinstance(config, SvdConfig) or config.checkpoint.drawn_from_seed is None:
-        raise UsageError("configs/smoke/smoke.yaml: its backbone must be an SVD whose weights are drawn from a seed")
-    seed = config.checkpoint.drawn_from_seed
-    path = checkpoint_path(config.checkpoint, workspace)
-    stamp = path.with_name(path.name + ".drawn.json")
-    key = content_key(
-        {"seed": seed, "version": random_weights.VERSION, "architecture": config.architecture.model_dump(mode="json")}
-    )
-    reused = 0
-    found = file_sha256(path) if path.is_file() else None
-    if found is not None and _read_stamp(stamp) == {"key": key, "sha256": found}:
-        reused, drawn = 1, found
-    else:
-        with atomic.replacing(path) as partial:
-            random_weights.write(partial, config.architecture, seed)
-            drawn = file_sha256(partial)
-            if path.exists() and found != drawn:
-                aside = atomic.set_aside(path)
-                reporter.warn(f"checkpoint {path}: not what was drawn: kept as {aside.name}, drawn again")
-        atomic.write_json(stamp, {"key": key, "sha256": drawn})
-    reporter.stage("checkpoint", total=1, reused=reused, made="drawn from a seed", where=path)
+    path, drawn, there = draw(row_backbone(load_row("smoke")), workspace, reporter.warn)
+    reporter.stage("checkpoint", total=1, reused=int(there), made="drawn from a seed", where=path)
     return drawn
-
-
-def _read_stamp(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _judgements(records: dict[str, list[RunRecord]], expected: Golden) -> list[Judgement]:

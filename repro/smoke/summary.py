@@ -7,7 +7,11 @@ from repro.smoke.golden import FEATURE_LIMIT
 from repro.smoke.job import SmokeResult
 from repro.workspace import Workspace
 
-LABELS = {"smoke": "tiny SVD, random weights", "smoke_mean_colour": "mean colour over time"}
+LABELS = {
+    "smoke": "tiny SVD, random weights",
+    "smoke_mean_colour": "mean colour over time",
+    "smoke_efficientnet_lite0": "EfficientNet-Lite0",
+}
 
 
 def show(result: SmokeResult, workspace: Workspace) -> None:
@@ -34,6 +38,6 @@ def show(result: SmokeResult, workspace: Workspace) -> None:
         print(
             f"{LABELS[j.row]:<26} {j.seed:>4}  {j.metric:<9} {j.measured:8.2f} {golden} {chance[j.metric]:7.2f}  {j.outcome}"
         )
-    print("\nThe backbone's weights are random: this shows that numbers repeat, not that actions are recognised.")
+    print("\nThe tiny SVD's weights are random: this shows that numbers repeat, not that actions are recognised.")
     print(f"records in {workspace.runs}, MLflow in {workspace.mlflow_db}")
     print(f"smoke: {'PASS' if result.exit_code is Exit.OK else 'FAIL'}")

@@ -4,48 +4,28 @@ The fast path against the plain one; one implementation against the other; each 
 one of a rendered clip, its end padded with black.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from repro.backbones.config import SvdConfig
 from repro.backbones.noise import WindowNoise
 from repro.backbones.svd import networks
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.model import Place, Request, SvdModel, needs
 from repro.backbones.svd.networks import IMPLEMENTATIONS, Implementation
+from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
-from repro.features.windows import padded
+from repro.verify import Comparison, Skipped, compared
 
 LAYERS = (1, 3, 6, 9, 12, 13)
 NOISE = WindowNoise(23, "0" * 64, 0)
 
-Means = dict[Place, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How far one way of computing lies from another, over all places compared."""
-
-    what: str
-    against: str
-    worst: float
-    """Relative L2 of the worst place."""
-    place: Place
-    seconds: float
-    """A window, once, as it came: no measurement."""
-    expected: float | None
-    """The bound it must keep; None where nothing is promised."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    what: str
-    why: str
+Means = dict[str, np.ndarray]
+"""By cell."""
 
 
 def comparisons(
@@ -66,14 +46,14 @@ def comparisons(
         whole = networks.load(name, checkpoint, config.architecture, NEEDS)
         networks.move(whole, device)
         begun = perf_counter()
-        plain = plain_window(fp32, whole, request, frames, NOISE, device)
+        plain = _named(plain_window(fp32, whole, request, frames, NOISE, device), real)
         del whole
-        yield _compared(
+        yield compared(
             f"{name}, fast path", f"{name}, plain ({perf_counter() - begun:.1f} s)", means, plain, seconds, limit
         )
         if fast:
             first = next(iter(fast))
-            yield _compared(name, first, means, fast[first], seconds, limit)
+            yield compared(name, first, means, fast[first], seconds, limit)
         fast[name] = means
     chosen = networks.resolve(config.implementation)
     for precision in ("tf32", "fp16", "bf16"):
@@ -82,7 +62,7 @@ def comparisons(
             continue
         reduced = config.model_copy(update={"precision": precision})
         means, seconds = _fast(reduced, chosen, checkpoint, request, frames, real, device, batch)
-        yield _compared(f"{chosen}, {precision}", f"{chosen}, fp32", means, fast[chosen], seconds, None)
+        yield compared(f"{chosen}, {precision}", f"{chosen}, fp32", means, fast[chosen], seconds, None)
 
 
 def _timesteps(config: SvdConfig) -> tuple[int, ...]:
@@ -110,17 +90,8 @@ def _fast(
     model = SvdModel(config, loaded, {"": request}, device, batch)
     begun = perf_counter()
     means = model.window(frames, real, NOISE)[""]
-    return {place: mean[:real].cpu() for place, mean in means.items()}, perf_counter() - begun
+    return _named(means, real), perf_counter() - begun
 
 
-def _compared(
-    what: str, against: str, ours: Means, theirs: Means, seconds: float, expected: float | None
-) -> Comparison:
-    deviations = {}
-    for place, mean in ours.items():
-        other = theirs[place][: len(mean)].cpu().double()
-        deviations[place] = float((mean.double() - other).norm() / other.norm())
-    # NaN counts as worst.
-    place = max(deviations, key=lambda p: deviations[p] if deviations[p] == deviations[p] else float("inf"))
-    worst = deviations[place] if deviations[place] == deviations[place] else float("inf")
-    return Comparison(what, against, worst, place, seconds, expected)
+def _named(means: Mapping[Place, Tensor], real: int) -> Means:
+    return {f"t{t:02d}_layer{n:02d}": mean[:real].cpu().numpy() for (t, n), mean in means.items()}

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.config import Cell, Frames, SvdConfig
+from repro.backbones.config import Cell, Frames
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.svd import networks
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.model import Place, Request, SvdModel, needs
 from repro.backbones.svd.networks import Implementation
+from repro.backbones.svd.pictures import padded
 from repro.errors import UsageError
 
 
@@ -54,6 +56,10 @@ class SvdExtractor:
         return self.config.noise_seed
 
     @property
+    def at_once(self) -> int:
+        return 1
+
+    @property
     def batch(self) -> str:
         window = "1 window with its padding" if self.model.mixes else "1 window's own frames"
         return f"{window}, {self.model.batch} frames in the VAE encoders"
@@ -61,12 +67,13 @@ class SvdExtractor:
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return self.model.noise_shapes(self.frames.window if self.model.mixes else real)
 
-    def window(
-        self, frames: UInt8[np.ndarray, "T H W 3"], real: int, noise: Noise
-    ) -> dict[str, dict[str, Float32[np.ndarray, "real _"]]]:
-        means = self.model.window(frames, real, noise)
+    def features(
+        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
+    ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+        ((frames,), (noise,)) = windows, noises
+        means = self.model.window(padded(frames, self.frames.window), len(frames), noise)
         return {
-            name: {cell: means[name][place][:real].cpu().numpy() for place, cell in places.items()}
+            name: {cell: means[name][place][: len(frames)].cpu().numpy() for place, cell in places.items()}
             for name, places in self.names.items()
         }
 

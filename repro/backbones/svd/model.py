@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from repro.backbones.config import SvdConfig
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.networks import Needs, Networks
 from repro.errors import MissingError, UsageError
 

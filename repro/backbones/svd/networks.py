@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from repro.backbones.config import SVD_LAYERS, SvdArchitecture
+from repro.backbones.svd.config import SVD_LAYERS, SvdArchitecture
 from repro.errors import MissingError, UsageError
 
 Implementation = Literal["sgm", "diffusers"]

@@ -23,6 +23,15 @@ def pixels(
     return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
 
 
+def padded(frames: UInt8[np.ndarray, "T H W 3"], window: int) -> UInt8[np.ndarray, "window H W 3"]:
+    """A window's frames, with black ones behind them where the clip has ended (generate_svd_maps.py). Their outputs are
+    dropped, but they act on the real frames, through temporal attention and normalisation."""
+    if len(frames) == window:
+        return frames
+    black = np.zeros((window - len(frames), *frames.shape[1:]), np.uint8)
+    return np.concatenate([frames, black])
+
+
 def image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[Tensor, "T 3 side side"]:
     """Pixels in [-1, 1] as OpenCLIP's input: blurred where they shrink, bicubic, no clamping, normalised.
 

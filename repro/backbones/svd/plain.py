@@ -10,10 +10,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from repro.backbones.config import SVD_LAYERS, SvdConfig
 from repro.backbones.noise import Noise
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
+from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
 from repro.backbones.svd.model import LATENT_SCALE, Place, Request
 from repro.backbones.svd.networks import Needs, Networks
 

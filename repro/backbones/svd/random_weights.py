@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 from safetensors.numpy import save_file
 
-from repro.backbones.config import SvdArchitecture
+from repro.backbones.svd.config import SvdArchitecture
 from repro.backbones.svd.with_diffusers import layout
 
 VERSION = 1

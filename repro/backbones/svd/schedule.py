@@ -2,7 +2,7 @@
 
 import math
 
-from repro.backbones.config import SvdSchedule
+from repro.backbones.svd.config import SvdSchedule
 
 
 def sigma(schedule: SvdSchedule, timestep: int) -> float:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from repro.backbones.config import SVD_LAYERS, SvdArchitecture
+from repro.backbones.svd.config import SVD_LAYERS, SvdArchitecture
 from repro.backbones.svd import names, pictures
 from repro.backbones.svd.checkpoint import Layout, open_checkpoint
 from repro.backbones.svd.names import Source

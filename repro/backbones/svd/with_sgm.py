@@ -20,9 +20,9 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from repro.backbones.config import SVD_LAYERS, SvdArchitecture
 from repro.backbones.svd import names, pictures
 from repro.backbones.svd.checkpoint import open_checkpoint
+from repro.backbones.svd.config import SVD_LAYERS, SvdArchitecture
 from repro.backbones.svd.networks import EMBEDDED, MULTIPLIERS, Implementation, Needs
 from repro.backbones.svd.with_diffusers import layout
 

@@ -1,0 +1,115 @@
+"""The encoder of VideoMAEv2, made of transformers' modules. Queries and values have a bias, keys none: one would add the
+same number to all of a query's scores, which softmax does not see."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import VideoMAEConfig, VideoMAEModel
+
+from repro.backbones.vit.config import Encoder as Sizes
+from repro.backbones.vit.encoder import Block
+
+EPS = 1e-6
+"""Of every LayerNorm (models/modeling_pretrain.py and modeling_finetune.py)."""
+
+_NAMES = {
+    "attn.proj.weight": "attention.output.dense.weight",
+    "attn.proj.bias": "attention.output.dense.bias",
+    "attn.q_bias": "attention.attention.query.bias",
+    "attn.v_bias": "attention.attention.value.bias",
+    "mlp.fc1.weight": "intermediate.dense.weight",
+    "mlp.fc1.bias": "intermediate.dense.bias",
+    "mlp.fc2.weight": "output.dense.weight",
+    "mlp.fc2.bias": "output.dense.bias",
+    "norm1.weight": "layernorm_before.weight",
+    "norm1.bias": "layernorm_before.bias",
+    "norm2.weight": "layernorm_after.weight",
+    "norm2.bias": "layernorm_after.bias",
+}
+"""The owners' names in a block, and transformers'."""
+
+
+class Videomaev2Encoder:
+    """A pre-trained encoder, which ends in `norm`, or a fine-tuned one, which has `fc_norm` instead."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int) -> None:
+        self.sizes = sizes
+        config = VideoMAEConfig(
+            image_size=sizes.patch,
+            patch_size=sizes.patch,
+            num_frames=sizes.tubelet,
+            tubelet_size=sizes.tubelet,
+            hidden_size=sizes.width,
+            num_hidden_layers=sizes.depth,
+            num_attention_heads=num_heads,
+            intermediate_size=sizes.mlp,
+            layer_norm_eps=EPS,
+            use_mean_pooling="norm.weight" not in tensors,
+        )
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            self.model = VideoMAEModel(config)
+        own = {name: values for name, values in tensors.items() if not name.startswith("fc_norm.")}
+        self.model.load_state_dict(_renamed(own), assign=True)
+        self.model.train(mode=False)
+        self.model.requires_grad_(requires_grad=False)
+        self.mean_norm = {name: tensors.get(f"fc_norm.{name}") for name in ("weight", "bias")}
+
+    def to(self, device: str) -> object:
+        self.mean_norm = {name: None if v is None else v.to(device) for name, v in self.mean_norm.items()}
+        return nn.Module.to(self.model, device)
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return list(self.model.encoder.layer)
+
+    def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:
+        # The convolution alone: transformers' own embedding takes one picture size, and its table stays on the CPU.
+        patches: Tensor = self.model.embeddings.patch_embeddings.projection(pixels).flatten(2).transpose(1, 2)
+        return patches + positions(patches.shape[1], self.sizes.width, patches.device)
+
+    def norm(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        out: Tensor = tokens if self.model.layernorm is None else self.model.layernorm(tokens)
+        return out
+
+    def fc_norm(self, mean: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        return functional.layer_norm(
+            mean, (self.sizes.width,), self.mean_norm["weight"], self.mean_norm["bias"], eps=EPS
+        )
+
+
+@cache
+def positions(count: int, width: int, device: torch.device) -> Float[Tensor, "1 N C"]:
+    """Sinusoids of a token's number (Vaswani et al. 2017): sine in even channels, cosine in odd ones."""
+    channels = np.arange(width)
+    angles = np.arange(count)[:, None] / np.power(10000, 2 * (channels // 2) / width)
+    table = np.where(channels % 2 == 0, np.sin(angles), np.cos(angles))
+    return torch.from_numpy(table.astype(np.float32))[None].to(device)
+
+
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for name, values in tensors.items():
+        if name.startswith("patch_embed.proj."):
+            found[name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")] = values
+        elif name.startswith("norm."):
+            found[name.replace("norm", "layernorm")] = values
+        else:
+            _, number, rest = name.split(".", 2)
+            place = f"encoder.layer.{number}."
+            if rest == "attn.qkv.weight":
+                for part, third in zip(("query", "key", "value"), values.chunk(3), strict=True):
+                    found[f"{place}attention.attention.{part}.weight"] = third
+            else:
+                found[place + _NAMES[rest]] = values
+    return found
+
+
+def build(tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> Videomaev2Encoder:
+    """Positions are computed for as many tokens as there are: `table_frames` says nothing here."""
+    return Videomaev2Encoder(tensors, sizes, num_heads)

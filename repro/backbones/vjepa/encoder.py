@@ -1,0 +1,104 @@
+"""The encoder of V-JEPA: a vision transformer over tubelets. Tensor names are the owners'."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from repro.backbones.vit.config import Encoder as Sizes
+
+EPS = 1e-6
+"""Of every LayerNorm (src/models/vision_transformer.py)."""
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, sizes: Sizes, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(sizes.width, eps=EPS)
+        self.attn = Attention(sizes.width, heads)
+        self.norm2 = nn.LayerNorm(sizes.width, eps=EPS)
+        self.mlp = Mlp(sizes.width, sizes.mlp)
+
+    def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        attended: Tensor = tokens + self.attn(self.norm1(tokens))
+        out: Tensor = attended + self.mlp(self.norm2(attended))
+        return out
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        step = (sizes.tubelet, sizes.patch, sizes.patch)
+        self.proj = nn.Conv3d(3, sizes.width, kernel_size=step, stride=step)
+
+    def forward(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        out: Tensor = self.proj(pixels)
+        return out
+
+
+class VjepaEncoder(nn.Module):
+    """Built without values and filled from `tensors`.
+
+    Args:
+        table_frames: frames that the table of positions is for; its patches are a square.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> None:
+        super().__init__()
+        self.sizes, self.table_frames = sizes, table_frames
+        with torch.device("meta"):
+            self.patch_embed = PatchEmbed(sizes)
+            self.blocks = nn.ModuleList(Block(sizes, num_heads) for _ in range(sizes.depth))
+            self.norm = nn.LayerNorm(sizes.width, eps=EPS)
+            self.pos_embed = nn.Parameter(torch.empty(tensors["pos_embed"].shape), requires_grad=False)
+        self.load_state_dict(dict(tensors), assign=True)
+        self.eval().requires_grad_(requires_grad=False)
+
+    def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:
+        patches: Tensor = self.patch_embed(pixels)
+        return patches.flatten(2).transpose(1, 2) + self.positions(patches.shape[-3:])
+
+    def positions(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
+        """The table, or for tokens of another grid (tubelets, rows, columns) the table interpolated to it, as the owners do."""
+        table: Tensor = self.pos_embed
+        if grid[0] * grid[1] * grid[2] == table.shape[1]:
+            return table
+        tubelets = self.table_frames // self.sizes.tubelet
+        side = round((table.shape[1] / tubelets) ** 0.5)
+        cube = table.view(1, tubelets, side, side, -1).permute(0, 4, 1, 2, 3)
+        scale = (grid[0] / tubelets, grid[1] / side, grid[2] / side)
+        return functional.interpolate(cube, scale_factor=scale, mode="trilinear").flatten(2).transpose(1, 2)
+
+    def fc_norm(self, mean: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        return functional.layer_norm(mean, (self.sizes.width,), eps=EPS)
+
+
+def build(tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> VjepaEncoder:
+    return VjepaEncoder(tensors, sizes, num_heads, table_frames)

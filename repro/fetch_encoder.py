@@ -1,0 +1,77 @@
+"""Of a large training checkpoint, the encoder is kept, as safetensors, and the file it was cut from is removed.
+
+ENCODER.origin.json notes both hashes; the original's own FILE.origin.json stays, and holds a later download to its sha256.
+"""
+
+from datetime import UTC, datetime
+
+from repro import atomic
+from repro.assets import RemoteFile
+from repro.backbones.config import load_backbone
+from repro.backbones.family import load_family
+from repro.catalogue import Asset
+from repro.errors import MissingError
+from repro.fetch import Brought, Standing, bring, origin_path, read_origin
+from repro.hashes import Hashes
+from repro.keys import file_sha256
+from repro.terminal import Reporter, sized
+
+
+def encoder_standing(asset: Asset, file: RemoteFile, hashes: Hashes) -> Standing:
+    """Hold a kept encoder against what was noted when it was cut, and of what."""
+    path = asset.encoder
+    if path is None or not path.is_file():
+        return Standing(False)
+    origin = read_origin(path)
+    noted, original = origin.get("sha256"), origin.get("original", {}).get("sha256")
+    if noted is None:
+        return Standing(True, f"has no {origin_path(path).name} that says what it was cut from")
+    if (digest := hashes.sha256(path)) != noted:
+        return Standing(True, f"has sha256 {digest}, expected {noted}", noted)
+    if file.sha256 not in (None, original):
+        return Standing(True, f"was cut from a file with sha256 {original}, expected {file.sha256}", noted)
+    return Standing(True, "", noted)
+
+
+def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Hashes, reporter: Reporter) -> Brought:
+    """Make sure of an encoder: verify what is there, else bring the file it is cut from, cut it and remove that file.
+
+    Raises:
+        MissingError: it cannot be had, or is not the file expected, or holds another encoder than the config says.
+        UsageError: another process is at it; `place` makes no sense; no room.
+    """
+    target = asset.encoder
+    assert target is not None
+    found = encoder_standing(asset, file, hashes)
+    if found.good:
+        return Brought(asset.name, target, target.stat().st_size, found.expected, False, "there")
+    original = bring(asset, file, place, hashes, reporter)
+    reporter.line(_said(original))
+    config = load_backbone(asset.name)
+    cut = load_family(config.family).cut
+    if cut is None:
+        raise MissingError(f"backbone {asset.name}: its family cannot cut an encoder out of {file.file}")
+    if found.wrong:
+        reporter.warn(f"{target} {found.wrong}: set aside as {atomic.set_aside(target).name}")
+    words = cut(config, original.path, target, {"file": file.file, "sha256": original.sha256 or "unknown"})
+    digest = file_sha256(target)
+    origin = {
+        "file": target.name,
+        "bytes": target.stat().st_size,
+        "sha256": digest,
+        "sha256_is": "recorded when it was cut",
+        "original": read_origin(original.path) | {"sha256": original.sha256, "bytes": original.bytes},
+        "kept": words,
+        "licence": asset.licence,
+        "licence_url": asset.licence_url,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    atomic.write_json(origin_path(target), origin)
+    original.path.unlink()
+    reporter.line(f"{target.name}: {words}; {file.file} removed")
+    return Brought(asset.name, target, target.stat().st_size, digest, False, "cut")
+
+
+def _said(original: Brought) -> str:
+    how = "as published" if original.published else "recorded: none is published"
+    return f"{original.path}: {original.means}, {sized(original.bytes)}, sha256 {original.sha256}, {how}; cutting the encoder out"
