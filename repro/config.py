@@ -110,7 +110,10 @@ def _first_problem(error: ValidationError, model: type[Config]) -> str:
     elif first["type"] == "missing":
         text = f"key '{where}' is missing"
     else:
-        text = f"{where}: {json.dumps(value)[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = problem[0].lower() + problem[1:]
+        # A rule on several keys says what it is about; the whole config behind it would hide that.
+        text = problem if isinstance(value, dict) else f"{where}: {json.dumps(value)[:80]}: {problem}"
         if first["type"] == "float_type" and isinstance(value, str):
             text += " (YAML reads 3e-5 as text: write 3.0e-5)"
     more = len(problems) - 1

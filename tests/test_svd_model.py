@@ -250,7 +250,7 @@ def test_a_cell_without_a_timestep(tiny: SvdConfig, tiny_checkpoint: Path) -> No
     ("changes", "said"),
     [
         ({"frames.window": "0"}, "frames.window: 0: input should be greater than or equal to 1"),
-        ({"size": "[64, 100]"}, "size.1: 100: value error, not a multiple of 64"),
+        ({"size": "[64, 100]"}, "size.1: 100: not a multiple of 64"),
         ({"size": "[0, 64]"}, "size.0: 0"),
         ({"schedule.steps": "0"}, "schedule.steps"),
         ({"conditioning.source": "text"}, "conditioning.source"),

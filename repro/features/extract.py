@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from repro import atomic
 from repro.backbones.config import Cell
@@ -183,7 +183,7 @@ class _Windows:
     extractor: Extractor
     first: int
     """Number of the first of them."""
-    frames: tuple[Frames, ...]
+    frames: tuple[UInt8[np.ndarray, "_ H W 3"], ...]
 
 
 @dataclass(frozen=True, slots=True)

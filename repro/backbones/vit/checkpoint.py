@@ -5,7 +5,9 @@ encoder is found by its patch embedding. A pickle is read for tensors and plain 
 or make is refused.
 """
 
+import argparse
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +160,7 @@ def wanted(sizes: Sizes, config: VitConfig, layout: Layout, patches: int) -> Ite
     yield f"{last}.bias", (width,)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
         raise MissingError(f"checkpoint {path}: no such file")
     if path.suffix == ".safetensors":
@@ -170,7 +172,12 @@ def _read(path: Path) -> Mapping[str, Any]:
             ) from error
     try:
         mapped = _is_zip(path)  # as torch has saved since 1.6; only what is used is then read
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        # Training scripts leave their options in a Namespace, which holds values and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of a pickle protocol torch would not have chosen: it reads it or it does not
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "WeightsUnpickler" in str(error) or "weights_only" in str(error).lower():
             raise MissingError(
@@ -193,7 +200,7 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _flat(found: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+def _flat(found: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
     """Every tensor by the names on the way to it."""
     flat: dict[str, Tensor] = {}
     for name, value in found.items():

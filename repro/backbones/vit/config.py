@@ -76,8 +76,6 @@ class VitConfig(BackboneConfig):
             ):
                 if length % step:
                     raise ValueError(f"{name} {length} is not a multiple of {step}")
-            if self.encoder.width % self.num_heads:
-                raise ValueError(f"num_heads {self.num_heads} does not divide width {self.encoder.width}")
         return self
 
     def axes(self) -> Axes:

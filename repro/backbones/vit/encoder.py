@@ -35,10 +35,8 @@ class Encoder(Protocol):
     def to(self, device: str) -> object: ...
 
 
-class Build(Protocol):
-    """How a family makes its encoder of tensors."""
-
-    def __call__(self, tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> Encoder: ...
+Build = Callable[[Mapping[str, Tensor], Sizes, int, int], Encoder]
+"""How a family makes its encoder: of tensors, sizes, heads, and the frames a table of positions is for."""
 
 
 def layers(encoder: Encoder, pixels: Float[Tensor, "B 3 T H W"], last: int) -> Iterator[Float[Tensor, "B N C"]]:
