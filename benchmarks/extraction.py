@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
@@ -19,12 +20,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.backbones.config import load_backbone
+from repro.backbones.config import Cell, load_backbone
 from repro.backbones.noise import Stream
 from repro.backbones.svd.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet
 from repro.backbones.svd.model import Request, SvdModel, needs
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.backbones.svd.with_diffusers import DiffusersNetworks
+from repro.backbones.videomaev2 import LAYOUT as VIDEOMAEV2
+from repro.backbones.vit.checkpoint import wanted
+from repro.backbones.vit.config import VitConfig
+from repro.backbones.vit.encoder import Encoder, layers
+from repro.backbones.vit.extractor import VitExtractor
+from repro.backbones.vjepa import LAYOUT as VJEPA
 
 GRID = (0, 5, 10, 15, 20, 25, 29)
 LAYERS = range(1, 10)
@@ -179,6 +186,77 @@ def halved(config: SvdConfig) -> SvdConfig:
     return config.model_copy(update={"architecture": architecture, "size": (64, 128)})
 
 
+VITS = {
+    "vjepa": VJEPA,
+    "vjepa_l16": VJEPA,
+    "videomaev2": VIDEOMAEV2,
+    "videomaev2_b": VIDEOMAEV2,
+    "videomaev2_s": VIDEOMAEV2,
+}
+"""Of VideoMAEv2 and V-JEPA nothing was released to compare with: their work is counted, and windows together timed
+against one by one."""
+
+
+def vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
+    """Random weights of the published size."""
+    config = cast(VitConfig, load_backbone(name))
+    sizes = config.encoder
+    assert sizes is not None
+    patches = (config.picture.size // sizes.patch) ** 2 * config.table_frames // sizes.tubelet
+    tensors = {
+        key: torch.empty(shape, device=device).normal_(std=0.02)
+        if device != "meta"
+        else torch.empty(shape, device=device)
+        for key, shape in wanted(sizes, config, VITS[name], patches)
+    }
+    build = import_module(f"repro.backbones.{config.family}.encoder").build
+    return config, build(tensors, sizes, config.num_heads, config.table_frames)
+
+
+def count_vits() -> None:
+    print("Counted work of a window of 16 frames\n\n| | encoder, M parameters | tokens | TFLOP |\n|---|---|---|---|")
+    for name in VITS:
+        config, encoder = vit(name, "meta")
+        size, sizes = config.picture.size, encoder.sizes
+        seen = torch.empty(1, 3, config.frames.window, size, size, device="meta")
+
+        def run(encoder: Encoder = encoder, seen: torch.Tensor = seen, depth: int = sizes.depth) -> None:
+            for _ in layers(encoder, seen, depth):
+                pass
+
+        tokens = config.frames.window // sizes.tubelet * (size // sizes.patch) ** 2
+        values = sum(np.prod(s) for key, s in wanted(sizes, config, VITS[name], 0) if key != "pos_embed")
+        print(f"| {config.title} | {values / 1e6:.1f} | {tokens} | {counted(run):.2f} |", flush=True)
+    print()
+
+
+def measure_vits(device: str, repeats: int) -> None:
+    print(
+        "| windows of 16 frames | one by one, s | 4 together, s | ratio (lowest to highest) | windows/s |\n|---|---|---|---|---|"
+    )
+    for name in ("videomaev2_s",) if device == "cpu" else ("vjepa", "videomaev2"):
+        config, encoder = vit(name, device)
+        frames = np.zeros((config.frames.window, 240, 320, 3), np.uint8)
+        alone, together = (VitExtractor(name, config, encoder, [Cell(layer="final")], device, n) for n in (1, 4))
+        pairs = []
+        for _ in range(repeats + 1):
+            timed = []
+            for extractor in (alone, together):
+                begun = time.perf_counter()
+                for _ in range(4 // extractor.at_once):
+                    extractor.features([frames] * extractor.at_once, [])
+                timed.append(time.perf_counter() - begun)
+            pairs.append(timed)
+        pairs = pairs[1:]  # the first is warm-up
+        slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
+        ratios = sorted(a / b for a, b in pairs)
+        print(
+            f"| {config.title}, 4 windows | {slow:.2f} | {fast:.2f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
+            f"{ratios[-1]:.2f}) | {4 / fast:.2f} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -187,6 +265,8 @@ def main() -> None:
     options = parser.parse_args()
     config = cast(SvdConfig, load_backbone("svd_xt", {"precision": options.precision}))
     count(config)
+    count_vits()
+    measure_vits(options.device, options.repeats)
     measure(config if options.device != "cpu" else halved(config), options.device, options.repeats)
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from conftest import ROOT
 
 from repro.backbones.config import load_backbone
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.model import needs
+from repro.backbones.vit.encoder import layers
 
 
 def benchmark(path: Path) -> ModuleType:
@@ -19,6 +21,16 @@ def benchmark(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize(("name", "teraflop"), [("vjepa", 2.38), ("videomaev2", 5.09)])
+def test_counted_work_of_a_video_transformer(name: str, teraflop: float) -> None:
+    extraction = benchmark(ROOT / "benchmarks" / "extraction.py")
+    config, encoder = extraction.vit(name, "meta")
+    seen = torch.empty(1, 3, 16, config.picture.size, config.picture.size, device="meta")
+    assert extraction.counted(lambda: list(layers(encoder, seen, encoder.sizes.depth))) == pytest.approx(
+        teraflop, rel=0.01
+    )
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from repro.backbones.vit.pictures import filled, pixels
 from repro.errors import MissingError, UsageError
 
 AT_ONCE = 8
-"""Windows computed at once where nothing else is said: 8 of 16 frames at 224 fill a GPU, and fit one of 16 GB."""
+"""Windows a GPU takes at once where nothing else is said: 8 of 16 frames at 224 fit one of 16 GB. A CPU takes one: more
+together are no faster there (benchmarks/README.md)."""
 
 
 def open_extractor(
@@ -77,7 +78,7 @@ class VitExtractor:
                 raise UsageError(f"layer {cell.layer} does not exist: {name} has 1 to {sizes.depth} and 'final'")
         self.name, self.config, self.encoder, self.cells = name, config, encoder, tuple(cells)
         self.device = torch.device(device)
-        self.at_once = batch or AT_ONCE
+        self.at_once = batch or (1 if self.device.type == "cpu" else AT_ONCE)
         move(encoder, device)
 
     @property
