@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: smoke test image-test lint format venv clean
+.PHONY: smoke test image-test faults lint format venv clean
 
 smoke: venv
 	$(BIN)/repro smoke
@@ -13,6 +13,10 @@ test: lint
 # Builds the cpu image without Docker and uses it as README says; skips, and says so, where buildah or root is lacking.
 image-test: venv
 	$(BIN)/pytest tests/image
+
+# Kills rows fifty times at random moments; each must end with the record an undisturbed one has. Many minutes.
+faults: venv
+	$(BIN)/pytest -m faults -s tests/test_all_rows.py
 
 lint: venv
 	$(BIN)/ruff format --check .

@@ -89,6 +89,8 @@ def run(
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = "published",
     allow_missing: FlagOption = False,
+    limit: int | None = None,
+    from_: Annotated[Literal["features", "readout"], Parameter(name="--from")] = "features",
     workers: int | None = None,
     device: DeviceOption = None,
     batch: BatchOption = None,
@@ -103,6 +105,8 @@ def run(
         seeds: how many readouts; the published seed first, then those that follow it.
         protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
         allow_missing: go on without clips that are not there; recorded, and widens an accuracy row's margin.
+        limit: at most so many clips of each split, for a trial: recorded as one, and never judged.
+        from_: the stage to begin with: features, or readout, for features that are there; no video is looked at then.
         workers: processes that decode [default: one fewer than there are cores].
         device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
         batch: frames the largest networks take at once [default: what a bound on memory allows].
@@ -114,7 +118,19 @@ def run(
         raise UsageError(f"{row} is part of the smoke job: run `repro smoke`")
     found, place = rows.load_row(row), open_workspace(workspace)
     count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
-    frames = at_least_one("--batch", batch)
+    frames, clips = at_least_one("--batch", batch), at_least_one("--limit", limit)
+    if from_ == "readout":
+        if allow_missing or clips:
+            raise UsageError("--from readout takes the features of every clip: not with --limit or --allow-missing")
+        return readout(
+            row,
+            seeds=seeds,
+            protocol=protocol,
+            device=device,
+            deterministic=deterministic,
+            workspace=workspace,
+            json_=json_,
+        )
 
     from repro import requirements
 
@@ -126,7 +142,14 @@ def run(
 
     chosen = requirements.chosen_device(device)
     options = running.Options(
-        count, protocol, chosen, deterministic, workers=processes, batch=frames, allow_missing=allow_missing
+        count,
+        protocol,
+        chosen,
+        deterministic,
+        workers=processes,
+        batch=frames,
+        allow_missing=allow_missing,
+        limit=clips,
     )
     return running.run(row, options, place, as_json=json_)
 

@@ -91,7 +91,7 @@ def extract(
     What is there already is kept; a clip that fails is named, the others go on, and it is tried again the next time.
 
     Args:
-        source: a name from configs/datasets, or a folder of videos.
+        source: a data set, one split of it (ucf101/train), or a folder of videos.
         backbone: names from configs/backbones, separated by commas; svd_xt,sdv2 share all but the UNet.
         timesteps: of a backbone that has them, as 20 or 0,5,10 [default: 20].
         layers: as 9, 1,9 or 1-13 [default: 9].

@@ -161,12 +161,15 @@ def _run(
 def _collection(source: str, workspace: Workspace) -> Collection:
     from repro.datasets.registry import brought_names, open_dataset
 
-    if source in brought_names():
-        return dataset_collection(source, open_dataset(source, workspace).clips)
+    name, _, split = source.partition("/")
     folder = Path(source)
+    if name in brought_names() and (not split or not folder.exists()):
+        dataset = open_dataset(name, workspace)
+        return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
     if not source or not folder.exists():
         raise UsageError(
-            f"'{source}' is neither a data set ({', '.join(brought_names())}) nor a folder of videos: name one of them"
+            f"'{source}' is neither a data set ({', '.join(brought_names())}), nor a split of one (ucf101/train), nor a folder "
+            "of videos: name one of them"
         )
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 

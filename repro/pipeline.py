@@ -32,16 +32,27 @@ def run_row(
     also: Sequence[Split] = (),
     missing: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     manifests: Mapping[str, str] = MappingProxyType({}),
+    complete: bool = True,
 ) -> tuple[FeatureStore, list[RunRecord]]:
     """The test split's features and one record per seed. `splits` holds "train" and "test". `also`, `missing` and
-    `manifests` are as in repro/datasets/opening.py and go into the records.
+    `manifests` are as in repro/datasets/opening.py and go into the records, as does `complete`, False for a trial on fewer
+    clips.
 
     Raises:
         MissingError: a checkpoint is missing or clips could not be read (each is named before).
     """
     stores, extraction = _extract(name, row, splits, workspace, reporter, execution)
     source = Source(
-        name, row, stores, splits, extraction.video_sha256, segments, tuple(also), dict(missing), dict(manifests)
+        name,
+        row,
+        stores,
+        splits,
+        extraction.video_sha256,
+        segments,
+        tuple(also),
+        dict(missing),
+        dict(manifests),
+        complete,
     )
     return stores["test"], read_out(source, seeds, workspace, reporter, how)
 

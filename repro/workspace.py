@@ -1,12 +1,13 @@
 """The workspace: the one folder a person's data, checkpoints, features and runs lie in.
 
-    data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db
+    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db
 
 REPRO_DATA and REPRO_CHECKPOINTS may name folders elsewhere, as the image's mount points do.
 The only module that reads the environment.
 """
 
 import errno
+import json
 import os
 import shlex
 import tempfile
@@ -15,8 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro import __version__, atomic
 from repro.errors import UsageError
 from repro.locks import locked
+
+FORMAT = 1
+"""Of the workspace's layout, in its workspace.json: raised when another version could not make sense of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,34 @@ class Workspace:
                 f"workspace {self.root} cannot be written ({reason}): "
                 "name a folder of yours with --workspace DIR or REPRO_WORKSPACE"
             ) from error
+        if not self.stamp.exists():
+            atomic.write_json(self.stamp, {"format": FORMAT, "made_by": f"actiondiff-repro {__version__}"})
+
+    @property
+    def stamp(self) -> Path:
+        """Which layout it has, and which version made it."""
+        return self.root / "workspace.json"
+
+    def require_readable(self) -> None:
+        """
+        Raises:
+            UsageError: another version's, of a layout this one does not know.
+        """
+        try:
+            stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
+            found, maker = stamp["format"], stamp["made_by"]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.stamp}: does not say which layout the workspace has: restore it, or delete it if the workspace is of "
+                "this version"
+            ) from error
+        if found != FORMAT:
+            raise UsageError(
+                f"workspace {self.root} was made by {maker} and has layout {found}, this version reads layout {FORMAT}: use "
+                "that version, or another --workspace"
+            )
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -119,7 +152,9 @@ def open_workspace(option: Path | None) -> Workspace:
         )
     if root.exists() and not root.is_dir():
         raise UsageError(f"workspace {root} is a file, not a folder: name a folder with --workspace DIR")
-    return Workspace(root, _folder_from("REPRO_DATA"), _folder_from("REPRO_CHECKPOINTS"))
+    workspace = Workspace(root, _folder_from("REPRO_DATA"), _folder_from("REPRO_CHECKPOINTS"))
+    workspace.require_readable()
+    return workspace
 
 
 def open_scratch_workspace(option: Path | None) -> tuple[Workspace, str]:

@@ -1,8 +1,10 @@
 """What the documents say is so."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
+from types import ModuleType
 
 import yaml
 from conftest import ROOT
@@ -10,19 +12,32 @@ from conftest import ROOT
 from repro import __version__
 from repro.cli import VERBS
 from repro.errors import Exit
+from repro.rows import row_names
 
 
 def readme() -> str:
     return (ROOT / "README.md").read_text()
 
 
-def test_the_readmes_table_is_the_configs() -> None:
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "scripts" / "readme_table.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.with_table(readme()) == readme()
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_table_is_the_configs() -> None:
+    assert script("readme_table").with_table(readme()) == readme()
+
+
+def test_every_row_has_its_script_and_no_other_is_there() -> None:
+    folder = ROOT / "scripts" / "rows"
+    assert {path.stem for path in folder.iterdir()} == set(row_names())
+    for name in row_names():
+        assert (folder / f"{name}.sh").read_text() == script("row_scripts").script(name)
+        assert os.access(folder / f"{name}.sh", os.X_OK)
 
 
 def test_every_verb_and_exit_code_is_explained() -> None:

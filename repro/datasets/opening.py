@@ -1,7 +1,7 @@
 """The clips of a row: its splits as they lie here, and what a run record says of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repro.datasets import Split
 from repro.datasets.manifest import Manifest, stored_manifest
@@ -24,6 +24,13 @@ class RowData:
     manifests: dict[str, str]
     """Content hash of each data set's audit."""
 
+    def limited(self, clips: int) -> "RowData":
+        """At most so many clips of each split, from its whole length, so that a trial sees many classes."""
+        splits = {part: _limited(split, clips) for part, split in self.splits.items()}
+        kept = {clip.id for clip in splits["test"].clips}
+        also = [Split(s.name, s.classes, tuple(c for c in s.clips if c.id in kept)) for s in self.also]
+        return replace(self, splits=splits, also=tuple(split for split in also if split.clips))
+
 
 def open_row(data: Data, workspace: Workspace, *, allow_missing: bool = False) -> RowData:
     """
@@ -44,6 +51,13 @@ def open_row(data: Data, workspace: Workspace, *, allow_missing: bool = False) -
         if left:
             also.append(Split(whole.name, whole.classes, left))
     return RowData(splits, tuple(also), missing, {name: manifest.sha256 for name, manifest in audits.items()})
+
+
+def _limited(split: Split, clips: int) -> Split:
+    whole = split.clips
+    if len(whole) <= clips:
+        return split
+    return Split(split.name, split.classes, tuple(whole[place * len(whole) // clips] for place in range(clips)))
 
 
 def of_these_files(dataset: Dataset, workspace: Workspace) -> Manifest | None:

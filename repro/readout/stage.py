@@ -61,6 +61,8 @@ class Source:
     """Ids of clips left out of "train" and "test", where that was allowed."""
     manifests: Mapping[str, str] = field(default_factory=dict)
     """Content hash of each data set's audit."""
+    complete: bool = True
+    """False for a trial on fewer clips."""
 
     @property
     def store(self) -> FeatureStore:
@@ -221,6 +223,7 @@ def _measure(
         row=source.name,
         row_version=row.version,
         kind=row.kind,
+        complete=source.complete,
         seed=seed,
         protocol=how.protocol,
         checkpoint_assumed=backbone.checkpoint is not None and backbone.checkpoint.assumed,

@@ -1,0 +1,81 @@
+"""Write scripts/rows/<row>.sh from the configs: `python scripts/row_scripts.py`. A test holds them in step."""
+
+import shlex
+from pathlib import Path
+
+from repro.backbones.cells import choose_cells
+from repro.expected import load_expected, table_path
+from repro.rows import Row, load_row, row_backbone, row_datasets, row_names
+
+FOLDER = Path(__file__).resolve().parent / "rows"
+
+TEMPLATE = """\
+#!/usr/bin/env bash
+# {title}: published {published} ({metric}; {selection}),
+# {source}; there: {command}
+# Cost: {cost}
+# `repro {name}` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; {planned} are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch {backbone}
+
+# The data, in their owners' layout. {obtain}
+{prepare}
+
+# Features of every clip the row reads.
+{extract}
+
+# The readout, one a seed, each with its run record.
+repro readout {name} --seeds "${{SEEDS:-1}}"
+
+# All that was measured here, against the published table.
+repro check
+"""
+METRICS = {"map_micro": "micro-averaged mAP", "top1": "top-1 accuracy"}
+
+
+def script(name: str) -> str:
+    row, line = load_row(name), {line.row: line for line in load_expected(table_path())}[name]
+    assert row.published is not None
+    datasets = row_datasets(row)
+    asked = [dataset for dataset, config in datasets.items() if config.obtain]
+    return TEMPLATE.format(
+        name=name,
+        title=row.title,
+        published=f"{line.published:.{line.digits}f}",
+        metric=METRICS[row.metric],
+        selection=line.selection,
+        source=row.published.source,
+        command=row.published.command,
+        cost=cost(name),
+        planned=row.seeds.planned,
+        backbone=row.backbone,
+        obtain="Their owners give them on request: `repro fetch animal_kingdom` says how."
+        if asked
+        else "`repro fetch` brings their archives, docs/data.md says what lies where.",
+        prepare="\n".join(f"repro data prepare {dataset}" for dataset in datasets),
+        extract="\n".join(extraction(row, split) for split in dict.fromkeys((row.data.train, row.data.test))),
+    )
+
+
+def extraction(row: Row, split: str) -> str:
+    words = ["repro", "extract", split, "--backbone", row.backbone]
+    if row.features.timestep is not None:
+        words += ["--timesteps", str(row.features.timestep), "--layers", str(row.features.layer)]
+    assert row.features.timestep is not None or (row.features,) == choose_cells(row.backbone, row_backbone(row))
+    return shlex.join(words)
+
+
+def cost(name: str) -> str:
+    return f"`repro plan {name}` says what it takes."
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name in row_names():
+        path = FOLDER / f"{name}.sh"
+        path.write_text(script(name))
+        path.chmod(0o755)

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Animal Kingdom, full dataset: ActionDiff: published 80.79 (micro-averaged mAP; best cell and epoch on test),
+# release README, results table, column ActionDiff; there: bash configs/transformergrid/ak.bash
+# Cost: `repro plan ak_full` says what it takes.
+# `repro ak_full` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch svd_xt
+
+# The data, in their owners' layout. Their owners give them on request: `repro fetch animal_kingdom` says how.
+repro data prepare animal_kingdom
+
+# Features of every clip the row reads.
+repro extract animal_kingdom/full_train --backbone svd_xt --timesteps 20 --layers 9
+repro extract animal_kingdom/full_test --backbone svd_xt --timesteps 20 --layers 9
+
+# The readout, one a seed, each with its run record.
+repro readout ak_full --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

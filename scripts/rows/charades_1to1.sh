@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Charades-Ego, first person to first person: ActionDiff: published 36.5 (micro-averaged mAP; best cell and epoch on test),
+# release README, results table, column ActionDiff; there: bash configs/transformergrid/charades1-1.bash
+# Cost: `repro plan charades_1to1` says what it takes.
+# `repro charades_1to1` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch svd_xt
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare charades_ego
+
+# Features of every clip the row reads.
+repro extract charades_ego/first_train --backbone svd_xt --timesteps 20 --layers 9
+repro extract charades_ego/first_test --backbone svd_xt --timesteps 20 --layers 9
+
+# The readout, one a seed, each with its run record.
+repro readout charades_1to1 --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

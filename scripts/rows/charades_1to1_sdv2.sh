@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Charades-Ego, first person to first person: SDv2: published 35.0 (micro-averaged mAP; best epoch on test),
+# release README, results table, column SDv2; there: bash configs/sdv2/charades1-1.bash
+# Cost: `repro plan charades_1to1_sdv2` says what it takes.
+# `repro charades_1to1_sdv2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch sdv2
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare charades_ego
+
+# Features of every clip the row reads.
+repro extract charades_ego/first_train --backbone sdv2 --timesteps 20 --layers 9
+repro extract charades_ego/first_test --backbone sdv2 --timesteps 20 --layers 9
+
+# The readout, one a seed, each with its run record.
+repro readout charades_1to1_sdv2 --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Charades-Ego, first person to first person: V-JEPA: published 23.4 (micro-averaged mAP; best epoch on test),
+# release README, results table, column V-JEPA; there: bash configs/vjepa/charades1-1.bash
+# Cost: `repro plan charades_1to1_vjepa` says what it takes.
+# `repro charades_1to1_vjepa` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch vjepa
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare charades_ego
+
+# Features of every clip the row reads.
+repro extract charades_ego/first_train --backbone vjepa
+repro extract charades_ego/first_test --backbone vjepa
+
+# The readout, one a seed, each with its run record.
+repro readout charades_1to1_vjepa --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# HMDB to UCF: ActionDiff: published 81.5 (top-1 accuracy; best cell and epoch on test),
+# release README, results table, column ActionDiff; there: bash configs/transformergrid/hmdbucf.bash
+# Cost: `repro plan hmdb_ucf` says what it takes.
+# `repro hmdb_ucf` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch svd_xt
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare hmdb51
+repro data prepare ucf101
+
+# Features of every clip the row reads.
+repro extract hmdb51/train --backbone svd_xt --timesteps 20 --layers 9
+repro extract ucf101/full --backbone svd_xt --timesteps 20 --layers 9
+
+# The readout, one a seed, each with its run record.
+repro readout hmdb_ucf --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

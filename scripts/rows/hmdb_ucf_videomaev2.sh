@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# HMDB to UCF: VideoMAEv2: published 26.7 (top-1 accuracy; best epoch on test),
+# release README, results table, column VideoMAEv2; there: bash configs/videoMAE/hmdbucf.bash
+# Cost: `repro plan hmdb_ucf_videomaev2` says what it takes.
+# `repro hmdb_ucf_videomaev2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch videomaev2
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare hmdb51
+repro data prepare ucf101
+
+# Features of every clip the row reads.
+repro extract hmdb51/train --backbone videomaev2
+repro extract ucf101/full --backbone videomaev2
+
+# The readout, one a seed, each with its run record.
+repro readout hmdb_ucf_videomaev2 --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# UCF to HMDB: SDv2: published 76.5 (top-1 accuracy; best epoch on test),
+# release README, results table, column SDv2; there: bash configs/sdv2/ucfhmdb.bash
+# Cost: `repro plan ucf_hmdb_sdv2` says what it takes.
+# `repro ucf_hmdb_sdv2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch sdv2
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare ucf101
+repro data prepare hmdb51
+
+# Features of every clip the row reads.
+repro extract ucf101/train --backbone sdv2 --timesteps 20 --layers 9
+repro extract hmdb51/full --backbone sdv2 --timesteps 20 --layers 9
+
+# The readout, one a seed, each with its run record.
+repro readout ucf_hmdb_sdv2 --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check

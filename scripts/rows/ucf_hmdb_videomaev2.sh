@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# UCF to HMDB: VideoMAEv2: published 23.8 (top-1 accuracy; best epoch on test),
+# release README, results table, column VideoMAEv2; there: bash configs/videoMAE/ucfhmdb.bash
+# Cost: `repro plan ucf_hmdb_videomaev2` says what it takes.
+# `repro ucf_hmdb_videomaev2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
+# Made by scripts/row_scripts.py.
+set -euo pipefail
+
+# The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
+repro fetch videomaev2
+
+# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+repro data prepare ucf101
+repro data prepare hmdb51
+
+# Features of every clip the row reads.
+repro extract ucf101/train --backbone videomaev2
+repro extract hmdb51/full --backbone videomaev2
+
+# The readout, one a seed, each with its run record.
+repro readout ucf_hmdb_videomaev2 --seeds "${SEEDS:-1}"
+
+# All that was measured here, against the published table.
+repro check
