@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from repro import __version__, cli_data, cli_features, rows
+from repro import __version__, cli_data, cli_features, cli_plan, rows
 from repro.cli_options import (
     BatchOption,
     DeviceOption,
@@ -89,6 +89,7 @@ def run(
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = "published",
     allow_missing: FlagOption = False,
+    dry_run: FlagOption = False,
     workers: int | None = None,
     device: DeviceOption = None,
     batch: BatchOption = None,
@@ -103,6 +104,7 @@ def run(
         seeds: how many readouts; the published seed first, then those that follow it.
         protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
         allow_missing: go on without clips that are not there; recorded, and widens an accuracy row's margin.
+        dry_run: print what it would take, as `repro plan ROW`, and do nothing.
         workers: processes that decode [default: one fewer than there are cores].
         device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
         batch: frames the largest networks take at once [default: what a bound on memory allows].
@@ -115,6 +117,10 @@ def run(
     found, place = rows.load_row(row), open_workspace(workspace)
     count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
     frames = at_least_one("--batch", batch)
+    if dry_run:
+        from repro import planning
+
+        return planning.show((row,), place, seeds=count, protocol=protocol, device=device, as_json=json_)
 
     from repro import requirements
 
@@ -302,5 +308,6 @@ def check(
 app.command(cli_features.extract)
 app.command(cli_features.verify)
 app.command(cli_data.data)
+app.command(cli_plan.plan)
 
-VERBS = ("list", "run", "fetch", "data", "extract", "readout", "predict", "smoke", "verify", "check")
+VERBS = ("list", "plan", "run", "fetch", "data", "extract", "readout", "predict", "smoke", "verify", "check")

@@ -70,21 +70,42 @@ def read(folder: Path, cell: str, hashes: Hashes) -> Packed | None:
     Raises:
         DamagedFeaturesError: index or array is not what was written; with the reason in words.
     """
-    index = index_path(folder, cell)
-    if not index.is_file():
+    if not index_path(folder, cell).is_file():
         return None
     try:
-        table = pq.read_table(index)
-        about = json.loads((table.schema.metadata or {})[b"about"])
-        path = folder / about["array"]
+        path, sha256, rows = _index(folder, cell)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        whole = hashes.sha256(path) == about["sha256"]
-        places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
+        whole = hashes.sha256(path) == sha256
+    except (OSError, ValueError) as error:
+        raise DamagedFeaturesError(f"its array cannot be read ({' '.join(str(error).split())})") from error
     if not whole:
         raise DamagedFeaturesError(f"{path.name} does not match the sha256 in its index")
-    return Packed(array, places)
+    return Packed(array, rows)
+
+
+def places(folder: Path, cell: str) -> dict[str, Place]:
+    """Where the clips of `cell` lie, its array not looked into; none where it is not packed.
+
+    Raises:
+        DamagedFeaturesError: the index is not what was written, or there is no array.
+    """
+    if not index_path(folder, cell).is_file():
+        return {}
+    path, _, rows = _index(folder, cell)
+    if not path.is_file():
+        raise DamagedFeaturesError(f"there is no {path.name}")
+    return rows
+
+
+def _index(folder: Path, cell: str) -> tuple[Path, str, dict[str, Place]]:
+    """The array, its sha256, and where each clip lies in it."""
+    try:
+        table = pq.read_table(index_path(folder, cell))
+        about = json.loads((table.schema.metadata or {})[b"about"])
+        rows = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
+        return folder / about["array"], about["sha256"], rows
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
 
 
 def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mapping[str, Place]) -> None:
