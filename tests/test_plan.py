@@ -16,14 +16,14 @@ from repro_rows import colour_row
 
 from repro import extraction, planning, rates, requirements, rows, running
 from repro.assets import bytes_of
-from repro.backbones.config import load_backbone
+from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
 from repro.datasets import opening, registry
 from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, dataset_names, load_dataset
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.ucf_hmdb import CLASSES
 from repro.features.store import Entry, FeatureStore
-from repro.plan import here, making
+from repro.plan import counting, here
 from repro.plan.amounts import counted
 from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
@@ -142,7 +142,9 @@ def test_shared_work_is_counted_once(workspace: Workspace) -> None:
 
 
 def test_every_row_has_something_to_reckon_with(workspace: Workspace) -> None:
-    assert {load_row(name).backbone for name in row_names()} <= set(reckoning().tflop_per_window)
+    named = set(reckoning().tflop_per_window)
+    assert {load_row(name).backbone for name in row_names()} <= named <= set(backbone_names())
+    assert {name for shared in reckoning().together for name in shared.backbones} <= named
     for name in dataset_names():
         for split, facts in load_dataset(name).splits.items():
             assert name == "smoke" or (facts.frames and facts.about_clips), f"{name}/{split}"
@@ -450,5 +452,5 @@ def test_a_data_set_whose_lengths_are_not_known_is_refused(
     config = load_dataset("charades_ego")
     bare = config.model_copy(update={"splits": {**config.splits, "first_train": SplitFacts(clips=3085)}})
     monkeypatch.setattr(here, "load_dataset", lambda name: bare)
-    with pytest.raises(making.UsageError, match=r"splits.first_train does not say how long its clips are"):
+    with pytest.raises(counting.UsageError, match=r"splits.first_train does not say how long its clips are"):
         plan(workspace, "charades_1to1")

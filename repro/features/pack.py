@@ -70,42 +70,42 @@ def read(folder: Path, cell: str, hashes: Hashes) -> Packed | None:
     Raises:
         DamagedFeaturesError: index or array is not what was written; with the reason in words.
     """
-    if not index_path(folder, cell).is_file():
+    index = index_path(folder, cell)
+    if not index.is_file():
         return None
     try:
-        path, sha256, rows = _index(folder, cell)
+        table = pq.read_table(index)
+        about = json.loads((table.schema.metadata or {})[b"about"])
+        path = folder / about["array"]
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        whole = hashes.sha256(path) == sha256
-    except (OSError, ValueError) as error:
-        raise DamagedFeaturesError(f"its array cannot be read ({' '.join(str(error).split())})") from error
+        whole = hashes.sha256(path) == about["sha256"]
+        places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
     if not whole:
         raise DamagedFeaturesError(f"{path.name} does not match the sha256 in its index")
-    return Packed(array, rows)
+    return Packed(array, places)
 
 
-def places(folder: Path, cell: str) -> dict[str, Place]:
-    """Where the clips of `cell` lie, its array not looked into; none where it is not packed.
+def clips(folder: Path, cell: str) -> set[str]:
+    """Ids of the clips of `cell` that its index lists, the array not looked into; none where it is not packed.
 
     Raises:
         DamagedFeaturesError: the index is not what was written, or there is no array.
     """
-    if not index_path(folder, cell).is_file():
-        return {}
-    path, _, rows = _index(folder, cell)
-    if not path.is_file():
-        raise DamagedFeaturesError(f"there is no {path.name}")
-    return rows
-
-
-def _index(folder: Path, cell: str) -> tuple[Path, str, dict[str, Place]]:
-    """The array, its sha256, and where each clip lies in it."""
+    index = index_path(folder, cell)
+    if not index.is_file():
+        return set()
     try:
-        table = pq.read_table(index_path(folder, cell))
-        about = json.loads((table.schema.metadata or {})[b"about"])
-        rows = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
-        return folder / about["array"], about["sha256"], rows
+        with pq.ParquetFile(index) as file:  # read_table imports pandas where there is one, which takes half a second
+            table = file.read(columns=["clip"])
+        path = folder / json.loads((table.schema.metadata or {})[b"about"])["array"]
+        listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
+    if not path.is_file():
+        raise DamagedFeaturesError(f"there is no {path.name}")
+    return listed
 
 
 def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mapping[str, Place]) -> None:

@@ -190,7 +190,7 @@ class FeatureStore:
         """Ids of the clips whose `cell` is there, by what indexes and files say of themselves: values are not read, so
         damaged ones count until they are. A damaged index or file holds nothing."""
         try:
-            held = set(pack.places(self.folder / "packed", cell))
+            held = pack.clips(self.folder / "packed", cell)
         except DamagedFeaturesError:
             held = set()
         for path in self.clip_files():

@@ -34,6 +34,7 @@ class Here:
         self.dataset = cache(self._dataset)
         self.audit = cache(self._audit)
         self.held = cache(self._held)
+        self.lacking = cache(self._lacking)
         try:
             self.rates: tuple[Rate, ...] = read(workspace)
         except DamagedRatesError as error:
@@ -75,7 +76,7 @@ class Here:
             return {}
         return {clip.id: clip for clip in manifest.clips} if manifest else {}
 
-    def lacking(self, place: str) -> Missing | None:
+    def _lacking(self, place: str) -> Missing | None:
         """What to say of clips of a split, as ucf101/train, that are not there although its data set's folders are."""
         name, split = place.split("/")
         dataset = self.dataset(name)

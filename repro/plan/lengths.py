@@ -1,6 +1,7 @@
 """From clips to windows and vectors: clip by clip where an audit has counted frames, else from what is known of a split."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -35,15 +36,13 @@ NOTHING = Portion(counted(0), counted(0), counted(0))
 def from_audit(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion:
     """Exact: the frames that decode, of the seconds that are read."""
     number = windows = vectors = 0
-    for clip in clips:
-        native = clip.frames
-        if clip.fps > 0:
-            # Frames that start at or before the last second read.
-            native = min(native, math.floor(config.frames.max_seconds * clip.fps) + 1)
-        sampled = -(-native // config.frames.stride)
-        number += 1
-        windows += config.frames.windows(sampled)
-        vectors += config.vectors(sampled)
+    for (native, fps), times in Counter((clip.frames, clip.fps) for clip in clips).items():
+        # Frames that start at or before the last second read.
+        read = min(native, math.floor(config.frames.max_seconds * fps) + 1) if fps > 0 else native
+        sampled = -(-read // config.frames.stride)
+        number += times
+        windows += times * config.frames.windows(sampled)
+        vectors += times * config.vectors(sampled)
     return Portion(counted(number), counted(windows), counted(vectors))
 
 

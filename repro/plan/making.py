@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from repro import requirements
-from repro.backbones.config import Cell
-from repro.datasets.config import DatasetConfig
-from repro.errors import UsageError
+from repro.backbones.config import Cell, Precision
 from repro.plan.amounts import Amount, counted, estimated
+from repro.plan.counting import Counts, uncovered
 from repro.plan.downloads import Download, downloads
 from repro.plan.here import Here
-from repro.plan.lengths import NOTHING, Portion, from_audit, from_config
+from repro.plan.lengths import NOTHING, Portion
 from repro.plan.reckoning import Together, parameters, readout_tflop, reckoning
 from repro.rates import Kind, Rate, kind_of
 from repro.requirements import Missing
-from repro.rows import Precision, Protocol, Row
+from repro.rows import Protocol, Row
 from repro.workspace import Workspace
 
 HOUR = 3600
@@ -107,6 +106,7 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
         UsageError: a config does not say how long a split's clips are, and no audit does.
     """
     here = Here(workspace)
+    counts = Counts(here)
     plans = []
     wanted: dict[tuple[str, str, Cell], list[str]] = {}
     for name, row in rows.items():
@@ -115,7 +115,7 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
             dataset, split = place.split("/")
             own.setdefault(dataset, []).append(split)
             wanted.setdefault((dataset, row.backbone, row.features), []).append(split)
-        jobs = tuple(_job(here, kind, dataset, row.backbone, row.features, splits) for dataset, splits in own.items())
+        jobs = tuple(_job(counts, kind, dataset, row.backbone, row.features, splits) for dataset, splits in own.items())
         plans.append(
             RowPlan(
                 name,
@@ -123,80 +123,40 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
                 (*requirements.missing(row, workspace), *_lacking(here, row)),
                 tuple(downloads({name: row}, here)),
                 jobs,
-                _readouts(here, kind, name, row, seeds, protocol),
+                _readouts(counts, kind, name, row, seeds, protocol),
             )
         )
-    together = tuple(_job(here, kind, *key, splits) for key, splits in wanted.items())
+    together = tuple(_job(counts, kind, *key, splits) for key, splits in wanted.items())
     return Plan(
-        workspace, kind, tuple(plans), tuple(downloads(rows, here)), _clips(here, together), together,
+        workspace, kind, tuple(plans), tuple(downloads(rows, here)), _clips(counts, together), together,
         _savings(together),
         tuple(dict.fromkeys(here.problems)),
     )  # fmt: skip
 
 
-def _clips(here: Here, jobs: Sequence[Job]) -> Amount:
+def _clips(counts: Counts, jobs: Sequence[Job]) -> Amount:
     """Of all jobs, each once whatever the backbones."""
     once = counted(0)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
         splits = [split for job in jobs if job.dataset == dataset for split in job.splits]
-        for split in uncovered(here.config(dataset), splits):
-            once += _clips_of(here, dataset, split)
+        for split in uncovered(counts.here.config(dataset), splits):
+            once += counts.clips(dataset, split)
     return once
-
-
-def _clips_of(here: Here, dataset: str, split: str) -> Amount:
-    listed, facts = here.dataset(dataset), here.config(dataset).splits[split]
-    if listed is not None:
-        return counted(len(listed.split(split).clips))
-    if facts.clips is not None:
-        return counted(facts.clips)
-    if facts.estimated_clips is None:
-        raise UsageError(
-            f"configs/datasets/{dataset}.yaml: splits.{split} has neither clips nor estimated_clips, which a plan counts from "
-            f"where the data set's files have not been read (`repro data status {dataset}` reads them)"
-        )
-    return estimated(facts.estimated_clips)
 
 
 def _lacking(here: Here, row: Row) -> list[Missing]:
     return [found for place in (row.data.train, row.data.test) if (found := here.lacking(place))]
 
 
-def uncovered(config: DatasetConfig, splits: Sequence[str]) -> tuple[str, ...]:
-    """The splits that hold all clips of `splits`, none of them twice."""
-    wanted = tuple(dict.fromkeys(splits))
-    return tuple(s for s in wanted if not (within := config.splits[s].within) or not set(within) <= set(wanted))
-
-
-def _portions(here: Here, dataset: str, split: str, backbone: str, cell: Cell) -> tuple[Portion, Portion, int, str]:
-    """A split's whole, what is left of it, how many clips are held, and what that rests on."""
-    facts, config = here.config(dataset).splits[split], here.backbone(backbone)
-    listed, audit, held = here.dataset(dataset), here.audit(dataset), here.held(dataset, backbone, cell)
-    ids = [] if listed is None else [clip.id for clip in listed.split(split).clips]
-    left = [clip for clip in ids if clip not in held]
-    if audit:
-        whole, rest = (from_audit((audit[i] for i in some if i in audit), config) for some in (ids, left))
-        return whole, rest, len(ids) - len(left), "frames counted by `repro data audit`"
-    if facts.frames is None:
-        raise UsageError(
-            f"configs/datasets/{dataset}.yaml: splits.{split} does not say how long its clips are (frames): "
-            f"`repro data audit {dataset}` counts them, once the data are there"
-        )
-    clips, count = _clips_of(here, dataset, split), len(ids) - len(left)
-    portion = from_config(clips, facts.frames, config)
-    number = round(clips.likely)
-    how = "counted from" if portion.windows.exact else "estimated from"
-    return portion, portion.share(number - count, number), count, f"{how} {facts.frames.source}"
-
-
-def _job(here: Here, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]) -> Job:
+def _job(counts: Counts, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]) -> Job:
+    here = counts.here
     config = here.backbone(backbone)
     chosen = uncovered(here.config(dataset), splits)
     whole, left, held, bases = NOTHING, NOTHING, 0, []
     for split in chosen:
-        all_of_it, rest, count, basis = _portions(here, dataset, split, backbone, cell)
-        whole, left, held = whole + all_of_it, left + rest, held + count
-        bases.append(basis)
+        own = counts.split(dataset, split, backbone, cell)
+        whole, left, held = whole + own.whole, left + own.left, held + own.held
+        bases.append(own.basis)
     precision: Precision = getattr(config, "precision", "fp32")
     rate = here.rate(backbone, cell, kind)
     tflop = reckoning().tflop_per_window.get(backbone)
@@ -217,14 +177,14 @@ def _job(here: Here, kind: Kind, dataset: str, backbone: str, cell: Cell, splits
     )  # fmt: skip
 
 
-def _readouts(here: Here, kind: Kind, name: str, row: Row, seeds: int, protocol: Protocol) -> Readouts:
-    recipe, rates = row.readout, reckoning().readout
+def _readouts(counts: Counts, kind: Kind, name: str, row: Row, seeds: int, protocol: Protocol) -> Readouts:
+    here, recipe, rates = counts.here, row.readout, reckoning().readout
     width = here.backbone(row.backbone).channels(row.features) or 0
     classes = here.config(row.data.test.split("/")[0]).classes
     tokens, clips = [], []
     for place in (row.data.train, row.data.test):
         dataset, split = place.split("/")
-        whole = _portions(here, dataset, split, row.backbone, row.features)[0]
+        whole = counts.split(dataset, split, row.backbone, row.features).whole
         mean = whole.vectors.likely / max(1, whole.clips.likely)
         tokens.append(whole.clips.likely * (min(mean, recipe.max_length) + 1))  # and the CLS token
         clips.append(whole.clips)

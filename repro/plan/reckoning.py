@@ -1,9 +1,9 @@
 """configs/plan.yaml: the work of a window and the rates that are assumed."""
 
 from functools import cache
-from typing import Annotated
+from typing import Annotated, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repro import shipped
 from repro.backbones.config import Precision
@@ -22,6 +22,13 @@ class Together(Config):
 class Gpu(Config):
     device: str
     tflop_per_second: dict[Precision, Above0]
+
+    @model_validator(mode="after")
+    def _for_each(self) -> "Gpu":
+        lacking = set(get_args(Precision)) - set(self.tflop_per_second)
+        if lacking:
+            raise ValueError(f"tflop_per_second says nothing for {', '.join(sorted(lacking))}")
+        return self
 
 
 class ReadoutRates(Config):
