@@ -1,5 +1,6 @@
 """What a config says of a file that `repro fetch` brings. Imports nothing heavy: `repro list` reads these."""
 
+import re
 import shlex
 from typing import Annotated, Literal
 
@@ -41,6 +42,17 @@ class RemoteFile(Config):
     @property
     def is_remote(self) -> bool:
         return self.hub is not None or self.url is not None
+
+    @property
+    def about_bytes(self) -> int | None:
+        """How many, as published, else as `size` says; None where that begins with no amount."""
+        return self.bytes or bytes_of(self.size)
+
+
+def bytes_of(size: str) -> int | None:
+    """The first amount in words as "about 9.56 GB", of "2 to 3 MB" the larger; None where there is none."""
+    found = re.match(r"(?:about )?(?:[\d.]+ to )?(\d+(?:\.\d+)?) ([kMG])B\b", size)
+    return round(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else None
 
 
 def fetch_command(name: str, workspace: Workspace, place: str | None = None) -> str:

@@ -112,6 +112,11 @@ def _unfit(record: RunRecord, row: Row) -> str:
         return "a trial on fewer clips"
     if record.protocol != "published":
         return f"the {record.protocol} protocol: the published rule alone is compared with published values"
+    return unlike(record, row)
+
+
+def unlike(record: RunRecord, row: Row) -> str:
+    """What a record measured otherwise than `row` is configured now, whatever the protocol; "" where nothing."""
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from repro import __version__, cli_data, cli_features, rows
+from repro import __version__, cli_data, cli_features, cli_plan, rows
 from repro.cli_options import (
     BatchOption,
     DeviceOption,
@@ -91,6 +91,7 @@ def run(
     allow_missing: FlagOption = False,
     limit: int | None = None,
     from_: Annotated[Literal["features", "readout"], Parameter(name="--from")] = "features",
+    dry_run: FlagOption = False,
     workers: int | None = None,
     device: DeviceOption = None,
     batch: BatchOption = None,
@@ -107,6 +108,7 @@ def run(
         allow_missing: go on without clips that are not there; recorded, and widens an accuracy row's margin.
         limit: at most so many clips of each split, for a trial: recorded as one, and never judged.
         from_: the stage to begin with: features, or readout, for features that are there; no video is looked at then.
+        dry_run: print what it would take, as `repro plan ROW`, and do nothing.
         workers: processes that decode [default: one fewer than there are cores].
         device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
         batch: frames the largest networks take at once [default: what a bound on memory allows].
@@ -119,6 +121,10 @@ def run(
     found, place = rows.load_row(row), open_workspace(workspace)
     count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
     frames, clips = at_least_one("--batch", batch), at_least_one("--limit", limit)
+    if dry_run:
+        from repro import planning
+
+        return planning.show((row,), place, seeds=count, protocol=protocol, device=device, as_json=json_)
     if from_ == "readout":
         if allow_missing or clips:
             raise UsageError("--from readout takes the features of every clip: not with --limit or --allow-missing")
@@ -131,7 +137,6 @@ def run(
             workspace=workspace,
             json_=json_,
         )
-
     from repro import requirements
 
     # First what it lacks, which takes no time to find out; a device asked for is one of these things.
@@ -325,5 +330,6 @@ def check(
 app.command(cli_features.extract)
 app.command(cli_features.verify)
 app.command(cli_data.data)
+app.command(cli_plan.plan)
 
-VERBS = ("list", "run", "fetch", "data", "extract", "readout", "predict", "smoke", "verify", "check")
+VERBS = ("list", "plan", "run", "fetch", "data", "extract", "readout", "predict", "smoke", "verify", "check")

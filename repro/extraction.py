@@ -106,6 +106,7 @@ def _run(
     part: Collection, workspace: Workspace, reporter: Reporter, workers: int | None, device: str, batch: int | None,
     *, as_json: bool,
 ) -> Exit:  # fmt: skip
+    from repro import rates
     from repro.backbones.extractor import Execution, describe
     from repro.features.extract import Ask, extract, pack_if_whole
     from repro.features.store import FeatureStore, StoredAs
@@ -119,8 +120,9 @@ def _run(
         asks.append(Ask(backbone, cells[name], store))
     # One core is left for what feeds the device.
     execution = Execution(device, batch, workers or max(1, (os.cpu_count() or 2) - 1))
+    on = machine(device)
     done = extract(
-        part, asks, execution, versions() | machine(device), reporter,
+        part, asks, execution, versions() | on, reporter,
         before=lambda todo: _say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
     )  # fmt: skip
     for ask in asks:
@@ -136,6 +138,10 @@ def _run(
         reporter.line(
             f"{'':<11} {done.windows} windows in {spoken(done.seconds)}: {done.windows / done.seconds:.2f} windows/s"
         )
+    if len(asks) == 1:  # of two that share work, neither has a rate of its own
+        (ask,) = asks
+        names = tuple(cell.name for cell in ask.cells)
+        rates.record(workspace, ask.backbone.name, ask.backbone.identity(), names, on, done.windows, done.seconds)
     pack_if_whole(whole, asks, done, reporter)
     if as_json:
         found = {

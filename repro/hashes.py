@@ -38,6 +38,14 @@ class Hashes:
             self._remember(stamp, digest)
         return digest
 
+    def known(self, path: Path) -> str | None:
+        """What is remembered of a file as it is now, nothing read or written; None where nothing is.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        return self._known.get(_stamp(path))
+
     def _remember(self, stamp: _Stamp, digest: str) -> None:
         self._known[stamp] = digest
         line = json.dumps([*stamp, digest], ensure_ascii=False) + "\n"

@@ -4,6 +4,7 @@ changed."""
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from repro import rates
 from repro.backbones.extractor import Execution, describe
 from repro.datasets import Clip, Split
 from repro.errors import MissingError
@@ -71,7 +72,9 @@ def _extract(
         store = FeatureStore.open(workspace, row.backbone, backbone.identity(), dataset)
         asks = [Ask(backbone, (row.features,), store)]
         collection = dataset_collection(dataset, clips)
-        done = extract(collection, asks, execution, versions() | machine(execution.device), reporter)
+        on = machine(execution.device)
+        done = extract(collection, asks, execution, versions() | on, reporter)
+        rates.record(workspace, row.backbone, backbone.identity(), (row.features.name,), on, done.windows, done.seconds)
         reporter.stage(
             "features",
             total=len(collection.clips) - len(done.failed),

@@ -1,6 +1,6 @@
 """The workspace: the one folder a person's data, checkpoints, features and runs lie in.
 
-    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db
+    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db rates.json
 
 REPRO_DATA and REPRO_CHECKPOINTS may name folders elsewhere, as the image's mount points do.
 The only module that reads the environment.

@@ -180,6 +180,8 @@ def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> 
         ["fetch"],
         ["fetch", "svd"],
         ["data", "status"],
+        ["plan"],
+        ["ucf_hmdb", "--dry-run"],
         [],
     ],
 )

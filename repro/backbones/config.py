@@ -135,6 +135,10 @@ class BackboneConfig(Config):
         """
         return None
 
+    def likely_implementation(self) -> str | None:
+        """The same where nothing is to be imported: a package that is there is taken to work."""
+        return None
+
 
 class _Family(Config):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)

@@ -111,6 +111,19 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute
     return Backbone(name, config, path, sha256, implementation)
 
 
+def likely_identity(name: str, config: BackboneConfig, workspace: Workspace) -> dict[str, Any] | None:
+    """The identity `describe` would come to, found without reading, importing or writing anything large: a checkpoint's
+    sha256 is the one expected, else the one remembered. None where neither is known."""
+    checkpoint, implementation = config.checkpoint, config.likely_implementation()
+    if checkpoint is None:
+        return Backbone(name, config, None, None, implementation).identity()
+    path = checkpoint_path(checkpoint, workspace)
+    sha256 = checkpoint.sha256 if checkpoint.encoder_file is None else noted_sha256(path)
+    if sha256 is None and path.is_file():
+        sha256 = Hashes(workspace.hashes).known(path)
+    return None if sha256 is None else Backbone(name, config, path, sha256, implementation).identity()
+
+
 def open_extractors(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[Extractor]:
     """Load what computes the cells asked for; a family may compute several of its backbones together.
 

@@ -10,10 +10,54 @@ from repro.assets import RemoteFile
 from repro.config import Config, load_config
 from repro.errors import UsageError
 
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(gt=0)]
+
+
+class Counted(Config):
+    """What a split comes to when its clips are sampled and cut in one way, counted clip by clip."""
+
+    stride: Count
+    window: Count
+    sampled: Count
+    windows: Count
+
+
+class ClipLengths(Config):
+    """How long a split's clips are in native frames, which is reckoned with until an audit has counted them here."""
+
+    total: Count | None = None
+    """Of all clips together."""
+    mean: tuple[Length, Length] | None = None
+    """Of one clip, at least and at most, where the total is not known: an estimate."""
+    counted: Counted | None = None
+    source: str
+
+    @model_validator(mode="after")
+    def _says_how_long(self) -> "ClipLengths":
+        if (self.total is None) == (self.mean is None) or (self.counted is not None and self.total is None):
+            raise ValueError("frames have a total, which may be counted further, or a mean")
+        if self.mean is not None and self.mean[0] > self.mean[1]:
+            raise ValueError("mean: the least comes first")
+        return self
+
+    @property
+    def exact(self) -> bool:
+        return self.total is not None
+
 
 class SplitFacts(Config):
-    clips: Annotated[int, Field(ge=1)] | None = None
+    clips: Count | None = None
     """How many the owners' files list; None where that is not known."""
+    estimated_clips: Count | None = None
+    """How many there will be, where that is not known: what is reckoned with, and never checked."""
+    within: tuple[str, ...] = ()
+    """Splits that together hold all clips of this one; splits that are not within others share no clips with them."""
+    frames: ClipLengths | None = None
+
+    @property
+    def about_clips(self) -> int | None:
+        return self.clips or self.estimated_clips
 
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -67,6 +111,13 @@ class DatasetConfig(Config):
             raise ValueError("a dataset has files, each with hub or url, or says how to obtain it")
         if self.files and self.licence_url is None:
             raise ValueError("what is fetched needs a licence_url")
+        return self
+
+    @model_validator(mode="after")
+    def _splits_are_named(self) -> "DatasetConfig":
+        unknown = {name for facts in self.splits.values() for name in facts.within} - set(self.splits)
+        if unknown:
+            raise ValueError(f"splits.*.within: there is no split '{min(unknown)}'")
         return self
 
     def absent(self, folder: Path) -> list[Part]:

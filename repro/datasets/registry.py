@@ -101,8 +101,8 @@ def open_dataset(name: str, workspace: Workspace, config: DatasetConfig | None =
     return dataset
 
 
-def list_dataset(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> Dataset:
-    """As open_dataset, whatever the counts."""
+def list_dataset(name: str, workspace: Workspace, config: DatasetConfig | None = None, *, keep: bool = True) -> Dataset:
+    """As open_dataset, whatever the counts. Not to `keep` is to leave the workspace as it is."""
     config = config or load_dataset(name)
     if config.adapter not in ADAPTERS:
         raise UsageError(f"{name}: not a data set that a user brings: {', '.join(brought_names())}")
@@ -128,7 +128,8 @@ def list_dataset(name: str, workspace: Workspace, config: DatasetConfig | None =
     listing = _read(kept, folder)
     if listing is None:
         listing = adapter.read(folder, config)
-        _keep(kept, listing, folder)
+        if keep:
+            _keep(kept, listing, folder)
     return Dataset(name, config, folder, listing.splits, listing.notes, key)
 
 

@@ -87,6 +87,27 @@ def read(folder: Path, cell: str, hashes: Hashes) -> Packed | None:
     return Packed(array, places)
 
 
+def clips(folder: Path, cell: str) -> set[str]:
+    """Ids of the clips of `cell` that its index lists, the array not looked into; none where it is not packed.
+
+    Raises:
+        DamagedFeaturesError: the index is not what was written, or there is no array.
+    """
+    index = index_path(folder, cell)
+    if not index.is_file():
+        return set()
+    try:
+        with pq.ParquetFile(index) as file:  # read_table imports pandas where there is one, which takes half a second
+            table = file.read(columns=["clip"])
+        path = folder / json.loads((table.schema.metadata or {})[b"about"])["array"]
+        listed = set(table.column("clip").to_pylist())
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
+    if not path.is_file():
+        raise DamagedFeaturesError(f"there is no {path.name}")
+    return listed
+
+
 def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mapping[str, Place]) -> None:
     """Let `array`, already in `folder`, be what `cell` is read from."""
     rows: list[dict[str, Any]] = [

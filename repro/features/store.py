@@ -69,15 +69,28 @@ class FeatureStore:
         stored_as: StoredAs = "float32",
     ) -> "FeatureStore":
         """The store of `identity` for the clips of `collection`; made where it is not there."""
-        whole = {"store": VERSION, "stored_as": stored_as} | identity
-        key = content_key(whole)
-        folder = workspace.features / f"{backbone}-{key}"
-        manifest = folder / "manifest.json"
-        if not _says(manifest, key):
+        store = cls.found(workspace, backbone, identity, collection, stored_as)
+        manifest = store.folder.parent / "manifest.json"
+        if not _says(manifest, store.key):
             if manifest.exists():
                 atomic.set_aside(manifest)
-            atomic.write_json(manifest, {"key": key, "backbone": backbone, "identity": whole})
-        return cls(folder / collection, key, identity, Hashes(workspace.hashes), stored_as)
+            whole = _whole(identity, stored_as)
+            atomic.write_json(manifest, {"key": store.key, "backbone": backbone, "identity": whole})
+        return store
+
+    @classmethod
+    def found(
+        cls,
+        workspace: Workspace,
+        backbone: str,
+        identity: dict[str, Any],
+        collection: str,
+        stored_as: StoredAs = "float32",
+    ) -> "FeatureStore":
+        """The same as it lies there, which may be nowhere: nothing is made."""
+        key = content_key(_whole(identity, stored_as))
+        folder = workspace.features / f"{backbone}-{key}" / collection
+        return cls(folder, key, identity, Hashes(workspace.hashes), stored_as)
 
     def add_origin(self, about: dict[str, str]) -> str:
         """Note who computes; returns the name entries carry."""
@@ -173,6 +186,22 @@ class FeatureStore:
     def clip_files(self) -> list[Path]:
         return sorted((self.folder / "clips").glob("*.safetensors"))
 
+    def held(self, cell: str) -> set[str]:
+        """Ids of the clips whose `cell` is there, by what indexes and files say of themselves: values are not read, so
+        damaged ones count until they are. A damaged index or file holds nothing."""
+        try:
+            held = pack.clips(self.folder / "packed", cell)
+        except DamagedFeaturesError:
+            held = set()
+        for path in self.clip_files():
+            try:
+                own = outline(path)
+            except DamagedFeaturesError:
+                continue
+            if own is not None and cell in own.cells:
+                held.add(own.clip)
+        return held
+
     def read_own(self, clip_id: str) -> Entry | None:
         """What a clip's own file holds; None where it has none.
 
@@ -255,6 +284,10 @@ def read_file(path: Path) -> tuple[str, Entry] | None:
     if digest != _digest(about, features):
         raise DamagedFeaturesError("its contents do not match the sha256 written with them")
     return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
+
+
+def _whole(identity: dict[str, Any], stored_as: StoredAs) -> dict[str, Any]:
+    return {"store": VERSION, "stored_as": stored_as} | identity
 
 
 def _says(manifest: Path, key: str) -> bool:

@@ -1,5 +1,6 @@
 """What the config of a Stable Video Diffusion says. Imports no torch."""
 
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -109,3 +110,8 @@ class SvdConfig(BackboneConfig):
         from repro.backbones.svd import networks
 
         return networks.resolve(self.implementation)
+
+    def likely_implementation(self) -> str:
+        if self.implementation == "auto":
+            return "sgm" if find_spec("sgm") else "diffusers"
+        return self.implementation

@@ -1,0 +1,66 @@
+"""Numbers that are known, or estimated between a least and a most."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    likely: float
+    least: float
+    most: float
+    exact: bool = False
+    """Counted, not estimated."""
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(
+            self.likely + other.likely,
+            self.least + other.least,
+            self.most + other.most,
+            self.exact and other.exact,
+        )
+
+    def times(self, factor: float) -> "Amount":
+        return Amount(self.likely * factor, self.least * factor, self.most * factor, self.exact)
+
+    def share(self, part: int, of: int) -> "Amount":
+        """Of so many clips out of all: what each of them takes is not known, so it is an estimate unless it is all or none."""
+        if part == of:
+            return self
+        return counted(0) if part == 0 or of == 0 else estimated(*(v * part / of for v in self.ends))
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        return self.likely, self.least, self.most
+
+    def as_json(self) -> dict[str, object]:
+        """Whole numbers where they are counts."""
+        return {
+            "likely": _plain(self.likely),
+            "least": _plain(self.least),
+            "most": _plain(self.most),
+            "exact": self.exact,
+        }
+
+
+def counted(value: float) -> Amount:
+    return Amount(value, value, value, exact=True)
+
+
+def estimated(likely: float, least: float | None = None, most: float | None = None) -> Amount:
+    return Amount(likely, likely if least is None else least, likely if most is None else most)
+
+
+def total(amounts: Iterable[Amount | None]) -> Amount | None:
+    """The sum; None where a part is not known."""
+    whole = counted(0)
+    for amount in amounts:
+        if amount is None:
+            return None
+        whole += amount
+    return whole
+
+
+def _plain(value: float) -> float:
+    """Three decimals for what is small, none for what is large."""
+    return round(value) if value >= 1000 or value == int(value) else round(value, 3)

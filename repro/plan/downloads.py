@@ -1,0 +1,106 @@
+"""What has to be brought for rows, from whom, under which licence: each thing once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.assets import RemoteFile, bytes_of, fetch_command
+from repro.backbones.checkpoints import absence, checkpoint_path
+from repro.datasets.remedy import remedy
+from repro.plan.amounts import Amount, counted, estimated, total
+from repro.plan.here import Here
+from repro.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    name: str
+    """Of a data set, or of a backbone whose checkpoint it is."""
+    kind: str
+    """data or checkpoint."""
+    rows: tuple[str, ...]
+    size: str
+    """In words, as its config says."""
+    whole: Amount | None
+    """Bytes of all files."""
+    left: Amount | None
+    """Bytes still to come."""
+    unpacked: Amount | None
+    """Bytes that unpacking will take."""
+    licence: str
+    licence_url: str
+    ready: bool
+    """It can be read as it is."""
+    brings: str
+    """What a person does about it; "" where it is ready."""
+
+
+def downloads(rows: Mapping[str, Row], here: Here) -> list[Download]:
+    """Data sets, then checkpoints, in the order in which rows need them."""
+    datasets: dict[str, list[str]] = {}
+    checkpoints: dict[str, tuple[str, list[str]]] = {}
+    for name, row in rows.items():
+        for dataset in row.data.datasets:
+            datasets.setdefault(dataset, []).append(name)
+        checkpoint = here.backbone(row.backbone).checkpoint
+        if checkpoint is not None and checkpoint.is_remote:
+            checkpoints.setdefault(checkpoint.file, (row.backbone, []))[1].append(name)
+    return [
+        *(_data(dataset, here, tuple(users)) for dataset, users in datasets.items()),
+        *(_checkpoint(backbone, here, tuple(users)) for backbone, users in checkpoints.values()),
+    ]
+
+
+def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:
+    config, workspace = here.config(name), here.workspace
+    folder = workspace.data / config.folder
+    ready = not config.absent(folder)
+    if config.files:
+        whole = total(_bytes(file) for file in config.files)
+        left = total(_left(file, folder / "archives") for file in config.files)
+    else:  # given on request alone, in words
+        said = bytes_of(config.size)
+        whole = left = None if said is None else estimated(said)
+    return Download(
+        name, "data", rows, config.size, whole,
+        left=counted(0) if ready else left,
+        # Videos are compressed as they are: unpacked they take about what their archives do.
+        unpacked=counted(0) if ready else whole and estimated(whole.likely),
+        licence=config.licence,
+        licence_url=config.licence_url or config.source,
+        ready=ready,
+        brings="" if ready else remedy(name, config, workspace),
+    )  # fmt: skip
+
+
+def _checkpoint(backbone: str, here: Here, rows: tuple[str, ...]) -> Download:
+    checkpoint = here.backbone(backbone).checkpoint
+    assert checkpoint is not None
+    ready = not absence(backbone, checkpoint, here.workspace)
+    folder = checkpoint_path(checkpoint, here.workspace).parent
+    return Download(
+        backbone, "checkpoint", rows, checkpoint.size, _bytes(checkpoint),
+        left=counted(0) if ready else _left(checkpoint, folder),
+        unpacked=counted(0),
+        licence=checkpoint.licence,
+        licence_url=checkpoint.licence_url or checkpoint.source,
+        ready=ready,
+        brings="" if ready else fetch_command(backbone, here.workspace),
+    )  # fmt: skip
+
+
+def _bytes(file: RemoteFile) -> Amount | None:
+    if file.bytes is not None:
+        return counted(file.bytes)
+    return None if file.about_bytes is None else estimated(file.about_bytes)
+
+
+def _left(file: RemoteFile, folder: Path) -> Amount | None:
+    """Bytes of a file that have not come; one that lies there whole is `repro fetch`'s to verify."""
+    whole, begun = _bytes(file), folder / f"{file.file}.part"
+    if (folder / file.file).is_file():
+        return counted(0)
+    if whole is None or not begun.is_file():
+        return whole
+    left = max(0.0, whole.likely - begun.stat().st_size)
+    return Amount(left, left, left, whole.exact)

@@ -1,0 +1,127 @@
+"""What the workspace holds of what rows need, each looked up once. Nothing is written, no video or checkpoint is read."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from repro.backbones.config import BackboneConfig, Cell, load_backbone
+from repro.backbones.extractor import likely_identity
+from repro.check import unlike
+from repro.datasets.config import DatasetConfig, load_dataset
+from repro.datasets.manifest import ClipFacts
+from repro.datasets.opening import of_these_files
+from repro.datasets.presence import without_missing
+from repro.datasets.registry import Dataset, list_dataset
+from repro.errors import MissingError, ReproError
+from repro.features.store import FeatureStore
+from repro.rates import DamagedRatesError, Kind, Rate, find, read
+from repro.requirements import Missing
+from repro.rows import Protocol, Row
+from repro.runs import DamagedRecordError, RunRecord, StoredRun
+from repro.workspace import Workspace
+
+
+class Here:
+    """A workspace as it is now. What is damaged counts as not there, and is named in `problems`."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.problems: list[str] = []
+        self.backbone: Callable[[str], BackboneConfig] = cache(load_backbone)
+        self.config: Callable[[str], DatasetConfig] = cache(load_dataset)
+        self.identity = cache(self._identity)
+        self.dataset = cache(self._dataset)
+        self.audit = cache(self._audit)
+        self.held = cache(self._held)
+        self.lacking = cache(self._lacking)
+        try:
+            self.rates: tuple[Rate, ...] = read(workspace)
+        except DamagedRatesError as error:
+            self.rates = ()
+            self.problems.append(str(error))
+
+    def _identity(self, backbone: str) -> dict[str, Any] | None:
+        return likely_identity(backbone, self.backbone(backbone), self.workspace)
+
+    def _dataset(self, name: str) -> Dataset | None:
+        """What its annotation files list. Files that were never read are parsed only where it matters which clips they
+        list: for an audit or features."""
+        config = self.config(name)
+        folder = self.workspace.data / config.folder
+        if any(not part.there(folder) for part in config.parts[:-1]):
+            return None
+        places = (self.workspace.listings.glob(f"{name}-*.jsonl"), self._stores(name), [self.workspace.audits / name])
+        if not any(path.exists() for paths in places for path in paths):
+            self.problems.append(
+                f"data {name}: its annotation files have not been read here: `repro data status {name}"
+                f"{self.workspace.option}` reads them, and says which clips are missing"
+            )
+            return None
+        try:
+            found = list_dataset(name, self.workspace, config, keep=False)
+        except ReproError as error:
+            self.problems.append(str(error))
+            return None
+        self.problems += found.miscounted
+        return None if found.miscounted else found
+
+    def _audit(self, name: str) -> dict[str, ClipFacts]:
+        """What decodes of each clip, by id; empty where the annotation files that lie here were not audited."""
+        dataset = self.dataset(name)
+        try:
+            manifest = of_these_files(dataset, self.workspace) if dataset else None
+        except ReproError as error:
+            self.problems.append(str(error))
+            return {}
+        return {clip.id: clip for clip in manifest.clips} if manifest else {}
+
+    def _lacking(self, place: str) -> Missing | None:
+        """What to say of clips of a split, as ucf101/train, that are not there although its data set's folders are."""
+        name, split = place.split("/")
+        dataset = self.dataset(name)
+        if dataset is None or dataset.config.absent(dataset.folder):
+            return None
+        try:
+            without_missing(dataset.split(split), dataset.folder)
+        except MissingError as error:
+            return Missing(f"clips of {place}", str(error))
+        return None
+
+    def _stores(self, dataset: str) -> list[Path]:
+        return sorted(self.workspace.features.glob(f"*/{dataset}"))
+
+    def _store(self, dataset: str, backbone: str) -> FeatureStore | None:
+        identity = self.identity(backbone)
+        return None if identity is None else FeatureStore.found(self.workspace, backbone, identity, dataset)
+
+    def _held(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
+        """Clips of the data set whose features are there."""
+        store = self._store(dataset, backbone) if self._stores(dataset) else None
+        held = frozenset(store.held(cell.name)) if store else frozenset()
+        if held and self.dataset(dataset) is None:
+            self.problems.append(
+                f"features of {len(held)} clips of {dataset} ({backbone} {cell.name}) are there, of which splits is not "
+                "known without its annotation files: not counted"
+            )
+        return held
+
+    def rate(self, backbone: str, cell: Cell, kind: Kind) -> Rate | None:
+        identity = self.identity(backbone)
+        return None if identity is None else find(self.rates, identity, cell.name, kind)
+
+    def records(self, name: str, row: Row, protocol: Protocol) -> list[RunRecord]:
+        """Runs of the row as it is configured now, from the features that would be read now."""
+        store = self._store(row.data.test.split("/")[0], row.backbone)
+        found = []
+        for path in sorted(self.workspace.runs.glob(f"{name}/seed*/record.json")):
+            try:
+                record = StoredRun(path.parent).read()
+            except DamagedRecordError as error:
+                self.problems.append(str(error))
+                continue
+            if record is None or not record.complete or record.protocol != protocol or unlike(record, row):
+                continue
+            if store is None or record.features.key == store.key:
+                found.append(record)
+        return found

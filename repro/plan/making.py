@@ -1,0 +1,217 @@
+"""The plan of one or more rows: what each takes by itself, and all of them together, shared work counted once."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from repro import requirements
+from repro.backbones.config import Cell, Precision
+from repro.plan.amounts import Amount, counted, estimated
+from repro.plan.counting import Counts, uncovered
+from repro.plan.downloads import Download, downloads
+from repro.plan.here import Here
+from repro.plan.lengths import NOTHING, Portion
+from repro.plan.reckoning import Together, parameters, readout_tflop, reckoning
+from repro.rates import Kind, Rate, kind_of
+from repro.requirements import Missing
+from repro.rows import Protocol, Row
+from repro.workspace import Workspace
+
+HOUR = 3600
+BYTES = 4
+"""Of a value of features and weights, fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Features of some splits of one data set by one backbone."""
+
+    dataset: str
+    backbone: str
+    cell: str
+    splits: tuple[str, ...]
+    whole: Portion
+    left: Portion
+    """What is not there yet."""
+    held: int
+    """Clips whose features are there."""
+    precision: Precision
+    rate: Rate | None
+    """Measured in this workspace."""
+    hours: Amount | None
+    """Of what is left; None where there is nothing to reckon with."""
+    disk: Amount | None
+    """Bytes of what is left."""
+    basis: str
+    """What the counts rest on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readouts:
+    seeds: int
+    recorded: int
+    """Runs that are there and would be reused."""
+    epochs: int
+    """Of one run."""
+    clips: Amount
+    """Of the training split: an epoch's."""
+    tflop: float
+    """Of one run."""
+    measured_on: str
+    """The device this row's own runs took their time on; "" where it is reckoned."""
+    hours: Amount | None
+    """Of the runs that are left."""
+    disk: Amount
+    """Bytes of the runs that are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    name: str
+    row: Row
+    missing: tuple[Missing, ...]
+    downloads: tuple[Download, ...]
+    jobs: tuple[Job, ...]
+    readouts: Readouts
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Jobs that `repro extract` would do together."""
+
+    dataset: str
+    together: Together
+    tflop_apart: float
+    """Of a window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    workspace: Workspace
+    kind: Kind
+    """Of device the hours are of."""
+    rows: tuple[RowPlan, ...]
+    downloads: tuple[Download, ...]
+    clips: Amount
+    """Of all rows, each once."""
+    jobs: tuple[Job, ...]
+    """Of all rows, each data set, backbone and cell once."""
+    savings: tuple[Saving, ...]
+    problems: tuple[str, ...]
+
+
+def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, protocol: Protocol) -> Plan:
+    """
+    Raises:
+        UsageError: a config does not say how long a split's clips are, and no audit does.
+    """
+    here = Here(workspace)
+    counts = Counts(here)
+    plans = []
+    wanted: dict[tuple[str, str, Cell], list[str]] = {}
+    for name, row in rows.items():
+        own: dict[str, list[str]] = {}
+        for place in (row.data.train, row.data.test):
+            dataset, split = place.split("/")
+            own.setdefault(dataset, []).append(split)
+            wanted.setdefault((dataset, row.backbone, row.features), []).append(split)
+        jobs = tuple(_job(counts, kind, dataset, row.backbone, row.features, splits) for dataset, splits in own.items())
+        plans.append(
+            RowPlan(
+                name,
+                row,
+                (*requirements.missing(row, workspace), *_lacking(here, row)),
+                tuple(downloads({name: row}, here)),
+                jobs,
+                _readouts(counts, kind, name, row, seeds, protocol),
+            )
+        )
+    together = tuple(_job(counts, kind, *key, splits) for key, splits in wanted.items())
+    return Plan(
+        workspace, kind, tuple(plans), tuple(downloads(rows, here)), _clips(counts, together), together,
+        _savings(together),
+        tuple(dict.fromkeys(here.problems)),
+    )  # fmt: skip
+
+
+def _clips(counts: Counts, jobs: Sequence[Job]) -> Amount:
+    """Of all jobs, each once whatever the backbones."""
+    once = counted(0)
+    for dataset in dict.fromkeys(job.dataset for job in jobs):
+        splits = [split for job in jobs if job.dataset == dataset for split in job.splits]
+        for split in uncovered(counts.here.config(dataset), splits):
+            once += counts.clips(dataset, split)
+    return once
+
+
+def _lacking(here: Here, row: Row) -> list[Missing]:
+    return [found for place in (row.data.train, row.data.test) if (found := here.lacking(place))]
+
+
+def _job(counts: Counts, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]) -> Job:
+    here = counts.here
+    config = here.backbone(backbone)
+    chosen = uncovered(here.config(dataset), splits)
+    whole, left, held, bases = NOTHING, NOTHING, 0, []
+    for split in chosen:
+        own = counts.split(dataset, split, backbone, cell)
+        whole, left, held = whole + own.whole, left + own.left, held + own.held
+        bases.append(own.basis)
+    precision: Precision = getattr(config, "precision", "fp32")
+    rate = here.rate(backbone, cell, kind)
+    tflop = reckoning().tflop_per_window.get(backbone)
+    if left.windows.most == 0:
+        hours: Amount | None = counted(0)
+    elif rate is not None:
+        hours = estimated(*(windows / rate.per_second / HOUR for windows in left.windows.ends))
+    elif kind == "cuda" and tflop is not None:
+        per_second = reckoning().gpu.tflop_per_second[precision]
+        hours = estimated(*(windows * tflop / per_second / HOUR for windows in left.windows.ends))
+    else:
+        hours = None
+    channels = config.channels(cell)
+    disk = None if channels is None else left.vectors.times(channels * BYTES)
+    return Job(
+        dataset, backbone, cell.name, chosen, whole, left, held, precision, rate, hours, disk,
+        "; ".join(dict.fromkeys(bases)),
+    )  # fmt: skip
+
+
+def _readouts(counts: Counts, kind: Kind, name: str, row: Row, seeds: int, protocol: Protocol) -> Readouts:
+    here, recipe, rates = counts.here, row.readout, reckoning().readout
+    width = here.backbone(row.backbone).channels(row.features) or 0
+    classes = here.config(row.data.test.split("/")[0]).classes
+    tokens, clips = [], []
+    for place in (row.data.train, row.data.test):
+        dataset, split = place.split("/")
+        whole = counts.split(dataset, split, row.backbone, row.features).whole
+        mean = whole.vectors.likely / max(1, whole.clips.likely)
+        tokens.append(whole.clips.likely * (min(mean, recipe.max_length) + 1))  # and the CLS token
+        clips.append(whole.clips)
+    tflop = readout_tflop(recipe, width, classes, *tokens)
+    records = here.records(name, row, protocol)
+    recorded = {record.seed for record in records} & set(row.seeds.first(seeds))
+    left = seeds - len(recorded)
+    own = [record for record in records if kind_of(record.made.on.get("device", "cpu")) == kind]
+    if own:
+        each = statistics.median(record.made.seconds for record in own)
+    else:
+        each = tflop / (rates.gpu_tflop_per_second if kind == "cuda" else rates.cpu_thread_tflop_per_second)
+    return Readouts(
+        seeds, len(recorded), recipe.epochs, clips[0], tflop, own[0].made.on.get("device", "cpu") if own else "",
+        estimated(left * each / HOUR) if left else counted(0),
+        # The weights of the selected and of the last epoch.
+        estimated(left * 2 * BYTES * parameters(recipe, width, classes)),
+    )  # fmt: skip
+
+
+def _savings(jobs: Sequence[Job]) -> tuple[Saving, ...]:
+    """What computing backbones together would save, where there is something to compute of each."""
+    work = reckoning().tflop_per_window
+    found = []
+    for shared in reckoning().together:
+        for dataset in dict.fromkeys(job.dataset for job in jobs):
+            own = [j for j in jobs if j.dataset == dataset and j.backbone in shared.backbones and j.left.windows.most]
+            if {job.backbone for job in own} == set(shared.backbones) and len({job.cell for job in own}) == 1:
+                found.append(Saving(dataset, shared, sum(work[name] for name in shared.backbones)))
+    return tuple(found)

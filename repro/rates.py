@@ -1,0 +1,124 @@
+"""How fast features were extracted in this workspace, remembered for `repro plan`: WORKSPACE/rates.json.
+
+A rate is of one backbone (all its features depend on), the cells computed, and the device. A later one takes its place,
+unless it is of so few windows that the one before says more: a clip that was mended after a whole data set.
+"""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from repro import atomic
+from repro.config import Config
+from repro.keys import content_key
+from repro.workspace import Workspace
+
+FEWEST_WINDOWS = 8
+"""Below this, what happens once (first kernels, filling the decoders) weighs too much to be called a rate."""
+
+FEWER = 10
+"""A rate of that many times fewer windows than the one before does not take its place."""
+
+Kind = Literal["cpu", "cuda"]
+
+
+class Rate(Config):
+    backbone: str
+    """Its name, to read."""
+    key: str
+    """Content key of its identity."""
+    cells: tuple[str, ...]
+    kind: Kind
+    device: str
+    """As the driver names it."""
+    windows: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+    """Of decoding and computing, weights being loaded."""
+    at: str
+    """UTC, ISO 8601."""
+
+    @property
+    def per_second(self) -> float:
+        return self.windows / self.seconds
+
+
+class _Rates(Config):
+    format: Literal[1]
+    rates: tuple[Rate, ...]
+
+
+class DamagedRatesError(Exception):
+    """The file is not what was written; the message is one line."""
+
+
+def rates_path(workspace: Workspace) -> Path:
+    return workspace.root / "rates.json"
+
+
+def kind_of(device: str) -> Kind:
+    return "cpu" if device == "cpu" else "cuda"
+
+
+def read(workspace: Workspace) -> tuple[Rate, ...]:
+    """Every rate remembered.
+
+    Raises:
+        DamagedRatesError: with the reason in words.
+    """
+    path = rates_path(workspace)
+    try:
+        return _Rates.model_validate_json(path.read_bytes()).rates
+    except FileNotFoundError:
+        return ()
+    except (ValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DamagedRatesError(f"{path}: not what `repro extract` wrote ({reason})") from error
+
+
+def find(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:
+    """The newest rate at which `cell` alone was extracted on such a device."""
+    key = content_key(dict(identity))
+    fitting = [r for r in rates if (r.key, r.cells, r.kind) == (key, (cell,), kind)]
+    return max(fitting, key=lambda rate: rate.at, default=None)
+
+
+def record(
+    workspace: Workspace,
+    backbone: str,
+    identity: Mapping[str, Any],
+    cells: Sequence[str],
+    machine: Mapping[str, str],
+    windows: int,
+    seconds: float,
+) -> None:
+    """Remember the rate of an extraction of one backbone, if it had windows enough; `machine` as repro/runs.py says it.
+
+    Of two processes that end at once, one's rate may be lost: the other's is as good.
+    """
+    if windows < FEWEST_WINDOWS or seconds <= 0:
+        return
+    try:
+        before = read(workspace)
+    except DamagedRatesError:
+        atomic.set_aside(rates_path(workspace))
+        before = ()
+    new = Rate(
+        backbone=backbone,
+        key=content_key(dict(identity)),
+        cells=tuple(cells),
+        kind=kind_of(machine["device"]),
+        device=machine["device"],
+        windows=windows,
+        seconds=round(seconds, 3),
+        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    same = [r for r in before if (r.key, r.cells, r.device) == (new.key, new.cells, new.device)]
+    if any(FEWER * new.windows < r.windows for r in same):
+        return
+    others = [r for r in before if r not in same]
+    kept = _Rates(format=1, rates=(*others, new))
+    atomic.write_json(rates_path(workspace), json.loads(kept.model_dump_json()))
