@@ -5,7 +5,12 @@ from pathlib import Path
 
 from repro.backbones.cells import choose_cells
 from repro.expected import load_expected, table_path
+from repro.plan.amounts import total
+from repro.plan.making import make
+from repro.planning import count, hours
+from repro.rates import kind_of
 from repro.rows import Row, load_row, row_backbone, row_datasets, row_names
+from repro.workspace import Workspace
 
 FOLDER = Path(__file__).resolve().parent / "rows"
 
@@ -70,7 +75,16 @@ def extraction(row: Row, split: str) -> str:
 
 
 def cost(name: str) -> str:
-    return f"`repro plan {name}` says what it takes."
+    """From nothing, on the GPU that configs/plan.yaml assumes; `repro plan` reckons with what is there and was measured."""
+    (row,) = make({name: load_row(name)}, Workspace(Path("/nowhere")), kind_of("cuda"), 1, "published").rows
+    clips, windows = (total([getattr(job.whole, what) for job in row.jobs]) for what in ("clips", "windows"))
+    time = total([job.hours for job in row.jobs])
+    fetched = total([one.whole for one in row.downloads])
+    assert clips and windows and time and fetched
+    return (
+        f"{count(clips)} clips, {count(windows)} windows, about {fetched.likely / 1e9:.0f} GB to fetch, {hours(time)} on a GPU (assumed: "
+        f"configs/plan.yaml); `repro plan {name}` says more."
+    )
 
 
 if __name__ == "__main__":
