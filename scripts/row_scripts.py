@@ -80,7 +80,10 @@ def cost(name: str) -> str:
     clips, windows = (total([getattr(job.whole, what) for job in row.jobs]) for what in ("clips", "windows"))
     time = total([job.hours for job in row.jobs])
     fetched = total([one.whole for one in row.downloads])
-    assert clips and windows and time and fetched
+    assert clips is not None
+    assert windows is not None
+    assert time is not None
+    assert fetched is not None
     return (
         f"{count(clips)} clips, {count(windows)} windows, about {fetched.likely / 1e9:.0f} GB to fetch, {hours(time)} on a GPU (assumed: "
         f"configs/plan.yaml); `repro plan {name}` says more."
