@@ -13,16 +13,22 @@ from repro.errors import UsageError
 Positive = Annotated[int, Field(ge=1)]
 
 
+UpLayer = Annotated[str, Field(pattern=r"^up_[1-9]\d?$")]
+"""up_1, up_2, ...: a layer of the decoder, counted from its begin."""
+Layer = int | str
+
+
 class Cell(Config):
     """Which of a backbone's features a readout reads."""
 
     timestep: Annotated[int, Field(ge=0)] | None = None
     """Index into the noise schedule, 0 the noisiest; None for a backbone without one."""
-    layer: Positive | Literal["final"]
+    layer: Positive | Literal["final"] | UpLayer
 
     @property
     def name(self) -> str:
-        layer = self.layer if isinstance(self.layer, str) else f"layer{self.layer:02d}"
+        side, _, number = str(self.layer).rpartition("_")
+        layer = "final" if self.layer == "final" else f"{side}_{int(number):02d}" if side else f"layer{self.layer:02d}"
         return layer if self.timestep is None else f"t{self.timestep:02d}_{layer}"
 
 
@@ -94,6 +100,8 @@ class Axes(Config):
     """How many; None for a backbone without a noise schedule."""
     layers: int | None = None
     """How many are numbered; None where the config does not say."""
+    ups: int = 0
+    """How many layers of a decoder, up_1, up_2, ..., there are behind them."""
     final: bool = False
     """Whether it has an output behind the last layer."""
     usual: Cell

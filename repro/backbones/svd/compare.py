@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 from torch import Tensor
 
+from repro.backbones.config import Cell, Layer
 from repro.backbones.noise import WindowNoise
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SvdConfig
@@ -21,7 +22,7 @@ from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.verify import Comparison, Skipped, compared
 
-LAYERS = (1, 3, 6, 9, 12, 13)
+LAYERS: tuple[Layer, ...] = (1, 3, 6, 9, 12, 13, "up_3", "up_7", "up_12")
 NOISE = WindowNoise(23, "0" * 64, 0)
 
 Means = dict[str, np.ndarray]
@@ -94,4 +95,4 @@ def _fast(
 
 
 def _named(means: Mapping[Place, Tensor], real: int) -> Means:
-    return {f"t{t:02d}_layer{n:02d}": mean[:real].cpu().numpy() for (t, n), mean in means.items()}
+    return {Cell(timestep=t, layer=n).name: mean[:real].cpu().numpy() for (t, n), mean in means.items()}

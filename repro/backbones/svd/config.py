@@ -4,13 +4,41 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Positive, Precision
+from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Layer, Positive, Precision
 from repro.config import Config
+from repro.errors import UsageError
 
 SVD_LAYERS = 13
 """Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
+SVD_UPS = 12
+"""up_1 to up_12 are the UNet's output blocks, behind the middle block."""
+SVD_CELLS: tuple[Layer, ...] = (*range(1, SVD_LAYERS + 1), *(f"up_{n}" for n in range(1, SVD_UPS + 1)))
+"""Every layer, in the order in which the UNet computes them."""
+MULTIPLIERS = (1, 2, 4, 4)
+"""Width of the four levels of the UNet and of the VAE encoders, in units of the first."""
+_WIDTHS = (
+    # conv_in; two resnets a level and, but for the last, what leads to the next level; the middle.
+    MULTIPLIERS[0], *(m for level, m in enumerate(MULTIPLIERS) for _ in range(2 if level == 3 else 3)), MULTIPLIERS[-1],
+    # Back through the levels, three resnets each; what leads to the next one is part of the third.
+    *(m for m in reversed(MULTIPLIERS) for _ in range(3)),
+)  # fmt: skip
+"""Of every layer, in units of the first level's."""
 SVD_GRID = 64
 """Pixels a side must be a multiple of: the VAE takes 8 of them to one, and the UNet halves three times."""
+
+
+def depth(layer: Layer) -> int:
+    """How many layers are computed to have `layer`: 1 for layer 1, 25 for up_12.
+
+    Raises:
+        UsageError: there is no such layer.
+    """
+    if layer not in SVD_CELLS:
+        raise UsageError(
+            f"layer {layer} does not exist: layers 1 to {SVD_LAYERS - 1} are the input blocks, {SVD_LAYERS} the middle block, "
+            f"up_1 to up_{SVD_UPS} the output blocks"
+        )
+    return SVD_CELLS.index(layer) + 1
 
 
 def _on_grid(side: int) -> int:
@@ -97,13 +125,13 @@ class SvdConfig(BackboneConfig):
         return Axes(
             timesteps=self.schedule.steps,
             layers=SVD_LAYERS,
+            ups=SVD_UPS,
             usual=Cell(timestep=min(20, self.schedule.steps - 1), layer=9),
             words="12 input blocks and the middle block",
         )
 
     def channels(self, cell: Cell) -> int:
-        assert isinstance(cell.layer, int)
-        return self.architecture.unet.channels * (1 if cell.layer <= 4 else 2 if cell.layer <= 7 else 4)
+        return self.architecture.unet.channels * _WIDTHS[depth(cell.layer) - 1]
 
     def resolved_implementation(self) -> str:
         from repro.backbones.svd import networks

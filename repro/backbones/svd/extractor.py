@@ -81,7 +81,9 @@ class SvdExtractor:
 def _places(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:
     places = {}
     for cell in cells:
-        if cell.timestep is None or not isinstance(cell.layer, int):
-            raise UsageError(f"features {cell.name}: {config.title} needs a timestep and a layer number")
+        if cell.timestep is None or cell.layer == "final":
+            raise UsageError(
+                f"features {cell.name}: {config.title} needs a timestep and a layer: a number, or up_1 to up_12"
+            )
         places[(cell.timestep, cell.layer)] = cell.name
     return places

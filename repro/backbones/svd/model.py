@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from repro.backbones.config import Layer
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
 from repro.backbones.svd.networks import Needs, Networks
 from repro.errors import MissingError, UsageError
 
@@ -25,7 +26,7 @@ LATENT_SCALE = 0.18215
 PIXELS_AT_ONCE = 5 * 576 * 1024
 """Pixels the VAE encoders and the image tower take at once where nothing else is said: it bounds their memory."""
 
-Place = tuple[int, int]
+Place = tuple[int, Layer]
 """Timestep and layer."""
 
 
@@ -40,7 +41,7 @@ class Request:
     def timesteps(self) -> list[int]:
         return sorted({timestep for timestep, _ in self.places})
 
-    def layers(self, timestep: int) -> set[int]:
+    def layers(self, timestep: int) -> set[Layer]:
         return {layer for t, layer in self.places if t == timestep}
 
 
@@ -64,13 +65,11 @@ def needs(config: SvdConfig, requests: Iterable[Request]) -> Needs:
     """
     wanted = list(requests)
     steps = config.schedule.steps
-    for timestep, _ in sorted(place for request in wanted for place in request.places):
+    for timestep in sorted({timestep for request in wanted for timestep, _ in request.places}):
         if not 0 <= timestep < steps:
             raise UsageError(f"timestep {timestep} does not exist: {config.title} has timesteps 0 to {steps - 1}")
-    for layer in sorted({layer for request in wanted for _, layer in request.places}):
-        Needs(layer)
     return Needs(
-        last_layer=max(layer for request in wanted for _, layer in request.places),
+        last_layer=max((layer for request in wanted for _, layer in request.places), key=depth),
         mixing=any(request.mixing for request in wanted),
         image=config.conditioning.source == "image",
     )
@@ -209,23 +208,29 @@ class SvdModel:
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
 
     def _layer_means(
-        self, latent: Float[Tensor, "T 4 h w"], conditioning: Conditioning, level: float, layers: set[int], mixing: bool
-    ) -> dict[int, Float[Tensor, "T _"]]:
+        self,
+        latent: Float[Tensor, "T 4 h w"],
+        conditioning: Conditioning,
+        level: float,
+        layers: set[Layer],
+        mixing: bool,
+    ) -> dict[Layer, Float[Tensor, "T _"]]:
         """Layer means at noise level `level`.
 
         As released no noise is added to the latent: a timestep only scales it and sets the UNet's time
         (docs/deviations.md 3).
         """
         x = torch.cat([latent * schedule.c_in(level), conditioning.concat], dim=1)
-        means: dict[int, Tensor] = {}
+        means: dict[Layer, Tensor] = {}
+        last = max(layers, key=depth)
         with autocast(self.config.precision, self.device):
             emb = self.networks.embedding(schedule.c_noise(level), conditioning.vector)
             outputs = self.networks.layers(x, emb, conditioning.crossattn, mixing)
-            for layer, output in enumerate(outputs, start=1):
+            for layer, output in zip(SVD_CELLS, outputs, strict=False):
                 if layer in layers:
                     # In fp32 whatever the layer's type is, as the release takes it.
                     means[layer] = output.float().mean(dim=(2, 3))
-                if layer == max(layers):
+                if layer == last:
                     break
         return means
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from repro.backbones.noise import Noise
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
-from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
+from repro.backbones.svd.config import SVD_LAYERS, SvdConfig, depth
 from repro.backbones.svd.model import LATENT_SCALE, Place, Request
 from repro.backbones.svd.networks import Needs, Networks
 
@@ -57,5 +57,5 @@ def plain_window(
                     x, schedule.c_noise(level), crossattn, vector, count, request.mixing
                 )
             for layer in request.layers(timestep):
-                features[(timestep, layer)] = outputs[layer - 1][count:].float().mean(dim=(2, 3))
+                features[(timestep, layer)] = outputs[depth(layer) - 1][count:].float().mean(dim=(2, 3))
     return features
