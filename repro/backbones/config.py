@@ -1,7 +1,9 @@
 """What every backbone's config says, whatever its family. Imports no torch: `repro list` reads these."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -9,6 +11,7 @@ from repro import shipped
 from repro.assets import RemoteFile
 from repro.config import Config, load_config
 from repro.errors import UsageError
+from repro.workspace import Workspace
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -110,6 +113,14 @@ class Axes(Config):
     """What the numbered layers are; none where there are none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What features depend on beside video, config and checkpoint."""
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
 class BackboneConfig(Config):
     """What every family's config has."""
 
@@ -134,6 +145,18 @@ class BackboneConfig(Config):
     def vectors(self, sampled: int) -> int:
         """How many vectors a clip of so many sampled frames has."""
         return sampled
+
+    def beside(self, workspace: Workspace, to_compute: bool) -> Beside:
+        """What else the features depend on here, where there is anything; not `to_compute`, files of it need not be there.
+
+        Raises:
+            MissingError: it is not there, or is something else.
+        """
+        return Beside()
+
+    def absent_beside(self, workspace: Workspace) -> Mapping[str, str]:
+        """What of that is not there, by a few words: a sentence with what brings it."""
+        return {}
 
     def resolved_implementation(self) -> str | None:
         """Whose modules compute on this machine, where there is a choice.

@@ -16,7 +16,7 @@ from repro.backbones.config import Cell, Layer
 from repro.backbones.noise import WindowNoise
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.model import Place, Request, SvdModel, needs
+from repro.backbones.svd.model import Place, Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.networks import IMPLEMENTATIONS, Implementation
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
@@ -32,7 +32,12 @@ Means = dict[str, np.ndarray]
 def comparisons(
     config: SvdConfig, checkpoint: Path, device: str, limit: float, batch: int | None = None
 ) -> Iterator[Comparison | Skipped]:
-    """Everything there is to compare, one after another."""
+    """Everything there is to compare, one after another.
+
+    Raises:
+        UsageError: texts condition, of which there are none here.
+    """
+    refuse_unfit(config, None)
     places = frozenset((t, n) for t in _timesteps(config) for n in LAYERS)
     request = Request(config.temporal_mixing == "learned", places)
     frames, real = _window(config)

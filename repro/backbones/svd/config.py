@@ -4,9 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Layer, Positive, Precision
+from repro.backbones.config import Axes, BackboneConfig, Beside, Cell, Checkpoint, Layer, Positive, Precision
+from repro.backbones.svd import text_files
 from repro.config import Config
 from repro.errors import UsageError
+from repro.workspace import Workspace
 
 SVD_LAYERS = 13
 """Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
@@ -87,11 +89,25 @@ class SvdSchedule(Config):
 
 
 class SvdConditioning(Config):
-    source: Literal["image", "none"] = "image"
-    """none: image embedding and condition latent are zeros, the release's `no_cond`; the numbers stay."""
+    source: Literal["image", "none", "actions", "empty_text"] = "image"
+    """none: image embedding and condition latent are zeros, the release's `no_cond`; the numbers stay.
+    actions, empty_text: text embeddings stand where the image embedding does, of every class name or of "" (the release's
+    `actions` and `empty_str`, docs/deviations.md 19); the condition latent stays."""
+    actions_of: str | None = Field(default=None, exclude_if=lambda split: split is None)
+    """<data set>/<split> whose class names they are; not said of the others, whose content keys know nothing of it."""
     fps_id: int = 6
     motion_bucket_id: int = 127
     noise_augmentation: Annotated[float, Field(ge=0)] = 0.02
+
+    @model_validator(mode="after")
+    def _actions_are_somebodys(self) -> "SvdConditioning":
+        if (self.source == "actions") != (self.actions_of is not None):
+            raise ValueError("actions_of belongs to source: actions, and to it alone")
+        return self
+
+    @property
+    def texts(self) -> bool:
+        return self.source in ("actions", "empty_text")
 
 
 class SvdConfig(BackboneConfig):
@@ -132,6 +148,15 @@ class SvdConfig(BackboneConfig):
 
     def channels(self, cell: Cell) -> int:
         return self.architecture.unet.channels * _WIDTHS[depth(cell.layer) - 1]
+
+    def beside(self, workspace: Workspace, to_compute: bool) -> Beside:
+        if not self.conditioning.texts:
+            return Beside()
+        return text_files.texts_and_files(self.conditioning.actions_of, workspace, to_compute)
+
+    def absent_beside(self, workspace: Workspace) -> dict[str, str]:
+        problem = text_files.absent(workspace) if self.conditioning.texts else ""
+        return {f"text tower {text_files.NAME}": problem} if problem else {}
 
     def resolved_implementation(self) -> str:
         from repro.backbones.svd import networks

@@ -32,7 +32,9 @@ class Needs:
     mixing: bool = True
     """The temporal branches."""
     image: bool = True
-    """What the conditioning image takes: the image tower and the condition's VAE encoder."""
+    """The condition's VAE encoder."""
+    tower: bool = True
+    """The image tower."""
     whole: bool = False
     """The UNet to its end, whatever the last layer; for comparisons with the published computation."""
 

@@ -45,10 +45,9 @@ class DiffusersNetworks:
             (self.latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
         ]
         if needs.image:
-            self._sources += [
-                (self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)),
-                (self.image_tower, names.tower_source),
-            ]
+            self._sources.append((self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)))
+        if needs.tower:
+            self._sources.append((self.image_tower, names.tower_source))
         self.parts: list[nn.Module] = [module.eval().requires_grad_(False) for module, _ in self._sources]
 
     def fill(self, path: Path) -> None:
@@ -307,9 +306,5 @@ def _fill(module: nn.Module, source: Callable[[str], Source], file: safe_open) -
     for name, target in module.state_dict().items():
         origin = source(name)
         tensor: Tensor = file.get_tensor(origin.name).float()  # type: ignore[no-untyped-call]
-        if origin.third is not None:
-            tensor = tensor.chunk(3)[origin.third].clone()
-        if origin.transposed:
-            tensor = tensor.T.contiguous()
-        state[name] = tensor.reshape(target.shape)
+        state[name] = origin.taken_from(tensor).reshape(target.shape)
     module.load_state_dict(state, strict=True, assign=True)

@@ -65,9 +65,11 @@ class SgmNetworks:
                     self.condition_encoder, self.quantise = _encoder(architecture), nn.Conv2d(8, 8, 1)
                 _fill(self.condition_encoder, names.CONDITION_VAE + "encoder.", file)
                 _fill(self.quantise, names.CONDITION_VAE + "quant_conv.", file)
+                self.parts += [self.condition_encoder, self.quantise]
+            if needs.tower:
                 self.image_tower = _image_tower(architecture)
                 _fill(self.image_tower.model.visual, names.IMAGE_TOWER, file)
-                self.parts += [self.condition_encoder, self.quantise, self.image_tower]
+                self.parts.append(self.image_tower)
         for part in self.parts:
             part.eval().requires_grad_(False)
 
