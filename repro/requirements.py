@@ -76,8 +76,8 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
     sentence = absence(row.backbone, checkpoint, workspace) if checkpoint else ""
     if checkpoint and sentence:
         yield Missing(f"checkpoint {checkpoint.file}", sentence)
-    for what, sentence in backbone.absent_beside(workspace).items():
-        yield Missing(what, sentence)
+    for name, sentence in backbone.absent_beside(workspace).items():
+        yield Missing(f"checkpoint {name}", sentence)
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:

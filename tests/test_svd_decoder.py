@@ -26,13 +26,13 @@ UPS = [f"up_{n}" for n in range(1, 13)]
 
 @pytest.fixture(scope="module")
 def small(tiny: SvdConfig) -> SvdConfig:
-    """Windows of 7, of which 5 frames are real."""
-    return SvdConfig.model_validate(tiny.model_dump() | {"frames": {"window": 7}})
+    """Windows of 4, of which 3 frames are real."""
+    return SvdConfig.model_validate(tiny.model_dump() | {"frames": {"window": 4}, "size": (64, 64)})
 
 
 @pytest.fixture(scope="module")
 def window() -> np.ndarray:
-    return padded(np.random.default_rng(2).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8), 7)
+    return padded(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def request(mixing: bool, *chosen: int | str) -> Request:
 
 
 def means(config: SvdConfig, loaded: Networks, wanted: Request, window: np.ndarray) -> dict[Place, torch.Tensor]:
-    return SvdModel(config, loaded, {"": wanted}).window(window, 5, NOISE)[""]
+    return SvdModel(config, loaded, {"": wanted}).window(window, 3, NOISE)[""]
 
 
 @pytest.mark.parametrize("mixing", [True, False])
@@ -60,7 +60,7 @@ def test_the_fast_path_goes_on_into_the_decoder(
     assert set(found) == set(plain)
     for place, mean in found.items():
         assert mean.shape[1] == plain[place].shape[1] == small.channels(Cell(timestep=20, layer=place[1]))
-        assert float((mean[:5] - plain[place][:5]).norm() / plain[place][:5].norm()) < 5e-6, place
+        assert float((mean[:3] - plain[place][:3]).norm() / plain[place][:3].norm()) < 5e-6, place
     # Each is a layer of its own.
     narrow = [found[(20, layer)] for layer in ("up_10", "up_11", "up_12")]
     assert not torch.allclose(narrow[0], narrow[1], rtol=0.1)
@@ -72,7 +72,7 @@ def test_a_decoder_is_cut_behind_the_layer_asked_for(
 ) -> None:
     every = means(small, whole, request(False, *UPS), window)
     sizes = []
-    for last in ("up_1", "up_3", "up_5", "up_9", "up_11"):
+    for last in ("up_1", "up_6", "up_11"):
         cut = networks.load("diffusers", tiny_checkpoint, small.architecture, Needs(last, mixing=False))
         assert torch.equal(means(small, cut, request(False, last), window)[(20, last)], every[(20, last)])
         sizes.append(sum(p.numel() for p in cut.unet.parameters()))  # type: ignore[attr-defined]

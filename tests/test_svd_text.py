@@ -193,9 +193,9 @@ def name_classes(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     """With several tokens, in the spatial and the temporal attention; the condition latent stays."""
-    config = load_backbone("svd_xt_tiny", ACTIONS | {"frames.window": "7"})
+    config = load_backbone("svd_xt_tiny", ACTIONS | {"frames.window": "4", "size": "[64, 64]"})
     assert isinstance(config, SvdConfig)
-    window = padded(np.random.default_rng(2).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8), 7)
+    window = padded(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
     text = torch.randn(3, 64, generator=torch.Generator().manual_seed(3))
     whole = networks.load("diffusers", tiny_checkpoint, config.architecture, NEEDS)
     for mixing in (True, False):
@@ -205,16 +205,16 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
         loaded = networks.load("diffusers", tiny_checkpoint, config.architecture, wants)
         assert len(loaded.parts) == 3  # type: ignore[attr-defined]
         model = SvdModel(config, loaded, {"": wanted}, text=text)
-        assert set(model.noise_shapes(7)) == {"posterior", "augmentation"}
-        found = model.window(window, 5, NOISE)[""]
+        assert set(model.noise_shapes(4)) == {"posterior", "augmentation"}
+        found = model.window(window, 3, NOISE)[""]
         plain = plain_window(config, whole, wanted, window, NOISE, text=text)
         for cell, mean in found.items():
-            assert float((mean[:5] - plain[cell][:5]).norm() / plain[cell][:5].norm()) < 5e-6
+            assert float((mean[:3] - plain[cell][:3]).norm() / plain[cell][:3].norm()) < 5e-6
         # The order of the texts does not matter, and equal ones are as one: so "" stands once, not once a class.
-        turned = SvdModel(config, loaded, {"": wanted}, text=text.flip(0)).window(window, 5, NOISE)[""]
+        turned = SvdModel(config, loaded, {"": wanted}, text=text.flip(0)).window(window, 3, NOISE)[""]
         assert torch.allclose(turned[(20, 9)], found[(20, 9)], atol=1e-5)
         once, often = (
-            SvdModel(config, loaded, {"": wanted}, text=text[:1].expand(n, -1)).window(window, 5, NOISE)[""][(20, 9)]
+            SvdModel(config, loaded, {"": wanted}, text=text[:1].expand(n, -1)).window(window, 3, NOISE)[""][(20, 9)]
             for n in (1, 5)
         )
         assert torch.allclose(once, often, atol=1e-5)
@@ -269,7 +269,14 @@ def test_what_is_not_there_is_named_with_what_brings_it(workspace: Workspace) ->
     config = load_backbone("svd_xt_tiny", ACTIONS)
     with pytest.raises(MissingError, match=r"no open_clip_vit_h_14.bin and no bpe_.* `?repro fetch openclip_text"):
         describe("svd_xt_tiny", config, workspace)
-    assert list(config.absent_beside(workspace)) == ["text tower openclip_text"]
+    assert list(config.absent_beside(workspace)) == ["openclip_text"]
+    # For features that are there already, the published sha256 will do.
+    empty = load_backbone("svd_xt", {"conditioning.source": "empty_text"})
+    identity = describe("svd_xt", empty, workspace, to_compute=False).identity()
+    assert identity["text"]["weights"] == text_files.load_text_encoder().weights.sha256
+    assert identity["text"]["texts"] == [""]
+    done = run_repro("fetch", "ak_full_action_text", "--workspace", workspace.root)
+    assert "it needs animal_kingdom and svd_xt and openclip_text, which `repro fetch` takes by these names" in done.err
     done = run_repro("fetch", "openclip_text", "--workspace", workspace.root)
     assert done.code == 4
     assert "open_clip_vit_h_14.bin (3.94 GB), bpe_simple_vocab_16e6.txt.gz (1.4 MB), licence: MIT" in done.err

@@ -155,7 +155,7 @@ class BackboneConfig(Config):
         return Beside()
 
     def absent_beside(self, workspace: Workspace) -> Mapping[str, str]:
-        """What of that is not there, by a few words: a sentence with what brings it."""
+        """What of that is not there, by the name `repro fetch` takes it by: a sentence with what brings it."""
         return {}
 
     def resolved_implementation(self) -> str | None:

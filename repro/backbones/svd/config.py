@@ -156,7 +156,7 @@ class SvdConfig(BackboneConfig):
 
     def absent_beside(self, workspace: Workspace) -> dict[str, str]:
         problem = text_files.absent(workspace) if self.conditioning.texts else ""
-        return {f"text tower {text_files.NAME}": problem} if problem else {}
+        return {text_files.NAME: problem} if problem else {}
 
     def resolved_implementation(self) -> str:
         from repro.backbones.svd import networks
