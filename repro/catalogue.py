@@ -6,6 +6,8 @@ from pathlib import Path
 from repro.assets import RemoteFile
 from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import backbone_names, load_backbone
+from repro.backbones.svd.text_files import NAME as TEXT
+from repro.backbones.svd.text_files import load_text_encoder
 from repro.config import filled
 from repro.datasets.config import dataset_names, load_dataset
 from repro.workspace import Workspace
@@ -13,7 +15,7 @@ from repro.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A checkpoint or a data set."""
+    """A checkpoint, the text tower or a data set."""
 
     name: str
     title: str
@@ -39,7 +41,7 @@ class Asset:
 
 
 def assets(workspace: Workspace) -> dict[str, Asset]:
-    """Everything with an owner: checkpoints, then data sets."""
+    """Everything with an owner: checkpoints, the text tower, then data sets."""
     found = {}
     for name in backbone_names():
         backbone = load_backbone(name)
@@ -51,6 +53,11 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
             name, backbone.title, (c,), path.parent, c.size, c.licence, c.licence_url or c.source, c.source,
             encoder=path if c.encoder_file else None,
         )  # fmt: skip
+    text = load_text_encoder()
+    found[TEXT] = Asset(
+        TEXT, text.title, (text.weights, text.merges), workspace.checkpoints, text.size, text.licence, text.licence_url,
+        text.source,
+    )  # fmt: skip
     for name in dataset_names():
         d = load_dataset(name)
         if d.adapter == "smoke":

@@ -92,7 +92,8 @@ def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
 def check(
     rows: dict[str, tuple[Row, Expected]], records: Iterable[RunRecord]
 ) -> tuple[list[Verdict], list[tuple[RunRecord, str]]]:
-    """One verdict a row, in the rows' order; and the records of published rows left out, each with why."""
+    """One verdict a row, in the rows' order; and the records of published rows left out, each with why. Records of other
+    kinds are no concern of it."""
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
     left_out = []
     for record in records:

@@ -23,6 +23,7 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
     rows = rows_with_expected(path)
     records, damaged = _read(workspace)
     verdicts, left_out = check.check(rows, records)
+    extras = [record for record in records if record.kind == "extra"]
     for record, why in left_out:
         print(f"warning: {record.row} seed {record.seed} ({record.run}): not judged: {why}", file=sys.stderr)
     code = check.exit_code(verdicts, strict)
@@ -33,6 +34,7 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
             "counts": {str(o): sum(v.outcome is o for v in verdicts) for o in check.Outcome},
             "damaged_records": damaged,
             "records_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run, "why": why} for r, why in left_out],
+            "extras_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run} for r in extras],
         }
         print(json.dumps(report, indent=1))
     else:
@@ -44,6 +46,9 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
             for n, what in ((len(damaged), "damaged records left out"), (len(left_out), "records not judged"))
             if n
         ]
+        if extras:
+            named = ", ".join(dict.fromkeys(record.row for record in extras))
+            print(f"{len(extras)} records of extras, which have no published value: not judged: {named}")
         print("; ".join([check.summary(verdicts), *notes]))
     if all(verdict.outcome is check.Outcome.NOT_RUN for verdict in verdicts):
         raise NothingToCheckError(

@@ -58,26 +58,32 @@ def dispatch(arguments: Sequence[str]) -> Exit:
 
 def _refuse_unknown(word: str) -> None:
     """A word that is neither a verb nor a row is refused here, where both can be suggested."""
-    names = [*VERBS, *rows.row_names()]
+    names = [*VERBS, *rows.row_names(), *rows.extra_names()]
     if word not in names:
         near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UsageError(
-            f"unknown row or command '{word}'{hint} (`repro list` shows the rows, `repro --help` the commands)"
+            f"unknown row or command '{word}'{hint} (`repro list` shows the rows, `repro list --all` more, `repro --help` the commands)"
         )
 
 
 @app.command(name="list")
-def list_rows(*, workspace: WorkspaceOption = None, json_: JsonOption = False) -> Exit:
+def list_rows(
+    *,
+    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    workspace: WorkspaceOption = None,
+    json_: JsonOption = False,
+) -> Exit:
     """The 24 rows: setting, backbone, metric, published value, status, and what is missing to run each.
 
     Args:
+        all_: also the extras: the release's other experiments, which have no published value.
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
     from repro import listing
 
-    listing.show(open_workspace(workspace), as_json=json_)
+    listing.show(open_workspace(workspace), extras=all_, as_json=json_)
     return Exit.OK
 
 

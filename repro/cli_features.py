@@ -94,7 +94,7 @@ def extract(
         source: a data set, one split of it (ucf101/train), or a folder of videos.
         backbone: names from configs/backbones, separated by commas; svd_xt,sdv2 share all but the UNet.
         timesteps: of a backbone that has them, as 20 or 0,5,10 [default: 20].
-        layers: as 9, 1,9 or 1-13 [default: 9].
+        layers: as 9, 1,9, 1-13 or up_1-up_12 [default: 9].
         grid: 7 timesteps and 13 layers in one pass, stored as fp16.
         stored_as: numbers on disk [default: fp32; fp16 for the grid].
         shard: i/n, the i-th of n parts; parts may run at the same time, on several machines.
@@ -113,7 +113,7 @@ def extract(
         source=source,
         backbones=tuple(backbone.split(",")),
         timesteps=extraction.numbers("--timesteps", timesteps),
-        layers=extraction.numbers("--layers", layers),
+        layers=extraction.layers(layers),
         grid=grid,
         stored_as=stored_as or ("fp16" if grid else "fp32"),
         shard=extraction.shard(shard),

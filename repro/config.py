@@ -49,13 +49,22 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
         raw = {key: value for key, value in _read(base).items() if key != "extends"} | raw
     for key, text in (changes or {}).items():
         _change(raw, key, text)
+    return validated(model, raw, str(path))
+
+
+def validated(model: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
+    """`raw` as `model`; `where` it was read, for the message.
+
+    Raises:
+        UsageError: an unknown key, a value of another type or out of range.
+    """
     try:
         # Through JSON, where a list may stand for a tuple although the models are strict.
         return model.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise UsageError(f"{path}: {_first_problem(error, model)}") from error
+        raise UsageError(f"{where}: {_first_problem(error, model)}") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+        raise UsageError(f"{where}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.backbones.cells import choose_cells
-from repro.backbones.config import BackboneConfig, Cell, load_backbone
+from repro.backbones.config import BackboneConfig, Cell, Layer, load_backbone
 from repro.datasets import Clip
 from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection, dataset_collection, folder_collection
@@ -25,7 +25,7 @@ class Wanted:
     source: str
     backbones: tuple[str, ...]
     timesteps: tuple[int, ...] | None
-    layers: tuple[int, ...] | None
+    layers: tuple[Layer, ...] | None
     """None: the backbone's usual ones, which rows read."""
     grid: bool
     stored_as: str
@@ -56,6 +56,20 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
             raise UsageError(f"{option} {text}: expected numbers, as 20, 0,5,10 or 1-13")
         found |= set(range(int(first), int(last or first) + 1))
     return tuple(sorted(found))
+
+
+def layers(text: str | None) -> tuple[Layer, ...] | None:
+    """As numbers, and up_1 or up_1-up_12 for layers of a decoder, behind the others.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return None
+    ups = [part.strip().replace("up_", "") for part in text.split(",") if part.strip().startswith("up_")]
+    others = [part for part in text.split(",") if not part.strip().startswith("up_")]
+    found: tuple[Layer, ...] = tuple(numbers("--layers", ",".join(others)) or ()) if others else ()
+    return (*found, *(f"up_{n}" for n in (numbers("--layers", ",".join(ups)) or ()))) if ups else found
 
 
 def shard(text: str | None) -> tuple[int, int] | None:

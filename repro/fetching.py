@@ -63,9 +63,10 @@ def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agree
 def _require_known(name: str, known: dict[str, Asset], workspace: Workspace) -> None:
     if name in known:
         return
-    if name in rows.row_names():
+    if name in (*rows.row_names(), *rows.extra_names()):
         row = rows.load_row(name)
-        needs = [n for n in (*rows.row_datasets(row), row.backbone) if n in known]
+        beside = rows.row_backbone(row).absent_beside(workspace)
+        needs = [n for n in (*rows.row_datasets(row), row.backbone, *beside) if n in known]
         raise UsageError(f"'{name}' is a row: it needs {' and '.join(needs)}, which `repro fetch` takes by these names")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -71,10 +71,13 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
                 f"to bring it: {remedy(name, dataset, workspace)}",
             )
-    checkpoint = row_backbone(row).checkpoint
+    backbone = row_backbone(row)
+    checkpoint = backbone.checkpoint
     sentence = absence(row.backbone, checkpoint, workspace) if checkpoint else ""
     if checkpoint and sentence:
         yield Missing(f"checkpoint {checkpoint.file}", sentence)
+    for name, sentence in backbone.absent_beside(workspace).items():
+        yield Missing(f"checkpoint {name}", sentence)
 
 
 def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:

@@ -1,6 +1,8 @@
-"""Rows of the results table: one small config each, in configs/rows."""
+"""Rows of the results table: one small config each, in configs/rows. The release's other experiments are rows too, of kind
+extra: extras.py makes them of configs/extras.yaml."""
 
 import difflib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +17,8 @@ from repro.datasets.config import DatasetConfig, load_dataset
 from repro.errors import UsageError
 
 Metric = Literal["map_micro", "top1"]
+Kind = Literal["published", "smoke", "extra"]
+"""published: one of the 24; extra: another experiment, without a published value, never judged."""
 Protocol = Literal["published", "honest"]
 """published: learns from the whole training split, its epoch picked on the test split (docs/deviations.md 2).
 honest: the epoch picked on a part held out of the training split."""
@@ -106,14 +110,20 @@ class Row(Config):
     version: Positive
     """Raised, with a line in CHANGELOG.md, when the row's meaning changes."""
     title: str
-    kind: Literal["published", "smoke"]
+    kind: Kind
     setting: str
     backbone: str
+    changes: Mapping[str, str] = Field(default_factory=dict)
+    """Values of the backbone's config that differ for this row, in YAML, by dotted key (frames.window: "16")."""
     features: Cell
     data: Data
     metric: Metric
     """The one the published value is in."""
     published: Published | None = None
+    source: str = ""
+    """Of an extra: the release's config file it repeats, "" where the release has none."""
+    note: str = ""
+    """Of an extra: what the release does not say, and what was taken instead."""
     readout: Recipe
     seeds: Seeds
 
@@ -125,6 +135,13 @@ def rows_folder() -> Path:
 def row_names() -> list[str]:
     """The 24 rows, in the order of the published table: by setting, ActionDiff first."""
     return sorted((path.stem for path in rows_folder().glob("*.yaml")), key=_table_order)
+
+
+def extra_names() -> tuple[str, ...]:
+    """Rows of kind extra, as configs/extras.yaml orders them."""
+    from repro import extras
+
+    return extras.names()
 
 
 SETTINGS = ("ak_full", "ak_unseen", "charades_1to1", "charades_3to1", "ucf_hmdb", "hmdb_ucf")
@@ -150,13 +167,17 @@ def load_row(name: str) -> Row:
     """
     if name in (*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS):
         path = shipped.configs() / "smoke" / f"{name}.yaml"
-        return _resolved(load_config(Row, path), path)
-    names = row_names()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"unknown row '{name}'{hint} (`repro list` shows all {len(names)})")
-    return _resolved(load_config(Row, rows_folder() / f"{name}.yaml"), rows_folder() / f"{name}.yaml")
+        return resolved(load_config(Row, path), str(path))
+    if name in row_names():
+        return resolved(load_config(Row, rows_folder() / f"{name}.yaml"), str(rows_folder() / f"{name}.yaml"))
+
+    from repro import extras
+
+    if name in extra_names():
+        return extras.load_extra(name)
+    near = difflib.get_close_matches(name, [*row_names(), *extra_names()], n=1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise UsageError(f"unknown row '{name}'{hint} (`repro list --all` shows all {len(row_names())} and the extras)")
 
 
 SMOKE_ROWS = ("smoke", "smoke_mean_colour")
@@ -164,34 +185,34 @@ PRETRAINED_SMOKE_ROWS = ("smoke_efficientnet_lite0",)
 """On weights that have learnt something, and that an extra brings; run on request, and not judged."""
 
 
-def _resolved(row: Row, path: Path) -> Row:
-    """`row`, whose names and numbers are all of something that exists.
+def resolved(row: Row, where: str) -> Row:
+    """`row`, whose names and numbers are all of something that exists; `where` it was read, for the message.
 
     Raises:
         UsageError: a backbone, cell, data set or split that does not.
     """
     problem = lacking(row.backbone, row_backbone(row), row.features)
     if problem:
-        raise UsageError(f"{path}: features: {problem}")
+        raise UsageError(f"{where}: features: {problem}")
     datasets = row_datasets(row)
     named = [("train", row.data.train), ("test", row.data.test), *(("also", name) for name in row.data.also)]
     for part, name in named:
         dataset, split = name.split("/")
         if part == "also" and dataset != row.data.test.split("/")[0]:
-            raise UsageError(f"{path}: data.also: {name} is of another data set than the test split {row.data.test}")
+            raise UsageError(f"{where}: data.also: {name} is of another data set than the test split {row.data.test}")
         if split not in datasets[dataset].splits:
             raise UsageError(
-                f"{path}: data.{part}: {dataset} has no split '{split}': {', '.join(datasets[dataset].splits)}"
+                f"{where}: data.{part}: {dataset} has no split '{split}': {', '.join(datasets[dataset].splits)}"
             )
     if (row.kind == "published") != (row.published is not None):
         raise UsageError(
-            f"{path}: a row of kind {row.kind} has {'no' if row.published is None else 'a'} published value"
+            f"{where}: a row of kind {row.kind} has {'no' if row.published is None else 'a'} published value"
         )
     return row
 
 
 def row_backbone(row: Row) -> BackboneConfig:
-    return load_backbone(row.backbone)
+    return load_backbone(row.backbone, row.changes)
 
 
 def row_datasets(row: Row) -> dict[str, DatasetConfig]:

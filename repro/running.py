@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Options:
 
 
 def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> Exit:
-    """Features and readouts of a published row.
+    """Features and readouts of a row.
 
     Raises:
         MissingError: data, a checkpoint or clips are missing or damaged.
@@ -75,13 +76,13 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
 
 
 def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> Exit:
-    """Readouts of a published row from features that are there; no video is looked at.
+    """Readouts of a row from features that are there; no video is looked at.
 
     Raises:
         MissingError: features of some clips are not there, or annotation files are not.
     """
     row = load_row(name)
-    if row.kind != "published":
+    if row.kind == "smoke":
         raise UsageError(f"{name} is part of the smoke job: run `repro smoke`")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json)
@@ -103,7 +104,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
             raise MissingError(
                 f"row {name}: {len(absent)} of {len(found)} clips of {place} have no features {row.features.name} in "
                 f"{stores[part].folder} ({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}): "
-                f"`repro extract {dataset} --backbone {row.backbone}` makes them"
+                f"`{_extraction(dataset, row)}` makes them"
             )
         videos |= {clip: entry.video_sha256 for clip, entry in found.items() if entry is not None}
 
@@ -118,6 +119,18 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
         tracking.sync(workspace, reporter)
     _show(row, records, as_json)
     return Exit.OK
+
+
+def _extraction(dataset: str, row: Row) -> str:
+    """The command that makes the row's features of a data set."""
+    words = ["repro", "extract", dataset, "--backbone", row.backbone]
+    if row.features != row_backbone(row).axes().usual:
+        if row.features.timestep is not None:
+            words += ["--timesteps", str(row.features.timestep)]
+        words += ["--layers", str(row.features.layer)]
+    for key, value in row.changes.items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join(words)
 
 
 def _segments(row: Row, workspace: Workspace) -> Segments | None:
@@ -147,4 +160,4 @@ def _show(row: Row, records: Sequence[RunRecord], as_json: bool) -> None:
             f"{record.row} seed {record.seed}: {row.metric} {chosen}, last epoch {100 * last.scores[row.metric]:.2f}"
             f"{published}"
         )
-    print("`repro check` judges")
+    print("an extra: there is no published value to judge it by" if row.kind == "extra" else "`repro check` judges")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from repro import atomic
 from repro.keys import canonical_json, file_sha256
-from repro.rows import Metric, Precision, Protocol, Recipe
+from repro.rows import Kind, Metric, Precision, Protocol, Recipe
 
 FORMAT: Literal[1] = 1
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")
@@ -94,7 +94,7 @@ class RunRecord(Record):
     """The run's key without its seed: runs of one group are repetitions."""
     row: str
     row_version: int
-    kind: Literal["published", "smoke"]
+    kind: Kind
     seed: int
     protocol: Protocol = "published"
     complete: bool = True

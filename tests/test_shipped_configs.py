@@ -113,7 +113,10 @@ def test_every_dataset_loads(name: str) -> None:
 def test_what_is_fetched_is_pinned() -> None:
     """A file of the Hub by its commit or its sha256; every one by https, with a licence that can be read."""
     found = assets(Workspace(Path("nowhere")))
-    there = {"sdv2", "svd", "svd_xt", "videomaev2", "vjepa", "animal_kingdom", "charades_ego", "hmdb51", "ucf101"}
+    there = {
+        "sdv2", "svd", "svd_xt", "videomaev2", "vjepa", "openclip_text",
+        "animal_kingdom", "charades_ego", "hmdb51", "ucf101",
+    }  # fmt: skip
     assert {name for name in found if not name.startswith(("vjepa_", "videomaev2_"))} == there
     assert {name for name, asset in found.items() if not asset.files} == {"animal_kingdom"}
     assert not set(found) & set(row_names())
@@ -181,11 +184,12 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "rows": set(row_names()),
         "backbones": set(backbone_names()),
         "datasets": set(dataset_names()),
+        "assets": {"openclip_text"},
         "smoke": {*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS},
         "configs": {"plan"},  # by repro/plan/reckoning.py
     }
     found = {(p.parent.name, p.stem) for p in shipped.configs().rglob("*.*")}
-    assert found == {(folder, name) for folder, names in read.items() for name in names}
+    assert found == {(folder, name) for folder, names in read.items() for name in names} | {("configs", "extras")}
 
 
 def test_the_table_is_plain_csv() -> None:

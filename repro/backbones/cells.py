@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from repro.backbones.config import BackboneConfig, Cell
+from repro.backbones.config import BackboneConfig, Cell, Layer
 from repro.errors import UsageError
 
 GRID_TIMESTEPS = (0, 5, 10, 15, 20, 25, 29)
@@ -13,7 +13,7 @@ def choose_cells(
     name: str,
     config: BackboneConfig,
     timesteps: Sequence[int] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[Layer] | None = None,
     grid: bool = False,
 ) -> tuple[Cell, ...]:
     """Every pair of the timesteps and layers asked for; where nothing is said of one, the usual one.
@@ -51,6 +51,10 @@ def lacking(name: str, config: BackboneConfig, cell: Cell) -> str:
         told = "none is given" if cell.timestep is None else f"timestep {cell.timestep} does not exist"
         return f"{told}: {name} has timesteps 0 (the noisiest) to {axes.timesteps - 1}"
     numbered = f"1 to {axes.layers} ({axes.words})" if axes.layers else axes.words
-    there = " and ".join(part for part in (numbered, "'final'" if axes.final else "") if part)
-    known = axes.final if cell.layer == "final" else bool(axes.words) and cell.layer <= (axes.layers or cell.layer)
+    ups = f"up_1 to up_{axes.ups} (output blocks)" if axes.ups else ""
+    there = " and ".join(part for part in (numbered, ups, "'final'" if axes.final else "") if part)
+    if isinstance(cell.layer, int):
+        known = bool(axes.words) and cell.layer <= (axes.layers or cell.layer)
+    else:
+        known = axes.final if cell.layer == "final" else int(cell.layer.removeprefix("up_")) <= axes.ups
     return "" if known else f"layer {cell.layer} does not exist: {name} has {there}"

@@ -1,7 +1,9 @@
 """What every backbone's config says, whatever its family. Imports no torch: `repro list` reads these."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -9,8 +11,14 @@ from repro import shipped
 from repro.assets import RemoteFile
 from repro.config import Config, load_config
 from repro.errors import UsageError
+from repro.workspace import Workspace
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+UpLayer = Annotated[str, Field(pattern=r"^up_[1-9]\d?$")]
+"""up_1, up_2, ...: a layer of the decoder, counted from its begin."""
+Layer = int | str
 
 
 class Cell(Config):
@@ -18,11 +26,12 @@ class Cell(Config):
 
     timestep: Annotated[int, Field(ge=0)] | None = None
     """Index into the noise schedule, 0 the noisiest; None for a backbone without one."""
-    layer: Positive | Literal["final"]
+    layer: Positive | Literal["final"] | UpLayer
 
     @property
     def name(self) -> str:
-        layer = self.layer if isinstance(self.layer, str) else f"layer{self.layer:02d}"
+        side, _, number = str(self.layer).rpartition("_")
+        layer = "final" if self.layer == "final" else f"{side}_{int(number):02d}" if side else f"layer{self.layer:02d}"
         return layer if self.timestep is None else f"t{self.timestep:02d}_{layer}"
 
 
@@ -94,12 +103,22 @@ class Axes(Config):
     """How many; None for a backbone without a noise schedule."""
     layers: int | None = None
     """How many are numbered; None where the config does not say."""
+    ups: int = 0
+    """How many layers of a decoder, up_1, up_2, ..., there are behind them."""
     final: bool = False
     """Whether it has an output behind the last layer."""
     usual: Cell
     """The one that is taken where nothing is said."""
     words: str = ""
     """What the numbered layers are; none where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What features depend on beside video, config and checkpoint."""
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class BackboneConfig(Config):
@@ -126,6 +145,18 @@ class BackboneConfig(Config):
     def vectors(self, sampled: int) -> int:
         """How many vectors a clip of so many sampled frames has."""
         return sampled
+
+    def beside(self, workspace: Workspace, to_compute: bool) -> Beside:
+        """What else the features depend on here, where there is anything; not `to_compute`, files of it need not be there.
+
+        Raises:
+            MissingError: it is not there, or is something else.
+        """
+        return Beside()
+
+    def absent_beside(self, workspace: Workspace) -> Mapping[str, str]:
+        """What of that is not there, by the name `repro fetch` takes it by: a sentence with what brings it."""
+        return {}
 
     def resolved_implementation(self) -> str | None:
         """Whose modules compute on this machine, where there is a choice.

@@ -1,7 +1,7 @@
 """Frozen backbones: windows of frames in, feature vectors by cell out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.checkpoints import absence, checkpoint_path, noted_sha256
-from repro.backbones.config import BackboneConfig, Cell, Frames
+from repro.backbones.config import BackboneConfig, Beside, Cell, Frames
 from repro.backbones.noise import Noise, Stream
 from repro.errors import MissingError
 from repro.hashes import Hashes
@@ -57,13 +57,14 @@ class Backbone:
     checkpoint: Path | None
     checkpoint_sha256: str | None
     implementation: str | None
+    beside: Beside = field(default_factory=Beside)
 
     def identity(self) -> dict[str, Any]:
         """All its features depend on beside the video and the cell: what content keys are made of."""
         identity = self.config.model_dump(mode="json", exclude=set(self.config.beside_features))
         if self.checkpoint is not None:
             identity |= {"checkpoint_sha256": self.checkpoint_sha256, "implementation": self.implementation}
-        return identity
+        return identity | dict(self.beside.identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute
     checkpoint, implementation = config.checkpoint, config.resolved_implementation()
     if checkpoint is None:
         return Backbone(name, config, None, None, implementation)
+    beside = config.beside(workspace, to_compute)
     lacking = absence(name, checkpoint, workspace)
     path = checkpoint_path(checkpoint, workspace)
     if checkpoint.drawn_from_seed is not None and not path.is_file():
@@ -100,7 +102,7 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute
     # Of an encoder that was cut from its owners' file, what its cutting noted.
     expected = checkpoint.sha256 if checkpoint.encoder_file is None else noted_sha256(path)
     if lacking and not to_compute and expected is not None:
-        return Backbone(name, config, path, expected, implementation)
+        return Backbone(name, config, path, expected, implementation, beside)
     if lacking:
         raise MissingError(lacking)
     sha256 = Hashes(workspace.hashes).sha256(path)
@@ -108,7 +110,7 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute
         raise MissingError(
             f"checkpoint {path}: sha256 is {sha256}, expected {expected}: it is damaged or another file: fetch it again"
         )
-    return Backbone(name, config, path, sha256, implementation)
+    return Backbone(name, config, path, sha256, implementation, beside)
 
 
 def likely_identity(name: str, config: BackboneConfig, workspace: Workspace) -> dict[str, Any] | None:

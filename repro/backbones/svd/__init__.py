@@ -6,6 +6,7 @@ checkpoint.py   that file opened, every tensor accounted for
 networks.py     what is asked of the networks, and which implementation computes
 with_diffusers.py, with_sgm.py  the two implementations
 schedule.py     noise levels
+text_files.py, text.py  texts in place of the conditioning image: the files it takes, and their embeddings
 pictures.py     frames to pixels, and to the image tower's input
 model.py        one window of frames to features, no work thrown away
 extractor.py    the same for a clip's windows, for one backbone or two that share a checkpoint
@@ -44,6 +45,7 @@ def _open(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution)
                 next(name for name in IMPLEMENTATIONS if name == first.implementation),
                 execution.device,
                 execution.batch,
+                first.beside,
             )
         )
     return extractors

@@ -12,16 +12,17 @@ from time import perf_counter
 import numpy as np
 from torch import Tensor
 
+from repro.backbones.config import Cell, Layer
 from repro.backbones.noise import WindowNoise
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.model import Place, Request, SvdModel, needs
+from repro.backbones.svd.model import Place, Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.networks import IMPLEMENTATIONS, Implementation
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.verify import Comparison, Skipped, compared
 
-LAYERS = (1, 3, 6, 9, 12, 13)
+LAYERS: tuple[Layer, ...] = (1, 3, 6, 9, 12, 13, "up_3", "up_7", "up_12")
 NOISE = WindowNoise(23, "0" * 64, 0)
 
 Means = dict[str, np.ndarray]
@@ -31,7 +32,12 @@ Means = dict[str, np.ndarray]
 def comparisons(
     config: SvdConfig, checkpoint: Path, device: str, limit: float, batch: int | None = None
 ) -> Iterator[Comparison | Skipped]:
-    """Everything there is to compare, one after another."""
+    """Everything there is to compare, one after another.
+
+    Raises:
+        UsageError: texts condition, of which there are none here.
+    """
+    refuse_unfit(config, None)
     places = frozenset((t, n) for t in _timesteps(config) for n in LAYERS)
     request = Request(config.temporal_mixing == "learned", places)
     frames, real = _window(config)
@@ -94,4 +100,4 @@ def _fast(
 
 
 def _named(means: Mapping[Place, Tensor], real: int) -> Means:
-    return {f"t{t:02d}_layer{n:02d}": mean[:real].cpu().numpy() for (t, n), mean in means.items()}
+    return {Cell(timestep=t, layer=n).name: mean[:real].cpu().numpy() for (t, n), mean in means.items()}

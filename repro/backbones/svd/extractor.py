@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.config import Cell, Frames
+from repro.backbones.config import Beside, Cell, Frames
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.svd import networks
+from repro.backbones.svd import networks, text_files
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.model import Place, Request, SvdModel, needs
+from repro.backbones.svd.model import Place, Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.networks import Implementation
 from repro.backbones.svd.pictures import padded
 from repro.errors import UsageError
@@ -21,6 +21,7 @@ class SvdExtractor:
 
     Args:
         asks: by backbone's name its config and cells; configs may differ in title, version and temporal mixing alone.
+        beside: the texts and the text tower's files, where texts condition.
 
     Raises:
         UsageError: a cell without a timestep, or with one or a layer that does not exist.
@@ -34,6 +35,7 @@ class SvdExtractor:
         implementation: Implementation,
         device: str = "cpu",
         batch: int | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self.config = next(iter(asks.values()))[0]
         self.names = {name: _places(config, cells) for name, (config, cells) in asks.items()}
@@ -41,11 +43,19 @@ class SvdExtractor:
             name: Request(config.temporal_mixing == "learned", frozenset(self.names[name]))
             for name, (config, _) in asks.items()
         }
+        text = None
+        if self.config.conditioning.texts and beside is not None:
+            from repro.backbones.svd.text import text_embeddings
+
+            weights, merges = text_files.files(beside)
+            texts = beside.identity["text"]["texts"]
+            text = text_embeddings(text_files.load_text_encoder().tower, weights, merges, texts)
+        refuse_unfit(self.config, text)
         loaded = networks.load(
             implementation, checkpoint, self.config.architecture, needs(self.config, requests.values())
         )
         networks.move(loaded, device)
-        self.model = SvdModel(self.config, loaded, requests, device, batch)
+        self.model = SvdModel(self.config, loaded, requests, device, batch, text)
 
     @property
     def frames(self) -> Frames:
@@ -81,7 +91,9 @@ class SvdExtractor:
 def _places(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:
     places = {}
     for cell in cells:
-        if cell.timestep is None or not isinstance(cell.layer, int):
-            raise UsageError(f"features {cell.name}: {config.title} needs a timestep and a layer number")
+        if cell.timestep is None or cell.layer == "final":
+            raise UsageError(
+                f"features {cell.name}: {config.title} needs a timestep and a layer: a number, or up_1 to up_12"
+            )
         places[(cell.timestep, cell.layer)] = cell.name
     return places

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from repro.backbones.noise import Stream
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SVD_GRID, SvdConfig
-from repro.backbones.svd.model import Request, SvdModel, needs
+from repro.backbones.svd.model import Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.pictures import pixels
 from repro.errors import MissingError
 from repro.verify import Deviation, read_golden, relative_l2
@@ -37,9 +37,10 @@ def against_golden(
     """Compute every window of `folder` and yield each stored tensor's deviation.
 
     Raises:
-        UsageError: no such folder, no golden files in it, or a cell in them that does not exist.
+        UsageError: no such folder, no golden files in it, or a cell in them that does not exist; texts condition.
         MissingError: a golden file or the checkpoint is damaged or of another layout; sgm is asked for and not there.
     """
+    refuse_unfit(config, None)
     windows = read_golden(folder)
     for path, golden in windows:
         _refuse(path, golden)

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from repro.backbones.config import Layer
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
 from repro.backbones.svd.networks import Needs, Networks
 from repro.errors import MissingError, UsageError
 
@@ -25,7 +26,7 @@ LATENT_SCALE = 0.18215
 PIXELS_AT_ONCE = 5 * 576 * 1024
 """Pixels the VAE encoders and the image tower take at once where nothing else is said: it bounds their memory."""
 
-Place = tuple[int, int]
+Place = tuple[int, Layer]
 """Timestep and layer."""
 
 
@@ -40,7 +41,7 @@ class Request:
     def timesteps(self) -> list[int]:
         return sorted({timestep for timestep, _ in self.places})
 
-    def layers(self, timestep: int) -> set[int]:
+    def layers(self, timestep: int) -> set[Layer]:
         return {layer for t, layer in self.places if t == timestep}
 
 
@@ -48,8 +49,8 @@ class Request:
 class Conditioning:
     """What the UNet is told beside the latent; every frame conditions itself."""
 
-    crossattn: Float[Tensor, "T 1 D"]
-    """Image embedding of the clean frame."""
+    crossattn: Float[Tensor, "T N D"]
+    """Image embedding of the clean frame, N = 1; or embeddings of texts, the same for every frame."""
     concat: Float[Tensor, "T 4 h w"]
     """Latent (mode, unscaled) of the frame with a little noise."""
     vector: Float[Tensor, "T V"]
@@ -64,16 +65,28 @@ def needs(config: SvdConfig, requests: Iterable[Request]) -> Needs:
     """
     wanted = list(requests)
     steps = config.schedule.steps
-    for timestep, _ in sorted(place for request in wanted for place in request.places):
+    for timestep in sorted({timestep for request in wanted for timestep, _ in request.places}):
         if not 0 <= timestep < steps:
             raise UsageError(f"timestep {timestep} does not exist: {config.title} has timesteps 0 to {steps - 1}")
-    for layer in sorted({layer for request in wanted for _, layer in request.places}):
-        Needs(layer)
     return Needs(
-        last_layer=max(layer for request in wanted for _, layer in request.places),
+        last_layer=max((layer for request in wanted for _, layer in request.places), key=depth),
         mixing=any(request.mixing for request in wanted),
-        image=config.conditioning.source == "image",
+        image=config.conditioning.source != "none",
+        tower=config.conditioning.source == "image",
     )
+
+
+def refuse_unfit(config: SvdConfig, text: Float[Tensor, "N D"] | None) -> None:
+    """
+    Raises:
+        UsageError: texts condition and there are none, or of another width than the UNet takes.
+    """
+    width = config.architecture.unet.context_dim
+    if config.conditioning.texts and (text is None or text.shape[1] != width):
+        there = "none are given here" if text is None else f"theirs are of {text.shape[1]}"
+        raise UsageError(
+            f"conditioning.source {config.conditioning.source}: text embeddings of {width} channels are needed, {there}"
+        )
 
 
 class SvdModel:
@@ -83,6 +96,7 @@ class SvdModel:
         config: its temporal_mixing is not read: each request says its own.
         networks: with all that `needs(config, requests)` names.
         batch: frames the VAE encoders and the image tower take at once; None: what PIXELS_AT_ONCE allows.
+        text: embeddings of the texts, where `config` says that texts condition.
     """
 
     def __init__(
@@ -92,10 +106,13 @@ class SvdModel:
         requests: Mapping[str, Request],
         device: str = "cpu",
         batch: int | None = None,
+        text: Float[Tensor, "N D"] | None = None,
     ) -> None:
         needs(config, requests.values())
+        refuse_unfit(config, text)
         self.config, self.networks, self.requests = config, networks, dict(requests)
         self.device = torch.device(device)
+        self.text = None if text is None else text.to(self.device)
         height, width = config.size
         self.batch = batch or max(1, PIXELS_AT_ONCE // (height * width))
 
@@ -109,7 +126,7 @@ class SvdModel:
         height, width = self.config.size
         latent = (frames, 4, height // 8, width // 8)
         shapes: dict[Stream, tuple[int, ...]] = {"posterior": latent}
-        if self.config.conditioning.source == "image":
+        if self.config.conditioning.source != "none":
             shapes["augmentation"] = (frames, 3, height, width)
         if self.config.latent_noise:
             shapes["latent"] = latent
@@ -179,10 +196,13 @@ class SvdModel:
             height, width = picture.shape[-2:]
             embedding = torch.zeros(frames, 1, self.config.architecture.unet.context_dim, device=self.device)
             return Conditioning(embedding, torch.zeros(frames, 4, height // 8, width // 8, device=self.device), vector)
-        with autocast(self.config.precision, self.device):
-            embeds = self._repeating_black(networks.image_embeds, picture, real).float()
+        if self.text is not None:
+            crossattn = self.text[None].expand(frames, -1, -1)
+        else:
+            with autocast(self.config.precision, self.device):
+                crossattn = self._repeating_black(networks.image_embeds, picture, real).float()[:, None]
         noisy = picture + settings.noise_augmentation * self._draw(noise, "augmentation", picture.shape)
-        return Conditioning(embeds[:, None], self._in_batches(networks.condition_latent, noisy), vector)
+        return Conditioning(crossattn, self._in_batches(networks.condition_latent, noisy), vector)
 
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
         """A sample of the VAE's posterior, scaled."""
@@ -209,23 +229,29 @@ class SvdModel:
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
 
     def _layer_means(
-        self, latent: Float[Tensor, "T 4 h w"], conditioning: Conditioning, level: float, layers: set[int], mixing: bool
-    ) -> dict[int, Float[Tensor, "T _"]]:
+        self,
+        latent: Float[Tensor, "T 4 h w"],
+        conditioning: Conditioning,
+        level: float,
+        layers: set[Layer],
+        mixing: bool,
+    ) -> dict[Layer, Float[Tensor, "T _"]]:
         """Layer means at noise level `level`.
 
         As released no noise is added to the latent: a timestep only scales it and sets the UNet's time
         (docs/deviations.md 3).
         """
         x = torch.cat([latent * schedule.c_in(level), conditioning.concat], dim=1)
-        means: dict[int, Tensor] = {}
+        means: dict[Layer, Tensor] = {}
+        last = max(layers, key=depth)
         with autocast(self.config.precision, self.device):
             emb = self.networks.embedding(schedule.c_noise(level), conditioning.vector)
             outputs = self.networks.layers(x, emb, conditioning.crossattn, mixing)
-            for layer, output in enumerate(outputs, start=1):
+            for layer, output in zip(SVD_CELLS, outputs, strict=False):
                 if layer in layers:
                     # In fp32 whatever the layer's type is, as the release takes it.
                     means[layer] = output.float().mean(dim=(2, 3))
-                if layer == max(layers):
+                if layer == last:
                     break
         return means
 

@@ -6,6 +6,7 @@ the names of that part. Layout of the file: Stability-AI/generative-models, as s
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 UNET = "model.diffusion_model."
 LATENT_VAE = "first_stage_model."
@@ -44,6 +45,12 @@ class Source:
         if self.transposed:
             return shape[::-1]
         return (*shape, 1, 1) if self.pointwise else shape
+
+    def taken_from(self, tensor: Any) -> Any:
+        """A module's tensor of the file's, short of the shape of a pointwise one."""
+        if self.third is not None:
+            tensor = tensor.chunk(3)[self.third].clone()
+        return tensor.T.contiguous() if self.transposed else tensor
 
 
 _RESNET = {
@@ -145,7 +152,7 @@ _TOWER_ENDS = {
     "post_layernorm.weight": "ln_post.weight",
     "post_layernorm.bias": "ln_post.bias",
 }
-_TOWER_BLOCK = {
+BLOCK_OF_TOWER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
     "self_attn.out_proj": "attn.out_proj",
@@ -167,5 +174,5 @@ def tower_source(name: str) -> Source:
         stacked = re.fullmatch(r"self_attn\.([qkv])_proj", layer)
         if stacked:
             return Source(f"{block}attn.in_proj_{leaf}", third="qkv".index(stacked[1]))
-        return Source(f"{block}{_TOWER_BLOCK[layer]}.{leaf}")
+        return Source(f"{block}{BLOCK_OF_TOWER[layer]}.{leaf}")
     raise KeyError(name)

@@ -12,14 +12,13 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from repro.backbones.svd.config import SVD_LAYERS, SvdArchitecture
-from repro.errors import MissingError, UsageError
+from repro.backbones.config import Layer
+from repro.backbones.svd.config import SvdArchitecture, depth
+from repro.errors import MissingError
 
 Implementation = Literal["sgm", "diffusers"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("sgm", "diffusers")
 
-MULTIPLIERS = (1, 2, 4, 4)
-"""Width of the four levels of the UNet and of the VAE encoders, in units of the first."""
 EMBEDDED = 256
 """Width of the sinusoids of each of the vector's numbers."""
 
@@ -28,20 +27,19 @@ EMBEDDED = 256
 class Needs:
     """Which parts are loaded; the rest of the checkpoint stays on disk."""
 
-    last_layer: int
-    """1 to 13; of the UNet, nothing behind it."""
+    last_layer: Layer
+    """1 to 13 or up_1 to up_12; of the UNet, nothing behind it."""
     mixing: bool = True
     """The temporal branches."""
     image: bool = True
-    """What the conditioning image takes: the image tower and the condition's VAE encoder."""
+    """The condition's VAE encoder."""
+    tower: bool = True
+    """The image tower."""
     whole: bool = False
-    """The UNet's output side too, which no feature needs; for comparisons with the published computation."""
+    """The UNet to its end, whatever the last layer; for comparisons with the published computation."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.last_layer <= SVD_LAYERS:
-            raise UsageError(
-                f"layer {self.last_layer} does not exist: layers 1 to 12 are the input blocks, 13 the middle block"
-            )
+        depth(self.last_layer)
 
 
 @runtime_checkable
@@ -76,7 +74,7 @@ class Networks(Protocol):
     def layers(
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
-        """Outputs of layers 1, 2, ... up to the last one loaded, each computed when it is asked for.
+        """Outputs of layers 1, 2, ..., up_1, ... up to the last one loaded, each computed when it is asked for.
 
         Without mixing, temporal branches are left out, and every frame is by itself.
         """
@@ -87,7 +85,7 @@ class Networks(Protocol):
         vector: Float[Tensor, "T2 V"], frames: int, mixing: bool,
     ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
         """The whole UNet on a doubled batch as released, temporal branches computed whether they count or not; outputs of
-        all 13 layers. Needs `Needs.whole`."""
+        all 25 layers. Needs `Needs.whole`."""
         ...
 
 

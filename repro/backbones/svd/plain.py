@@ -7,14 +7,14 @@ like any frame, temporal branches whether they count or not.
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.noise import Noise
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
-from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
-from repro.backbones.svd.model import LATENT_SCALE, Place, Request
+from repro.backbones.svd.config import SVD_LAYERS, SvdConfig, depth
+from repro.backbones.svd.model import LATENT_SCALE, Place, Request, refuse_unfit
 from repro.backbones.svd.networks import Needs, Networks
 
 NEEDS = Needs(SVD_LAYERS, whole=True)
@@ -23,9 +23,10 @@ NEEDS = Needs(SVD_LAYERS, whole=True)
 @torch.inference_mode()
 def plain_window(
     config: SvdConfig, networks: Networks, request: Request, frames: UInt8[np.ndarray, "T a b 3"], noise: Noise,
-    device: str = "cpu",
+    device: str = "cpu", text: Float[Tensor, "N D"] | None = None,
 ) -> dict[Place, Tensor]:  # fmt: skip
     """Spatial means `[T, C]` of every place of `request`, of all frames. `networks` must hold all that NEEDS names."""
+    refuse_unfit(config, text)
     place, settings, count = torch.device(device), config.conditioning, len(frames)
     features: dict[Place, Tensor] = {}
     with fp32_products(config.precision):
@@ -43,6 +44,8 @@ def plain_window(
                     embeds = networks.image_embeds(picture).float()
                 halves.append((weight * embeds[:, None], weight * networks.condition_latent(noisy)))
             crossattn, concat = (torch.cat(parts) for parts in zip(*halves, strict=True))
+            if text is not None:  # the unconditional half's is that of "", and counts for nothing
+                crossattn = text.to(place).expand(2 * count, -1, -1)
             if settings.source == "none":
                 crossattn, concat = torch.zeros_like(crossattn), torch.zeros_like(concat)
             mean, log_variance = networks.moments(picture).chunk(2, dim=1)
@@ -57,5 +60,5 @@ def plain_window(
                     x, schedule.c_noise(level), crossattn, vector, count, request.mixing
                 )
             for layer in request.layers(timestep):
-                features[(timestep, layer)] = outputs[layer - 1][count:].float().mean(dim=(2, 3))
+                features[(timestep, layer)] = outputs[depth(layer) - 1][count:].float().mean(dim=(2, 3))
     return features

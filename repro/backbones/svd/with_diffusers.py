@@ -19,11 +19,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from repro.backbones.svd.config import SVD_LAYERS, SvdArchitecture
+from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
 from repro.backbones.svd import names, pictures
 from repro.backbones.svd.checkpoint import Layout, open_checkpoint
 from repro.backbones.svd.names import Source
-from repro.backbones.svd.networks import MULTIPLIERS, Implementation, Needs
+from repro.backbones.svd.networks import Implementation, Needs
 
 Part = tuple[nn.Module, Callable[[str], Source]]
 """A module, and where each of its tensors lies in the file."""
@@ -37,7 +37,7 @@ class DiffusersNetworks:
         self.architecture = architecture
         self.unet, self.latent_vae, self.condition_vae, self.image_tower = _modules(architecture)
         if not needs.whole:
-            _cut(self.unet, needs.last_layer)
+            _cut(self.unet, depth(needs.last_layer))
         if not needs.mixing:
             _drop_temporal(self.unet)
         self._sources: list[Part] = [
@@ -45,10 +45,9 @@ class DiffusersNetworks:
             (self.latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
         ]
         if needs.image:
-            self._sources += [
-                (self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)),
-                (self.image_tower, names.tower_source),
-            ]
+            self._sources.append((self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)))
+        if needs.tower:
+            self._sources.append((self.image_tower, names.tower_source))
         self.parts: list[nn.Module] = [module.eval().requires_grad_(False) for module, _ in self._sources]
 
     def fill(self, path: Path) -> None:
@@ -97,9 +96,14 @@ class DiffusersNetworks:
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
         indicator = torch.zeros(1, len(x), device=x.device)
-        for layer in _layers(self.unet):
-            for part in layer:
+        passed: list[Tensor] = []
+        for layer, parts in enumerate(_layers(self.unet), start=1):
+            if layer > SVD_LAYERS:
+                x = torch.cat([x, passed.pop()], dim=1)
+            for part in parts:
                 x = _run(part, x, emb, context, indicator) if mixing else _run_spatial(part, x, emb, context)
+            if layer < SVD_LAYERS and len(self.unet.up_blocks):
+                passed.append(x)
             yield x
 
     def published_forward(
@@ -117,12 +121,19 @@ class DiffusersNetworks:
             outputs += passed
         x = unet.mid_block(x, temb=emb, encoder_hidden_states=context, image_only_indicator=indicator)
         features = [*outputs, x]
-        for up in unet.up_blocks:
-            taken = tuple(outputs[-len(up.resnets) :])
-            del outputs[-len(up.resnets) :]
-            told = {"encoder_hidden_states": context} if hasattr(up, "attentions") else {}
-            x = up(x, temb=emb, res_hidden_states_tuple=taken, image_only_indicator=indicator, **told)
-        unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+        # A block computes three layers at once; each ends where its last part does.
+        ends = [parts[-1] for parts in _up_layers(unet)]
+        hooks = [end.register_forward_hook(lambda _, __, out: features.append(_first(out))) for end in ends]
+        try:
+            for up in unet.up_blocks:
+                taken = tuple(outputs[-len(up.resnets) :])
+                del outputs[-len(up.resnets) :]
+                told = {"encoder_hidden_states": context} if hasattr(up, "attentions") else {}
+                x = up(x, temb=emb, res_hidden_states_tuple=taken, image_only_indicator=indicator, **told)
+            unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+        finally:
+            for hook in hooks:
+                hook.remove()
         return features
 
 
@@ -213,10 +224,24 @@ def _layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module,
             yield (down.downsamplers[0],)
     if unet.mid_block is not None:
         yield (unet.mid_block.resnets[0], unet.mid_block.attentions[0], unet.mid_block.resnets[1])
+    yield from _up_layers(unet)
+
+
+def _up_layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module, ...]]:
+    """The modules of each layer of the decoder; what leads to the next level belongs to the third of a level."""
+    for up in unet.up_blocks:
+        attentions = getattr(up, "attentions", None)
+        for slot, resnet in enumerate(up.resnets):
+            sampler = (up.upsamplers[0],) if slot == 2 and up.upsamplers is not None else ()
+            yield (resnet, *((attentions[slot],) if attentions is not None else ()), *sampler)
+
+
+def _first(output: Tensor | tuple[Tensor]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _cut(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
-    """Drop everything behind `last_layer`."""
+    """Drop everything behind `last_layer`, counted through the decoder."""
     kept = 1
     for down in unet.down_blocks:
         wanted = max(0, min(len(down.resnets), last_layer - kept))
@@ -230,7 +255,14 @@ def _cut(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
             down.downsamplers = None
     if last_layer < SVD_LAYERS:
         unet.mid_block = None
-    del unet.up_blocks, unet.conv_norm_out, unet.conv_out
+    ups = max(0, last_layer - SVD_LAYERS)
+    unet.up_blocks = unet.up_blocks[: -(-ups // 3)]
+    if ups % 3:
+        cut = unet.up_blocks[-1]
+        cut.resnets, cut.upsamplers = cut.resnets[: ups % 3], None
+        if getattr(cut, "attentions", None) is not None:
+            cut.attentions = cut.attentions[: ups % 3]
+    del unet.conv_norm_out, unet.conv_out
 
 
 def _drop_temporal(unet: UNetSpatioTemporalConditionModel) -> None:
@@ -274,9 +306,5 @@ def _fill(module: nn.Module, source: Callable[[str], Source], file: safe_open) -
     for name, target in module.state_dict().items():
         origin = source(name)
         tensor: Tensor = file.get_tensor(origin.name).float()  # type: ignore[no-untyped-call]
-        if origin.third is not None:
-            tensor = tensor.chunk(3)[origin.third].clone()
-        if origin.transposed:
-            tensor = tensor.T.contiguous()
-        state[name] = tensor.reshape(target.shape)
+        state[name] = origin.taken_from(tensor).reshape(target.shape)
     module.load_state_dict(state, strict=True, assign=True)

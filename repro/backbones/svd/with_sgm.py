@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from repro.backbones.svd import names, pictures
 from repro.backbones.svd.checkpoint import open_checkpoint
-from repro.backbones.svd.config import SVD_LAYERS, SvdArchitecture
-from repro.backbones.svd.networks import EMBEDDED, MULTIPLIERS, Implementation, Needs
+from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
+from repro.backbones.svd.networks import EMBEDDED, Implementation, Needs
 from repro.backbones.svd.with_diffusers import layout
 
 ARCHITECTURE_NAME = "actiondiff-image-tower"
@@ -54,7 +54,7 @@ class SgmNetworks:
                 self.unet = _unet(architecture)
                 self.latent_encoder = _encoder(architecture)
             if not needs.whole:
-                _cut(self.unet, needs.last_layer)
+                _cut(self.unet, depth(needs.last_layer))
             if not needs.mixing:
                 _drop_temporal(self.unet)
             _fill(self.unet, names.UNET, file)
@@ -65,9 +65,11 @@ class SgmNetworks:
                     self.condition_encoder, self.quantise = _encoder(architecture), nn.Conv2d(8, 8, 1)
                 _fill(self.condition_encoder, names.CONDITION_VAE + "encoder.", file)
                 _fill(self.quantise, names.CONDITION_VAE + "quant_conv.", file)
+                self.parts += [self.condition_encoder, self.quantise]
+            if needs.tower:
                 self.image_tower = _image_tower(architecture)
                 _fill(self.image_tower.model.visual, names.IMAGE_TOWER, file)
-                self.parts += [self.condition_encoder, self.quantise, self.image_tower]
+                self.parts.append(self.image_tower)
         for part in self.parts:
             part.eval().requires_grad_(False)
 
@@ -106,13 +108,19 @@ class SgmNetworks:
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
         indicator = torch.zeros(1, len(x), device=x.device)
-        middle = [self.unet.middle_block] if self.unet.middle_block is not None else []
-        for block in [*self.unet.input_blocks, *middle]:
+        unet = self.unet
+        middle = [unet.middle_block] if unet.middle_block is not None else []
+        passed: list[Tensor] = []
+        for layer, block in enumerate([*unet.input_blocks, *middle, *unet.output_blocks], start=1):
+            if layer > SVD_LAYERS:
+                x = torch.cat([x, passed.pop()], dim=1)
             if mixing:
                 x = block(x, emb, context=context, image_only_indicator=indicator, num_video_frames=len(x))
             else:
                 for part in block:
                     x = _run_spatial(part, x, emb, context)
+            if layer < SVD_LAYERS and len(unet.output_blocks):
+                passed.append(x)
             yield x
 
     def published_forward(
@@ -120,7 +128,7 @@ class SgmNetworks:
         vector: Float[Tensor, "T2 V"], frames: int, mixing: bool,
     ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
         features: list[Tensor] = []
-        blocks = [*self.unet.input_blocks, self.unet.middle_block]
+        blocks = [*self.unet.input_blocks, self.unet.middle_block, *self.unet.output_blocks]
         hooks = [block.register_forward_hook(lambda _, __, output: features.append(output)) for block in blocks]
         # An indicator of 1 has every temporal branch weighted 0, bit for bit what a fixed mix factor of 1 gives.
         indicator = torch.full((len(x) // frames, frames), 0.0 if mixing else 1.0, device=x.device)
@@ -208,12 +216,13 @@ def _image_tower(architecture: SvdArchitecture) -> Any:
     return embedder
 
 
-def _cut(unet: Any, last_layer: int) -> None:
-    """Drop everything behind `last_layer`."""
-    unet.input_blocks = unet.input_blocks[:last_layer]
-    if last_layer < SVD_LAYERS:
+def _cut(unet: Any, layers: int) -> None:
+    """Keep that many layers."""
+    unet.input_blocks = unet.input_blocks[:layers]
+    if layers < SVD_LAYERS:
         unet.middle_block = None
-    del unet.output_blocks, unet.out
+    unet.output_blocks = unet.output_blocks[: max(0, layers - SVD_LAYERS)]
+    del unet.out
 
 
 def _drop_temporal(unet: Any) -> None:

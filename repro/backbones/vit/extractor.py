@@ -115,7 +115,7 @@ class VitExtractor:
         length = self.frames.window
         seen = pixels(np.stack([filled(frames, length) for frames in windows]), self.config.picture, self.device)
         depth = self.encoder.sizes.depth
-        numbers = {cell: depth if cell.layer == "final" else cell.layer for cell in self.cells}
+        numbers = {cell: cell.layer if isinstance(cell.layer, int) else depth for cell in self.cells}
         found: dict[str, Tensor] = {}
         with autocast(self.config.precision, self.device):
             for number, tokens in enumerate(layers(self.encoder, seen, max(numbers.values())), start=1):
