@@ -1,16 +1,17 @@
 """Texts in place of the conditioning image: tokens, the text tower, what the UNet is told, and what the features' key knows."""
 
-import gzip
 import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_text_tower
 import torch
 import torch.nn.functional as functional
 from conftest import run_repro
 from safetensors.torch import save_file
+from tiny_text_tower import MERGES, TOWER
 
 from repro.backbones.config import Cell, load_backbone
 from repro.backbones.extractor import Execution, describe, open_extractors
@@ -23,14 +24,11 @@ from repro.backbones.svd.model import Request, SvdModel, needs
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.backbones.svd.text import _cleaned, _tokenizer, text_embeddings
-from repro.backbones.svd.text_files import TextTower
 from repro.datasets import Split, registry
 from repro.errors import MissingError, UsageError
 from repro.keys import content_key, file_sha256
 from repro.workspace import Workspace
 
-MERGES = ["e a", "t i", "ti n", "ea tin", "eatin g</w>", "s w", "i m</w>"]
-TOWER = TextTower(width=24, layers=3, heads=4, context=9, vocabulary=514 + len(MERGES), embed_dim=64)
 NOISE = WindowNoise(23, "0" * 64, 0)
 ACTIONS = {"conditioning.source": "actions", "conditioning.actions_of": "animal_kingdom/full_train"}
 
@@ -38,38 +36,13 @@ ACTIONS = {"conditioning.source": "actions", "conditioning.actions_of": "animal_
 @pytest.fixture(scope="module")
 def merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "merges.txt.gz"
-    path.write_bytes(gzip.compress("\n".join(["#version", *MERGES, "never read"]).encode(), mtime=0))
+    tiny_text_tower.write_merges(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
-    """An OpenCLIP model's tensors by its own names, drawn here; of its image tower one."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
-
-    width = TOWER.width
-    found = {
-        "token_embedding.weight": drawn(TOWER.vocabulary, width) * 3,
-        "positional_embedding": drawn(TOWER.context, width),
-        "ln_final.weight": 1 + drawn(width),
-        "ln_final.bias": drawn(width),
-        "text_projection": drawn(width, TOWER.embed_dim),
-        "logit_scale": torch.tensor(1.0),
-        "visual.proj": drawn(2, 2),
-    }
-    for number in range(TOWER.layers):
-        block = f"transformer.resblocks.{number}."
-        found |= {f"{block}ln_{n}.weight": 1 + drawn(width) for n in (1, 2)}
-        found |= {f"{block}ln_{n}.bias": drawn(width) for n in (1, 2)}
-        shapes = {"attn.in_proj": 3 * width, "attn.out_proj": width, "mlp.c_fc": 4 * width, "mlp.c_proj": width}
-        for name, rows in shapes.items():
-            joint = "_" if name == "attn.in_proj" else "."
-            found[f"{block}{name}{joint}weight"] = drawn(rows, 4 * width if name == "mlp.c_proj" else width)
-            found[f"{block}{name}{joint}bias"] = drawn(rows)
-    return found
+    return tiny_text_tower.weights()
 
 
 @pytest.fixture(scope="module")

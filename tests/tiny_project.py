@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import tiny_datasets
+import tiny_text_tower
+import torch
 import yaml
 from conftest import ROOT
 
@@ -15,7 +17,7 @@ from repro.backbones.config import load_backbone
 from repro.backbones.family import load_family
 from repro.workspace import Workspace
 
-TINY = {"svd_xt": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
+TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
 """What stands in for each; sdv2 follows svd_xt."""
 EPOCHS = 2
 
@@ -34,6 +36,7 @@ def make(folder: Path) -> Workspace:
             path.unlink()
     for name, maker in tiny_datasets.MAKERS.items():
         _shrink_dataset(folder / "configs" / "datasets" / f"{name}.yaml", maker(workspace.data / name).splits)
+    _shrink_text_tower(folder / "configs", workspace)
     for path in (folder / "configs" / "rows").glob("*.yaml"):
         row = yaml.safe_load(path.read_text())
         row["readout"] |= {"epochs": EPOCHS, "layers": 1}
@@ -53,14 +56,27 @@ def _shrink_backbone(folder: Path, name: str, tiny: str, workspace: Workspace) -
         "url": f"https://localhost/{config.checkpoint.file}", "licence": whole["checkpoint"]["licence"],
         "licence_url": whole["checkpoint"]["licence_url"], "assumed": whole["checkpoint"].get("assumed", False),
     }  # fmt: skip
-    if name == "svd_xt":
-        small |= {"size": [64, 64], "frames": {"window": 3}}
+    if config.family == "svd":
+        small |= {"size": [64, 64], "frames": {"window": 3}, "schedule": whole["schedule"]}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(small))
     path = workspace.checkpoints / config.checkpoint.file
     path.parent.mkdir(parents=True, exist_ok=True)
     draw = load_family(config.family).draw
     assert draw is not None
     draw(config, path, config.checkpoint.drawn_from_seed)
+
+
+def _shrink_text_tower(configs: Path, workspace: Workspace) -> None:
+    path = configs / "assets" / "openclip_text.yaml"
+    config = yaml.safe_load(path.read_text())
+    tower = tiny_text_tower.TOWER.model_copy(update={"context": 77})
+    torch.save(tiny_text_tower.weights(tower), workspace.checkpoints / config["weights"]["file"])
+    tiny_text_tower.write_merges(workspace.checkpoints / config["merges"]["file"])
+    for file in (config["weights"], config["merges"]):
+        for key in ("hub", "url", "bytes", "sha256"):
+            file.pop(key, None)
+        file["url"] = f"https://localhost/{file['file']}"
+    path.write_text(yaml.safe_dump(config | {"tower": tower.model_dump()}))
 
 
 def _shrink_dataset(path: Path, splits: dict[str, object]) -> None:
