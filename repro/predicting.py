@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def show(
     reporter = Reporter(to_stderr=True)
     clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
     origin = versions() | machine(execution.device)
-    done = extract(Collection(COLLECTION, clips), [Ask(backbone, (row.features,), store)], execution, origin, reporter)
+    told = replace(execution, say=reporter.line)
+    done = extract(Collection(COLLECTION, clips), [Ask(backbone, (row.features,), store)], told, origin, reporter)
     read = store.cell_reader(row.features.name)
     found = {}
     for clip in clips:

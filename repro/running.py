@@ -64,7 +64,8 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         for part, ids in data.missing.items():
             if ids:
                 reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
-        execution = Execution(options.device, options.batch, options.workers or max(1, (os.cpu_count() or 2) - 1))
+        workers = options.workers or max(1, (os.cpu_count() or 2) - 1)
+        execution = Execution(options.device, options.batch, workers, reporter.line)
         _, records = run_row(
             name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),
             _segments(row, workspace),

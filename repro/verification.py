@@ -1,6 +1,7 @@
 """`repro verify`: run the comparisons and print them."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from repro.backbones.checkpoints import absence, checkpoint_path
 from repro.backbones.config import BackboneConfig, load_backbone
 from repro.backbones.family import load_family
 from repro.errors import Exit, MissingError, UsageError
-from repro.verify import Comparison, Deviation, Skipped
+from repro.verify import Comparison, Deviation, Note, Skipped
 from repro.workspace import Workspace
 
 
@@ -54,11 +55,14 @@ def show(
 
 
 def _against_golden(
-    backbone: str, config: BackboneConfig, path: Path, found: Iterator[Deviation], limit: float, *, as_json: bool
+    backbone: str, config: BackboneConfig, path: Path, found: Iterator[Deviation | Note], limit: float, *, as_json: bool
 ) -> Exit:
     """Print every golden tensor's deviation and the worst."""
     deviations = []
     for deviation in found:
+        if isinstance(deviation, Note):
+            print(deviation.text, file=sys.stderr)
+            continue
         deviations.append(deviation)
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"
@@ -91,7 +95,7 @@ def _against_golden(
 
 
 def _on_this_machine(
-    backbone: str, config: BackboneConfig, comparisons: Iterator[Comparison | Skipped], limit: float, device: str,
+    backbone: str, config: BackboneConfig, comparisons: Iterator[Comparison | Skipped | Note], limit: float, device: str,
     *, as_json: bool,
 ) -> Exit:  # fmt: skip
     """Print how far each way of computing lies from another; those that promise equality are held to `limit`."""
@@ -101,6 +105,9 @@ def _on_this_machine(
     rows: list[dict[str, str | float]] = []
     above = 0
     for found in comparisons:
+        if isinstance(found, Note):
+            print(found.text, file=sys.stderr)
+            continue
         if not isinstance(found, Comparison):
             rows.append({"what": found.what, "skipped": found.why})
             if not as_json:

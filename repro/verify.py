@@ -40,6 +40,13 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Worth knowing beside the comparisons."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     what: str
     why: str

@@ -310,3 +310,24 @@ def test_a_licence_is_shown_for_both(tmp_path: Path) -> None:
     assert "vith16.pth.tar (10.4 GB, of which 2.5 GB are kept), licence: CC BY-NC 4.0" in done.err
     assert "vit_g_hybrid_pt_1200e.pth (4.1 GB), licence: apache-2.0 by the tag" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_what_was_unwrapped_is_said_where_it_is_used(tmp_path: Path, weights: dict[str, Tensors], clip: Path) -> None:
+    """On the terminal of `repro extract` and `repro verify`."""
+    place = Workspace(tmp_path / "workspace")
+    describe("vjepa_tiny", config("vjepa"), place)
+    wrapped = tmp_path / "wrapped.pth"
+    torch.save(training(weights["vjepa"]), wrapped)
+    done = run_repro("verify", "vjepa_tiny", "--checkpoint", wrapped, "--workspace", place.root)
+    assert done.code == 0, done.err
+    assert (
+        f"checkpoint {wrapped}: read from target_encoder.module.backbone.*, left: encoder, opt, predictor" in done.err
+    )
+    path = describe("vjepa_tiny", config("vjepa"), place).checkpoint
+    assert path is not None
+    save_file(prefixed(load_file(path), "module."), path)
+    (tmp_path / "clips").mkdir()
+    shutil.copy(clip, tmp_path / "clips")
+    done = run_repro("extract", tmp_path / "clips", "--backbone", "vjepa_tiny", "--workspace", place.root)
+    assert done.code == 0, done.err
+    assert f"checkpoint {path}: read from module.*" in done.out + done.err

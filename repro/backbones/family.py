@@ -12,7 +12,7 @@ from pathlib import Path
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.errors import UsageError
-from repro.verify import Comparison, Deviation, Skipped
+from repro.verify import Comparison, Deviation, Note, Skipped
 
 Asks = Sequence[tuple[Backbone, Sequence[Cell]]]
 
@@ -22,9 +22,11 @@ class Family:
     config: type[BackboneConfig]
     open: Callable[[Asks, Execution], Sequence[Extractor]]
     """Load what computes the cells asked for."""
-    against_golden: Callable[[BackboneConfig, Path, Path, str, int | None], Iterator[Deviation]] | None = None
+    against_golden: Callable[[BackboneConfig, Path, Path, str, int | None], Iterator[Deviation | Note]] | None = None
     """`repro verify --golden`: config, checkpoint, folder of golden values, device, batch."""
-    comparisons: Callable[[BackboneConfig, Path, str, float, int | None], Iterator[Comparison | Skipped]] | None = None
+    comparisons: (
+        Callable[[BackboneConfig, Path, str, float, int | None], Iterator[Comparison | Skipped | Note]] | None
+    ) = None
     """`repro verify`: config, checkpoint, device, limit, batch."""
     cut: Callable[[BackboneConfig, Path, Path, Mapping[str, str]], str] | None = None
     """Keep the encoder of an owners' file alone: config, the file, where to, what to note in it."""

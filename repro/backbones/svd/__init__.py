@@ -22,7 +22,7 @@ from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.backbones.family import Family
 from repro.backbones.svd.config import SvdConfig
-from repro.verify import Comparison, Deviation, Skipped
+from repro.verify import Comparison, Deviation, Note, Skipped
 
 
 def _open(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[Extractor]:
@@ -53,7 +53,7 @@ def _open(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution)
 
 def _against_golden(
     config: BackboneConfig, checkpoint: Path, folder: Path, device: str, batch: int | None
-) -> Iterator[Deviation]:
+) -> Iterator[Deviation | Note]:
     from repro.backbones.svd.golden import against_golden
 
     assert isinstance(config, SvdConfig)
@@ -62,7 +62,7 @@ def _against_golden(
 
 def _comparisons(
     config: BackboneConfig, checkpoint: Path, device: str, limit: float, batch: int | None
-) -> Iterator[Comparison | Skipped]:
+) -> Iterator[Comparison | Skipped | Note]:
     from repro.backbones.svd.compare import comparisons
 
     assert isinstance(config, SvdConfig)

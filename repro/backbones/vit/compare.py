@@ -17,16 +17,18 @@ from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, Encoder
 from repro.backbones.vit.extractor import VitExtractor
 from repro.backbones.vit.families import Layout
-from repro.verify import Comparison, Skipped, compared
+from repro.verify import Comparison, Note, Skipped, compared
 
 WINDOWS = 3
 
 
 def comparisons(
     config: VitConfig, layout: Layout, build: Build, checkpoint: Path, device: str, limit: float, batch: int | None
-) -> Iterator[Comparison | Skipped]:
+) -> Iterator[Comparison | Skipped | Note]:
     """Everything there is to compare, one after another."""
     opened = open_checkpoint(checkpoint, config, layout)
+    if opened.said:
+        yield Note(opened.said)
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
     depth = opened.sizes.depth
     cells = [Cell(layer=max(1, depth // 2)), Cell(layer="final")]

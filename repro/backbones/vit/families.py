@@ -10,7 +10,7 @@ from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.backbones.family import Family
 from repro.backbones.vit.config import VitConfig
-from repro.verify import Comparison, Deviation, Skipped
+from repro.verify import Comparison, Deviation, Note, Skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def family(config: type[VitConfig], layout: Layout, module: str) -> Family:
 
     def against_golden(
         config: BackboneConfig, checkpoint: Path, folder: Path, device: str, batch: int | None
-    ) -> Iterator[Deviation]:
+    ) -> Iterator[Deviation | Note]:
         from repro.backbones.vit.golden import against_golden
 
         assert isinstance(config, VitConfig)
@@ -48,7 +48,7 @@ def family(config: type[VitConfig], layout: Layout, module: str) -> Family:
 
     def comparisons(
         config: BackboneConfig, checkpoint: Path, device: str, limit: float, batch: int | None
-    ) -> Iterator[Comparison | Skipped]:
+    ) -> Iterator[Comparison | Skipped | Note]:
         from repro.backbones.vit.compare import comparisons
 
         assert isinstance(config, VitConfig)

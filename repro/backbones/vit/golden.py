@@ -12,19 +12,20 @@ import torch
 
 from repro.backbones.precision import fp32_products
 from repro.backbones.vit.checkpoint import PATCHES, account_for, open_checkpoint
+from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import VitConfig
-from repro.backbones.vit.encoder import Build, Encoder, layers
+from repro.backbones.vit.encoder import Build, layers
 from repro.backbones.vit.extractor import move
 from repro.backbones.vit.families import Layout
 from repro.errors import MissingError
-from repro.verify import Deviation, read_golden, relative_l2
+from repro.verify import Deviation, Note, read_golden, relative_l2
 
 WEIGHTS = "weights/"
 
 
 def against_golden(
     config: VitConfig, layout: Layout, build: Build, checkpoint: Path, folder: Path, device: str
-) -> Iterator[Deviation]:
+) -> Iterator[Deviation | Note]:
     """Compute the tokens of every file of `folder` and yield their deviation.
 
     Raises:
@@ -38,7 +39,14 @@ def against_golden(
         if pixels.ndim != 5 or pixels.shape[1] != 3 or tokens.ndim != 3:
             raise MissingError(f"golden file {path}: expected 'input' [B, 3, T, H, W] and 'tokens' [B, N, C] in it")
         own = {n.removeprefix(WEIGHTS): torch.from_numpy(v) for n, v in golden.items() if n.startswith(WEIGHTS)}
-        encoder = _encoder(path, own, config, layout, build, checkpoint)
+        if not own:
+            opened = open_checkpoint(checkpoint, config, layout)
+            own, sizes, said = opened.tensors, opened.sizes, opened.said
+        else:
+            sizes, said = _account_for(path, own, config, layout), ""
+        if said:
+            yield Note(said)
+        encoder = build({n: v.float() for n, v in own.items()}, sizes, config.num_heads, config.table_frames)
         move(encoder, device)
         with torch.inference_mode(), fp32_products(config.precision):
             for behind in layers(encoder, torch.from_numpy(pixels).float().to(device), encoder.sizes.depth):
@@ -51,13 +59,7 @@ def against_golden(
         yield Deviation(path.name, "tokens", relative_l2(ours, tokens))
 
 
-def _encoder(
-    path: Path, own: dict[str, torch.Tensor], config: VitConfig, layout: Layout, build: Build, checkpoint: Path
-) -> Encoder:
-    if not own:
-        opened = open_checkpoint(checkpoint, config, layout)
-        return build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
+def _account_for(path: Path, own: dict[str, torch.Tensor], config: VitConfig, layout: Layout) -> Sizes:
     if PATCHES not in own:
         raise MissingError(f"golden file {path}: its weights have no {PATCHES}: not a video transformer's")
-    sizes = account_for(own, config, layout, f"golden file {path}")
-    return build({name: values.float() for name, values in own.items()}, sizes, config.num_heads, config.table_frames)
+    return account_for(own, config, layout, f"golden file {path}")
