@@ -18,6 +18,7 @@ from repro.cli_options import (
     SeedsOption,
     WorkspaceOption,
     at_least_one,
+    only_with,
 )
 from repro.errors import Exit, UsageError
 from repro.workspace import device_from_environment, open_scratch_workspace, open_workspace
@@ -87,7 +88,13 @@ def run(
     /,
     *,
     seeds: SeedsOption = 1,
-    protocol: ProtocolOption = "published",
+    protocol: Literal["published", "honest", "both"] = "published",
+    grid: FlagOption = False,
+    timesteps: str | None = None,
+    layers: str | None = None,
+    head: Literal["transformer", "linear"] | None = None,
+    jobs: int | None = None,
+    stored_as: Literal["fp16", "fp32"] | None = None,
     allow_missing: FlagOption = False,
     workers: int | None = None,
     device: DeviceOption = None,
@@ -101,7 +108,14 @@ def run(
     Args:
         row: a name from `repro list`.
         seeds: how many readouts; the published seed first, then those that follow it.
-        protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
+        protocol: honest picks the epoch on clips held out of the training split; never judged against the table. A grid
+            takes both.
+        grid: a readout at each of 7 timesteps and 13 layers, and the best of them by the published and the honest rule.
+        timesteps: with --grid: some of its timesteps, as 20 or 0,5,10 [default: all].
+        layers: with --grid: some of its layers, as 9, 1,9 or 1-13 [default: all].
+        head: with --grid: transformer, or linear as in the release's linear grids [default: the row's].
+        jobs: with --grid: processes that train at the same time; they share the cores, and a GPU [default: 1].
+        stored_as: with --grid: features on disk; fp16 takes half, but is not what the row itself reads [default: fp32].
         allow_missing: go on without clips that are not there; recorded, and widens an accuracy row's margin.
         workers: processes that decode [default: one fewer than there are cores].
         device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
@@ -115,16 +129,31 @@ def run(
     found, place = rows.load_row(row), open_workspace(workspace)
     count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
     frames = at_least_one("--batch", batch)
+    of_grid = {
+        "--timesteps": timesteps, "--layers": layers, "--head": head, "--jobs": jobs, "--stored-as": stored_as,
+        "--protocol both": protocol if protocol == "both" else None,
+    }  # fmt: skip
+    if not grid:
+        only_with(of_grid, "--grid")
+    else:
+        from repro import grid as grids
+
+        wish = grids.wish(timesteps, layers, head, protocol, stored_as, at_least_one("--jobs", jobs))
+        grids.wished_row(row, wish)
 
     from repro import requirements
 
     # First what it lacks, which takes no time to find out; a device asked for is one of these things.
-    wish = device or device_from_environment()
-    requirements.require(row, found, place, gpu=wish is not None and wish != "cpu")
+    named = device or device_from_environment()
+    requirements.require(row, found, place, gpu=named is not None and named != "cpu")
+    chosen = requirements.chosen_device(device)
+    if grid:
+        how = grids.Options(count, chosen, deterministic, processes, frames, allow_missing)
+        return grids.run(row, wish, how, place, as_json_=json_)
 
     from repro import running
 
-    chosen = requirements.chosen_device(device)
+    assert protocol != "both"
     options = running.Options(
         count, protocol, chosen, deterministic, workers=processes, batch=frames, allow_missing=allow_missing
     )

@@ -121,7 +121,7 @@ def _run(
     execution = Execution(device, batch, workers or max(1, (os.cpu_count() or 2) - 1))
     done = extract(
         part, asks, execution, versions() | machine(device), reporter,
-        before=lambda todo: _say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
+        before=lambda todo: say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
     )  # fmt: skip
     for ask in asks:
         reporter.stage(
@@ -171,7 +171,7 @@ def _collection(source: str, workspace: Workspace) -> Collection:
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 
 
-def _say_disk(
+def say_disk(
     todo: Sequence[Clip], configs: Mapping[str, BackboneConfig], cells: Mapping[str, tuple[Cell, ...]], stored_as: str,
     place: Path, reporter: Reporter,
 ) -> None:  # fmt: skip

@@ -14,7 +14,7 @@ from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
-from repro.rows import SMOKE_ROWS, load_row, row_backbone
+from repro.rows import SMOKE_ROWS, Row, load_row, row_backbone
 from repro.runs import DamagedRecordError, StoredRun, all_runs, machine, versions
 from repro.terminal import Reporter
 from repro.workspace import Workspace
@@ -34,7 +34,7 @@ def show(
         MissingError: the row has no trained readout here; its backbone's checkpoint is not there; some video failed.
     """
     row = load_row(name)
-    readout = load_readout(_trained(name, seed, workspace).folder / SELECTED, execution.device)
+    readout = load_readout(_trained(name, row, seed, workspace).folder / SELECTED, execution.device)
     backbone = describe(row.backbone, row_backbone(row), workspace)
     store = FeatureStore.open(workspace, row.backbone, backbone.identity(), COLLECTION)
     if store.key != readout.features:
@@ -68,8 +68,8 @@ def show(
     return Exit.OK
 
 
-def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
-    """The newest run of the row, of `seed` where one is given."""
+def _trained(name: str, row: Row, seed: int | None, workspace: Workspace) -> StoredRun:
+    """The newest run of the row, of `seed` where one is given; not of another cell or head, which a grid leaves."""
     runs, seeds = [], set()
     for run in all_runs(workspace.runs):
         if run.folder.parent.name == name and (run.folder / SELECTED).is_file():
@@ -77,10 +77,11 @@ def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
                 record = run.read()
             except DamagedRecordError:
                 continue
-            if record is not None and seed in (None, record.seed):
+            if record is None or (record.features.cell, record.recipe.head) != (row.features.name, row.readout.head):
+                continue
+            if seed in (None, record.seed):
                 runs.append((record.made.at, run))
-            if record is not None:
-                seeds.add(record.seed)
+            seeds.add(record.seed)
     if not runs and seeds:
         raise UsageError(f"--seed {seed}: {name} has trained readouts of {', '.join(map(str, sorted(seeds)))} here")
     if not runs:
