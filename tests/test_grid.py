@@ -246,8 +246,11 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         said = sorted(parent.stdout.readline().strip() for _ in range(2))
-        assert said[1] == "busy"
+        status = Path(f"/proc/{said[0]}/status").read_text()
         parent.kill()
+    assert said[1] == "busy"
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    assert blocked & 1 << signal.SIGINT - 1  # a terminal interrupts workers too; it is the parent that ends them
     stat = Path(f"/proc/{said[0]}/stat")
     for _ in range(600):
         if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
