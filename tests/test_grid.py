@@ -277,6 +277,8 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
             assert one["test"] == pytest.approx(100 * picked(own[one["cell"]]).scores["top1"])
         assert f"ucf_hmdb, {protocol} protocol: top1" in told
         assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in told
+    grid.run(ROW, grid.Wish((20, 25), (9,), threads=1), grid.Options(2), featured, as_json_=True)
+    assert json.loads(capsys.readouterr().out) == found
     rows = list(csv.DictReader((featured.reports / f"{ROW}-grid.csv").read_text().splitlines()))
     assert len(rows) == len(found["scores"]) == 8
     assert {row["run"] for row in rows} == {r.run for r in made.values()}
@@ -371,13 +373,16 @@ def test_the_heat_map_says_what_it_shows() -> None:
 
 
 def test_features_stored_as_fp16_and_another_head_are_other_grids(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
+    featured: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = grid.open_row(tiny_row().data, place)
+    place, data = featured, grid.open_row(tiny_row().data, featured)
+    run(place, grid.Wish((20,), (9,), threads=1))
     for part, dataset in (("train", "ucf101"), ("test", "hmdb51")):
         put_features(place, data.splits[part].clips, dataset, "float16")
-    wish = grid.Wish((20,), (9,), stored_as="fp16", threads=1)
-    run(place, wish)
+    run(place, grid.Wish((20,), (9,), stored_as="fp16", threads=1))
+    assert [whole.features.cell for stored in all_runs(place.runs) if (whole := stored.read())] == [OWN, OWN]
+    with pytest.raises(MissingError, match="1 of 1 videos could not be scored"):  # and not: trained on other features
+        predicting.show(ROW, [data.splits["test"].clips[0].path], None, 1, place, Execution(), as_json=False)
     with monkeypatch.context() as patch:
         real = stage.keeping.keep
 
@@ -391,7 +396,7 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
     linear = grid.Wish((20,), (9,), "linear", ("honest",), "fp16", threads=1)
     run(place, linear)
     assert sorted(path.name for path in place.reports.glob("*.json")) == [
-        "ucf_hmdb-grid-fp16.json", "ucf_hmdb-grid-linear-fp16.json"
+        "ucf_hmdb-grid-fp16.json", "ucf_hmdb-grid-linear-fp16.json", "ucf_hmdb-grid.json"
     ]  # fmt: skip
     found = report(place, f"{ROW}-grid-linear-fp16")
     assert list(found["protocols"]) == ["honest"]
