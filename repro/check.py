@@ -10,11 +10,12 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from repro.errors import Exit
 from repro.expected import Expected
+from repro.grid_selection import Selected, grid_cells, has_grid, select
 from repro.rows import Row, row_datasets
 from repro.runs import RunRecord
 
@@ -46,27 +47,35 @@ class Verdict:
     spread: float | None = None
     """Sample standard deviation over seeds; None for a single run."""
     last_epoch: float | None = None
-    """Mean of the last epoch: no choice made on the test split."""
+    """Mean of the last epoch, of the row's own cell: no choice made on the test split."""
     checkpoint_assumed: bool = False
     allowance: float = 0.0
     """Points by which the margin is wider, for test clips that were missing."""
+    cells: int = 0
+    """Of its grid, that were run; where the published value is the best of one."""
+    best_of_grid: tuple[Selected, ...] = ()
+    """What the published rule picks of each seed's whole grid, where that is judged."""
 
     @property
     def margin(self) -> float:
         return self.expected.margin + self.allowance
 
 
-def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
-    """The outcome of `values` (one a seed, in points) and why, in a few words."""
+def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int = 91) -> tuple[Outcome, str]:
+    """The outcome of `values` (one a seed, in points) and why, in a few words. Where the published value is the best of a
+    grid, `cells` says how many of its cells were run: with fewer than all, values below it are no proof.
+    """
     if not values:
         return Outcome.NOT_RUN, "no run record"
     k, plan = len(values), expected.planned_seeds
     difference = statistics.fmean(values) - expected.published
-    cells = "1 cell of 91; the published value is the best of a grid" if expected.best_of_grid else ""
+    part = ""
+    if expected.best_of_grid and cells < of:
+        part = f"{cells} cell{'s' if cells > 1 else ''} of {of}; the published value is the best of a grid"
     if k == 1:
         if abs(difference) <= expected.margin + expected.rounding:
             return Outcome.WITHIN_MARGIN, f"one run of {plan} planned"
-        return Outcome.INCONCLUSIVE, f"one run of {plan} planned" + (f"; {cells}" if cells and difference < 0 else "")
+        return Outcome.INCONCLUSIVE, f"one run of {plan} planned" + (f"; {part}" if part and difference < 0 else "")
 
     from scipy.special import stdtrit  # Student's t quantile; importing scipy.stats takes a second
 
@@ -84,8 +93,8 @@ def judge(expected: Expected, values: Sequence[float]) -> tuple[Outcome, str]:
         return Outcome.WITHIN_MARGIN, f"runs agree more closely than they do with the published value; {interval}"
     if inside:
         return Outcome.INCONCLUSIVE, f"the difference exceeds the margin, the spread allows for it; {interval}"
-    if difference < 0 and cells:
-        return Outcome.INCONCLUSIVE, f"{cells}; {interval}"
+    if difference < 0 and part:
+        return Outcome.INCONCLUSIVE, f"{part}; {interval}"
     return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), interval
 
 
@@ -99,34 +108,45 @@ def check(
     for record in records:
         if record.kind != "published":
             continue
-        why = _unfit(record, rows[record.row][0]) if record.row in rows else "there is no such row"
+        row, line = rows.get(record.row, (None, None))
+        why = "there is no such row" if row is None or line is None else _unfit(record, row, _accepted(row, line))
         if why:
             left_out.append((record, why))
         else:
             by_row[record.row].append(record)
-    return [_verdict(line, by_row[name]) for name, (_, line) in rows.items()], left_out
+    return [_verdict(row, line, by_row[name]) for name, (row, line) in rows.items()], left_out
 
 
-def _unfit(record: RunRecord, row: Row) -> str:
-    """Why a record is no measurement of `row` as it is configured now; "" where it is one."""
+def _accepted(row: Row, expected: Expected) -> list[str]:
+    """Cells that count: the row's own, and where the published value is the best of a grid all of it."""
+    whole = expected.best_of_grid and has_grid(row)
+    return [cell.name for cell in grid_cells(expected.row, row)] if whole else [row.features.name]
+
+
+def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
+    """Why a record is no measurement of `row` as it is configured now, at one of `cells`; "" where it is one."""
     if not record.complete:
         return "a trial on fewer clips"
     if record.protocol != "published":
         return f"the {record.protocol} protocol: the published rule alone is compared with published values"
-    return unlike(record, row)
+    return unlike(record, row, cells)
 
 
-def unlike(record: RunRecord, row: Row) -> str:
-    """What a record measured otherwise than `row` is configured now, whatever the protocol; "" where nothing."""
+def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
+    """What a record measured otherwise than `row` is configured now, whatever the protocol; "" where nothing. `cells` are those
+    that count; none named, the row's own."""
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),
-        ("features", record.features.cell, row.features.name),
         ("training split", record.train.name, row.data.train),
         ("test split", record.test.name, row.data.test),
     ):
         if theirs != ours:
             return f"{what} {theirs}, the row has {ours}"
+    if record.features.cell not in (cells or [row.features.name]):
+        if has_grid(row) and record.features.cell in {cell.name for cell in grid_cells(record.row, row)}:
+            return f"another cell of a grid: the row is {row.features.name}"
+        return f"features {record.features.cell}, the row has {row.features.name}"
     recipe, configured = (r.model_dump(exclude={"note"}) for r in (record.recipe, row.readout))
     differing = [name for name in configured if recipe[name] != configured[name]]
     if differing:
@@ -157,34 +177,79 @@ def _allowance(record: RunRecord) -> tuple[float, str]:
     return allowance, said
 
 
-def _verdict(expected: Expected, records: list[RunRecord]) -> Verdict:
-    groups: defaultdict[str, dict[int, RunRecord]] = defaultdict(dict)
+@dataclass(slots=True)
+class _Runs:
+    """Runs that are alike but for seed and cell: a grid, or a part of one; the newest of each."""
+
+    own: str
+    """The row's cell."""
+    cells: Sequence[str]
+    """Of the whole grid, in its order."""
+    by_seed: dict[int, dict[str, RunRecord]] = field(default_factory=lambda: defaultdict(dict))
+
+    @property
+    def whole(self) -> list[int]:
+        """Seeds of which every cell of a grid was run."""
+        return [s for s, runs in sorted(self.by_seed.items()) if len(self.cells) > 1 and len(runs) == len(self.cells)]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those judged: of whole grids where there are any, else of the row's own cell."""
+        return self.whole or [seed for seed, runs in sorted(self.by_seed.items()) if self.own in runs]
+
+    def own_runs(self) -> list[RunRecord]:
+        return [self.by_seed[seed][self.own] for seed in self.seeds]
+
+    def rank(self, planned: int) -> tuple[bool, bool, str]:
+        """A whole grid goes before single cells, the runs planned before fewer, the newer before the older."""
+        return bool(self.whole), len(self.seeds) >= planned, max(run.made.at for run in self.own_runs())
+
+
+def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
+    sets: dict[str, _Runs] = {}
     for record in sorted(records, key=lambda r: r.made.at):
-        groups[record.group][record.seed] = record
-    # Runs of one configuration are judged together. Of several, the newest that has the runs planned, else the newest.
-    chosen = max(
-        groups.values(),
-        key=lambda group: (len(group) >= expected.planned_seeds, max(r.made.at for r in group.values())),
-        default={},
+        one = sets.setdefault(record.grid or record.group, _Runs(row.features.name, _accepted(row, expected)))
+        one.by_seed[record.seed][record.features.cell] = record
+    candidates = [one for one in sets.values() if one.seeds]
+    if not candidates:
+        reason = "no run record"
+        if sets:
+            reason += f" of its cell {row.features.name}, though of {len({r.features.cell for r in records})} others"
+        return Verdict(expected, Outcome.NOT_RUN, reason, checkpoint_assumed=expected.status == "unknown checkpoint")
+    chosen = max(candidates, key=lambda one: one.rank(expected.planned_seeds))
+    runs = chosen.own_runs()
+    best = tuple(select(chosen.by_seed[seed], chosen.cells) for seed in chosen.whole)
+    # select() goes by the same score as the published rule: these runs are all of its protocol.
+    values = [
+        100 * (best[n].test if best else run.best_epoch_on_test.scores[expected.metric]) for n, run in enumerate(runs)
+    ]
+    count = max(len(chosen.by_seed[seed]) for seed in chosen.seeds)
+    # Runs of one set read the same clips.
+    allowance, said = _allowance(runs[0])
+    outcome, reason = judge(
+        dataclasses.replace(expected, margin=expected.margin + allowance), values, count, len(chosen.cells)
     )
-    runs = [chosen[seed] for seed in sorted(chosen)]
-    values = [100 * run.best_epoch_on_test.scores[expected.metric] for run in runs]
-    # Runs of one group read the same clips.
-    allowance, said = _allowance(runs[0]) if runs else (0.0, "")
-    outcome, reason = judge(dataclasses.replace(expected, margin=expected.margin + allowance), values)
     reason += said
-    if len(groups) > 1:
-        reason += f"; {len(groups) - 1} older or unfinished sets of runs not judged"
+    if best:
+        reason += f"; best of {count} cells, {', '.join(f'seed {one.seed} {one.cell}' for one in best)}"
+        if len(chosen.by_seed) > len(best):
+            reason += f"; {len(chosen.by_seed) - len(best)} seeds without all cells not judged"
+    elif count > 1:
+        reason += f"; {row.features.name} alone is judged of {count} cells of {len(chosen.cells)} that were run"
+    if len(sets) > 1:
+        reason += f"; {len(sets) - 1} older or unfinished sets of runs not judged"
     return Verdict(
         expected=expected,
         outcome=outcome,
         reason=reason,
         seeds=tuple(run.seed for run in runs),
-        measured=statistics.fmean(values) if values else None,
+        measured=statistics.fmean(values),
         spread=statistics.stdev(values) if len(values) > 1 else None,
-        last_epoch=statistics.fmean(100 * r.last_epoch.scores[expected.metric] for r in runs) if runs else None,
+        last_epoch=statistics.fmean(100 * run.last_epoch.scores[expected.metric] for run in runs),
         checkpoint_assumed=expected.status == "unknown checkpoint",
         allowance=allowance,
+        cells=count,
+        best_of_grid=best,
     )
 
 
@@ -234,6 +299,8 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "measured": verdict.measured,
         "spread": verdict.spread,
         "last_epoch": verdict.last_epoch,
+        "cells": verdict.cells,
+        "best_of_grid": [dataclasses.asdict(one) for one in verdict.best_of_grid],
         "checkpoint_assumed": verdict.checkpoint_assumed,
         "status": expected.status,
         "note": expected.note,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from repro import check
@@ -24,8 +25,8 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
     records, damaged = _read(workspace)
     verdicts, left_out = check.check(rows, records)
     extras = [record for record in records if record.kind == "extra"]
-    for record, why in left_out:
-        print(f"warning: {record.row} seed {record.seed} ({record.run}): not judged: {why}", file=sys.stderr)
+    for line in told(left_out):
+        print(f"warning: {line}", file=sys.stderr)
     code = check.exit_code(verdicts, strict)
     if as_json:
         report = {
@@ -55,6 +56,19 @@ def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_j
             f"nothing to check: no run record that measures a published row in {workspace.runs}: run one with `repro ROW`"
         )
     return code
+
+
+def told(left_out: Sequence[tuple[RunRecord, str]]) -> list[str]:
+    """A line for each record not judged, or one for all of a row that share the reason, as a grid's cells do."""
+    alike: dict[tuple[str, str], list[RunRecord]] = {}
+    for record, why in left_out:
+        alike.setdefault((record.row, why), []).append(record)
+    return [
+        f"{row} seed {runs[0].seed} ({runs[0].run}): not judged: {why}"
+        if len(runs) == 1
+        else f"{row}: {len(runs)} records not judged: {why}"
+        for (row, why), runs in alike.items()
+    ]
 
 
 def _read(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:

@@ -4,23 +4,18 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from repro import __version__, cli_data, cli_features, cli_plan, rows
+from repro import __version__, cli_data, cli_features, cli_plan, cli_rows, rows
 from repro.cli_options import (
-    BatchOption,
-    DeviceOption,
     FlagOption,
     JsonOption,
-    ProtocolOption,
-    SeedsOption,
     WorkspaceOption,
-    at_least_one,
 )
 from repro.errors import Exit, UsageError
-from repro.workspace import device_from_environment, open_scratch_workspace, open_workspace
+from repro.workspace import open_scratch_workspace, open_workspace
 
 app = App(
     name="repro",
@@ -85,158 +80,6 @@ def list_rows(
 
     listing.show(open_workspace(workspace), extras=all_, as_json=json_)
     return Exit.OK
-
-
-@app.command
-def run(
-    row: str,
-    /,
-    *,
-    seeds: SeedsOption = 1,
-    protocol: ProtocolOption = "published",
-    allow_missing: FlagOption = False,
-    limit: int | None = None,
-    from_: Annotated[Literal["features", "readout"], Parameter(name="--from")] = "features",
-    dry_run: FlagOption = False,
-    workers: int | None = None,
-    device: DeviceOption = None,
-    batch: BatchOption = None,
-    deterministic: FlagOption = False,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Run a row end to end: features, readout, run record. `repro ROW` is the same.
-
-    Args:
-        row: a name from `repro list`.
-        seeds: how many readouts; the published seed first, then those that follow it.
-        protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
-        allow_missing: go on without clips that are not there; recorded, and widens an accuracy row's margin.
-        limit: at most so many clips of each split, for a trial: recorded as one, and never judged.
-        from_: the stage to begin with: features, or readout, for features that are there; no video is looked at then.
-        dry_run: print what it would take, as `repro plan ROW`, and do nothing.
-        workers: processes that decode [default: one fewer than there are cores].
-        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
-        batch: frames the largest networks take at once [default: what a bound on memory allows].
-        deterministic: on a GPU, only operations that repeat bit for bit.
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    if row in (*rows.SMOKE_ROWS, *rows.PRETRAINED_SMOKE_ROWS):
-        raise UsageError(f"{row} is part of the smoke job: run `repro smoke`")
-    found, place = rows.load_row(row), open_workspace(workspace)
-    count, processes = at_least_one("--seeds", seeds) or 1, at_least_one("--workers", workers)
-    frames, clips = at_least_one("--batch", batch), at_least_one("--limit", limit)
-    if dry_run:
-        from repro import planning
-
-        return planning.show((row,), place, seeds=count, protocol=protocol, device=device, as_json=json_)
-    if from_ == "readout":
-        if allow_missing or clips:
-            raise UsageError("--from readout takes the features of every clip: not with --limit or --allow-missing")
-        return readout(
-            row,
-            seeds=seeds,
-            protocol=protocol,
-            device=device,
-            deterministic=deterministic,
-            workspace=workspace,
-            json_=json_,
-        )
-    from repro import requirements
-
-    # First what it lacks, which takes no time to find out; a device asked for is one of these things.
-    wish = device or device_from_environment()
-    requirements.require(row, found, place, gpu=wish is not None and wish != "cpu")
-
-    from repro import running
-
-    chosen = requirements.chosen_device(device)
-    options = running.Options(
-        count,
-        protocol,
-        chosen,
-        deterministic,
-        workers=processes,
-        batch=frames,
-        allow_missing=allow_missing,
-        limit=clips,
-    )
-    return running.run(row, options, place, as_json=json_)
-
-
-@app.command
-def readout(
-    row: str,
-    /,
-    *,
-    seeds: SeedsOption = 1,
-    protocol: ProtocolOption = "published",
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
-    device: DeviceOption = None,
-    deterministic: FlagOption = False,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """The readout of a row alone, from features that are there already.
-
-    Args:
-        row: a name from `repro list`.
-        seeds: how many readouts; the published seed first, then those that follow it.
-        protocol: honest picks the epoch on clips held out of the training split; never judged against the table.
-        precision: of matrix products; part of the run's key, and recorded.
-        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
-        deterministic: on a GPU, only operations that repeat bit for bit.
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    rows.load_row(row)
-
-    from repro import running
-    from repro.requirements import chosen_device
-
-    count = at_least_one("--seeds", seeds) or 1
-    options = running.Options(count, protocol, chosen_device(device), deterministic, precision)
-    return running.read_out_alone(row, options, open_workspace(workspace), as_json=json_)
-
-
-@app.command
-def predict(
-    row: str,
-    /,
-    *videos: Path,
-    seed: int | None = None,
-    top: int = 5,
-    workers: int = 1,
-    device: DeviceOption = None,
-    batch: BatchOption = None,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Score any video files with a row's trained readout.
-
-    Args:
-        row: a row that has been run here, also smoke.
-        videos: files; one that cannot be decoded is named, the others are scored.
-        seed: of the readout [default: the newest run's].
-        top: classes shown for each video.
-        workers: processes that decode.
-        device: cpu or cuda [default: REPRO_DEVICE, else cuda where there is one].
-        batch: frames the largest networks take at once [default: what a bound on memory allows].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    rows.load_row(row)
-    if not videos:
-        raise UsageError("predict: no video named: give one or more files")
-    shown, processes = at_least_one("--top", top) or 1, at_least_one("--workers", workers) or 1
-
-    from repro import predicting
-    from repro.backbones.extractor import Execution
-    from repro.requirements import chosen_device
-
-    execution = Execution(chosen_device(device), at_least_one("--batch", batch), processes)
-    return predicting.show(row, videos, seed, shown, open_workspace(workspace), execution, as_json=json_)
 
 
 @app.command
@@ -333,6 +176,9 @@ def check(
     return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
 
 
+app.command(cli_rows.run)
+app.command(cli_rows.readout)
+app.command(cli_rows.predict)
 app.command(cli_features.extract)
 app.command(cli_features.verify)
 app.command(cli_data.data)

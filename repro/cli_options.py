@@ -1,6 +1,6 @@
 """Options that several verbs take, and checks of their values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,3 +33,10 @@ def at_least_one(option: str, value: int | None) -> int | None:
     if value is not None and value < 1:
         raise UsageError(f"{option} {value}: expected a number from 1 on")
     return value
+
+
+def only_with(options: Mapping[str, object], other: str) -> None:
+    """Refuse options that were given and say nothing without another."""
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} goes with {other}: add it, or leave {option} out")

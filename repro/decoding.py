@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -84,6 +85,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs,), daemon=True, name="decoder")
+        resource_tracker.ensure_running()  # else the first start() does this, and leaves interrupts unblocked
         # Blocked here, an interrupt stays blocked in the child, which is ended by its pipe, and waits for the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

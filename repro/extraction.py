@@ -137,7 +137,7 @@ def _run(
     on = machine(device)
     done = extract(
         part, asks, execution, versions() | on, reporter,
-        before=lambda todo: _say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
+        before=lambda todo: say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
     )  # fmt: skip
     for ask in asks:
         reporter.stage(
@@ -194,7 +194,7 @@ def _collection(source: str, workspace: Workspace) -> Collection:
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 
 
-def _say_disk(
+def say_disk(
     todo: Sequence[Clip], configs: Mapping[str, BackboneConfig], cells: Mapping[str, tuple[Cell, ...]], stored_as: str,
     place: Path, reporter: Reporter,
 ) -> None:  # fmt: skip

@@ -1,16 +1,17 @@
 """A row from its clips to its run records: extract, train, record. Each stage is reused where nothing it depends on has
 changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from repro import rates
+from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution, describe
 from repro.datasets import Clip, Split
 from repro.errors import MissingError
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
-from repro.features.store import FeatureStore
+from repro.features.store import FeatureStore, StoredAs
 from repro.readout.scores import Segments
 from repro.readout.stage import PUBLISHED, How, Source, read_out
 from repro.rows import Row, row_backbone
@@ -42,7 +43,7 @@ def run_row(
     Raises:
         MissingError: a checkpoint is missing or clips could not be read (each is named before).
     """
-    stores, extraction = _extract(name, row, splits, workspace, reporter, execution)
+    stores, extraction = extract_row(name, row, (row.features,), splits, workspace, reporter, execution)
     source = Source(
         name,
         row,
@@ -58,10 +59,23 @@ def run_row(
     return stores["test"], read_out(source, seeds, workspace, reporter, how)
 
 
-def _extract(
-    name: str, row: Row, splits: Mapping[str, Split], workspace: Workspace, reporter: Reporter, execution: Execution
+def extract_row(
+    name: str,
+    row: Row,
+    cells: tuple[Cell, ...],
+    splits: Mapping[str, Split],
+    workspace: Workspace,
+    reporter: Reporter,
+    execution: Execution,
+    stored_as: StoredAs = "float32",
+    before: Callable[[Sequence[Clip]], None] = lambda todo: None,
 ) -> tuple[dict[str, FeatureStore], Extraction]:
-    """Features of all splits: the store of each, and what was extracted."""
+    """Features of all splits, all cells in one pass over a clip: the store of each, and what was extracted. `before` is
+    called with the clips of a data set that are to be computed.
+
+    Raises:
+        MissingError: a checkpoint is missing or clips could not be read (each is named before).
+    """
     backbone = describe(row.backbone, row_backbone(row), workspace)
     collections: dict[str, list[Clip]] = {}
     for part, split in splits.items():
@@ -69,24 +83,26 @@ def _extract(
     stores: dict[str, FeatureStore] = {}
     whole = Extraction()
     for dataset, clips in collections.items():
-        store = FeatureStore.open(workspace, row.backbone, backbone.identity(), dataset)
-        asks = [Ask(backbone, (row.features,), store)]
+        store = FeatureStore.open(workspace, row.backbone, backbone.identity(), dataset, stored_as)
+        asks = [Ask(backbone, cells, store)]
         collection = dataset_collection(dataset, clips)
         on = machine(execution.device)
-        done = extract(collection, asks, execution, versions() | on, reporter)
-        rates.record(workspace, row.backbone, backbone.identity(), (row.features.name,), on, done.windows, done.seconds)
+        done = extract(collection, asks, execution, versions() | on, reporter, before)
+        names = tuple(cell.name for cell in cells)
+        rates.record(workspace, row.backbone, backbone.identity(), names, on, done.windows, done.seconds)
         reporter.stage(
             "features",
             total=len(collection.clips) - len(done.failed),
             reused=len(done.reused),
             made="extracted",
-            why=f"{dataset}, {row.backbone}, {row.features.name}",
+            why=f"{dataset}, {row.backbone}, {cells[0].name if len(cells) == 1 else f'{len(cells)} cells'}",
             where=store.folder,
         )
         pack_if_whole(collection, asks, done, reporter)
         stores |= {part: store for part in splits if _dataset(row, part) == dataset}
         whole.failed |= done.failed
         whole.video_sha256 |= done.video_sha256
+        whole.windows += done.windows
     if whole.failed:
         failed, total = list(whole.failed), sum(len(clips) for clips in collections.values())
         raise MissingError(

@@ -15,8 +15,8 @@ from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
-from repro.rows import SMOKE_ROWS, load_row, row_backbone
-from repro.runs import DamagedRecordError, StoredRun, all_runs, machine, versions
+from repro.rows import SMOKE_ROWS, Row, load_row, row_backbone
+from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs, machine, versions
 from repro.terminal import Reporter
 from repro.workspace import Workspace
 
@@ -35,9 +35,12 @@ def show(
         MissingError: the row has no trained readout here; its backbone's checkpoint is not there; some video failed.
     """
     row = load_row(name)
-    readout = load_readout(_trained(name, seed, workspace).folder / SELECTED, execution.device)
+    runs = _trained(name, row, seed, workspace)
     backbone = describe(row.backbone, row_backbone(row), workspace)
     store = FeatureStore.open(workspace, row.backbone, backbone.identity(), COLLECTION)
+    # A grid's may have read features stored as fp16.
+    run = next((run for record, run in runs if record.features.key == store.key), runs[0][1])
+    readout = load_readout(run.folder / SELECTED, execution.device)
     if store.key != readout.features:
         raise MissingError(
             f"the readout of {name} was trained on features {readout.features}, this machine would make {store.key}: train it "
@@ -70,19 +73,26 @@ def show(
     return Exit.OK
 
 
-def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
-    """The newest run of the row, of `seed` where one is given."""
-    runs, seeds = [], set()
+def _trained(name: str, row: Row, seed: int | None, workspace: Workspace) -> list[tuple[RunRecord, StoredRun]]:
+    """Runs of the row, of `seed` where one is given, the newest first; not of another cell or head, which a grid leaves.
+
+    Raises:
+        UsageError: none of that seed.
+        MissingError: none at all.
+    """
+    runs: list[tuple[RunRecord, StoredRun]] = []
+    seeds = set()
     for run in all_runs(workspace.runs):
         if run.folder.parent.name == name and (run.folder / SELECTED).is_file():
             try:
                 record = run.read()
             except DamagedRecordError:
                 continue
-            if record is not None and seed in (None, record.seed):
-                runs.append((record.made.at, run))
-            if record is not None:
-                seeds.add(record.seed)
+            if record is None or (record.features.cell, record.recipe.head) != (row.features.name, row.readout.head):
+                continue
+            if seed in (None, record.seed):
+                runs.append((record, run))
+            seeds.add(record.seed)
     if not runs and seeds:
         raise UsageError(f"--seed {seed}: {name} has trained readouts of {', '.join(map(str, sorted(seeds)))} here")
     if not runs:
@@ -92,7 +102,7 @@ def _trained(name: str, seed: int | None, workspace: Workspace) -> StoredRun:
             else ""
         )
         raise MissingError(f"row {name}: no trained readout in {workspace.runs / name}{old}: `repro {name}` trains one")
-    return max(runs, key=lambda found: found[0])[1]
+    return sorted(runs, key=lambda found: found[0].made.at, reverse=True)
 
 
 def _print(readout: Readout, found: dict[Path, np.ndarray], top: int) -> None:

@@ -68,7 +68,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         execution = Execution(options.device, options.batch, workers, reporter.line)
         _, records = run_row(
             name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),
-            _segments(row, workspace),
+            row_segments(row, workspace),
             also=data.also, missing=data.missing, manifests=data.manifests, complete=options.limit is None,
         )  # fmt: skip
         tracking.sync(workspace, reporter)
@@ -115,7 +115,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
         # As `repro ROW` would have it, so that the same run is the same run.
         also = tuple(datasets[place.split("/")[0]].split(place.split("/")[1]) for place in row.data.also)
         manifests = {n: audited.sha256 for n, d in datasets.items() if (audited := of_these_files(d, workspace))}
-        source = Source(name, row, stores, splits, videos, _segments(row, workspace), also=also, manifests=manifests)
+        source = Source(name, row, stores, splits, videos, row_segments(row, workspace), also=also, manifests=manifests)
         records = read_out(source, row.seeds.first(options.seeds), workspace, reporter, _how(options))
         tracking.sync(workspace, reporter)
     _show(row, records, as_json)
@@ -134,7 +134,7 @@ def _extraction(dataset: str, row: Row) -> str:
     return shlex.join(words)
 
 
-def _segments(row: Row, workspace: Workspace) -> Segments | None:
+def row_segments(row: Row, workspace: Workspace) -> Segments | None:
     """Classes by how common they are, for rows of Animal Kingdom where its owners' table of them is there."""
     if row.data.datasets != ("animal_kingdom",):
         return None

@@ -92,6 +92,8 @@ class RunRecord(Record):
     """Content key of the run: the same key means the same inputs, recipe and seed."""
     group: str
     """The run's key without its seed: runs of one group are repetitions."""
+    grid: str = ""
+    """The group's key without its cell: runs of one grid differ in cell and seed alone."""
     row: str
     row_version: int
     kind: Kind

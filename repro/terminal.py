@@ -126,6 +126,17 @@ class Reporter:
         return advance
 
 
+class Quiet(Reporter):
+    """Passes on warnings alone: for one of many stages, whose progress is another's to tell."""
+
+    def line(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        yield lambda note: None
+
+
 def spoken(seconds: float) -> str:
     """A length of time as a person says it: 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)

@@ -9,10 +9,11 @@ import pytest
 from records import record
 from scipy import stats
 
-from repro import check
+from repro import check, checking
 from repro.check import Outcome, judge
 from repro.errors import Exit, UsageError
 from repro.expected import Expected, rows_with_expected, table_path
+from repro.grid_selection import grid_cells
 from repro.rows import load_row
 from repro.runs import RunRecord
 
@@ -65,6 +66,90 @@ def test_one_cell_of_a_grid_is_never_lower() -> None:
         assert "1 cell of 91" in reason
     assert judge(GRID, around(90.0, 0.1))[0] is Outcome.HIGHER
     assert judge(LINE, around(60.0, 0.1))[0] is Outcome.LOWER
+
+
+def test_a_part_of_a_grid_is_never_lower_and_a_whole_one_may_be() -> None:
+    for values in ([60.0], around(60.0, 0.1)):
+        outcome, reason = judge(GRID, values, 90, 91)
+        assert outcome is Outcome.INCONCLUSIVE
+        assert "90 cells of 91" in reason
+    outcome, reason = judge(GRID, around(60.0, 0.1), 91, 91)
+    assert outcome is Outcome.LOWER
+    assert "cells" not in reason
+    assert judge(GRID, [60.0], 91, 91) == (Outcome.INCONCLUSIVE, "one run of 5 planned")
+
+
+CELLS = [cell.name for cell in grid_cells("ucf_hmdb", load_row("ucf_hmdb"))]
+
+
+def cell_runs(seed: int, score: float, cells: list[str], set_of: str = "g", at: str = "2026-01-01") -> list[RunRecord]:
+    """One seed's runs of cells, as a grid makes them; the first scores `score`, each other 0.001 less."""
+    return [
+        (one := record("ucf_hmdb", seed, score - 0.001 * (place > 0), f"{set_of}{cell}", at)).model_copy(
+            update={"grid": set_of, "features": one.features.model_copy(update={"cell": cell})}
+        )
+        for place, cell in enumerate(cells)
+    ]
+
+
+def test_a_whole_grid_is_judged_by_its_best_cell() -> None:
+    """Of each seed its own best, as the published value is the best of one; the last epoch stays the row's own cell's."""
+    shifted = [*CELLS[1:], CELLS[0]]
+    runs = [one for seed in range(5) for one in cell_runs(seed, 0.70 + 0.001 * seed, shifted if seed else CELLS)]
+    judged = verdict("ucf_hmdb", *runs)
+    assert judged.outcome is Outcome.LOWER
+    assert judged.measured == pytest.approx(70.2)
+    assert judged.last_epoch == pytest.approx(70.1)
+    assert judged.cells == 91
+    assert [one.cell for one in judged.best_of_grid] == ["t00_layer01", *["t00_layer02"] * 4]
+    assert "best of 91 cells, seed 0 t00_layer01, seed 1 t00_layer02" in judged.reason
+    assert check.as_json(judged)["cells"] == 91
+    assert check.check(ROWS, runs)[1] == []
+    assert check.exit_code([judged], False) is Exit.JUDGED_DIFFERENT
+
+
+def test_with_a_cell_lacking_the_rows_own_is_judged() -> None:
+    runs = [one for seed in range(5) for one in cell_runs(seed, 0.70, CELLS[:-1])]
+    judged = verdict("ucf_hmdb", *runs)
+    assert judged.outcome is Outcome.INCONCLUSIVE
+    assert judged.measured == pytest.approx(69.9)
+    assert (judged.best_of_grid, judged.cells) == ((), 90)
+    assert "90 cells of 91; the published value is the best of a grid" in judged.reason
+    assert "t20_layer09 alone is judged of 90 cells of 91" in judged.reason
+
+
+def test_one_seeds_whole_grid_goes_before_more_seeds_of_one_cell() -> None:
+    own = [one for seed in range(5) for one in cell_runs(seed, 0.776, ["t20_layer09"])]
+    assert verdict("ucf_hmdb", *own).outcome is Outcome.REPRODUCED
+    judged = verdict("ucf_hmdb", *own, *cell_runs(0, 0.60, CELLS))
+    assert (judged.outcome, judged.seeds) == (Outcome.INCONCLUSIVE, (0,))
+    assert judged.reason.startswith("one run of 5 planned; best of 91 cells")
+    assert "4 seeds without all cells not judged" in judged.reason
+
+
+def test_grids_that_differ_are_not_joined() -> None:
+    """Half the cells on other features, or of another version: no whole grid."""
+    judged = verdict("ucf_hmdb", *cell_runs(0, 0.70, CELLS[:60], "a"), *cell_runs(0, 0.70, CELLS[60:], "b"))
+    assert judged.best_of_grid == ()
+    without_own = [cell for cell in CELLS if cell != "t20_layer09"]
+    judged = verdict("ucf_hmdb", *cell_runs(0, 0.70, without_own))
+    assert (judged.outcome, judged.measured) == (Outcome.NOT_RUN, None)
+    assert judged.reason == "no run record of its cell t20_layer09, though of 90 others"
+
+
+def test_other_cells_of_a_row_that_is_one_cell_are_named_together() -> None:
+    """SDv2's published values are one cell's."""
+    runs = [
+        record("ucf_hmdb_sdv2", 1, 0.765, cell).model_copy(update={"grid": "g", "features": one.features})
+        for cell, one in zip(CELLS, cell_runs(1, 0.9, CELLS), strict=True)
+    ]
+    verdicts, left_out = check.check(ROWS, runs)
+    judged = next(v for v in verdicts if v.expected.row == "ucf_hmdb_sdv2")
+    assert (judged.outcome, judged.measured) == (Outcome.WITHIN_MARGIN, 76.5)
+    assert len(left_out) == 90
+    assert checking.told(left_out) == [
+        "ucf_hmdb_sdv2: 90 records not judged: another cell of a grid: the row is t20_layer09"
+    ]
 
 
 def test_it_is_two_sided() -> None:

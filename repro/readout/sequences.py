@@ -117,7 +117,7 @@ def load_sequences(
             )
         if not len(values) or not np.isfinite(values).all():
             unfit.append(clip.id)
-        features.append(_tensor(values[:max_length]))
+        features.append(_tensor(values[:max_length].astype(np.float32, copy=False)))  # a grid's may be stored as fp16
     for clips, what in ((absent, "have no features"), (unfit, "have features that are empty or not finite")):
         if clips:
             raise MissingError(f"split {split.name}: {len(clips)} of {len(split.clips)} clips {what} ({cell}) in {store.folder}: "

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,23 +94,8 @@ def read_out(
         MissingError: features are missing or unfit, or a loss turned NaN.
         UsageError: no such device, or a seed's training was begun otherwise and not ended.
     """
-    row = source.row
-    facts = {
-        part: _split_record(split, source.video_sha256, source.missing.get(part, ()))
-        for part, split in source.splits.items()
-    }
-    group = {
-        "training": keeping.VERSION,
-        "row": source.name,
-        "row_version": row.version,
-        "features": {"key": source.store.key, "cell": row.features.name},
-        "splits": {part: fact.model_dump() for part, fact in facts.items()},
-        "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
-        "protocol": how.protocol,
-        "precision": how.compute.precision,
-        "segments": source.segments,
-        "also": [split.name for split in source.also],
-    }
+    row, facts = source.row, split_facts(source)
+    group = _group(source, facts, how)
     sequences: dict[str, Sequences] = {}
     records, reused = [], 0
     for seed in seeds:
@@ -123,7 +109,7 @@ def read_out(
                     for part, split in source.splits.items()
                 }
             with _torch_threads(how.threads):
-                record = _measure(source, how, seed, stored, content_key(group), sequences, facts, reporter)
+                record = _measure(source, how, seed, stored, group, sequences, facts, reporter)
         else:
             reused += 1
         records.append(record)
@@ -139,6 +125,45 @@ def read_out(
     return records
 
 
+def finished(
+    source: Source,
+    seed: int,
+    workspace: Workspace,
+    reporter: Reporter,
+    how: How = PUBLISHED,
+    facts: Mapping[str, SplitRecord] | None = None,
+) -> RunRecord | None:
+    """The record that read_out would reuse; None where it would train. `facts` saves working them out again."""
+    group = _group(source, split_facts(source) if facts is None else facts, how)
+    run = content_key(group | {"seed": seed})
+    return _stored_record(stored_run(workspace.runs, source.name, seed, run), reporter)
+
+
+def split_facts(source: Source) -> dict[str, SplitRecord]:
+    """What records say of the splits: the same whatever the cell and the recipe."""
+    return {
+        part: _split_record(split, source.video_sha256, source.missing.get(part, ()))
+        for part, split in source.splits.items()
+    }
+
+
+def _group(source: Source, facts: Mapping[str, SplitRecord], how: How) -> dict[str, Any]:
+    """All a run depends on but its seed."""
+    row = source.row
+    return {
+        "training": keeping.VERSION,
+        "row": source.name,
+        "row_version": row.version,
+        "features": {"key": source.store.key, "cell": row.features.name},
+        "splits": {part: fact.model_dump() for part, fact in facts.items()},
+        "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
+        "protocol": how.protocol,
+        "precision": how.compute.precision,
+        "segments": source.segments,
+        "also": [split.name for split in source.also],
+    }
+
+
 def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
     """The record of this very run, if it is whole."""
     try:
@@ -150,24 +175,26 @@ def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
 
 
 def _refuse_begun_otherwise(stored: StoredRun, row: Row, how: How) -> None:
-    """A row's seed is not trained anew beside an unfinished training of it whose recipe was another.
+    """A row's seed is not trained anew beside an unfinished training of it whose recipe was another. Another cell or head
+    is no changed recipe: a grid trains many side by side.
 
     Raises:
         UsageError: there is one; what differs, and what to do.
     """
 
-    def facts(recipe: Recipe, cell: str) -> dict[str, object]:
-        return {"recipe": recipe.model_dump(mode="json", exclude={"note"}), "features": cell}
+    def facts(recipe: Recipe) -> dict[str, object]:
+        return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
 
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
         about = checkpoints.read_about(path)
         if path.parent == stored.folder or about is None or about.get("protocol") != how.protocol:
             continue
         try:
-            began = facts(Recipe.model_validate(about["asked"]["recipe"]), about["cell"])
+            began, cell = Recipe.model_validate(about["asked"]["recipe"]), about["cell"]
         except (KeyError, ValidationError):  # another version's: nothing goes on from it
             continue
-        checkpoints.refuse_changed(path, began, facts(row.readout, row.features.name))
+        if (cell, began.head) == (row.features.name, row.readout.head):
+            checkpoints.refuse_changed(path, facts(began), facts(row.readout))
 
 
 def _measure(
@@ -175,7 +202,7 @@ def _measure(
     how: How,
     seed: int,
     stored: StoredRun,
-    group: str,
+    group: Mapping[str, Any],
     sequences: Mapping[str, Sequences],
     facts: Mapping[str, SplitRecord],
     reporter: Reporter,
@@ -219,7 +246,8 @@ def _measure(
     backbone = row_backbone(row)
     record = RunRecord(
         run=stored.folder.name.split("-")[1],
-        group=group,
+        group=content_key(group),
+        grid=content_key({**group, "features": {"key": source.store.key}}),
         row=source.name,
         row_version=row.version,
         kind=row.kind,

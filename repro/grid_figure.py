@@ -1,0 +1,117 @@
+"""A grid as a heat map (SVG): a panel a protocol, timesteps down and layers across, scores in the cells."""
+
+import io
+import logging
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from repro.backbones.config import Cell
+from repro.grid_report import RULES, GridResult, told_seeds
+from repro.rows import Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRICS = {"map_micro": "mAP (micro)", "top1": "top-1 accuracy"}
+COLOURS = "cividis"
+"""Its lightness rises evenly, and it looks alike to people with and without a colour vision deficiency."""
+
+LUMA = np.array([0.2126, 0.7152, 0.0722])
+"""How much red, green and blue add to a colour's lightness (Rec. 709)."""
+
+
+def svg(result: GridResult) -> bytes:
+    """The heat map as an SVG file, its text as text; the same result gives the same bytes."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies is nothing a user asked about
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "actiondiff", "font.family": "sans-serif"}):
+        written = io.BytesIO()
+        figure(result).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    return written.getvalue()
+
+
+def figure(result: GridResult) -> "Figure":
+    from matplotlib.figure import Figure
+
+    timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
+    layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
+    height = 0.36 * len(timesteps) + 1.15
+    drawn = Figure(figsize=(0.62 * len(layers) + 2.2, height * len(result.protocols) + 1.45), layout="constrained")
+    drawn.suptitle(f"{result.row.title}, {result.row.readout.head} readout", fontsize=12)
+    panels = drawn.subplots(len(result.protocols), 1, squeeze=False)[:, 0]
+    for panel, protocol in zip(panels, result.protocols, strict=True):
+        _draw(panel, result, protocol, timesteps, layers)
+    drawn.supxlabel("\n".join(textwrap.wrap(caption(result), 24 + 11 * len(layers))), fontsize=8, x=0.02, ha="left")
+    return drawn
+
+
+def caption(result: GridResult) -> str:
+    """What the figure shows, for a reader who has nothing but it."""
+    top, bottom = (" (top)", " (bottom)") if len(result.protocols) > 1 else ("", "")
+    clips = f"trained on {result.row.data.train}, tested on {result.row.data.test}"
+    parts = [f"{METRICS[result.row.metric]} in percent, {told_seeds(result.seeds)}; {clips}."]
+    if "published" in result.protocols:
+        parts.append(f"Published protocol{top}: each cell's best epoch on the test split; {result.optimism}.")
+    if "honest" in result.protocols:
+        parts.append(
+            f"Honest protocol{bottom}: each cell's best epoch on clips held out of the training split, which "
+            "cell and epoch are picked on; nothing is picked on the test split."
+        )
+    parts.append("Boxed: what the rule picks. Dots: the row's own cell. Hatched: not run.")
+    return " ".join(parts)
+
+
+def _draw(
+    panel: "Axes", result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    values = _values(result, protocol, timesteps, layers)
+    image = panel.imshow(np.ma.masked_invalid(values), cmap=COLOURS, aspect="auto")
+    lightness = np.asarray(image.to_rgba(values))[..., :3] @ LUMA
+    panel.set_facecolor("#e8e8e8")
+    panel.patch.set_hatch("////")
+    panel.patch.set_edgecolor("#b0b0b0")
+    chosen = result.selected(protocol)
+    marked = {one.cell for one in chosen}
+    for down, timestep in enumerate(timesteps):
+        for across, layer in enumerate(layers):
+            name, value = Cell(timestep=timestep, layer=layer).name, values[down, across]
+            ink = "black" if np.isnan(value) or lightness[down, across] > 0.5 else "white"
+            if not np.isnan(value):
+                weight = "bold" if name in marked else "normal"
+                panel.text(across, down, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink, weight=weight)
+            if name == result.row.features.name:
+                panel.add_patch(
+                    Rectangle((across - 0.42, down - 0.4), 0.84, 0.8, fill=False, edgecolor=ink, linestyle=":", lw=1.4)
+                )
+            if name in marked:
+                for colour, width in (("black", 4.0), ("white", 2.0)):  # seen on any colour below
+                    panel.add_patch(
+                        Rectangle((across - 0.5, down - 0.5), 1, 1, fill=False, edgecolor=colour, lw=width, zorder=3)
+                    )
+    panel.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    panel.set_yticks(range(len(timesteps)), [str(timestep) for timestep in timesteps])
+    panel.set_xlabel("layer")
+    panel.set_ylabel("timestep (0 the noisiest)", fontsize=9)
+    scores = sum(100 * one.test for one in chosen) / len(chosen)
+    panel.set_title(
+        f"{protocol}: {RULES[protocol]}; {result.count(protocol)} of {len(result.cells)} cells; {scores:.2f} on test",
+        fontsize=9,
+    )
+    bar = panel.figure.colorbar(image, ax=panel, pad=0.01)
+    bar.set_label("on test" if protocol == "published" else "on held-out clips", fontsize=8)
+
+
+def _values(
+    result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
+) -> Float[np.ndarray, "S L"]:
+    """What cells are chosen by, in points; NaN where a cell was not run."""
+    means = [[result.mean(protocol, Cell(timestep=t, layer=layer)) for layer in layers] for t in timesteps]
+    return np.array([[np.nan if mean is None else mean for mean in line] for line in means])

@@ -1,0 +1,200 @@
+"""A grid's result: its runs by protocol, seed and cell, as JSON, CSV and the lines a person reads. Scores in points."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from repro.backbones.config import Cell
+from repro.grid_selection import Selected, compared, picked, select
+from repro.rows import Protocol, Row
+from repro.runs import RunRecord
+
+RULES: dict[Protocol, str] = {
+    "published": "best cell and epoch on the test split",
+    "honest": "cell and epoch picked on held-out training clips",
+}
+COLUMNS = (
+    "row",
+    "head",
+    "protocol",
+    "seed",
+    "timestep",
+    "layer",
+    "cell",
+    "epoch",
+    "chosen_on",
+    "test",
+    "last_epoch",
+    "run",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GridResult:
+    name: str
+    row: Row
+    """With the head that was trained."""
+    cells: tuple[Cell, ...]
+    """Of the whole grid."""
+    seeds: tuple[int, ...]
+    runs: Mapping[tuple[Protocol, int, str], RunRecord]
+    """By protocol, seed and cell: those that are there."""
+    stored_as: str
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        return tuple(protocol for protocol in RULES if any(key[0] == protocol for key in self.runs))
+
+    @property
+    def optimism(self) -> str:
+        """What the published rule does to its number."""
+        return f"the best of {self.count('published')} cells on the test split is optimistic by construction"
+
+    def of(self, protocol: Protocol, seed: int) -> dict[str, RunRecord]:
+        """A seed's runs by cell."""
+        return {cell: run for (p, s, cell), run in self.runs.items() if (p, s) == (protocol, seed)}
+
+    def selected(self, protocol: Protocol) -> list[Selected]:
+        """What the protocol's rule picks, seed by seed."""
+        order = [cell.name for cell in self.cells]
+        return [select(runs, order) for seed in self.seeds if (runs := self.of(protocol, seed))]
+
+    def count(self, protocol: Protocol) -> int:
+        """Cells that every seed has."""
+        return min(len(self.of(protocol, seed)) for seed in self.seeds)
+
+    def mean(self, protocol: Protocol, cell: Cell) -> float | None:
+        """What the cell is chosen by, in the mean over the seeds that have it, in points; None where none has."""
+        scores = [compared(run) for seed in self.seeds if (run := self.of(protocol, seed).get(cell.name))]
+        return 100 * statistics.fmean(scores) if scores else None
+
+
+def as_json(result: GridResult) -> dict[str, object]:
+    row, published = result.row, result.row.published
+    first = next(iter(result.runs.values()))
+    return {
+        "row": result.name,
+        "metric": row.metric,
+        "published": None if published is None else published.value,
+        "train": row.data.train,
+        "test": row.data.test,
+        "recipe": row.readout.model_dump(mode="json"),
+        "features": {"backbone": row.backbone, "key": first.features.key, "stored_as": result.stored_as},
+        "seeds": list(result.seeds),
+        "timesteps": sorted({cell.timestep for cell in result.cells if cell.timestep is not None}),
+        "layers": sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)}),
+        "cells_of_grid": len(result.cells),
+        "note": result.optimism if "published" in result.protocols else "",
+        "protocols": {protocol: _protocol_json(result, protocol) for protocol in result.protocols},
+        "scores": lines(result),
+    }
+
+
+def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
+    chosen = result.selected(protocol)
+    scores = [100 * one.test for one in chosen]
+    return {
+        "rule": RULES[protocol],
+        "cells": result.count(protocol),
+        "whole": result.count(protocol) == len(result.cells),
+        "selected": [
+            asdict(one) | {name: _points(getattr(one, name)) for name in ("chosen_on", "test", "last_epoch")}
+            for one in chosen
+        ],
+        "test": round(statistics.fmean(scores), 4),
+        "spread": round(statistics.stdev(scores), 4) if len(scores) > 1 else None,
+    }
+
+
+def lines(result: GridResult) -> list[dict[str, object]]:
+    """One entry a run, in the grid's order."""
+    found: list[dict[str, object]] = []
+    for protocol in result.protocols:
+        for seed in result.seeds:
+            runs = result.of(protocol, seed)
+            for cell in result.cells:
+                if cell.name in runs:
+                    run = runs[cell.name]
+                    found.append(
+                        {
+                            "row": result.name,
+                            "head": run.recipe.head,
+                            "protocol": protocol,
+                            "seed": seed,
+                            "timestep": cell.timestep,
+                            "layer": cell.layer,
+                            "cell": cell.name,
+                            "epoch": picked(run).epoch,
+                            "chosen_on": _points(compared(run)),
+                            "test": _points(picked(run).scores[run.metric]),
+                            "last_epoch": _points(run.last_epoch.scores[run.metric]),
+                            "run": run.run,
+                        }
+                    )
+    return found
+
+
+def as_csv(result: GridResult) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines(result))
+    return text.getvalue()
+
+
+def table(result: GridResult, protocol: Protocol) -> list[str]:
+    """Timesteps across, layers down; `*` marks what the rule picks of any seed."""
+    timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
+    layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
+    marked = {one.cell for one in result.selected(protocol)}
+    told = [f"{'layer':>5} " + "".join(f"{f't{t}':>7} " for t in timesteps).rstrip()]
+    for layer in layers:
+        parts = []
+        for timestep in timesteps:
+            cell = Cell(timestep=timestep, layer=layer)
+            value = result.mean(protocol, cell)
+            parts.append(f"{'-' if value is None else f'{value:.2f}':>7}" + ("*" if cell.name in marked else " "))
+        told.append(f"{layer:>5} " + "".join(parts).rstrip())
+    return told
+
+
+def summary(result: GridResult) -> list[str]:
+    """The selections side by side."""
+    metric, whole = result.row.metric, len(result.cells)
+    told = []
+    for protocol in result.protocols:
+        chosen = result.selected(protocol)
+        scores = [100 * one.test for one in chosen]
+        spread = f" ± {statistics.stdev(scores):.2f} over {len(scores)} seeds" if len(scores) > 1 else ""
+        told.append(
+            f"{protocol:<10} {metric} {statistics.fmean(scores):.2f}{spread} on test: {RULES[protocol]}, "
+            f"{result.count(protocol)} of {whole} cells"
+        )
+        for one in chosen:
+            on = "" if protocol == "published" else f", {100 * one.chosen_on:.2f} on held-out clips"
+            told.append(
+                f"{'':<10} seed {one.seed}: {one.cell} epoch {one.epoch}, {100 * one.test:.2f} on test{on}; its last epoch "
+                f"{100 * one.last_epoch:.2f}{f'; the first of {one.equals} equals' if one.equals > 1 else ''}"
+            )
+            own = result.of(protocol, one.seed).get(result.row.features.name)
+            if own is not None and one.cell != result.row.features.name:
+                told.append(
+                    f"{'':<10} seed {one.seed}: the row's own cell {own.features.cell}, epoch {picked(own).epoch}, "
+                    f"{100 * picked(own).scores[metric]:.2f} on test"
+                )
+    published = result.row.published
+    if published is not None:
+        told.append(f"{'the table':<10} {metric} {published.value:.{published.digits}f}")
+    if "published" in result.protocols:
+        told.append(result.optimism)
+    return told
+
+
+def told_seeds(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 4)
