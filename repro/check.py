@@ -16,7 +16,7 @@ from enum import StrEnum
 from repro.errors import Exit
 from repro.expected import Expected
 from repro.grid_selection import Selected, grid_cells, has_grid, select
-from repro.rows import Row, row_datasets
+from repro.rows import Row, row_backbone, row_datasets
 from repro.runs import RunRecord
 
 ALPHA = 0.05
@@ -72,10 +72,11 @@ def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int =
     part = ""
     if expected.best_of_grid and cells < of:
         part = f"{cells} cell{'s' if cells > 1 else ''} of {of}; the published value is the best of a grid"
+    also = f"; {part}" if part else ""
     if k == 1:
         if abs(difference) <= expected.margin + expected.rounding:
-            return Outcome.WITHIN_MARGIN, f"one run of {plan} planned"
-        return Outcome.INCONCLUSIVE, f"one run of {plan} planned" + (f"; {part}" if part and difference < 0 else "")
+            return Outcome.WITHIN_MARGIN, f"one run of {plan} planned{also}"
+        return Outcome.INCONCLUSIVE, f"one run of {plan} planned{also}"
 
     from scipy.special import stdtrit  # Student's t quantile; importing scipy.stats takes a second
 
@@ -83,19 +84,19 @@ def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int =
     half = float(stdtrit(k - 1, 1 - ALPHA / 2)) * error + expected.rounding
     interval = f"95 % prediction interval {difference - half:+.2f} to {difference + half:+.2f}"
     if k < plan:
-        return Outcome.INCONCLUSIVE, f"{k} runs of {plan} planned; {interval}"
+        return Outcome.INCONCLUSIVE, f"{k} runs of {plan} planned; {interval}{also}"
     inside = abs(difference) <= half
     if abs(difference) + float(stdtrit(k - 1, 1 - ALPHA)) * error + expected.rounding <= expected.margin:
-        return Outcome.REPRODUCED, f"equivalent within the margin; {interval}"
+        return Outcome.REPRODUCED, f"equivalent within the margin; {interval}{also}"
     if abs(difference) <= expected.margin:
         if inside:
-            return Outcome.CONSISTENT, interval
-        return Outcome.WITHIN_MARGIN, f"runs agree more closely than they do with the published value; {interval}"
+            return Outcome.CONSISTENT, f"{interval}{also}"
+        return Outcome.WITHIN_MARGIN, f"runs agree more closely than they do with the published value; {interval}{also}"
     if inside:
-        return Outcome.INCONCLUSIVE, f"the difference exceeds the margin, the spread allows for it; {interval}"
+        return Outcome.INCONCLUSIVE, f"the difference exceeds the margin, the spread allows for it; {interval}{also}"
     if difference < 0 and part:
         return Outcome.INCONCLUSIVE, f"{part}; {interval}"
-    return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), interval
+    return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), f"{interval}{also}"
 
 
 def check(
@@ -147,6 +148,15 @@ def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
         if has_grid(row) and record.features.cell in {cell.name for cell in grid_cells(record.row, row)}:
             return f"another cell of a grid: the row is {row.features.name}"
         return f"features {record.features.cell}, the row has {row.features.name}"
+    backbone = row_backbone(row)
+    ours_now = backbone.model_dump(mode="json", exclude=set(backbone.beside_features))
+    changed = [key for key, value in ours_now.items() if record.features.identity.get(key) != value]
+    if changed:
+        return f"another backbone: its {changed[0]} is not the row's"
+    if record.features.stored_as != "float32":
+        return f"features stored as {record.features.stored_as}, the row reads float32"
+    if record.precision != "fp32":
+        return f"a readout in {record.precision}, the row's is in fp32"
     recipe, configured = (r.model_dump(exclude={"note"}) for r in (record.recipe, row.readout))
     differing = [name for name in configured if recipe[name] != configured[name]]
     if differing:
@@ -300,7 +310,10 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "spread": verdict.spread,
         "last_epoch": verdict.last_epoch,
         "cells": verdict.cells,
-        "best_of_grid": [dataclasses.asdict(one) for one in verdict.best_of_grid],
+        "best_of_grid": [
+            dataclasses.asdict(one) | {name: 100 * getattr(one, name) for name in ("chosen_on", "test", "last_epoch")}
+            for one in verdict.best_of_grid
+        ],
         "checkpoint_assumed": verdict.checkpoint_assumed,
         "status": expected.status,
         "note": expected.note,

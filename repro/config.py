@@ -42,11 +42,7 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
     Raises:
         UsageError: not there, not YAML, an unknown key, a value of another type or out of range.
     """
-    raw = _read(path)
-    if "extends" in raw:
-        base = path.parent / f"{raw.pop('extends')}.yaml"
-        # Keys are replaced whole: half of another checkpoint's is no checkpoint.
-        raw = {key: value for key, value in _read(base).items() if key != "extends"} | raw
+    raw = _extended(path)
     for key, text in (changes or {}).items():
         _change(raw, key, text)
     return validated(model, raw, str(path))
@@ -65,6 +61,18 @@ def validated(model: type[ConfigT], raw: Mapping[str, Any], where: str) -> Confi
         raise UsageError(f"{where}: {_first_problem(error, model)}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{where}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+
+
+def _extended(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What `path` says, on top of what the config says that it extends. Keys are replaced whole: half of another checkpoint's
+    is no checkpoint."""
+    raw = _read(path)
+    if "extends" not in raw:
+        return raw
+    base = path.parent / f"{raw.pop('extends')}.yaml"
+    if base in (*above, path):
+        raise UsageError(f"{path}: extends {base.stem}, which extends it")
+    return _extended(base, (*above, path)) | raw
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _run(
         store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
         asks.append(Ask(backbone, cells[name], store))
     # One core is left for what feeds the device.
-    execution = Execution(device, batch, workers or max(1, (os.cpu_count() or 2) - 1), reporter.line)
+    execution = Execution(device, batch, workers or max(1, len(os.sched_getaffinity(0)) - 1), reporter.line)
     on = machine(device)
     done = extract(
         part, asks, execution, versions() | on, reporter,

@@ -4,6 +4,7 @@ ENCODER.origin.json notes both hashes; the original's own FILE.origin.json stays
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from repro import atomic
 from repro.assets import RemoteFile
@@ -14,6 +15,7 @@ from repro.errors import MissingError
 from repro.fetch import Brought, Standing, bring, origin_path, read_origin
 from repro.hashes import Hashes
 from repro.keys import file_sha256
+from repro.locks import locked
 from repro.terminal import Reporter, sized
 
 
@@ -42,25 +44,34 @@ def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Has
     """
     target = asset.encoder
     assert target is not None
-    found = encoder_standing(asset, file, hashes)
-    if found.good:
-        return Brought(asset.name, target, target.stat().st_size, found.expected, False, "there")
-    original = bring(asset, file, place, hashes, reporter)
-    reporter.line(_said(original))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Around all of it, as several backbones may be readings of one encoder.
+    with locked(target.with_name(f".{target.name}.lock"), f"{target} is being made already", "wait for it to end"):
+        found = encoder_standing(asset, file, hashes)
+        if found.good:
+            _remove_left_over(asset.path(file))
+            return Brought(asset.name, target, target.stat().st_size, found.expected, False, "there")
+        original = bring(asset, file, place, hashes, reporter)
+        reporter.line(_said(original))
+        if found.wrong:
+            reporter.warn(f"{target} {found.wrong}: set aside as {atomic.set_aside(target).name}")
+        return _cut(asset, file, original, target, reporter)
+
+
+def _cut(asset: Asset, file: RemoteFile, original: Brought, target: Path, reporter: Reporter) -> Brought:
     config = load_backbone(asset.name)
     cut = load_family(config.family).cut
     if cut is None:
         raise MissingError(f"backbone {asset.name}: its family cannot cut an encoder out of {file.file}")
-    if found.wrong:
-        reporter.warn(f"{target} {found.wrong}: set aside as {atomic.set_aside(target).name}")
-    words = cut(config, original.path, target, {"file": file.file, "sha256": original.sha256 or "unknown"})
+    words = cut(config, original.path, target)
     digest = file_sha256(target)
+    of_original = original.sha256 or file_sha256(original.path)
     origin = {
         "file": target.name,
         "bytes": target.stat().st_size,
         "sha256": digest,
         "sha256_is": "recorded when it was cut",
-        "original": read_origin(original.path) | {"sha256": original.sha256, "bytes": original.bytes},
+        "original": read_origin(original.path) | {"file": file.file, "sha256": of_original, "bytes": original.bytes},
         "kept": words,
         "licence": asset.licence,
         "licence_url": asset.licence_url,
@@ -70,6 +81,12 @@ def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Has
     original.path.unlink()
     reporter.line(f"{target.name}: {words}; {file.file} removed")
     return Brought(asset.name, target, target.stat().st_size, digest, False, "cut")
+
+
+def _remove_left_over(original: Path) -> None:
+    """By a call that was killed before it removed what it had cut from; what nobody fetched is left."""
+    if original.is_file() and read_origin(original):
+        original.unlink()
 
 
 def _said(original: Brought) -> str:

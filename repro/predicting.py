@@ -74,14 +74,15 @@ def show(
 
 
 def _trained(name: str, row: Row, seed: int | None, workspace: Workspace) -> list[tuple[RunRecord, StoredRun]]:
-    """Runs of the row, of `seed` where one is given, the newest first; not of another cell or head, which a grid leaves.
+    """Runs of the row, of `seed` where one is given, those of the published protocol first, then the newest; not of
+    another cell or head, which a grid leaves, nor trials on fewer clips.
 
     Raises:
         UsageError: none of that seed.
         MissingError: none at all.
     """
     runs: list[tuple[RunRecord, StoredRun]] = []
-    seeds = set()
+    seeds, trials = set(), 0
     for run in all_runs(workspace.runs):
         if run.folder.parent.name == name and (run.folder / SELECTED).is_file():
             try:
@@ -89,6 +90,9 @@ def _trained(name: str, row: Row, seed: int | None, workspace: Workspace) -> lis
             except DamagedRecordError:
                 continue
             if record is None or (record.features.cell, record.recipe.head) != (row.features.name, row.readout.head):
+                continue
+            if not record.complete:
+                trials += 1
                 continue
             if seed in (None, record.seed):
                 runs.append((record, run))
@@ -98,11 +102,13 @@ def _trained(name: str, row: Row, seed: int | None, workspace: Workspace) -> lis
     if not runs:
         old = (
             " (the runs there were made by a version that kept none)"
-            if any((workspace.runs / name).glob("*/record.json"))
+            if any((workspace.runs / name).glob("*/record.json")) and not trials
+            else f" but of {trials} trial{'s' if trials > 1 else ''} on fewer clips"
+            if trials
             else ""
         )
         raise MissingError(f"row {name}: no trained readout in {workspace.runs / name}{old}: `repro {name}` trains one")
-    return sorted(runs, key=lambda found: found[0].made.at, reverse=True)
+    return sorted(runs, key=lambda found: (found[0].protocol == "published", found[0].made.at), reverse=True)
 
 
 def _print(readout: Readout, found: dict[Path, np.ndarray], top: int) -> None:

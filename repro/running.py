@@ -57,19 +57,22 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
 
     with workspace.lock(f"run {name}"):
         data = open_row(row.data, workspace, allow_missing=options.allow_missing)
+        complete = True
         if options.limit is not None:
-            data = data.limited(options.limit)
+            whole, data = data, data.limited(options.limit)
+            complete = data.splits == whole.splits
+        if not complete:
             clips = ", ".join(f"{len(split.clips)} of {part}" for part, split in data.splits.items())
             reporter.warn(f"a trial on {clips}: recorded as one, and never judged")
         for part, ids in data.missing.items():
             if ids:
                 reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
-        workers = options.workers or max(1, (os.cpu_count() or 2) - 1)
+        workers = options.workers or max(1, len(os.sched_getaffinity(0)) - 1)
         execution = Execution(options.device, options.batch, workers, reporter.line)
         _, records = run_row(
             name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),
             row_segments(row, workspace),
-            also=data.also, missing=data.missing, manifests=data.manifests, complete=options.limit is None,
+            also=data.also, missing=data.missing, manifests=data.manifests, complete=complete,
         )  # fmt: skip
         tracking.sync(workspace, reporter)
     _show(row, records, as_json)

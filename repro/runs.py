@@ -47,6 +47,7 @@ class FeaturesRecord(Record):
     width: int
     identity: dict[str, Any]
     """All the features depend on beside the videos."""
+    stored_as: str = "float32"
     readers: dict[str, int]
     """What decoded how many clips."""
 

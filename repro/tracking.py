@@ -152,6 +152,7 @@ def _log(client: "MlflowClient", experiment_id: str, stored: StoredRun, record: 
         "repro.row": record.row,
         "repro.kind": record.kind,
         "repro.protocol": record.protocol,
+        "repro.complete": str(record.complete).lower(),
         "mlflow.runName": f"{record.row}/seed{record.seed}",
     }
     run = client.create_run(experiment_id, tags=tags)

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from repro.rows import load_row, row_datasets
+from repro.rows import load_row, row_backbone, row_datasets
 from repro.runs import EpochRecord, FeaturesRecord, Made, RunRecord, Selection, SplitRecord, StoredRun, stored_run
 
 PREDICTIONS = b"predictions"
@@ -24,6 +24,8 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
     """A whole record of `row` as it is configured, whose best epoch scores `score` (a share of 1) on its metric."""
     config = load_row(row)
     best = {config.metric: score}
+    backbone = row_backbone(config)
+    identity = backbone.model_dump(mode="json", exclude=set(backbone.beside_features)) | {"checkpoint_sha256": "0" * 64}
     return RunRecord(
         run=f"{group}{seed}",
         group=group,
@@ -34,7 +36,7 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
         checkpoint_assumed=False,
         metric=config.metric,
         recipe=config.readout,
-        features=FeaturesRecord(key="k", cell=config.features.name, width=8, identity={}, readers={"decord": 10}),
+        features=FeaturesRecord(key="k", cell=config.features.name, width=8, identity=identity, readers={"decord": 10}),
         train=split(config.data.train),
         test=split(config.data.test),
         classes=("a", "b"),

@@ -15,7 +15,7 @@ from repro.errors import Exit, UsageError
 from repro.expected import Expected, rows_with_expected, table_path
 from repro.grid_selection import grid_cells
 from repro.rows import load_row
-from repro.runs import RunRecord
+from repro.runs import FeaturesRecord, RunRecord
 
 LINE = Expected(
     row="ucf_hmdb_sdv2", metric="top1", selection="best epoch on test", published=76.5, digits=1, margin=2.0,
@@ -140,8 +140,10 @@ def test_grids_that_differ_are_not_joined() -> None:
 def test_other_cells_of_a_row_that_is_one_cell_are_named_together() -> None:
     """SDv2's published values are one cell's."""
     runs = [
-        record("ucf_hmdb_sdv2", 1, 0.765, cell).model_copy(update={"grid": "g", "features": one.features})
-        for cell, one in zip(CELLS, cell_runs(1, 0.9, CELLS), strict=True)
+        (one := record("ucf_hmdb_sdv2", 1, 0.765, cell)).model_copy(
+            update={"grid": "g", "features": one.features.model_copy(update={"cell": cell})}
+        )
+        for cell in CELLS
     ]
     verdicts, left_out = check.check(ROWS, runs)
     judged = next(v for v in verdicts if v.expected.row == "ucf_hmdb_sdv2")
@@ -185,6 +187,14 @@ def test_the_newest_finished_set_of_runs_is_judged() -> None:
     assert "2 older or unfinished sets" in judged.reason
 
 
+FEATURES = record("ucf_hmdb_sdv2", 1, 0.5).features
+
+
+def changed(**keys: object) -> FeaturesRecord:
+    """Features of the row's cell from a backbone configured otherwise."""
+    return FEATURES.model_copy(update={"identity": FEATURES.identity | keys})
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -194,6 +204,10 @@ def test_the_newest_finished_set_of_runs_is_judged() -> None:
         ({"row": "nothing"}, "no such row"),
         ({"recipe": load_row("ak_full").readout}, "another recipe: loss"),
         ({"features": record("ak_full_vjepa", 1, 0.5).features}, "features final"),
+        ({"features": changed(conditioning={"source": "none"})}, "another backbone: its conditioning is not the row's"),
+        ({"features": changed(version=99)}, "another backbone: its version is not the row's"),
+        ({"features": FEATURES.model_copy(update={"stored_as": "float16"})}, "features stored as float16"),
+        ({"precision": "bf16"}, "a readout in bf16"),
         ({"test": record("ak_full", 1, 0.5).test}, "test split animal_kingdom/full_test"),
         ({"train": record("ucf_hmdb", 1, 0.5).train.model_copy(update={"clips": 7})}, "7 clips of ucf101/train"),
     ],

@@ -264,6 +264,7 @@ def test_features_that_are_not_finite_are_not_stored(
     stored_as: StoredAs,
 ) -> None:
     class Broken:
+        backbones = ("mean_colour",)
         frames = Frames()
         at_once = 1
         noise_seed = 0

@@ -17,11 +17,12 @@ from torch.nn import functional
 from repro.backbones.config import Cell, Frames, load_backbone
 from repro.backbones.extractor import Execution, Extractor, describe, open_extractors
 from repro.backbones.family import load_family
+from repro.backbones.mean_colour import MeanColour
 from repro.backbones.videomaev2 import encoder as videomaev2
 from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import Picture, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
-from repro.backbones.vit.pictures import MEAN, STD, filled, pixels, resized
+from repro.backbones.vit.pictures import filled, pixels, resized
 from repro.backbones.vjepa import encoder as vjepa
 from repro.datasets import Clip
 from repro.decoding import Decoders
@@ -207,6 +208,7 @@ def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
     sizes = Sizes(width=16, depth=1, patch=8, tubelet=2, mlp=32)
     encoder = vjepa.build(drawn(sizes, 8 * 2 * 2, "vjepa", 3), sizes, 2, 16)
     assert encoder.positions((8, 2, 2)) is encoder.pos_embed
+    assert not torch.equal(encoder.positions((2, 4, 4)), encoder.pos_embed)  # as many tokens, of other places
     table = encoder.pos_embed.detach()
     longer = encoder.positions((16, 4, 4)).detach()
     cube = table.view(1, 8, 2, 2, 16).permute(0, 4, 1, 2, 3)
@@ -223,7 +225,7 @@ def test_pixels_are_normalised_channel_by_channel() -> None:
     windows = np.broadcast_to(colour, (1, 2, 30, 40, 3))
     seen = pixels(windows, Picture(short_side=16, size=16))
     assert seen.shape == (1, 3, 2, 16, 16)
-    expected = (colour / 255 - np.array(MEAN)) / np.array(STD)
+    expected = (colour / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(seen[0, :, 0, 0, 0].numpy(), expected, rtol=1e-5)
     unit = pixels(windows, Picture(short_side=16, size=16, normalisation="unit"))
     np.testing.assert_allclose(unit[0, :, 1, 3, 3].numpy(), colour / 255, rtol=1e-6)
@@ -239,6 +241,14 @@ def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
     frames[..., 20:60, :] = 255  # the middle square of a wide frame
     assert (pixels(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
     assert pixels(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_shrinking_is_bilinear_between_the_two_nearest_pixels_without_a_blur() -> None:
+    """As the owners' loaders (cv2's INTER_LINEAR): to a quarter, the middle two of four."""
+    frames = moving(1, 16, 16)
+    seen = pixels(frames[None], Picture(short_side=4, size=4, normalisation="unit"))[0, :, 0].permute(1, 2, 0).numpy()
+    near = frames[0].reshape(4, 4, 4, 4, 3)[:, 1:3, :, 1:3].mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(seen, near, atol=1e-6)
 
 
 def test_rows_columns_and_frames_keep_their_order() -> None:
@@ -450,3 +460,28 @@ def test_verify_compares_on_this_machine(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "3 windows together" in done.out
     assert "equal" in done.out
+
+
+def test_what_a_clip_has_is_not_computed_again_for_another(
+    rendered: dict[str, Path], tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip that lacks one backbone's features does not go through another's, nor is its file written."""
+    clips = tuple(Clip(name, path, (0,)) for name, path in list(rendered.items())[:3])
+    both = asks(tmp_path, "mean_colour", "vjepa_tiny")
+    extract(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, told)
+    before = both[0].store.path(clips[0].id).read_bytes()
+    seen: list[int] = []
+    compute = MeanColour.features
+
+    def spy(self: MeanColour, windows: Sequence[np.ndarray], noises: Sequence[Any]) -> Any:
+        seen.extend(map(len, windows))
+        return compute(self, windows, noises)
+
+    monkeypatch.setattr(MeanColour, "features", spy)
+    done = extract(Collection("clips", clips), both, Execution(), {"by": "after"}, told)
+    assert done.extracted == [clip.id for clip in clips]
+    third = both[0].store.read(clips[2].id)
+    assert third is not None
+    assert sum(seen) == len(third.features["final"])
+    assert both[0].store.path(clips[0].id).read_bytes() == before
+    assert all(both[1].store.read(clip.id) for clip in clips)

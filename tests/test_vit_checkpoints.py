@@ -22,9 +22,11 @@ from repro.backbones.vit.checkpoint import cut, open_checkpoint
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vjepa import LAYOUT as VJEPA
 from repro.catalogue import assets
-from repro.errors import MissingError
+from repro.errors import MissingError, UsageError
 from repro.fetch_encoder import bring_encoder
 from repro.hashes import Hashes
+from repro.keys import file_sha256
+from repro.locks import locked
 from repro.terminal import Reporter
 from repro.workspace import Workspace
 
@@ -229,7 +231,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> No
 def test_a_cut_encoder_is_the_same_every_time(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     torch.save(training(weights["vjepa"]), tmp_path / "training.pth.tar")
     said = [
-        cut(config("vjepa"), VJEPA, tmp_path / "training.pth.tar", tmp_path / name, {"sha256": "0"})
+        cut(config("vjepa"), VJEPA, tmp_path / "training.pth.tar", tmp_path / name)
         for name in ("a.safetensors", "b.safetensors")
     ]
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -331,3 +333,39 @@ def test_what_was_unwrapped_is_said_where_it_is_used(tmp_path: Path, weights: di
     done = run_repro("extract", tmp_path / "clips", "--backbone", "vjepa_tiny", "--workspace", place.root)
     assert done.code == 0, done.err
     assert f"checkpoint {path}: read from module.*" in done.out + done.err
+
+
+def test_a_table_of_positions_for_other_pictures_is_said(tmp_path: Path, weights: dict[str, Tensors]) -> None:
+    larger = weights["vjepa"] | {"pos_embed": torch.zeros(1, 8 * 6 * 6, 96)}
+    torch.save(larger, tmp_path / "larger.pth")
+    found = open_checkpoint(tmp_path / "larger.pth", config("vjepa"), VJEPA)
+    assert "positions for 16 frames of 96 pixels are interpolated to 16 frames of 64" in found.said
+    torch.save(weights["vjepa"] | {"pos_embed": torch.zeros(1, 130, 96)}, tmp_path / "odd.pth")
+    with pytest.raises(MissingError, match="positions of 130 tokens are none of 16 frames of a square"):
+        open_checkpoint(tmp_path / "odd.pth", config("vjepa"), VJEPA)
+
+
+def test_the_same_encoder_has_one_hash_whatever_it_was_wrapped_in(tmp_path: Path, weights: dict[str, Tensors]) -> None:
+    for name, wrapped in (("a", training(weights["vjepa"])), ("b", prefixed(weights["vjepa"], "module."))):
+        torch.save(wrapped, tmp_path / f"{name}.pth")
+        cut(config("vjepa"), VJEPA, tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_file_put_there_by_hand_is_cut_and_its_hash_kept(
+    tmp_path: Path, small: str, weights: dict[str, Tensors]
+) -> None:
+    workspace, hashes = Workspace(tmp_path / "workspace"), Hashes(tmp_path / "hashes.jsonl")
+    workspace.checkpoints.mkdir(parents=True)
+    mine = workspace.checkpoints / "vith16.pth.tar"
+    torch.save(training(weights["vjepa"]), mine)
+    sha256 = file_sha256(mine)
+    asset = assets(workspace)[small]
+    brought = bring_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
+    noted = json.loads((workspace.checkpoints / f"{brought.path.name}.origin.json").read_text())
+    assert noted["original"]["sha256"] == sha256
+    with (
+        locked(brought.path.with_name(f".{brought.path.name}.lock"), "x", "y"),
+        pytest.raises(UsageError, match="is being made"),
+    ):
+        bring_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))

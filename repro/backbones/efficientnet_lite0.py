@@ -31,6 +31,7 @@ class EfficientNetLite0:
         from efficientnet_lite_pytorch import EfficientNet
 
         self.name, self.frames, self.device = backbone.name, backbone.config.frames, device
+        self.backbones = (backbone.name,)
         self.network = EfficientNet.from_name("efficientnet-lite0").eval().to(device)
         self.network.load_state_dict(torch.load(str(backbone.checkpoint), map_location=device, weights_only=True))
 
@@ -42,8 +43,10 @@ class EfficientNetLite0:
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
         import torch
 
+        from repro.backbones.precision import fp32_products
+
         frames = torch.from_numpy(np.concatenate(windows)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.inference_mode():
+        with torch.inference_mode(), fp32_products("fp32"):
             seen = torch.nn.functional.interpolate(frames, size=(224, 224), mode="bilinear", antialias=True)
             means = self.network.extract_features(seen).mean(dim=(2, 3))
         return {self.name: {"final": means.cpu().numpy()}}

@@ -21,6 +21,11 @@ class Extractor(Protocol):
     """What walks clips (repro/features/extract.py) asks of one or more backbones computed together."""
 
     @property
+    def backbones(self) -> Sequence[str]:
+        """Whose features it computes."""
+        ...
+
+    @property
     def frames(self) -> Frames: ...
 
     @property

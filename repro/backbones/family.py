@@ -3,7 +3,7 @@
 Imports no torch, and neither may the module of a family when it is imported: `repro list` reads all configs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,8 +28,8 @@ class Family:
         Callable[[BackboneConfig, Path, str, float, int | None], Iterator[Comparison | Skipped | Note]] | None
     ) = None
     """`repro verify`: config, checkpoint, device, limit, batch."""
-    cut: Callable[[BackboneConfig, Path, Path, Mapping[str, str]], str] | None = None
-    """Keep the encoder of an owners' file alone: config, the file, where to, what to note in it."""
+    cut: Callable[[BackboneConfig, Path, Path], str] | None = None
+    """Keep the encoder of an owners' file alone: config, the file, where to."""
     draw: Callable[[BackboneConfig, Path, int], None] | None = None
     """Write weights drawn from a seed in the owners' layout: config, where to, seed."""
 

@@ -35,7 +35,7 @@ class MeanColour:
     noise_seed = 0
 
     def __init__(self, name: str, config: MeanColourConfig) -> None:
-        self.name, self.config = name, config
+        self.name, self.config, self.backbones = name, config, (name,)
         self.spread = np.random.default_rng(3).standard_normal((3, config.width)).astype(np.float32)
 
     @property

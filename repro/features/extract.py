@@ -215,22 +215,23 @@ def _extract(
     for extractor in extractors:
         groups.setdefault((extractor.frames.stride, extractor.frames.max_seconds), []).append(extractor)
     begun = perf_counter()
-    with reporter.progress("extract", len(todo) * len(groups)) as advance:
+    needing = {at: [c for c in todo if any(_lacks(missing, c, e) for e in group)] for at, group in groups.items()}
+    with reporter.progress("extract", sum(map(len, needing.values()))) as advance:
         for (stride, max_seconds), group in groups.items():
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
             origins = {name: (store.add_origin(about),) for name, store in stores.items()}
             chunk = max(extractor.frames.window for extractor in group)
-            clips = [clip for clip in todo if clip.id not in result.failed]
+            clips = [clip for clip in needing[stride, max_seconds] if clip.id not in result.failed]
             jobs = [Job(clip.path, stride, max_seconds, chunk) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 parts: list[Part] = []
-                for event, noises in _with_noise(_events(clips, decoders.decode(jobs), group), result):
+                for event, noises in _with_noise(_events(clips, decoders.decode(jobs), group, missing), result):
                     if isinstance(event, _Windows):
                         parts.append(event.extractor.features(event.frames, noises))
                         result.windows += len(event.frames)
                         continue
                     try:
-                        _store(event, parts, stores, origins, result, reporter)
+                        _store(event, parts, missing[event.clip.id], stores, origins, result, reporter)
                     except VideoError as error:
                         _fail(result, event.clip, str(error), reporter)
                     parts = []
@@ -240,12 +241,16 @@ def _extract(
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
 
 
+def _lacks(missing: Mapping[str, Missing], clip: Clip, extractor: Extractor) -> bool:
+    return any(backbone in missing[clip.id] for backbone in extractor.backbones)
+
+
 def _events(
-    clips: Sequence[Clip], decodings: Iterable[Decoding], group: Sequence[Extractor]
+    clips: Sequence[Clip], decodings: Iterable[Decoding], group: Sequence[Extractor], missing: Mapping[str, Missing]
 ) -> Iterator[_Windows | _End]:
-    """Every clip's windows, for each extractor in order, and its end."""
+    """Every clip's windows, for each extractor it lacks something of, and its end."""
     for clip, decoding in zip(clips, decodings, strict=True):
-        cutting = [_Cutting(clip, extractor) for extractor in group]
+        cutting = [_Cutting(clip, extractor) for extractor in group if _lacks(missing, clip, extractor)]
         error = None
         try:
             for chunk in decoding:
@@ -316,12 +321,13 @@ def _with_noise(
 def _store(
     end: _End,
     parts: Sequence[Part],
+    lacking: Missing,
     stores: Mapping[str, FeatureStore],
     origins: Mapping[str, tuple[str, ...]],
     result: Extraction,
     reporter: Reporter,
 ) -> None:
-    """Write a clip's features.
+    """Write those of a clip's features that it lacks; what is there stays as it was.
 
     Raises:
         VideoError: it was not decoded whole, or its features are not finite.
@@ -331,10 +337,12 @@ def _store(
     if not parts:
         raise VideoError(f"clip {end.clip.path}: it holds no video frames")
     whole: dict[str, Features] = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
+    for name, cells in lacking.items():
         own = [part[name] for part in parts if name in part]
+        if not own:  # another group's
+            continue
         whole[name] = {}
-        for cell in own[0]:
+        for cell in (cell.name for cell in cells):
             with np.errstate(over="ignore"):  # beyond fp16 is infinite, and refused below
                 values = np.concatenate([part[cell] for part in own]).astype(stores[name].stored_as)
             if not np.isfinite(values).all():

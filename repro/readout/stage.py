@@ -262,6 +262,7 @@ def _measure(
             cell=row.features.name,
             width=train_split.width,
             identity=source.store.identity,
+            stored_as=source.store.stored_as,
             readers=dict(sequences["train"].readers + sequences["test"].readers),
         ),
         train=facts["train"],

@@ -58,6 +58,10 @@ class SvdExtractor:
         self.model = SvdModel(self.config, loaded, requests, device, batch, text)
 
     @property
+    def backbones(self) -> Sequence[str]:
+        return tuple(self.names)
+
+    @property
     def frames(self) -> Frames:
         return self.config.frames
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from repro.backbones.config import Layer
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products
+from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
 from repro.backbones.svd import pictures, schedule
 from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
 from repro.backbones.svd.networks import Needs, Networks
@@ -157,10 +157,8 @@ class SvdModel:
         try:
             with torch.inference_mode(), fp32_products(self.config.precision):
                 yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(frames) from error
-        except RuntimeError as error:
-            if "alloc" in str(error) and "memory" in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise self._out_of_memory(frames) from error
             raise
 

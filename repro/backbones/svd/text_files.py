@@ -80,7 +80,7 @@ def texts_and_files(actions_of: str | None, workspace: Workspace, to_compute: bo
                 "again"
             )
     texts = _class_names(actions_of, workspace) if actions_of is not None else ("",)
-    return Beside({"text": {"texts": list(texts)} | sha256}, paths)
+    return Beside({"text": {"texts": list(texts), "tower": encoder.tower.model_dump(mode="json")} | sha256}, paths)
 
 
 def _class_names(place: str, workspace: Workspace) -> tuple[str, ...]:

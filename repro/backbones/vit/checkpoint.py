@@ -6,6 +6,7 @@ or make is refused.
 """
 
 import argparse
+import math
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -50,12 +51,43 @@ def open_checkpoint(path: Path, config: VitConfig, layout: Layout) -> Opened:
     sizes = account_for(found, config, layout, f"checkpoint {path}")
     kept = {name: values.float() for name, values in found.items() if name not in CLASSIFIER}
     left = sorted({*beside, *(["head"] if CLASSIFIER[0] in found else [])})
-    said = f"read from {wrappers}*" if wrappers else ""
-    said += (", " if said and left else "") + (f"left: {', '.join(left)}" if left else "")
+    said = ", ".join(
+        part
+        for part in (
+            f"read from {wrappers}*" if wrappers else "",
+            f"left: {', '.join(left)}" if left else "",
+            _table_said(found.get("pos_embed"), sizes, config, path),
+        )
+        if part
+    )
     return Opened(kept, sizes, f"checkpoint {path}: {said}" if said else "")
 
 
-def cut(config: VitConfig, layout: Layout, original: Path, target: Path, about: Mapping[str, str]) -> str:
+def _table_said(table: Tensor | None, sizes: Sizes, config: VitConfig, path: Path) -> str:
+    """What is to be said of a table of positions: nothing where it is for the config's clips.
+
+    Raises:
+        MissingError: it is for no square picture.
+    """
+    if table is None:
+        return ""
+    tubelets = config.table_frames // sizes.tubelet
+    side = math.isqrt(table.shape[1] // tubelets)
+    if tubelets * side * side != table.shape[1]:
+        raise MissingError(
+            f"checkpoint {path}: positions of {table.shape[1]} tokens are none of {config.table_frames} frames of a square: name "
+            "theirs with --set table_frames=N"
+        )
+    pixels = side * sizes.patch
+    if (pixels, config.table_frames) == (config.picture.size, config.frames.window):
+        return ""
+    return (
+        f"positions for {config.table_frames} frames of {pixels} pixels are interpolated to {config.frames.window} frames of "
+        f"{config.picture.size}"
+    )
+
+
+def cut(config: VitConfig, layout: Layout, original: Path, target: Path) -> str:
     """Keep the encoder of `original` alone, as it is, in a safetensors file; what was read and left, in words.
 
     Raises:
@@ -63,10 +95,10 @@ def cut(config: VitConfig, layout: Layout, original: Path, target: Path, about: 
     """
     found, beside, wrappers = _unwrapped(original, _flat(_read(original)), layout)
     account_for(found, config, layout, f"checkpoint {original}")
-    # One entry of metadata, tensors in order: the same original gives the same bytes.
+    # Tensors in order and nothing beside them: the same encoder gives the same bytes, whatever it was wrapped in.
     kept = {name: found[name].contiguous() for name in sorted(found)}
     with atomic.replacing(target) as partial:
-        save_file(kept, partial, metadata={"cut from": " ".join(f"{k}={v}" for k, v in sorted(about.items()))})
+        save_file(kept, partial, metadata={"format": "pt"})
     left = f", without {', '.join(sorted(beside))}" if beside else ""
     return f"{len(kept)} tensors of {wrappers or 'it'}{'*' if wrappers else ''}{left}"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from repro.backbones.config import Cell, Frames
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products
+from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
 from repro.backbones.vit.checkpoint import open_checkpoint
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, Encoder, layers
@@ -77,6 +77,7 @@ class VitExtractor:
             if isinstance(cell.layer, int) and cell.layer > sizes.depth:
                 raise UsageError(f"layer {cell.layer} does not exist: {name} has 1 to {sizes.depth} and 'final'")
         self.name, self.config, self.encoder, self.cells = name, config, encoder, tuple(cells)
+        self.backbones = (name,)
         self.device = torch.device(device)
         self.at_once = batch or (1 if self.device.type == "cpu" else AT_ONCE)
         move(encoder, device)
@@ -103,7 +104,9 @@ class VitExtractor:
         try:
             with torch.inference_mode(), fp32_products(self.config.precision):
                 return {self.name: self._features(windows)}
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise MissingError(
                 f"out of memory on {self.device}: {len(windows)} windows of {self.frames.window} frames at "
                 f"{self.config.picture.size} in {self.config.precision}: try --batch {max(1, len(windows) // 2)}, or a device "

@@ -1,6 +1,6 @@
 """A family made of these parts: how its backbones are opened, verified, and cut from their owners' files. Imports no torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -54,11 +54,11 @@ def family(config: type[VitConfig], layout: Layout, module: str) -> Family:
         assert isinstance(config, VitConfig)
         return comparisons(config, layout, builder(), checkpoint, device, limit, batch)
 
-    def cut(config: BackboneConfig, original: Path, target: Path, about: Mapping[str, str]) -> str:
+    def cut(config: BackboneConfig, original: Path, target: Path) -> str:
         from repro.backbones.vit.checkpoint import cut
 
         assert isinstance(config, VitConfig)
-        return cut(config, layout, original, target, about)
+        return cut(config, layout, original, target)
 
     def draw(config: BackboneConfig, path: Path, seed: int) -> None:
         from repro.backbones.vit.random_weights import write

@@ -17,11 +17,20 @@ def pixels(
     windows: UInt8[np.ndarray, "B T H W 3"], picture: Picture, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "B 3 T size size"]:
     """Resized, cut and normalised; frame by frame."""
-    batch, count = windows.shape[:2]
-    frames = torch.from_numpy(np.ascontiguousarray(windows)).to(device).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-    frames = functional.interpolate(frames, size=resized(frames.shape[-2:], picture), mode="bilinear")
-    top, left = (round((side - picture.size) / 2) for side in frames.shape[-2:])
-    frames = frames[..., top : top + picture.size, left : left + picture.size]
+    batch, count, height, width = windows.shape[:4]
+    size = resized((height, width), picture)
+    top, left = (round((side - picture.size) / 2) for side in size)
+    # Window by window: large frames are large, and four times as large as numbers of four bytes.
+    frames = torch.cat(
+        [
+            functional.interpolate(
+                torch.from_numpy(np.ascontiguousarray(window)).to(device).permute(0, 3, 1, 2).float() / 255,
+                size=size,
+                mode="bilinear",
+            )[..., top : top + picture.size, left : left + picture.size]
+            for window in windows
+        ]
+    )
     if picture.normalisation == "imagenet":
         mean, std = (torch.tensor(values, device=frames.device).view(3, 1, 1) for values in (MEAN, STD))
         frames = (frames - mean) / std

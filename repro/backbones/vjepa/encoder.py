@@ -1,5 +1,6 @@
 """The encoder of V-JEPA: a vision transformer over tubelets. Tensor names are the owners'."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -88,10 +89,10 @@ class VjepaEncoder(nn.Module):
     def positions(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
         """The table, or for tokens of another grid (tubelets, rows, columns) the table interpolated to it, as the owners do."""
         table: Tensor = self.pos_embed
-        if grid[0] * grid[1] * grid[2] == table.shape[1]:
-            return table
         tubelets = self.table_frames // self.sizes.tubelet
-        side = round((table.shape[1] / tubelets) ** 0.5)
+        side = math.isqrt(table.shape[1] // tubelets)
+        if tuple(grid) == (tubelets, side, side):
+            return table
         cube = table.view(1, tubelets, side, side, -1).permute(0, 4, 1, 2, 3)
         scale = (grid[0] / tubelets, grid[1] / side, grid[2] / side)
         return functional.interpolate(cube, scale_factor=scale, mode="trilinear").flatten(2).transpose(1, 2)
