@@ -18,6 +18,7 @@ from repro.cli_options import (
     only_with,
 )
 from repro.errors import Exit, UsageError
+from repro.requirements import check_device_name
 from repro.workspace import device_from_environment, open_workspace
 
 
@@ -86,6 +87,10 @@ def run(
 
         wish = grids.wish(timesteps, layers, head, protocol, stored_as, at_least_one("--jobs", jobs))
         grids.wished_row(row, wish)
+    if device is not None:
+        check_device_name(device)
+    if dry_run and clips:
+        raise UsageError("--dry-run plans the whole row: not with --limit")
     if protocol != "both" and dry_run:
         from repro import planning
 

@@ -59,17 +59,22 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 
 
 def layers(text: str | None) -> tuple[Layer, ...] | None:
-    """As numbers, and up_1 or up_1-up_12 for layers of a decoder, behind the others.
+    """As numbers, and behind them up_1 or up_1-up_12 for layers of a decoder, and final.
 
     Raises:
         UsageError: it is none of these.
     """
     if text is None:
         return None
-    ups = [part.strip().replace("up_", "") for part in text.split(",") if part.strip().startswith("up_")]
-    others = [part for part in text.split(",") if not part.strip().startswith("up_")]
-    found: tuple[Layer, ...] = tuple(numbers("--layers", ",".join(others)) or ()) if others else ()
-    return (*found, *(f"up_{n}" for n in (numbers("--layers", ",".join(ups)) or ()))) if ups else found
+    parts = [part.strip() for part in text.split(",")]
+    ups = [part.replace("up_", "") for part in parts if part.startswith("up_")]
+    others = [part for part in parts if not part.startswith("up_") and part != "final"]
+    try:
+        found: tuple[Layer, ...] = (numbers("--layers", ",".join(others)) or ()) if others else ()
+        raised = (numbers("--layers", ",".join(ups)) or ()) if ups else ()
+    except UsageError as error:
+        raise UsageError(f"--layers {text}: expected layers, as 9, 1,9, 1-13, up_1, up_1-up_12 or final") from error
+    return (*found, *(f"up_{n}" for n in raised), *(("final",) if "final" in parts else ()))
 
 
 def shard(text: str | None) -> tuple[int, int] | None:
@@ -100,6 +105,9 @@ def run(
     if wanted.grid and (wanted.timesteps or wanted.layers):
         raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
     configs = {name: load_backbone(name, wanted.changes) for name in wanted.backbones}
+    if (wanted.grid or wanted.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
+        option = "--grid" if wanted.grid else "--timesteps"
+        raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")
     cells = {name: choose_cells(name, c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
     whole = _collection(wanted.source, workspace)
     part = whole.shard(*wanted.shard) if wanted.shard else whole

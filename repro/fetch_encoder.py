@@ -63,7 +63,15 @@ def _cut(asset: Asset, file: RemoteFile, original: Brought, target: Path, report
     cut = load_family(config.family).cut
     if cut is None:
         raise MissingError(f"backbone {asset.name}: its family cannot cut an encoder out of {file.file}")
-    words = cut(config, original.path, target)
+    try:
+        words = cut(config, original.path, target)
+    except MissingError:
+        # It must not stand there as what was fetched, nor its hash as what the file has to have.
+        origin_path(original.path).unlink(missing_ok=True)
+        reporter.warn(
+            f"{original.path}: set aside as {atomic.set_aside(original.path).name}: no encoder could be cut out of it"
+        )
+        raise
     digest = file_sha256(target)
     of_original = original.sha256 or file_sha256(original.path)
     origin = {

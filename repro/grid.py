@@ -87,6 +87,10 @@ def wished_row(name: str, wished: Wish) -> tuple[Row, tuple[Cell, ...], tuple[Ce
     """
     row = load_row(name)
     whole = grid_cells(name, row)
+    if row.features not in whole:
+        raise UsageError(
+            f"row {name}: --grid goes over layers 1 to 13, and the row reads {row.features.name}: run it without"
+        )
     if wished.head is not None and wished.head != row.readout.head:
         row = row.model_copy(update={"readout": _with_head(name, row, wished.head)})
     return row, whole, part_of(whole, wished.timesteps, wished.layers)

@@ -41,6 +41,12 @@ def gpu_visible() -> bool:
     return gpus_visible() > 0
 
 
+def check_device_name(option: str) -> None:
+    """Raises UsageError where there is no such kind of device."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", option):
+        raise UsageError(f"--device {option}: expected cpu, cuda or cuda:N")
+
+
 def chosen_device(option: str | None) -> str:
     """The device named by --device, else by REPRO_DEVICE, else a GPU where one is visible, else the CPU.
 
@@ -48,8 +54,8 @@ def chosen_device(option: str | None) -> str:
         UsageError: no such kind of device.
         MissingError: a GPU is asked for and none is visible.
     """
-    if option is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", option):
-        raise UsageError(f"--device {option}: expected cpu, cuda or cuda:N")
+    if option is not None:
+        check_device_name(option)
     wish = option or device_from_environment()
     if wish is None:
         return "cuda" if gpu_visible() else "cpu"

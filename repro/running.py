@@ -164,4 +164,11 @@ def _show(row: Row, records: Sequence[RunRecord], as_json: bool) -> None:
             f"{record.row} seed {record.seed}: {row.metric} {chosen}, last epoch {100 * last.scores[row.metric]:.2f}"
             f"{published}"
         )
-    print("an extra: there is no published value to judge it by" if row.kind == "extra" else "`repro check` judges")
+    if row.kind == "extra":
+        print("an extra: there is no published value to judge it by")
+    elif not all(record.complete for record in records):
+        print("a trial on fewer clips: never judged")
+    elif any(record.protocol != "published" for record in records):
+        print("the honest protocol: not comparable with a published value, and not judged")
+    else:
+        print("`repro check` judges")

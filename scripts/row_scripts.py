@@ -19,7 +19,7 @@ TEMPLATE = """\
 # {title}: published {published} ({metric}; {selection}),
 # {source}; there: {command}
 # Cost: {cost}
-# `repro {name}` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro {name}` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; {planned} are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail
@@ -28,7 +28,7 @@ set -euo pipefail
 repro fetch {backbone}
 
 # The data, in their owners' layout. {obtain}
-{prepare}
+{fetch}{prepare}
 
 # Features of every clip the row reads.
 {extract}
@@ -60,7 +60,8 @@ def script(name: str) -> str:
         backbone=row.backbone,
         obtain="Their owners give them on request: `repro fetch animal_kingdom` says how."
         if asked
-        else "`repro fetch` brings their archives, docs/data.md says what lies where.",
+        else "docs/data.md says what lies where.",
+        fetch="".join(f"repro fetch {dataset}\n" for dataset, config in datasets.items() if config.files),
         prepare="\n".join(f"repro data prepare {dataset}" for dataset in datasets),
         extract="\n".join(extraction(row, split) for split in dict.fromkeys((row.data.train, row.data.test))),
     )

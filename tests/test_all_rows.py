@@ -151,6 +151,10 @@ def test_a_trial_on_few_clips_is_recorded_as_one_and_not_judged(folder: Path, tm
     (record,) = json.loads(done.stdout)
     assert record["complete"] is False
     assert (record["train"]["clips"], record["test"]["clips"]) == (6, 6)
+    # As many clips as there are make it the row's own run, and a trial's readout scores no video.
+    predicted = repro(folder, "predict", "ucf_hmdb_vjepa", "x.mp4", "--workspace", str(place))
+    assert predicted.returncode == 4
+    assert "but of 1 trial on fewer clips" in predicted.stderr
     checked = repro(folder, "check", "--workspace", str(place))
     assert "ucf_hmdb_vjepa" in checked.stdout + checked.stderr
     assert "LOWER" not in checked.stdout

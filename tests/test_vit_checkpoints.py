@@ -294,16 +294,19 @@ def test_fetch_keeps_the_encoder_and_notes_what_it_was_cut_from(
         bring_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True))
 
 
-def test_fetch_refuses_another_encoder_and_keeps_the_file(
+def test_fetch_refuses_another_encoder_and_takes_the_right_one_then(
     tmp_path: Path, small: str, weights: dict[str, Tensors]
 ) -> None:
+    """What could not be cut is set aside, and is not what later files are held against."""
     workspace, hashes = Workspace(tmp_path / "workspace"), Hashes(tmp_path / "hashes.jsonl")
     torch.save(training(without("norm.bias")(weights["vjepa"])), tmp_path / "mine.pth.tar")
     asset = assets(workspace)[small]
     with pytest.raises(MissingError, match=r"tensors missing: norm\.bias"):
         bring_encoder(asset, asset.files[0], str(tmp_path / "mine.pth.tar"), hashes, Reporter(to_stderr=True))
-    assert [path.name for path in workspace.checkpoints.glob("*.safetensors")] == []
-    assert (workspace.checkpoints / "vith16.pth.tar").is_file()
+    assert sorted(path.name for path in workspace.checkpoints.glob("[!.]*")) == ["vith16.pth.tar.damaged1"]
+    torch.save(training(weights["vjepa"]), tmp_path / "mine.pth.tar")
+    brought = bring_encoder(asset, asset.files[0], str(tmp_path / "mine.pth.tar"), hashes, Reporter(to_stderr=True))
+    assert brought.means == "cut"
 
 
 def test_a_licence_is_shown_for_both(tmp_path: Path) -> None:
@@ -369,3 +372,11 @@ def test_a_file_put_there_by_hand_is_cut_and_its_hash_kept(
         pytest.raises(UsageError, match="is being made"),
     ):
         bring_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
+
+
+def test_a_file_is_what_it_says_whatever_its_name(tmp_path: Path, weights: dict[str, Tensors]) -> None:
+    save_file(weights["vjepa"], tmp_path / "named.pth.tar")
+    assert set(open_checkpoint(tmp_path / "named.pth.tar", config("vjepa"), VJEPA).tensors) == set(weights["vjepa"])
+    (tmp_path / "noise.pth.tar").write_bytes(torch.randint(0, 256, (100_000,), dtype=torch.uint8).numpy().tobytes())
+    with pytest.raises(MissingError, match="neither safetensors nor a whole file"):
+        open_checkpoint(tmp_path / "noise.pth.tar", config("vjepa"), VJEPA)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from repro.backbones.config import BackboneConfig, Cell, Layer
+from repro.backbones.config import Axes, BackboneConfig, Cell, Layer
 from repro.errors import UsageError
 
 GRID_TIMESTEPS = (0, 5, 10, 15, 20, 25, 29)
@@ -30,6 +30,9 @@ def choose_cells(
         layers = range(1, (axes.layers or 0) + 1)
     if not axes.words:
         layers = None
+    for layer in layers or ():
+        if layer in (0, "up_0"):
+            raise UsageError(f"layer {layer} does not exist: {name} has {_there(axes)}")
     chosen = tuple(
         Cell(timestep=timestep, layer=layer)
         for timestep in ((axes.usual.timestep,) if axes.timesteps is None else timesteps or (axes.usual.timestep,))
@@ -42,6 +45,13 @@ def choose_cells(
     return chosen
 
 
+def _there(axes: Axes) -> str:
+    """Which layers, in words."""
+    numbered = f"1 to {axes.layers} ({axes.words})" if axes.layers else axes.words
+    ups = f"up_1 to up_{axes.ups} (output blocks)" if axes.ups else ""
+    return " and ".join(part for part in (numbered, ups, "'final'" if axes.final else "") if part)
+
+
 def lacking(name: str, config: BackboneConfig, cell: Cell) -> str:
     """ "" where the backbone has `cell`; else what it has instead."""
     axes = config.axes()
@@ -50,11 +60,8 @@ def lacking(name: str, config: BackboneConfig, cell: Cell) -> str:
     if axes.timesteps is not None and (cell.timestep is None or cell.timestep >= axes.timesteps):
         told = "none is given" if cell.timestep is None else f"timestep {cell.timestep} does not exist"
         return f"{told}: {name} has timesteps 0 (the noisiest) to {axes.timesteps - 1}"
-    numbered = f"1 to {axes.layers} ({axes.words})" if axes.layers else axes.words
-    ups = f"up_1 to up_{axes.ups} (output blocks)" if axes.ups else ""
-    there = " and ".join(part for part in (numbered, ups, "'final'" if axes.final else "") if part)
     if isinstance(cell.layer, int):
         known = bool(axes.words) and cell.layer <= (axes.layers or cell.layer)
     else:
         known = axes.final if cell.layer == "final" else int(cell.layer.removeprefix("up_")) <= axes.ups
-    return "" if known else f"layer {cell.layer} does not exist: {name} has {there}"
+    return "" if known else f"layer {cell.layer} does not exist: {name} has {_there(axes)}"

@@ -1,27 +1,24 @@
 """Walk clips with frozen backbones into feature stores: what is missing is computed, what is there is left as it is."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from repro import atomic
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor, open_extractors
-from repro.backbones.noise import DrawnNoise, WindowNoise
 from repro.datasets import Clip
-from repro.decoding import Decoders, Decoding, Job
+from repro.decoding import Decoders, Job
 from repro.features.collection import Collection
+from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
 from repro.features.packing import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
-from repro.features.windows import Windows
 from repro.terminal import Reporter
-from repro.video import Frames, VideoError, check_file
+from repro.video import VideoError, check_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +48,6 @@ class Extraction:
         return min(self.lacked.get(backbone, 0), len(self.extracted))
 
 
-Missing = dict[str, tuple[Cell, ...]]
-"""Cells a clip lacks, by backbone."""
 Part = dict[str, dict[str, Float[np.ndarray, "_ _"]]]
 """A window's features, by backbone and cell."""
 
@@ -175,26 +170,6 @@ class _Holdings:
         return own is not None and lacking <= set(own.cells)
 
 
-@dataclass(frozen=True, slots=True)
-class _Windows:
-    """As many of a clip's next windows as an extractor takes at once."""
-
-    clip: Clip
-    extractor: Extractor
-    first: int
-    """Number of the first of them."""
-    frames: tuple[UInt8[np.ndarray, "_ H W 3"], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """A clip has been decoded whole, or not."""
-
-    clip: Clip
-    decoding: Decoding
-    error: VideoError | None
-
-
 def _extract(
     todo: Sequence[Clip],
     missing: Mapping[str, Missing],
@@ -215,7 +190,7 @@ def _extract(
     for extractor in extractors:
         groups.setdefault((extractor.frames.stride, extractor.frames.max_seconds), []).append(extractor)
     begun = perf_counter()
-    needing = {at: [c for c in todo if any(_lacks(missing, c, e) for e in group)] for at, group in groups.items()}
+    needing = {at: [c for c in todo if any(lacks(missing, c, e) for e in group)] for at, group in groups.items()}
     with reporter.progress("extract", sum(map(len, needing.values()))) as advance:
         for (stride, max_seconds), group in groups.items():
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
@@ -225,8 +200,10 @@ def _extract(
             jobs = [Job(clip.path, stride, max_seconds, chunk) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 parts: list[Part] = []
-                for event, noises in _with_noise(_events(clips, decoders.decode(jobs), group, missing), result):
-                    if isinstance(event, _Windows):
+                for event, noises in with_noise(
+                    events(clips, decoders.decode(jobs), group, missing), result.video_sha256
+                ):
+                    if isinstance(event, Work):
                         parts.append(event.extractor.features(event.frames, noises))
                         result.windows += len(event.frames)
                         continue
@@ -241,85 +218,8 @@ def _extract(
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
 
 
-def _lacks(missing: Mapping[str, Missing], clip: Clip, extractor: Extractor) -> bool:
-    return any(backbone in missing[clip.id] for backbone in extractor.backbones)
-
-
-def _events(
-    clips: Sequence[Clip], decodings: Iterable[Decoding], group: Sequence[Extractor], missing: Mapping[str, Missing]
-) -> Iterator[_Windows | _End]:
-    """Every clip's windows, for each extractor it lacks something of, and its end."""
-    for clip, decoding in zip(clips, decodings, strict=True):
-        cutting = [_Cutting(clip, extractor) for extractor in group if _lacks(missing, clip, extractor)]
-        error = None
-        try:
-            for chunk in decoding:
-                for one in cutting:
-                    yield from one.add(chunk)
-            for one in cutting:
-                yield from one.end()
-        except VideoError as failed:
-            error = failed
-        yield _End(clip, decoding, error)
-
-
-class _Cutting:
-    """A clip's frames on their way to an extractor."""
-
-    def __init__(self, clip: Clip, extractor: Extractor) -> None:
-        self.clip, self.extractor = clip, extractor
-        self.windows = Windows(extractor.frames)
-        self.waiting: list[Frames] = []
-        self.gone = 0
-
-    def add(self, chunk: Frames) -> Iterator[_Windows]:
-        for frames in self.windows.add(chunk):
-            yield from self._gather(frames)
-
-    def end(self) -> Iterator[_Windows]:
-        for frames in self.windows.end():
-            yield from self._gather(frames)
-        yield from self._leave()
-
-    def _gather(self, frames: Frames) -> Iterator[_Windows]:
-        self.waiting.append(frames)
-        if len(self.waiting) == self.extractor.at_once:
-            yield from self._leave()
-
-    def _leave(self) -> Iterator[_Windows]:
-        if self.waiting:
-            yield _Windows(self.clip, self.extractor, self.gone, tuple(self.waiting))
-            self.gone += len(self.waiting)
-            self.waiting = []
-
-
-def _with_noise(
-    events: Iterator[_Windows | _End], result: Extraction
-) -> Iterator[tuple[_Windows | _End, list[DrawnNoise]]]:
-    """Each event with the noise its windows take, drawn in a thread while the event before is computed."""
-
-    def draw(event: _Windows | _End) -> list[DrawnNoise]:
-        if isinstance(event, _End):
-            return []
-        seed, sha256 = event.extractor.noise_seed, result.video_sha256[event.clip.id]
-        return [
-            DrawnNoise.of(WindowNoise(seed, sha256, number), event.extractor.noise_shapes(len(frames)))
-            for number, frames in enumerate(event.frames, start=event.first)
-        ]
-
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise") as thread:
-        ahead: deque[tuple[_Windows | _End, Future[list[DrawnNoise]]]] = deque()
-        for event in events:
-            ahead.append((event, thread.submit(draw, event)))
-            if len(ahead) > 1:
-                current, noises = ahead.popleft()
-                yield current, noises.result()
-        for current, noises in ahead:
-            yield current, noises.result()
-
-
 def _store(
-    end: _End,
+    end: End,
     parts: Sequence[Part],
     lacking: Missing,
     stores: Mapping[str, FeatureStore],

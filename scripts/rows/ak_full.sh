@@ -2,7 +2,7 @@
 # Animal Kingdom, full dataset: ActionDiff: published 80.79 (micro-averaged mAP; best cell and epoch on test),
 # release README, results table, column ActionDiff; there: bash configs/transformergrid/ak.bash
 # Cost: 30,100 clips, ~59,000 windows, about 25 GB to fetch, 91 h on a GPU (assumed: configs/plan.yaml); `repro plan ak_full` says more.
-# `repro ak_full` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro ak_full` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail

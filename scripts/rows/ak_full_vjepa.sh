@@ -2,7 +2,7 @@
 # Animal Kingdom, full dataset: V-JEPA: published 78.64 (micro-averaged mAP; best epoch on test),
 # release README, results table, column V-JEPA; there: bash configs/vjepa/animalkingdom.bash
 # Cost: 30,100 clips, ~83,800 windows, about 26 GB to fetch, 1.8 h on a GPU (assumed: configs/plan.yaml); `repro plan ak_full_vjepa` says more.
-# `repro ak_full_vjepa` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro ak_full_vjepa` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Animal Kingdom, unseen species: ActionDiff: published 51.49 (top-1 accuracy; best cell and epoch on test),
 # release README, results table, column ActionDiff; there: bash configs/transformergrid/akunseen.bash
 # Cost: 5,749 clips, ~11,300 windows, about 25 GB to fetch, 17.3 h on a GPU (assumed: configs/plan.yaml); `repro plan ak_unseen` says more.
-# `repro ak_unseen` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro ak_unseen` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Animal Kingdom, unseen species: VideoMAEv2: published 37.25 (top-1 accuracy; best epoch on test),
 # release README, results table, column VideoMAEv2; there: bash configs/videoMAE/animalkingdom_unseen.bash
 # Cost: 5,749 clips, ~16,000 windows, about 20 GB to fetch, 45 min on a GPU (assumed: configs/plan.yaml); `repro plan ak_unseen_videomaev2` says more.
-# `repro ak_unseen_videomaev2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro ak_unseen_videomaev2` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail

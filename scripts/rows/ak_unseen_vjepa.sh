@@ -2,7 +2,7 @@
 # Animal Kingdom, unseen species: V-JEPA: published 51.40 (top-1 accuracy; best epoch on test),
 # release README, results table, column V-JEPA; there: bash configs/vjepa/animalkingdom_unseen.bash
 # Cost: 5,749 clips, ~16,000 windows, about 26 GB to fetch, 21 min on a GPU (assumed: configs/plan.yaml); `repro plan ak_unseen_vjepa` says more.
-# `repro ak_unseen_vjepa` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro ak_unseen_vjepa` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Charades-Ego, first person to first person: ActionDiff: published 36.5 (micro-averaged mAP; best cell and epoch on test),
 # release README, results table, column ActionDiff; there: bash configs/transformergrid/charades1-1.bash
 # Cost: 3,931 clips, ~35,400 windows, about 21 GB to fetch, 54 h on a GPU (assumed: configs/plan.yaml); `repro plan charades_1to1` says more.
-# `repro charades_1to1` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro charades_1to1` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail
@@ -10,7 +10,8 @@ set -euo pipefail
 # The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
 repro fetch svd_xt
 
-# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+# The data, in their owners' layout. docs/data.md says what lies where.
+repro fetch charades_ego
 repro data prepare charades_ego
 
 # Features of every clip the row reads.

@@ -2,7 +2,7 @@
 # Charades-Ego, third person to first person: SDv2: published 29.4 (micro-averaged mAP; best epoch on test),
 # release README, results table, column SDv2; there: bash configs/sdv2/charades3-1.bash
 # Cost: ~3,930 clips, ~35,400 windows, about 21 GB to fetch, 51 h on a GPU (assumed: configs/plan.yaml); `repro plan charades_3to1_sdv2` says more.
-# `repro charades_3to1_sdv2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro charades_3to1_sdv2` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail
@@ -10,7 +10,8 @@ set -euo pipefail
 # The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
 repro fetch sdv2
 
-# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+# The data, in their owners' layout. docs/data.md says what lies where.
+repro fetch charades_ego
 repro data prepare charades_ego
 
 # Features of every clip the row reads.

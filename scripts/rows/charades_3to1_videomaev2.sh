@@ -2,7 +2,7 @@
 # Charades-Ego, third person to first person: VideoMAEv2: published 15.3 (micro-averaged mAP; best epoch on test),
 # release README, results table, column VideoMAEv2; there: bash configs/videoMAE/charades3-1.bash
 # Cost: ~3,930 clips, ~54,100 windows, about 15 GB to fetch, 2.6 h on a GPU (assumed: configs/plan.yaml); `repro plan charades_3to1_videomaev2` says more.
-# `repro charades_3to1_videomaev2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro charades_3to1_videomaev2` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail
@@ -10,7 +10,8 @@ set -euo pipefail
 # The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
 repro fetch videomaev2
 
-# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+# The data, in their owners' layout. docs/data.md says what lies where.
+repro fetch charades_ego
 repro data prepare charades_ego
 
 # Features of every clip the row reads.

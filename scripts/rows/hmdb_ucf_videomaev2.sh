@@ -2,7 +2,7 @@
 # HMDB to UCF: VideoMAEv2: published 26.7 (top-1 accuracy; best epoch on test),
 # release README, results table, column VideoMAEv2; there: bash configs/videoMAE/hmdbucf.bash
 # Cost: 2,849 clips, ~8,770 windows, about 15 GB to fetch, 25 min on a GPU (assumed: configs/plan.yaml); `repro plan hmdb_ucf_videomaev2` says more.
-# `repro hmdb_ucf_videomaev2` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro hmdb_ucf_videomaev2` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail
@@ -10,7 +10,9 @@ set -euo pipefail
 # The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
 repro fetch videomaev2
 
-# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+# The data, in their owners' layout. docs/data.md says what lies where.
+repro fetch hmdb51
+repro fetch ucf101
 repro data prepare hmdb51
 repro data prepare ucf101
 

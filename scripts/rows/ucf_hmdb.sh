@@ -2,7 +2,7 @@
 # UCF to HMDB: ActionDiff: published 77.6 (top-1 accuracy; best cell and epoch on test),
 # release README, results table, column ActionDiff; there: bash configs/transformergrid/ucfhmdb.bash
 # Cost: 2,638 clips, 5,144 windows, about 20 GB to fetch, 7.9 h on a GPU (assumed: configs/plan.yaml); `repro plan ucf_hmdb` says more.
-# `repro ucf_hmdb` does all of this at once; here are its stages, to run one by one. What is done already is kept, and said.
+# `repro ucf_hmdb` takes what is fetched and prepared to its record; here is the whole way, stage by stage. What is done is kept.
 # REPRO_WORKSPACE names the workspace [./workspace], SEEDS how many readouts [1]; 5 are planned for a verdict.
 # Made by scripts/row_scripts.py.
 set -euo pipefail
@@ -10,7 +10,9 @@ set -euo pipefail
 # The frozen backbone's weights. Where they are not there yet, this stops, names their licence, and says how to agree to it.
 repro fetch svd_xt
 
-# The data, in their owners' layout. `repro fetch` brings their archives, docs/data.md says what lies where.
+# The data, in their owners' layout. docs/data.md says what lies where.
+repro fetch ucf101
+repro fetch hmdb51
 repro data prepare ucf101
 repro data prepare hmdb51
 

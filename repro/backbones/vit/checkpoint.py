@@ -195,7 +195,7 @@ def wanted(sizes: Sizes, config: VitConfig, layout: Layout, patches: int) -> Ite
 def _read(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
         raise MissingError(f"checkpoint {path}: no such file")
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
@@ -211,7 +211,8 @@ def _read(path: Path) -> Mapping[Any, Any]:
             )  # of a pickle protocol torch would not have chosen: it reads it or it does not
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error) or "weights_only" in str(error).lower():
+        # A whole archive of torch.save whose pickle is refused has something in it that is neither.
+        if _is_zip(path) or "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise MissingError(
                 f"checkpoint {path}: a pickle that holds more than tensors and plain values, which could run code: not "
                 "read: fetch the owners' file, or save its tensors as .safetensors yourself"
@@ -225,6 +226,13 @@ def _read(path: Path) -> Mapping[Any, Any]:
 
 
 _UNREADABLE = "neither safetensors nor a whole file of torch.save: fetch it again and compare its sha256"
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By what it says, as a file may have come under any name."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+    return path.suffix == ".safetensors" or (len(begin) == 9 and begin[8:] == b"{" and begin[6:8] == b"\0\0")
 
 
 def _is_zip(path: Path) -> bool:
