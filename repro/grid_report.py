@@ -57,13 +57,14 @@ class GridResult:
         return {cell: run for (p, s, cell), run in self.runs.items() if (p, s) == (protocol, seed)}
 
     def selected(self, protocol: Protocol) -> list[Selected]:
-        """What the protocol's rule picks, seed by seed."""
-        order = [cell.name for cell in self.cells]
-        return [select(runs, order) for seed in self.seeds if (runs := self.of(protocol, seed))]
+        """What the protocol's rule picks, seed by seed, of the seeds that have as many cells as any: a best of few beside a
+        best of many would be no mean of anything."""
+        order, most = [cell.name for cell in self.cells], self.count(protocol)
+        return [select(runs, order) for seed in self.seeds if len(runs := self.of(protocol, seed)) == most]
 
     def count(self, protocol: Protocol) -> int:
-        """Cells that every seed has."""
-        return min(len(self.of(protocol, seed)) for seed in self.seeds)
+        """Cells of the seeds that have most."""
+        return max(len(self.of(protocol, seed)) for seed in self.seeds)
 
     def mean(self, protocol: Protocol, cell: Cell) -> float | None:
         """What the cell is chosen by, in the mean over the seeds that have it, in points; None where none has."""

@@ -171,7 +171,7 @@ def _assumptions(plan: Plan) -> list[str]:
         work = ", ".join(
             f"{name} {tflop:g} ({known.gpu.tflop_per_second[job.precision] / tflop:.2g} windows/s)"
             for name, job in reckoned.items()
-            if (tflop := known.tflop_per_window.get(name))
+            if (tflop := reckoned[name].tflop)
         )
         lines.append(
             "GPU hours of extraction are ASSUMED, no GPU was measured: "

@@ -113,9 +113,9 @@ class Workspace:
         try:
             stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
             found, maker = stamp["format"], stamp["made_by"]
-        except FileNotFoundError:
+        except OSError:  # none there; what cannot be read or written is said where that is tried
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{self.stamp}: does not say which layout the workspace has: restore it, or delete it if the workspace is of "
                 "this version"

@@ -454,3 +454,18 @@ def test_a_data_set_whose_lengths_are_not_known_is_refused(
     monkeypatch.setattr(here, "load_dataset", lambda name: bare)
     with pytest.raises(counting.UsageError, match=r"splits.first_train does not say how long its clips are"):
         plan(workspace, "charades_1to1")
+
+
+def test_an_extra_is_planned_as_it_is_configured(workspace: Workspace) -> None:
+    """Other windows are other windows, in number and in work, and no features of the row it is like; texts need their tower."""
+    names = ("ak_full", "ak_full_window10", "ak_full_action_text")
+    plan = make({name: load_row(name) for name in names}, workspace, "cuda", 1, "published")
+    whole, short, texts = plan.rows
+    assert short.jobs[0].whole.windows.likely > 2 * whole.jobs[0].whole.windows.likely
+    assert whole.jobs[0].tflop == pytest.approx(2.5 * (short.jobs[0].tflop or 0))
+    assert {job.backbone for job in plan.jobs} == {
+        "svd_xt", "svd_xt frames.window=10",
+        "svd_xt conditioning.source=actions conditioning.actions_of=animal_kingdom/full_train",
+    }  # fmt: skip
+    assert [one.name for one in texts.downloads] == ["animal_kingdom", "svd_xt", "openclip_text"]
+    assert [one.name for one in whole.downloads] == ["animal_kingdom", "svd_xt"]

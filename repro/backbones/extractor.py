@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from repro.backbones.checkpoints import absence, checkpoint_path, noted_sha256
 from repro.backbones.config import BackboneConfig, Beside, Cell, Frames
 from repro.backbones.noise import Noise, Stream
-from repro.errors import MissingError
+from repro.errors import MissingError, ReproError
 from repro.hashes import Hashes
 from repro.workspace import Workspace
 
@@ -122,13 +122,17 @@ def likely_identity(name: str, config: BackboneConfig, workspace: Workspace) -> 
     """The identity `describe` would come to, found without reading, importing or writing anything large: a checkpoint's
     sha256 is the one expected, else the one remembered. None where neither is known."""
     checkpoint, implementation = config.checkpoint, config.likely_implementation()
+    try:
+        beside = config.beside(workspace, to_compute=False)
+    except ReproError:  # its data set's classes are not to be had
+        return None
     if checkpoint is None:
-        return Backbone(name, config, None, None, implementation).identity()
+        return Backbone(name, config, None, None, implementation, beside).identity()
     path = checkpoint_path(checkpoint, workspace)
     sha256 = checkpoint.sha256 if checkpoint.encoder_file is None else noted_sha256(path)
     if sha256 is None and path.is_file():
         sha256 = Hashes(workspace.hashes).known(path)
-    return None if sha256 is None else Backbone(name, config, path, sha256, implementation).identity()
+    return None if sha256 is None else Backbone(name, config, path, sha256, implementation, beside).identity()
 
 
 def open_extractors(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[Extractor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from repro.assets import RemoteFile, bytes_of, fetch_command
 from repro.backbones.checkpoints import absence, checkpoint_path
+from repro.catalogue import assets
 from repro.datasets.remedy import remedy
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.here import Here
@@ -39,16 +40,34 @@ def downloads(rows: Mapping[str, Row], here: Here) -> list[Download]:
     """Data sets, then checkpoints, in the order in which rows need them."""
     datasets: dict[str, list[str]] = {}
     checkpoints: dict[str, tuple[str, list[str]]] = {}
+    beside: dict[str, list[str]] = {}
     for name, row in rows.items():
         for dataset in row.data.datasets:
             datasets.setdefault(dataset, []).append(name)
         checkpoint = here.backbone(row.backbone).checkpoint
         if checkpoint is not None and checkpoint.is_remote:
             checkpoints.setdefault(checkpoint.file, (row.backbone, []))[1].append(name)
+        for asset in here.backbone(here.asks(row)).absent_beside(here.workspace):
+            beside.setdefault(asset, []).append(name)
     return [
         *(_data(dataset, here, tuple(users)) for dataset, users in datasets.items()),
         *(_checkpoint(backbone, here, tuple(users)) for backbone, users in checkpoints.values()),
+        *(_beside(asset, here, tuple(users)) for asset, users in beside.items()),
     ]
+
+
+def _beside(name: str, here: Here, rows: tuple[str, ...]) -> Download:
+    """What a row's conditioning needs beside its checkpoint, and is not there."""
+    asset = assets(here.workspace)[name]
+    return Download(
+        name, "checkpoint", rows, asset.size, total(_bytes(file) for file in asset.files),
+        left=total(_left(file, asset.folder) for file in asset.files),
+        unpacked=counted(0),
+        licence=asset.licence,
+        licence_url=asset.licence_url,
+        ready=False,
+        brings=fetch_command(name, here.workspace),
+    )  # fmt: skip
 
 
 def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:

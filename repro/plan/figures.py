@@ -118,7 +118,7 @@ def _job(job: Job) -> dict[str, Any]:
         "windows_to_compute": _amount(job.left.windows),
         "counts_rest_on": job.basis,
         "precision": job.precision,
-        "tflop_per_window": reckoning().tflop_per_window.get(job.backbone),
+        "tflop_per_window": job.tflop,
         "measured": None
         if job.rate is None
         else {"windows_per_second": round(job.rate.per_second, 4), "device": job.rate.device, "at": job.rate.at},

@@ -28,7 +28,8 @@ class Here:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.problems: list[str] = []
-        self.backbone: Callable[[str], BackboneConfig] = cache(load_backbone)
+        self.asked: dict[str, tuple[str, dict[str, str]]] = {}
+        self.backbone: Callable[[str], BackboneConfig] = cache(self._backbone)
         self.config: Callable[[str], DatasetConfig] = cache(load_dataset)
         self.identity = cache(self._identity)
         self.dataset = cache(self._dataset)
@@ -41,8 +42,21 @@ class Here:
             self.rates = ()
             self.problems.append(str(error))
 
+    def asks(self, row: Row) -> str:
+        """What stands in this plan for the row's backbone as the row configures it."""
+        label = " ".join([row.backbone, *(f"{key}={value}" for key, value in row.changes.items())])
+        self.asked[label] = (row.backbone, dict(row.changes))
+        return label
+
+    def name(self, asked: str) -> str:
+        """The backbone's own name."""
+        return self.asked.get(asked, (asked, {}))[0]
+
+    def _backbone(self, asked: str) -> BackboneConfig:
+        return load_backbone(*self.asked.get(asked, (asked, {})))
+
     def _identity(self, backbone: str) -> dict[str, Any] | None:
-        return likely_identity(backbone, self.backbone(backbone), self.workspace)
+        return likely_identity(self.name(backbone), self.backbone(backbone), self.workspace)
 
     def _dataset(self, name: str) -> Dataset | None:
         """What its annotation files list. Files that were never read are parsed only where it matters which clips they
@@ -93,7 +107,7 @@ class Here:
 
     def _store(self, dataset: str, backbone: str) -> FeatureStore | None:
         identity = self.identity(backbone)
-        return None if identity is None else FeatureStore.found(self.workspace, backbone, identity, dataset)
+        return None if identity is None else FeatureStore.found(self.workspace, self.name(backbone), identity, dataset)
 
     def _held(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
         """Clips of the data set whose features are there."""
@@ -112,7 +126,7 @@ class Here:
 
     def records(self, name: str, row: Row, protocol: Protocol) -> list[RunRecord]:
         """Runs of the row as it is configured now, from the features that would be read now."""
-        store = self._store(row.data.test.split("/")[0], row.backbone)
+        store = self._store(row.data.test.split("/")[0], self.asks(row))
         found = []
         for path in sorted(self.workspace.runs.glob(f"{name}/seed*/record.json")):
             try:

@@ -36,6 +36,8 @@ class Job:
     held: int
     """Clips whose features are there."""
     precision: Precision
+    tflop: float | None
+    """Of a window, as configs/plan.yaml has it, in proportion where the row's windows are of another length."""
     rate: Rate | None
     """Measured in this workspace."""
     hours: Amount | None
@@ -111,11 +113,12 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
     wanted: dict[tuple[str, str, Cell], list[str]] = {}
     for name, row in rows.items():
         own: dict[str, list[str]] = {}
+        asked = here.asks(row)
         for place in (row.data.train, row.data.test):
             dataset, split = place.split("/")
             own.setdefault(dataset, []).append(split)
-            wanted.setdefault((dataset, row.backbone, row.features), []).append(split)
-        jobs = tuple(_job(counts, kind, dataset, row.backbone, row.features, splits) for dataset, splits in own.items())
+            wanted.setdefault((dataset, asked, row.features), []).append(split)
+        jobs = tuple(_job(counts, kind, dataset, asked, row.features, splits) for dataset, splits in own.items())
         plans.append(
             RowPlan(
                 name,
@@ -159,7 +162,9 @@ def _job(counts: Counts, kind: Kind, dataset: str, backbone: str, cell: Cell, sp
         bases.append(own.basis)
     precision: Precision = getattr(config, "precision", "fp32")
     rate = here.rate(backbone, cell, kind)
-    tflop = reckoning().tflop_per_window.get(backbone)
+    tflop = reckoning().tflop_per_window.get(here.name(backbone))
+    if tflop is not None and config.frames.window != here.backbone(here.name(backbone)).frames.window:
+        tflop *= config.frames.window / here.backbone(here.name(backbone)).frames.window
     if left.windows.most == 0:
         hours: Amount | None = counted(0)
     elif rate is not None:
@@ -172,19 +177,20 @@ def _job(counts: Counts, kind: Kind, dataset: str, backbone: str, cell: Cell, sp
     channels = config.channels(cell)
     disk = None if channels is None else left.vectors.times(channels * BYTES)
     return Job(
-        dataset, backbone, cell.name, chosen, whole, left, held, precision, rate, hours, disk,
+        dataset, backbone, cell.name, chosen, whole, left, held, precision, tflop, rate, hours, disk,
         "; ".join(dict.fromkeys(bases)),
     )  # fmt: skip
 
 
 def _readouts(counts: Counts, kind: Kind, name: str, row: Row, seeds: int, protocol: Protocol) -> Readouts:
     here, recipe, rates = counts.here, row.readout, reckoning().readout
-    width = here.backbone(row.backbone).channels(row.features) or 0
+    asked = here.asks(row)
+    width = here.backbone(asked).channels(row.features) or 0
     classes = here.config(row.data.test.split("/")[0]).classes
     tokens, clips = [], []
     for place in (row.data.train, row.data.test):
         dataset, split = place.split("/")
-        whole = counts.split(dataset, split, row.backbone, row.features).whole
+        whole = counts.split(dataset, split, asked, row.features).whole
         mean = whole.vectors.likely / max(1, whole.clips.likely)
         tokens.append(whole.clips.likely * (min(mean, recipe.max_length) + 1))  # and the CLS token
         clips.append(whole.clips)
