@@ -11,14 +11,20 @@ from conftest import ROOT, Told, run_repro
 from repro.backbones.checkpoints import absence
 from repro.backbones.config import Cell, load_backbone
 from repro.backbones.extractor import Execution, describe, open_extractors
-from repro.datasets import Clip
+from repro.datasets import Clip, Split
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
+from repro.keys import file_sha256
+from repro.pipeline import run_row
+from repro.readout.stage import How
+from repro.rows import load_row
+from repro.smoke import clips, job
 from repro.video import READERS
 from repro.workspace import Workspace
 
 NAME = "efficientnet_lite0"
+ROW = f"smoke_{NAME}"
 FISH = {0, 1, 389, 390, 391, 392, 393, 394, 395, 396, 397}
 """ImageNet's classes of fish, tench to puffer."""
 
@@ -61,10 +67,10 @@ def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
 def test_features_are_a_vector_a_frame(rendered: dict[str, Path], workspace: Workspace, told: Told) -> None:
     backbone = describe(NAME, load_backbone(NAME), workspace)
     store = FeatureStore.open(workspace, NAME, backbone.identity(), "clips")
-    clips = tuple(Clip(name, path, (0,)) for name, path in rendered.items())
-    done = extract(Collection("clips", clips), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, told)
-    assert done.extracted == [clip.id for clip in clips]
-    for clip in clips:
+    some = tuple(Clip(name, path, (0,)) for name, path in rendered.items())
+    done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, told)
+    assert done.extracted == [clip.id for clip in some]
+    for clip in some:
         entry = store.read(clip.id)
         assert entry is not None
         assert entry.features["final"].shape[1] == 1280
@@ -72,15 +78,34 @@ def test_features_are_a_vector_a_frame(rendered: dict[str, Path], workspace: Wor
 
 
 @pytest.mark.slow
-def test_from_the_smoke_job_to_a_prediction(rendered: dict[str, Path], tmp_path: Path) -> None:
-    done = run_repro("smoke", "--pretrained", "--seeds", "52", "--workspace", tmp_path, "--json")
-    assert done.code == 0, done.err
-    judged = {(s["row"], s["metric"]): s["verdict"] for s in json.loads(done.out)["scores"]}
-    assert judged[f"smoke_{NAME}", "top1"] == "NOT JUDGED"
-    assert judged["smoke", "top1"] == "REPEATED"
+@pytest.mark.usefixtures("one_thread")
+def test_from_the_smoke_jobs_clips_to_a_prediction(rendered: dict[str, Path], workspace: Workspace, told: Told) -> None:
+    """The row as `repro smoke --pretrained` runs it, on a fourth of the clips and for two epochs."""
+    row = load_row(ROW)
+    row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 2})})
+    clips.render(workspace.smoke / "clips", told)
+    whole = clips.splits(workspace.smoke / "clips")
+    splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
+    _, (record,) = run_row(ROW, row, splits, [52], workspace, told, Execution(), How(threads=1))
+    assert record.features.width == 1280
+    assert record.features.identity["checkpoint_sha256"] == file_sha256(
+        describe(NAME, load_backbone(NAME), workspace).checkpoint
+    )
     videos = list(rendered.values())[:2]
-    done = run_repro("predict", f"smoke_{NAME}", *videos, "--workspace", tmp_path, "--json")
+    done = run_repro("predict", ROW, *videos, "--workspace", workspace.root, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)["videos"]
     assert [video["path"] for video in found] == [str(path) for path in videos]
     assert all(len(video["scores"]) == 4 for video in found)
+
+
+def test_the_smoke_job_runs_it_when_asked(workspace: Workspace, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    store = FeatureStore.open(workspace, "x", {}, "smoke")
+    monkeypatch.setattr(job, "run_row", lambda name, *_, **__: ran.append(name) or (store, []))
+    monkeypatch.setattr(job.clips, "render", lambda *_: {})
+    monkeypatch.setattr(job.clips, "splits", lambda *_: {})
+    job.make(workspace, [52], 1, told)
+    assert ran == ["smoke", "smoke_mean_colour"]
+    job.make(workspace, [52], 1, told, pretrained=True)
+    assert ran[2:] == ["smoke", "smoke_mean_colour", ROW]
