@@ -53,6 +53,11 @@ class _WorkerLost(_ReaderFailed):
     """A worker died or took too long."""
 
 
+def spare_cores() -> int:
+    """Processes that decode where nothing else is said: one core is left for what feeds the device."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 def silence() -> None:
     """Drop FFmpeg's own complaints; errors travel through the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

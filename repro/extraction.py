@@ -1,7 +1,6 @@
 """`repro extract`: what is wanted, what it will take, doing it, and saying what came of it."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -130,6 +129,7 @@ def _run(
 ) -> Exit:  # fmt: skip
     from repro import rates
     from repro.backbones.extractor import Execution, describe
+    from repro.decoding import spare_cores
     from repro.features.extract import Ask, extract, pack_if_whole
     from repro.features.store import FeatureStore, StoredAs
     from repro.runs import machine, versions
@@ -140,8 +140,7 @@ def _run(
         backbone = describe(name, config, workspace)
         store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
         asks.append(Ask(backbone, cells[name], store))
-    # One core is left for what feeds the device.
-    execution = Execution(device, batch, workers or max(1, len(os.sched_getaffinity(0)) - 1), reporter.line)
+    execution = Execution(device, batch, workers or spare_cores(), reporter.line)
     on = machine(device)
     done = extract(
         part, asks, execution, versions() | on, reporter,

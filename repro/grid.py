@@ -16,6 +16,7 @@ from typing import Literal
 from repro import atomic, extraction, requirements
 from repro.backbones.config import Cell
 from repro.datasets.opening import open_row
+from repro.decoding import spare_cores
 from repro.errors import Exit, MissingError, UsageError
 from repro.grid_report import GridResult, as_csv, as_json, summary, table, told_seeds
 from repro.grid_selection import grid_cells, part_of
@@ -160,7 +161,7 @@ def _run(
     configs = {row.backbone: row_backbone(row)}
     stores, extracted = extract_row(
         name, row, cells, data.splits, workspace, reporter,
-        Execution(options.device, options.batch, options.workers or max(1, _cores() - 1)),
+        Execution(options.device, options.batch, options.workers or spare_cores()),
         "float16" if wished.stored_as == "fp16" else "float32",
         lambda todo: extraction.say_disk(
             todo, configs, {row.backbone: cells}, wished.stored_as, workspace.features, reporter

@@ -1,7 +1,6 @@
 """`repro ROW` and `repro readout ROW`: a row's data, features and readout joined, and what is said of the result."""
 
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from repro.datasets import animal_kingdom
 from repro.datasets.config import load_dataset
 from repro.datasets.opening import of_these_files, open_row
 from repro.datasets.registry import open_dataset
+from repro.decoding import spare_cores
 from repro.errors import Exit, MissingError, UsageError
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
@@ -67,7 +67,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         for part, ids in data.missing.items():
             if ids:
                 reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
-        workers = options.workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        workers = options.workers or spare_cores()
         execution = Execution(options.device, options.batch, workers, reporter.line)
         _, records = run_row(
             name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),

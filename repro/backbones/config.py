@@ -1,5 +1,6 @@
 """What every backbone's config says, whatever its family. Imports no torch: `repro list` reads these."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,13 +135,13 @@ class BackboneConfig(Config):
     checkpoint: Checkpoint | None = None
     frames: Frames = Frames()
 
+    @abstractmethod
     def axes(self) -> Axes:
         """Which cells there are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def channels(self, cell: Cell) -> int | None:
         """Width of a cell's vectors; None where only the checkpoint says."""
-        raise NotImplementedError
 
     def vectors(self, sampled: int) -> int:
         """How many vectors a clip of so many sampled frames has."""

@@ -34,12 +34,6 @@ def fp32_products(precision: Precision) -> Iterator[None]:
         matrices.fp32_precision, convolutions.fp32_precision = before
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """A GPU's memory has a type of its own; a CPU's allocator raises a plain RuntimeError."""
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("alloc" in words and "memory" in words)
-
-
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """For UNet and image tower; the VAE encoders run outside of it."""
     kind = _AUTOCAST.get(precision)

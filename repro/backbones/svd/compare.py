@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from repro.backbones.config import Cell, Layer
+from repro.backbones.devices import move
 from repro.backbones.noise import WindowNoise
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SvdConfig
@@ -50,7 +51,7 @@ def comparisons(
             continue
         means, seconds = _fast(fp32, name, checkpoint, request, frames, real, device, batch)
         whole = networks.load(name, checkpoint, config.architecture, NEEDS)
-        networks.move(whole, device)
+        move(whole, device)
         begun = perf_counter()
         plain = _named(plain_window(fp32, whole, request, frames, NOISE, device), real)
         del whole
@@ -92,7 +93,7 @@ def _fast(
     device: str, batch: int | None,
 ) -> tuple[Means, float]:  # fmt: skip
     loaded = networks.load(name, checkpoint, config.architecture, needs(config, [request]))
-    networks.move(loaded, device)
+    move(loaded, device)
     model = SvdModel(config, loaded, {"": request}, device, batch)
     begun = perf_counter()
     means = model.window(frames, real, NOISE)[""]

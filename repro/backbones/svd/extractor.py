@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Beside, Cell, Frames
+from repro.backbones.devices import move
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.svd import networks, text_files
 from repro.backbones.svd.config import SvdConfig
@@ -54,7 +55,7 @@ class SvdExtractor:
         loaded = networks.load(
             implementation, checkpoint, self.config.architecture, needs(self.config, requests.values())
         )
-        networks.move(loaded, device)
+        move(loaded, device)
         self.model = SvdModel(self.config, loaded, requests, device, batch, text)
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from repro.backbones.devices import move
 from repro.backbones.noise import Stream
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SVD_GRID, SvdConfig
@@ -55,7 +56,7 @@ def against_golden(
     wanted = Request(mixing, frozenset().union(*places.values()))
     implementation = networks.resolve(config.implementation)
     loaded = networks.load(implementation, checkpoint, config.architecture, needs(config, [wanted]))
-    networks.move(loaded, device)
+    move(loaded, device)
     noise = GoldenNoise()
     for path, golden in windows:
         height, width = (8 * n for n in golden["concat"].shape[-2:])

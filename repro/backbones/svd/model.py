@@ -14,8 +14,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Layer
+from repro.backbones.devices import is_out_of_memory
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
+from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
 from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
 from repro.backbones.svd.networks import Needs, Networks

@@ -112,17 +112,6 @@ def resolve(wish: Literal["auto", "sgm", "diffusers"]) -> Implementation:
     return "diffusers"
 
 
-def move(networks: Networks, device: str) -> None:
-    """
-    Raises:
-        MissingError: there is no such device, or its memory does not hold them.
-    """
-    try:
-        networks.to(device)
-    except RuntimeError as error:
-        raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
-
-
 def load(implementation: Implementation, path: Path, architecture: SvdArchitecture, needs: Needs) -> Networks:
     """Read from `path`, a checkpoint in the published layout, what `needs` names; on the CPU.
 

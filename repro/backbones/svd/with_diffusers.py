@@ -21,7 +21,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
 from repro.backbones.svd import names, pictures
-from repro.backbones.svd.checkpoint import Layout, open_checkpoint
+from repro.backbones.svd.checkpoint import open_checkpoint
+from repro.backbones.tensors import Layout
 from repro.backbones.svd.names import Source
 from repro.backbones.svd.networks import Implementation, Needs
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from repro import atomic
+from repro.backbones.tensors import account_for as all_accounted_for
 from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.families import Layout
@@ -119,20 +120,7 @@ def account_for(tensors: Mapping[str, Tensor], config: VitConfig, layout: Layout
         )
     table = tensors.get("pos_embed")
     expected = dict(wanted(sizes, config, layout, table.shape[1] if table is not None and table.ndim == 3 else 0))
-    missing = [name for name in expected if name not in tensors]
-    unknown = [name for name in tensors if name not in expected and name not in CLASSIFIER]
-    misshapen = [
-        f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    for problem, culprits in (("missing", missing), ("unknown", unknown), ("wrongly shaped", misshapen)):
-        if culprits:
-            more = f" and {len(culprits) - 3} more" if len(culprits) > 3 else ""
-            raise MissingError(
-                f"{where}: {len(culprits)} tensors {problem}: {', '.join(culprits[:3])}{more}: this is not the checkpoint "
-                "the config describes"
-            )
+    all_accounted_for(where, {name: tuple(values.shape) for name, values in tensors.items()}, expected, CLASSIFIER)
     return sizes
 
 

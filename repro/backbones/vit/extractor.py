@@ -8,9 +8,10 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
+from repro.backbones.devices import is_out_of_memory, move
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
+from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.vit.checkpoint import open_checkpoint
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, Encoder, layers
@@ -39,17 +40,6 @@ def open_extractor(
         execution.say(opened.said)
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
     return VitExtractor(backbone.name, config, encoder, cells, execution.device, execution.batch)
-
-
-def move(encoder: Encoder, device: str) -> None:
-    """
-    Raises:
-        MissingError: there is no such device, or its memory does not hold it.
-    """
-    try:
-        encoder.to(device)
-    except RuntimeError as error:
-        raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
 
 
 class VitExtractor:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from repro.backbones.devices import move
 from repro.backbones.precision import fp32_products
 from repro.backbones.vit.checkpoint import PATCHES, account_for, open_checkpoint
 from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, layers
-from repro.backbones.vit.extractor import move
 from repro.backbones.vit.families import Layout
 from repro.errors import MissingError
 from repro.verify import Deviation, Note, read_golden, relative_l2
