@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from repro.errors import Exit, ReproError
+from repro.core.errors import Exit, ReproError
 
 MENDABLE = frozenset(
     {

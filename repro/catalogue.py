@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.assets import RemoteFile
 from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.svd.text_files import NAME as TEXT
 from repro.backbones.svd.text_files import load_text_encoder
-from repro.config import filled
+from repro.core.config import filled
+from repro.core.remote_file import RemoteFile
+from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
-from repro.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from repro.errors import Exit
+from repro.core.errors import Exit
 from repro.expected import Expected
 from repro.grid_selection import Selected, grid_cells, has_grid, select
 from repro.rows import Row, row_backbone, row_datasets

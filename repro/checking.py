@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repro import check
-from repro.errors import Exit, NothingToCheckError
+from repro.core.errors import Exit, NothingToCheckError
+from repro.core.workspace import Workspace
 from repro.expected import rows_with_expected, table_path, table_sha256
 from repro.rows import SMOKE_ROWS
 from repro.runs import DamagedRecordError, RunRecord, all_runs
-from repro.workspace import Workspace
 
 
 def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_json: bool) -> Exit:

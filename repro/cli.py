@@ -14,8 +14,8 @@ from repro.cli_options import (
     JsonOption,
     WorkspaceOption,
 )
-from repro.errors import Exit, UsageError
-from repro.workspace import open_scratch_workspace, open_workspace
+from repro.core.errors import Exit, UsageError
+from repro.core.workspace import open_scratch_workspace, open_workspace
 
 app = App(
     name="repro",
@@ -107,8 +107,8 @@ def smoke(
         raise UsageError(f"--workers {workers}: expected a number from 1 to 64")
     place, note = open_scratch_workspace(workspace)
 
+    from repro.core.console import Reporter
     from repro.smoke import job, summary
-    from repro.terminal import Reporter
 
     reporter = Reporter(to_stderr=json_)
     if note:

@@ -6,8 +6,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from repro.cli_options import JsonOption, WorkspaceOption
-from repro.errors import Exit
-from repro.workspace import open_workspace
+from repro.core.errors import Exit
+from repro.core.workspace import open_workspace
 
 data = App(
     name="data",

@@ -14,8 +14,8 @@ from repro.cli_options import (
     at_least_one,
     changes,
 )
-from repro.errors import Exit
-from repro.workspace import open_workspace
+from repro.core.errors import Exit
+from repro.core.workspace import open_workspace
 
 
 def verify(

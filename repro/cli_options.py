@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 
 WorkspaceOption = Annotated[Path | None, Parameter(name="--workspace")]
 SetOption = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]

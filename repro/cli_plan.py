@@ -1,8 +1,8 @@
 """The verb `repro plan`."""
 
 from repro.cli_options import DeviceOption, JsonOption, ProtocolOption, SeedsOption, WorkspaceOption, at_least_one
-from repro.errors import Exit
-from repro.workspace import open_workspace
+from repro.core.errors import Exit
+from repro.core.workspace import open_workspace
 
 
 def plan(

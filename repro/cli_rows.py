@@ -17,9 +17,9 @@ from repro.cli_options import (
     at_least_one,
     only_with,
 )
-from repro.errors import Exit, UsageError
+from repro.core.errors import Exit, UsageError
+from repro.core.workspace import device_from_environment, open_workspace
 from repro.requirements import check_device_name
-from repro.workspace import device_from_environment, open_workspace
 
 
 def run(

@@ -2,7 +2,7 @@
 
 FILE.part.json says which address and which version of the file the part is of: only the rest is asked for, and a file that
 has changed meanwhile, or a server that sends no ranges, begins anew. A part is whole when it has the length the server named,
-and good when its sha256 is the one expected. For one process at a time (repro/locks.py).
+and good when its sha256 is the one expected. For one process at a time (repro/core/locks.py).
 """
 
 import json
@@ -15,10 +15,10 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TypeVar
 
-from repro import atomic
-from repro.errors import MissingError, UsageError
-from repro.keys import content_key, file_sha256
-from repro.terminal import Reporter, sized
+from repro.core import files as atomic
+from repro.core.console import Reporter, sized
+from repro.core.errors import MissingError, UsageError
+from repro.core.keys import content_key, file_sha256
 from repro.web import DroppedError, Source, ask, failure, shown
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)

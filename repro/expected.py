@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from repro import shipped
-from repro.errors import UsageError
+from repro.core import shipped
+from repro.core.errors import UsageError
 from repro.rows import Metric, Row, load_row, row_names
 
 Status = Literal["documented", "reconstructed", "unknown checkpoint"]

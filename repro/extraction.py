@@ -9,11 +9,11 @@ from pathlib import Path
 
 from repro.backbones.cells import choose_cells
 from repro.backbones.config import BackboneConfig, Cell, Layer, load_backbone
+from repro.core.console import Reporter, sized, spoken
+from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.datasets import Clip
-from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection, dataset_collection, folder_collection
-from repro.terminal import Reporter, sized, spoken
-from repro.workspace import Workspace
 
 SAMPLE = 200
 """Clips whose length is looked up to say how much disk all of them will take."""

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from repro import shipped
 from repro.backbones.config import Cell
-from repro.config import Config, load_config, validated
-from repro.errors import UsageError
+from repro.core import shipped
+from repro.core.config import Config, load_config, validated
+from repro.core.errors import UsageError
 from repro.rows import Data, Row, load_row, resolved, row_names
 
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from repro import atomic, downloads, hub
-from repro.assets import HubPlace, RemoteFile
+from repro import downloads, hub
 from repro.catalogue import Asset
-from repro.errors import MissingError, UsageError
-from repro.hashes import Hashes
-from repro.keys import file_sha256
-from repro.locks import locked
-from repro.terminal import Reporter
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.errors import MissingError, UsageError
+from repro.core.hashing import Hashes
+from repro.core.keys import file_sha256
+from repro.core.locks import locked
+from repro.core.remote_file import HubPlace, RemoteFile
 from repro.web import Source, shown
 
 Means = Literal["there", "fetched", "linked", "copied", "cut"]

@@ -6,17 +6,17 @@ ENCODER.origin.json notes both hashes; the original's own FILE.origin.json stays
 from datetime import UTC, datetime
 from pathlib import Path
 
-from repro import atomic
-from repro.assets import RemoteFile
 from repro.backbones.config import load_backbone
 from repro.backbones.family import load_family
 from repro.catalogue import Asset
-from repro.errors import MissingError
+from repro.core import files as atomic
+from repro.core.console import Reporter, sized
+from repro.core.errors import MissingError
+from repro.core.hashing import Hashes
+from repro.core.keys import file_sha256
+from repro.core.locks import locked
+from repro.core.remote_file import RemoteFile
 from repro.fetch import Brought, Standing, bring, origin_path, read_origin
-from repro.hashes import Hashes
-from repro.keys import file_sha256
-from repro.locks import locked
-from repro.terminal import Reporter, sized
 
 
 def encoder_standing(asset: Asset, file: RemoteFile, hashes: Hashes) -> Standing:

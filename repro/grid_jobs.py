@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 
 from repro.backbones.config import Cell
+from repro.core.console import Quiet
+from repro.core.errors import ReproError
+from repro.core.workspace import Workspace
 from repro.decoding import Worker
-from repro.errors import ReproError
 from repro.readout.stage import How, Source
-from repro.terminal import Quiet
-from repro.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repro.backbones.cells import choose_cells
 from repro.backbones.config import Cell
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 from repro.rows import Row, row_backbone
 from repro.runs import RunRecord, Selection
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro import __version__
-from repro.assets import HubPlace, RemoteFile
-from repro.errors import MissingError
+from repro.core.errors import MissingError
+from repro.core.remote_file import HubPlace, RemoteFile
 from repro.web import Source, refusal, shown
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.core.console import Reporter
+from repro.core.errors import Exit, ReproError, UsageError
+from repro.core.workspace import Workspace
 from repro.datasets.audit import audit
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import Manifest, differences, read_manifest, stored_manifest
 from repro.datasets.prepare import prepare
 from repro.datasets.presence import missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset
-from repro.errors import Exit, ReproError, UsageError
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 SHOWN = 20
 """Clips named one by one before the rest are counted; --json names all."""

@@ -7,8 +7,10 @@ from types import MappingProxyType
 from repro import rates
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution, describe
+from repro.core.console import Reporter
+from repro.core.errors import MissingError
+from repro.core.workspace import Workspace
 from repro.datasets import Clip, Split
-from repro.errors import MissingError
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
@@ -16,8 +18,6 @@ from repro.readout.scores import Segments
 from repro.readout.stage import PUBLISHED, How, Source, read_out
 from repro.rows import Row, row_backbone
 from repro.runs import RunRecord, machine, versions
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 
 def run_row(

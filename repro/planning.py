@@ -9,7 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from repro import rows
-from repro.errors import Exit, UsageError
+from repro.core.console import Terminal, sized
+from repro.core.errors import Exit, UsageError
+from repro.core.workspace import Workspace, device_from_environment
 from repro.plan.amounts import Amount, total
 from repro.plan.figures import as_json as plan_as_json
 from repro.plan.figures import here_in_words, portion, stages
@@ -17,8 +19,6 @@ from repro.plan.making import Plan, make
 from repro.plan.reckoning import reckoning
 from repro.rates import kind_of
 from repro.rows import Protocol
-from repro.terminal import Terminal, sized
-from repro.workspace import Workspace, device_from_environment
 
 
 def show(

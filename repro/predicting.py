@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from repro.backbones.extractor import Execution, describe
+from repro.core.console import Reporter
+from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.datasets import Clip
-from repro.errors import Exit, MissingError, UsageError
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
@@ -17,8 +19,6 @@ from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
 from repro.rows import SMOKE_ROWS, Row, load_row, row_backbone
 from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs, machine, versions
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 COLLECTION = "predicted"
 """Of the feature store: videos that belong to no data set, by their whole path."""

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from repro import atomic
-from repro.config import Config
-from repro.keys import content_key
-from repro.workspace import Workspace
+from repro.core import files as atomic
+from repro.core.config import Config
+from repro.core.keys import content_key
+from repro.core.workspace import Workspace
 
 FEWEST_WINDOWS = 8
 """Below this, what happens once (first kernels, filling the decoders) weighs too much to be called a rate."""

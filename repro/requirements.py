@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repro.backbones.checkpoints import absence
+from repro.core.errors import MissingError, UsageError
+from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.remedy import remedy
-from repro.errors import MissingError, UsageError
 from repro.rows import Row, row_backbone, row_datasets
-from repro.workspace import Workspace, device_from_environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro import shipped
 from repro.backbones.cells import lacking
 from repro.backbones.config import BackboneConfig, Cell, load_backbone
-from repro.config import Config, load_config
+from repro.core import shipped
+from repro.core.config import Config, load_config
+from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
-from repro.errors import UsageError
 
 Metric = Literal["map_micro", "top1"]
 Kind = Literal["published", "smoke", "extra"]

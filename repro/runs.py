@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from repro import atomic
-from repro.keys import canonical_json, file_sha256
+from repro.core import files as atomic
+from repro.core.keys import canonical_json, file_sha256
 from repro.rows import Kind, Metric, Precision, Protocol, Recipe
 
 FORMAT: Literal[1] = 1

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.workspace import Workspace, quiet_libraries
 from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs
-from repro.terminal import Reporter
-from repro.workspace import Workspace, quiet_libraries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

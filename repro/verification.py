@@ -9,9 +9,9 @@ from repro import verify
 from repro.backbones.checkpoints import absence, checkpoint_path
 from repro.backbones.config import BackboneConfig, load_backbone
 from repro.backbones.family import load_family
-from repro.errors import Exit, MissingError, UsageError
+from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.verify import Comparison, Deviation, Note, Skipped
-from repro.workspace import Workspace
 
 
 def show(

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 
 LIMIT = 1e-5
 """Relative L2 in fp32 on a CPU."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 
 if TYPE_CHECKING:
     from av.container import InputContainer

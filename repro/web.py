@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPErrorProcessor, HTTPRedirectHandler, Request, build_opener
 
 from repro import __version__
-from repro.errors import MissingError, ReproError, UsageError
+from repro.core.errors import MissingError, ReproError, UsageError
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dropped."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.workspace import Workspace
 from repro.rows import SMOKE_ROWS, load_row
 from repro.smoke import golden, job
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 SEEDS = (52, 53)
 TOLERANCE = {"top1": 0.01, "map_micro": 0.5}

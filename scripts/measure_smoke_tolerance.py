@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
+from repro.core.hashing import Hashes
+from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
-from repro.hashes import Hashes
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import train
 from repro.rows import SMOKE_ROWS, Row, load_row
 from repro.runs import all_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
-from repro.workspace import Workspace
 
 TRIALS = 10
 METRICS = ("top1", "map_micro")

@@ -18,9 +18,9 @@ from safetensors.numpy import save_file
 from repro.backbones.config import load_backbone
 from repro.backbones.svd import random_weights
 from repro.backbones.svd.config import SvdConfig
+from repro.core.console import Reporter
+from repro.core.workspace import Workspace
 from repro.smoke import clips, scenes
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(os.environ.get("REPRO_TEST_REFERENCE", ROOT.parent / "shared"))

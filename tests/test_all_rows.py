@@ -19,13 +19,14 @@ import tiny_project
 import yaml
 from conftest import ROOT
 
-from repro import running, shipped
+from repro import running
 from repro.backbones.config import load_backbone
 from repro.backbones.extractor import describe
+from repro.core import shipped
+from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
 from repro.rows import SETTINGS, load_row, row_names
 from repro.runs import RunRecord, all_runs
-from repro.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

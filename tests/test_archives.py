@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rars import install_stand_in, write_rar
 
+from repro.core.errors import MissingError
 from repro.datasets.annotations import DataError
 from repro.datasets.archives import unpack
-from repro.errors import MissingError
 
 CONTENT = {
     "set/a & (b).avi": b"1" * 3000,

@@ -14,6 +14,9 @@ import serving
 import tiny_datasets as tiny_data
 from conftest import Told
 
+from repro.core.errors import UsageError
+from repro.core.keys import file_sha256
+from repro.core.workspace import Workspace
 from repro.datasets import probe
 from repro.datasets.audit import audit
 from repro.datasets.manifest import (
@@ -27,9 +30,6 @@ from repro.datasets.manifest import (
 )
 from repro.datasets.presence import missing
 from repro.datasets.registry import Dataset, open_dataset
-from repro.errors import UsageError
-from repro.keys import file_sha256
-from repro.workspace import Workspace
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from scipy import stats
 
 from repro import check, checking
 from repro.check import Outcome, judge
-from repro.errors import Exit, UsageError
+from repro.core.errors import Exit, UsageError
 from repro.expected import Expected, rows_with_expected, table_path
 from repro.grid_selection import grid_cells
 from repro.rows import load_row

@@ -8,8 +8,8 @@ import pytest
 from conftest import run_repro
 from records import record, write
 
+from repro.core.workspace import Workspace
 from repro.runs import StoredRun
-from repro.workspace import Workspace
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from repro import shipped
-from repro.config import load_config
-from repro.errors import UsageError
+from repro.core import shipped
+from repro.core.config import load_config
+from repro.core.errors import UsageError
 from repro.rows import Row, load_row, rows_folder
 
 

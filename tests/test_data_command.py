@@ -10,9 +10,9 @@ import tiny_datasets as tiny_data
 import yaml
 from conftest import run_repro
 
-from repro import shipped
 from repro.__main__ import run
-from repro.workspace import Workspace
+from repro.core import shipped
+from repro.core.workspace import Workspace
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import openpyxl
 import pytest
 import tiny_datasets as tiny_data
 
+from repro.core.errors import MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, ucf_hmdb
 from repro.datasets.annotations import DataError
 from repro.datasets.opening import open_row
 from repro.datasets.presence import missing, without_missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset, open_dataset
-from repro.errors import MissingError, UsageError
 from repro.rows import load_row
-from repro.workspace import Workspace
 
 ROOM = tiny_data.MAKERS
 

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from repro import __version__
 from repro.cli import VERBS
-from repro.errors import Exit
+from repro.core.errors import Exit
 from repro.rows import row_names
 
 

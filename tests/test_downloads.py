@@ -14,7 +14,7 @@ from conftest import Told
 from fileserver import FileServer, serving, sha256
 
 from repro import downloads, web
-from repro.errors import MissingError, ReproError, UsageError
+from repro.core.errors import MissingError, ReproError, UsageError
 from repro.web import Source
 
 CONTENT = os.urandom(300_000)

@@ -11,17 +11,17 @@ from conftest import ROOT, Told, run_repro
 from repro.backbones.checkpoints import absence
 from repro.backbones.config import Cell, load_backbone
 from repro.backbones.extractor import Execution, describe, open_extractors
+from repro.core.keys import file_sha256
+from repro.core.workspace import Workspace
 from repro.datasets import Clip, Split
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
-from repro.keys import file_sha256
 from repro.pipeline import run_row
 from repro.readout.stage import How
 from repro.rows import load_row
 from repro.smoke import clips, job
 from repro.video import READERS
-from repro.workspace import Workspace
 
 NAME = "efficientnet_lite0"
 ROW = f"smoke_{NAME}"

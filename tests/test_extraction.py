@@ -9,9 +9,9 @@ from conftest import run_repro
 
 from repro.backbones.extractor import describe
 from repro.backbones.svd.config import SvdConfig
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.extraction import numbers, shard
-from repro.workspace import Workspace
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from repro import checking, extras, requirements, running
 from repro.backbones.config import backbone_names
 from repro.backbones.extractor import Backbone
 from repro.backbones.svd.config import SvdConfig
-from repro.config import validated
+from repro.core.config import validated
+from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
+from repro.core.keys import content_key
+from repro.core.workspace import Workspace
 from repro.datasets import opening, registry
 from repro.datasets.config import DatasetConfig
-from repro.errors import Exit, MissingError, NothingToCheckError, UsageError
-from repro.keys import content_key
 from repro.rows import Row, extra_names, load_row, row_backbone, row_datasets, row_names
 from repro.runs import all_runs
-from repro.workspace import Workspace
 
 # Of each config below generative-models/configs: epochs, learning rate, weight decay, mixup, length, layers (0: linear),
 # loss and seed, as they stand there; None where the grid's script, which is not released, says it.

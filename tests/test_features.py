@@ -15,15 +15,15 @@ from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.pictures import padded
+from repro.core.keys import file_sha256
+from repro.core.workspace import Workspace
 from repro.datasets import Clip
 from repro.features import extract as extracting
 from repro.features.collection import Collection, folder_collection
 from repro.features.extract import Ask, Extraction, extract
 from repro.features.store import DamagedFeaturesError, Entry, FeatureStore, StoredAs
-from repro.keys import file_sha256
 from repro.smoke import scenes
 from repro.smoke.clips import encode
-from repro.workspace import Workspace
 
 COLOUR = (Cell(layer="final"),)
 T20 = (Cell(timestep=20, layer=9),)

@@ -14,13 +14,14 @@ import pytest
 from conftest import Told, run_repro
 from fileserver import FileServer, serving, sha256
 
-from repro import atomic, downloads, fetch
-from repro.assets import RemoteFile, fetch_command
+from repro import downloads, fetch
 from repro.catalogue import Asset, assets
-from repro.errors import MissingError, UsageError
-from repro.hashes import Hashes
-from repro.locks import locked
-from repro.workspace import Workspace
+from repro.core import files as atomic
+from repro.core.errors import MissingError, UsageError
+from repro.core.hashing import Hashes
+from repro.core.locks import locked
+from repro.core.remote_file import RemoteFile, fetch_command
+from repro.core.workspace import Workspace
 
 CONTENT = os.urandom(200_000)
 TOKEN = "hf_thisIsASecretToken"

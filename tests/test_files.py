@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from repro import atomic
-from repro.errors import UsageError
-from repro.keys import content_key, file_sha256
-from repro.workspace import Workspace, open_scratch_workspace, open_workspace
+from repro.core import files as atomic
+from repro.core.errors import UsageError
+from repro.core.keys import content_key, file_sha256
+from repro.core.workspace import Workspace, open_scratch_workspace, open_workspace
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from records import record
 from repro import cli, grid, grid_jobs, pipeline, predicting, requirements, running, tracking
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution, describe
+from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.datasets import Clip, Split
 from repro.datasets.opening import RowData
-from repro.errors import Exit, MissingError, UsageError
 from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
 from repro.grid_figure import svg
@@ -33,7 +34,6 @@ from repro.readout import stage
 from repro.readout.checkpoints import STATE
 from repro.rows import Row, load_row, row_backbone
 from repro.runs import EpochRecord, RunRecord, Selection, all_runs
-from repro.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from repro import hashes
-from repro.hashes import Hashes
-from repro.keys import file_sha256
+from repro.core import hashing as hashes
+from repro.core.hashing import Hashes
+from repro.core.keys import file_sha256
 
 
 @pytest.fixture

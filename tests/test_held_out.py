@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import planted
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 from repro.readout.held_out import SHARE, held_out, hold_out
 
 

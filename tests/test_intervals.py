@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 from repro.readout.intervals import SCORES, bootstrap
 from repro.readout.predictions import read_predictions, write_predictions
 from repro.readout.scores import all_scores

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import Told
 
+from repro.core.workspace import Workspace
 from repro.features import pack, packing
 from repro.features.packing import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, FeatureStore
-from repro.workspace import Workspace
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 from conftest import Told
 
 from repro.backbones.extractor import Execution
+from repro.core.workspace import Workspace
 from repro.datasets import Clip, Split
 from repro.pipeline import run_row
 from repro.readout.scores import all_scores
 from repro.rows import load_row
 from repro.smoke import scenes
 from repro.smoke.figures import ACTIONS
-from repro.workspace import Workspace
 
 
 def test_a_record_says_what_was_missing_and_how_a_part_scored(

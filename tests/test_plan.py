@@ -15,9 +15,10 @@ from conftest import run_repro
 from repro_rows import colour_row
 
 from repro import extraction, planning, rates, requirements, rows, running
-from repro.assets import bytes_of
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
+from repro.core.remote_file import bytes_of
+from repro.core.workspace import Workspace
 from repro.datasets import opening, registry
 from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, dataset_names, load_dataset
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
@@ -32,7 +33,6 @@ from repro.plan.reckoning import parameters, readout_tflop, reckoning
 from repro.rates import Kind
 from repro.readout.head import new_head
 from repro.rows import Row, load_row, row_names
-from repro.workspace import Workspace
 
 LENGTHS = ClipLengths(mean=(40, 60), source="made up")
 

@@ -12,12 +12,12 @@ import tiny_datasets as tiny_data
 from conftest import Told
 from rars import install_stand_in, write_rar
 
+from repro.core.errors import MissingError, UsageError
+from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.prepare import Placed, prepare
 from repro.datasets.presence import missing
 from repro.datasets.registry import open_dataset
-from repro.errors import MissingError, UsageError
-from repro.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 from repro.readout import losses
 from repro.readout.compute import Compute
 from repro.readout.draws import Draw, epoch_draws

@@ -12,7 +12,7 @@ import pytest
 import torch
 from planted import planted, recipe
 
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 from repro.readout import checkpoints
 from repro.readout.checkpoints import LAST, SELECTED, STATE, read_about, read_tensors
 from repro.readout.keeping import Epoch, Kept

@@ -9,12 +9,12 @@ from repro_rows import colour_row
 
 from repro import predicting, requirements, running
 from repro.backbones.extractor import Execution
+from repro.core.errors import MissingError
+from repro.core.workspace import Workspace
 from repro.datasets import opening, registry
 from repro.datasets.config import DatasetConfig
-from repro.errors import MissingError
 from repro.readout import checkpoints
 from repro.runs import RunRecord, all_runs
-from repro.workspace import Workspace
 
 ROW = "ucf_hmdb"
 

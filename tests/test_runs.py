@@ -10,8 +10,8 @@ from conftest import Told
 from records import record, write
 
 from repro import tracking
+from repro.core.workspace import Workspace
 from repro.runs import DamagedRecordError, StoredRun, all_runs
-from repro.workspace import Workspace
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from repro import shipped
 from repro.backbones.config import Checkpoint, backbone_names, load_backbone
 from repro.catalogue import assets
+from repro.core import shipped
+from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
 from repro.expected import load_expected, table_path
 from repro.rows import (
@@ -24,7 +25,6 @@ from repro.rows import (
     row_datasets,
     row_names,
 )
-from repro.workspace import Workspace
 
 # Setting: metric, ActionDiff, VideoMAEv2, V-JEPA, SDv2, as the release's README prints them.
 PUBLISHED = {

@@ -235,7 +235,7 @@ def test_other_seeds_run_and_are_not_judged(done: tuple[Path, dict[str, object]]
 
 @pytest.mark.slow
 def test_two_jobs_in_one_workspace_do_not_mix(done: tuple[Path, dict[str, object]]) -> None:
-    from repro.workspace import Workspace
+    from repro.core.workspace import Workspace
 
     with Workspace(done[0]).lock("smoke"):
         result = run_repro("smoke", "--workspace", done[0])

@@ -9,11 +9,12 @@ import pytest
 from conftest import Told
 
 from repro import check
+from repro.core.errors import MissingError, UsageError
+from repro.core.keys import file_sha256
+from repro.core.workspace import Workspace
 from repro.datasets import Clip, Split
-from repro.errors import MissingError, UsageError
 from repro.expected import rows_with_expected, table_path
 from repro.features.store import Entry, FeatureStore
-from repro.keys import file_sha256
 from repro.readout import keeping, stage
 from repro.readout.compute import Compute
 from repro.readout.predictions import read_predictions
@@ -23,7 +24,6 @@ from repro.readout.stage import How, Source, read_out
 from repro.readout.trained import load_readout
 from repro.rows import Row, load_row
 from repro.runs import RunRecord, stored_run
-from repro.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,7 +17,7 @@ from repro.backbones.svd.model import Place, Request, SvdModel
 from repro.backbones.svd.networks import Needs, Networks
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 from repro.extraction import layers
 
 NOISE = WindowNoise(23, "0" * 64, 0)

@@ -16,7 +16,7 @@ from repro.backbones.svd.model import Place, Request, SvdModel, needs
 from repro.backbones.svd.networks import Needs, Networks
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from repro.backbones.svd import names, networks, with_diffusers
 from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
 from repro.backbones.svd.networks import Needs
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 
 
 def test_every_tensor_of_the_kit_is_accounted_for(reference: Path, tiny: SvdConfig) -> None:

@@ -24,10 +24,10 @@ from repro.backbones.svd.model import Request, SvdModel, needs
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.backbones.svd.text import _cleaned, _tokenizer, text_embeddings
+from repro.core.errors import MissingError, UsageError
+from repro.core.keys import content_key, file_sha256
+from repro.core.workspace import Workspace
 from repro.datasets import Split, registry
-from repro.errors import MissingError, UsageError
-from repro.keys import content_key, file_sha256
-from repro.workspace import Workspace
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 ACTIONS = {"conditioning.source": "actions", "conditioning.actions_of": "animal_kingdom/full_train"}

@@ -14,7 +14,6 @@ from conftest import run_repro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from repro import shipped
 from repro.backbones.config import load_backbone
 from repro.backbones.extractor import describe
 from repro.backbones.videomaev2 import LAYOUT as VIDEOMAEV2
@@ -22,13 +21,14 @@ from repro.backbones.vit.checkpoint import cut, open_checkpoint
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vjepa import LAYOUT as VJEPA
 from repro.catalogue import assets
-from repro.errors import MissingError, UsageError
+from repro.core import shipped
+from repro.core.console import Reporter
+from repro.core.errors import MissingError, UsageError
+from repro.core.hashing import Hashes
+from repro.core.keys import file_sha256
+from repro.core.locks import locked
+from repro.core.workspace import Workspace
 from repro.fetch_encoder import bring_encoder
-from repro.hashes import Hashes
-from repro.keys import file_sha256
-from repro.locks import locked
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 LAYOUTS = {"vjepa": VJEPA, "videomaev2": VIDEOMAEV2}
 Tensors = dict[str, Tensor]

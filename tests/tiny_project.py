@@ -12,10 +12,10 @@ import torch
 import yaml
 from conftest import ROOT
 
-from repro import shipped
 from repro.backbones.config import load_backbone
 from repro.backbones.family import load_family
-from repro.workspace import Workspace
+from repro.core import shipped
+from repro.core.workspace import Workspace
 
 TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
 """What stands in for each; sdv2 follows svd_xt."""

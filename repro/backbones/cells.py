@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Layer
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 
 GRID_TIMESTEPS = (0, 5, 10, 15, 20, 25, 29)
 """The release's, of 30 steps; a schedule with fewer has those of them that it has."""

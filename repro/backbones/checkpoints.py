@@ -4,9 +4,9 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from repro.assets import fetch_command
 from repro.backbones.config import Checkpoint
-from repro.workspace import Workspace
+from repro.core.remote_file import fetch_command
+from repro.core.workspace import Workspace
 
 
 def checkpoint_path(checkpoint: Checkpoint, workspace: Workspace) -> Path:

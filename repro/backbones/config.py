@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from repro import shipped
-from repro.assets import RemoteFile
-from repro.config import Config, load_config
-from repro.errors import UsageError
-from repro.workspace import Workspace
+from repro.core import shipped
+from repro.core.config import Config, load_config
+from repro.core.errors import UsageError
+from repro.core.remote_file import RemoteFile
+from repro.core.workspace import Workspace
 
 Positive = Annotated[int, Field(ge=1)]
 

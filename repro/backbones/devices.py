@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 
 
 @runtime_checkable

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro import atomic
 from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import BackboneConfig
 from repro.backbones.family import load_family
-from repro.keys import content_key, file_sha256
-from repro.workspace import Workspace
+from repro.core import files as atomic
+from repro.core.keys import content_key, file_sha256
+from repro.core.workspace import Workspace
 
 
 def draw(config: BackboneConfig, workspace: Workspace, warn: Callable[[str], None]) -> tuple[Path, str, bool]:

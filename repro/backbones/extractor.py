@@ -11,9 +11,9 @@ from jaxtyping import Float32, UInt8
 from repro.backbones.checkpoints import absence, checkpoint_path, noted_sha256
 from repro.backbones.config import BackboneConfig, Beside, Cell, Frames
 from repro.backbones.noise import Noise, Stream
-from repro.errors import MissingError, ReproError
-from repro.hashes import Hashes
-from repro.workspace import Workspace
+from repro.core.errors import MissingError, ReproError
+from repro.core.hashing import Hashes
+from repro.core.workspace import Workspace
 
 
 @runtime_checkable

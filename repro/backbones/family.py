@@ -11,7 +11,7 @@ from pathlib import Path
 
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 from repro.verify import Comparison, Deviation, Note, Skipped
 
 Asks = Sequence[tuple[Backbone, Sequence[Cell]]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 
 Layout = dict[str, tuple[int, ...]]
 """Tensor names and shapes as the published file has them."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.core.errors import MissingError
 from repro.datasets import Clip, Split
-from repro.errors import MissingError
 
 MAX_NAME = 200
 """Bytes of a clip's name; file systems allow 255 with an extension and what is put around it."""

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.workspace import Workspace
 from repro.datasets import Clip
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import missing
 from repro.datasets.probe import Contents, Probe, probe_all
 from repro.datasets.registry import Dataset
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 VERSION = 1
 """Of what the journal's lines mean; lines of another are passed over."""

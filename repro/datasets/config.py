@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro import shipped
-from repro.assets import RemoteFile
-from repro.config import Config, load_config
-from repro.errors import UsageError
+from repro.core import shipped
+from repro.core.config import Config, load_config
+from repro.core.errors import UsageError
+from repro.core.remote_file import RemoteFile
 
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]

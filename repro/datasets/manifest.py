@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro import atomic
-from repro.errors import UsageError
-from repro.keys import canonical_json
-from repro.workspace import Workspace
+from repro.core import files as atomic
+from repro.core.errors import UsageError
+from repro.core.keys import canonical_json
+from repro.core.workspace import Workspace
 
 FORMAT = "1"
 

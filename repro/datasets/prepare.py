@@ -16,15 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.errors import MissingError, UsageError
+from repro.core.keys import content_key
+from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.archives import suffix_of, unpack
 from repro.datasets.config import DatasetConfig, Part
 from repro.datasets.remedy import remedy
-from repro.errors import MissingError, UsageError
-from repro.keys import content_key
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 DEPTH = 5
 """Folders below a source in which its parts are looked for."""

@@ -4,9 +4,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from repro.core.errors import MissingError
 from repro.datasets import Split
 from repro.datasets.manifest import Manifest
-from repro.errors import MissingError
 
 Entries = dict[str, os.DirEntry[str]]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from repro.core.hashing import Hashes
 from repro.decoding import TIME_LIMIT, Worker, silence
-from repro.hashes import Hashes
 from repro.video import READERS, VideoError, check_file
 
 CHUNK = 8

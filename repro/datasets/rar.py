@@ -11,9 +11,9 @@ import stat
 import subprocess
 from pathlib import Path
 
+from repro.core.errors import MissingError
 from repro.datasets.annotations import DataError
 from repro.datasets.archives import member_path, refuse_kind
-from repro.errors import MissingError
 
 
 def unpack(path: Path, into: Path) -> None:

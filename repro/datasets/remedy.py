@@ -1,9 +1,9 @@
 """What a person does about data that are not there."""
 
-from repro.assets import fetch_command
-from repro.config import filled
+from repro.core.config import filled
+from repro.core.remote_file import fetch_command
+from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig
-from repro.workspace import Workspace
 
 
 def remedy(name: str, dataset: DatasetConfig, workspace: Workspace) -> str:

@@ -8,16 +8,16 @@ from time import perf_counter
 import numpy as np
 from jaxtyping import Float
 
-from repro import atomic
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor, open_extractors
+from repro.core import files as atomic
+from repro.core.console import Reporter
 from repro.datasets import Clip
 from repro.decoding import Decoders, Job
 from repro.features.collection import Collection
 from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
 from repro.features.packing import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
-from repro.terminal import Reporter
 from repro.video import VideoError, check_file
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from repro import atomic
-from repro.hashes import Hashes
+from repro.core import files as atomic
+from repro.core.hashing import Hashes
 
 
 class DamagedFeaturesError(Exception):

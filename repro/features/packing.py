@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.keys import content_key, file_sha256
 from repro.features import pack
 from repro.features.pack import DamagedFeaturesError, Place
 from repro.features.store import FeatureStore, Outline, outline, read_file
-from repro.keys import content_key, file_sha256
 
 
 class _ChangedError(Exception):

@@ -22,12 +22,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.hashing import Hashes
+from repro.core.keys import content_key
+from repro.core.workspace import Workspace
 from repro.features import pack
 from repro.features.pack import DamagedFeaturesError, Packed
-from repro.hashes import Hashes
-from repro.keys import content_key
-from repro.workspace import Workspace
 
 VERSION = 2
 """Part of every key: raised when the same inputs would give other features, or another layout."""

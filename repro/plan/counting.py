@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from repro.backbones.config import Cell
+from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig
-from repro.errors import UsageError
 from repro.plan.amounts import Amount, counted, estimated
 from repro.plan.here import Here
 from repro.plan.lengths import Portion, from_audit, from_config

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.assets import RemoteFile, bytes_of, fetch_command
 from repro.backbones.checkpoints import absence, checkpoint_path
 from repro.catalogue import assets
+from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
 from repro.datasets.remedy import remedy
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.here import Here

@@ -8,18 +8,18 @@ from typing import Any
 from repro.backbones.config import BackboneConfig, Cell, load_backbone
 from repro.backbones.extractor import likely_identity
 from repro.check import unlike
+from repro.core.errors import MissingError, ReproError
+from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import ClipFacts
 from repro.datasets.opening import of_these_files
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
-from repro.errors import MissingError, ReproError
 from repro.features.store import FeatureStore
 from repro.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.requirements import Missing
 from repro.rows import Protocol, Row
 from repro.runs import DamagedRecordError, RunRecord, StoredRun
-from repro.workspace import Workspace
 
 
 class Here:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from repro import requirements
 from repro.backbones.config import Cell, Precision
+from repro.core.workspace import Workspace
 from repro.plan.amounts import Amount, counted, estimated
 from repro.plan.counting import Counts, uncovered
 from repro.plan.downloads import Download, downloads
@@ -15,7 +16,6 @@ from repro.plan.reckoning import Together, parameters, readout_tflop, reckoning
 from repro.rates import Kind, Rate, kind_of
 from repro.requirements import Missing
 from repro.rows import Protocol, Row
-from repro.workspace import Workspace
 
 HOUR = 3600
 BYTES = 4

@@ -5,9 +5,9 @@ from typing import Annotated, get_args
 
 from pydantic import Field, model_validator
 
-from repro import shipped
 from repro.backbones.config import Precision
-from repro.config import Config, load_config
+from repro.core import shipped
+from repro.core.config import Config, load_config
 from repro.rows import Recipe
 
 Above0 = Annotated[float, Field(gt=0)]

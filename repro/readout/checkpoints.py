@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repro import atomic
-from repro.errors import UsageError
+from repro.core import files as atomic
+from repro.core.errors import UsageError
 
 STATE = "training.safetensors"
 SELECTED = "selected_epoch.safetensors"

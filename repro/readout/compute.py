@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from repro.errors import UsageError
+from repro.core.errors import UsageError
+from repro.core.workspace import repeatable_libraries
 from repro.rows import Precision
-from repro.workspace import repeatable_libraries
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Num
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 from repro.readout.draws import derived
 from repro.readout.sequences import Sequences
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 from repro.readout.scores import Scores, Targets, class_accuracy, map_macro, map_micro, top1, top1_occurring
 
 SCORES = {

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from repro import atomic
-from repro.keys import canonical_json
+from repro.core import files as atomic
+from repro.core.keys import canonical_json
 from repro.readout import checkpoints
 from repro.readout.compute import Compute
 from repro.readout.head import Head

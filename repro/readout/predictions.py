@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from repro import atomic
-from repro.errors import MissingError
+from repro.core import files as atomic
+from repro.core.errors import MissingError
 
 
 @dataclass(frozen=True, slots=True)

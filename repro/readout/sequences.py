@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from repro.core.errors import MissingError, UsageError
 from repro.datasets import Split
-from repro.errors import MissingError, UsageError
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.draws import Draw
 

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.keys import canonical_json, content_key, file_sha256
+from repro.core.workspace import Workspace
 from repro.datasets import Split
 from repro.features.store import FeatureStore
-from repro.keys import canonical_json, content_key, file_sha256
 from repro.readout import checkpoints, guessers, keeping
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
@@ -39,8 +41,6 @@ from repro.runs import (
     stored_run,
     versions,
 )
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

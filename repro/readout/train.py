@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.draws import Draw, derived, epoch_draws

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Float64
 from pydantic import ValidationError
 
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
 from repro.readout.head import Head, new_head
 from repro.readout.train import probabilities

@@ -8,12 +8,12 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from repro import atomic
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.keys import content_key, file_sha256
 from repro.datasets import Clip, Split
-from repro.keys import content_key, file_sha256
 from repro.smoke import scenes
 from repro.smoke.figures import ACTIONS
-from repro.terminal import Reporter
 
 ENCODING = {
     # A fixed quantiser and nothing that is decided in floating point, one thread, one choice of algorithms: the same

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from repro import shipped
-from repro.errors import UsageError
+from repro.core import shipped
+from repro.core.errors import UsageError
 from repro.features.store import FeatureStore
 from repro.rows import SMOKE_ROWS
 from repro.smoke.scenes import smoke_scenes

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro import atomic, tracking
+from repro import tracking
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution
-from repro.errors import Exit
+from repro.core import files as atomic
+from repro.core.console import Reporter
+from repro.core.errors import Exit
+from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline import run_row
 from repro.readout.stage import How
@@ -15,8 +18,6 @@ from repro.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row, row_backbone
 from repro.runs import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
-from repro.terminal import Reporter
-from repro.workspace import Workspace
 
 READOUT_THREADS = 1
 """Training this small is quickest on one thread, and then does not depend on how many cores there are."""

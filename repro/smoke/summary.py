@@ -2,10 +2,10 @@
 
 import platform
 
-from repro.errors import Exit
+from repro.core.errors import Exit
+from repro.core.workspace import Workspace
 from repro.smoke.golden import FEATURE_LIMIT
 from repro.smoke.job import SmokeResult
-from repro.workspace import Workspace
 
 LABELS = {
     "smoke": "tiny SVD, random weights",

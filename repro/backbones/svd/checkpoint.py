@@ -6,7 +6,7 @@ from safetensors import SafetensorError, safe_open
 
 from repro.backbones.svd import names
 from repro.backbones.tensors import Layout, account_for
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 
 
 def open_checkpoint(path: Path, wanted: Layout) -> safe_open:

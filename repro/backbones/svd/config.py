@@ -7,9 +7,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from repro.backbones.config import Axes, BackboneConfig, Beside, Cell, Checkpoint, Layer, Positive, Precision
 from repro.backbones.svd import text_files
-from repro.config import Config
-from repro.errors import UsageError
-from repro.workspace import Workspace
+from repro.core.config import Config
+from repro.core.errors import UsageError
+from repro.core.workspace import Workspace
 
 SVD_LAYERS = 13
 """Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""

@@ -14,7 +14,7 @@ from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.model import Place, Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.networks import Implementation
 from repro.backbones.svd.pictures import padded
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 
 
 class SvdExtractor:

@@ -18,7 +18,7 @@ from repro.backbones.svd import networks
 from repro.backbones.svd.config import SVD_GRID, SvdConfig
 from repro.backbones.svd.model import Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.pictures import pixels
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 from repro.verify import Deviation, read_golden, relative_l2
 
 _FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")

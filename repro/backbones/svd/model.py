@@ -20,7 +20,7 @@ from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures, schedule
 from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
 from repro.backbones.svd.networks import Needs, Networks
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 
 LATENT_SCALE = 0.18215
 """Of the sampled latent; the condition's latent is not scaled."""

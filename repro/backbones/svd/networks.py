@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.backbones.config import Layer
 from repro.backbones.svd.config import SvdArchitecture, depth
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 
 Implementation = Literal["sgm", "diffusers"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("sgm", "diffusers")

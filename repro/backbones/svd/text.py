@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 
 from repro.backbones.svd.names import BLOCK_OF_TOWER, Source
 from repro.backbones.svd.text_files import TextTower
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from repro import shipped
-from repro.assets import RemoteFile, fetch_command
 from repro.backbones.config import Beside, Positive
-from repro.config import Config, load_config
-from repro.errors import MissingError, UsageError
-from repro.hashes import Hashes
-from repro.workspace import Workspace
+from repro.core import shipped
+from repro.core.config import Config, load_config
+from repro.core.errors import MissingError, UsageError
+from repro.core.hashing import Hashes
+from repro.core.remote_file import RemoteFile, fetch_command
+from repro.core.workspace import Workspace
 
 NAME = "openclip_text"
 """By which `repro fetch` takes it."""

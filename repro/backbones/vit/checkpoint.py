@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from repro import atomic
 from repro.backbones.tensors import account_for as all_accounted_for
 from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.families import Layout
-from repro.errors import MissingError
+from repro.core import files as atomic
+from repro.core.errors import MissingError
 
 PATCHES = "patch_embed.proj.weight"
 WRAPPERS = frozenset({"_orig_mod", "backbone", "encoder", "model", "module", "state_dict", "target_encoder"})

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Frames, Positive, Precision
-from repro.config import Config
+from repro.core.config import Config
 
 
 class Encoder(Config):

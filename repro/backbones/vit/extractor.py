@@ -17,7 +17,7 @@ from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, Encoder, layers
 from repro.backbones.vit.families import Layout
 from repro.backbones.vit.pictures import filled, pixels
-from repro.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError
 
 AT_ONCE = 8
 """Windows a GPU takes at once where nothing else is said: 8 of 16 frames at 224 fit one of 16 GB. A CPU takes one: more

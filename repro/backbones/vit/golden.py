@@ -17,7 +17,7 @@ from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, layers
 from repro.backbones.vit.families import Layout
-from repro.errors import MissingError
+from repro.core.errors import MissingError
 from repro.verify import Deviation, Note, read_golden, relative_l2
 
 WEIGHTS = "weights/"

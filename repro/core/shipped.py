@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def _folder(name: str) -> Path:
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     inside = package / name  # an installed wheel
     return inside if inside.is_dir() else package.parent / name  # a checkout
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 
 
 class Config(BaseModel):

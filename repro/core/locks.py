@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from repro.errors import UsageError
+from repro.core.errors import UsageError
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro import __version__, atomic
-from repro.errors import UsageError
-from repro.locks import locked
+from repro import __version__
+from repro.core import files as atomic
+from repro.core.errors import UsageError
+from repro.core.locks import locked
 
 FORMAT = 1
 """Of the workspace's layout, in its workspace.json: raised when another version could not make sense of it."""
@@ -69,7 +70,7 @@ class Workspace:
 
     @property
     def hashes(self) -> Path:
-        """sha256 of large files, remembered (repro/hashes.py)."""
+        """sha256 of large files, remembered (repro/core/hashing.py)."""
         return self.root / "hashes.jsonl"
 
     @property

@@ -10,7 +10,7 @@ import re
 import time
 from pathlib import Path
 
-from repro.keys import file_sha256
+from repro.core.keys import file_sha256
 
 SETTLED = 2.0
 """Seconds since a file's last change before its hash is remembered: a later change might leave the same time stamp."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import Config
-from repro.workspace import Workspace
+from repro.core.config import Config
+from repro.core.workspace import Workspace
 
 
 class HubPlace(Config):
