@@ -129,10 +129,10 @@ def _run(
 ) -> Exit:  # fmt: skip
     from repro import rates
     from repro.backbones.extractor import Execution, describe
-    from repro.decoding import spare_cores
     from repro.features.extract import Ask, extract, pack_if_whole
     from repro.features.store import FeatureStore, StoredAs
     from repro.runs import machine, versions
+    from repro.video.decoders import spare_cores
 
     stored_as: StoredAs = "float16" if wanted.stored_as == "fp16" else "float32"
     asks = []
@@ -210,7 +210,7 @@ def say_disk(
     Raises:
         MissingError: there is not as much.
     """
-    from repro.video import declared_frames
+    from repro.video.readers import declared_frames
 
     chosen = todo[:: max(1, len(todo) // SAMPLE)]
     known, values = 0, 0

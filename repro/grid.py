@@ -20,11 +20,11 @@ from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.opening import open_row
-from repro.decoding import spare_cores
 from repro.grid_report import GridResult, as_csv, as_json, summary, table, told_seeds
 from repro.grid_selection import grid_cells, part_of
 from repro.rows import Protocol, Recipe, Row, load_row, row_backbone
 from repro.runs import RunRecord
+from repro.video.decoders import spare_cores
 
 LINEAR_LENGTHS = {"animal_kingdom": 150, "ucf101": 300, "hmdb51": 300}
 """max_length of the release's linear grids (configs/lineargrid), by data set learned from."""

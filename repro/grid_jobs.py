@@ -13,8 +13,8 @@ from repro.backbones.config import Cell
 from repro.core.console import Quiet
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
-from repro.decoding import Worker
 from repro.readout.stage import How, Source
+from repro.video.decoders import Worker
 
 
 @dataclass(frozen=True, slots=True)

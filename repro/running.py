@@ -14,13 +14,13 @@ from repro.datasets import animal_kingdom
 from repro.datasets.config import load_dataset
 from repro.datasets.opening import of_these_files, open_row
 from repro.datasets.registry import open_dataset
-from repro.decoding import spare_cores
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
 from repro.readout.scores import Segments
 from repro.readout.stage import How, Source, read_out
 from repro.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.runs import RunRecord
+from repro.video.decoders import spare_cores
 
 
 @dataclass(frozen=True, slots=True)

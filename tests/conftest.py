@@ -20,7 +20,8 @@ from repro.backbones.svd import random_weights
 from repro.backbones.svd.config import SvdConfig
 from repro.core.console import Reporter
 from repro.core.workspace import Workspace
-from repro.smoke import clips, scenes
+from repro.smoke import clips
+from repro.video.synthetic import scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(os.environ.get("REPRO_TEST_REFERENCE", ROOT.parent / "shared"))

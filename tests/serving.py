@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from repro.datasets.probe import read_whole
+from repro.video.probe import read_whole
 
 
 def _serve_with(pipe: Connection, act: Callable[[], object]) -> None:

@@ -17,7 +17,6 @@ from conftest import Told
 from repro.core.errors import UsageError
 from repro.core.keys import file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import probe
 from repro.datasets.audit import audit
 from repro.datasets.manifest import (
     ClipFacts,
@@ -30,6 +29,7 @@ from repro.datasets.manifest import (
 )
 from repro.datasets.presence import missing
 from repro.datasets.registry import Dataset, open_dataset
+from repro.video import probe
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro.decoding import Decoders, Job
-from repro.video import VideoError, read_decord
+from repro.video.decoders import Decoders, Job
+from repro.video.readers import VideoError, read_decord
 
 
 def jobs(paths: list[Path]) -> list[Job]:

@@ -21,7 +21,7 @@ from repro.pipeline import run_row
 from repro.readout.stage import How
 from repro.rows import load_row
 from repro.smoke import clips, job
-from repro.video import READERS
+from repro.video.readers import READERS
 
 NAME = "efficientnet_lite0"
 ROW = f"smoke_{NAME}"

@@ -22,8 +22,8 @@ from repro.features import extract as extracting
 from repro.features.collection import Collection, folder_collection
 from repro.features.extract import Ask, Extraction, extract
 from repro.features.store import DamagedFeaturesError, Entry, FeatureStore, StoredAs
-from repro.smoke import scenes
 from repro.smoke.clips import encode
+from repro.video.synthetic import scenes
 
 COLOUR = (Cell(layer="final"),)
 T20 = (Cell(timestep=20, layer=9),)

@@ -13,8 +13,8 @@ from repro.datasets import Clip, Split
 from repro.pipeline import run_row
 from repro.readout.scores import all_scores
 from repro.rows import load_row
-from repro.smoke import scenes
-from repro.smoke.figures import ACTIONS
+from repro.video.synthetic import scenes
+from repro.video.synthetic.figures import ACTIONS
 
 
 def test_a_record_says_what_was_missing_and_how_a_part_scored(

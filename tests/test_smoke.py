@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from conftest import run_repro
 
-from repro.smoke import clips, figures, golden, scenes
+from repro.smoke import clips, golden
 from repro.smoke.job import Judgement
+from repro.video.synthetic import figures, scenes
 
 NO_NETWORK = """
 import socket

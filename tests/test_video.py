@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from repro.video import READERS, VideoError, read_decord, read_pyav
+from repro.video.readers import READERS, VideoError, read_decord, read_pyav
 
 
 def frames(

@@ -27,12 +27,12 @@ from repro.backbones.vjepa import encoder as vjepa
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets import Clip
-from repro.decoding import Decoders
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.features.windows import Windows
 from repro.verify import LIMIT, relative_l2
+from repro.video.decoders import Decoders
 
 FAMILIES = ("vjepa", "videomaev2")
 FINAL = (Cell(layer="final"),)

@@ -14,7 +14,8 @@ import openpyxl
 
 from repro.datasets.config import DatasetConfig, SplitFacts, load_dataset
 from repro.datasets.ucf_hmdb import CLASSES
-from repro.smoke import clips, scenes
+from repro.smoke import clips
+from repro.video.synthetic import scenes
 
 
 def film(path: Path, number: int, frames: int = 9) -> None:

@@ -19,8 +19,8 @@ from repro.core.workspace import Workspace
 from repro.datasets import Clip
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import missing
-from repro.datasets.probe import Contents, Probe, probe_all
 from repro.datasets.registry import Dataset
+from repro.video.probe import Contents, Probe, probe_all
 
 VERSION = 1
 """Of what the journal's lines mean; lines of another are passed over."""

@@ -13,12 +13,12 @@ from repro.backbones.extractor import Backbone, Execution, Extractor, open_extra
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.datasets import Clip
-from repro.decoding import Decoders, Job
 from repro.features.collection import Collection
 from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
 from repro.features.packing import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
-from repro.video import VideoError, check_file
+from repro.video.decoders import Decoders, Job
+from repro.video.readers import VideoError, check_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from repro.backbones.config import Cell
 from repro.backbones.extractor import Extractor
 from repro.backbones.noise import DrawnNoise, WindowNoise
 from repro.datasets import Clip
-from repro.decoding import Decoding
 from repro.features.windows import Windows
-from repro.video import Frames, VideoError
+from repro.video.decoders import Decoding
+from repro.video.readers import Frames, VideoError
 
 Missing = dict[str, tuple[Cell, ...]]
 """Cells a clip lacks, by backbone."""

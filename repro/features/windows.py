@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from repro.backbones.config import Frames as Sampling
-from repro.video import Frames
+from repro.video.readers import Frames
 
 
 class Windows:

@@ -12,8 +12,8 @@ from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.keys import content_key, file_sha256
 from repro.datasets import Clip, Split
-from repro.smoke import scenes
-from repro.smoke.figures import ACTIONS
+from repro.video.synthetic import scenes
+from repro.video.synthetic.figures import ACTIONS
 
 ENCODING = {
     # A fixed quantiser and nothing that is decided in floating point, one thread, one choice of algorithms: the same

@@ -16,8 +16,8 @@ from repro.core import shipped
 from repro.core.errors import UsageError
 from repro.features.store import FeatureStore
 from repro.rows import SMOKE_ROWS
-from repro.smoke.scenes import smoke_scenes
 from repro.verify import relative_l2
+from repro.video.synthetic.scenes import smoke_scenes
 
 FEATURE_LIMIT = 1e-4
 """Relative L2 of a clip's features, on any machine of the platform the golden values were made on."""

@@ -80,7 +80,7 @@ def _timesteps(config: SvdConfig) -> tuple[int, ...]:
 
 def _window(config: SvdConfig) -> tuple[np.ndarray, int]:
     """Three fifths of a window of a rendered clip, and black behind it."""
-    from repro.smoke import scenes
+    from repro.video.synthetic import scenes
 
     real = max(1, config.frames.window * 3 // 5)
     scene = max(scenes.smoke_scenes(), key=lambda scene: scene.frames)

@@ -48,7 +48,7 @@ def comparisons(
 
 def _windows(config: VitConfig) -> list[np.ndarray]:
     """Two whole windows of a rendered clip, and three fifths of one."""
-    from repro.smoke import scenes
+    from repro.video.synthetic import scenes
 
     length = config.frames.window
     scene = max(scenes.smoke_scenes(), key=lambda scene: scene.frames)

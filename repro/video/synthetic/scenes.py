@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from repro.smoke.figures import ACTIONS, PLANS, SPECIES, TRAIN_SPECIES, Bone, pose
+from repro.video.synthetic.figures import ACTIONS, PLANS, SPECIES, TRAIN_SPECIES, Bone, pose
 
 Picture = UInt8[np.ndarray, "H W 3"]
 

@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from repro.video import READERS, Frames, VideoError
+from repro.video.readers import READERS, Frames, VideoError
 
 TIME_LIMIT = 120.0
 """Seconds a worker may take for one chunk of frames."""

@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from repro.core.hashing import Hashes
-from repro.decoding import TIME_LIMIT, Worker, silence
-from repro.video import READERS, VideoError, check_file
+from repro.video.decoders import TIME_LIMIT, Worker, silence
+from repro.video.readers import READERS, VideoError, check_file
 
 CHUNK = 8
 """Frames in memory at a time."""

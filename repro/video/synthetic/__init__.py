@@ -1,0 +1,1 @@
+"""Figures and scenes rendered as video."""
