@@ -12,7 +12,7 @@ from repro.backbones.config import BackboneConfig, Cell, Layer, load_backbone
 from repro.core.console import Reporter, sized, spoken
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.datasets import Clip
+from repro.datasets.split import Clip
 from repro.features.collection import Collection, dataset_collection, folder_collection
 
 SAMPLE = 200

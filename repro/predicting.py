@@ -11,7 +11,7 @@ from repro.backbones.extractor import Execution, describe
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.datasets import Clip
+from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore

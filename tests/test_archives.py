@@ -13,7 +13,7 @@ from rars import install_stand_in, write_rar
 
 from repro.core.errors import MissingError
 from repro.datasets.annotations import DataError
-from repro.datasets.archives import unpack
+from repro.datasets.unpack import unpack
 
 CONTENT = {
     "set/a & (b).avi": b"1" * 3000,

@@ -13,7 +13,7 @@ from repro.backbones.config import Cell, load_backbone
 from repro.backbones.extractor import Execution, describe, open_extractors
 from repro.core.keys import file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import Clip, Split
+from repro.datasets.split import Clip, Split
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore

@@ -17,7 +17,7 @@ from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.pictures import padded
 from repro.core.keys import file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import Clip
+from repro.datasets.split import Clip
 from repro.features import extract as extracting
 from repro.features.collection import Collection, folder_collection
 from repro.features.extract import Ask, Extraction, extract

@@ -23,8 +23,8 @@ from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution, describe
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.datasets import Clip, Split
 from repro.datasets.opening import RowData
+from repro.datasets.split import Clip, Split
 from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
 from repro.grid_figure import svg

@@ -9,7 +9,7 @@ from conftest import Told
 
 from repro.backbones.extractor import Execution
 from repro.core.workspace import Workspace
-from repro.datasets import Clip, Split
+from repro.datasets.split import Clip, Split
 from repro.pipeline import run_row
 from repro.readout.scores import all_scores
 from repro.rows import load_row

@@ -12,7 +12,7 @@ from repro import check
 from repro.core.errors import MissingError, UsageError
 from repro.core.keys import file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import Clip, Split
+from repro.datasets.split import Clip, Split
 from repro.expected import rows_with_expected, table_path
 from repro.features.store import Entry, FeatureStore
 from repro.readout import keeping, stage

@@ -27,7 +27,8 @@ from repro.backbones.svd.text import _cleaned, _tokenizer, text_embeddings
 from repro.core.errors import MissingError, UsageError
 from repro.core.keys import content_key, file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import Split, registry
+from repro.datasets import registry
+from repro.datasets.split import Split
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 ACTIONS = {"conditioning.source": "actions", "conditioning.actions_of": "animal_kingdom/full_train"}

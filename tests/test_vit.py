@@ -26,7 +26,7 @@ from repro.backbones.vit.pictures import filled, pixels, resized
 from repro.backbones.vjepa import encoder as vjepa
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
-from repro.datasets import Clip
+from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore

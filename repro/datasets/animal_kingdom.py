@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.datasets import Clip, Split
 from repro.datasets.annotations import DataError, Listing, inside, plain_name, refuse_twice
 from repro.datasets.config import DatasetConfig
+from repro.datasets.split import Clip, Split
 from repro.datasets.workbook import Rows, read_workbook
 
 METADATA = "AR_metadata.xlsx"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.core.errors import MissingError
-from repro.datasets import Clip, Split
+from repro.datasets.split import Clip, Split
 
 MAX_NAME = 200
 """Bytes of a clip's name; file systems allow 255 with an extension and what is put around it."""

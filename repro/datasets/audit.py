@@ -16,10 +16,10 @@ from pathlib import Path
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.workspace import Workspace
-from repro.datasets import Clip
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import missing
 from repro.datasets.registry import Dataset
+from repro.datasets.split import Clip
 from repro.video.probe import Contents, Probe, probe_all
 
 VERSION = 1

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.datasets import Clip, Split
 from repro.datasets.annotations import (
     DataError,
     Listing,
@@ -25,6 +24,7 @@ from repro.datasets.annotations import (
     text_lines,
 )
 from repro.datasets.config import DatasetConfig
+from repro.datasets.split import Clip, Split
 
 FOLDER = "CharadesEgo"
 CLASSES = f"{FOLDER}/Charades_v1_classes.txt"

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from repro.core.workspace import Workspace
-from repro.datasets import Split
 from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
+from repro.datasets.split import Split
 from repro.rows import Data
 
 

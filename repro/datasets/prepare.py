@@ -22,9 +22,9 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.keys import content_key
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
-from repro.datasets.archives import suffix_of, unpack
 from repro.datasets.config import DatasetConfig, Part
 from repro.datasets.remedy import remedy
+from repro.datasets.unpack import suffix_of, unpack
 
 DEPTH = 5
 """Folders below a source in which its parts are looked for."""

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from repro.core.errors import MissingError
-from repro.datasets import Split
 from repro.datasets.manifest import Manifest
+from repro.datasets.split import Split
 
 Entries = dict[str, os.DirEntry[str]]
 

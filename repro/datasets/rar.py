@@ -13,7 +13,7 @@ from pathlib import Path
 
 from repro.core.errors import MissingError
 from repro.datasets.annotations import DataError
-from repro.datasets.archives import member_path, refuse_kind
+from repro.datasets.unpack import member_path, refuse_kind
 
 
 def unpack(path: Path, into: Path) -> None:

@@ -15,10 +15,11 @@ from repro.core import files as atomic
 from repro.core.errors import MissingError, UsageError
 from repro.core.keys import content_key, file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import Clip, Split, animal_kingdom, charades_ego, ucf_hmdb
+from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
 from repro.datasets.annotations import DataError, Listing, check_not_empty
 from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
 from repro.datasets.remedy import remedy
+from repro.datasets.split import Clip, Split
 
 VERSION = 1
 """Part of a listing's key: raised when the same annotation files would be read otherwise."""

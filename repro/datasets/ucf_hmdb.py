@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from repro.datasets import Clip, Split
 from repro.datasets.annotations import DataError, Listing, inside, one_line, plain_name, refuse_twice, text_lines
 from repro.datasets.config import DatasetConfig
+from repro.datasets.split import Clip, Split
 
 CLASSES = {
     "climb": ("RockClimbingIndoor", "RopeClimbing"),

@@ -12,7 +12,7 @@ from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor, open_extractors
 from repro.core import files as atomic
 from repro.core.console import Reporter
-from repro.datasets import Clip
+from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
 from repro.features.packing import pack_collection

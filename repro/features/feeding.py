@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Extractor
 from repro.backbones.noise import DrawnNoise, WindowNoise
-from repro.datasets import Clip
+from repro.datasets.split import Clip
 from repro.features.windows import Windows
 from repro.video.decoders import Decoding
 from repro.video.readers import Frames, VideoError

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from repro.core.errors import MissingError, UsageError
-from repro.datasets import Split
+from repro.datasets.split import Split
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.draws import Draw
 

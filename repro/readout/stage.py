@@ -17,7 +17,7 @@ from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.keys import canonical_json, content_key, file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets import Split
+from repro.datasets.split import Split
 from repro.features.store import FeatureStore
 from repro.readout import checkpoints, guessers, keeping
 from repro.readout import train as training

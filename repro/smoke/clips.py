@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.keys import content_key, file_sha256
-from repro.datasets import Clip, Split
+from repro.datasets.split import Clip, Split
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
 
