@@ -209,7 +209,7 @@ def vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
         else torch.empty(shape, device=device)
         for key, shape in wanted(sizes, config, VITS[name], patches)
     }
-    build = import_module(f"repro.backbones.{config.family}.encoder").build
+    build = import_module(f"repro.backbones.vit.{config.family}").build
     return config, build(tensors, sizes, config.num_heads, config.table_frames)
 
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.svd.text_files import NAME as TEXT
 from repro.backbones.svd.text_files import load_text_encoder
+from repro.backbones.weights import checkpoint_path
 from repro.core.config import filled
 from repro.core.remote_file import RemoteFile
 from repro.core.workspace import Workspace

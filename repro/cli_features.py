@@ -39,7 +39,7 @@ def verify(
 
     Args:
         backbone: a name from configs/backbones.
-        golden: folder of golden windows (repro/verify.py says what a file holds).
+        golden: folder of golden windows (repro/backbones/comparison.py says what a file holds).
         checkpoint: weights in the published layout [default: the backbone's, in the workspace].
         implementation: whose modules compute: sgm, diffusers or auto [default: the backbone's].
         set_: another value for a key of the backbone's config, as frames.window=16; may be given again.

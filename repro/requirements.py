@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from repro.backbones.checkpoints import absence
+from repro.backbones.weights import absence
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.remedy import remedy

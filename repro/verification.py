@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from repro import verify
-from repro.backbones.checkpoints import absence, checkpoint_path
+from repro.backbones import comparison as verify
+from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig, load_backbone
 from repro.backbones.family import load_family
+from repro.backbones.weights import absence, checkpoint_path
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.verify import Comparison, Deviation, Note, Skipped
 
 
 def show(

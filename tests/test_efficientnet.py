@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import ROOT, Told, run_repro
 
-from repro.backbones.checkpoints import absence
 from repro.backbones.config import Cell, load_backbone
 from repro.backbones.extractor import Execution, describe, open_extractors
+from repro.backbones.weights import absence
 from repro.core.keys import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from repro.backbones.comparison import LIMIT
 from repro.backbones.config import load_backbone
 from repro.backbones.svd import networks
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.golden import against_golden
 from repro.backbones.svd.networks import importable_sgm
-from repro.verify import LIMIT
 
 
 @pytest.mark.parametrize(

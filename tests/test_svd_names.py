@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from repro.backbones.svd import names, networks, with_diffusers
+from repro.backbones.svd import networks, with_diffusers
+from repro.backbones.svd import tensor_names as names
 from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
 from repro.backbones.svd.networks import Needs
 from repro.core.errors import MissingError

@@ -14,16 +14,16 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from repro.backbones.comparison import LIMIT, relative_l2
 from repro.backbones.config import Cell, Frames, load_backbone
 from repro.backbones.extractor import Execution, Extractor, describe, open_extractors
 from repro.backbones.family import load_family
 from repro.backbones.mean_colour import MeanColour
-from repro.backbones.videomaev2 import encoder as videomaev2
+from repro.backbones.vit import videomaev2, vjepa
 from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import Picture, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
 from repro.backbones.vit.pictures import filled, pixels, resized
-from repro.backbones.vjepa import encoder as vjepa
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
@@ -31,7 +31,6 @@ from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.features.windows import Windows
-from repro.verify import LIMIT, relative_l2
 from repro.video.decoders import Decoders
 
 FAMILIES = ("vjepa", "videomaev2")

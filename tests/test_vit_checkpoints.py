@@ -141,7 +141,7 @@ def test_a_fine_tuned_encoder_is_told_from_a_pre_trained_one(tmp_path: Path, wei
 
 
 def test_a_fine_tuned_norm_uses_its_weights(tmp_path: Path, weights: dict[str, Tensors]) -> None:
-    from repro.backbones.videomaev2.encoder import build
+    from repro.backbones.vit.videomaev2 import build
 
     torch.save(tuned(weights["videomaev2"]), tmp_path / "tuned.pth")
     wanted = config("videomaev2", stage="finetuned", norm="fc_norm")

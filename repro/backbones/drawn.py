@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro.backbones.checkpoints import checkpoint_path
 from repro.backbones.config import BackboneConfig
 from repro.backbones.family import load_family
+from repro.backbones.weights import checkpoint_path
 from repro.core import files as atomic
 from repro.core.keys import content_key, file_sha256
 from repro.core.workspace import Workspace

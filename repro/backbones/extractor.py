@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.checkpoints import absence, checkpoint_path, noted_sha256
 from repro.backbones.config import BackboneConfig, Beside, Cell, Frames
 from repro.backbones.noise import Noise, Stream
+from repro.backbones.weights import absence, checkpoint_path, noted_sha256
 from repro.core.errors import MissingError, ReproError
 from repro.core.hashing import Hashes
 from repro.core.workspace import Workspace

@@ -9,10 +9,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.core.errors import UsageError
-from repro.verify import Comparison, Deviation, Note, Skipped
 
 Asks = Sequence[tuple[Backbone, Sequence[Cell]]]
 

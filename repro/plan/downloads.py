@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.checkpoints import absence, checkpoint_path
+from repro.backbones.weights import absence, checkpoint_path
 from repro.catalogue import assets
 from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
 from repro.datasets.remedy import remedy

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from repro.backbones.comparison import relative_l2
 from repro.core import shipped
 from repro.core.errors import UsageError
 from repro.features.store import FeatureStore
 from repro.rows import SMOKE_ROWS
-from repro.verify import relative_l2
 from repro.video.synthetic.scenes import smoke_scenes
 
 FEATURE_LIMIT = 1e-4

@@ -18,11 +18,11 @@ random_weights.py  a checkpoint in the published layout with weights drawn from 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.backbones.family import Family
 from repro.backbones.svd.config import SvdConfig
-from repro.verify import Comparison, Deviation, Note, Skipped
 
 
 def _open(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[Extractor]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from repro.backbones.svd import names
+from repro.backbones.svd import tensor_names as names
 from repro.backbones.tensors import Layout, account_for
 from repro.core.errors import MissingError
 

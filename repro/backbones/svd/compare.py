@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 from torch import Tensor
 
+from repro.backbones.comparison import Comparison, Skipped, compared
 from repro.backbones.config import Cell, Layer
 from repro.backbones.devices import move
 from repro.backbones.noise import WindowNoise
@@ -21,7 +22,6 @@ from repro.backbones.svd.model import Place, Request, SvdModel, needs, refuse_un
 from repro.backbones.svd.networks import IMPLEMENTATIONS, Implementation
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
-from repro.verify import Comparison, Skipped, compared
 
 LAYERS: tuple[Layer, ...] = (1, 3, 6, 9, 12, 13, "up_3", "up_7", "up_12")
 NOISE = WindowNoise(23, "0" * 64, 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from repro.backbones.comparison import Deviation, read_golden, relative_l2
 from repro.backbones.devices import move
 from repro.backbones.noise import Stream
 from repro.backbones.svd import networks
@@ -19,7 +20,6 @@ from repro.backbones.svd.config import SVD_GRID, SvdConfig
 from repro.backbones.svd.model import Request, SvdModel, needs, refuse_unfit
 from repro.backbones.svd.pictures import pixels
 from repro.core.errors import MissingError
-from repro.verify import Deviation, read_golden, relative_l2
 
 _FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")
 

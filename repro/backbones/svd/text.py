@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from repro.backbones.svd.names import BLOCK_OF_TOWER, Source
+from repro.backbones.svd.tensor_names import BLOCK_OF_TOWER, Source
 from repro.backbones.svd.text_files import TextTower
 from repro.core.errors import MissingError, UsageError
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
-from repro.backbones.svd import names, pictures
+from repro.backbones.svd import tensor_names as names, pictures
 from repro.backbones.svd.checkpoint import open_checkpoint
 from repro.backbones.tensors import Layout
-from repro.backbones.svd.names import Source
+from repro.backbones.svd.tensor_names import Source
 from repro.backbones.svd.networks import Implementation, Needs
 
 Part = tuple[nn.Module, Callable[[str], Source]]

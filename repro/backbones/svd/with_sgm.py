@@ -20,7 +20,8 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from repro.backbones.svd import names, pictures
+from repro.backbones.svd import pictures
+from repro.backbones.svd import tensor_names as names
 from repro.backbones.svd.checkpoint import open_checkpoint
 from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
 from repro.backbones.svd.networks import EMBEDDED, Implementation, Needs

@@ -19,4 +19,4 @@ LAYOUT = Layout(
 )
 
 
-FAMILY = family(Videomaev2Config, LAYOUT, "repro.backbones.videomaev2.encoder")
+FAMILY = family(Videomaev2Config, LAYOUT, "repro.backbones.vit.videomaev2")

@@ -10,6 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
+from repro.backbones.comparison import Comparison, Note, Skipped, compared
 from repro.backbones.config import Cell
 from repro.backbones.noise import DrawnNoise
 from repro.backbones.vit.checkpoint import open_checkpoint
@@ -17,7 +18,6 @@ from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, Encoder
 from repro.backbones.vit.extractor import VitExtractor
 from repro.backbones.vit.families import Layout
-from repro.verify import Comparison, Note, Skipped, compared
 
 WINDOWS = 3
 

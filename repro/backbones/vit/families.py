@@ -6,11 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.backbones.family import Family
 from repro.backbones.vit.config import VitConfig
-from repro.verify import Comparison, Deviation, Note, Skipped
 
 
 @dataclass(frozen=True, slots=True)

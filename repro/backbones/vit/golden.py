@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from repro.backbones.comparison import Deviation, Note, read_golden, relative_l2
 from repro.backbones.devices import move
 from repro.backbones.precision import fp32_products
 from repro.backbones.vit.checkpoint import PATCHES, account_for, open_checkpoint
@@ -18,7 +19,6 @@ from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Build, layers
 from repro.backbones.vit.families import Layout
 from repro.core.errors import MissingError
-from repro.verify import Deviation, Note, read_golden, relative_l2
 
 WEIGHTS = "weights/"
 

@@ -23,4 +23,4 @@ LAYOUT = Layout(
 )
 
 
-FAMILY = family(VjepaConfig, LAYOUT, "repro.backbones.vjepa.encoder")
+FAMILY = family(VjepaConfig, LAYOUT, "repro.backbones.vit.vjepa")
