@@ -8,14 +8,14 @@ from dataclasses import asdict
 from rich.table import Table
 
 from repro import rows
-from repro.catalogue import Asset, assets
 from repro.core.console import Reporter, Terminal, sized
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.hashing import Hashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace, quiet_libraries
-from repro.fetch import Brought, bring, standing
-from repro.fetch_encoder import bring_encoder, encoder_standing
+from repro.fetch.bring import Brought, bring, standing
+from repro.fetch.catalogue import Asset, assets
+from repro.fetch.encoder import bring_encoder, encoder_standing
 
 
 def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agreed: bool, as_json: bool) -> Exit:

@@ -13,9 +13,10 @@ import pytest
 from conftest import Told
 from fileserver import FileServer, serving, sha256
 
-from repro import downloads, web
 from repro.core.errors import MissingError, ReproError, UsageError
-from repro.web import Source
+from repro.fetch import download as downloads
+from repro.fetch import http_client as web
+from repro.fetch.http_client import Source
 
 CONTENT = os.urandom(300_000)
 

@@ -14,14 +14,15 @@ import pytest
 from conftest import Told, run_repro
 from fileserver import FileServer, serving, sha256
 
-from repro import downloads, fetch
-from repro.catalogue import Asset, assets
 from repro.core import files as atomic
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import Hashes
 from repro.core.locks import locked
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
+from repro.fetch import bring as fetch
+from repro.fetch import download as downloads
+from repro.fetch.catalogue import Asset, assets
 
 CONTENT = os.urandom(200_000)
 TOKEN = "hf_thisIsASecretToken"

@@ -9,11 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from repro.backbones.config import Checkpoint, backbone_names, load_backbone
-from repro.catalogue import assets
 from repro.core import shipped
 from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
 from repro.expected import load_expected, table_path
+from repro.fetch.catalogue import assets
 from repro.rows import (
     BASELINES,
     PRETRAINED_SMOKE_ROWS,

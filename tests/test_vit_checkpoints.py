@@ -20,7 +20,6 @@ from repro.backbones.videomaev2 import LAYOUT as VIDEOMAEV2
 from repro.backbones.vit.checkpoint import cut, open_checkpoint
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vjepa import LAYOUT as VJEPA
-from repro.catalogue import assets
 from repro.core import shipped
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
@@ -28,7 +27,8 @@ from repro.core.hashing import Hashes
 from repro.core.keys import file_sha256
 from repro.core.locks import locked
 from repro.core.workspace import Workspace
-from repro.fetch_encoder import bring_encoder
+from repro.fetch.catalogue import assets
+from repro.fetch.encoder import bring_encoder
 
 LAYOUTS = {"vjepa": VJEPA, "videomaev2": VIDEOMAEV2}
 Tensors = dict[str, Tensor]

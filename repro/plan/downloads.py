@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.backbones.weights import absence, checkpoint_path
-from repro.catalogue import assets
 from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
 from repro.datasets.remedy import remedy
+from repro.fetch.catalogue import assets
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.here import Here
 from repro.rows import Row

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from repro import downloads, hub
-from repro.catalogue import Asset
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
@@ -24,7 +22,10 @@ from repro.core.hashing import Hashes
 from repro.core.keys import file_sha256
 from repro.core.locks import locked
 from repro.core.remote_file import HubPlace, RemoteFile
-from repro.web import Source, shown
+from repro.fetch import download as downloads
+from repro.fetch import hub
+from repro.fetch.catalogue import Asset
+from repro.fetch.http_client import Source, shown
 
 Means = Literal["there", "fetched", "linked", "copied", "cut"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from repro.backbones.config import load_backbone
 from repro.backbones.family import load_family
-from repro.catalogue import Asset
 from repro.core import files as atomic
 from repro.core.console import Reporter, sized
 from repro.core.errors import MissingError
@@ -16,7 +15,8 @@ from repro.core.hashing import Hashes
 from repro.core.keys import file_sha256
 from repro.core.locks import locked
 from repro.core.remote_file import RemoteFile
-from repro.fetch import Brought, Standing, bring, origin_path, read_origin
+from repro.fetch.bring import Brought, Standing, bring, origin_path, read_origin
+from repro.fetch.catalogue import Asset
 
 
 def encoder_standing(asset: Asset, file: RemoteFile, hashes: Hashes) -> Standing:

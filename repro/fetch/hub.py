@@ -1,6 +1,6 @@
 """Where a file of the Hugging Face Hub is to be had: huggingface_hub knows address, login and what the Hub says of the file.
 
-The bytes come through repro/downloads.py: huggingface_hub (2.4) gives each process a part of its own and deletes it when the
+The bytes come through repro/fetch/download.py: huggingface_hub (2.4) gives each process a part of its own and deletes it when the
 connection is lost, so that 10 GB would begin anew. HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are read by the library.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from repro import __version__
 from repro.core.errors import MissingError
 from repro.core.remote_file import HubPlace, RemoteFile
-from repro.web import Source, refusal, shown
+from repro.fetch.http_client import Source, refusal, shown
 
 
 @dataclass(frozen=True, slots=True)

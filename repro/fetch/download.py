@@ -19,7 +19,7 @@ from repro.core import files as atomic
 from repro.core.console import Reporter, sized
 from repro.core.errors import MissingError, UsageError
 from repro.core.keys import content_key, file_sha256
-from repro.web import DroppedError, Source, ask, failure, shown
+from repro.fetch.http_client import DroppedError, Source, ask, failure, shown
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further try; a try that brought something begins the row anew."""

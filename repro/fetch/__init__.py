@@ -1,0 +1,1 @@
+"""Publishers' files, brought to this machine and verified."""
