@@ -127,8 +127,8 @@ def _run(
     part: Collection, workspace: Workspace, reporter: Reporter, workers: int | None, device: str, batch: int | None,
     *, as_json: bool,
 ) -> Exit:  # fmt: skip
-    from repro import rates
     from repro.backbones.extractor import Execution, describe
+    from repro.features import rates
     from repro.features.extract import Ask, extract, pack_if_whole
     from repro.features.store import FeatureStore, StoredAs
     from repro.runs import machine, versions

@@ -4,13 +4,13 @@ changed."""
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from repro import rates
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution, describe
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
+from repro.features import rates
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs

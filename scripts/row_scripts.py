@@ -6,10 +6,10 @@ from pathlib import Path
 from repro.backbones.cells import choose_cells
 from repro.core.workspace import Workspace
 from repro.expected import load_expected, table_path
+from repro.features.rates import kind_of
 from repro.plan.amounts import total
 from repro.plan.making import make
 from repro.planning import count, hours
-from repro.rates import kind_of
 from repro.rows import Row, load_row, row_backbone, row_datasets, row_names
 
 FOLDER = Path(__file__).resolve().parent / "rows"

@@ -7,8 +7,9 @@ import pytest
 from conftest import Told
 
 from repro.core.workspace import Workspace
-from repro.features import pack, packing
-from repro.features.packing import pack_collection
+from repro.features import pack_collection as packing
+from repro.features import packed as pack
+from repro.features.pack_collection import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, FeatureStore
 
 

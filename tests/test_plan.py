@@ -14,7 +14,7 @@ import tiny_datasets
 from conftest import run_repro
 from repro_rows import colour_row
 
-from repro import extraction, planning, rates, requirements, rows, running
+from repro import extraction, planning, requirements, rows, running
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
 from repro.core.remote_file import bytes_of
@@ -23,6 +23,8 @@ from repro.datasets import opening, registry
 from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, dataset_names, load_dataset
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.ucf_hmdb import CLASSES
+from repro.features import rates
+from repro.features.rates import Kind
 from repro.features.store import Entry, FeatureStore
 from repro.plan import counting, here
 from repro.plan.amounts import counted
@@ -30,7 +32,6 @@ from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
 from repro.plan.making import Plan, make
 from repro.plan.reckoning import parameters, readout_tflop, reckoning
-from repro.rates import Kind
 from repro.readout.head import new_head
 from repro.rows import Row, load_row, row_names
 

@@ -15,7 +15,7 @@ from repro.core.console import Reporter
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
-from repro.features.packing import pack_collection
+from repro.features.pack_collection import pack_collection
 from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
 from repro.video.decoders import Decoders, Job
 from repro.video.readers import VideoError, check_file

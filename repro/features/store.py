@@ -3,7 +3,7 @@
     <backbone>-<key>/manifest.json           what the key stands for
     <backbone>-<key>/origins/<origin>.json   machines and software that computed entries, each entry naming its own
     <backbone>-<key>/<collection>/clips/     a safetensors file per clip, cells in it
-    <backbone>-<key>/<collection>/packed/    the same by cell, once all clips are there (repro/features/pack.py)
+    <backbone>-<key>/<collection>/packed/    the same by cell, once all clips are there (repro/features/packed.py)
 
 A file is whole or absent (written under another name, then renamed), and says which video's bytes it came from and what
 its own tensors hash to, so that neither another video nor a damaged file is taken for it.
@@ -26,8 +26,8 @@ from repro.core import files as atomic
 from repro.core.hashing import Hashes
 from repro.core.keys import content_key
 from repro.core.workspace import Workspace
-from repro.features import pack
-from repro.features.pack import DamagedFeaturesError, Packed
+from repro.features import packed as pack
+from repro.features.packed import DamagedFeaturesError, Packed
 
 VERSION = 2
 """Part of every key: raised when the same inputs would give other features, or another layout."""

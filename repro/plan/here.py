@@ -15,8 +15,8 @@ from repro.datasets.manifest import ClipFacts
 from repro.datasets.opening import of_these_files
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
+from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
-from repro.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.requirements import Missing
 from repro.rows import Protocol, Row
 from repro.runs import DamagedRecordError, RunRecord, StoredRun

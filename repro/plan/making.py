@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from repro import requirements
 from repro.backbones.config import Cell, Precision
 from repro.core.workspace import Workspace
+from repro.features.rates import Kind, Rate, kind_of
 from repro.plan.amounts import Amount, counted, estimated
 from repro.plan.counting import Counts, uncovered
 from repro.plan.downloads import Download, downloads
 from repro.plan.here import Here
 from repro.plan.lengths import NOTHING, Portion
 from repro.plan.reckoning import Together, parameters, readout_tflop, reckoning
-from repro.rates import Kind, Rate, kind_of
 from repro.requirements import Missing
 from repro.rows import Protocol, Row
 

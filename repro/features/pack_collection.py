@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from repro.core import files as atomic
 from repro.core.keys import content_key, file_sha256
-from repro.features import pack
-from repro.features.pack import DamagedFeaturesError, Place
+from repro.features import packed as pack
+from repro.features.packed import DamagedFeaturesError, Place
 from repro.features.store import FeatureStore, Outline, outline, read_file
 
 
