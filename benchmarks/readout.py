@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU
 from repro.readout.draws import epoch_draws
-from repro.readout.head import new_head
+from repro.readout.heads import new_head
 from repro.readout.sequences import Sequences
 from repro.rows import Recipe, load_row
 

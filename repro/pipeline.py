@@ -14,7 +14,7 @@ from repro.features import rates
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
-from repro.readout.scores import Segments
+from repro.readout.metrics import Segments
 from repro.readout.stage import PUBLISHED, How, Source, read_out
 from repro.rows import Row, row_backbone
 from repro.runs import RunRecord, machine, versions

@@ -16,7 +16,7 @@ from repro.datasets.opening import of_these_files, open_row
 from repro.datasets.registry import open_dataset
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
-from repro.readout.scores import Segments
+from repro.readout.metrics import Segments
 from repro.readout.stage import How, Source, read_out
 from repro.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.runs import RunRecord

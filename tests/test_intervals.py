@@ -7,8 +7,8 @@ import pytest
 
 from repro.core.errors import MissingError, UsageError
 from repro.readout.intervals import SCORES, bootstrap
+from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions, write_predictions
-from repro.readout.scores import all_scores
 
 
 def made(clips: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from repro.backbones.extractor import Execution
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.pipeline import run_row
-from repro.readout.scores import all_scores
+from repro.readout.metrics import all_scores
 from repro.rows import load_row
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS

@@ -32,7 +32,7 @@ from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
 from repro.plan.making import Plan, make
 from repro.plan.reckoning import parameters, readout_tflop, reckoning
-from repro.readout.head import new_head
+from repro.readout.heads import new_head
 from repro.rows import Row, load_row, row_names
 
 LENGTHS = ClipLengths(mean=(40, 60), source="made up")

@@ -10,8 +10,8 @@ from planted import planted, recipe
 from torch.utils.data import DataLoader
 
 from repro.readout.draws import Draw, derived, epoch_draws
-from repro.readout.head import Head, new_head
-from repro.readout.scores import all_scores
+from repro.readout.heads import Head, new_head
+from repro.readout.metrics import all_scores
 from repro.readout.sequences import Sequences
 from repro.readout.train import one_epoch, predict, train
 from repro.rows import CrossEntropy, Recipe

@@ -17,7 +17,7 @@ from repro.core.errors import MissingError, UsageError
 from repro.readout import losses
 from repro.readout.compute import Compute
 from repro.readout.draws import Draw, epoch_draws
-from repro.readout.head import new_head
+from repro.readout.heads import new_head
 from repro.readout.schedule import learning_rate
 from repro.readout.sequences import Sequences
 from repro.readout.train import predict, train

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from repro.readout import guessers
-from repro.readout.scores import all_scores, map_macro, map_micro
+from repro.readout.metrics import all_scores, map_macro, map_micro
 
 SEGMENTS = {"head": (0, 1), "tail": (2, 3, 4)}
 

@@ -17,8 +17,8 @@ from repro.expected import rows_with_expected, table_path
 from repro.features.store import Entry, FeatureStore
 from repro.readout import keeping, stage
 from repro.readout.compute import Compute
+from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions
-from repro.readout.scores import all_scores
 from repro.readout.sequences import load_sequences
 from repro.readout.stage import How, Source, read_out
 from repro.readout.trained import load_readout

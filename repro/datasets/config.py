@@ -102,7 +102,7 @@ class DatasetConfig(Config):
     classes: Annotated[int, Field(ge=2)]
     target: Literal["single", "multi"]
     official_metric: Literal["top1", "map_macro"]
-    """The owners' own, by its name in repro/readout/scores.py; rows may be judged on another."""
+    """The owners' own, by its name in repro/readout/metrics.py; rows may be judged on another."""
     splits: dict[str, SplitFacts]
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from repro.readout.scores import Segments, Targets, all_scores
+from repro.readout.metrics import Segments, Targets, all_scores
 
 
 def chance(targets: Targets) -> dict[str, float]:

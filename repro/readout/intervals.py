@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from repro.core.errors import UsageError
-from repro.readout.scores import Scores, Targets, class_accuracy, map_macro, map_micro, top1, top1_occurring
+from repro.readout.metrics import Scores, Targets, class_accuracy, map_macro, map_micro, top1, top1_occurring
 
 SCORES = {
     "map_micro": map_micro,

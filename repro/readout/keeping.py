@@ -14,7 +14,7 @@ from repro.core import files as atomic
 from repro.core.keys import canonical_json
 from repro.readout import checkpoints
 from repro.readout.compute import Compute
-from repro.readout.head import Head
+from repro.readout.heads import Head
 from repro.readout.sequences import Sequences
 from repro.rows import Metric, Recipe
 

@@ -23,8 +23,8 @@ from repro.readout import checkpoints, guessers, keeping
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import hold_out
+from repro.readout.metrics import Segments, all_scores
 from repro.readout.predictions import write_predictions
-from repro.readout.scores import Segments, all_scores
 from repro.readout.sequences import Sequences, load_sequences
 from repro.rows import Protocol, Recipe, Row, row_backbone
 from repro.runs import (

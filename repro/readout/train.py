@@ -15,11 +15,11 @@ from repro.core.errors import MissingError
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.draws import Draw, derived, epoch_draws
-from repro.readout.head import Head, new_head
+from repro.readout.heads import Head, new_head
 from repro.readout.keeping import Epoch, Kept, asked_of, keep, resumed, write_weights
 from repro.readout.losses import loss
+from repro.readout.metrics import Segments, all_scores
 from repro.readout.schedule import learning_rate
-from repro.readout.scores import Segments, all_scores
 from repro.readout.sequences import Sequences
 from repro.rows import CrossEntropy, Metric, Recipe
 

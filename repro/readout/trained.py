@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from repro.core.errors import MissingError
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
-from repro.readout.head import Head, new_head
+from repro.readout.heads import Head, new_head
 from repro.readout.train import probabilities
 from repro.rows import Recipe
 
