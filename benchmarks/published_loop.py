@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from repro.readout.losses import loss
 from repro.readout.schedule import learning_rate
-from repro.rows import CrossEntropy, Recipe
+from repro.table.rows import CrossEntropy, Recipe
 
 Item = tuple[Tensor, Tensor, Tensor]
 

@@ -9,8 +9,8 @@ from repro import check
 from repro.core.errors import Exit, NothingToCheckError
 from repro.core.workspace import Workspace
 from repro.expected import rows_with_expected, table_path, table_sha256
-from repro.rows import SMOKE_ROWS
 from repro.runs import DamagedRecordError, RunRecord, all_runs
+from repro.table.rows import SMOKE_ROWS
 
 
 def show(workspace: Workspace, expected_path: Path | None, *, strict: bool, as_json: bool) -> Exit:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from repro import __version__, cli_data, cli_features, cli_plan, cli_rows, rows
+from repro import __version__, cli_data, cli_features, cli_plan, cli_rows
 from repro.cli_options import (
     FlagOption,
     JsonOption,
@@ -16,6 +16,7 @@ from repro.cli_options import (
 )
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import open_scratch_workspace, open_workspace
+from repro.table import rows
 
 app = App(
     name="repro",

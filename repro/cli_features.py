@@ -52,7 +52,7 @@ def verify(
     changed = changes(set_, implementation=implementation)
 
     from repro import verification
-    from repro.requirements import chosen_device
+    from repro.table.requirements import chosen_device
 
     return verification.show(
         backbone,
@@ -120,7 +120,7 @@ def extract(
         changes=changes(set_, implementation=implementation, precision=precision),
     )
 
-    from repro.requirements import chosen_device
+    from repro.table.requirements import chosen_device
 
     place = open_workspace(workspace)
     return extraction.run(

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from repro import rows
 from repro.cli_options import (
     BatchOption,
     DeviceOption,
@@ -19,7 +18,8 @@ from repro.cli_options import (
 )
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import device_from_environment, open_workspace
-from repro.requirements import check_device_name
+from repro.table import rows
+from repro.table.requirements import check_device_name
 
 
 def run(
@@ -108,7 +108,7 @@ def run(
             json_=json_,
         )
 
-    from repro import requirements
+    from repro.table import requirements
 
     # First what it lacks, which takes no time to find out; a device asked for is one of these things.
     named = device or device_from_environment()
@@ -161,7 +161,7 @@ def readout(
     rows.load_row(row)
 
     from repro import running
-    from repro.requirements import chosen_device
+    from repro.table.requirements import chosen_device
 
     count = at_least_one("--seeds", seeds) or 1
     options = running.Options(count, protocol, chosen_device(device), deterministic, precision)
@@ -200,7 +200,7 @@ def predict(
 
     from repro import predicting
     from repro.backbones.extractor import Execution
-    from repro.requirements import chosen_device
+    from repro.table.requirements import chosen_device
 
     execution = Execution(chosen_device(device), at_least_one("--batch", batch), processes)
     return predicting.show(row, videos, seed, shown, open_workspace(workspace), execution, as_json=json_)

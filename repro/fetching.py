@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from repro import rows
 from repro.core.console import Reporter, Terminal, sized
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.hashing import Hashes
@@ -16,6 +15,7 @@ from repro.core.workspace import Workspace, quiet_libraries
 from repro.fetch.bring import Brought, bring, standing
 from repro.fetch.catalogue import Asset, assets
 from repro.fetch.encoder import bring_encoder, encoder_standing
+from repro.table import rows
 
 
 def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agreed: bool, as_json: bool) -> Exit:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from repro import extraction, requirements
+from repro import extraction
 from repro.backbones.config import Cell
 from repro.core import files as atomic
 from repro.core.console import Reporter
@@ -22,8 +22,9 @@ from repro.core.workspace import Workspace
 from repro.datasets.opening import open_row
 from repro.grid_report import GridResult, as_csv, as_json, summary, table, told_seeds
 from repro.grid_selection import grid_cells, part_of
-from repro.rows import Protocol, Recipe, Row, load_row, row_backbone
 from repro.runs import RunRecord
+from repro.table import requirements
+from repro.table.rows import Protocol, Recipe, Row, load_row, row_backbone
 from repro.video.decoders import spare_cores
 
 LINEAR_LENGTHS = {"animal_kingdom": 150, "ucf101": 300, "hmdb51": 300}

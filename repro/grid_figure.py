@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from repro.backbones.config import Cell
 from repro.grid_report import RULES, GridResult, told_seeds
-from repro.rows import Protocol
+from repro.table.rows import Protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
 from repro.grid_selection import Selected, compared, picked, select
-from repro.rows import Protocol, Row
 from repro.runs import RunRecord
+from repro.table.rows import Protocol, Row
 
 RULES: dict[Protocol, str] = {
     "published": "best cell and epoch on the test split",

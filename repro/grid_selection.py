@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from repro.backbones.cells import choose_cells
 from repro.backbones.config import Cell
 from repro.core.errors import UsageError
-from repro.rows import Row, row_backbone
 from repro.runs import RunRecord, Selection
+from repro.table.rows import Row, row_backbone
 
 
 def grid_cells(name: str, row: Row) -> tuple[Cell, ...]:

@@ -4,11 +4,11 @@ import json
 
 from rich.table import Table
 
-from repro import requirements
 from repro.core.console import Terminal
 from repro.core.workspace import Workspace
 from repro.expected import Expected, rows_with_expected, table_path
-from repro.rows import Row, extra_names, load_row
+from repro.table import requirements
+from repro.table.rows import Row, extra_names, load_row
 
 METRICS = {"map_micro": "mAP", "top1": "acc"}
 

@@ -16,8 +16,8 @@ from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
 from repro.readout.metrics import Segments
 from repro.readout.stage import PUBLISHED, How, Source, read_out
-from repro.rows import Row, row_backbone
 from repro.runs import RunRecord, machine, versions
+from repro.table.rows import Row, row_backbone
 
 
 def run_row(

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from repro import rows
 from repro.core.console import Terminal, sized
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace, device_from_environment
@@ -18,7 +17,8 @@ from repro.plan.figures import as_json as plan_as_json
 from repro.plan.figures import here_in_words, portion, stages
 from repro.plan.making import Plan, make
 from repro.plan.reckoning import reckoning
-from repro.rows import Protocol
+from repro.table import rows
+from repro.table.rows import Protocol
 
 
 def show(

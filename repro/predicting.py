@@ -17,8 +17,8 @@ from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
-from repro.rows import SMOKE_ROWS, Row, load_row, row_backbone
 from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs, machine, versions
+from repro.table.rows import SMOKE_ROWS, Row, load_row, row_backbone
 
 COLLECTION = "predicted"
 """Of the feature store: videos that belong to no data set, by their whole path."""

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from repro import requirements
 from repro.backbones.extractor import Execution, describe
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
@@ -18,8 +17,9 @@ from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
 from repro.readout.metrics import Segments
 from repro.readout.stage import How, Source, read_out
-from repro.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.runs import RunRecord
+from repro.table import requirements
+from repro.table.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.video.decoders import spare_cores
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from repro.core import files as atomic
 from repro.core.keys import canonical_json, file_sha256
-from repro.rows import Kind, Metric, Precision, Protocol, Recipe
+from repro.table.rows import Kind, Metric, Precision, Protocol, Recipe
 
 FORMAT: Literal[1] = 1
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")

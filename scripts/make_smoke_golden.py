@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.workspace import Workspace
-from repro.rows import SMOKE_ROWS, load_row
 from repro.smoke import golden, job
+from repro.table.rows import SMOKE_ROWS, load_row
 
 SEEDS = (52, 53)
 TOLERANCE = {"top1": 0.01, "map_micro": 0.5}

@@ -15,10 +15,10 @@ from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import train
-from repro.rows import SMOKE_ROWS, Row, load_row
 from repro.runs import all_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
+from repro.table.rows import SMOKE_ROWS, Row, load_row
 
 TRIALS = 10
 METRICS = ("top1", "map_micro")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from repro.expected import load_expected, table_path
-from repro.rows import load_row, row_names
+from repro.table.rows import load_row, row_names
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- rows -->\n", "<!-- end of rows -->\n"

@@ -10,7 +10,7 @@ from repro.features.rates import kind_of
 from repro.plan.amounts import total
 from repro.plan.making import make
 from repro.planning import count, hours
-from repro.rows import Row, load_row, row_backbone, row_datasets, row_names
+from repro.table.rows import Row, load_row, row_backbone, row_datasets, row_names
 
 FOLDER = Path(__file__).resolve().parent / "rows"
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from repro.readout.sequences import Sequences
-from repro.rows import Focal, Recipe
+from repro.table.rows import Focal, Recipe
 
 
 def recipe(**changes: object) -> Recipe:

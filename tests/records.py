@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from repro.rows import load_row, row_backbone, row_datasets
 from repro.runs import EpochRecord, FeaturesRecord, Made, RunRecord, Selection, SplitRecord, StoredRun, stored_run
+from repro.table.rows import load_row, row_backbone, row_datasets
 
 PREDICTIONS = b"predictions"
 

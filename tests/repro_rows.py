@@ -1,7 +1,7 @@
 """Rows for tests: a published one's data, metric and seeds with a backbone that needs no weights."""
 
 from repro.backbones.config import Cell
-from repro.rows import Row, load_row
+from repro.table.rows import Row, load_row
 
 
 def colour_row(name: str, epochs: int) -> Row:

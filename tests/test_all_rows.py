@@ -25,8 +25,8 @@ from repro.backbones.extractor import describe
 from repro.core import shipped
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
-from repro.rows import SETTINGS, load_row, row_names
 from repro.runs import RunRecord, all_runs
+from repro.table.rows import SETTINGS, load_row, row_names
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from repro.check import Outcome, judge
 from repro.core.errors import Exit, UsageError
 from repro.expected import Expected, rows_with_expected, table_path
 from repro.grid_selection import grid_cells
-from repro.rows import load_row
 from repro.runs import FeaturesRecord, RunRecord
+from repro.table.rows import load_row
 
 LINE = Expected(
     row="ucf_hmdb_sdv2", metric="top1", selection="best epoch on test", published=76.5, digits=1, margin=2.0,

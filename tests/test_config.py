@@ -9,7 +9,7 @@ import pytest
 from repro.core import shipped
 from repro.core.config import load_config
 from repro.core.errors import UsageError
-from repro.rows import Row, load_row, rows_folder
+from repro.table.rows import Row, load_row, rows_folder
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:

@@ -15,7 +15,7 @@ from repro.datasets.annotations import DataError
 from repro.datasets.opening import open_row
 from repro.datasets.presence import missing, without_missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset, open_dataset
-from repro.rows import load_row
+from repro.table.rows import load_row
 
 ROOM = tiny_data.MAKERS
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from repro import __version__
 from repro.cli import VERBS
 from repro.core.errors import Exit
-from repro.rows import row_names
+from repro.table.rows import row_names
 
 
 def readme() -> str:

@@ -19,8 +19,8 @@ from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.pipeline import run_row
 from repro.readout.stage import How
-from repro.rows import load_row
 from repro.smoke import clips, job
+from repro.table.rows import load_row
 from repro.video.readers import READERS
 
 NAME = "efficientnet_lite0"

@@ -10,7 +10,7 @@ from conftest import ROOT, run_repro
 from records import record, write
 from repro_rows import colour_row
 
-from repro import checking, extras, requirements, running
+from repro import checking, running
 from repro.backbones.config import backbone_names
 from repro.backbones.extractor import Backbone
 from repro.backbones.svd.config import SvdConfig
@@ -20,8 +20,9 @@ from repro.core.keys import content_key
 from repro.core.workspace import Workspace
 from repro.datasets import opening, registry
 from repro.datasets.config import DatasetConfig
-from repro.rows import Row, extra_names, load_row, row_backbone, row_datasets, row_names
 from repro.runs import all_runs
+from repro.table import extras, requirements
+from repro.table.rows import Row, extra_names, load_row, row_backbone, row_datasets, row_names
 
 # Of each config below generative-models/configs: epochs, learning rate, weight decay, mixup, length, layers (0: linear),
 # loss and seed, as they stand there; None where the grid's script, which is not released, says it.

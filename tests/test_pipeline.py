@@ -12,7 +12,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.pipeline import run_row
 from repro.readout.metrics import all_scores
-from repro.rows import load_row
+from repro.table.rows import load_row
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
 

@@ -14,7 +14,7 @@ import tiny_datasets
 from conftest import run_repro
 from repro_rows import colour_row
 
-from repro import extraction, planning, requirements, rows, running
+from repro import extraction, planning, running
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
 from repro.core.remote_file import bytes_of
@@ -33,7 +33,8 @@ from repro.plan.lengths import from_audit, from_config
 from repro.plan.making import Plan, make
 from repro.plan.reckoning import parameters, readout_tflop, reckoning
 from repro.readout.heads import new_head
-from repro.rows import Row, load_row, row_names
+from repro.table import requirements, rows
+from repro.table.rows import Row, load_row, row_names
 
 LENGTHS = ClipLengths(mean=(40, 60), source="made up")
 

@@ -14,7 +14,7 @@ from repro.readout.heads import Head, new_head
 from repro.readout.metrics import all_scores
 from repro.readout.sequences import Sequences
 from repro.readout.train import one_epoch, predict, train
-from repro.rows import CrossEntropy, Recipe
+from repro.table.rows import CrossEntropy, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

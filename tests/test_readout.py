@@ -22,7 +22,7 @@ from repro.readout.schedule import learning_rate
 from repro.readout.sequences import Sequences
 from repro.readout.train import predict, train
 from repro.readout.transformer import ClassificationTransformer, attend_each, attend_padded
-from repro.rows import Bce, CrossEntropy, Focal, load_row
+from repro.table.rows import Bce, CrossEntropy, Focal, load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

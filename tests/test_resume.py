@@ -17,7 +17,7 @@ from repro.readout import checkpoints
 from repro.readout.checkpoints import LAST, SELECTED, STATE, read_about, read_tensors
 from repro.readout.keeping import Epoch, Kept
 from repro.readout.train import Trained, train
-from repro.rows import Recipe
+from repro.table.rows import Recipe
 
 RECIPE = recipe(epochs=5, layers=2)
 

@@ -7,7 +7,7 @@ import pytest
 import tiny_datasets
 from repro_rows import colour_row
 
-from repro import predicting, requirements, running
+from repro import predicting, running
 from repro.backbones.extractor import Execution
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
@@ -15,6 +15,7 @@ from repro.datasets import opening, registry
 from repro.datasets.config import DatasetConfig
 from repro.readout import checkpoints
 from repro.runs import RunRecord, all_runs
+from repro.table import requirements
 
 ROW = "ucf_hmdb"
 

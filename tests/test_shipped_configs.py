@@ -14,7 +14,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
 from repro.expected import load_expected, table_path
 from repro.fetch.catalogue import assets
-from repro.rows import (
+from repro.table.rows import (
     BASELINES,
     PRETRAINED_SMOKE_ROWS,
     SETTINGS,

@@ -8,7 +8,7 @@ from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
 from repro.datasets.split import Split
-from repro.rows import Data
+from repro.table.rows import Data
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
-from repro.requirements import Missing
-from repro.rows import Protocol, Row
 from repro.runs import DamagedRecordError, RunRecord, StoredRun
+from repro.table.requirements import Missing
+from repro.table.rows import Protocol, Row
 
 
 class Here:

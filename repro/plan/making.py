@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repro import requirements
 from repro.backbones.config import Cell, Precision
 from repro.core.workspace import Workspace
 from repro.features.rates import Kind, Rate, kind_of
@@ -14,8 +13,9 @@ from repro.plan.downloads import Download, downloads
 from repro.plan.here import Here
 from repro.plan.lengths import NOTHING, Portion
 from repro.plan.reckoning import Together, parameters, readout_tflop, reckoning
-from repro.requirements import Missing
-from repro.rows import Protocol, Row
+from repro.table import requirements
+from repro.table.requirements import Missing
+from repro.table.rows import Protocol, Row
 
 HOUR = 3600
 BYTES = 4

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repro.core.errors import UsageError
 from repro.core.workspace import repeatable_libraries
-from repro.rows import Precision
+from repro.table.rows import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro.rows import Recipe
+from repro.table.rows import Recipe
 
 
 @dataclass(frozen=True, slots=True)

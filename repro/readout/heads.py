@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repro.readout.transformer import ClassificationTransformer
-from repro.rows import Recipe
+from repro.table.rows import Recipe
 
 
 class FlattenedLinear(nn.Module):

@@ -16,7 +16,7 @@ from repro.readout import checkpoints
 from repro.readout.compute import Compute
 from repro.readout.heads import Head
 from repro.readout.sequences import Sequences
-from repro.rows import Metric, Recipe
+from repro.table.rows import Metric, Recipe
 
 VERSION = 2
 """Part of a run's key: raised when the same features and seed would give another readout."""

@@ -26,7 +26,6 @@ from repro.readout.held_out import hold_out
 from repro.readout.metrics import Segments, all_scores
 from repro.readout.predictions import write_predictions
 from repro.readout.sequences import Sequences, load_sequences
-from repro.rows import Protocol, Recipe, Row, row_backbone
 from repro.runs import (
     DamagedRecordError,
     EpochRecord,
@@ -41,6 +40,7 @@ from repro.runs import (
     stored_run,
     versions,
 )
+from repro.table.rows import Protocol, Recipe, Row, row_backbone
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from repro.readout.losses import loss
 from repro.readout.metrics import Segments, all_scores
 from repro.readout.schedule import learning_rate
 from repro.readout.sequences import Sequences
-from repro.rows import CrossEntropy, Metric, Recipe
+from repro.table.rows import CrossEntropy, Metric, Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from repro.core.errors import MissingError
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
 from repro.readout.heads import Head, new_head
 from repro.readout.train import probabilities
-from repro.rows import Recipe
+from repro.table.rows import Recipe
 
 
 @dataclass(frozen=True, slots=True)

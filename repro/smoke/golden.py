@@ -16,7 +16,7 @@ from repro.backbones.comparison import relative_l2
 from repro.core import shipped
 from repro.core.errors import UsageError
 from repro.features.store import FeatureStore
-from repro.rows import SMOKE_ROWS
+from repro.table.rows import SMOKE_ROWS
 from repro.video.synthetic.scenes import smoke_scenes
 
 FEATURE_LIMIT = 1e-4

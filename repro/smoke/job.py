@@ -14,10 +14,10 @@ from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline import run_row
 from repro.readout.stage import How
-from repro.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row, row_backbone
 from repro.runs import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
+from repro.table.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row, row_backbone
 
 READOUT_THREADS = 1
 """Training this small is quickest on one thread, and then does not depend on how many cores there are."""

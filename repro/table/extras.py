@@ -15,7 +15,7 @@ from repro.backbones.config import Cell
 from repro.core import shipped
 from repro.core.config import Config, load_config, validated
 from repro.core.errors import UsageError
-from repro.rows import Data, Row, load_row, resolved, row_names
+from repro.table.rows import Data, Row, load_row, resolved, row_names
 
 
 class Extra(Config):

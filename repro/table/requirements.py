@@ -9,7 +9,7 @@ from repro.backbones.weights import absence
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.remedy import remedy
-from repro.rows import Row, row_backbone, row_datasets
+from repro.table.rows import Row, row_backbone, row_datasets
 
 
 @dataclass(frozen=True, slots=True)

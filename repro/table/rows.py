@@ -139,7 +139,7 @@ def row_names() -> list[str]:
 
 def extra_names() -> tuple[str, ...]:
     """Rows of kind extra, as configs/extras.yaml orders them."""
-    from repro import extras
+    from repro.table import extras
 
     return extras.names()
 
@@ -171,7 +171,7 @@ def load_row(name: str) -> Row:
     if name in row_names():
         return resolved(load_config(Row, rows_folder() / f"{name}.yaml"), str(rows_folder() / f"{name}.yaml"))
 
-    from repro import extras
+    from repro.table import extras
 
     if name in extra_names():
         return extras.load_extra(name)
