@@ -16,7 +16,7 @@ from enum import StrEnum
 from repro.core.errors import Exit
 from repro.expected import Expected
 from repro.grid_selection import Selected, grid_cells, has_grid, select
-from repro.runs import RunRecord
+from repro.records.record import RunRecord
 from repro.table.rows import Row, row_backbone, row_datasets
 
 ALPHA = 0.05

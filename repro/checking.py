@@ -9,7 +9,7 @@ from repro import check
 from repro.core.errors import Exit, NothingToCheckError
 from repro.core.workspace import Workspace
 from repro.expected import rows_with_expected, table_path, table_sha256
-from repro.runs import DamagedRecordError, RunRecord, all_runs
+from repro.records.record import DamagedRecordError, RunRecord, all_runs
 from repro.table.rows import SMOKE_ROWS
 
 

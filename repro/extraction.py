@@ -131,7 +131,7 @@ def _run(
     from repro.features import rates
     from repro.features.extract import Ask, extract, pack_if_whole
     from repro.features.store import FeatureStore, StoredAs
-    from repro.runs import machine, versions
+    from repro.records.record import machine, versions
     from repro.video.decoders import spare_cores
 
     stored_as: StoredAs = "float16" if wanted.stored_as == "fp16" else "float32"

@@ -22,7 +22,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.opening import open_row
 from repro.grid_report import GridResult, as_csv, as_json, summary, table, told_seeds
 from repro.grid_selection import grid_cells, part_of
-from repro.runs import RunRecord
+from repro.records.record import RunRecord
 from repro.table import requirements
 from repro.table.rows import Protocol, Recipe, Row, load_row, row_backbone
 from repro.video.decoders import spare_cores
@@ -147,12 +147,12 @@ def _run(
 ) -> tuple[GridResult, dict[str, str]]:  # fmt: skip
     """The result, and why each cell failed that did."""
     # Here, as they take seconds, and a row that lacks something needs none of it.
-    from repro import tracking
     from repro.backbones.extractor import Execution
     from repro.grid_jobs import Job, of_cell, read_out_cells
     from repro.pipeline import extract_row
     from repro.readout.compute import Compute
     from repro.readout.stage import How, Source, finished, split_facts
+    from repro.records import mlflow_view as tracking
     from repro.running import row_segments
 
     compute = Compute(options.device, deterministic=options.deterministic).checked()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
 from repro.grid_selection import Selected, compared, picked, select
-from repro.runs import RunRecord
+from repro.records.record import RunRecord
 from repro.table.rows import Protocol, Row
 
 RULES: dict[Protocol, str] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from repro.backbones.cells import choose_cells
 from repro.backbones.config import Cell
 from repro.core.errors import UsageError
-from repro.runs import RunRecord, Selection
+from repro.records.record import RunRecord, Selection
 from repro.table.rows import Row, row_backbone
 
 

@@ -16,7 +16,7 @@ from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
 from repro.readout.metrics import Segments
 from repro.readout.stage import PUBLISHED, How, Source, read_out
-from repro.runs import RunRecord, machine, versions
+from repro.records.record import RunRecord, machine, versions
 from repro.table.rows import Row, row_backbone
 
 

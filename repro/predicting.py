@@ -17,7 +17,7 @@ from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
-from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs, machine, versions
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun, all_runs, machine, versions
 from repro.table.rows import SMOKE_ROWS, Row, load_row, row_backbone
 
 COLLECTION = "predicted"

@@ -17,7 +17,7 @@ from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.readout.compute import Compute
 from repro.readout.metrics import Segments
 from repro.readout.stage import How, Source, read_out
-from repro.runs import RunRecord
+from repro.records.record import RunRecord
 from repro.table import requirements
 from repro.table.rows import Precision, Protocol, Row, load_row, row_backbone
 from repro.video.decoders import spare_cores
@@ -52,8 +52,8 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
     reporter = Reporter(to_stderr=as_json)
 
     # Here, as they take seconds, and a row that lacks something needs none of it.
-    from repro import tracking
     from repro.pipeline import run_row
+    from repro.records import mlflow_view as tracking
 
     with workspace.lock(f"run {name}"):
         data = open_row(row.data, workspace, allow_missing=options.allow_missing)
@@ -112,7 +112,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
             )
         videos |= {clip: entry.video_sha256 for clip, entry in found.items() if entry is not None}
 
-    from repro import tracking
+    from repro.records import mlflow_view as tracking
 
     with workspace.lock(f"run {name}"):
         # As `repro ROW` would have it, so that the same run is the same run.

@@ -15,7 +15,7 @@ from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import train
-from repro.runs import all_runs
+from repro.records.record import all_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
 from repro.table.rows import SMOKE_ROWS, Row, load_row

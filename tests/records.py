@@ -3,7 +3,16 @@
 import hashlib
 from pathlib import Path
 
-from repro.runs import EpochRecord, FeaturesRecord, Made, RunRecord, Selection, SplitRecord, StoredRun, stored_run
+from repro.records.record import (
+    EpochRecord,
+    FeaturesRecord,
+    Made,
+    RunRecord,
+    Selection,
+    SplitRecord,
+    StoredRun,
+    stored_run,
+)
 from repro.table.rows import load_row, row_backbone, row_datasets
 
 PREDICTIONS = b"predictions"

@@ -25,7 +25,7 @@ from repro.backbones.extractor import describe
 from repro.core import shipped
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
-from repro.runs import RunRecord, all_runs
+from repro.records.record import RunRecord, all_runs
 from repro.table.rows import SETTINGS, load_row, row_names
 
 

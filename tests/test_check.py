@@ -14,7 +14,7 @@ from repro.check import Outcome, judge
 from repro.core.errors import Exit, UsageError
 from repro.expected import Expected, rows_with_expected, table_path
 from repro.grid_selection import grid_cells
-from repro.runs import FeaturesRecord, RunRecord
+from repro.records.record import FeaturesRecord, RunRecord
 from repro.table.rows import load_row
 
 LINE = Expected(

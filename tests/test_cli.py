@@ -9,7 +9,7 @@ from conftest import run_repro
 from records import record, write
 
 from repro.core.workspace import Workspace
-from repro.runs import StoredRun
+from repro.records.record import StoredRun
 
 
 @pytest.mark.parametrize(

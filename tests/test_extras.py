@@ -20,7 +20,7 @@ from repro.core.keys import content_key
 from repro.core.workspace import Workspace
 from repro.datasets import opening, registry
 from repro.datasets.config import DatasetConfig
-from repro.runs import all_runs
+from repro.records.record import all_runs
 from repro.table import extras, requirements
 from repro.table.rows import Row, extra_names, load_row, row_backbone, row_datasets, row_names
 

@@ -18,7 +18,7 @@ import pytest
 import tiny_datasets
 from records import record
 
-from repro import cli, grid, grid_jobs, pipeline, predicting, running, tracking
+from repro import cli, grid, grid_jobs, pipeline, predicting, running
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution, describe
 from repro.core.errors import Exit, MissingError, UsageError
@@ -32,7 +32,8 @@ from repro.grid_report import GridResult, as_csv, as_json, summary, table
 from repro.grid_selection import compared, grid_cells, part_of, picked, select
 from repro.readout import stage
 from repro.readout.checkpoints import STATE
-from repro.runs import EpochRecord, RunRecord, Selection, all_runs
+from repro.records import mlflow_view as tracking
+from repro.records.record import EpochRecord, RunRecord, Selection, all_runs
 from repro.table import requirements
 from repro.table.rows import Row, load_row, row_backbone
 

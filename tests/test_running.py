@@ -14,7 +14,7 @@ from repro.core.workspace import Workspace
 from repro.datasets import opening, registry
 from repro.datasets.config import DatasetConfig
 from repro.readout import checkpoints
-from repro.runs import RunRecord, all_runs
+from repro.records.record import RunRecord, all_runs
 from repro.table import requirements
 
 ROW = "ucf_hmdb"

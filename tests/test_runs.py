@@ -9,9 +9,9 @@ import pytest
 from conftest import Told
 from records import record, write
 
-from repro import tracking
 from repro.core.workspace import Workspace
-from repro.runs import DamagedRecordError, StoredRun, all_runs
+from repro.records import mlflow_view as tracking
+from repro.records.record import DamagedRecordError, StoredRun, all_runs
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from repro.readout.predictions import read_predictions
 from repro.readout.sequences import load_sequences
 from repro.readout.stage import How, Source, read_out
 from repro.readout.trained import load_readout
-from repro.runs import RunRecord, stored_run
+from repro.records.record import RunRecord, stored_run
 from repro.table.rows import Row, load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")

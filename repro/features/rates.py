@@ -95,7 +95,7 @@ def record(
     windows: int,
     seconds: float,
 ) -> None:
-    """Remember the rate of an extraction of one backbone, if it had windows enough; `machine` as repro/runs.py says it.
+    """Remember the rate of an extraction of one backbone, if it had windows enough; `machine` as repro/records/record.py says it.
 
     Of two processes that end at once, one's rate may be lost: the other's is as good.
     """

@@ -17,7 +17,7 @@ from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
-from repro.runs import DamagedRecordError, RunRecord, StoredRun
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 from repro.table.requirements import Missing
 from repro.table.rows import Protocol, Row
 

@@ -26,7 +26,7 @@ from repro.readout.held_out import hold_out
 from repro.readout.metrics import Segments, all_scores
 from repro.readout.predictions import write_predictions
 from repro.readout.sequences import Sequences, load_sequences
-from repro.runs import (
+from repro.records.record import (
     DamagedRecordError,
     EpochRecord,
     FeaturesRecord,

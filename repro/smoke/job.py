@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro import tracking
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution
 from repro.core import files as atomic
@@ -14,7 +13,8 @@ from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline import run_row
 from repro.readout.stage import How
-from repro.runs import RunRecord
+from repro.records import mlflow_view as tracking
+from repro.records.record import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
 from repro.table.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row, row_backbone

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.workspace import Workspace, quiet_libraries
-from repro.runs import DamagedRecordError, RunRecord, StoredRun, all_runs
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun, all_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
