@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro import check
 from repro.core.errors import Exit, NothingToCheckError
 from repro.core.workspace import Workspace
-from repro.expected import rows_with_expected, table_path, table_sha256
+from repro.judge import verdict as check
+from repro.judge.expected import rows_with_expected, table_path, table_sha256
 from repro.records.record import DamagedRecordError, RunRecord, all_runs
 from repro.table.rows import SMOKE_ROWS
 

@@ -21,7 +21,7 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.opening import open_row
 from repro.grid_report import GridResult, as_csv, as_json, summary, table, told_seeds
-from repro.grid_selection import grid_cells, part_of
+from repro.judge.grid_selection import grid_cells, part_of
 from repro.records.record import RunRecord
 from repro.table import requirements
 from repro.table.rows import Protocol, Recipe, Row, load_row, row_backbone

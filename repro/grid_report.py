@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
-from repro.grid_selection import Selected, compared, picked, select
+from repro.judge.grid_selection import Selected, compared, picked, select
 from repro.records.record import RunRecord
 from repro.table.rows import Protocol, Row
 

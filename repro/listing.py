@@ -6,7 +6,7 @@ from rich.table import Table
 
 from repro.core.console import Terminal
 from repro.core.workspace import Workspace
-from repro.expected import Expected, rows_with_expected, table_path
+from repro.judge.expected import Expected, rows_with_expected, table_path
 from repro.table import requirements
 from repro.table.rows import Row, extra_names, load_row
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from repro.expected import load_expected, table_path
+from repro.judge.expected import load_expected, table_path
 from repro.table.rows import load_row, row_names
 
 README = Path(__file__).resolve().parent.parent / "README.md"

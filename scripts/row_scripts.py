@@ -5,8 +5,8 @@ from pathlib import Path
 
 from repro.backbones.cells import choose_cells
 from repro.core.workspace import Workspace
-from repro.expected import load_expected, table_path
 from repro.features.rates import kind_of
+from repro.judge.expected import load_expected, table_path
 from repro.plan.amounts import total
 from repro.plan.making import make
 from repro.planning import count, hours

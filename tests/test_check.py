@@ -9,11 +9,12 @@ import pytest
 from records import record
 from scipy import stats
 
-from repro import check, checking
-from repro.check import Outcome, judge
+from repro import checking
 from repro.core.errors import Exit, UsageError
-from repro.expected import Expected, rows_with_expected, table_path
-from repro.grid_selection import grid_cells
+from repro.judge import verdict as check
+from repro.judge.expected import Expected, rows_with_expected, table_path
+from repro.judge.grid_selection import grid_cells
+from repro.judge.verdict import Outcome, judge
 from repro.records.record import FeaturesRecord, RunRecord
 from repro.table.rows import load_row
 

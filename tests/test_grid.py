@@ -29,7 +29,7 @@ from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
 from repro.grid_figure import svg
 from repro.grid_report import GridResult, as_csv, as_json, summary, table
-from repro.grid_selection import compared, grid_cells, part_of, picked, select
+from repro.judge.grid_selection import compared, grid_cells, part_of, picked, select
 from repro.readout import stage
 from repro.readout.checkpoints import STATE
 from repro.records import mlflow_view as tracking

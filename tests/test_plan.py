@@ -205,7 +205,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(running, "load_row", lambda name: row())
     monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
     monkeypatch.setattr(here, "load_dataset", lambda name: configs[name])
-    monkeypatch.setattr("repro.check.row_datasets", lambda row: configs)
+    monkeypatch.setattr("repro.judge.verdict.row_datasets", lambda row: configs)
     return workspace
 
 

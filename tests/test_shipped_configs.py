@@ -12,8 +12,8 @@ from repro.backbones.config import Checkpoint, backbone_names, load_backbone
 from repro.core import shipped
 from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
-from repro.expected import load_expected, table_path
 from repro.fetch.catalogue import assets
+from repro.judge.expected import load_expected, table_path
 from repro.table.rows import (
     BASELINES,
     PRETRAINED_SMOKE_ROWS,

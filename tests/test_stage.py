@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from conftest import Told
 
-from repro import check
 from repro.core.errors import MissingError, UsageError
 from repro.core.keys import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
-from repro.expected import rows_with_expected, table_path
 from repro.features.store import Entry, FeatureStore
+from repro.judge import verdict as check
+from repro.judge.expected import rows_with_expected, table_path
 from repro.readout import keeping, stage
 from repro.readout.compute import Compute
 from repro.readout.metrics import all_scores

@@ -7,7 +7,6 @@ from typing import Any
 
 from repro.backbones.config import BackboneConfig, Cell, load_backbone
 from repro.backbones.extractor import likely_identity
-from repro.check import unlike
 from repro.core.errors import MissingError, ReproError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
@@ -17,6 +16,7 @@ from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
+from repro.judge.verdict import unlike
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 from repro.table.requirements import Missing
 from repro.table.rows import Protocol, Row

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from repro.core.errors import Exit
-from repro.expected import Expected
-from repro.grid_selection import Selected, grid_cells, has_grid, select
+from repro.judge.expected import Expected
+from repro.judge.grid_selection import Selected, grid_cells, has_grid, select
 from repro.records.record import RunRecord
 from repro.table.rows import Row, row_backbone, row_datasets
 
