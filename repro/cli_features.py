@@ -107,7 +107,7 @@ def extract(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import extraction
+    from repro.pipeline import extract as extraction
 
     wanted = extraction.Wanted(
         source=source,

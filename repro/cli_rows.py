@@ -83,7 +83,7 @@ def run(
     elif clips or from_ == "readout" or dry_run:
         raise UsageError("--grid runs whole: not with --limit, --from or --dry-run")
     else:
-        from repro import grid as grids
+        from repro.pipeline.grid import grid as grids
 
         wish = grids.wish(timesteps, layers, head, protocol, stored_as, at_least_one("--jobs", jobs))
         grids.wished_row(row, wish)
@@ -118,7 +118,7 @@ def run(
         how = grids.Options(count, chosen, deterministic, processes, frames, allow_missing)
         return grids.run(row, wish, how, place, as_json_=json_)
 
-    from repro import running
+    from repro.pipeline import running
 
     assert protocol != "both"
     options = running.Options(
@@ -160,7 +160,7 @@ def readout(
     """
     rows.load_row(row)
 
-    from repro import running
+    from repro.pipeline import running
     from repro.table.requirements import chosen_device
 
     count = at_least_one("--seeds", seeds) or 1
@@ -198,8 +198,8 @@ def predict(
         raise UsageError("predict: no video named: give one or more files")
     shown, processes = at_least_one("--top", top) or 1, at_least_one("--workers", workers) or 1
 
-    from repro import predicting
     from repro.backbones.extractor import Execution
+    from repro.pipeline import predict as predicting
     from repro.table.requirements import chosen_device
 
     execution = Execution(chosen_device(device), at_least_one("--batch", batch), processes)

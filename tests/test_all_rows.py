@@ -19,12 +19,12 @@ import tiny_project
 import yaml
 from conftest import ROOT
 
-from repro import running
 from repro.backbones.config import load_backbone
 from repro.backbones.extractor import describe
 from repro.core import shipped
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
+from repro.pipeline import running
 from repro.records.record import RunRecord, all_runs
 from repro.table.rows import SETTINGS, load_row, row_names
 

@@ -12,9 +12,9 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, ucf_hmdb
 from repro.datasets.annotations import DataError
-from repro.datasets.opening import open_row
 from repro.datasets.presence import missing, without_missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset, open_dataset
+from repro.pipeline.row_data import open_row
 from repro.table.rows import load_row
 
 ROOM = tiny_data.MAKERS

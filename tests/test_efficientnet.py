@@ -17,8 +17,8 @@ from repro.datasets.split import Clip, Split
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
-from repro.pipeline import run_row
-from repro.readout.stage import How
+from repro.pipeline.row import run_row
+from repro.pipeline.run_readout import How
 from repro.smoke import clips, job
 from repro.table.rows import load_row
 from repro.video.readers import READERS

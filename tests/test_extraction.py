@@ -11,7 +11,7 @@ from repro.backbones.extractor import describe
 from repro.backbones.svd.config import SvdConfig
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.extraction import numbers, shard
+from repro.pipeline.extract import numbers, shard
 
 
 @pytest.fixture

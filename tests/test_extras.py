@@ -10,7 +10,7 @@ from conftest import ROOT, run_repro
 from records import record, write
 from repro_rows import colour_row
 
-from repro import checking, running
+from repro import checking
 from repro.backbones.config import backbone_names
 from repro.backbones.extractor import Backbone
 from repro.backbones.svd.config import SvdConfig
@@ -18,8 +18,10 @@ from repro.core.config import validated
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.keys import content_key
 from repro.core.workspace import Workspace
-from repro.datasets import opening, registry
+from repro.datasets import registry
 from repro.datasets.config import DatasetConfig
+from repro.pipeline import row_data as opening
+from repro.pipeline import running
 from repro.records.record import all_runs
 from repro.table import extras, requirements
 from repro.table.rows import Row, extra_names, load_row, row_backbone, row_datasets, row_names

@@ -18,19 +18,24 @@ import pytest
 import tiny_datasets
 from records import record
 
-from repro import cli, grid, grid_jobs, pipeline, predicting, running
+from repro import cli
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution, describe
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.datasets.opening import RowData
 from repro.datasets.split import Clip, Split
 from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
-from repro.grid_figure import svg
-from repro.grid_report import GridResult, as_csv, as_json, summary, table
 from repro.judge.grid_selection import compared, grid_cells, part_of, picked, select
-from repro.readout import stage
+from repro.pipeline import predict as predicting
+from repro.pipeline import row as pipeline
+from repro.pipeline import run_readout as stage
+from repro.pipeline import running
+from repro.pipeline.grid import grid
+from repro.pipeline.grid import workers as grid_jobs
+from repro.pipeline.grid.figure import svg
+from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table
+from repro.pipeline.row_data import RowData
 from repro.readout.checkpoints import STATE
 from repro.records import mlflow_view as tracking
 from repro.records.record import EpochRecord, RunRecord, Selection, all_runs

@@ -10,7 +10,7 @@ from conftest import Told
 from repro.backbones.extractor import Execution
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
-from repro.pipeline import run_row
+from repro.pipeline.row import run_row
 from repro.readout.metrics import all_scores
 from repro.table.rows import load_row
 from repro.video.synthetic import scenes

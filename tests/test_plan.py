@@ -14,18 +14,21 @@ import tiny_datasets
 from conftest import run_repro
 from repro_rows import colour_row
 
-from repro import extraction, planning, running
+from repro import planning
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
 from repro.core.remote_file import bytes_of
 from repro.core.workspace import Workspace
-from repro.datasets import opening, registry
+from repro.datasets import registry
 from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, dataset_names, load_dataset
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.ucf_hmdb import CLASSES
 from repro.features import rates
 from repro.features.rates import Kind
 from repro.features.store import Entry, FeatureStore
+from repro.pipeline import extract as extraction
+from repro.pipeline import row_data as opening
+from repro.pipeline import running
 from repro.plan import counting, here
 from repro.plan.amounts import counted
 from repro.plan.figures import as_json, stages

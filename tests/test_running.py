@@ -7,12 +7,14 @@ import pytest
 import tiny_datasets
 from repro_rows import colour_row
 
-from repro import predicting, running
 from repro.backbones.extractor import Execution
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
-from repro.datasets import opening, registry
+from repro.datasets import registry
 from repro.datasets.config import DatasetConfig
+from repro.pipeline import predict as predicting
+from repro.pipeline import row_data as opening
+from repro.pipeline import running
 from repro.readout import checkpoints
 from repro.records.record import RunRecord, all_runs
 from repro.table import requirements

@@ -15,12 +15,13 @@ from repro.datasets.split import Clip, Split
 from repro.features.store import Entry, FeatureStore
 from repro.judge import verdict as check
 from repro.judge.expected import rows_with_expected, table_path
-from repro.readout import keeping, stage
+from repro.pipeline import run_readout as stage
+from repro.pipeline.run_readout import How, Source, read_out
+from repro.readout import keeping
 from repro.readout.compute import Compute
 from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions
 from repro.readout.sequences import load_sequences
-from repro.readout.stage import How, Source, read_out
 from repro.readout.trained import load_readout
 from repro.records.record import RunRecord, stored_run
 from repro.table.rows import Row, load_row

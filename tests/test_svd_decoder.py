@@ -18,7 +18,7 @@ from repro.backbones.svd.networks import Needs, Networks
 from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.core.errors import UsageError
-from repro.extraction import layers
+from repro.pipeline.extract import layers
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 UPS = [f"up_{n}" for n in range(1, 13)]

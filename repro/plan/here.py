@@ -11,12 +11,12 @@ from repro.core.errors import MissingError, ReproError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import ClipFacts
-from repro.datasets.opening import of_these_files
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
 from repro.judge.verdict import unlike
+from repro.pipeline.row_data import of_these_files
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 from repro.table.requirements import Missing
 from repro.table.rows import Protocol, Row

@@ -11,8 +11,8 @@ from repro.core.console import Reporter
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
-from repro.pipeline import run_row
-from repro.readout.stage import How
+from repro.pipeline.row import run_row
+from repro.pipeline.run_readout import How
 from repro.records import mlflow_view as tracking
 from repro.records.record import RunRecord
 from repro.smoke import clips, golden

@@ -13,7 +13,7 @@ from repro.table.rows import Data
 
 @dataclass(frozen=True, slots=True)
 class RowData:
-    """What repro/pipeline.py takes of a row's data."""
+    """What repro/pipeline/row.py takes of a row's data."""
 
     splits: dict[str, Split]
     """train and test, without the clips that are missing."""

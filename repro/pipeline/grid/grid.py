@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from repro import extraction
 from repro.backbones.config import Cell
 from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.datasets.opening import open_row
-from repro.grid_report import GridResult, as_csv, as_json, summary, table, told_seeds
 from repro.judge.grid_selection import grid_cells, part_of
+from repro.pipeline import extract as extraction
+from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table, told_seeds
+from repro.pipeline.row_data import open_row
 from repro.records.record import RunRecord
 from repro.table import requirements
 from repro.table.rows import Protocol, Recipe, Row, load_row, row_backbone
@@ -49,7 +49,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As of a row's own run (repro/running.py)."""
+    """As of a row's own run (repro/pipeline/running.py)."""
 
     seeds: int = 1
     device: str = "cpu"
@@ -148,12 +148,12 @@ def _run(
     """The result, and why each cell failed that did."""
     # Here, as they take seconds, and a row that lacks something needs none of it.
     from repro.backbones.extractor import Execution
-    from repro.grid_jobs import Job, of_cell, read_out_cells
-    from repro.pipeline import extract_row
+    from repro.pipeline.grid.workers import Job, of_cell, read_out_cells
+    from repro.pipeline.row import extract_row
+    from repro.pipeline.run_readout import How, Source, finished, split_facts
+    from repro.pipeline.running import row_segments
     from repro.readout.compute import Compute
-    from repro.readout.stage import How, Source, finished, split_facts
     from repro.records import mlflow_view as tracking
-    from repro.running import row_segments
 
     compute = Compute(options.device, deterministic=options.deterministic).checked()
     data = open_row(row.data, workspace, allow_missing=options.allow_missing)
@@ -227,7 +227,7 @@ def report_name(result: GridResult) -> str:
 
 
 def _write(result: GridResult, workspace: Workspace) -> list[Path]:
-    from repro.grid_figure import svg
+    from repro.pipeline.grid.figure import svg
 
     stem = workspace.reports / report_name(result)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "csv", "svg")]

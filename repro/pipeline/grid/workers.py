@@ -13,7 +13,7 @@ from repro.backbones.config import Cell
 from repro.core.console import Quiet
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
-from repro.readout.stage import How, Source
+from repro.pipeline.run_readout import How, Source
 from repro.video.decoders import Worker
 
 
@@ -123,7 +123,7 @@ def _do(source: Source, job: Job, workspace: Workspace) -> str:
     """ "" where the job's runs are there now; else why not. A defect of this project is raised."""
     import torch
 
-    from repro.readout.stage import read_out
+    from repro.pipeline.run_readout import read_out
 
     try:
         read_out(of_cell(source, job.cell), job.seeds, workspace, Quiet(to_stderr=True), job.how)

@@ -11,12 +11,12 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom
 from repro.datasets.config import load_dataset
-from repro.datasets.opening import of_these_files, open_row
 from repro.datasets.registry import open_dataset
 from repro.features.store import DamagedFeaturesError, FeatureStore
+from repro.pipeline.row_data import of_these_files, open_row
+from repro.pipeline.run_readout import How, Source, read_out
 from repro.readout.compute import Compute
 from repro.readout.metrics import Segments
-from repro.readout.stage import How, Source, read_out
 from repro.records.record import RunRecord
 from repro.table import requirements
 from repro.table.rows import Precision, Protocol, Row, load_row, row_backbone
@@ -52,7 +52,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
     reporter = Reporter(to_stderr=as_json)
 
     # Here, as they take seconds, and a row that lacks something needs none of it.
-    from repro.pipeline import run_row
+    from repro.pipeline.row import run_row
     from repro.records import mlflow_view as tracking
 
     with workspace.lock(f"run {name}"):

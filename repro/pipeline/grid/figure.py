@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from repro.backbones.config import Cell
-from repro.grid_report import RULES, GridResult, told_seeds
+from repro.pipeline.grid.report import RULES, GridResult, told_seeds
 from repro.table.rows import Protocol
 
 if TYPE_CHECKING:

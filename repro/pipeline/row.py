@@ -14,8 +14,8 @@ from repro.features import rates
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
+from repro.pipeline.run_readout import PUBLISHED, How, Source, read_out
 from repro.readout.metrics import Segments
-from repro.readout.stage import PUBLISHED, How, Source, read_out
 from repro.records.record import RunRecord, machine, versions
 from repro.table.rows import Row, row_backbone
 
@@ -37,7 +37,7 @@ def run_row(
     complete: bool = True,
 ) -> tuple[FeatureStore, list[RunRecord]]:
     """The test split's features and one record per seed. `splits` holds "train" and "test". `also`, `missing` and
-    `manifests` are as in repro/datasets/opening.py and go into the records, as does `complete`, False for a trial on fewer
+    `manifests` are as in repro/pipeline/row_data.py and go into the records, as does `complete`, False for a trial on fewer
     clips.
 
     Raises:

@@ -1,0 +1,1 @@
+"""A row, or a grid of it, from clips to run records."""

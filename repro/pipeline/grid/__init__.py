@@ -1,0 +1,1 @@
+"""A readout at every timestep and layer."""
