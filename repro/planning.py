@@ -13,10 +13,10 @@ from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of
 from repro.plan.amounts import Amount, total
+from repro.plan.assumptions import reckoning
 from repro.plan.figures import as_json as plan_as_json
 from repro.plan.figures import here_in_words, portion, stages
-from repro.plan.making import Plan, make
-from repro.plan.reckoning import reckoning
+from repro.plan.plan import Plan, make
 from repro.table import rows
 from repro.table.rows import Protocol
 

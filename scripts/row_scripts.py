@@ -8,7 +8,7 @@ from repro.core.workspace import Workspace
 from repro.features.rates import kind_of
 from repro.judge.expected import load_expected, table_path
 from repro.plan.amounts import total
-from repro.plan.making import make
+from repro.plan.plan import make
 from repro.planning import count, hours
 from repro.table.rows import Row, load_row, row_backbone, row_datasets, row_names
 

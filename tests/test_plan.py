@@ -29,12 +29,13 @@ from repro.features.store import Entry, FeatureStore
 from repro.pipeline import extract as extraction
 from repro.pipeline import row_data as opening
 from repro.pipeline import running
-from repro.plan import counting, here
+from repro.plan import windows as counting
+from repro.plan import workspace_state as here
 from repro.plan.amounts import counted
+from repro.plan.assumptions import parameters, readout_tflop, reckoning
 from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
-from repro.plan.making import Plan, make
-from repro.plan.reckoning import parameters, readout_tflop, reckoning
+from repro.plan.plan import Plan, make
 from repro.readout.heads import new_head
 from repro.table import requirements, rows
 from repro.table.rows import Row, load_row, row_names

@@ -186,7 +186,7 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "datasets": set(dataset_names()),
         "assets": {"openclip_text"},
         "smoke": {*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS},
-        "configs": {"plan"},  # by repro/plan/reckoning.py
+        "configs": {"plan"},  # by repro/plan/assumptions.py
     }
     found = {(p.parent.name, p.stem) for p in shipped.configs().rglob("*.*")}
     assert found == {(folder, name) for folder, names in read.items() for name in names} | {("configs", "extras")}

@@ -9,7 +9,7 @@ from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
 from repro.datasets.remedy import remedy
 from repro.fetch.catalogue import assets
 from repro.plan.amounts import Amount, counted, estimated, total
-from repro.plan.here import Here
+from repro.plan.workspace_state import Here
 from repro.table.rows import Row
 
 

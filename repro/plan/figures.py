@@ -3,10 +3,10 @@
 from typing import Any
 
 from repro.plan.amounts import Amount, total
+from repro.plan.assumptions import reckoning
 from repro.plan.downloads import Download
 from repro.plan.lengths import Portion
-from repro.plan.making import Job, Plan, Readouts, RowPlan
-from repro.plan.reckoning import reckoning
+from repro.plan.plan import Job, Plan, Readouts, RowPlan
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from repro.backbones.config import Cell, Precision
 from repro.core.workspace import Workspace
 from repro.features.rates import Kind, Rate, kind_of
 from repro.plan.amounts import Amount, counted, estimated
-from repro.plan.counting import Counts, uncovered
+from repro.plan.assumptions import Together, parameters, readout_tflop, reckoning
 from repro.plan.downloads import Download, downloads
-from repro.plan.here import Here
 from repro.plan.lengths import NOTHING, Portion
-from repro.plan.reckoning import Together, parameters, readout_tflop, reckoning
+from repro.plan.windows import Counts, uncovered
+from repro.plan.workspace_state import Here
 from repro.table import requirements
 from repro.table.requirements import Missing
 from repro.table.rows import Protocol, Row

@@ -8,8 +8,8 @@ from repro.backbones.config import Cell
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig
 from repro.plan.amounts import Amount, counted, estimated
-from repro.plan.here import Here
 from repro.plan.lengths import Portion, from_audit, from_config
+from repro.plan.workspace_state import Here
 
 
 @dataclass(frozen=True, slots=True)
