@@ -25,7 +25,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code and never raises."""
     try:
-        from repro import cli
+        from repro.cli import app as cli
 
         return int(cli.dispatch(arguments))
     except ReproError as error:

@@ -4,12 +4,12 @@ import shlex
 from pathlib import Path
 
 from repro.backbones.cells import choose_cells
+from repro.cli.planning import count, hours
 from repro.core.workspace import Workspace
 from repro.features.rates import kind_of
 from repro.judge.expected import load_expected, table_path
 from repro.plan.amounts import total
 from repro.plan.plan import make
-from repro.planning import count, hours
 from repro.table.rows import Row, load_row, row_backbone, row_datasets, row_names
 
 FOLDER = Path(__file__).resolve().parent / "rows"

@@ -9,7 +9,7 @@ import pytest
 from records import record
 from scipy import stats
 
-from repro import checking
+from repro.cli import check as checking
 from repro.core.errors import Exit, UsageError
 from repro.judge import verdict as check
 from repro.judge.expected import Expected, rows_with_expected, table_path

@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 
 from repro import __version__
-from repro.cli import VERBS
+from repro.cli.app import VERBS
 from repro.core.errors import Exit
 from repro.table.rows import row_names
 

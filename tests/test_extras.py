@@ -10,10 +10,10 @@ from conftest import ROOT, run_repro
 from records import record, write
 from repro_rows import colour_row
 
-from repro import checking
 from repro.backbones.config import backbone_names
 from repro.backbones.extractor import Backbone
 from repro.backbones.svd.config import SvdConfig
+from repro.cli import check as checking
 from repro.core.config import validated
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.keys import content_key

@@ -18,9 +18,9 @@ import pytest
 import tiny_datasets
 from records import record
 
-from repro import cli
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution, describe
+from repro.cli import app as cli
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split

@@ -14,9 +14,9 @@ import tiny_datasets
 from conftest import run_repro
 from repro_rows import colour_row
 
-from repro import planning
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
+from repro.cli import planning
 from repro.core.remote_file import bytes_of
 from repro.core.workspace import Workspace
 from repro.datasets import registry

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from repro.cli_options import JsonOption, WorkspaceOption
+from repro.cli.options import JsonOption, WorkspaceOption
 from repro.core.errors import Exit
 from repro.core.workspace import open_workspace
 
@@ -24,7 +24,7 @@ def data_status(*names: str, workspace: WorkspaceOption = None, json_: JsonOptio
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import inventory
+    from repro.cli import inventory
 
     return inventory.show_status(names, open_workspace(workspace), as_json=json_)
 
@@ -46,7 +46,7 @@ def data_prepare(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import inventory
+    from repro.cli import inventory
 
     return inventory.show_prepare(name, from_ or [], open_workspace(workspace), as_json=json_)
 
@@ -63,7 +63,7 @@ def data_audit(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import inventory
+    from repro.cli import inventory
 
     return inventory.show_audit(name, workers, open_workspace(workspace), as_json=json_)
 
@@ -77,6 +77,6 @@ def data_diff(a: Path, b: Path, /, *, json_: JsonOption = False) -> Exit:
         b: another.
         json_: print JSON only.
     """
-    from repro import inventory
+    from repro.cli import inventory
 
     return inventory.show_diff(a, b, as_json=json_)

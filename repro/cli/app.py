@@ -8,12 +8,12 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from repro import __version__, cli_data, cli_features, cli_plan, cli_rows
-from repro.cli_options import (
-    FlagOption,
-    JsonOption,
-    WorkspaceOption,
-)
+from repro import __version__
+from repro.cli import data as cli_data
+from repro.cli import features as cli_features
+from repro.cli import plan as cli_plan
+from repro.cli import rows as cli_rows
+from repro.cli.options import FlagOption, JsonOption, WorkspaceOption
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import open_scratch_workspace, open_workspace
 from repro.table import rows
@@ -77,7 +77,7 @@ def list_rows(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import listing
+    from repro.cli import list_rows as listing
 
     listing.show(open_workspace(workspace), extras=all_, as_json=json_)
     return Exit.OK
@@ -108,8 +108,9 @@ def smoke(
         raise UsageError(f"--workers {workers}: expected a number from 1 to 64")
     place, note = open_scratch_workspace(workspace)
 
+    from repro.cli import smoke as summary
     from repro.core.console import Reporter
-    from repro.smoke import job, summary
+    from repro.smoke import job
 
     reporter = Reporter(to_stderr=json_)
     if note:
@@ -151,7 +152,7 @@ def fetch(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import fetching
+    from repro.cli import fetch as fetching
 
     return fetching.show(names, from_, open_workspace(workspace), agreed=accept_license, as_json=json_)
 
@@ -172,7 +173,7 @@ def check(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import checking
+    from repro.cli import check as checking
 
     return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
 

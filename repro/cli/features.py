@@ -5,15 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from repro.cli_options import (
-    BatchOption,
-    DeviceOption,
-    JsonOption,
-    SetOption,
-    WorkspaceOption,
-    at_least_one,
-    changes,
-)
+from repro.cli.options import BatchOption, DeviceOption, JsonOption, SetOption, WorkspaceOption, at_least_one, changes
 from repro.core.errors import Exit
 from repro.core.workspace import open_workspace
 
@@ -51,7 +43,7 @@ def verify(
     """
     changed = changes(set_, implementation=implementation)
 
-    from repro import verification
+    from repro.cli import verify as verification
     from repro.table.requirements import chosen_device
 
     return verification.show(

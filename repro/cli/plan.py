@@ -1,6 +1,6 @@
 """The verb `repro plan`."""
 
-from repro.cli_options import DeviceOption, JsonOption, ProtocolOption, SeedsOption, WorkspaceOption, at_least_one
+from repro.cli.options import DeviceOption, JsonOption, ProtocolOption, SeedsOption, WorkspaceOption, at_least_one
 from repro.core.errors import Exit
 from repro.core.workspace import open_workspace
 
@@ -23,7 +23,7 @@ def plan(
         workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
         json_: print JSON only.
     """
-    from repro import planning
+    from repro.cli import planning
 
     count = at_least_one("--seeds", seeds) or 1
     return planning.show(rows, open_workspace(workspace), seeds=count, protocol=protocol, device=device, as_json=json_)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from repro.cli_options import (
+from repro.cli.options import (
     BatchOption,
     DeviceOption,
     FlagOption,
@@ -92,7 +92,7 @@ def run(
     if dry_run and clips:
         raise UsageError("--dry-run plans the whole row: not with --limit")
     if protocol != "both" and dry_run:
-        from repro import planning
+        from repro.cli import planning
 
         return planning.show((row,), place, seeds=count, protocol=protocol, device=device, as_json=json_)
     if protocol != "both" and from_ == "readout":
