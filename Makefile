@@ -16,7 +16,7 @@ image-test: venv
 
 # Kills rows fifty times at random moments; each must end with the record an undisturbed one has. Many minutes.
 faults: venv
-	$(BIN)/pytest -m faults -s tests/test_all_rows.py
+	$(BIN)/pytest -m faults -s tests/end_to_end/test_all_rows.py
 
 lint: venv
 	$(BIN)/ruff format --check .

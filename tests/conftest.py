@@ -5,25 +5,22 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from builders.commands import ROOT
+from builders.reporters import RecordingReporter
 from safetensors.numpy import save_file
 
 from repro.backbones.config import load_backbone
 from repro.backbones.svd import random_weights
 from repro.backbones.svd.config import SvdConfig
-from repro.core.console import Reporter
 from repro.core.workspace import Workspace
 from repro.smoke import clips
 from repro.video.synthetic import scenes
 
-ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(os.environ.get("REPRO_TEST_REFERENCE", ROOT.parent / "shared"))
 
 
@@ -99,34 +96,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Told(Reporter):
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        super().__init__(to_stderr=True)
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-
 @pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-def run_repro(*arguments: str | Path, env: dict[str, str] | None = None, **kwargs: object) -> SimpleNamespace:
-    """Run the command as a user would; `code`, `out` and `err` of what it did."""
-    done = subprocess.run(
-        [sys.executable, "-m", "repro", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(env or {})},
-        check=False,
-        **kwargs,  # type: ignore[call-overload]
-    )
-    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+def told() -> RecordingReporter:
+    return RecordingReporter()

@@ -1,7 +1,7 @@
 """Decode a clip and sample it: every stride-th native frame of its first seconds.
 
 The release reads with torchvision's read_video (PyAV) up to 180 s and keeps `video[0::4]`, whatever the frame rate.
-decord reads where it gives PyAV's bits (tests/test_video.py has the containers and codecs tried), PyAV the rest.
+decord reads where it gives PyAV's bits (tests/video/test_readers.py has the containers and codecs tried), PyAV the rest.
 Frames come in chunks, so a long clip is never whole in memory. repro/video/decoders.py runs these in worker processes.
 """
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import Engine, missing_tools
+from builders.image_engine import Engine, missing_tools
 
 
 @pytest.fixture(scope="session")

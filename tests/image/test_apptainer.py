@@ -2,8 +2,8 @@
 binds."""
 
 import pytest
-from definition import Definition, parse
-from engine import BASE, ROOT, Engine
+from builders.apptainer_definition import Definition, parse
+from builders.image_engine import BASE, ROOT, Engine
 
 IMAGE = "localhost/actiondiff:apptainer"
 LOCKED_DOWN = ("--network", "none", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777")

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engine import ROOT, Engine
+from builders.image_engine import ROOT, Engine
 
 from repro import __version__
 

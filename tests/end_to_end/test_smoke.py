@@ -1,0 +1,252 @@
+"""The smoke job as a user runs it: offline, killed, damaged, with other seeds; the same numbers every time."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders.commands import run_repro
+
+from repro.smoke import clips, golden
+from repro.smoke.job import Judgement
+from repro.video.synthetic import figures, scenes
+
+NO_NETWORK = """
+import socket
+_connect = socket.socket.connect
+def connect(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise PermissionError(f"the smoke job reached for {address}")
+    return _connect(self, address)
+def getaddrinfo(host, *a, **k):
+    if host not in (None, "127.0.0.1", "::1", "localhost"):
+        raise PermissionError(f"the smoke job looked up {host}")
+    return _getaddrinfo(host, *a, **k)
+_getaddrinfo = socket.getaddrinfo
+socket.socket.connect = connect
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+INTERRUPTED = "repro: interrupted: what was finished is kept; the same command goes on from there\n"
+
+
+def test_there_are_enough_actions_bodies_rates_sizes_and_lengths() -> None:
+    all_scenes = scenes.smoke_scenes()
+    assert len(figures.ACTIONS) >= 4
+    assert len(figures.SPECIES) >= 3
+    assert not set(figures.TRAIN_SPECIES) & set(figures.TEST_SPECIES)
+    assert {s.species for s in all_scenes if s.split == "test"} == set(figures.TEST_SPECIES)
+    assert len({s.rate for s in all_scenes}) >= 3
+    assert len({(s.height, s.width) for s in all_scenes}) >= 3
+    tokens = [-(-s.frames // 4) for s in all_scenes]
+    assert min(tokens) < 25 < max(tokens)
+    assert max(tokens) > 50
+    assert {(s.species, s.action) for s in all_scenes} == {(a, b) for a in figures.SPECIES for b in figures.ACTIONS}
+
+
+@pytest.mark.parametrize("species", figures.SPECIES)
+def test_actions_move_the_body_each_in_its_way(species: str) -> None:
+    def track(action: str) -> np.ndarray:
+        return np.array([[b.start + b.end for b in figures.pose(species, action, c / 16)] for c in range(16)])
+
+    tracks = {action: track(action) for action in figures.ACTIONS}
+    for action, track_ in tracks.items():
+        assert np.ptp(track_, axis=0).max() > 0.1, action
+    height = {action: t[..., 1].mean(axis=1).max() for action, t in tracks.items()}
+    assert height["jump"] > 1.2 * height["walk"]
+
+
+def test_a_clips_bytes_do_not_depend_on_the_processors_vector_instructions(tmp_path: Path) -> None:
+    """Features depend on them, through the noise keyed by them."""
+    scene = scenes.smoke_scenes()[1]
+    clips.encode(tmp_path / "with.mp4", scene)
+    clips.encode(tmp_path / "without.mp4", scene, "asm=0")
+    assert (tmp_path / "with.mp4").read_bytes() == (tmp_path / "without.mp4").read_bytes()
+
+
+def test_colours_are_converted_as_bt601_says() -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture[:] = (255, 0, 0)
+    planes = clips.yuv420(picture)
+    assert planes.shape == (6, 4)
+    assert (planes[:4] == 82).all()
+    assert (planes[4] == 90).all()
+    assert (planes[5] == 240).all()
+
+
+@pytest.mark.parametrize(
+    ("measured", "golden_value", "outcome"),
+    [(50.0, 50.4, "REPEATED"), (50.0, 49.4, "HIGHER"), (50.0, 50.6, "LOWER"), (50.0, None, "NOT JUDGED")],
+)
+def test_a_score_is_judged_two_sided(measured: float, golden_value: float | None, outcome: str) -> None:
+    assert Judgement("smoke", 52, "map_micro", measured, golden_value, 0.5).outcome == outcome
+
+
+def contents(workspace: Path, *folders: str) -> dict[str, bytes]:
+    files = [p for folder in folders for p in sorted((workspace / folder).rglob("*.*")) if p.name != "manifest.json"]
+    return {str(p.relative_to(workspace)): p.read_bytes() for p in files}
+
+
+def trained_weights(workspace: Path) -> dict[str, bytes]:
+    weights = {name: held for name, held in contents(workspace, "runs").items() if name.endswith(".safetensors")}
+    assert len(weights) == 8
+    return weights
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A finished run, made with every socket but loopback refused."""
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    result = run_repro("smoke", "--json", "--workspace", folder / "w", env={"PYTHONPATH": str(folder)})
+    assert result.code == 0, result.err + result.out
+    return folder / "w", json.loads(result.out)
+
+
+@pytest.mark.slow
+def test_it_passes_offline_and_repeats_the_golden_values(done: tuple[Path, dict[str, object]]) -> None:
+    workspace, report = done
+    assert report["verdict"] == "PASS"
+    assert report["features"]["clips_changed"] == []  # type: ignore[index]
+    scores = report["scores"]
+    assert len(scores) == 8  # type: ignore[arg-type]
+    assert {s["verdict"] for s in scores} == {"REPEATED"}  # type: ignore[union-attr, index]
+    assert {s["row"] for s in scores} == {"smoke", "smoke_mean_colour"}  # type: ignore[union-attr, index]
+    records = report["records"]
+    assert len(records) == 4  # type: ignore[arg-type]
+    with sqlite3.connect(workspace / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (4,)
+        logged = dict(
+            database.execute(
+                "select r.name, l.value from latest_metrics l join runs r on r.run_uuid = l.run_uuid "
+                "where l.key = 'best_epoch_on_test.map_micro'"
+            )
+        )
+    for path in records:  # type: ignore[union-attr]
+        record = json.loads((workspace / "runs" / path).read_text())
+        assert logged[f"{record['row']}/seed{record['seed']}"] == record["best_epoch_on_test"]["scores"]["map_micro"]
+
+
+@pytest.mark.slow
+def test_a_second_run_reuses_everything_and_says_so(done: tuple[Path, dict[str, object]]) -> None:
+    workspace, _ = done
+    before = contents(workspace, "features", "runs", "smoke")
+    result = run_repro("smoke", "--workspace", workspace)
+    assert result.code == 0
+    stages = [
+        line
+        for line in result.out.splitlines()
+        if line.startswith(("clips ", "checkpoint ", "features  ", "readout  ", "mlflow "))
+    ]
+    reused = [line for line in stages if "reused all" in line]
+    assert len(reused) == 7
+    assert result.out.splitlines()[-1] == "smoke: PASS"
+    assert contents(workspace, "features", "runs", "smoke") == before
+
+
+def start(workspace: Path, *words: str) -> subprocess.Popen[bytes]:
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores them for what it runs in the background
+
+    command = [sys.executable, "-m", "repro", "smoke", "--workspace", str(workspace), *words]
+    with (workspace / "stderr").open("w") as stderr:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, preexec_fn=heed_interrupts)
+
+
+def kill_when(workspace: Path, ready: Callable[[], bool], how: signal.Signals, *words: str) -> int:
+    process = start(workspace, *words)
+    deadline = time.monotonic() + 300
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(how)
+    try:
+        return process.wait(60)
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_goes_on_to_the_same_bits(done: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    def count(pattern: str) -> int:
+        return len(list(tmp_path.glob(pattern)))
+
+    features = "features/svd_xt_tiny-*/smoke/clips/*.safetensors"
+    kill_when(tmp_path, lambda: count("smoke/clips/*.mp4") >= 5, signal.SIGKILL)
+    assert 5 <= count("smoke/clips/*.mp4") < 40
+    kill_when(tmp_path, lambda: count("smoke/.*.partial") + count("smoke/*.json") > 0, signal.SIGKILL)
+    kill_when(tmp_path, lambda: count(features) >= 3, signal.SIGKILL, "--workers", "2")
+    assert 3 <= count(features) < 40
+    assert kill_when(tmp_path, lambda: count(features) >= 8, signal.SIGINT) == 130
+    assert (tmp_path / "stderr").read_text() == INTERRUPTED
+    assert 8 <= count(features) < 40
+    kill_when(tmp_path, lambda: count("runs/smoke/*/record.json") >= 1, signal.SIGKILL, "--workers", "2")
+    kill_when(tmp_path, lambda: count(".mlflow.db.*") > 0, signal.SIGKILL)
+    result = run_repro("smoke", "--workspace", tmp_path)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == "smoke: PASS"
+    assert contents(tmp_path, "features", "smoke") == contents(done[0], "features", "smoke")
+    assert trained_weights(tmp_path) == trained_weights(done[0])
+    assert not list(tmp_path.rglob(".*.partial*"))
+
+
+@pytest.mark.slow
+def test_damaged_files_are_named_kept_and_made_again(done: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    shutil.copytree(done[0], workspace)
+    clip = workspace / "smoke/clips/bird_eat_0.mp4"
+    features = next((workspace / "features").glob("svd_xt_tiny-*/smoke/packed/t20_layer09-*.npy"))
+    index = features.with_name("t20_layer09.parquet")
+    record = next((workspace / "runs").glob("smoke/seed52-*/record.json"))
+    predictions = next((workspace / "runs").glob("smoke/seed53-*/predictions.parquet"))
+    checkpoint = workspace / "smoke/svd_xt_tiny.safetensors"
+    clip.write_bytes(b"not a video")
+    features.write_bytes(features.read_bytes()[:-7])
+    record.write_text(record.read_text().replace("0", "1", 3))
+    predictions.write_bytes(b"")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    (workspace / "mlflow.db").write_bytes(b"nothing")
+    result = run_repro("smoke", "--workspace", workspace)
+    assert result.code == 0, result.err
+    warnings = result.err.splitlines()
+    assert len(warnings) == 6
+    for path in (clip, index, record, predictions, checkpoint, workspace / "mlflow.db"):
+        assert sum(str(path) in line for line in warnings) == 1, path
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert clip.with_name(clip.name + ".damaged1").read_bytes() == b"not a video"
+    assert contents(workspace, "smoke").items() >= contents(done[0], "smoke").items()
+
+
+@pytest.mark.slow
+def test_other_seeds_run_and_are_not_judged(done: tuple[Path, dict[str, object]]) -> None:
+    result = run_repro("smoke", "--seeds", "7", "--json", "--workspace", done[0])
+    assert result.code == 0
+    report = json.loads(result.out)
+    assert {s["verdict"] for s in report["scores"]} == {"NOT JUDGED"}
+    assert report["features"]["repeat"]
+
+
+@pytest.mark.slow
+def test_two_jobs_in_one_workspace_do_not_mix(done: tuple[Path, dict[str, object]]) -> None:
+    from repro.core.workspace import Workspace
+
+    with Workspace(done[0]).lock("smoke"):
+        result = run_repro("smoke", "--workspace", done[0])
+    assert result.code == 2
+    assert str(os.getpid()) in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_golden_values_cover_every_clip() -> None:
+    expected = golden.load_golden()
+    names = {s.id for s in scenes.smoke_scenes()}
+    assert set(expected.clips) == names
+    assert set(golden.load_golden_features()) == names

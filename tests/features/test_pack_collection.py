@@ -1,0 +1,135 @@
+"""Packing loses nothing: what was in clips' files is read from the arrays, whatever happens on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders.reporters import RecordingReporter
+
+from repro.core.workspace import Workspace
+from repro.features import pack_collection as packing
+from repro.features import packed as pack
+from repro.features.pack_collection import pack_collection
+from repro.features.store import DamagedFeaturesError, Entry, FeatureStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.open(Workspace(tmp_path), "test", {"a": 1}, "clips")
+
+
+def values(seed: int, tokens: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((tokens, 6)).astype(np.float32)
+
+
+def entry(seed: int, *cells: str, tokens: int = 4, video: str = "v") -> Entry:
+    return Entry({cell: values(seed + n, tokens) for n, cell in enumerate(cells)}, video, "decord", ("o",))
+
+
+def same(store: FeatureStore, clip: str, expected: Entry) -> bool:
+    found = store.read(clip)
+    return (
+        found is not None
+        and found.video_sha256 == expected.video_sha256
+        and set(found.features) == set(expected.features)
+        and all(np.array_equal(found.features[cell], expected.features[cell]) for cell in expected.features)
+    )
+
+
+def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
+    written = {f"c{n}/x": entry(10 * n, "a", "b", tokens=n + 1) for n in range(5)}
+    for clip, what in written.items():
+        store.write(clip, what)
+    assert pack_collection(store, print) == 5
+    assert store.clip_files() == []
+    for clip, what in written.items():
+        assert same(store, clip, what)
+    packed = store.packed("a")
+    assert packed is not None
+    assert packed.array.shape == (15, 6)
+    assert isinstance(packed.array, np.memmap)
+    assert pack_collection(store, print) == 0
+
+
+def test_later_clips_and_cells_join(store: FeatureStore) -> None:
+    first, later = entry(1, "a"), entry(2, "a")
+    store.write("one", first)
+    pack_collection(store, print)
+    store.write("two", later)
+    store.write("one", Entry({"b": values(9)}, "v", "decord", ("p",)))
+    pack_collection(store, print)
+    assert same(store, "two", later)
+    assert same(store, "one", Entry(first.features | {"b": values(9)}, "v", "decord"))
+    assert len(list((store.folder / "packed").glob("*.npy"))) == 2
+
+
+def test_another_video_takes_the_place_of_the_older(store: FeatureStore) -> None:
+    store.write("one", entry(1, "a", tokens=3))
+    store.write("two", entry(2, "a"))
+    pack_collection(store, print)
+    changed = entry(5, "a", tokens=7, video="w")
+    store.write("one", changed)
+    assert same(store, "one", changed)
+    pack_collection(store, print)
+    assert same(store, "one", changed)
+    assert same(store, "two", entry(2, "a"))
+
+
+@pytest.mark.parametrize("when", ["arrays", "index", "files"])
+def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    written = {name: entry(n, "a", "b") for n, name in enumerate(("one", "two"))}
+    store.write("one", written["one"])
+    pack_collection(store, print)
+    store.write("two", written["two"])
+
+    class Killed(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if when == "arrays":
+            patch.setattr(packing, "read_file", die)
+        elif when == "index":
+            patch.setattr(pack, "write_index", die)
+        else:
+            patch.setattr(Path, "unlink", lambda self, missing_ok=False: die() if "clips" in self.parts[-2] else None)
+        with pytest.raises(Killed):
+            pack_collection(store, print)
+    for clip, what in written.items():
+        assert same(store, clip, what)
+    pack_collection(store, print)
+    for clip, what in written.items():
+        assert same(store, clip, what)
+    assert store.clip_files() == []
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut off", "gone", "index"])
+def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, told: RecordingReporter, damage: str) -> None:
+    store.write("one", entry(1, "a"))
+    pack_collection(store, print)
+    (array,) = (store.folder / "packed").glob("a-*.npy")
+    content = array.read_bytes()
+    if damage == "bit":
+        array.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    elif damage == "cut off":
+        array.write_bytes(content[:-40])
+    elif damage == "gone":
+        array.unlink()
+    else:
+        pack.index_path(store.folder / "packed", "a").write_bytes(b"PAR1")
+    with pytest.raises(DamagedFeaturesError):
+        store.packed("a")
+    assert store.packed_or_aside("a", told.warn) is None
+    assert "extracting its clips again" in told.warnings[0]
+    assert "\n" not in told.warnings[0]
+    assert store.packed("a") is None
+
+
+def test_one_process_packs(store: FeatureStore) -> None:
+    store.write("one", entry(1, "a"))
+    with packing._alone(store.folder) as alone:
+        assert alone
+        assert pack_collection(store, print) == 0
+    assert pack_collection(store, print) == 1

@@ -1,0 +1,104 @@
+"""`repro extract` as a person runs it, on the backbone that needs no weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from builders.commands import run_repro
+
+from repro.backbones.extractor import describe
+from repro.backbones.svd.config import SvdConfig
+from repro.core.errors import MissingError, UsageError
+from repro.core.workspace import Workspace
+from repro.pipeline.extract import numbers, shard
+
+
+@pytest.fixture
+def folder(rendered: dict[str, Path], tmp_path: Path) -> Path:
+    """Four videos, one of them in a folder of its own."""
+    place = tmp_path / "my videos"
+    for n, path in enumerate(rendered.values()):
+        target = place / ("more" if n == 3 else "") / f"clip #{n}.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return place
+
+
+def extract(folder: Path, *options: str) -> dict[str, object]:
+    words = ["extract", folder, "--backbone", "mean_colour", "--workspace", folder.parent / "w", "--json", *options]
+    done = run_repro(*words)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_shards_fill_one_store_that_is_packed_by_the_last(folder: Path) -> None:
+    first = extract(folder, "--shard", "1/2")
+    (store,) = first["stores"].values()  # type: ignore[attr-defined]
+    assert len(list(Path(store).glob("clips/*"))) == 2
+    assert not (Path(store) / "packed").exists()
+    second = extract(folder, "--shard", "2/2")
+    assert (first["clips"], second["clips"]) == (2, 2)
+    assert len(list(Path(store).glob("packed/final-*.npy"))) == 1
+    assert list(Path(store).glob("clips/*")) == []
+    again = extract(folder)
+    assert (again["extracted"], again["reused"], again["windows"]) == (0, 4, 0)
+
+
+def test_a_clip_that_fails_is_listed_and_tried_again(folder: Path) -> None:
+    good = (folder / "clip #0.mp4").read_bytes()
+    (folder / "clip #0.mp4").write_bytes(good[:1000])
+    done = run_repro("extract", folder, "--backbone", "mean_colour", "--workspace", folder.parent / "w")
+    assert done.code == 4
+    assert "1 of 4 clips failed and are named in " in done.err.splitlines()[-1]
+    assert "3 extracted" in done.out
+    assert "disk        about" in done.out
+    listed = next((folder.parent / "w" / "features").rglob("failed.json"))
+    assert list(json.loads(listed.read_text())) == ["clip #0.mp4"]
+    (folder / "clip #0.mp4").write_bytes(good)
+    found = extract(folder)
+    assert (found["extracted"], found["reused"], found["failed"]) == (1, 3, {})
+    assert not listed.exists()
+
+
+def test_a_file_or_nothing_for_a_folder(folder: Path) -> None:
+    for words, said in (
+        ([folder / "clip #0.mp4"], "is a file: name the folder it lies in"),
+        ([""], "'' is neither a data set"),
+        ([folder, "--grid", "--layers", "3"], "--grid is 7 timesteps by 13 layers"),
+    ):
+        done = run_repro("extract", *words, "--workspace", folder.parent / "w")
+        assert done.code == 2
+        assert said in done.err
+        assert done.err.count("\n") == 1
+
+
+def test_a_checkpoint_that_is_not_the_one_named_is_refused(
+    tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path)
+    checkpoint = tiny.checkpoint.model_copy(update={"drawn_from_seed": None, "sha256": "0" * 64})
+    config = tiny.model_copy(update={"checkpoint": checkpoint})
+    workspace.checkpoints.mkdir()
+    shutil.copy(tiny_checkpoint, workspace.checkpoints / checkpoint.file)
+    with pytest.raises(MissingError, match=rf"sha256 is [0-9a-f]{{64}}, expected {'0' * 64}: it is damaged or another"):
+        describe("svd_xt_tiny", config, workspace)
+    (workspace.checkpoints / checkpoint.file).unlink()
+    assert describe("svd_xt_tiny", config, workspace, to_compute=False).checkpoint_sha256 == "0" * 64
+    with pytest.raises(MissingError, match="not at"):
+        describe("svd_xt_tiny", config, workspace)
+
+
+def test_numbers_and_shards_as_they_are_typed() -> None:
+    assert numbers("--layers", "9") == (9,)
+    assert numbers("--layers", "3,1-2,2") == (1, 2, 3)
+    assert numbers("--layers", None) is None
+    assert shard("2/3") == (2, 3)
+    for text in ("", "a", "1-", "3-1", "-1", "1-99999999"):
+        with pytest.raises(UsageError):
+            numbers("--layers", text)
+    for text in ("0/3", "4/3", "1", "a/b"):
+        with pytest.raises(UsageError):
+            shard(text)

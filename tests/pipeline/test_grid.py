@@ -1,0 +1,448 @@
+"""A grid of readouts: real stores and real readouts, on a backbone of 91 cells that recognises nothing."""
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from builders import tiny_datasets
+from builders.records import record
+
+from repro.backbones.drawn import draw
+from repro.backbones.extractor import Execution, describe
+from repro.cli import app as cli
+from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.workspace import Workspace
+from repro.datasets.split import Clip, Split
+from repro.features.extract import Extraction
+from repro.features.store import Entry, FeatureStore
+from repro.judge.grid_selection import compared, grid_cells, part_of, picked, select
+from repro.pipeline import predict as predicting
+from repro.pipeline import row as pipeline
+from repro.pipeline import run_readout as stage
+from repro.pipeline import running
+from repro.pipeline.grid import grid
+from repro.pipeline.grid import workers as grid_jobs
+from repro.pipeline.grid.figure import svg
+from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table
+from repro.pipeline.row_data import RowData
+from repro.readout.checkpoints import STATE
+from repro.records import mlflow_view as tracking
+from repro.records.record import EpochRecord, RunRecord, Selection, all_runs
+from repro.table import requirements
+from repro.table.rows import Row, load_row, row_backbone
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROW = "ucf_hmdb"
+OWN = "t20_layer09"
+LOGGED = tracking.sync
+FEW = grid.Wish(timesteps=(20, 25), layers=(8, 9), threads=1)
+
+
+def tiny_row() -> Row:
+    recipe = load_row("smoke").readout.model_copy(update={"epochs": 2, "layers": 1, "max_length": 8})
+    return load_row(ROW).model_copy(update={"backbone": "svd_xt_tiny", "readout": recipe})
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke job's folder with the tiny backbone's weights in it."""
+    workspace = Workspace(tmp_path_factory.mktemp("drawn"))
+    draw(row_backbone(tiny_row()), workspace, lambda warning: None)
+    return workspace.smoke
+
+
+@pytest.fixture
+def place(workspace: Workspace, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with a few clips of two classes, and the row on the tiny backbone."""
+    workspace.root.mkdir()
+    workspace.smoke.symlink_to(drawn)
+    row, numbers = tiny_row(), {"train": range(10), "test": range(20, 24)}
+    splits = {}
+    for part, name in (("train", row.data.train), ("test", row.data.test)):
+        clips = tuple(Clip(f"clip{n}", workspace.data / f"{n}.avi", (n % 2,)) for n in numbers[part])
+        for clip in clips:
+            clip.path.parent.mkdir(exist_ok=True)
+            clip.path.write_bytes(clip.id.encode())
+        splits[part] = Split(name, ("a", "b"), clips)
+    monkeypatch.setattr(grid, "open_row", lambda *_, **__: RowData(splits, (), {"train": (), "test": ()}, {}))
+    for module in (grid, predicting):
+        monkeypatch.setattr(module, "load_row", lambda name: row if name == ROW else load_row(name))
+    monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(tracking, "sync", lambda *_: None)  # takes seconds; one test has it
+    return workspace
+
+
+def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, stored_as: Any = "float32") -> None:
+    """Features of all 91 cells, as an extraction would leave them; the class shows in some cells more than in others."""
+    config = row_backbone(tiny_row())
+    store = FeatureStore.open(
+        workspace, "svd_xt_tiny", describe("svd_xt_tiny", config, workspace).identity(), dataset, stored_as
+    )
+    for clip in clips:
+        draws, values = np.random.default_rng(int(clip.id[4:])), {}
+        for place, cell in enumerate(grid_cells(ROW, tiny_row())):
+            features = draws.normal(size=(3, config.channels(cell) or 0)).astype(store.stored_as)
+            features[:, clip.target[0]] += place % 4
+            values[cell.name] = features
+        store.write(clip.id, Entry(values, store.hashes.sha256(clip.path), "decord"))
+
+
+@pytest.fixture
+def featured(place: Workspace) -> Workspace:
+    data = grid.open_row(tiny_row().data, place)
+    for part, dataset in (("train", "ucf101"), ("test", "hmdb51")):
+        put_features(place, data.splits[part].clips, dataset)
+    return place
+
+
+def run(workspace: Workspace, wish: grid.Wish = FEW, seeds: int = 1) -> Exit:
+    return grid.run(ROW, wish, grid.Options(seeds), workspace, as_json_=False)
+
+
+def records(workspace: Workspace) -> dict[tuple[str, int, str], RunRecord]:
+    found = [whole for stored in all_runs(workspace.runs) if (whole := stored.read())]
+    return {(r.protocol, r.seed, r.features.cell): r for r in found}
+
+
+def report(workspace: Workspace, name: str = f"{ROW}-grid") -> Any:
+    return json.loads((workspace.reports / f"{name}.json").read_text())
+
+
+def test_one_pass_over_the_clips_makes_all_cells(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From videos on: the cells of a grid, and then the row's own run, which is one of them."""
+    data = grid.open_row(tiny_row().data, place)
+    few = {p: Split(s.name, s.classes, s.clips[: 2 if p == "train" else 1]) for p, s in data.splits.items()}
+    for number, clip in enumerate(few["train"].clips + few["test"].clips):
+        tiny_datasets.film(clip.path, number)
+    monkeypatch.setattr(grid, "open_row", lambda *_, **__: RowData(few, (), {}, {}))
+    monkeypatch.setattr(tracking, "sync", LOGGED)
+    done: list[Extraction] = []
+    real = pipeline.extract
+    monkeypatch.setattr(pipeline, "extract", lambda *a: done.append(real(*a)) or done[-1])
+    run(place)
+    assert [(len(d.extracted), d.windows) for d in done] == [(2, 2), (1, 1)]  # a window a clip, once for four cells
+    made = records(place)
+    assert set(made) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
+    assert len({r.grid for r in made.values()}) == 1
+    assert len({r.group for r in made.values()}) == 4
+    told = capsys.readouterr().out
+    assert "disk        about" in told
+    assert "mlflow      4 logged" in told
+    run(place)
+    assert done[-1].windows == 0
+    told = capsys.readouterr().out
+    assert "readout     reused all 4" in told
+    assert "4 of 91 cells" in told
+    assert records(place) == made
+    monkeypatch.setattr(running, "open_row", lambda *_, **__: RowData(few, (), {}, {}))
+    monkeypatch.setattr(running, "load_row", lambda name: tiny_row())
+    running.run(ROW, running.Options(), place, as_json=False)
+    assert "readout     reused all 1" in capsys.readouterr().out
+    assert records(place) == made
+    predicting.show(ROW, [few["test"].clips[0].path], None, 1, place, Execution(), as_json=False)
+    assert f"svd_xt_tiny {OWN}\n" in capsys.readouterr().out
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Cells whose training is begun from now on, in this process."""
+    cells: list[str] = []
+    real = stage._measure
+    monkeypatch.setattr(stage, "_measure", lambda s, *a: cells.append(s.row.features.name) or real(s, *a))
+    return cells
+
+
+def test_a_killed_grid_goes_on(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed within a cell, after its first epoch: finished cells are kept, this one goes on, another cell may go before."""
+    with monkeypatch.context() as patch:
+        real, epochs = stage.keeping.keep, []
+
+        def killed(*arguments: Any) -> None:
+            real(*arguments)
+            epochs.append(1)
+            if len(epochs) == 5:
+                raise KeyboardInterrupt
+
+        patch.setattr(stage.training, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(featured)
+    assert {cell for _, _, cell in records(featured)} == {"t20_layer08", OWN}
+    assert len(list(featured.runs.glob(f"*/*/{STATE}"))) == 1
+    before = records(featured)
+    cells = trained(monkeypatch)
+    run(featured, grid.Wish(timesteps=(25,), layers=(9,), threads=1))  # beside the unfinished one
+    run(featured)
+    assert cells == ["t25_layer09", "t25_layer08"]
+    assert set(records(featured)) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
+    assert records(featured).items() >= before.items()
+    assert not list(featured.runs.glob(f"*/*/{STATE}"))
+    whole = report(featured)["protocols"]["published"]
+    assert (whole["cells"], whole["whole"], report(featured)["cells_of_grid"]) == (4, False, 91)
+
+
+def plain(made: dict[Any, RunRecord]) -> dict[Any, dict[str, Any]]:
+    """Records without when and how long."""
+    return {key: r.model_dump(exclude={"made": {"at", "seconds"}}) for key, r in made.items()}
+
+
+def test_two_processes_make_the_runs_that_one_makes(
+    featured: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a cell that fails is named while the others go on."""
+    run(featured)
+    alone = plain(records(featured))
+    shutil.rmtree(featured.runs)
+    (featured.runs / ROW).mkdir(parents=True)
+    broken = next(r["run"] for (_, _, cell), r in alone.items() if cell == OWN)
+    (featured.runs / ROW / f"seed42-{broken}").write_text("a file where a folder belongs")
+    with pytest.raises(MissingError, match=r"1 of 4 cells failed, t20_layer09 \(published\) first"):
+        run(featured, grid.Wish((20, 25), (8, 9), jobs=2, threads=1))
+    assert "warning: cell t20_layer09, published protocol: its process died (exit code 1)" in capsys.readouterr().err
+    assert report(featured)["protocols"]["published"]["cells"] == 3
+    (featured.runs / ROW / f"seed42-{broken}").unlink()
+    run(featured)
+    assert plain(records(featured)) == alone
+    assert not multiprocessing.active_children()
+
+
+def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
+    featured: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = grid_jobs._Pool.ready, []
+
+    def interrupted(pool: grid_jobs._Pool) -> Any:
+        calls.append(multiprocessing.active_children())
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(pool)
+
+    monkeypatch.setattr(grid_jobs._Pool, "ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(featured, grid.Wish((20, 25), (8, 9), jobs=2, threads=1))
+    assert len(calls[0]) == 2
+    assert not multiprocessing.active_children()
+    assert records(featured)
+    with featured.lock(f"run {ROW}"):
+        pass
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Else they would train beside the workers of the run that goes on."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\nfrom repro import grid_jobs\n"
+        "def busy(*_):\n  print('busy', flush=True)\n  time.sleep(500)\n"
+        "grid_jobs._do = busy\n"  # in the worker too, which imports this file
+        "if __name__ == '__main__':\n"
+        "  pool = grid_jobs._Pool(None, None)\n  pool.start(None)\n"
+        "  print(*[w.process.pid for w in pool.busy], flush=True)\n  time.sleep(500)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        said = sorted(parent.stdout.readline().strip() for _ in range(2))
+        status = Path(f"/proc/{said[0]}/status").read_text()
+        parent.kill()
+    assert said[1] == "busy"
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    assert blocked & 1 << signal.SIGINT - 1  # a terminal interrupts workers too; it is the parent that ends them
+    stat = Path(f"/proc/{said[0]}/stat")
+    for _ in range(600):
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(int(said[0]), signal.SIGKILL)
+    pytest.fail("the worker outlived its parent")
+
+
+def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run(featured, grid.Wish((20, 25), (9,), threads=1), seeds=2)
+    first = capsys.readouterr().out
+    assert "the honest selection beside it: the same command with --protocol both" in first
+    assert "honest protocol" not in first
+    run(featured, grid.Wish((20, 25), (9,), protocols=("honest",), threads=1), seeds=2)
+    told = capsys.readouterr().out
+    made = records(featured)
+    assert len(made) == 8
+    found = report(featured)
+    for protocol in ("published", "honest"):
+        for one in found["protocols"][protocol]["selected"]:
+            own = {cell: r for (p, s, cell), r in made.items() if (p, s) == (protocol, one["seed"])}
+            assert compared(own[one["cell"]]) == max(compared(r) for r in own.values())
+            assert one["test"] == pytest.approx(100 * picked(own[one["cell"]]).scores["top1"])
+        assert f"ucf_hmdb, {protocol} protocol: top1" in told
+        assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in told
+    grid.run(ROW, grid.Wish((20, 25), (9,), threads=1), grid.Options(2), featured, as_json_=True)
+    assert json.loads(capsys.readouterr().out) == found
+    rows = list(csv.DictReader((featured.reports / f"{ROW}-grid.csv").read_text().splitlines()))
+    assert len(rows) == len(found["scores"]) == 8
+    assert {row["run"] for row in rows} == {r.run for r in made.values()}
+    for row in rows:
+        one = made[row["protocol"], int(row["seed"]), row["cell"]]
+        assert (row["cell"], one.features.cell) == (f"t{row['timestep']}_layer{int(row['layer']):02d}", row["cell"])
+        assert float(row["last_epoch"]) == pytest.approx(100 * one.last_epoch.scores["top1"])
+
+
+def made_up(protocol: str, cell: str, test: float, held: float | None = None, seed: int = 52) -> RunRecord:
+    """A record of one epoch picked on the test split, another on held-out clips."""
+    one = record("ak_full", seed, test)
+    one = one.model_copy(update={"features": one.features.model_copy(update={"cell": cell}), "protocol": protocol})
+    if held is None:
+        return one
+    chosen = Selection(epoch=2, scores={"map_micro": test - 0.1})
+    epochs = (
+        *one.epochs,
+        EpochRecord(epoch=2, train_loss=0.1, scores=chosen.scores, held_out={"map_micro": held}),
+    )
+    return one.model_copy(update={"held_out": one.train, "best_epoch_on_held_out": chosen, "epochs": epochs})
+
+
+def test_each_rule_picks_by_its_own_clips() -> None:
+    order = ["t00_layer01", "t00_layer02", "t05_layer01"]
+    published = {cell: made_up("published", cell, test) for cell, test in zip(order, (0.5, 0.7, 0.7), strict=True)}
+    chosen = select(published, order)
+    assert (chosen.cell, chosen.epoch, chosen.chosen_on, chosen.test, chosen.equals) == ("t00_layer02", 1, 0.7, 0.7, 2)
+    # Held-out clips prefer the cell that is worst on test, and an epoch that is not its best there.
+    honest = {
+        cell: made_up("honest", cell, test, held)
+        for cell, test, held in zip(order, (0.5, 0.7, 0.7), (0.66, 0.65, 0.64), strict=True)
+    }
+    chosen = select(honest, order)
+    assert (chosen.cell, chosen.epoch, chosen.chosen_on, chosen.equals) == ("t00_layer01", 2, 0.66, 1)
+    assert chosen.test == pytest.approx(0.4)
+    assert chosen.last_epoch == 0.5
+
+
+def result(missing: int = 0, protocols: tuple[str, ...] = ("published", "honest")) -> GridResult:
+    row = load_row("ak_full")
+    cells, runs = grid_cells("ak_full", row), {}
+    for place, cell in enumerate(cells):
+        for protocol in protocols:
+            if protocol == "published" or place >= missing:
+                held = 0.9 - place / 200 if protocol == "honest" else None
+                runs[protocol, 52, cell.name] = made_up(protocol, cell.name, 0.3 + place / 200, held)
+    return GridResult("ak_full", row, cells, (52,), runs, "fp32")  # type: ignore[arg-type]
+
+
+def test_the_table_and_the_summary() -> None:
+    found = result(missing=3)
+    lines = table(found, "published")
+    assert len(lines) == 14
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith(" 75.00*")
+    assert "".join(lines).count("*") == 1
+    assert lines[0].split() == ["layer", "t0", "t5", "t10", "t15", "t20", "t25", "t29"]
+    assert table(found, "honest")[1].split()[:3] == ["1", "-", "83.50"]
+    said = "\n".join(summary(found))
+    assert "published  map_micro 75.00 on test: best cell and epoch on the test split, 91 of 91 cells" in said
+    assert (
+        "honest     map_micro 21.50 on test: cell and epoch picked on held-out training clips, 88 of 91 cells" in said
+    )
+    assert "seed 52: t00_layer04 epoch 2, 21.50 on test, 88.50 on held-out clips; its last epoch 31.50" in said
+    assert "the row's own cell t20_layer09, epoch 1, 60.00 on test" in said
+    assert "the best of 91 cells on the test split is optimistic by construction" in said
+    assert as_json(found)["cells_of_grid"] == 91
+    assert len(as_csv(found).splitlines()) == 1 + 91 + 88
+
+
+def test_the_heat_map_says_what_it_shows() -> None:
+    """Well-formed, its text as text: every value once, captions, and for a cell that was not run no value."""
+    for found, panels in ((result(missing=3), 2), (result(protocols=("published",)), 1), (result(missing=91), 1)):
+        written = svg(found)
+        root = ElementTree.fromstring(written)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        texts = [" ".join("".join(e.itertext()).split()) for e in root.iter("{http://www.w3.org/2000/svg}text")]
+        values = [text for text in texts if text.replace(".", "").isdigit() and "." in text and len(text) == 5]
+        assert len(values) == len(found.runs)
+        assert texts.count("layer") == panels
+        said = " ".join(texts)
+        for word in (
+            "Animal Kingdom, full dataset: ActionDiff, transformer readout",
+            "mAP (micro) in percent, seed 52; trained on animal_kingdom/full_train, tested on animal_kingdom/full_test",
+            "the best of 91 cells on the test split is optimistic by construction",
+            "published: best cell and epoch on the test split; 91 of 91 cells; 75.00 on test",
+        ):
+            assert word in said
+        assert ("held out of the training split" in said) == (panels == 2)
+    assert svg(found) == written
+
+
+def test_features_stored_as_fp16_and_another_head_are_other_grids(
+    featured: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, data = featured, grid.open_row(tiny_row().data, featured)
+    run(place, grid.Wish((20,), (9,), threads=1))
+    for part, dataset in (("train", "ucf101"), ("test", "hmdb51")):
+        put_features(place, data.splits[part].clips, dataset, "float16")
+    run(place, grid.Wish((20,), (9,), stored_as="fp16", threads=1))
+    assert [whole.features.cell for stored in all_runs(place.runs) if (whole := stored.read())] == [OWN, OWN]
+    with pytest.raises(MissingError, match="1 of 1 videos could not be scored"):  # and not: trained on other features
+        predicting.show(ROW, [data.splits["test"].clips[0].path], None, 1, place, Execution(), as_json=False)
+    with monkeypatch.context() as patch:
+        real = stage.keeping.keep
+
+        def killed(*arguments: Any) -> None:
+            real(*arguments)
+            raise KeyboardInterrupt
+
+        patch.setattr(stage.training, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(place, grid.Wish((20,), (9,), stored_as="fp16", threads=1, protocols=("honest",)))
+    linear = grid.Wish((20,), (9,), "linear", ("honest",), "fp16", threads=1)
+    run(place, linear)
+    assert sorted(path.name for path in place.reports.glob("*.json")) == [
+        "ucf_hmdb-grid-fp16.json", "ucf_hmdb-grid-linear-fp16.json", "ucf_hmdb-grid.json"
+    ]  # fmt: skip
+    found = report(place, f"{ROW}-grid-linear-fp16")
+    assert list(found["protocols"]) == ["honest"]
+    assert {name: found["recipe"][name] for name in ("head", "layers", "epochs", "learning_rate", "max_length", "mixup")} == {
+        "head": "linear", "layers": 0, "epochs": 50, "learning_rate": 1e-5, "max_length": 300, "mixup": 0.2,
+    }  # fmt: skip
+    assert found["features"]["stored_as"] == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ak_full_vjepa", "--grid"], "--grid: ak_full_vjepa reads vjepa, which has no timesteps"),
+        (["ak_full", "--grid", "--timesteps", "20,21"], "--timesteps 21: the grid has 0, 5, 10, 15, 20, 25, 29"),
+        (["ak_full", "--grid", "--layers", "9-14"], "--layers 14: the grid has 1, 2, 3"),
+        (["ak_full", "--grid", "--layers", "x"], "--layers x: expected numbers"),
+        (["ak_full", "--grid", "--jobs", "0"], "--jobs 0: expected a number from 1 on"),
+        (
+            ["charades_1to1", "--grid", "--head", "linear"],
+            "the release has linear grids of animal_kingdom, ucf101, hmdb51",
+        ),
+        (["ak_full", "--head", "linear"], "--head goes with --grid"),
+        (["ak_full", "--jobs", "2"], "--jobs goes with --grid"),
+        (["ak_full", "--protocol", "both"], "--protocol both goes with --grid"),
+        (["smoke", "--grid"], "Unknown option"),
+        (["run", "smoke", "--grid"], "run `repro smoke`"),
+    ],
+)
+def test_what_is_no_grid_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        cli.dispatch([*words, "--workspace", str(tmp_path / "w")])
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "w").exists()
+
+
+def test_parts_of_a_grid() -> None:
+    cells = grid_cells("ak_full", load_row("ak_full"))
+    assert len(cells) == 91
+    assert part_of(cells, None, None) == cells
+    assert [cell.name for cell in part_of(cells, (0, 29), (13,))] == ["t00_layer13", "t29_layer13"]
+    assert grid.wish("0,29", None, None, "both", None, None).protocols == ("published", "honest")

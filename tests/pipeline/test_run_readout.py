@@ -1,0 +1,246 @@
+"""The readout as a stage: from a store of features to records, checkpoints and predictions, and to a clip's scores."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders.reporters import RecordingReporter
+
+from repro.core.errors import MissingError, UsageError
+from repro.core.keys import file_sha256
+from repro.core.workspace import Workspace
+from repro.datasets.split import Clip, Split
+from repro.features.store import Entry, FeatureStore
+from repro.judge import verdict as check
+from repro.judge.expected import rows_with_expected, table_path
+from repro.pipeline import run_readout as stage
+from repro.pipeline.run_readout import How, Source, read_out
+from repro.readout import keeping
+from repro.readout.compute import Compute
+from repro.readout.metrics import all_scores
+from repro.readout.predictions import read_predictions
+from repro.readout.sequences import load_sequences
+from repro.readout.trained import load_readout
+from repro.records.record import RunRecord, stored_run
+from repro.table.rows import Row, load_row
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+CELL = load_row("smoke").features.name
+CLASSES = ("walk", "jump", "eat")
+
+
+def features(number: int, width: int = 16) -> np.ndarray:
+    """The clip's class is in its first channels; lengths differ."""
+    draw = np.random.default_rng(number)
+    values = draw.normal(size=(3 + number % 7, width)).astype(np.float32)
+    values[:, number % 3] += 3
+    return values
+
+
+def row(**changes: Any) -> Row:
+    smoke = load_row("smoke")
+    recipe = {"epochs": 4, "max_length": 8, "layers": 1} | changes
+    return smoke.model_copy(update={"readout": smoke.readout.model_copy(update=recipe)})
+
+
+@pytest.fixture
+def source(workspace: Workspace) -> Source:
+    store = FeatureStore.open(workspace, "made_up", {"family": "made up"}, "smoke")
+    splits = {}
+    for part, numbers in (("train", range(36)), ("test", range(100, 118))):
+        clips = tuple(Clip(f"{part}{n}", Path("nowhere"), (n % 3,)) for n in numbers)
+        splits[part] = Split(f"smoke/{part}", CLASSES, clips)
+        for n in numbers:
+            store.write(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "decord"))
+    videos = {clip.id: "0" * 64 for split in splits.values() for clip in split.clips}
+    return Source("smoke", row(), {"train": store, "test": store}, splits, videos)
+
+
+Run = Callable[..., list[RunRecord]]
+
+
+@pytest.fixture
+def run(source: Source, workspace: Workspace, told: RecordingReporter) -> Run:
+    def run(*seeds: int, how: How = stage.PUBLISHED, row: Row = source.row) -> list[RunRecord]:
+        asked = Source(
+            source.name, row, source.stores, source.splits, source.video_sha256, {"head": (0,), "tail": (1, 2)}
+        )
+        return read_out(asked, seeds or (52,), workspace, told, how)
+
+    return run
+
+
+def test_a_record_holds_every_score_and_its_floor(run: Run, workspace: Workspace) -> None:
+    (record,) = run()
+    names = {
+        "map_micro", "map_macro", "map_macro_head", "map_macro_tail", "top1", "top1_occurring", "class_accuracy"
+    }  # fmt: skip
+    assert all(set(epoch.scores) == names for epoch in record.epochs)
+    assert set(record.class_prior) == set(record.constant) == names
+    assert record.chance["top1"] == pytest.approx(1 / 3)
+    assert (record.protocol, record.precision, record.held_out) == ("published", "fp32", None)
+    assert record.made.on["device"] == "cpu"
+    assert record.made.on["deterministic"] == "false"
+    stored = stored_run(workspace.runs, "smoke", 52, record.run)
+    assert stored.read() == record
+    found = read_predictions(stored.predictions_path)
+    for selection in (record.best_epoch_on_test, record.last_epoch):
+        scores = all_scores(found.by_epoch[selection.epoch], found.targets, {"head": (0,), "tail": (1, 2)})
+        assert scores == pytest.approx(selection.scores, abs=1e-12)
+    assert record.checkpoints == {
+        name: file_sha256(stored.folder / name) for name in ("selected_epoch.safetensors", "last_epoch.safetensors")
+    }
+    assert not (stored.folder / "training.safetensors").exists()
+
+
+def test_an_honest_run_is_one_of_its_own_and_is_not_judged(
+    run: Run, workspace: Workspace, told: RecordingReporter
+) -> None:
+    (published,), (honest,) = run(), run(how=How("honest"))
+    assert honest.run != published.run
+    assert honest.protocol == "honest"
+    assert honest.train == published.train
+    assert honest.held_out is not None
+    assert honest.held_out.clips == pytest.approx(36 / 5, abs=2)
+    chosen = honest.best_epoch_on_held_out
+    assert chosen is not None
+    by_number = {epoch.epoch: epoch for epoch in honest.epochs}
+    best = max(epoch.held_out["top1"] for epoch in honest.epochs if epoch.held_out)
+    held = by_number[chosen.epoch].held_out
+    assert held is not None
+    assert held["top1"] == best
+    assert chosen.scores == by_number[chosen.epoch].scores
+    stored = stored_run(workspace.runs, "smoke", 52, honest.run)
+    assert load_readout(stored.folder / "selected_epoch.safetensors").epoch == chosen.epoch
+    assert chosen.epoch in read_predictions(stored.predictions_path).by_epoch
+    assert "honest protocol" in told.lines[-1]
+    judged = honest.model_copy(update={"kind": "published", "row": "ak_full"})
+    _, ((_, why),) = check.check(rows_with_expected(table_path()), [judged])
+    assert why.startswith("the honest protocol")
+
+
+def test_features_are_read_once_for_all_seeds_and_records_are_reused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, told: RecordingReporter
+) -> None:
+    read = []
+    monkeypatch.setattr(stage, "load_sequences", lambda *a: read.append(a[1].name) or load_sequences(*a))
+    records = run(52, 53, 54)
+    assert read == ["smoke/train", "smoke/test"]
+    assert len({record.group for record in records}) == 1
+    assert len({record.run for record in records}) == 3
+    assert run(52, 53, 54) == records
+    assert len(read) == 2
+    assert "reused all 3" in told.lines[-1]
+
+
+def test_another_precision_is_another_run_and_says_so(run: Run) -> None:
+    (exact,), (near,) = run(), run(how=How(compute=Compute(precision="bf16")))
+    assert near.precision == "bf16"
+    assert near.group != exact.group
+
+
+def test_a_killed_stage_goes_on_and_a_changed_recipe_is_refused(
+    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = keeping.checkpoints.write_tensors
+
+    def killed(path: Path, tensors: dict[str, Any], about: dict[str, Any]) -> None:
+        real(path, tensors, about)
+        if len(about.get("epochs", [])) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping.checkpoints, "write_tensors", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    with pytest.raises(
+        UsageError, match=r"training.safetensors: .*began otherwise: recipe.weight_decay was 0.0001 and is 0.5"
+    ):
+        run(row=row(weight_decay=0.5))
+    done = []
+    one_epoch = stage.training.one_epoch
+    monkeypatch.setattr(stage.training, "one_epoch", lambda *a: done.append(a[4]) or one_epoch(*a))
+    (record,) = run()
+    assert done == [3, 4]
+    folder = stored_run(workspace.runs, "smoke", 52, record.run).folder
+    resumed = (folder / "last_epoch.safetensors").read_bytes()
+    (folder / "record.json").unlink()
+    run()
+    assert done == [3, 4, 1, 2, 3, 4]
+    assert (folder / "last_epoch.safetensors").read_bytes() == resumed
+    run(row=row(weight_decay=0.5))  # nothing unfinished stands in its way
+
+
+def test_a_trained_readout_scores_a_clip_as_the_run_did(run: Run, workspace: Workspace) -> None:
+    (record,) = run()
+    folder = stored_run(workspace.runs, "smoke", 52, record.run).folder
+    readout = load_readout(folder / "last_epoch.safetensors")
+    assert (readout.classes, readout.cell, readout.epoch, readout.seed) == (CLASSES, CELL, 4, 52)
+    found = read_predictions(folder / "predictions.parquet")
+    for number, clip in enumerate(found.clips):
+        scores = readout.score(features(int(clip.removeprefix("test"))))
+        np.testing.assert_allclose(scores, found.by_epoch[4][number], atol=1e-6)
+    for values, said in (
+        (features(1, width=8), r"shape \(4, 8\): this readout reads frames of width 16"),
+        (np.zeros((0, 16), np.float32), "0 frames: empty"),
+        (np.full((2, 16), np.nan, np.float32), "not finite"),
+    ):
+        with pytest.raises(MissingError, match=said):
+            readout.score(values)
+
+
+@pytest.mark.parametrize("damage", ["none", "cut off", "other"])
+def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, damage: str) -> None:
+    (record,) = run()
+    path = stored_run(workspace.runs, "smoke", 52, record.run).folder / "last_epoch.safetensors"
+    if damage == "none":
+        path.unlink()
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        keeping.checkpoints.write_tensors(path, {}, {"row": "smoke"})
+    said = {"none": "no trained readout there", "cut off": "not a whole checkpoint", "other": "not the checkpoint of"}
+    with pytest.raises(MissingError, match=rf"last_epoch\.safetensors: {said[damage]}"):
+        load_readout(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            {CELL: np.full((3, 16), np.nan, np.float32)},
+            r"1 of 36 clips have features that are empty or not finite .*: train4",
+        ),
+        ({CELL: np.zeros((0, 16), np.float32)}, r"1 of 36 clips have features that are empty"),
+        ({CELL: np.ones((3, 8), np.float32)}, rf"train4.safetensors: '{CELL}' is 8 wide, expected 16"),
+        ({"t05_layer02": np.ones((3, 16), np.float32)}, r"1 of 36 clips have no features .t20_layer09"),
+        (None, r"split smoke/train: 2 of 36 clips have no features .*: train4, train5"),
+    ],
+)
+def test_features_that_do_not_suit_are_one_line(source: Source, spoil: dict[str, np.ndarray] | None, said: str) -> None:
+    if spoil is None:
+        source.store.path("train4").unlink()
+        source.store.path("train5").unlink()
+    else:
+        source.store.path("train4").unlink()
+        source.store.write("train4", Entry(spoil, "0" * 64, "decord"))
+    with pytest.raises(MissingError, match=said) as caught:
+        load_sequences(source.store, source.splits["train"], CELL, 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_row_asks_for_is_held_against_the_features(source: Source) -> None:
+    with pytest.raises(MissingError, match="is 16 wide, expected 1280"):
+        load_sequences(source.store, source.splits["train"], CELL, 8, width=1280)
+    with pytest.raises(UsageError, match="max_length 0: expected at least 1 frame"):
+        load_sequences(source.store, source.splits["train"], CELL, 0)
+    other = Split("smoke/train", CLASSES[:2], source.splits["train"].clips)
+    with pytest.raises(UsageError, match="clip train2 has label 2, there are 2 classes"):
+        load_sequences(source.store, other, CELL, 8)
+    sequences = load_sequences(source.store, source.splits["train"], CELL, 8)
+    assert max(len(f) for f in sequences.features) == 8
+    assert sequences.groups is None

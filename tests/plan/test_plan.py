@@ -1,0 +1,477 @@
+"""What `repro plan` promises: counts that are right or say they are estimates, shared work once, nothing written, no torch."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import tiny_datasets
+from builders.commands import run_repro
+from builders.repro_rows import colour_row
+
+from repro.backbones.config import backbone_names, load_backbone
+from repro.backbones.extractor import describe, likely_identity
+from repro.cli import planning
+from repro.core.remote_file import bytes_of
+from repro.core.workspace import Workspace
+from repro.datasets import registry
+from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, dataset_names, load_dataset
+from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
+from repro.datasets.ucf_hmdb import CLASSES
+from repro.features import rates
+from repro.features.rates import Kind
+from repro.features.store import Entry, FeatureStore
+from repro.pipeline import extract as extraction
+from repro.pipeline import row_data as opening
+from repro.pipeline import running
+from repro.plan import windows as counting
+from repro.plan import workspace_state as here
+from repro.plan.amounts import counted
+from repro.plan.assumptions import parameters, readout_tflop, reckoning
+from repro.plan.figures import as_json, stages
+from repro.plan.lengths import from_audit, from_config
+from repro.plan.plan import Plan, make
+from repro.readout.heads import new_head
+from repro.table import requirements, rows
+from repro.table.rows import Row, load_row, row_names
+
+LENGTHS = ClipLengths(mean=(40, 60), source="made up")
+
+
+def plan(workspace: Workspace, *names: str, kind: Kind = "cuda", seeds: int = 1, **own: Row) -> Plan:
+    return make({name: load_row(name) for name in names} | own, workspace, kind, seeds, "published")
+
+
+# Counts of the real data sets.
+
+
+def test_ucf_and_hmdb_are_counted_exactly(workspace: Workspace) -> None:
+    one = plan(workspace, "ucf_hmdb")
+    windows = {job.dataset: job.whole.windows for job in one.jobs}
+    assert windows == {"ucf101": counted(3467), "hmdb51": counted(1194 + 483)}
+    both = plan(workspace, "ucf_hmdb", "hmdb_ucf")
+    assert {(job.dataset, job.whole.windows) for job in both.jobs} == {
+        ("ucf101", counted(3467 + 1352)),
+        ("hmdb51", counted(1194 + 483)),
+    }
+    assert both.clips == counted(3209)
+    assert sum(job.whole.windows.likely for job in both.jobs) == 6496
+    # 1280 channels in fp32, a vector a sampled frame.
+    assert stages(both)["extract"][1] == counted((97114 + 30614) * 1280 * 4)
+
+
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51"])
+def test_both_parts_make_up_the_whole(name: str) -> None:
+    splits = load_dataset(name).splits
+    train, val, full = (splits[part].frames for part in ("train", "val", "full"))
+    assert train
+    assert val
+    assert full
+    assert train.counted
+    assert val.counted
+    assert full.counted
+    assert train.total is not None
+    assert val.total is not None
+    assert (train.total + val.total) == full.total
+    assert train.counted.sampled + val.counted.sampled == full.counted.sampled
+    assert train.counted.windows + val.counted.windows == full.counted.windows
+
+
+def test_what_is_not_counted_is_an_estimate_that_holds(workspace: Workspace) -> None:
+    for name in ("ucf101", "hmdb51"):
+        facts = load_dataset(name).splits["full"]
+        assert facts.frames
+        assert facts.frames.counted
+        assert facts.clips
+        guessed = from_config(
+            counted(facts.clips), ClipLengths(total=facts.frames.total, source=""), load_backbone("svd_xt")
+        )
+        truth = facts.frames.counted
+        assert not guessed.windows.exact
+        assert guessed.windows.least < truth.windows < guessed.windows.most
+        assert guessed.windows.likely == pytest.approx(truth.windows, rel=0.08)
+        assert guessed.vectors.likely == pytest.approx(truth.sampled, rel=0.005)
+    (kingdom,) = plan(workspace, "ak_full").jobs
+    assert kingdom.whole.windows.likely == pytest.approx(59_172, rel=0.01)
+    assert (kingdom.whole.windows.least, kingdom.whole.windows.most) == pytest.approx((44_122, 74_222))
+    (ego,) = plan(workspace, "charades_1to1", "charades_3to1").jobs
+    assert (ego.whole.windows.least, ego.whole.windows.most) == pytest.approx((56_241, 69_574), rel=0.01)
+    assert ego.whole.clips.likely == 7013
+    assert not ego.whole.clips.exact  # of one split the owners do not say it
+
+
+def test_another_sampling_is_not_taken_to_be_counted(workspace: Workspace) -> None:
+    (job, _) = plan(workspace, "ucf_hmdb_vjepa").jobs
+    assert not job.whole.windows.exact
+    assert 69973 / 16 < job.whole.windows.likely < 69973 / 16 + 1438
+
+
+def test_windows_of_audited_clips_are_those_that_extraction_cuts() -> None:
+    clip = ClipFacts("a", "a.avi", ("train",), True, 1, 401, 25.0, 64, 48, 16.0, "decord", "", "0" * 64)
+    long = dataclasses.replace(clip, frames=100_000)  # 180 s at 25 frames a second: 4501 begin in them
+    whole = from_audit([clip, long], load_backbone("svd_xt"))
+    assert whole.windows == counted(5 + 46)
+    assert whole.vectors == counted(101 + 1126)
+
+
+# What rows share.
+
+
+def test_shared_work_is_counted_once(workspace: Workspace) -> None:
+    everything = plan(workspace, *row_names())
+    jobs = [(job.dataset, job.backbone, job.cell) for job in everything.jobs]
+    assert len(jobs) == len(set(jobs)) == 16
+    assert [one.name for one in everything.downloads] == [
+        "animal_kingdom", "charades_ego", "ucf101", "hmdb51", "svd_xt", "videomaev2", "vjepa",
+    ]  # fmt: skip
+    weights = next(one for one in everything.downloads if one.name == "svd_xt")
+    assert len(weights.rows) == 12  # also those of sdv2, which is the same file
+    kingdom = next(job for job in everything.jobs if job.dataset == "animal_kingdom")
+    assert kingdom.splits == ("full_train", "full_test")  # unseen species are among them
+    assert kingdom.whole.clips == counted(30_100)
+    assert everything.clips.likely == 30_100 + 7_013 + 3_209
+    extract, both_ways = (stages(one)["extract"][0] for one in (everything, plan(workspace, "ucf_hmdb", "hmdb_ucf")))
+    assert extract is not None
+    assert both_ways is not None
+    apart = sum(job.hours.likely for row in everything.rows for job in row.jobs if job.hours)
+    assert extract.likely < 0.9 * apart
+    assert both_ways.likely == pytest.approx(6496 * 165.9 / 30 / 3600)
+    assert {saving.dataset for saving in everything.savings} == {"animal_kingdom", "charades_ego", "ucf101", "hmdb51"}
+
+
+# What is reckoned with.
+
+
+def test_every_row_has_something_to_reckon_with(workspace: Workspace) -> None:
+    named = set(reckoning().tflop_per_window)
+    assert {load_row(name).backbone for name in row_names()} <= named <= set(backbone_names())
+    assert {name for shared in reckoning().together for name in shared.backbones} <= named
+    for name in dataset_names():
+        for split, facts in load_dataset(name).splits.items():
+            assert name == "smoke" or (facts.frames and facts.about_clips), f"{name}/{split}"
+
+
+def test_the_readouts_work_is_of_its_parameters() -> None:
+    recipe = load_row("ak_full").readout
+    real = sum(p.numel() for p in new_head(recipe.model_copy(update={"layers": 1}), 256, 12).parameters())
+    assert parameters(recipe.model_copy(update={"layers": 1}), 256, 12) == pytest.approx(real, rel=0.01)
+    assert parameters(recipe, 1280, 140) == pytest.approx(98.4e6, rel=0.005)
+    # Both benchmarks at the rate of one thread (benchmarks/README.md): seconds an epoch.
+    for name, seconds, train, test in (("ak_full", 1.62, 32 * 38, 8 * 38), ("ucf_hmdb", 2.17, 32 * 49.7, 27 * 26.7)):
+        once = load_row(name).readout.model_copy(update={"epochs": 1})
+        work = readout_tflop(once, 512, 12, train, test)
+        assert work / reckoning().readout.cpu_thread_tflop_per_second == pytest.approx(seconds, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("9.56 GB", 9.56e9), ("about 11 GB", 11e9), ("2 to 3 MB", 3e6), ("10.4 GB, of which 2.5 GB are kept", 10.4e9), ("large", None)],
+)  # fmt: skip
+def test_sizes_in_words(size: str, expected: float | None) -> None:
+    assert bytes_of(size) == expected
+
+
+def test_identities_are_found_without_loading(workspace: Workspace) -> None:
+    for name in ("mean_colour", "svd_xt", "sdv2"):
+        config = load_backbone(name)
+        assert (
+            likely_identity(name, config, workspace) == describe(name, config, workspace, to_compute=False).identity()
+        )
+    assert (
+        likely_identity("vjepa", load_backbone("vjepa"), workspace) is None
+    )  # which file is not known before it is here
+
+
+# Tiny data sets in a workspace.
+
+
+@pytest.fixture
+def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with tiny UCF101 and HMDB51; their clips are taken to have 40 to 60 frames, and have 9."""
+    configs = {
+        "ucf101": tiny_datasets.ucf101(workspace.data / "ucf101"),
+        "hmdb51": tiny_datasets.hmdb51(workspace.data / "hmdb51"),
+    }
+    for name, config in configs.items():
+        splits = {split: SplitFacts(clips=facts.clips, frames=LENGTHS) for split, facts in config.splits.items()}
+        configs[name] = config.model_copy(update={"splits": splits})
+
+    def opened(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> registry.Dataset:
+        return registry.open_dataset(name, workspace, configs[name])
+
+    for module in (running, opening):
+        monkeypatch.setattr(module, "open_dataset", opened)
+    monkeypatch.setattr(running, "load_row", lambda name: row())
+    monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(here, "load_dataset", lambda name: configs[name])
+    monkeypatch.setattr("repro.judge.verdict.row_datasets", lambda row: configs)
+    return workspace
+
+
+def row() -> Row:
+    return colour_row("ucf_hmdb", epochs=2)
+
+
+def audit(workspace: Workspace, name: str, frames: int) -> None:
+    """As if every clip of a data set had been audited and held so many frames."""
+    config = here.load_dataset(name)
+    dataset = registry.list_dataset(name, workspace, config)
+    facts = [
+        ClipFacts(clip.id, clip.path.name, ("train",), True, 1, frames, 25.0, 64, 48, 1.0, "decord", "", "0" * 64)
+        for clip in dataset.clips
+    ]
+    write_manifest(manifest_path(workspace, name), Manifest(name, dataset.key, tuple(facts)))
+
+
+def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): ((s := p.stat()).st_mtime_ns, s.st_size) for p in sorted(folder.rglob("*"))}
+
+
+def test_an_audits_frames_override(place: Workspace) -> None:
+    train, test = plan(place, ucf_hmdb=row()).jobs
+    assert train.basis == "estimated from made up"
+    audit(place, "ucf101", frames=250)  # 63 sampled, 3 windows
+    train, test = plan(place, ucf_hmdb=row()).jobs
+    assert train.whole.windows == counted(15 * 3)
+    assert train.basis == "frames counted by `repro data audit`"
+    assert not test.whole.windows.exact
+
+
+def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
+    audit(place, "ucf101", frames=250)
+    clips = registry.list_dataset("ucf101", place, here.load_dataset("ucf101")).split("train").clips
+    config = load_backbone("mean_colour")
+    store = FeatureStore.open(place, "mean_colour", describe("mean_colour", config, place).identity(), "ucf101")
+    for clip in clips[:5]:
+        store.write(clip.id, Entry({"final": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
+    store.write(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
+    store.path(clips[6].id).write_bytes(b"cut off")
+    before = everything_in(place.root)
+    train, test = plan(place, ucf_hmdb=row()).jobs
+    assert (train.held, test.held) == (5, 0)
+    assert train.left.windows == counted(10 * 3)
+    assert train.whole.windows == counted(15 * 3)
+    assert train.disk == counted(10 * 63 * 128 * 4)
+    assert everything_in(place.root) == before
+
+
+def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh = plan(place, ucf_hmdb=row(), kind="cpu")
+    assert [job.hours for job in fresh.jobs] == [None, None]  # hours of a CPU are not made up
+    running.run("ucf_hmdb", running.Options(workers=1), place, as_json=False)
+    before = everything_in(place.root)
+    done = plan(place, ucf_hmdb=row(), kind="cpu", seeds=3)
+    capsys.readouterr()
+    assert [(job.held, job.left.windows) for job in done.jobs] == [(15, counted(0)), (24, counted(0))]
+    assert [job.hours for job in done.jobs] == [counted(0), counted(0)]
+    (one,) = done.rows
+    assert (one.readouts.seeds, one.readouts.recorded, one.readouts.measured_on) == (3, 1, "cpu")
+    assert everything_in(place.root) == before
+    found = as_json(done)["rows"][0]
+    assert found["here"] == "data, features of 39 clips, 1 run"
+    (rate,) = rates.read(place)  # of HMDB51, the later
+    assert (rate.backbone, rate.cells, rate.kind, rate.windows) == ("mean_colour", ("final",), "cpu", 24)
+    other = row().model_copy(update={"version": 2})
+    assert plan(place, ucf_hmdb=other).rows[0].readouts.recorded == 0
+
+
+# Rates.
+
+
+def remember(workspace: Workspace, windows: int = 100, device: str = "NVIDIA H200", cell: str = "t20_layer09") -> None:
+    identity = likely_identity("svd_xt", load_backbone("svd_xt"), workspace)
+    assert identity is not None
+    rates.record(workspace, "svd_xt", identity, (cell,), {"device": device}, windows, 50.0)
+
+
+def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None:
+    assumed = plan(workspace, "ucf_hmdb").jobs[0]
+    assert assumed.rate is None
+    assert assumed.hours is not None
+    assert assumed.hours.likely == pytest.approx(3467 * 165.9 / 30 / 3600)
+    remember(workspace)
+    measured = plan(workspace, "ucf_hmdb", "ucf_hmdb_sdv2").jobs
+    assert measured[0].hours is not None
+    assert measured[0].hours.likely == pytest.approx(3467 / 2 / 3600)
+    sdv2 = next(job for job in measured if job.backbone == "sdv2")
+    assert sdv2.rate is None  # another backbone
+    assert plan(workspace, "ucf_hmdb", kind="cpu").jobs[0].hours is None  # another kind of device
+    remember(workspace, windows=200)
+    assert [rate.windows for rate in rates.read(workspace)] == [200]  # in its place
+    remember(workspace, windows=19)
+    assert [rate.windows for rate in rates.read(workspace)] == [200]  # a few more windows say less
+
+
+def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Workspace) -> None:
+    folder = next(iter(rendered.values())).parent
+    wanted = extraction.Wanted(str(folder), ("mean_colour",), None, None, False, "fp32", None, {"frames.window": "5"})
+    extraction.run(wanted, workspace, workers=1, device="cpu", batch=None, as_json=False)
+    (rate,) = rates.read(workspace)
+    assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
+    assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames
+    config = load_backbone("mean_colour", {"frames.window": "5"})
+    identity = likely_identity("mean_colour", config, workspace)
+    assert identity is not None
+    assert rates.find([rate], identity, "final", "cpu") == rate
+    usual = likely_identity("mean_colour", load_backbone("mean_colour"), workspace)
+    assert usual is not None
+    assert rates.find([rate], usual, "final", "cpu") is None
+
+
+def test_rates_that_say_nothing_are_not_taken(workspace: Workspace) -> None:
+    remember(workspace, windows=rates.FEWEST_WINDOWS - 1)
+    assert not rates.rates_path(workspace).exists()
+    remember(workspace, cell="t10_layer09")
+    assert plan(workspace, "ucf_hmdb").jobs[0].rate is None
+
+
+def test_damaged_rates_are_said_and_set_aside_when_there_are_new_ones(workspace: Workspace) -> None:
+    workspace.root.mkdir(parents=True)
+    rates.rates_path(workspace).write_text('{"format": 1, "rates": [{}]}')
+    assert "rates.json: not what `repro extract` wrote" in " ".join(plan(workspace, "ucf_hmdb").problems)
+    remember(workspace)
+    assert len(rates.read(workspace)) == 1
+    assert (workspace.root / "rates.json.damaged1").exists()
+
+
+# The command.
+
+
+def lists(data: Path) -> None:
+    """Lists in the owners' layout with as many clips as the real ones."""
+    ucf, hmdb = data / "ucf101" / "ucfTrainTestlist", data / "hmdb51" / "testTrainMulti_7030_splits"
+    ucf.mkdir(parents=True)
+    hmdb.mkdir(parents=True)
+    for name, groups, clips in (("trainlist01", "08", 1438), ("testlist01", "01", 571)):
+        lines = [f"Fencing/v_Fencing_g{groups}_c{number}.avi" for number in range(clips)]
+        (ucf / f"{name}.txt").write_text("\n".join(lines))
+    for label in CLASSES:
+        lines = [f"Film_{n}_{label}_f_cm_np1_ri_med_{n}.avi {1 if n < 70 else 2}" for n in range(100)]
+        (hmdb / f"{label}_test_split1.txt").write_text("\n".join(lines))
+
+
+def test_the_command_in_a_workspace_with_features_takes_no_torch(workspace: Workspace) -> None:
+    lists(workspace.data)
+    (workspace.data / "ucf101" / "UCF-101").mkdir()
+    identity = likely_identity("svd_xt", load_backbone("svd_xt"), workspace)
+    assert identity is not None
+    store = FeatureStore.open(workspace, "svd_xt", identity, "ucf101")
+    vectors = np.zeros((2, 1280), np.float32)
+    store.write("v_Fencing_g08_c7", Entry({"t20_layer09": vectors}, "0" * 64, "decord"))
+    before = everything_in(workspace.root)
+    code = (
+        "import sys; from repro.__main__ import run; run(sys.argv[1:]);"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'mlflow', 'sklearn', 'av'} & set(sys.modules)), file=sys.stderr)"
+    )
+    words = ["plan", "ucf_hmdb", "hmdb_ucf_sdv2", "--json", "--workspace", str(workspace.root)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=dict(os.environ), check=True
+    )
+    assert done.stderr == "[]\n"
+    assert everything_in(workspace.root) == before
+    found = json.loads(done.stdout)
+    assert set(found) == {
+        "workspace", "device", "rows", "downloads", "clips", "extractions", "savings", "stages", "assumed", "notes",
+    }  # fmt: skip
+    job = found["extractions"][0]
+    assert (job["dataset"], job["splits"], job["clips_reused"]) == ("ucf101", ["train"], 1)
+    assert job["windows"] == {"likely": 3467, "least": 3467, "most": 3467, "exact": True}
+    assert job["windows_to_compute"]["exact"] is False
+    assert job["windows_to_compute"]["likely"] == round(3467 * 1437 / 1438)
+    assert set(found["stages"]) == {"fetch", "prepare", "extract", "readout"}
+    first = found["rows"][0]
+    assert first["row"] == "ucf_hmdb"
+    assert [one["what"] for one in first["missing"]] == [
+        "data hmdb51",
+        "checkpoint svd_xt.safetensors",
+        "clips of ucf101/train",
+    ]
+    assert first["readout"]["epochs"] == 15
+    assert [one["name"] for one in found["downloads"]] == ["ucf101", "hmdb51", "svd_xt"]
+    assert [one["ready"] for one in found["downloads"]] == [True, False, False]
+    assert found["assumed"]["gpu"]["tflop_per_second"]["fp32"] == 30
+    assert "`repro data status hmdb51" in " ".join(found["notes"])
+
+
+def test_what_has_been_fetched_is_not_fetched_again(workspace: Workspace) -> None:
+    archives = workspace.data / "hmdb51" / "archives"
+    archives.mkdir(parents=True)
+    (archives / "test_train_splits.zip").write_bytes(b"zip")
+    (archives / "hmdb51_org.zip.part").write_bytes(b"x" * 958)
+    workspace.checkpoints.mkdir(parents=True)
+    (workspace.checkpoints / "svd_xt.safetensors").write_bytes(b"weights")
+    one = plan(workspace, "ucf_hmdb")
+    left = {found.name: found.left for found in one.downloads}
+    assert left["hmdb51"] == counted(4_246_812_000)
+    assert left["svd_xt"] == counted(0)
+
+
+def test_the_table_names_everything_at_100_columns(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        planning, "Terminal", lambda **_: planning.Console(width=100, highlight=False, force_terminal=True)
+    )
+    planning.show((), workspace, seeds=1, protocol="published", device=None, as_json=False)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "…" not in said
+    for name in row_names():
+        assert len(re.findall(rf"^{name} ", said, re.MULTILINE)) == 1
+    table = said.split("data sets and checkpoints")[0]
+    assert max(map(len, table.splitlines())) <= 100
+    assert "59,000 (44,100 to 74,200)" in said
+    assert "ASSUMED, no GPU was measured: 30 TFLOP/s sustained in fp32 on one NVIDIA H100 or H200" in said
+    for licence in ("non-commercial use; no redistribution", "Stability AI Community License", "CC BY-NC 4.0 (https"):
+        assert said.count(licence) == 1
+
+
+def test_a_dry_run_says_what_is_missing_and_does_nothing(tmp_path: Path) -> None:
+    done = run_repro("ucf_hmdb", "--dry-run", "--seeds", "2", "--workspace", tmp_path / "none")
+    assert (done.code, done.err) == (0, "")
+    assert "5,144" in done.out
+    assert f"checkpoint svd_xt: repro fetch svd_xt --accept-license --workspace {tmp_path}/none" in done.out
+    assert "readouts a row: 2; a verdict needs 5" in done.out
+    assert not (tmp_path / "none").exists()
+    same = run_repro("plan", "ucf_hmdb", "--seeds", "2", "--workspace", tmp_path / "none")
+    assert same.out == done.out
+
+
+def test_mistakes(workspace: Workspace) -> None:
+    for names, device, said in (
+        (("ak_ful",), None, "unknown row 'ak_ful'; did you mean 'ak_full'"),
+        (("all", "nothing"), None, "unknown row 'nothing'"),
+        (("smoke",), None, "part of the smoke job"),
+        (("ak_full",), "tpu", "--device tpu: expected cpu, cuda or cuda:N"),
+    ):
+        with pytest.raises(rows.UsageError, match=re.escape(said)):
+            planning.show(names, workspace, seeds=1, protocol="published", device=device, as_json=False)
+
+
+def test_a_data_set_whose_lengths_are_not_known_is_refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_dataset("charades_ego")
+    bare = config.model_copy(update={"splits": {**config.splits, "first_train": SplitFacts(clips=3085)}})
+    monkeypatch.setattr(here, "load_dataset", lambda name: bare)
+    with pytest.raises(counting.UsageError, match=r"splits.first_train does not say how long its clips are"):
+        plan(workspace, "charades_1to1")
+
+
+def test_an_extra_is_planned_as_it_is_configured(workspace: Workspace) -> None:
+    """Other windows are other windows, in number and in work, and no features of the row it is like; texts need their tower."""
+    names = ("ak_full", "ak_full_window10", "ak_full_action_text")
+    plan = make({name: load_row(name) for name in names}, workspace, "cuda", 1, "published")
+    whole, short, texts = plan.rows
+    assert short.jobs[0].whole.windows.likely > 2 * whole.jobs[0].whole.windows.likely
+    assert whole.jobs[0].tflop == pytest.approx(2.5 * (short.jobs[0].tflop or 0))
+    assert {job.backbone for job in plan.jobs} == {
+        "svd_xt", "svd_xt frames.window=10",
+        "svd_xt conditioning.source=actions conditioning.actions_of=animal_kingdom/full_train",
+    }  # fmt: skip
+    assert [one.name for one in texts.downloads] == ["animal_kingdom", "svd_xt", "openclip_text"]
+    assert [one.name for one in whole.downloads] == ["animal_kingdom", "svd_xt"]

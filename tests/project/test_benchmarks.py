@@ -1,0 +1,48 @@
+"""The figures that benchmarks/README.md and the issues promise are counted, not timed, and so can be held in a test."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from builders.commands import ROOT
+
+from repro.backbones.config import load_backbone
+from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.model import needs
+from repro.backbones.vit.encoder import layers
+
+
+def benchmark(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "teraflop"), [("vjepa", 2.38), ("videomaev2", 5.09)])
+def test_counted_work_of_a_video_transformer(name: str, teraflop: float) -> None:
+    extraction = benchmark(ROOT / "benchmarks" / "extraction.py")
+    config, encoder = extraction.vit(name, "meta")
+    seen = torch.empty(1, 3, 16, config.picture.size, config.picture.size, device="meta")
+    assert extraction.counted(lambda: list(layers(encoder, seen, encoder.sizes.depth))) == pytest.approx(
+        teraflop, rel=0.01
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("job", "most"),
+    [("one timestep", 167), ("seven timesteps", 330), ("one timestep, svd_xt and sdv2", 195)],
+)
+def test_counted_work_at_the_published_size(job: str, most: float) -> None:
+    extraction = benchmark(ROOT / "benchmarks" / "extraction.py")
+    config = load_backbone("svd_xt")
+    assert isinstance(config, SvdConfig)
+    requests = extraction.JOBS[job]
+    networks = extraction.DiffusersNetworks(config.architecture, needs(config, requests.values()))
+    networks.to("meta")
+    assert extraction.counted(lambda: extraction.ours(config, networks, requests, "meta")) <= most

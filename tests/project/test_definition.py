@@ -1,0 +1,63 @@
+"""apptainer.def is read strictly, and what a lenient reader would let pass is an error."""
+
+import subprocess
+
+import pytest
+from builders.apptainer_definition import DefinitionError, parse
+from builders.commands import ROOT
+
+from repro import __version__
+
+GOOD = "Bootstrap: docker\nFrom: {{ B }}\n\n%arguments\n    B=x\n\n%post\n    echo {{ B }}\n"
+
+
+def test_the_projects_own() -> None:
+    found = parse((ROOT / "apptainer.def").read_text(), {"TARGET": "cpu"})
+    assert set(found.sections) == {"files", "post", "environment", "runscript", "test", "labels", "help"}
+    assert found.headers["from"].startswith("docker.io/")
+    assert "build.sh 'cpu'" in found.sections["post"]
+    for source, destination in found.files:
+        assert (ROOT / source).exists()
+        assert destination == f"/src/{source}"
+    assert found.labels["org.opencontainers.image.version"] == __version__
+
+
+def test_it_copies_what_the_dockerfile_copies() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for source, _ in parse((ROOT / "apptainer.def").read_text()).files:
+        assert source in dockerfile
+    for line in ("FORK_COMMIT=57fcb5811622acd2147f500f555845dddf7b079b", "TORCH_CUDA_ARCH_LIST=9.0"):
+        assert line in dockerfile
+        assert line in (ROOT / "apptainer.def").read_text()
+
+
+@pytest.mark.parametrize("section", ["post", "environment", "runscript", "test"])
+def test_its_shell_is_shell(section: str) -> None:
+    text = parse((ROOT / "apptainer.def").read_text()).sections[section]
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_arguments_are_filled_in() -> None:
+    assert parse(GOOD).sections["post"].strip() == "echo x"
+    assert parse(GOOD, {"B": "y"}).headers["from"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "%psot\n", "line 9: unknown section %psot"),
+        (GOOD + "%post\n", "line 9: section %post stands twice"),
+        (GOOD + "%test -x\n", "words behind %test"),
+        (GOOD.replace("B=x", "C=x"), "argument B is set nowhere"),
+        (GOOD.replace("B=x", "B"), "expected NAME=value"),
+        (GOOD.replace("From:", "Form:"), "line 2: expected a header"),
+        (GOOD.replace("Bootstrap: docker\n", ""), "'bootstrap' is missing"),
+        (GOOD.replace("%post", "%help"), "%post is missing"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        parse(text)
+    with pytest.raises(DefinitionError, match="no such argument: Z"):
+        parse(GOOD, {"Z": "1"})

@@ -1,0 +1,94 @@
+"""What the documents say is so."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+
+import yaml
+from builders.commands import ROOT
+
+from repro import __version__
+from repro.cli.app import VERBS
+from repro.core.errors import Exit
+from repro.table.rows import row_names
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_table_is_the_configs() -> None:
+    assert script("readme_table").with_table(readme()) == readme()
+
+
+def test_every_row_has_its_script_and_no_other_is_there() -> None:
+    folder = ROOT / "scripts" / "rows"
+    assert {path.stem for path in folder.iterdir()} == set(row_names())
+    for name in row_names():
+        assert (folder / f"{name}.sh").read_text() == script("row_scripts").script(name)
+        assert os.access(folder / f"{name}.sh", os.X_OK)
+
+
+def test_every_verb_and_exit_code_is_explained() -> None:
+    commands = readme().split("## Commands")[1]
+    for verb in set(VERBS) - {"run"}:
+        assert f"`repro {verb}" in commands
+    for code in Exit:
+        assert f"| {code.value} |" in commands
+
+
+def test_every_deviation_a_file_names_is_in_the_ledger() -> None:
+    ledger = set(re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "deviations.md").read_text(), re.MULTILINE))
+    named = set()
+    for path in [*ROOT.glob("repro/**/*.py"), ROOT / "README.md"]:
+        named |= set(re.findall(r"deviations\.md\)?,? (\d+)", path.read_text()))
+    assert {"1", "2", "3", "4", "5", "6"} <= named <= ledger
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("expected/*.md"),
+        *ROOT.glob("requirements/*.md"),
+    ]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_one_version_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == "MIT"
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_lock_names_no_place_to_fetch_from() -> None:
+    for path in Path(ROOT / "requirements").glob("*.txt"):
+        lines = path.read_text().splitlines()
+        assert not [
+            line for line in lines if line.startswith(("-", "http:", "https:")) or "find-links" in line.split("#")[0]
+        ]
+        for number, line in enumerate(lines):
+            if re.match(r"^[a-z0-9]", line):
+                assert "==" in line
+                assert "--hash=sha256:" in lines[number + 1]
+
+
+def test_no_file_is_named_for_nothing_and_none_is_large() -> None:
+    for path in ROOT.glob("repro/**/*.py"):
+        assert path.stem not in ("utils", "util", "common", "helpers", "misc")
+        assert path.stat().st_size < 15_360, path

@@ -1,0 +1,220 @@
+"""A killed training goes on from its last epoch and ends with the same bits, or says in one line why it does not."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders.commands import TESTS
+from builders.planted import planted, recipe
+
+from repro.core.errors import MissingError, UsageError
+from repro.readout import checkpoints
+from repro.readout.checkpoints import LAST, SELECTED, STATE, read_about, read_tensors
+from repro.readout.keeping import Epoch, Kept
+from repro.readout.train import Trained, train
+from repro.table.rows import Recipe
+
+RECIPE = recipe(epochs=5, layers=2)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class KilledError(Exception):
+    pass
+
+
+def run(folder: Path, asked: Recipe = RECIPE, seed: int = 3, killed_after: int = 0, honest: bool = False) -> Trained:
+    def after(epoch: Epoch) -> None:
+        if epoch.number == killed_after:
+            raise KilledError
+
+    folder.mkdir(exist_ok=True)
+    return train(
+        planted(24, 0.0, 1),
+        planted(16, 0.3, 2),
+        asked,
+        seed,
+        metric="top1",
+        held_out=planted(12, 0.0, 5) if honest else None,
+        kept=Kept(folder, {"row": "made up"}, warnings.append),
+        after_epoch=after,
+    )
+
+
+warnings: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_left() -> None:
+    warnings.clear()
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in (SELECTED, LAST)}
+
+
+@pytest.mark.parametrize("honest", [False, True])
+@pytest.mark.parametrize("killed_after", [1, 3, 5])
+def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, killed_after: int, honest: bool) -> None:
+    unbroken = run(tmp_path / "whole", honest=honest)
+    with pytest.raises(KilledError):
+        run(tmp_path / "killed", killed_after=killed_after, honest=honest)
+    assert len(read_about(tmp_path / "killed" / STATE)["epochs"]) == killed_after  # type: ignore[index]
+    resumed = run(tmp_path / "killed", honest=honest)
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+    assert resumed.epochs == unbroken.epochs
+    assert resumed.selected == unbroken.selected
+    for ours, theirs in zip(resumed.predictions, unbroken.predictions, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not warnings
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import test_resume
+from repro.readout import keeping
+real = keeping.checkpoints.write_tensors
+def slow(*arguments):
+    real(*arguments)
+    time.sleep(0.2)
+keeping.checkpoints.write_tensors = slow
+test_resume.run(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for epochs in (1, 3):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], cwd=TESTS, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len((read_about(folder / STATE) or {"epochs": []})["epochs"]) < epochs and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    run(folder)
+    assert bits(folder) == bits(tmp_path / "whole")
+    assert not warnings
+
+
+def test_the_selected_weights_are_the_best_epochs(tmp_path: Path) -> None:
+    outcome = run(tmp_path, recipe(epochs=5, learning_rate=0.05))
+    best = max(outcome.epochs, key=lambda epoch: epoch.scores["top1"])
+    assert outcome.selected == best
+    assert read_about(tmp_path / SELECTED)["epoch"] == best.number  # type: ignore[index]
+    assert read_about(tmp_path / LAST)["epoch"] == 5  # type: ignore[index]
+    tensors, _ = read_tensors(tmp_path / LAST)
+    assert all(torch.equal(tensors[name], value) for name, value in outcome.model.state_dict().items())
+
+
+def test_a_training_whose_recipe_changed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path, killed_after=2)
+    before = (tmp_path / STATE).read_bytes()
+    with pytest.raises(UsageError, match=r"training.safetensors: .* recipe.learning_rate was 0.001 and is 0.002"):
+        run(tmp_path, recipe(epochs=5, layers=2, learning_rate=2e-3))
+    with pytest.raises(UsageError, match=r"seed was 3 and is 4: go on as it began"):
+        run(tmp_path, seed=4)
+    with pytest.raises(UsageError, match=r"held_out was None"):
+        run(tmp_path, honest=True)
+    assert (tmp_path / STATE).read_bytes() == before
+
+
+@pytest.mark.parametrize("damaged", [STATE, SELECTED])
+@pytest.mark.parametrize("damage", ["cut off", "a bit", "no file"])
+def test_a_damaged_state_is_set_aside_and_training_begins_again(tmp_path: Path, damaged: str, damage: str) -> None:
+    run(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        run(folder, killed_after=2)
+    raw = bytearray((folder / damaged).read_bytes())
+    raw[-5] ^= 1
+    (folder / damaged).write_bytes(raw[:-9] if damage == "cut off" else raw)
+    if damage == "no file":
+        (folder / damaged).unlink()
+    run(folder)
+    assert bits(folder) == bits(tmp_path / "whole")
+    if damage != "no file":
+        assert len(warnings) == 1
+        assert str(folder / damaged) in warnings[0]
+        assert (folder / f"{STATE}.damaged1").is_file()
+
+
+def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(KilledError):
+        run(tmp_path, killed_after=2)
+    torch.set_num_threads(threads + 1)
+    try:
+        run(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(warnings) == 1
+    assert f"began on {threads} threads" in warnings[0]
+
+
+def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from repro.readout import train as training
+
+    real = training.one_epoch
+
+    def spoilt(*arguments: object) -> float:
+        if arguments[4] == 3:
+            with torch.no_grad():
+                arguments[0].classifier.weight.fill_(torch.nan)  # type: ignore[attr-defined]
+        return real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "one_epoch", spoilt)
+        with pytest.raises(
+            MissingError, match=r"stopped in epoch 3, step 1: the loss is nan.* after epoch 2 is kept in"
+        ):
+            run(tmp_path / "spoilt")
+    tensors, about = read_tensors(tmp_path / "spoilt" / STATE)
+    assert len(about["epochs"]) == 2
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    run(tmp_path / "spoilt")
+    run(tmp_path / "whole")
+    assert bits(tmp_path / "spoilt") == bits(tmp_path / "whole")
+
+
+def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from repro.readout import train as training
+
+    real = training.one_epoch
+
+    def spoilt(*arguments: object) -> float:
+        value = real(*arguments)  # type: ignore[arg-type]
+        if arguments[4] == 2:
+            with torch.no_grad():
+                arguments[0].classifier.weight.fill_(torch.inf)  # type: ignore[attr-defined]
+        return value
+
+    monkeypatch.setattr(training, "one_epoch", spoilt)
+    with pytest.raises(MissingError, match=r"stopped in epoch 2, its last step: the weights are no numbers"):
+        run(tmp_path)
+    assert len(read_about(tmp_path / STATE)["epochs"]) == 1  # type: ignore[index]
+
+
+def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    checkpoints.write_tensors(path, {"a": torch.arange(3.0), "empty": torch.zeros(0, 2)}, {"row": "ucf_hmdb"})
+    tensors, about = read_tensors(path)
+    assert about == {"row": "ucf_hmdb"}
+    assert torch.equal(tensors["a"], torch.arange(3.0))
+    path.write_text(json.dumps({}))
+    with pytest.raises(checkpoints.DamagedCheckpointError, match="not a whole checkpoint"):
+        read_tensors(path)
+    assert read_about(path) is None

@@ -1,0 +1,113 @@
+"""Packed batches change nothing but the time: the plain published loop learns the same."""
+
+from pathlib import Path
+
+import numpy as np
+import published_loop
+import pytest
+import torch
+from builders.planted import planted, recipe
+from torch.utils.data import DataLoader
+
+from repro.readout.draws import Draw, derived, epoch_draws
+from repro.readout.heads import Head, new_head
+from repro.readout.metrics import all_scores
+from repro.readout.sequences import Sequences
+from repro.readout.train import one_epoch, predict, train
+from repro.table.rows import CrossEntropy, Recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def plain_epoch(
+    model: Head,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    files: list[Path],
+    split: Sequences,
+    asked: Recipe,
+    draws: list[Draw],
+) -> float:
+    clips = published_loop.PaddedClips(files, split.targets, asked.max_length)
+    loader = DataLoader(clips, batch_sampler=[list(draw.chosen) for draw in draws])
+    mixed = (
+        (draw.share, torch.tensor(range(len(draw.chosen)) if draw.partner is None else draw.partner)) for draw in draws
+    )
+    return published_loop.one_epoch(model, loader, asked, optimizer, scheduler, mixed)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixup": 0.0, "loss": CrossEntropy(name="cross_entropy")}, {"head": "linear", "layers": 0}]
+)
+def test_the_loss_curve_is_the_plain_loops(tmp_path: Path, changes: dict[str, object]) -> None:
+    """With no dropout, and the same order and mixup: some clips longer than max_length, most shorter."""
+    asked = recipe(dropout=0.0, max_length=11, epochs=6, **({"layers": 2} | changes))
+    split = planted(44, 0.0, 1)
+    files = published_loop.save(split.features, tmp_path)
+    cut = Sequences(split.clips, tuple(f[:11] for f in split.features), split.targets, split.readers)
+    plain, ours = new_head(asked, 16, 4), new_head(asked, 16, 4)
+    ours.load_state_dict(plain.state_dict())
+    optimizer, scheduler = published_loop.optimizer_of(plain, asked, 6)
+    fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=asked.weight_decay, fused=True)
+    curves = []
+    for number in range(1, 7):
+        draws = epoch_draws(5, number, 44, asked)
+        theirs = plain_epoch(plain, optimizer, scheduler, files, split, asked, draws)
+        curves.append((one_epoch(ours, fused, cut, asked, number, draws), theirs))
+    np.testing.assert_allclose(*zip(*curves, strict=True), rtol=2e-5)
+    assert curves[-1][0] < 0.8 * curves[0][0]
+    assert max(len(f) for f in split.features) > 11
+
+
+def plain_score(folder: Path, split: Sequences, test: Sequences, asked: Recipe, seed: int) -> float:
+    """Of the plain loop with draws of its own, from the same first weights."""
+    loaders = {}
+    for part, clips in (("train", split), ("test", test)):
+        padded = published_loop.PaddedClips(
+            published_loop.save(clips.features, folder / part), clips.targets, asked.max_length
+        )
+        loaders[part] = DataLoader(padded, batch_size=asked.batch_size, shuffle=part == "train")
+    with torch.random.fork_rng():
+        torch.manual_seed(derived(seed, "init"))
+        model = new_head(asked, 16, 4)
+        torch.manual_seed(1000 + seed)
+        optimizer, scheduler = published_loop.optimizer_of(model, asked, len(loaders["train"]))
+        draw = np.random.default_rng(1000 + seed)
+        for _ in range(asked.epochs):
+            batches = [
+                range(min(asked.batch_size, len(split.clips) - n)) for n in range(0, len(split.clips), asked.batch_size)
+            ]
+            mixed = published_loop.mixes(asked.mixup, batches, draw)
+            published_loop.one_epoch(model, loaders["train"], asked, optimizer, scheduler, mixed)
+        scores = published_loop.predict(model, loaders["test"], asked)
+    return all_scores(scores, test.targets.numpy().astype(np.int64))["map_micro"]
+
+
+def paired(folder: Path, seeds: range, asked: Recipe) -> np.ndarray:
+    """Ours less the plain loop's, a seed each: the same data and first weights, draws of their own."""
+    differences = []
+    for seed in seeds:
+        split, test = planted(96, 0.0, 10 + seed, signal=0.35), planted(96, 0.4, 50 + seed, signal=0.35)
+        ours = train(split, test, asked, seed).epochs[-1].scores["map_micro"]
+        differences.append(ours - plain_score(folder / str(seed), split, test, asked, seed))
+    return np.array(differences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["focal", "cross_entropy"])
+def test_scores_across_a_domain_shift_are_the_plain_loops(tmp_path: Path, loss: str) -> None:
+    """Where the answer is neither obvious nor lost, over 5 paired seeds: at most 2 standard errors apart."""
+    asked = recipe() if loss == "focal" else recipe(loss=CrossEntropy(name="cross_entropy"), mixup=0.0)
+    differences = paired(tmp_path, range(5), asked)
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    print(f"{loss}: {100 * differences.mean():+.2f} points, standard error {100 * error:.2f}")
+    assert abs(differences.mean()) <= 2 * error
+    assert error < 0.03
+
+
+def test_the_plain_loops_model_is_scored_alike(tmp_path: Path) -> None:
+    asked, split = recipe(), planted(12, 0.0, 1)
+    model = new_head(asked, 16, 4)
+    files = published_loop.save(split.features, tmp_path)
+    loader = DataLoader(published_loop.PaddedClips(files, split.targets, asked.max_length), batch_size=5)
+    np.testing.assert_allclose(published_loop.predict(model, loader, asked), predict(model, split, asked), atol=1e-6)
