@@ -30,7 +30,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_killed_write_leaves_a_partial_that_is_swept(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from repro import atomic\n"
+        "import os, sys; from pathlib import Path; from repro.core import files as atomic\n"
         "with atomic.replacing(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=False)
@@ -42,7 +42,7 @@ def test_a_killed_write_leaves_a_partial_that_is_swept(tmp_path: Path) -> None:
 
 def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from repro import atomic\n"
+        "import sys; from pathlib import Path; from repro.core import files as atomic\n"
         "with atomic.replacing(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); print('.', flush=True); sys.stdin.read()"
     )
     writer = subprocess.Popen(
@@ -126,7 +126,7 @@ def test_a_lock_is_held_once_and_freed_by_death(workspace: Workspace) -> None:
     ):
         pass
     code = (
-        "import os, sys; from pathlib import Path; from repro.workspace import Workspace\n"
+        "import os, sys; from pathlib import Path; from repro.core.workspace import Workspace\n"
         "with Workspace(Path(sys.argv[1])).lock('job'): os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=False)

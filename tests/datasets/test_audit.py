@@ -123,8 +123,8 @@ sys.path.insert(0, sys.argv[2])
 from builders import tiny_datasets
 from repro.datasets import audit
 from repro.datasets.registry import open_dataset
-from repro.terminal import Reporter
-from repro.workspace import Workspace
+from repro.core.console import Reporter
+from repro.core.workspace import Workspace
 
 if __name__ == "__main__":
     workspace = Workspace(Path(sys.argv[1]))

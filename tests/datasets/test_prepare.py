@@ -238,10 +238,10 @@ KILL = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-import repro.datasets.archives as archives, repro.datasets.prepare as prepare
+import repro.datasets.unpack as archives, repro.datasets.prepare as prepare
 from builders import tiny_datasets
-from repro.terminal import Reporter
-from repro.workspace import Workspace
+from repro.core.console import Reporter
+from repro.core.workspace import Workspace
 
 left = int(sys.argv[1])
 def or_die(step):

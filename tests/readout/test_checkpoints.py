@@ -81,14 +81,15 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import test_resume
+sys.path[:0] = ["readout", "."]
+import test_checkpoints
 from repro.readout import keeping
 real = keeping.checkpoints.write_tensors
 def slow(*arguments):
     real(*arguments)
     time.sleep(0.2)
 keeping.checkpoints.write_tensors = slow
-test_resume.run(Path(sys.argv[1]))
+test_checkpoints.run(Path(sys.argv[1]))
 """
 
 
