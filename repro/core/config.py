@@ -5,10 +5,10 @@ import json
 import shlex
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repro.core.errors import UsageError
 
@@ -17,6 +17,13 @@ class Config(BaseModel):
     """Base of every config: unknown keys, and values of another type, are errors; values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class NamedConfig(Config):
+    """A config that knows its name: that of its file without `.yaml`. The name is no key of the file, and never part of a
+    dump, so that no content key depends on it."""
+
+    name: Annotated[str, Field(exclude=True)]
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -45,6 +52,10 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
     raw = _extended(path)
     for key, text in (changes or {}).items():
         _change(raw, key, text)
+    if issubclass(model, NamedConfig):
+        if "name" in raw:
+            raise UsageError(f"{path}: unknown key 'name': a config is named by its file")
+        raw["name"] = path.stem
     return validated(model, raw, str(path))
 
 
