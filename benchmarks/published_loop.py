@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from repro.readout.losses import loss
+from repro.readout.recipe import CrossEntropy, Recipe
 from repro.readout.schedule import learning_rate
-from repro.table.rows import CrossEntropy, Recipe
 
 Item = tuple[Tensor, Tensor, Tensor]
 

@@ -25,8 +25,9 @@ from repro.readout import train as training
 from repro.readout.compute import ON_CPU
 from repro.readout.draws import epoch_draws
 from repro.readout.heads import new_head
+from repro.readout.recipe import Recipe
 from repro.readout.sequences import Sequences
-from repro.table.rows import Recipe, load_row
+from repro.table.rows import load_row
 
 # Row; test clips for each training clip; log-normal of native frames (median, sigma), with their least and most.
 # UCF and HMDB: the frame counts of their lists (mean 193.4 and 100.6). Animal Kingdom: mean 146.6, the spread assumed.

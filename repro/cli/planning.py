@@ -17,8 +17,8 @@ from repro.plan.assumptions import reckoning
 from repro.plan.figures import as_json as plan_as_json
 from repro.plan.figures import here_in_words, portion, stages
 from repro.plan.plan import Plan, make
+from repro.readout.recipe import Protocol
 from repro.table import rows
-from repro.table.rows import Protocol
 
 
 def show(

@@ -210,8 +210,3 @@ def quiet_libraries() -> None:
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
-
-
-def repeatable_libraries() -> None:
-    """Set what cuBLAS reads when it is first used: workspaces with which its products repeat bit for bit."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -14,8 +14,10 @@ from repro.features import rates
 from repro.features.collection import dataset_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
-from repro.pipeline.run_readout import PUBLISHED, How, Source, read_out
+from repro.pipeline.run_readout import Source, read_out
+from repro.readout.compute import ON_CPU, Compute
 from repro.readout.metrics import Segments
+from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord, machine, versions
 from repro.table.rows import Row, row_backbone
 
@@ -28,7 +30,8 @@ def run_row(
     workspace: Workspace,
     reporter: Reporter,
     execution: Execution,
-    how: How = PUBLISHED,
+    protocol: Protocol = "published",
+    compute: Compute = ON_CPU,
     segments: Segments | None = None,
     *,
     also: Sequence[Split] = (),
@@ -56,7 +59,7 @@ def run_row(
         dict(manifests),
         complete,
     )
-    return stores["test"], read_out(source, seeds, workspace, reporter, how)
+    return stores["test"], read_out(source, seeds, workspace, reporter, protocol, compute)
 
 
 def extract_row(

@@ -4,13 +4,11 @@ import dataclasses
 import datetime
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from repro.core import files as atomic
@@ -25,6 +23,7 @@ from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import hold_out
 from repro.readout.metrics import Segments, all_scores
 from repro.readout.predictions import write_predictions
+from repro.readout.recipe import Protocol, Recipe
 from repro.readout.sequences import Sequences, load_sequences
 from repro.records.record import (
     DamagedRecordError,
@@ -40,7 +39,7 @@ from repro.records.record import (
     stored_run,
     versions,
 )
-from repro.table.rows import Protocol, Recipe, Row, row_backbone
+from repro.table.rows import Row, row_backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +69,13 @@ class Source:
         return self.stores["test"]
 
 
-@dataclass(frozen=True, slots=True)
-class How:
-    protocol: Protocol = "published"
-    compute: Compute = ON_CPU
-    threads: int | None = None
-    """Of the CPU; None leaves them as they are."""
-
-
-PUBLISHED = How()
-
-
 def read_out(
     source: Source,
     seeds: Sequence[int],
     workspace: Workspace,
     reporter: Reporter,
-    how: How = PUBLISHED,
+    protocol: Protocol = "published",
+    compute: Compute = ON_CPU,
 ) -> list[RunRecord]:
     """One record a seed; features are read once for all of them.
 
@@ -95,21 +84,20 @@ def read_out(
         UsageError: no such device, or a seed's training was begun otherwise and not ended.
     """
     row, facts = source.row, split_facts(source)
-    group = _group(source, facts, how)
+    group = _group(source, facts, protocol, compute)
     sequences: dict[str, Sequences] = {}
     records, reused = [], 0
     for seed in seeds:
         stored = stored_run(workspace.runs, source.name, seed, content_key(group | {"seed": seed}))
         record = _stored_record(stored, reporter)
         if record is None:
-            _refuse_begun_otherwise(stored, row, how)
+            _refuse_begun_otherwise(stored, row, protocol)
             if not sequences:
                 sequences = {
                     part: load_sequences(source.stores[part], split, row.features.name, row.readout.max_length)
                     for part, split in source.splits.items()
                 }
-            with _torch_threads(how.threads):
-                record = _measure(source, how, seed, stored, group, sequences, facts, reporter)
+            record = _measure(source, protocol, compute, seed, stored, group, sequences, facts, reporter)
         else:
             reused += 1
         records.append(record)
@@ -119,7 +107,7 @@ def read_out(
         reused=reused,
         made="trained",
         why=f"{source.name}, seeds {', '.join(map(str, seeds))}"
-        + ("" if how.protocol == "published" else f", {how.protocol} protocol"),
+        + ("" if protocol == "published" else f", {protocol} protocol"),
         where=workspace.runs / source.name,
     )
     return records
@@ -130,11 +118,12 @@ def finished(
     seed: int,
     workspace: Workspace,
     reporter: Reporter,
-    how: How = PUBLISHED,
+    protocol: Protocol = "published",
+    compute: Compute = ON_CPU,
     facts: Mapping[str, SplitRecord] | None = None,
 ) -> RunRecord | None:
     """The record that read_out would reuse; None where it would train. `facts` saves working them out again."""
-    group = _group(source, split_facts(source) if facts is None else facts, how)
+    group = _group(source, split_facts(source) if facts is None else facts, protocol, compute)
     run = content_key(group | {"seed": seed})
     return _stored_record(stored_run(workspace.runs, source.name, seed, run), reporter)
 
@@ -147,7 +136,7 @@ def split_facts(source: Source) -> dict[str, SplitRecord]:
     }
 
 
-def _group(source: Source, facts: Mapping[str, SplitRecord], how: How) -> dict[str, Any]:
+def _group(source: Source, facts: Mapping[str, SplitRecord], protocol: Protocol, compute: Compute) -> dict[str, Any]:
     """All a run depends on but its seed."""
     row = source.row
     return {
@@ -157,8 +146,8 @@ def _group(source: Source, facts: Mapping[str, SplitRecord], how: How) -> dict[s
         "features": {"key": source.store.key, "cell": row.features.name},
         "splits": {part: fact.model_dump() for part, fact in facts.items()},
         "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
-        "protocol": how.protocol,
-        "precision": how.compute.precision,
+        "protocol": protocol,
+        "precision": compute.precision,
         "segments": source.segments,
         "also": [split.name for split in source.also],
     }
@@ -174,7 +163,7 @@ def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
         return None
 
 
-def _refuse_begun_otherwise(stored: StoredRun, row: Row, how: How) -> None:
+def _refuse_begun_otherwise(stored: StoredRun, row: Row, protocol: Protocol) -> None:
     """A row's seed is not trained anew beside an unfinished training of it whose recipe was another. Another cell or head
     is no changed recipe: a grid trains many side by side.
 
@@ -187,7 +176,7 @@ def _refuse_begun_otherwise(stored: StoredRun, row: Row, how: How) -> None:
 
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
         about = checkpoints.read_about(path)
-        if path.parent == stored.folder or about is None or about.get("protocol") != how.protocol:
+        if path.parent == stored.folder or about is None or about.get("protocol") != protocol:
             continue
         try:
             began, cell = Recipe.model_validate(about["asked"]["recipe"]), about["cell"]
@@ -199,7 +188,8 @@ def _refuse_begun_otherwise(stored: StoredRun, row: Row, how: How) -> None:
 
 def _measure(
     source: Source,
-    how: How,
+    protocol: Protocol,
+    compute: Compute,
     seed: int,
     stored: StoredRun,
     group: Mapping[str, Any],
@@ -209,13 +199,13 @@ def _measure(
 ) -> RunRecord:
     """Train one seed; weights and predictions are on disk before the record that vouches for them."""
     row, train_split, test_split, held = source.row, sequences["train"], sequences["test"], None
-    if how.protocol == "honest":
+    if protocol == "honest":
         train_split, held = hold_out(train_split, seed)
     stored.folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_partials(stored.folder)
     about = {
         "row": source.name, "backbone": row.backbone, "cell": row.features.name, "features": source.store.key,
-        "protocol": how.protocol, "class_names": list(source.splits["test"].classes),
+        "protocol": protocol, "class_names": list(source.splits["test"].classes),
     }  # fmt: skip
     begun = time.perf_counter()
     with reporter.progress("readout", row.readout.epochs) as advance:
@@ -227,7 +217,7 @@ def _measure(
             metric=row.metric,
             held_out=held,
             segments=source.segments,
-            compute=how.compute,
+            compute=compute,
             kept=keeping.Kept(stored.folder, about, reporter.warn),
             after_epoch=lambda _: advance(""),
         )
@@ -253,7 +243,7 @@ def _measure(
         kind=row.kind,
         complete=source.complete,
         seed=seed,
-        protocol=how.protocol,
+        protocol=protocol,
         checkpoint_assumed=backbone.checkpoint is not None and backbone.checkpoint.assumed,
         metric=row.metric,
         recipe=row.readout,
@@ -283,14 +273,14 @@ def _measure(
         chance=guessers.chance(targets),
         class_prior=guessers.class_prior(learned, targets, source.segments),
         constant=guessers.constant(targets, source.segments),
-        precision=how.compute.precision,
+        precision=compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
         made=Made(
             at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             seconds=round(seconds, 3),
             by=versions(),
-            on=machine() | {"device": how.compute.name, "deterministic": str(how.compute.deterministic).lower()},
+            on=machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()},
         ),
     )
     stored.write(record)
@@ -325,14 +315,3 @@ def _part_record(source: Source, held: Sequences) -> SplitRecord:
     split, chosen = source.splits["train"], set(held.clips)
     part = dataclasses.replace(split, clips=tuple(clip for clip in split.clips if clip.id in chosen))
     return _split_record(part, source.video_sha256)
-
-
-@contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads in the block; None leaves them as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,12 +14,13 @@ from repro.datasets.config import load_dataset
 from repro.datasets.registry import open_dataset
 from repro.features.store import DamagedFeaturesError, FeatureStore
 from repro.pipeline.row_data import of_these_files, open_row
-from repro.pipeline.run_readout import How, Source, read_out
+from repro.pipeline.run_readout import Source, read_out
 from repro.readout.compute import Compute
 from repro.readout.metrics import Segments
+from repro.readout.recipe import Precision, Protocol
 from repro.records.record import RunRecord
 from repro.table import requirements
-from repro.table.rows import Precision, Protocol, Row, load_row, row_backbone
+from repro.table.rows import Row, load_row, row_backbone
 from repro.video.decoders import spare_cores
 
 
@@ -70,7 +71,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         workers = options.workers or spare_cores()
         execution = Execution(options.device, options.batch, workers, reporter.line)
         _, records = run_row(
-            name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, _how(options),
+            name, row, data.splits, row.seeds.first(options.seeds), workspace, reporter, execution, options.protocol, _compute(options),
             row_segments(row, workspace),
             also=data.also, missing=data.missing, manifests=data.manifests, complete=complete,
         )  # fmt: skip
@@ -119,7 +120,9 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
         also = tuple(datasets[place.split("/")[0]].split(place.split("/")[1]) for place in row.data.also)
         manifests = {n: audited.sha256 for n, d in datasets.items() if (audited := of_these_files(d, workspace))}
         source = Source(name, row, stores, splits, videos, row_segments(row, workspace), also=also, manifests=manifests)
-        records = read_out(source, row.seeds.first(options.seeds), workspace, reporter, _how(options))
+        records = read_out(
+            source, row.seeds.first(options.seeds), workspace, reporter, options.protocol, _compute(options)
+        )
         tracking.sync(workspace, reporter)
     _show(row, records, as_json)
     return Exit.OK
@@ -145,8 +148,8 @@ def row_segments(row: Row, workspace: Workspace) -> Segments | None:
     return animal_kingdom.segments(workspace.data / config.folder, config.classes)
 
 
-def _how(options: Options) -> How:
-    return How(options.protocol, Compute(options.device, options.precision, options.deterministic).checked())
+def _compute(options: Options) -> Compute:
+    return Compute(options.device, options.precision, options.deterministic).checked()
 
 
 def _show(row: Row, records: Sequence[RunRecord], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from repro.backbones.config import Precision
 from repro.core import shipped
 from repro.core.config import Config, load_config
-from repro.table.rows import Recipe
+from repro.readout.recipe import Recipe
 
 Above0 = Annotated[float, Field(gt=0)]
 

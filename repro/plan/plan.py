@@ -13,9 +13,10 @@ from repro.plan.downloads import Download, downloads
 from repro.plan.lengths import NOTHING, Portion
 from repro.plan.windows import Counts, uncovered
 from repro.plan.workspace_state import Here
+from repro.readout.recipe import Protocol
 from repro.table import requirements
 from repro.table.requirements import Missing
-from repro.table.rows import Protocol, Row
+from repro.table.rows import Row
 
 HOUR = 3600
 BYTES = 4

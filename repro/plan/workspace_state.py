@@ -17,9 +17,10 @@ from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
 from repro.judge.verdict import unlike
 from repro.pipeline.row_data import of_these_files
+from repro.readout.recipe import Protocol
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 from repro.table.requirements import Missing
-from repro.table.rows import Protocol, Row
+from repro.table.rows import Row
 
 
 class Here:

@@ -1,5 +1,6 @@
-"""Where and how exactly a readout computes."""
+"""Where and how exactly a readout computes: device, precision, determinism and threads."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -8,22 +9,25 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repro.core.errors import UsageError
-from repro.core.workspace import repeatable_libraries
-from repro.table.rows import Precision
+from repro.readout.recipe import Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
+    """Device, precision, determinism and thread count of a training."""
+
     device: str = "cpu"
     precision: Precision = "fp32"
     deterministic: bool = False
-    """Only operations that repeat bit for bit. A CPU's do at equal thread counts; on a GPU this takes slower ones."""
+    """Use only operations that repeat bit for bit. On a CPU all do if the thread count is equal; on a GPU they are slower."""
+    threads: int | None = None
+    """CPU threads of PyTorch; None keeps the current number."""
 
     def checked(self) -> "Compute":
-        """Itself, where it can be had here.
+        """Return self if this machine can compute so.
 
         Raises:
-            UsageError: no such device or precision here.
+            UsageError: the device or the precision is not available on this machine.
         """
         try:
             kind = torch.device(self.device).type
@@ -37,34 +41,46 @@ class Compute:
             raise UsageError("precision tf32 is a GPU's: a CPU takes fp32 or bf16")
         return self
 
+    def as_stored(self) -> dict[str, str | bool]:
+        """What training state stores of this. A saved training resumes only if it is equal.
+
+        The thread count is not part of it: a different number gives a warning, not an error.
+        """
+        return {"device": self.device, "precision": self.precision, "deterministic": self.deterministic}
+
     def autocast(self) -> torch.autocast:
+        """Context in which matrix products run in bf16 if `precision` says so."""
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @contextmanager
     def settings(self) -> Iterator[torch.device]:
-        """Compute in the block as asked, with random state of its own; what the caller had is restored."""
+        """Apply these settings to PyTorch within the block and restore the caller's afterwards, random state included."""
         device = torch.device(self.device)
-        before = torch.get_float32_matmul_precision()
-        strict, lenient = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        )
+        precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         if self.deterministic:
-            repeatable_libraries()
-        # Fused attention sums its gradients in any order on a GPU.
+            # cuBLAS reads this when it is first used: with these workspaces its products repeat bit for bit
+            # (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Fused attention on a GPU sums gradients in varying order; the MATH kernel does not.
         kernels = sdpa_kernel(SDPBackend.MATH) if self.deterministic and device.type == "cuda" else nullcontext()
         try:
+            # "high" rounds the factors of fp32 products to TF32; "highest" does not.
             torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-            torch.use_deterministic_algorithms(self.deterministic or strict, warn_only=lenient)
+            torch.use_deterministic_algorithms(self.deterministic or deterministic, warn_only=warn_only)
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels:
                 yield device
         finally:
-            torch.set_float32_matmul_precision(before)
-            torch.use_deterministic_algorithms(strict, warn_only=lenient)
+            torch.set_float32_matmul_precision(precision)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.set_num_threads(threads)
 
     @property
-    def name(self) -> str:
-        """The device's own name."""
+    def device_name(self) -> str:
+        """The product name of the GPU, or "cpu"."""
         return torch.cuda.get_device_name(self.device) if torch.device(self.device).type == "cuda" else "cpu"
 
 

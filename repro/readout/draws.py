@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro.table.rows import Recipe
+from repro.readout.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repro.readout.recipe import Recipe
 from repro.readout.transformer import ClassificationTransformer
-from repro.table.rows import Recipe
 
 
 class FlattenedLinear(nn.Module):

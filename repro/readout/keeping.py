@@ -15,8 +15,8 @@ from repro.core.keys import canonical_json
 from repro.readout import checkpoints
 from repro.readout.compute import Compute
 from repro.readout.heads import Head
+from repro.readout.recipe import Metric, Recipe
 from repro.readout.sequences import Sequences
-from repro.table.rows import Metric, Recipe
 
 VERSION = 2
 """Part of a run's key: raised when the same features and seed would give another readout."""
@@ -65,7 +65,7 @@ def asked_of(
         "seed": seed,
         "metric": metric,
         "recipe": recipe.model_dump(mode="json", exclude={"note"}),
-        "compute": asdict(compute),
+        "compute": compute.as_stored(),
         "width": train_split.width,
         "classes": train_split.targets.shape[1],
         "train": of(train_split),

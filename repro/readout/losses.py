@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from repro.table.rows import Bce, CrossEntropy, Focal
+from repro.readout.recipe import Bce, CrossEntropy, Focal
 
 
 def loss(

@@ -19,9 +19,9 @@ from repro.readout.heads import Head, new_head
 from repro.readout.keeping import Epoch, Kept, asked_of, keep, resumed, write_weights
 from repro.readout.losses import loss
 from repro.readout.metrics import Segments, all_scores
+from repro.readout.recipe import CrossEntropy, Metric, Recipe
 from repro.readout.schedule import learning_rate
 from repro.readout.sequences import Sequences
-from repro.table.rows import CrossEntropy, Metric, Recipe
 
 
 @dataclass(frozen=True, slots=True)

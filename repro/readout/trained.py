@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from repro.core.errors import MissingError
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
 from repro.readout.heads import Head, new_head
+from repro.readout.recipe import Recipe
 from repro.readout.train import probabilities
-from repro.table.rows import Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from repro.table.rows import Recipe
+from repro.readout.recipe import Recipe
 
 
 class ClassificationTransformer(nn.Module):

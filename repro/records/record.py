@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from repro.core import files as atomic
 from repro.core.keys import canonical_json, file_sha256
-from repro.table.rows import Kind, Metric, Precision, Protocol, Recipe
+from repro.readout.recipe import Metric, Precision, Protocol, Recipe
+from repro.table.rows import Kind
 
 FORMAT: Literal[1] = 1
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")

@@ -12,7 +12,7 @@ from repro.core.errors import Exit
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline.row import run_row
-from repro.pipeline.run_readout import How
+from repro.readout.compute import Compute
 from repro.records import mlflow_view as tracking
 from repro.records.record import RunRecord
 from repro.smoke import clips, golden
@@ -124,7 +124,7 @@ def make(
                 workspace,
                 reporter,
                 Execution(workers=workers),
-                how=How(threads=READOUT_THREADS),
+                compute=Compute(threads=READOUT_THREADS),
             )
         tracking.sync(workspace, reporter)
     return Made(hashes, checkpoint_sha256, stores["smoke"], records)

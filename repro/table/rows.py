@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from repro.backbones.cells import lacking
 from repro.backbones.config import BackboneConfig, Cell, load_backbone
@@ -15,17 +15,10 @@ from repro.core import shipped
 from repro.core.config import Config, load_config
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
+from repro.readout.recipe import Metric, Positive, Recipe
 
-Metric = Literal["map_micro", "top1"]
 Kind = Literal["published", "smoke", "extra"]
 """published: one of the 24; extra: another experiment, without a published value, never judged."""
-Protocol = Literal["published", "honest"]
-"""published: learns from the whole training split, its epoch picked on the test split (docs/deviations.md 2).
-honest: the epoch picked on a part held out of the training split."""
-Precision = Literal["fp32", "tf32", "bf16"]
-"""Of the readout's matrix products; weights, losses and the optimizer are fp32 throughout."""
-Positive = Annotated[int, Field(ge=1)]
-
 
 SplitName = Annotated[str, Field(pattern="^[a-z0-9_]+/[a-z0-9_]+$")]
 """`<dataset>/<split>`, as in configs/datasets."""
@@ -51,49 +44,6 @@ class Published(Config):
     source: str
     command: str
     """The release's own command for this number."""
-
-
-class Focal(Config):
-    name: Literal["focal"]
-    alpha: Annotated[float, Field(gt=0)]
-    gamma: Annotated[float, Field(ge=0)]
-
-
-class CrossEntropy(Config):
-    name: Literal["cross_entropy"]
-
-
-class Bce(Config):
-    name: Literal["bce"]
-
-
-class Recipe(Config):
-    """How the readout is trained (the release's scripts/train.py, models/Transformer.py and models/MLP.py)."""
-
-    head: Literal["transformer", "linear"] = "transformer"
-    loss: Annotated[Focal | CrossEntropy | Bce, Field(discriminator="name")]
-    epochs: Positive
-    warmup_epochs: Annotated[int, Field(ge=0)] = 4
-    learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    mixup: Annotated[float, Field(ge=0)]
-    """Beta(mixup, mixup); 0 for none."""
-    batch_size: Positive = 16
-    max_length: Positive
-    """Sampled frames read of a clip, from its start."""
-    layers: Annotated[int, Field(ge=0)]
-    """Of the transformer; 0 for the linear head."""
-    heads: Positive = 8
-    feedforward_factor: Positive = 3
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    note: str = ""
-    """Where a value was not in the release and was taken from elsewhere."""
-
-    @model_validator(mode="after")
-    def _layers_are_the_heads(self) -> "Recipe":
-        if (self.head == "linear") != (self.layers == 0):
-            raise ValueError(f"the {self.head} head has {'no' if self.head == 'linear' else 'at least 1'} layers")
-        return self
 
 
 class Seeds(Config):

@@ -19,7 +19,7 @@ from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
 from repro.pipeline.row import run_row
-from repro.pipeline.run_readout import How
+from repro.readout.compute import Compute
 from repro.smoke import clips, job
 from repro.table.rows import load_row
 from repro.video.readers import READERS
@@ -91,7 +91,7 @@ def test_from_the_smoke_jobs_clips_to_a_prediction(
     clips.render(workspace.smoke / "clips", told)
     whole = clips.splits(workspace.smoke / "clips")
     splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
-    _, (record,) = run_row(ROW, row, splits, [52], workspace, told, Execution(), How(threads=1))
+    _, (record,) = run_row(ROW, row, splits, [52], workspace, told, Execution(), compute=Compute(threads=1))
     assert record.features.width == 1280
     assert record.features.identity["checkpoint_sha256"] == file_sha256(
         describe(NAME, load_backbone(NAME), workspace).checkpoint

@@ -5,8 +5,8 @@ from collections import Counter
 import torch
 from torch.nn import functional
 
+from repro.readout.recipe import Focal, Recipe
 from repro.readout.sequences import Sequences
-from repro.table.rows import Focal, Recipe
 
 
 def recipe(**changes: object) -> Recipe:

@@ -16,11 +16,12 @@ from repro.features.store import Entry, FeatureStore
 from repro.judge import verdict as check
 from repro.judge.expected import rows_with_expected, table_path
 from repro.pipeline import run_readout as stage
-from repro.pipeline.run_readout import How, Source, read_out
+from repro.pipeline.run_readout import Source, read_out
 from repro.readout import keeping
-from repro.readout.compute import Compute
+from repro.readout.compute import ON_CPU, Compute
 from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions
+from repro.readout.recipe import Protocol
 from repro.readout.sequences import load_sequences
 from repro.readout.trained import load_readout
 from repro.records.record import RunRecord, stored_run
@@ -65,11 +66,13 @@ Run = Callable[..., list[RunRecord]]
 
 @pytest.fixture
 def run(source: Source, workspace: Workspace, told: RecordingReporter) -> Run:
-    def run(*seeds: int, how: How = stage.PUBLISHED, row: Row = source.row) -> list[RunRecord]:
+    def run(
+        *seeds: int, protocol: Protocol = "published", compute: Compute = ON_CPU, row: Row = source.row
+    ) -> list[RunRecord]:
         asked = Source(
             source.name, row, source.stores, source.splits, source.video_sha256, {"head": (0,), "tail": (1, 2)}
         )
-        return read_out(asked, seeds or (52,), workspace, told, how)
+        return read_out(asked, seeds or (52,), workspace, told, protocol, compute)
 
     return run
 
@@ -100,7 +103,7 @@ def test_a_record_holds_every_score_and_its_floor(run: Run, workspace: Workspace
 def test_an_honest_run_is_one_of_its_own_and_is_not_judged(
     run: Run, workspace: Workspace, told: RecordingReporter
 ) -> None:
-    (published,), (honest,) = run(), run(how=How("honest"))
+    (published,), (honest,) = run(), run(protocol="honest")
     assert honest.run != published.run
     assert honest.protocol == "honest"
     assert honest.train == published.train
@@ -138,7 +141,7 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
 
 
 def test_another_precision_is_another_run_and_says_so(run: Run) -> None:
-    (exact,), (near,) = run(), run(how=How(compute=Compute(precision="bf16")))
+    (exact,), (near,) = run(), run(compute=Compute(precision="bf16"))
     assert near.precision == "bf16"
     assert near.group != exact.group
 

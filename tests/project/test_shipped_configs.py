@@ -14,12 +14,12 @@ from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
 from repro.fetch.catalogue import assets
 from repro.judge.expected import load_expected, table_path
+from repro.readout.recipe import Focal
 from repro.table.rows import (
     BASELINES,
     PRETRAINED_SMOKE_ROWS,
     SETTINGS,
     SMOKE_ROWS,
-    Focal,
     load_row,
     row_backbone,
     row_datasets,

@@ -17,8 +17,8 @@ from repro.core.errors import MissingError, UsageError
 from repro.readout import checkpoints
 from repro.readout.checkpoints import LAST, SELECTED, STATE, read_about, read_tensors
 from repro.readout.keeping import Epoch, Kept
+from repro.readout.recipe import Recipe
 from repro.readout.train import Trained, train
-from repro.table.rows import Recipe
 
 RECIPE = recipe(epochs=5, layers=2)
 

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from repro.readout.draws import Draw, derived, epoch_draws
 from repro.readout.heads import Head, new_head
 from repro.readout.metrics import all_scores
+from repro.readout.recipe import CrossEntropy, Recipe
 from repro.readout.sequences import Sequences
 from repro.readout.train import one_epoch, predict, train
-from repro.table.rows import CrossEntropy, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

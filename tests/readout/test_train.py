@@ -18,11 +18,12 @@ from repro.readout import losses
 from repro.readout.compute import Compute
 from repro.readout.draws import Draw, epoch_draws
 from repro.readout.heads import new_head
+from repro.readout.recipe import Bce, CrossEntropy, Focal
 from repro.readout.schedule import learning_rate
 from repro.readout.sequences import Sequences
 from repro.readout.train import predict, train
 from repro.readout.transformer import ClassificationTransformer, attend_each, attend_padded
-from repro.table.rows import Bce, CrossEntropy, Focal, load_row
+from repro.table.rows import load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

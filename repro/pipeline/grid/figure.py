@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from repro.backbones.config import Cell
 from repro.pipeline.grid.report import RULES, GridResult, told_seeds
-from repro.table.rows import Protocol
+from repro.readout.recipe import Protocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,9 +22,10 @@ from repro.judge.grid_selection import grid_cells, part_of
 from repro.pipeline import extract as extraction
 from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table, told_seeds
 from repro.pipeline.row_data import open_row
+from repro.readout.recipe import Protocol, Recipe
 from repro.records.record import RunRecord
 from repro.table import requirements
-from repro.table.rows import Protocol, Recipe, Row, load_row, row_backbone
+from repro.table.rows import Row, load_row, row_backbone
 from repro.video.decoders import spare_cores
 
 LINEAR_LENGTHS = {"animal_kingdom": 150, "ucf101": 300, "hmdb51": 300}
@@ -150,12 +151,13 @@ def _run(
     from repro.backbones.extractor import Execution
     from repro.pipeline.grid.workers import Job, of_cell, read_out_cells
     from repro.pipeline.row import extract_row
-    from repro.pipeline.run_readout import How, Source, finished, split_facts
+    from repro.pipeline.run_readout import Source, finished, split_facts
     from repro.pipeline.running import row_segments
     from repro.readout.compute import Compute
     from repro.records import mlflow_view as tracking
 
-    compute = Compute(options.device, deterministic=options.deterministic).checked()
+    threads = wished.threads or (None if wished.jobs == 1 else max(1, _cores() // wished.jobs))
+    compute = Compute(options.device, deterministic=options.deterministic, threads=threads).checked()
     data = open_row(row.data, workspace, allow_missing=options.allow_missing)
     for part, ids in data.missing.items():
         if ids:
@@ -173,8 +175,7 @@ def _run(
         name, row, stores, data.splits, extracted.video_sha256, row_segments(row, workspace), data.also, data.missing,
         data.manifests,
     )  # fmt: skip
-    threads = wished.threads or (None if wished.jobs == 1 else max(1, _cores() // wished.jobs))
-    hows: dict[Protocol, How] = {p: How(p, compute, threads) for p in ("published", "honest")}
+    protocols: tuple[Protocol, ...] = ("published", "honest")
     seeds, facts = tuple(row.seeds.first(options.seeds)), split_facts(source)
     runs: dict[tuple[Protocol, int, str], RunRecord] = {}
 
@@ -182,14 +183,14 @@ def _run(
         """Take up a cell's finished runs; the seeds that lack one."""
         for seed in seeds:
             if (protocol, seed, cell.name) not in runs:
-                found = finished(of_cell(source, cell), seed, workspace, reporter, hows[protocol], facts)
+                found = finished(of_cell(source, cell), seed, workspace, reporter, protocol, compute, facts)
                 if found is not None:
                     runs[protocol, seed, cell.name] = found
         return tuple(seed for seed in seeds if (protocol, seed, cell.name) not in runs)
 
-    lacking = {(protocol, cell.name): read(protocol, cell) for protocol in hows for cell in whole}
+    lacking = {(protocol, cell.name): read(protocol, cell) for protocol in protocols for cell in whole}
     jobs = [
-        Job(cell, hows[protocol], lacking[protocol, cell.name])
+        Job(cell, protocol, compute, lacking[protocol, cell.name])
         for cell in cells
         for protocol in wished.protocols
         if lacking[protocol, cell.name]
@@ -199,9 +200,9 @@ def _run(
 
         def after(job: Job, failure: str) -> None:
             if failure:
-                failed[f"{job.cell.name} ({job.how.protocol})"] = failure
-                reporter.warn(f"cell {job.cell.name}, {job.how.protocol} protocol: {failure}")
-            read(job.how.protocol, job.cell)
+                failed[f"{job.cell.name} ({job.protocol})"] = failure
+                reporter.warn(f"cell {job.cell.name}, {job.protocol} protocol: {failure}")
+            read(job.protocol, job.cell)
             advance(job.cell.name)
 
         read_out_cells(source, jobs, workspace, wished.jobs, after)

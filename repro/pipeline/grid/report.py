@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
 from repro.judge.grid_selection import Selected, compared, picked, select
+from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
-from repro.table.rows import Protocol, Row
+from repro.table.rows import Row
 
 RULES: dict[Protocol, str] = {
     "published": "best cell and epoch on the test split",

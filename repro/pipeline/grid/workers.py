@@ -13,7 +13,9 @@ from repro.backbones.config import Cell
 from repro.core.console import Quiet
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
-from repro.pipeline.run_readout import How, Source
+from repro.pipeline.run_readout import Source
+from repro.readout.compute import Compute
+from repro.readout.recipe import Protocol
 from repro.video.decoders import Worker
 
 
@@ -22,7 +24,8 @@ class Job:
     """One cell's readouts under one protocol."""
 
     cell: Cell
-    how: How
+    protocol: Protocol
+    compute: Compute
     seeds: tuple[int, ...]
 
 
@@ -126,7 +129,7 @@ def _do(source: Source, job: Job, workspace: Workspace) -> str:
     from repro.pipeline.run_readout import read_out
 
     try:
-        read_out(of_cell(source, job.cell), job.seeds, workspace, Quiet(to_stderr=True), job.how)
+        read_out(of_cell(source, job.cell), job.seeds, workspace, Quiet(to_stderr=True), job.protocol, job.compute)
     except ReproError as error:
         return str(error)
     except torch.OutOfMemoryError as error:
