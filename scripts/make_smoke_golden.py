@@ -9,8 +9,8 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
+from repro.core.files import replacing_file, write_json
 from repro.core.workspace import Workspace
 from repro.smoke import golden, job
 from repro.table.rows import SMOKE_ROWS, load_row
@@ -31,9 +31,9 @@ def main() -> None:
         entry = made.features.read(clip)
         assert entry is not None, clip
         features[clip] = golden.sampled(entry.features[cell])
-    with atomic.replacing(folder / "features.safetensors") as partial:
+    with replacing_file(folder / "features.safetensors") as partial:
         save_file(features, partial)
-    atomic.write_json(
+    write_json(
         folder / "golden.json",
         {
             "clips": dict(sorted(made.clips.items())),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from repro.core.hashing import Hashes
+from repro.core.hashing import FileHashes
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.readout.sequences import Sequences, load_sequences
@@ -47,7 +47,7 @@ def main() -> None:
         records = [r for run in all_runs(workspace.runs) if (r := run.read()) and r.row == name]
         key, identity = records[0].features.key, records[0].features.identity
         store = FeatureStore(
-            workspace.features / f"{row.backbone}-{key}" / "smoke", key, identity, Hashes(workspace.hashes)
+            workspace.features / f"{row.backbone}-{key}" / "smoke", key, identity, FileHashes(workspace.hashes)
         )
         sequences = [
             load_sequences(store, splits[p], row.features.name, row.readout.max_length) for p in ("train", "test")

@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from repro.core import shipped
-from repro.core.config import Config, load_config
+from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile
 from repro.core.workspace import Workspace
@@ -179,7 +178,7 @@ class _Family(Config):
 
 
 def backbone_names() -> list[str]:
-    return sorted(path.stem for path in (shipped.configs() / "backbones").glob("*.yaml"))
+    return sorted(path.stem for path in (configs_folder() / "backbones").glob("*.yaml"))
 
 
 def load_backbone(name: str, changes: Mapping[str, str] | None = None) -> BackboneConfig:
@@ -192,6 +191,6 @@ def load_backbone(name: str, changes: Mapping[str, str] | None = None) -> Backbo
         raise UsageError(f"unknown backbone '{name}': configs/backbones has {', '.join(backbone_names())}")
     from repro.backbones.family import load_family
 
-    path = shipped.configs() / "backbones" / f"{name}.yaml"
+    path = configs_folder() / "backbones" / f"{name}.yaml"
     family = load_config(_Family, path).family
     return load_config(load_family(family, path).config, path, changes)

@@ -8,8 +8,8 @@ from typing import Any
 from repro.backbones.config import BackboneConfig
 from repro.backbones.family import load_family
 from repro.backbones.weights import checkpoint_path
-from repro.core import files as atomic
-from repro.core.keys import content_key, file_sha256
+from repro.core.files import replacing_file, set_aside, write_json
+from repro.core.hashing import content_key, file_sha256
 from repro.core.workspace import Workspace
 
 
@@ -30,13 +30,13 @@ def draw(config: BackboneConfig, workspace: Workspace, warn: Callable[[str], Non
     if found is not None and _read(stamp) == {"key": key, "sha256": found}:
         return path, found, True
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as partial:
+    with replacing_file(path) as partial:
         make(config, partial, seed)
         drawn = file_sha256(partial)
         if path.exists() and found != drawn:
-            aside = atomic.set_aside(path)
+            aside = set_aside(path)
             warn(f"checkpoint {path}: not what was drawn: kept as {aside.name}, drawn again")
-    atomic.write_json(stamp, {"key": key, "sha256": drawn})
+    write_json(stamp, {"key": key, "sha256": drawn})
     return path, drawn, False
 
 

@@ -12,7 +12,7 @@ from repro.backbones.config import BackboneConfig, Beside, Cell, Frames
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.weights import absence, checkpoint_path, noted_sha256
 from repro.core.errors import MissingError, ReproError
-from repro.core.hashing import Hashes
+from repro.core.hashing import FileHashes
 from repro.core.workspace import Workspace
 
 
@@ -110,7 +110,7 @@ def describe(name: str, config: BackboneConfig, workspace: Workspace, to_compute
         return Backbone(name, config, path, expected, implementation, beside)
     if lacking:
         raise MissingError(lacking)
-    sha256 = Hashes(workspace.hashes).sha256(path)
+    sha256 = FileHashes(workspace.hashes).sha256(path)
     if expected not in (None, sha256):
         raise MissingError(
             f"checkpoint {path}: sha256 is {sha256}, expected {expected}: it is damaged or another file: fetch it again"
@@ -131,7 +131,7 @@ def likely_identity(name: str, config: BackboneConfig, workspace: Workspace) -> 
     path = checkpoint_path(checkpoint, workspace)
     sha256 = checkpoint.sha256 if checkpoint.encoder_file is None else noted_sha256(path)
     if sha256 is None and path.is_file():
-        sha256 = Hashes(workspace.hashes).known(path)
+        sha256 = FileHashes(workspace.hashes).known(path)
     return None if sha256 is None else Backbone(name, config, path, sha256, implementation, beside).identity()
 
 

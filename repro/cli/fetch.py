@@ -9,7 +9,7 @@ from rich.table import Table
 
 from repro.core.console import Reporter, Terminal, sized
 from repro.core.errors import Exit, MissingError, UsageError
-from repro.core.hashing import Hashes
+from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace, quiet_libraries
 from repro.fetch.bring import Brought, bring, standing
@@ -36,7 +36,7 @@ def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agree
     chosen = [known[name] for name in dict.fromkeys(names)]
     if place is not None and len(chosen) > 1:
         raise UsageError("--from names a place for one thing: fetch them one by one")
-    hashes, reporter = Hashes(workspace.hashes), Reporter(to_stderr=as_json)
+    hashes, reporter = FileHashes(workspace.hashes), Reporter(to_stderr=as_json)
     for asset in chosen:
         if asset.unpacked:
             reporter.line(f"{asset.name}: there, unpacked in {asset.unpacked}")
@@ -79,7 +79,7 @@ def _require_given_freely(chosen: Sequence[Asset]) -> None:
             raise MissingError(f"{asset.name} cannot be fetched ({asset.licence}): {asset.on_request}")
 
 
-def _require_nothing_new(chosen: Sequence[Asset], place: str | None, hashes: Hashes, workspace: Workspace) -> None:
+def _require_nothing_new(chosen: Sequence[Asset], place: str | None, hashes: FileHashes, workspace: Workspace) -> None:
     """Without agreement to the licences, only what is there may be named."""
     terms = []
     for asset in chosen:
@@ -93,7 +93,7 @@ def _require_nothing_new(chosen: Sequence[Asset], place: str | None, hashes: Has
         raise MissingError(f"{'; '.join(terms)}; to agree and fetch: {command}")
 
 
-def _lacking(asset: Asset, file: RemoteFile, hashes: Hashes) -> str:
+def _lacking(asset: Asset, file: RemoteFile, hashes: FileHashes) -> str:
     """ "" where nothing is lacking."""
     if asset.encoder is not None and encoder_standing(asset, file, hashes).good:
         return ""

@@ -1,4 +1,4 @@
-"""Reading a YAML config into a model that rejects what it does not know."""
+"""Reading YAML configs into models that reject unknown keys, and the folders that are shipped with the code."""
 
 import difflib
 import json
@@ -13,9 +13,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from repro.core.errors import UsageError
 
 
-class Config(BaseModel):
-    """Base of every config: unknown keys, and values of another type, are errors; values never change."""
+def shipped_folder(name: str) -> Path:
+    """Return a folder that is shipped with the code: inside the package in an installed wheel, alongside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
 
+
+def configs_folder() -> Path:
+    """Return configs/: rows, backbones, datasets, assets."""
+    return shipped_folder("configs")
+
+
+def expected_folder() -> Path:
+    """Return expected/: the published results with their margins, and the smoke job's golden values."""
+    return shipped_folder("expected")
+
+
+class Config(BaseModel):
+    """Base of every config: unknown keys and values of another type are errors; instances are immutable."""
+
+    # Strict, so that `epochs: true` or `"15"` is an error rather than silently 1 or 15.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -30,28 +48,35 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
-    """Safe YAML in which a key said twice is an error."""
+    """Safe YAML in which a duplicate key is an error: plain YAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"key '{key_node.value}' stands twice", problem_mark=key_node.start_mark
+                    problem=f"duplicate key '{key_node.value}'", problem_mark=key_node.start_mark
                 )
             seen.add(key_node.value)
         return dict(super().construct_mapping(node, deep=deep))
 
 
 def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | None = None) -> ConfigT:
-    """Read `path` as `model`. With `extends: NAME` in it, keys it does not have are those of NAME.yaml beside it; `changes` gives some of its values anew, in YAML, by dotted key (size: "[64, 128]").
+    """Read a YAML file as `model`.
+
+    If the file says `extends: NAME`, the keys it does not have are taken from NAME.yaml in the same folder.
+
+    Args:
+        model: The class to read it as.
+        path: The YAML file.
+        changes: Values to replace, as YAML text by dotted key, for example {"frames.size": "[64, 128]"}.
 
     Raises:
-        UsageError: not there, not YAML, an unknown key, a value of another type or out of range.
+        UsageError: the file is missing or not YAML; an unknown key; a value of another type or out of range.
     """
-    raw = _extended(path)
+    raw = _read_extended(path)
     for key, text in (changes or {}).items():
-        _change(raw, key, text)
+        _change_value(raw, key, text)
     if issubclass(model, NamedConfig):
         if "name" in raw:
             raise UsageError(f"{path}: unknown key 'name': a config is named by its file")
@@ -60,33 +85,35 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
 
 
 def validated(model: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
-    """`raw` as `model`; `where` it was read, for the message.
+    """Validate `raw` as `model`. `where` names its source in error messages.
 
     Raises:
         UsageError: an unknown key, a value of another type or out of range.
     """
     try:
-        # Through JSON, where a list may stand for a tuple although the models are strict.
+        # Through JSON: strict models accept a list for a tuple only there, and YAML knows no tuples.
         return model.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise UsageError(f"{where}: {_first_problem(error, model)}") from error
+        raise UsageError(f"{where}: {_describe_problems(error, model)}") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: a value YAML reads as something JSON has no word for: {error}; quote it") from error
+        raise UsageError(
+            f"{where}: YAML reads a value as something JSON cannot represent ({error}): quote it"
+        ) from error
 
 
-def _extended(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What `path` says, on top of what the config says that it extends. Keys are replaced whole: half of another checkpoint's
-    is no checkpoint."""
-    raw = _read(path)
+def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read `path` on top of the config it extends."""
+    raw = _read_yaml(path)
     if "extends" not in raw:
         return raw
     base = path.parent / f"{raw.pop('extends')}.yaml"
-    if base in (*above, path):
+    if base in (*extending, path):
         raise UsageError(f"{path}: extends {base.stem}, which extends it")
-    return _extended(base, (*above, path)) | raw
+    # Top-level keys are replaced, not merged: a checkpoint made of two configs' halves would describe no file.
+    return _read_extended(base, (*extending, path)) | raw
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
     except FileNotFoundError as error:
@@ -98,35 +125,36 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: a value YAML cannot make sense of: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, RecursionError) as error:  # a date such as 2020-13-45, a list as a key
+        raise UsageError(f"{path}: a value that YAML cannot convert: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
     return raw
 
 
-def _change(raw: dict[str, Any], key: str, text: str) -> None:
+def _change_value(raw: dict[str, Any], key: str, text: str) -> None:
+    """Set the dotted `key` of `raw` to the YAML value `text` (--set KEY=VALUE)."""
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"--set {key}={text}: not a value YAML can read") from error
+        raise UsageError(f"--set {key}={text}: the value is not valid YAML") from error
     *sections, last = key.split(".")
-    place = raw
+    section_values = raw
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {key}={text}: '{section}' has no keys below it")
-    place[last] = value
+        section_values = section_values.setdefault(section, {})
+        if not isinstance(section_values, dict):
+            raise UsageError(f"--set {key}={text}: '{section}' is a value and has no keys")
+    section_values[last] = value
 
 
-def filled(command: str, path: Path) -> str:
-    """A config's command with `path`, quoted for a shell, where it says {path}."""
+def fill_path(command: str, path: Path) -> str:
+    """Replace {path} in a config's command by `path`, quoted for a shell."""
     return command.replace("{path}", shlex.quote(str(path)))
 
 
-def _first_problem(error: ValidationError, model: type[Config]) -> str:
-    """The first thing wrong, in words, and how many more there are."""
-    # A misspelt key is both unknown and missing: the first says more.
+def _describe_problems(error: ValidationError, model: type[Config]) -> str:
+    """Describe the first problem, and say how many more there are."""
+    # A misspelt key is reported both as unknown and as missing; "unknown" with a suggestion is the helpful one.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"]) or "the config"
@@ -140,7 +168,7 @@ def _first_problem(error: ValidationError, model: type[Config]) -> str:
     else:
         problem = first["msg"].removeprefix("Value error, ")
         problem = problem[0].lower() + problem[1:]
-        # A rule on several keys says what it is about; the whole config behind it would hide that.
+        # A rule about several keys names them itself; printing the complete section after it would hide that.
         text = problem if isinstance(value, dict) else f"{where}: {json.dumps(value)[:80]}: {problem}"
         if first["type"] == "float_type" and isinstance(value, str):
             text += " (YAML reads 3e-5 as text: write 3.0e-5)"
@@ -149,7 +177,7 @@ def _first_problem(error: ValidationError, model: type[Config]) -> str:
 
 
 def _all_keys(model: type[BaseModel]) -> set[str]:
-    """Every key name in `model` and the models below it, for 'did you mean'."""
+    """Return the key names of `model` and of all models nested in it, for 'did you mean'."""
     keys: set[str] = set()
     queue, seen = [model], set()
     while queue:
@@ -159,11 +187,11 @@ def _all_keys(model: type[BaseModel]) -> set[str]:
         seen.add(current)
         for name, field in current.model_fields.items():
             keys.add(name)
-            queue.extend(_models_in(field.annotation))
+            queue.extend(_nested_models(field.annotation))
     return keys
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _nested_models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _nested_models(part)]

@@ -1,30 +1,52 @@
-"""sha256 of large files, remembered: a checkpoint or a data set is not read through again while its files stay the same.
+"""Content keys, and sha256 of files with a cache of the large ones.
 
-A line a file in WORKSPACE/hashes.jsonl, keyed by path, size, time of last change and inode. Lines are only ever appended,
-each in one write, so that processes can share the file; a line that makes no sense is passed over.
+A stage's folder is named by a hash of everything it depends on, never by a time. The cache is WORKSPACE/hashes.jsonl: one
+line per file, so that a checkpoint or a data set is read through only once while its files stay the same.
 """
 
+import hashlib
 import json
 import os
 import re
 import time
 from pathlib import Path
-
-from repro.core.keys import file_sha256
+from typing import Any
 
 SETTLED = 2.0
-"""Seconds since a file's last change before its hash is remembered: a later change might leave the same time stamp."""
+"""Seconds since a file's last change before its hash is cached: a later change could leave the same time stamp."""
 
 _Stamp = tuple[str, int, int, int]
+"""Absolute path, size in bytes, time of last change in ns, inode."""
 
 
-class Hashes:
+def canonical_json(value: Any) -> bytes:
+    """Serialise `value` in the one form that is hashed: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+def content_key(value: Any) -> str:
+    """Hash `value` (anything JSON can hold) to 16 hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's bytes with sha256; returns 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FileHashes:
+    """sha256 of files, cached in a jsonl file that several processes may share."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known = _read(path)
+        self._known = _read_lines(path)
 
     def sha256(self, path: Path) -> str:
-        """sha256 of a file's bytes, as 64 hex digits; read through only where it is new or has changed.
+        """Hash a file; it is read only if it is new or has changed since it was cached.
+
+        Returns:
+            64 hex digits.
 
         Raises:
             OSError: it cannot be read.
@@ -34,22 +56,25 @@ class Hashes:
         if known is not None:
             return known
         digest = file_sha256(path)
+        # Cached only if the file did not change while it was read, and changed last long enough ago that a further
+        # change would show in its time stamp.
         if _stamp(path) == stamp and time.time() - stamp[2] / 1e9 > SETTLED:
-            self._remember(stamp, digest)
+            self._add(stamp, digest)
         return digest
 
     def known(self, path: Path) -> str | None:
-        """What is remembered of a file as it is now, nothing read or written; None where nothing is.
+        """Return the cached hash of a file in its present state, or None. Reads and writes nothing.
 
         Raises:
             OSError: there is no such file.
         """
         return self._known.get(_stamp(path))
 
-    def _remember(self, stamp: _Stamp, digest: str) -> None:
+    def _add(self, stamp: _Stamp, digest: str) -> None:
         self._known[stamp] = digest
         line = json.dumps([*stamp, digest], ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One write in append mode per line: processes that share the file cannot interleave their lines.
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, line.encode("utf-8", "surrogateescape"))
@@ -58,11 +83,12 @@ class Hashes:
 
 
 def _stamp(path: Path) -> _Stamp:
+    # The inode tells a file that was renamed over another one of equal size and time (rsync and cp -p keep times).
     stat = path.stat()
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _read(path: Path) -> dict[_Stamp, str]:
+def _read_lines(path: Path) -> dict[_Stamp, str]:
     known: dict[_Stamp, str] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -73,6 +99,6 @@ def _read(path: Path) -> dict[_Stamp, str]:
             name, size, changed, inode, digest = json.loads(line)
             if re.fullmatch("[0-9a-f]{64}", digest):
                 known[(name, size, changed, inode)] = digest
-        except (ValueError, TypeError):
+        except (ValueError, TypeError):  # the last line of a killed writer, or a line of another version
             continue
     return known

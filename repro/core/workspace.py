@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro import __version__
-from repro.core import files as atomic
 from repro.core.errors import UsageError
-from repro.core.locks import locked
+from repro.core.files import lock_file, write_json
 
 FORMAT = 1
 """Of the workspace's layout, in its workspace.json: raised when another version could not make sense of it."""
@@ -99,7 +98,7 @@ class Workspace:
                 "name a folder of yours with --workspace DIR or REPRO_WORKSPACE"
             ) from error
         if not self.stamp.exists():
-            atomic.write_json(self.stamp, {"format": FORMAT, "made_by": f"actiondiff-repro {__version__}"})
+            write_json(self.stamp, {"format": FORMAT, "made_by": f"actiondiff-repro {__version__}"})
 
     @property
     def stamp(self) -> Path:
@@ -135,7 +134,7 @@ class Workspace:
             UsageError: another process holds it; the message says which.
         """
         busy = f"workspace {self.root}: '{name}' is already running here"
-        with locked(self.root / f".{name}.lock", busy, "wait for it to end, or use another --workspace"):
+        with lock_file(self.root / f".{name}.lock", busy, "wait for it to end, or use another --workspace"):
             yield
 
 

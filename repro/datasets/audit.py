@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
+from repro.core.files import remove_partials, write_bytes
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import missing
@@ -48,7 +48,7 @@ def audit(
     folder = workspace.audits / dataset.name
     folder.mkdir(parents=True, exist_ok=True)
     with workspace.lock(f"audit-{dataset.name}"):
-        atomic.remove_partials(folder)
+        remove_partials(folder)
         clips = dataset.clips
         absent = _missing(dataset)
         journal = Journal(folder / "journal.jsonl")
@@ -126,7 +126,7 @@ class Journal:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
         kept = [line for line in lines if self._take(line)]
         # Written anew, so that the next line does not follow on a torn one.
-        atomic.write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
+        write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
         self.path = path
 
     def known(self, stamp: Stamp) -> Probe | None:

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.core import shipped
-from repro.core.config import Config, load_config
+from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile
 
@@ -130,7 +129,7 @@ class DatasetConfig(Config):
 
 
 def dataset_names() -> list[str]:
-    return sorted(path.stem for path in (shipped.configs() / "datasets").glob("*.yaml"))
+    return sorted(path.stem for path in (configs_folder() / "datasets").glob("*.yaml"))
 
 
 def load_dataset(name: str) -> DatasetConfig:
@@ -141,4 +140,4 @@ def load_dataset(name: str) -> DatasetConfig:
     """
     if name not in dataset_names():
         raise UsageError(f"unknown dataset '{name}': configs/datasets has {', '.join(dataset_names())}")
-    return load_config(DatasetConfig, shipped.configs() / "datasets" / f"{name}.yaml")
+    return load_config(DatasetConfig, configs_folder() / "datasets" / f"{name}.yaml")

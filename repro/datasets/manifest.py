@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.core import files as atomic
 from repro.core.errors import UsageError
-from repro.core.keys import canonical_json
+from repro.core.files import replacing_file
+from repro.core.hashing import canonical_json
 from repro.core.workspace import Workspace
 
 FORMAT = "1"
@@ -95,7 +95,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         "annotations": manifest.annotations,
         "sha256": manifest.sha256,
     }
-    with atomic.replacing(path) as partial:
+    with replacing_file(path) as partial:
         pq.write_table(pa.table(columns, metadata={"manifest": json.dumps(about)}), partial)
 
 

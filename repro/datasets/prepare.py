@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
-from repro.core.keys import content_key
+from repro.core.files import write_bytes, write_json
+from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.config import DatasetConfig, Part
@@ -193,8 +193,8 @@ def _from_archives(
                     staging.rmdir()
                 raise
             held[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
-            atomic.write_json(record, held)
-            atomic.write_bytes(home / "done", b"")
+            write_json(record, held)
+            write_bytes(home / "done", b"")
         homes[home] = archive
     for part in config.absent(folder):
         found = {path: archive for home, archive in homes.items() for path in _find_unpacked(part, home)}
@@ -222,7 +222,7 @@ def _unpack_all(archive: Path, home: Path) -> None:
     tree = home / "tree"
     if not (home / "unpacked").exists():
         unpack(archive, tree)
-        atomic.write_bytes(home / "unpacked", b"")
+        write_bytes(home / "unpacked", b"")
     inner = sorted(path for path in tree.rglob("*") if path.is_file() and suffix_of(path))
     targets = [home / "nested" / str(path.relative_to(tree))[: -len(suffix_of(path))] for path in inner]
     if len(set(targets)) < len(targets):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.core import files as atomic
 from repro.core.errors import MissingError, UsageError
-from repro.core.keys import content_key, file_sha256
+from repro.core.files import write_bytes
+from repro.core.hashing import content_key, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
 from repro.datasets.annotations import DataError, Listing, check_not_empty
@@ -157,7 +157,7 @@ def _keep(path: Path, listing: Listing, folder: Path) -> None:
         ensure_ascii=False,
     ).encode()
     try:
-        atomic.write_bytes(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body + b"\n")
+        write_bytes(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body + b"\n")
     except OSError:
         return  # a workspace that cannot be written: the files are parsed again the next time
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor, open_extractors
-from repro.core import files as atomic
 from repro.core.console import Reporter
+from repro.core.files import remove_partials, set_aside, write_json
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
@@ -69,7 +69,7 @@ def extract(
     for ask in asks:
         (ask.store.folder / "clips").mkdir(parents=True, exist_ok=True)
         for folder in (ask.store.folder.parent, ask.store.folder, ask.store.folder / "clips"):
-            atomic.remove_partials(folder)
+            remove_partials(folder)
     missing = _missing(collection, asks, result, reporter)
     result.reused = [clip.id for clip in collection.clips if clip.id in result.video_sha256 and clip.id not in missing]
     if missing:
@@ -84,7 +84,7 @@ def extract(
 def _list_failed(path: Path, failed: Mapping[str, str]) -> None:
     """Leave the clips that failed, and why, in a file; none is left where none failed."""
     if failed:
-        atomic.write_json(path, dict(failed))
+        write_json(path, dict(failed))
     else:
         path.unlink(missing_ok=True)
 
@@ -152,7 +152,7 @@ class _Holdings:
         except DamagedFeaturesError as error:
             if not path.exists():  # packed away meanwhile, or set aside by another process
                 return packed
-            aside = atomic.set_aside(path)
+            aside = set_aside(path)
             self.reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
             return packed
         own = set(entry.features) if entry is not None and entry.video_sha256 == video_sha256 else set()

@@ -3,17 +3,16 @@
 Each clip's file is read and checked once, its cells copied to their arrays; files whose cells are all packed go then.
 """
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from repro.core import files as atomic
-from repro.core.keys import content_key, file_sha256
+from repro.core.files import remove_partials, replacing_file, set_aside, try_lock_file
+from repro.core.hashing import content_key, file_sha256
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place
 from repro.features.store import FeatureStore, Outline, outline, read_file
@@ -29,13 +28,14 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
     Does nothing while another process packs the same collection, or writes to it: the next to end packs. A damaged file
     is set aside, said through `warn`, and not packed.
     """
-    with _alone(store.folder) as alone:
+    store.folder.mkdir(parents=True, exist_ok=True)
+    with try_lock_file(store.folder / ".pack.lock") as alone:
         files = _whole_files(store, warn) if alone else {}
         if not files:
             return 0
         folder = store.folder / "packed"
         folder.mkdir(exist_ok=True)
-        atomic.remove_partials(folder)
+        remove_partials(folder)
         try:
             _write_arrays(store, files, folder, warn)
         except _ChangedError:
@@ -57,7 +57,7 @@ def _whole_files(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, 
             if found is not None and read_file(path) is not None:
                 files[found.clip] = found
         except DamagedFeaturesError as error:
-            warn(f"features {path}: damaged: {error}: kept as {atomic.set_aside(path).name}, to be extracted again")
+            warn(f"features {path}: damaged: {error}: kept as {set_aside(path).name}, to be extracted again")
     return files
 
 
@@ -69,7 +69,7 @@ def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path, 
         for cell, old in before.items():
             places[cell] = _places(cell, old.places if old else {}, files)
             paths[cell] = pack.array_path(folder, cell, content_key([[c, str(p)] for c, p in places[cell].items()]))
-            partial = written.enter_context(atomic.replacing(paths[cell]))
+            partial = written.enter_context(replacing_file(paths[cell]))
             arrays[cell] = _made(partial, sum(place.tokens for place in places[cell].values()), cell, files)
             for clip, place in places[cell].items():
                 if old is not None and (clip not in files or cell not in files[clip].cells):
@@ -127,19 +127,6 @@ def _remove_superseded(folder: Path) -> None:
     for path in folder.glob("*.npy"):
         if path.name not in named:
             path.unlink()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether this process is the only one that packs `folder`, while the block lasts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".pack.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 __all__ = ["DamagedFeaturesError", "pack_collection"]

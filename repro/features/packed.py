@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from repro.core import files as atomic
-from repro.core.hashing import Hashes
+from repro.core.files import replacing_file
+from repro.core.hashing import FileHashes
 
 
 class DamagedFeaturesError(Exception):
@@ -64,7 +64,7 @@ def cells(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.parquet"))
 
 
-def read(folder: Path, cell: str, hashes: Hashes) -> Packed | None:
+def read(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
     """`cell` in `folder`; None where it is not packed.
 
     Raises:
@@ -124,5 +124,5 @@ def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mappi
         },
         metadata={"about": json.dumps({"array": array.name, "sha256": sha256})},
     )  # fmt: skip
-    with atomic.replacing(index_path(folder, cell)) as partial:
+    with replacing_file(index_path(folder, cell)) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from repro.core import files as atomic
 from repro.core.config import Config
-from repro.core.keys import content_key
+from repro.core.files import set_aside, write_json
+from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 
 FEWEST_WINDOWS = 8
@@ -104,7 +104,7 @@ def record(
     try:
         before = read(workspace)
     except DamagedRatesError:
-        atomic.set_aside(rates_path(workspace))
+        set_aside(rates_path(workspace))
         before = ()
     new = Rate(
         backbone=backbone,
@@ -121,4 +121,4 @@ def record(
         return
     others = [r for r in before if r not in same]
     kept = _Rates(format=1, rates=(*others, new))
-    atomic.write_json(rates_path(workspace), json.loads(kept.model_dump_json()))
+    write_json(rates_path(workspace), json.loads(kept.model_dump_json()))

@@ -22,9 +22,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from repro.core import files as atomic
-from repro.core.hashing import Hashes
-from repro.core.keys import content_key
+from repro.core.files import replacing_file, set_aside, write_json
+from repro.core.hashing import FileHashes, content_key
 from repro.core.workspace import Workspace
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Packed
@@ -56,7 +55,7 @@ class FeatureStore:
     key: str
     identity: dict[str, Any]
     """All the features depend on beside video and cell."""
-    hashes: Hashes = field(repr=False)
+    hashes: FileHashes = field(repr=False)
     stored_as: StoredAs = "float32"
 
     @classmethod
@@ -73,9 +72,9 @@ class FeatureStore:
         manifest = store.folder.parent / "manifest.json"
         if not _says(manifest, store.key):
             if manifest.exists():
-                atomic.set_aside(manifest)
+                set_aside(manifest)
             whole = _whole(identity, stored_as)
-            atomic.write_json(manifest, {"key": store.key, "backbone": backbone, "identity": whole})
+            write_json(manifest, {"key": store.key, "backbone": backbone, "identity": whole})
         return store
 
     @classmethod
@@ -90,14 +89,14 @@ class FeatureStore:
         """The same as it lies there, which may be nowhere: nothing is made."""
         key = content_key(_whole(identity, stored_as))
         folder = workspace.features / f"{backbone}-{key}" / collection
-        return cls(folder, key, identity, Hashes(workspace.hashes), stored_as)
+        return cls(folder, key, identity, FileHashes(workspace.hashes), stored_as)
 
     def add_origin(self, about: dict[str, str]) -> str:
         """Note who computes; returns the name entries carry."""
         name = content_key(about)
         path = self.folder.parent / "origins" / f"{name}.json"
         if not path.is_file():
-            atomic.write_json(path, about)
+            write_json(path, about)
         return name
 
     def path(self, clip_id: str) -> Path:
@@ -122,7 +121,7 @@ class FeatureStore:
             "clip": clip_id, "video_sha256": entry.video_sha256, "reader": entry.reader, "origins": list(entry.origins)
         }  # fmt: skip
         about["sha256"] = _digest(about, entry.features)
-        with atomic.replacing(self.path(clip_id)) as partial:
+        with replacing_file(self.path(clip_id)) as partial:
             # One entry: safetensors writes several in any order, and the file's bytes must repeat.
             save_file(entry.features, partial, metadata={"about": json.dumps(about)})
 
@@ -179,7 +178,7 @@ class FeatureStore:
             return self.packed(cell)
         except DamagedFeaturesError as error:
             index = pack.index_path(self.folder / "packed", cell)
-            aside = atomic.set_aside(index)
+            aside = set_aside(index)
             warn(f"features {index}: damaged: {error}: kept as {aside.name}, extracting its clips again")
             return None
 

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
-from repro.core.hashing import Hashes
-from repro.core.keys import file_sha256
-from repro.core.locks import locked
+from repro.core.files import lock_file, replacing_file, set_aside, write_json
+from repro.core.hashing import FileHashes, file_sha256
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch import download as downloads
 from repro.fetch import hub
@@ -58,7 +56,7 @@ class Standing:
         return self.there and not self.wrong
 
 
-def standing(path: Path, file: RemoteFile, hashes: Hashes) -> Standing:
+def standing(path: Path, file: RemoteFile, hashes: FileHashes) -> Standing:
     """Hold a file against its sha256; one that nothing is known of counts as good."""
     origin = read_origin(path)
     expected = file.sha256 or origin.get("sha256")
@@ -71,7 +69,7 @@ def standing(path: Path, file: RemoteFile, hashes: Hashes) -> Standing:
     return Standing(there, wrong, expected, published)
 
 
-def bring(asset: Asset, file: RemoteFile, place: str | None, hashes: Hashes, reporter: Reporter) -> Brought:
+def bring(asset: Asset, file: RemoteFile, place: str | None, hashes: FileHashes, reporter: Reporter) -> Brought:
     """Make sure of one file: verify what is there, else bring it from `place` (--from) or from its owners.
 
     Raises:
@@ -81,7 +79,7 @@ def bring(asset: Asset, file: RemoteFile, place: str | None, hashes: Hashes, rep
     path = asset.path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{path} is being fetched already"
-    with locked(path.with_name(f".{file.file}.lock"), busy, "wait for it to end"):
+    with lock_file(path.with_name(f".{file.file}.lock"), busy, "wait for it to end"):
         found = standing(path, file, hashes)
         if found.good:
             return Brought(asset.name, path, path.stat().st_size, found.expected, found.published, "there")
@@ -138,7 +136,7 @@ def _is_meant(asset: Asset, file: RemoteFile, name: str, place: str) -> bool:
     return name == file.file or len(names) == 1
 
 
-def _from_cache(place: HubPlace, expected: str | None, hashes: Hashes) -> Path | None:
+def _from_cache(place: HubPlace, expected: str | None, hashes: FileHashes) -> Path | None:
     """The file in huggingface_hub's cache, where it is the one expected."""
     path = hub.cached(place)
     return path if path is not None and expected in (None, hashes.sha256(path)) else None
@@ -155,7 +153,7 @@ def _take(
             f"{given}: has {size} bytes, expected {file.bytes}: it is another file, or only a part of one"
         )
     means: Means = "copied"
-    with atomic.replacing(path) as partial:
+    with replacing_file(path) as partial:
         with suppress(OSError):  # another file system, or one without links
             os.link(given.resolve(), partial)
             means = "linked"
@@ -203,7 +201,7 @@ def _download(asset: Asset, file: RemoteFile, given: str | None, found: Standing
 
 def _make_way(path: Path, found: Standing, reporter: Reporter) -> None:
     if found.wrong:
-        reporter.warn(f"{path} {found.wrong}: set aside as {atomic.set_aside(path).name}")
+        reporter.warn(f"{path} {found.wrong}: set aside as {set_aside(path).name}")
 
 
 def _record(
@@ -221,7 +219,7 @@ def _record(
         "agreed_with": "--accept-license",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    atomic.write_json(origin_path(path), origin)
+    write_json(origin_path(path), origin)
     return Brought(asset.name, path, size, digest, published, means)
 
 

@@ -7,7 +7,7 @@ from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.svd.text_files import NAME as TEXT
 from repro.backbones.svd.text_files import load_text_encoder
 from repro.backbones.weights import checkpoint_path
-from repro.core.config import filled
+from repro.core.config import fill_path
 from repro.core.remote_file import RemoteFile
 from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
@@ -66,7 +66,7 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
         ready = not d.absent(place)
         found[name] = Asset(
             name, d.title, d.files, place / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
-            on_request=filled(d.obtain, place) if d.obtain else "",
+            on_request=fill_path(d.obtain, place) if d.obtain else "",
             unpacked=place if ready else None,
             then=f"repro data prepare {name}{workspace.option}",
         )  # fmt: skip

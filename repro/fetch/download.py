@@ -2,7 +2,7 @@
 
 FILE.part.json says which address and which version of the file the part is of: only the rest is asked for, and a file that
 has changed meanwhile, or a server that sends no ranges, begins anew. A part is whole when it has the length the server named,
-and good when its sha256 is the one expected. For one process at a time (repro/core/locks.py).
+and good when its sha256 is the one expected. For one process at a time (repro/core/files.py).
 """
 
 import json
@@ -15,10 +15,10 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TypeVar
 
-from repro.core import files as atomic
 from repro.core.console import Reporter, sized
 from repro.core.errors import MissingError, UsageError
-from repro.core.keys import content_key, file_sha256
+from repro.core.files import rename_synced, set_aside, write_json
+from repro.core.hashing import content_key, file_sha256
 from repro.fetch.http_client import DroppedError, Source, ask, failure, shown
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -55,7 +55,7 @@ def download(source: Source, path: Path, reporter: Reporter) -> tuple[Path, str]
         reporter.line(f"{path.name}: {sized(size)} came, checking its sha256")
     digest = file_sha256(part)
     if (source.bytes or size) != size or (source.sha256 or digest) != digest:
-        aside = atomic.set_aside(part)
+        aside = set_aside(part)
         _memory_path(part).unlink(missing_ok=True)
         expected = f"sha256 {source.sha256}" if source.sha256 else f"{source.bytes} bytes"
         raise MissingError(
@@ -67,7 +67,7 @@ def download(source: Source, path: Path, reporter: Reporter) -> tuple[Path, str]
 
 def finish(part: Path, path: Path) -> None:
     """Put a finished part in place."""
-    atomic.put(part, path)
+    rename_synced(part, path)
     _memory_path(part).unlink(missing_ok=True)
 
 
@@ -204,7 +204,7 @@ def _remembered(source: Source, part: Path) -> _Memory | None:
 
 
 def _remember(part: Path, memory: _Memory) -> None:
-    atomic.write_json(_memory_path(part), asdict(memory))
+    write_json(_memory_path(part), asdict(memory))
 
 
 def _memory_path(part: Path) -> Path:

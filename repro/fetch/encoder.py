@@ -8,18 +8,16 @@ from pathlib import Path
 
 from repro.backbones.config import load_backbone
 from repro.backbones.family import load_family
-from repro.core import files as atomic
 from repro.core.console import Reporter, sized
 from repro.core.errors import MissingError
-from repro.core.hashing import Hashes
-from repro.core.keys import file_sha256
-from repro.core.locks import locked
+from repro.core.files import lock_file, set_aside, write_json
+from repro.core.hashing import FileHashes, file_sha256
 from repro.core.remote_file import RemoteFile
 from repro.fetch.bring import Brought, Standing, bring, origin_path, read_origin
 from repro.fetch.catalogue import Asset
 
 
-def encoder_standing(asset: Asset, file: RemoteFile, hashes: Hashes) -> Standing:
+def encoder_standing(asset: Asset, file: RemoteFile, hashes: FileHashes) -> Standing:
     """Hold a kept encoder against what was noted when it was cut, and of what."""
     path = asset.encoder
     if path is None or not path.is_file():
@@ -35,7 +33,7 @@ def encoder_standing(asset: Asset, file: RemoteFile, hashes: Hashes) -> Standing
     return Standing(True, "", noted)
 
 
-def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Hashes, reporter: Reporter) -> Brought:
+def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: FileHashes, reporter: Reporter) -> Brought:
     """Make sure of an encoder: verify what is there, else bring the file it is cut from, cut it and remove that file.
 
     Raises:
@@ -46,7 +44,7 @@ def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Has
     assert target is not None
     target.parent.mkdir(parents=True, exist_ok=True)
     # Around all of it, as several backbones may be readings of one encoder.
-    with locked(target.with_name(f".{target.name}.lock"), f"{target} is being made already", "wait for it to end"):
+    with lock_file(target.with_name(f".{target.name}.lock"), f"{target} is being made already", "wait for it to end"):
         found = encoder_standing(asset, file, hashes)
         if found.good:
             _remove_left_over(asset.path(file))
@@ -54,7 +52,7 @@ def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Has
         original = bring(asset, file, place, hashes, reporter)
         reporter.line(_said(original))
         if found.wrong:
-            reporter.warn(f"{target} {found.wrong}: set aside as {atomic.set_aside(target).name}")
+            reporter.warn(f"{target} {found.wrong}: set aside as {set_aside(target).name}")
         return _cut(asset, file, original, target, reporter)
 
 
@@ -69,7 +67,7 @@ def _cut(asset: Asset, file: RemoteFile, original: Brought, target: Path, report
         # It must not stand there as what was fetched, nor its hash as what the file has to have.
         origin_path(original.path).unlink(missing_ok=True)
         reporter.warn(
-            f"{original.path}: set aside as {atomic.set_aside(original.path).name}: no encoder could be cut out of it"
+            f"{original.path}: set aside as {set_aside(original.path).name}: no encoder could be cut out of it"
         )
         raise
     digest = file_sha256(target)
@@ -85,7 +83,7 @@ def _cut(asset: Asset, file: RemoteFile, original: Brought, target: Path, report
         "licence_url": asset.licence_url,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    atomic.write_json(origin_path(target), origin)
+    write_json(origin_path(target), origin)
     original.path.unlink()
     reporter.line(f"{target.name}: {words}; {file.file} removed")
     return Brought(asset.name, target, target.stat().st_size, digest, False, "cut")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from repro.core import shipped
+from repro.core.config import expected_folder
 from repro.core.errors import UsageError
 from repro.readout.recipe import Metric
 from repro.table.rows import Row, load_row, row_names
@@ -48,7 +48,7 @@ class Expected:
 
 
 def table_path() -> Path:
-    return shipped.expected() / "results.csv"
+    return expected_folder() / "results.csv"
 
 
 def table_sha256(path: Path) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
-from repro.core.keys import canonical_json, content_key, file_sha256
+from repro.core.files import remove_partials, set_aside
+from repro.core.hashing import canonical_json, content_key, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import FeatureStore
@@ -158,7 +158,7 @@ def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
     try:
         return stored.read()
     except DamagedRecordError as error:
-        kept = [atomic.set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
+        kept = [set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
         reporter.warn(f"{error}: kept as {' and '.join(kept)}, training this seed again")
         return None
 
@@ -202,7 +202,7 @@ def _measure(
     if protocol == "honest":
         train_split, held = hold_out(train_split, seed)
     stored.folder.mkdir(parents=True, exist_ok=True)
-    atomic.remove_partials(stored.folder)
+    remove_partials(stored.folder)
     about = {
         "row": source.name, "backbone": row.backbone, "cell": row.features.name, "features": source.store.key,
         "protocol": protocol, "class_names": list(source.splits["test"].classes),

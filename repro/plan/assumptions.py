@@ -6,8 +6,7 @@ from typing import Annotated, get_args
 from pydantic import Field, model_validator
 
 from repro.backbones.config import Precision
-from repro.core import shipped
-from repro.core.config import Config, load_config
+from repro.core.config import Config, configs_folder, load_config
 from repro.readout.recipe import Recipe
 
 Above0 = Annotated[float, Field(gt=0)]
@@ -50,7 +49,7 @@ def reckoning() -> Reckoning:
     Raises:
         UsageError: the file is not valid.
     """
-    return load_config(Reckoning, shipped.configs() / "plan.yaml")
+    return load_config(Reckoning, configs_folder() / "plan.yaml")
 
 
 def parameters(recipe: Recipe, width: int, classes: int) -> int:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repro.core import files as atomic
 from repro.core.errors import UsageError
+from repro.core.files import replacing_file
 
 STATE = "training.safetensors"
 SELECTED = "selected_epoch.safetensors"
@@ -33,7 +33,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """Write a file that is whole or absent; `about` is anything JSON can hold."""
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**about, "sha256": _digest(about, here)}, allow_nan=False)
-    with atomic.replacing(path) as partial:
+    with replacing_file(path) as partial:
         save_file(here, partial, metadata={"about": text})
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from repro.core import files as atomic
-from repro.core.keys import canonical_json
+from repro.core.files import set_aside
+from repro.core.hashing import canonical_json
 from repro.readout import checkpoints
 from repro.readout.compute import Compute
 from repro.readout.heads import Head
@@ -85,7 +85,7 @@ def resumed(
     except FileNotFoundError:
         return [], []
     except checkpoints.DamagedCheckpointError as error:
-        aside = atomic.set_aside(path)
+        aside = set_aside(path)
         kept.warn(f"{error}: the training's state is kept as {aside.name}, training from the first epoch")
         return [], []
     checkpoints.refuse_changed(path, about["asked"], asked)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from repro.core import files as atomic
 from repro.core.errors import MissingError
+from repro.core.files import replacing_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def write_predictions(
         },
         metadata={"classes": "\n".join(classes)},
     )
-    with atomic.replacing(path) as partial:
+    with replacing_file(path) as partial:
         pq.write_table(table, partial)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
+from repro.core.files import replacing_file, set_aside
 from repro.core.workspace import Workspace, quiet_libraries
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, all_runs
 
@@ -75,7 +75,7 @@ def _has_artifacts(uri: str) -> bool:
 def _set_database_aside(workspace: Workspace, why: str, reporter: Reporter) -> None:
     path = workspace.mlflow_db
     _release(f"sqlite:///{path}")
-    aside = atomic.set_aside(path)
+    aside = set_aside(path)
     reporter.warn(f"{path}: {why}: kept as {aside.name}, making it again from the run records")
 
 
@@ -99,7 +99,7 @@ def _client(workspace: Workspace) -> "MlflowClient":
     path = workspace.mlflow_db
     if not path.is_file():
         # Tables are made under another name, so that a killed process leaves no half-made database.
-        with atomic.replacing(path) as partial:
+        with replacing_file(path) as partial:
             MlflowClient(f"sqlite:///{partial}").search_experiments()
             _release(f"sqlite:///{partial}")
     return MlflowClient(f"sqlite:///{path}")

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from repro.core import files as atomic
-from repro.core.keys import canonical_json, file_sha256
+from repro.core.files import write_json
+from repro.core.hashing import canonical_json, file_sha256
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.table.rows import Kind
 
@@ -198,7 +198,7 @@ class StoredRun:
 
     def write(self, record: RunRecord) -> None:
         raw = record.model_dump(mode="json")
-        atomic.write_json(self.record_path, raw | {"sha256": _digest(raw)})
+        write_json(self.record_path, raw | {"sha256": _digest(raw)})
 
 
 def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:

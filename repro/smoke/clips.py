@@ -8,9 +8,9 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from repro.core import files as atomic
 from repro.core.console import Reporter
-from repro.core.keys import content_key, file_sha256
+from repro.core.files import remove_partials, replacing_file, set_aside, write_json
+from repro.core.hashing import content_key, file_sha256
 from repro.datasets.split import Clip, Split
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
@@ -60,7 +60,7 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
     manifest_path = folder / "manifest.json"
     known = _read_manifest(manifest_path, key)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.remove_partials(folder)
+    remove_partials(folder)
 
     hashes: dict[str, str] = {}
     reused = 0
@@ -72,14 +72,14 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
                 hashes[scene.id] = found
                 reused += 1
             else:
-                with atomic.replacing(path) as partial:
+                with replacing_file(path) as partial:
                     encode(partial, scene)
                     hashes[scene.id] = file_sha256(partial)
                     if path.exists() and found != hashes[scene.id]:
-                        aside = atomic.set_aside(path)
+                        aside = set_aside(path)
                         reporter.warn(f"{path}: not the clip that was rendered: kept as {aside.name}, rendered again")
             # Each clip is entered as soon as it is whole, so that a killed run is taken up where it was.
-            atomic.write_json(
+            write_json(
                 manifest_path, {"key": key, "clips": hashes | {k: v for k, v in known.items() if k not in hashes}}
             )
             advance("")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from repro.backbones.comparison import relative_l2
-from repro.core import shipped
+from repro.core.config import expected_folder
 from repro.core.errors import UsageError
 from repro.features.store import FeatureStore
 from repro.table.rows import SMOKE_ROWS
@@ -50,7 +50,7 @@ class FeatureDeviation:
 
 
 def folder() -> Path:
-    return shipped.expected() / "smoke"
+    return expected_folder() / "smoke"
 
 
 def load_golden() -> Golden:

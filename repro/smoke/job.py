@@ -6,9 +6,9 @@ from typing import Any
 
 from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution
-from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.errors import Exit
+from repro.core.files import remove_partials, write_json
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline.row import run_row
@@ -110,7 +110,7 @@ def make(
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
         for folder in (workspace.root, workspace.smoke, workspace.reports):
-            atomic.remove_partials(folder)
+            remove_partials(folder)
         folder = workspace.smoke / "clips"
         hashes = clips.render(folder, reporter)
         checkpoint_sha256 = _checkpoint(workspace, reporter)
@@ -145,7 +145,7 @@ def run_smoke(
         checkpoint_changed=made.checkpoint_sha256 != expected.checkpoint_sha256,
         golden_platform=expected.platform,
     )
-    atomic.write_json(workspace.reports / "smoke.json", result.as_json())
+    write_json(workspace.reports / "smoke.json", result.as_json())
     return result
 
 

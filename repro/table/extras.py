@@ -12,8 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from repro.backbones.config import Cell
-from repro.core import shipped
-from repro.core.config import Config, load_config, validated
+from repro.core.config import Config, configs_folder, load_config, validated
 from repro.core.errors import UsageError
 from repro.table.rows import Data, Row, load_row, resolved, row_names
 
@@ -45,7 +44,7 @@ class _Extras(Config):
 
 
 def extras_path() -> Path:
-    return shipped.configs() / "extras.yaml"
+    return configs_folder() / "extras.yaml"
 
 
 @cache

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from repro.backbones.cells import lacking
 from repro.backbones.config import BackboneConfig, Cell, load_backbone
-from repro.core import shipped
-from repro.core.config import Config, load_config
+from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.readout.recipe import Metric, Positive, Recipe
@@ -79,7 +78,7 @@ class Row(Config):
 
 
 def rows_folder() -> Path:
-    return shipped.configs() / "rows"
+    return configs_folder() / "rows"
 
 
 def row_names() -> list[str]:
@@ -116,7 +115,7 @@ def load_row(name: str) -> Row:
         UsageError: unknown name (the nearest is named), or a config that is not valid.
     """
     if name in (*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS):
-        path = shipped.configs() / "smoke" / f"{name}.yaml"
+        path = configs_folder() / "smoke" / f"{name}.yaml"
         return resolved(load_config(Row, path), str(path))
     if name in row_names():
         return resolved(load_config(Row, rows_folder() / f"{name}.yaml"), str(rows_folder() / f"{name}.yaml"))

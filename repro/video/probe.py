@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from repro.core.hashing import Hashes
+from repro.core.hashing import FileHashes
 from repro.video.decoders import TIME_LIMIT, Worker, silence
 from repro.video.readers import READERS, VideoError, check_file
 
@@ -66,14 +66,14 @@ def _serve(pipe: Connection) -> None:
     """A worker's life: take (path, reader, hashes) from `pipe`; send None as a sign of life, a sha256, and at last the
     contents or a VideoError's words in a tuple."""
     silence()
-    hashes: Hashes | None = None
+    hashes: FileHashes | None = None
     while True:
         try:
             path, reader, known = pipe.recv()
             try:
                 check_file(path)
                 if known is not None:
-                    hashes = hashes or Hashes(known)
+                    hashes = hashes or FileHashes(known)
                     pipe.send(hashes.sha256(path))
                 pipe.send(read_whole(path, reader, lambda: pipe.send(None)))
             except (EOFError, BrokenPipeError):

@@ -12,7 +12,7 @@ from builders.reporters import RecordingReporter
 from repro.backbones.config import Cell, load_backbone
 from repro.backbones.extractor import Execution, describe, open_extractors
 from repro.backbones.weights import absence
-from repro.core.keys import file_sha256
+from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.collection import Collection

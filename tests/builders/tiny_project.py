@@ -6,14 +6,15 @@ Rows, recipes' losses, splits, files and layouts are the shipped ones; networks,
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
 from builders import tiny_datasets, tiny_text_tower
 from builders.commands import ROOT
+from builders.shipped import use_shipped
 from repro.backbones.config import load_backbone
 from repro.backbones.family import load_family
-from repro.core import shipped
 from repro.core.workspace import Workspace
 
 TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
@@ -84,7 +85,6 @@ def _shrink_dataset(path: Path, splits: dict[str, object]) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
-def use(folder: Path, monkeypatch: object) -> None:
+def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read configs and expected values of the copy in this process."""
-    monkeypatch.setattr(shipped, "configs", lambda: folder / "configs")  # type: ignore[attr-defined]
-    monkeypatch.setattr(shipped, "expected", lambda: folder / "expected")  # type: ignore[attr-defined]
+    use_shipped(monkeypatch, configs=folder / "configs", expected=folder / "expected")

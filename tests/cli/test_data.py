@@ -9,9 +9,10 @@ import pytest
 import yaml
 from builders import tiny_datasets as tiny_data
 from builders.commands import run_repro
+from builders.shipped import use_shipped
 
 from repro.__main__ import run
-from repro.core import shipped
+from repro.core.config import configs_folder
 from repro.core.workspace import Workspace
 
 
@@ -19,14 +20,14 @@ from repro.core.workspace import Workspace
 def repro(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
     """Run a command line on configs that carry the tiny data sets' counts."""
     configs = tmp_path / "configs"
-    shutil.copytree(shipped.configs(), configs)
+    shutil.copytree(configs_folder(), configs)
     for name, make in tiny_data.MAKERS.items():
         counts = make(tmp_path / "elsewhere" / name, films=name == "hmdb51").splits
         path = configs / "datasets" / f"{name}.yaml"
         raw = yaml.safe_load(path.read_text())
         raw["splits"] = {split: {"clips": facts.clips} for split, facts in counts.items()}
         path.write_text(yaml.safe_dump(raw))
-    monkeypatch.setattr(shipped, "configs", lambda: configs)
+    use_shipped(monkeypatch, configs=configs)
     monkeypatch.setenv("REPRO_WORKSPACE", str(workspace.root))
 
     def command(*words: object) -> SimpleNamespace:

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from builders.shipped import use_shipped
 
-from repro.core import shipped
-from repro.core.config import load_config
+from repro.core.config import configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.table.rows import Row, load_row, rows_folder
 
@@ -31,9 +31,9 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ("version: 1", "", "key 'version' is missing"),
         ("metric: map_micro", "metric: map", "metric: \"map\": input should be 'map_micro' or 'top1'"),
         ("setting: ak_full", "setting: [", "not valid YAML"),
-        ("setting: ak_full", "setting: ak_full\nsetting: twice", "key 'setting' stands twice"),
+        ("setting: ak_full", "setting: ak_full\nsetting: twice", "duplicate key 'setting'"),
         ("setting: ak_full", "setting: 2026-01-01", "quote it"),
-        ("setting: ak_full", "setting: 2020-13-45", "cannot make sense of"),
+        ("setting: ak_full", "setting: 2020-13-45", "a value that YAML cannot convert"),
         ("setting: ak_full", "? [a, b]\n: c", "row.yaml"),
         ("setting: ak_full", "setting: &a [*a]", "row.yaml"),
         ("learning_rate: 3.0e-5", "learning_rate: .inf", "readout.learning_rate"),
@@ -85,11 +85,11 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 def test_a_row_that_names_what_does_not_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
 ) -> None:
-    shutil.copytree(shipped.configs(), tmp_path / "configs")
+    shutil.copytree(configs_folder(), tmp_path / "configs")
     path = tmp_path / "configs" / "rows" / "ak_full.yaml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    monkeypatch.setattr(shipped, "configs", lambda: tmp_path / "configs")
+    use_shipped(monkeypatch, configs=tmp_path / "configs")
     load_row.cache_clear()
     try:
         with pytest.raises(UsageError, match=re.escape(said)):

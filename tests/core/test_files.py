@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from repro.core import files as atomic
 from repro.core.errors import UsageError
-from repro.core.keys import content_key, file_sha256
+from repro.core.files import ABANDONED, remove_partials, replacing_file, set_aside, write_bytes, write_json
+from repro.core.hashing import content_key, file_sha256
 from repro.core.workspace import Workspace, open_scratch_workspace, open_workspace
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    atomic.write_bytes(path, b"old")
+    write_bytes(path, b"old")
 
     def fail() -> None:
-        with atomic.replacing(path) as partial:
+        with replacing_file(path) as partial:
             partial.write_bytes(b"half")
             raise RuntimeError
 
@@ -30,27 +30,27 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_killed_write_leaves_a_partial_that_is_swept(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from repro.core import files as atomic\n"
-        "with atomic.replacing(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); os._exit(9)"
+        "import os, sys; from pathlib import Path; from repro.core.files import replacing_file\n"
+        "with replacing_file(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=False)
     assert not (tmp_path / "f").exists()
     assert len(list(tmp_path.iterdir())) == 1
-    atomic.remove_partials(tmp_path)
+    remove_partials(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from repro.core import files as atomic\n"
-        "with atomic.replacing(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); print('.', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from repro.core.files import replacing_file\n"
+        "with replacing_file(Path(sys.argv[1])) as p:\n  p.write_bytes(b'half'); print('.', flush=True); sys.stdin.read()"
     )
     writer = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert writer.stdout is not None
     writer.stdout.readline()
-    atomic.remove_partials(tmp_path)
+    remove_partials(tmp_path)
     writer.communicate(b"")
     assert (tmp_path / "f").read_bytes() == b"half"
 
@@ -59,27 +59,27 @@ def test_another_machines_partial_is_swept_after_a_day(tmp_path: Path) -> None:
     fresh, old = tmp_path / ".f.12-elsewhere-0123ab.partial", tmp_path / ".f.12-elsewhere-4567cd.partial"
     for path in (fresh, old):
         path.write_bytes(b"")
-    then = old.stat().st_mtime - 2 * atomic.ABANDONED
+    then = old.stat().st_mtime - 2 * ABANDONED
     os.utime(old, (then, then))
-    atomic.remove_partials(tmp_path)
+    remove_partials(tmp_path)
     assert list(tmp_path.iterdir()) == [fresh]
 
 
 def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:
-    atomic.write_bytes(tmp_path / ("x" * 255), b"1")
+    write_bytes(tmp_path / ("x" * 255), b"1")
     assert [p.name for p in tmp_path.iterdir()] == ["x" * 255]
 
 
 def test_nan_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        atomic.write_json(tmp_path / "f", {"x": float("nan")})
+        write_json(tmp_path / "f", {"x": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_setting_aside_keeps_every_copy(tmp_path: Path) -> None:
     for content in (b"1", b"2"):
         (tmp_path / "f").write_bytes(content)
-        atomic.set_aside(tmp_path / "f")
+        set_aside(tmp_path / "f")
     assert sorted(p.read_bytes() for p in tmp_path.iterdir()) == [b"1", b"2"]
 
 

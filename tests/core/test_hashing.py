@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from repro.core import hashing as hashes
-from repro.core.hashing import Hashes
-from repro.core.keys import file_sha256
+from repro.core.hashing import FileHashes, file_sha256
 
 
 @pytest.fixture
@@ -32,13 +31,13 @@ def settled(path: Path, content: bytes, age: float = 100) -> Path:
 def test_a_file_is_read_through_once(tmp_path: Path, reads: list[Path]) -> None:
     video = settled(tmp_path / "#1 ü.mp4", b"abc")
     for _ in range(3):
-        assert Hashes(tmp_path / "hashes.jsonl").sha256(video) == file_sha256(video)
+        assert FileHashes(tmp_path / "hashes.jsonl").sha256(video) == file_sha256(video)
     assert reads == [video]
 
 
 def test_another_content_is_another_hash(tmp_path: Path, reads: list[Path]) -> None:
     video = settled(tmp_path / "a", b"abc", age=100)
-    known = Hashes(tmp_path / "hashes.jsonl")
+    known = FileHashes(tmp_path / "hashes.jsonl")
     first = known.sha256(video)
     settled(video, b"abd", age=50)
     assert known.sha256(video) == file_sha256(video) != first
@@ -48,7 +47,7 @@ def test_another_content_is_another_hash(tmp_path: Path, reads: list[Path]) -> N
 
 
 def test_a_file_just_written_is_not_trusted(tmp_path: Path, reads: list[Path]) -> None:
-    known = Hashes(tmp_path / "hashes.jsonl")
+    known = FileHashes(tmp_path / "hashes.jsonl")
     (tmp_path / "a").write_bytes(b"x")
     known.sha256(tmp_path / "a")
     known.sha256(tmp_path / "a")
@@ -58,7 +57,7 @@ def test_a_file_just_written_is_not_trusted(tmp_path: Path, reads: list[Path]) -
 def test_lines_that_make_no_sense_are_passed_over(tmp_path: Path, reads: list[Path]) -> None:
     video = settled(tmp_path / "a", b"abc")
     place = tmp_path / "hashes.jsonl"
-    Hashes(place).sha256(video)
+    FileHashes(place).sha256(video)
     place.write_bytes(b'{"x": 1}\n[1, 2]\nnot json\xff\n["a", 1, 2, 3, "short"]\n' + place.read_bytes() + b'["cut o')
-    assert Hashes(place).sha256(video) == file_sha256(video)
+    assert FileHashes(place).sha256(video) == file_sha256(video)
     assert len(reads) == 1

@@ -16,7 +16,7 @@ from builders.commands import TESTS
 from builders.reporters import RecordingReporter
 
 from repro.core.errors import UsageError
-from repro.core.keys import file_sha256
+from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.audit import audit
 from repro.datasets.manifest import (

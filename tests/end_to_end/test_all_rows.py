@@ -17,10 +17,10 @@ import pytest
 import yaml
 from builders import tiny_datasets, tiny_project
 from builders.commands import ROOT
+from builders.shipped import use_shipped
 
 from repro.backbones.config import load_backbone
 from repro.backbones.extractor import describe
-from repro.core import shipped
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import running
@@ -310,7 +310,7 @@ def test_with_permuted_labels_the_score_falls_to_chance(
 ) -> None:
     """Planted features that say the class: learnt when the owners' file has the labels in order, not when it has them mixed."""
     shutil.copytree(folder / "configs", tmp_path / "configs")
-    monkeypatch.setattr(shipped, "configs", lambda: tmp_path / "configs")
+    use_shipped(monkeypatch, configs=tmp_path / "configs")
     load_row.cache_clear()
     draws = np.random.default_rng(0)
     labels = draws.integers(0, 4, 160)

@@ -15,7 +15,7 @@ from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.pictures import padded
-from repro.core.keys import file_sha256
+from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features import extract as extracting

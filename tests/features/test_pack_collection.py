@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from builders.reporters import RecordingReporter
 
+from repro.core.files import try_lock_file
 from repro.core.workspace import Workspace
 from repro.features import pack_collection as packing
 from repro.features import packed as pack
@@ -129,7 +130,7 @@ def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, told: Record
 
 def test_one_process_packs(store: FeatureStore) -> None:
     store.write("one", entry(1, "a"))
-    with packing._alone(store.folder) as alone:
+    with try_lock_file(store.folder / ".pack.lock") as alone:
         assert alone
         assert pack_collection(store, print) == 0
     assert pack_collection(store, print) == 1

@@ -15,10 +15,9 @@ from builders.commands import run_repro
 from builders.fileserver import FileServer, serving, sha256
 from builders.reporters import RecordingReporter
 
-from repro.core import files as atomic
 from repro.core.errors import MissingError, UsageError
-from repro.core.hashing import Hashes
-from repro.core.locks import locked
+from repro.core.files import lock_file, write_bytes
+from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
 from repro.fetch import bring as fetch
@@ -370,8 +369,8 @@ def test_what_is_there_and_wrong_goes_only_when_the_right_one_has_come(
     asset: tuple[Asset, RemoteFile], workspace: Workspace, server: FileServer, told: RecordingReporter
 ) -> None:
     path = asset[0].path(asset[1])
-    atomic.write_bytes(path, b"short")
-    hashes = Hashes(workspace.hashes)
+    write_bytes(path, b"short")
+    hashes = FileHashes(workspace.hashes)
     server.always = {"status": 404}
     with pytest.raises(MissingError):
         fetch.bring(*asset, server.url + "/a.bin", hashes, told)
@@ -401,8 +400,8 @@ def test_where_a_link_cannot_be_the_file_is_copied(
     with monkeypatch.context() as patch:
         patch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         with pytest.raises(UsageError, match=r"10 bytes free, 200\.0 kB needed for a\.bin"):
-            fetch.bring(*asset, str(tmp_path / "mine"), Hashes(workspace.hashes), told)
-    assert fetch.bring(*asset, str(tmp_path / "mine"), Hashes(workspace.hashes), told).means == "copied"
+            fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told)
+    assert fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told).means == "copied"
     assert not path.samefile(tmp_path / "mine")
     assert path.read_bytes() == CONTENT
 
@@ -413,7 +412,7 @@ def test_a_file_of_ones_own_that_is_not_the_one_is_refused(
 ) -> None:
     (tmp_path / "mine").write_bytes(content)
     with pytest.raises(MissingError, match=r"mine: has .* expected"):
-        fetch.bring(*asset, str(tmp_path / "mine"), Hashes(workspace.hashes), told)
+        fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told)
     assert [p.name for p in workspace.checkpoints.iterdir()] == [".a.bin.lock"]
 
 
@@ -421,12 +420,12 @@ def test_a_damaged_origin_is_no_origin(
     asset: tuple[Asset, RemoteFile], workspace: Workspace, told: RecordingReporter, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").write_bytes(CONTENT)
-    fetch.bring(*asset, str(tmp_path / "mine"), Hashes(workspace.hashes), told)
+    fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told)
     path = asset[0].path(asset[1])
     for text in ("", "[]", '{"sha256": 7}', "{"):
         fetch.origin_path(path).write_text(text)
         assert fetch.read_origin(path) == {}
-        assert fetch.bring(*asset, None, Hashes(workspace.hashes), told).means == "there"
+        assert fetch.bring(*asset, None, FileHashes(workspace.hashes), told).means == "there"
 
 
 def test_a_file_that_is_being_fetched_is_left_alone(
@@ -434,10 +433,10 @@ def test_a_file_that_is_being_fetched_is_left_alone(
 ) -> None:
     workspace.checkpoints.mkdir(parents=True)
     with (
-        locked(workspace.checkpoints / ".a.bin.lock", "", ""),
+        lock_file(workspace.checkpoints / ".a.bin.lock", "", ""),
         pytest.raises(UsageError, match=r"is being fetched already .*: wait for it to end"),
     ):
-        fetch.bring(*asset, None, Hashes(workspace.hashes), told)
+        fetch.bring(*asset, None, FileHashes(workspace.hashes), told)
 
 
 def test_sdv2_is_the_file_of_svd_xt(workspace: Workspace) -> None:

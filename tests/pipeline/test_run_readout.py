@@ -9,7 +9,7 @@ import pytest
 from builders.reporters import RecordingReporter
 
 from repro.core.errors import MissingError, UsageError
-from repro.core.keys import file_sha256
+from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.store import Entry, FeatureStore

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from repro.backbones.config import Checkpoint, backbone_names, load_backbone
-from repro.core import shipped
+from repro.core.config import configs_folder
 from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
 from repro.fetch.catalogue import assets
@@ -188,7 +188,7 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "smoke": {*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS},
         "configs": {"plan"},  # by repro/plan/assumptions.py
     }
-    found = {(p.parent.name, p.stem) for p in shipped.configs().rglob("*.*")}
+    found = {(p.parent.name, p.stem) for p in configs_folder().rglob("*.*")}
     assert found == {(folder, name) for folder, names in read.items() for name in names} | {("configs", "extras")}
 
 

@@ -16,7 +16,7 @@ from repro.backbones.svd.config import SvdConfig
 from repro.cli import check as checking
 from repro.core.config import validated
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
-from repro.core.keys import content_key
+from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.config import DatasetConfig

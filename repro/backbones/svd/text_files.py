@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from repro.backbones.config import Beside, Positive
-from repro.core import shipped
-from repro.core.config import Config, load_config
+from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, UsageError
-from repro.core.hashing import Hashes
+from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
 
@@ -40,7 +39,7 @@ class TextEncoder(Config):
 
 
 def load_text_encoder() -> TextEncoder:
-    return load_config(TextEncoder, shipped.configs() / "assets" / f"{NAME}.yaml")
+    return load_config(TextEncoder, configs_folder() / "assets" / f"{NAME}.yaml")
 
 
 def absent(workspace: Workspace) -> str:
@@ -70,7 +69,7 @@ def texts_and_files(actions_of: str | None, workspace: Workspace, to_compute: bo
     problem = absent(workspace)
     if problem and to_compute:
         raise MissingError(problem)
-    hashes, sha256, paths = Hashes(workspace.hashes), {}, {}
+    hashes, sha256, paths = FileHashes(workspace.hashes), {}, {}
     for part, file in (("weights", encoder.weights), ("merges", encoder.merges)):
         paths[part] = workspace.checkpoints / file.file
         sha256[part] = hashes.sha256(paths[part]) if paths[part].is_file() else file.sha256

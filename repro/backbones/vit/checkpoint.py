@@ -23,8 +23,8 @@ from repro.backbones.tensors import account_for as all_accounted_for
 from repro.backbones.vit.config import Encoder as Sizes
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.families import Layout
-from repro.core import files as atomic
 from repro.core.errors import MissingError
+from repro.core.files import replacing_file
 
 PATCHES = "patch_embed.proj.weight"
 WRAPPERS = frozenset({"_orig_mod", "backbone", "encoder", "model", "module", "state_dict", "target_encoder"})
@@ -98,7 +98,7 @@ def cut(config: VitConfig, layout: Layout, original: Path, target: Path) -> str:
     account_for(found, config, layout, f"checkpoint {original}")
     # Tensors in order and nothing beside them: the same encoder gives the same bytes, whatever it was wrapped in.
     kept = {name: found[name].contiguous() for name in sorted(found)}
-    with atomic.replacing(target) as partial:
+    with replacing_file(target) as partial:
         save_file(kept, partial, metadata={"format": "pt"})
     left = f", without {', '.join(sorted(beside))}" if beside else ""
     return f"{len(kept)} tensors of {wrappers or 'it'}{'*' if wrappers else ''}{left}"

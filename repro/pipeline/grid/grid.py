@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from repro.backbones.config import Cell
-from repro.core import files as atomic
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.files import write_bytes, write_json
 from repro.core.workspace import Workspace
 from repro.judge.grid_selection import grid_cells, part_of
 from repro.pipeline import extract as extraction
@@ -232,9 +232,9 @@ def _write(result: GridResult, workspace: Workspace) -> list[Path]:
 
     stem = workspace.reports / report_name(result)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "csv", "svg")]
-    atomic.write_json(paths[0], as_json(result))
-    atomic.write_bytes(paths[1], as_csv(result).encode())
-    atomic.write_bytes(paths[2], svg(result))
+    write_json(paths[0], as_json(result))
+    write_bytes(paths[1], as_csv(result).encode())
+    write_bytes(paths[2], svg(result))
     return paths
 
 

@@ -256,7 +256,7 @@ def test_a_cell_without_a_timestep(tiny: SvdConfig, tiny_checkpoint: Path) -> No
         ({"conditioning.source": "text"}, "conditioning.source"),
         ({"precision": "fp8"}, "precision"),
         ({"frames.windows": "3"}, "unknown key 'frames.windows'; did you mean 'window'?"),
-        ({"title.x": "3"}, "'title' has no keys below it"),
+        ({"title.x": "3"}, "'title' is a value and has no keys"),
     ],
 )
 def test_a_config_that_makes_no_sense(changes: dict[str, str], said: str) -> None:

@@ -25,7 +25,7 @@ from repro.backbones.svd.pictures import padded
 from repro.backbones.svd.plain import NEEDS, plain_window
 from repro.backbones.svd.text import _cleaned, _tokenizer, text_embeddings
 from repro.core.errors import MissingError, UsageError
-from repro.core.keys import content_key, file_sha256
+from repro.core.hashing import content_key, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.split import Split

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from builders.commands import run_repro
+from builders.shipped import use_shipped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,12 +21,11 @@ from repro.backbones.videomaev2 import LAYOUT as VIDEOMAEV2
 from repro.backbones.vit.checkpoint import cut, open_checkpoint
 from repro.backbones.vit.config import VitConfig
 from repro.backbones.vjepa import LAYOUT as VJEPA
-from repro.core import shipped
+from repro.core.config import configs_folder
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
-from repro.core.hashing import Hashes
-from repro.core.keys import file_sha256
-from repro.core.locks import locked
+from repro.core.files import lock_file
+from repro.core.hashing import FileHashes, file_sha256
 from repro.core.workspace import Workspace
 from repro.fetch.catalogue import assets
 from repro.fetch.encoder import bring_encoder
@@ -247,7 +247,7 @@ def test_a_cut_encoder_is_the_same_every_time(tmp_path: Path, weights: dict[str,
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A backbone to fetch like vjepa, as small as vjepa_tiny."""
-    shutil.copytree(shipped.configs(), tmp_path / "configs")
+    shutil.copytree(configs_folder(), tmp_path / "configs")
     text = (tmp_path / "configs" / "backbones" / "vjepa.yaml").read_text()
     text = text.replace(
         "{width: 1280, depth: 32, patch: 16, tubelet: 2, mlp: 5120}",
@@ -255,14 +255,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     text = text.replace("num_heads: 16", "num_heads: 4")
     (tmp_path / "configs" / "backbones" / "vjepa.yaml").write_text(text)
-    monkeypatch.setattr(shipped, "configs", lambda: tmp_path / "configs")
+    use_shipped(monkeypatch, configs=tmp_path / "configs")
     return "vjepa"
 
 
 def test_fetch_keeps_the_encoder_and_notes_what_it_was_cut_from(
     tmp_path: Path, small: str, weights: dict[str, Tensors]
 ) -> None:
-    workspace, hashes = Workspace(tmp_path / "workspace"), Hashes(tmp_path / "hashes.jsonl")
+    workspace, hashes = Workspace(tmp_path / "workspace"), FileHashes(tmp_path / "hashes.jsonl")
     mine = tmp_path / "mine.pth.tar"
     torch.save(training(weights["vjepa"]), mine)
     asset = assets(workspace)[small]
@@ -298,7 +298,7 @@ def test_fetch_refuses_another_encoder_and_takes_the_right_one_then(
     tmp_path: Path, small: str, weights: dict[str, Tensors]
 ) -> None:
     """What could not be cut is set aside, and is not what later files are held against."""
-    workspace, hashes = Workspace(tmp_path / "workspace"), Hashes(tmp_path / "hashes.jsonl")
+    workspace, hashes = Workspace(tmp_path / "workspace"), FileHashes(tmp_path / "hashes.jsonl")
     torch.save(training(without("norm.bias")(weights["vjepa"])), tmp_path / "mine.pth.tar")
     asset = assets(workspace)[small]
     with pytest.raises(MissingError, match=r"tensors missing: norm\.bias"):
@@ -358,7 +358,7 @@ def test_the_same_encoder_has_one_hash_whatever_it_was_wrapped_in(tmp_path: Path
 def test_a_file_put_there_by_hand_is_cut_and_its_hash_kept(
     tmp_path: Path, small: str, weights: dict[str, Tensors]
 ) -> None:
-    workspace, hashes = Workspace(tmp_path / "workspace"), Hashes(tmp_path / "hashes.jsonl")
+    workspace, hashes = Workspace(tmp_path / "workspace"), FileHashes(tmp_path / "hashes.jsonl")
     workspace.checkpoints.mkdir(parents=True)
     mine = workspace.checkpoints / "vith16.pth.tar"
     torch.save(training(weights["vjepa"]), mine)
@@ -368,7 +368,7 @@ def test_a_file_put_there_by_hand_is_cut_and_its_hash_kept(
     noted = json.loads((workspace.checkpoints / f"{brought.path.name}.origin.json").read_text())
     assert noted["original"]["sha256"] == sha256
     with (
-        locked(brought.path.with_name(f".{brought.path.name}.lock"), "x", "y"),
+        lock_file(brought.path.with_name(f".{brought.path.name}.lock"), "x", "y"),
         pytest.raises(UsageError, match="is being made"),
     ):
         bring_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
