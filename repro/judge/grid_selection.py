@@ -14,7 +14,7 @@ from repro.records.record import RunRecord, Selection
 from repro.table.rows import Row, row_backbone
 
 
-def grid_cells(name: str, row: Row) -> tuple[Cell, ...]:
+def grid_cells(row: Row) -> tuple[Cell, ...]:
     """Every cell of the row's grid: 91 for SVD-XT.
 
     Raises:
@@ -23,8 +23,8 @@ def grid_cells(name: str, row: Row) -> tuple[Cell, ...]:
     config = row_backbone(row)
     if config.axes().timesteps is None:
         raise UsageError(
-            f"--grid: {name} reads {row.backbone}, which has no timesteps; the grid is one of timesteps and layers: run "
-            f"`repro {name}` alone"
+            f"--grid: {row.name} reads {row.backbone}, which has no timesteps; the grid is one of timesteps and layers: run "
+            f"`repro {row.name}` alone"
         )
     return choose_cells(row.backbone, config, grid=True)
 

@@ -121,7 +121,7 @@ def check(
 def _accepted(row: Row, expected: Expected) -> list[str]:
     """Cells that count: the row's own, and where the published value is the best of a grid all of it."""
     whole = expected.best_of_grid and has_grid(row)
-    return [cell.name for cell in grid_cells(expected.row, row)] if whole else [row.features.name]
+    return [cell.name for cell in grid_cells(row)] if whole else [row.features.name]
 
 
 def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
@@ -145,7 +145,7 @@ def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
         if theirs != ours:
             return f"{what} {theirs}, the row has {ours}"
     if record.features.cell not in (cells or [row.features.name]):
-        if has_grid(row) and record.features.cell in {cell.name for cell in grid_cells(record.row, row)}:
+        if has_grid(row) and record.features.cell in {cell.name for cell in grid_cells(row)}:
             return f"another cell of a grid: the row is {row.features.name}"
         return f"features {record.features.cell}, the row has {row.features.name}"
     backbone = row_backbone(row)

@@ -48,7 +48,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         UsageError: no such row; another process runs it.
     """
     row = load_row(name)
-    requirements.require(name, row, workspace, gpu=options.device != "cpu")
+    requirements.require(row, workspace, gpu=options.device != "cpu")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json)
 

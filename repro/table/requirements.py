@@ -86,10 +86,10 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
         yield Missing(f"checkpoint {name}", sentence)
 
 
-def require(name: str, row: Row, workspace: Workspace, gpu: bool) -> None:
+def require(row: Row, workspace: Workspace, gpu: bool) -> None:
     """Raises MissingError, in one line, where anything is missing; `gpu` asks for one."""
     lacking = list(missing(row, workspace))
     if gpu and not gpu_visible():
         lacking.insert(0, NO_GPU)
     if lacking:
-        raise MissingError(f"row {name} cannot run: " + "; ".join(m.sentence for m in lacking))
+        raise MissingError(f"row {row.name} cannot run: " + "; ".join(m.sentence for m in lacking))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from repro.backbones.cells import lacking
 from repro.backbones.config import BackboneConfig, Cell, load_backbone
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, NamedConfig, configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.readout.recipe import Metric, Positive, Recipe
@@ -55,7 +55,10 @@ class Seeds(Config):
         return list(range(self.published, self.published + count))
 
 
-class Row(Config):
+class Row(NamedConfig):
+    """One row: what is trained on which features of which data, and what it is compared with. Its name is its file's, or its
+    key in configs/extras.yaml."""
+
     version: Positive
     """Raised, with a line in CHANGELOG.md, when the row's meaning changes."""
     title: str

@@ -80,7 +80,7 @@ def test_a_part_of_a_grid_is_never_lower_and_a_whole_one_may_be() -> None:
     assert judge(GRID, [60.0], 91, 91) == (Outcome.INCONCLUSIVE, "one run of 5 planned")
 
 
-CELLS = [cell.name for cell in grid_cells("ucf_hmdb", load_row("ucf_hmdb"))]
+CELLS = [cell.name for cell in grid_cells(load_row("ucf_hmdb"))]
 
 
 def cell_runs(seed: int, score: float, cells: list[str], set_of: str = "g", at: str = "2026-01-01") -> list[RunRecord]:

@@ -92,7 +92,7 @@ def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, st
     )
     for clip in clips:
         draws, values = np.random.default_rng(int(clip.id[4:])), {}
-        for place, cell in enumerate(grid_cells(ROW, tiny_row())):
+        for place, cell in enumerate(grid_cells(tiny_row())):
             features = draws.normal(size=(3, config.channels(cell) or 0)).astype(store.stored_as)
             features[:, clip.target[0]] += place % 4
             values[cell.name] = features
@@ -243,7 +243,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """Else they would train beside the workers of the run that goes on."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import sys, time\nfrom repro import grid_jobs\n"
+        "import sys, time\nfrom repro.pipeline.grid import workers as grid_jobs\n"
         "def busy(*_):\n  print('busy', flush=True)\n  time.sleep(500)\n"
         "grid_jobs._do = busy\n"  # in the worker too, which imports this file
         "if __name__ == '__main__':\n"
@@ -327,7 +327,7 @@ def test_each_rule_picks_by_its_own_clips() -> None:
 
 def result(missing: int = 0, protocols: tuple[str, ...] = ("published", "honest")) -> GridResult:
     row = load_row("ak_full")
-    cells, runs = grid_cells("ak_full", row), {}
+    cells, runs = grid_cells(row), {}
     for place, cell in enumerate(cells):
         for protocol in protocols:
             if protocol == "published" or place >= missing:
@@ -441,7 +441,7 @@ def test_what_is_no_grid_is_refused(words: list[str], said: str, tmp_path: Path)
 
 
 def test_parts_of_a_grid() -> None:
-    cells = grid_cells("ak_full", load_row("ak_full"))
+    cells = grid_cells(load_row("ak_full"))
     assert len(cells) == 91
     assert part_of(cells, None, None) == cells
     assert [cell.name for cell in part_of(cells, (0, 29), (13,))] == ["t00_layer13", "t29_layer13"]

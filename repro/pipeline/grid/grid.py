@@ -90,7 +90,7 @@ def wished_row(name: str, wished: Wish) -> tuple[Row, tuple[Cell, ...], tuple[Ce
         UsageError: a backbone without a grid, a cell outside it, or a head without a recipe.
     """
     row = load_row(name)
-    whole = grid_cells(name, row)
+    whole = grid_cells(row)
     if row.features not in whole:
         raise UsageError(
             f"row {name}: --grid goes over layers 1 to 13, and the row reads {row.features.name}: run it without"
@@ -123,7 +123,7 @@ def run(name: str, wished: Wish, options: Options, workspace: Workspace, *, as_j
         UsageError: no such row or cell; another process runs the row.
     """
     row, whole, cells = wished_row(name, wished)
-    requirements.require(name, row, workspace, gpu=options.device != "cpu")
+    requirements.require(row, workspace, gpu=options.device != "cpu")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json_)
     with workspace.lock(f"run {name}"):
