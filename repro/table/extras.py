@@ -76,6 +76,12 @@ def load_extra(name: str) -> Row:
         value = getattr(extra, key)
         if value is not None:
             raw[key] = value.model_dump(mode="json") if isinstance(value, Config) else value
-    raw |= {"name": name, "kind": "extra", "version": extra.version, "title": extra.title, "changes": dict(extra.changes)}
+    raw |= {
+        "name": name,
+        "kind": "extra",
+        "version": extra.version,
+        "title": extra.title,
+        "changes": dict(extra.changes),
+    }
     raw |= {"source": extra.source, "note": extra.note}
     return resolved(validated(Row, raw, where), where)
