@@ -1,6 +1,10 @@
 # `make smoke` runs the main job, `make test` the tests; either makes .venv from the lock first where there is none.
-PYTHON ?= python3.11
+# PYTHON=/path/to/python chooses the interpreter; without it, the first of python3.11, python3.12 and python3.13.
+PYTHON ?=
 BIN := .venv/bin
+# Text that people read, checked for spelling and for the project's vocabulary.
+WRITTEN := repro tests docs scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
+	Makefile Dockerfile apptainer.def pyproject.toml .github .ci
 
 .PHONY: smoke test image-test faults lint format venv clean
 
@@ -22,6 +26,9 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell $(WRITTEN)
+	$(BIN)/python scripts/check_words.py $(WRITTEN)
 
 format: venv
 	$(BIN)/ruff format .
@@ -31,4 +38,4 @@ venv:
 	@PYTHON="$(PYTHON)" scripts/venv.sh
 
 clean:
-	rm -rf .venv workspace .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv workspace .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -86,9 +86,3 @@ def test_the_lock_names_no_place_to_fetch_from() -> None:
             if re.match(r"^[a-z0-9]", line):
                 assert "==" in line
                 assert "--hash=sha256:" in lines[number + 1]
-
-
-def test_no_file_is_named_for_nothing_and_none_is_large() -> None:
-    for path in ROOT.glob("repro/**/*.py"):
-        assert path.stem not in ("utils", "util", "common", "helpers", "misc")
-        assert path.stat().st_size < 15_360, path

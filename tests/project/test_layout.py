@@ -1,0 +1,42 @@
+"""The tree keeps its shape: few entries a folder, files about one thing, tests that mirror the packages."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from builders.commands import ROOT, TESTS
+
+MOST_ENTRIES, MOST_BYTES = 16, 24_000
+SPECIAL_TESTS = {"builders", "end_to_end", "image", "project"}
+
+
+def folders(root: Path) -> Iterator[Path]:
+    for folder in (root, *root.rglob("*")):
+        if folder.is_dir() and "__pycache__" not in folder.parts:
+            yield folder
+
+
+def entries(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != "__pycache__"]
+
+
+def test_no_folder_has_many_entries() -> None:
+    being_merged = {"readout": 20, "svd": 20, "backbones": 20}
+    for folder in folders(ROOT / "repro"):
+        assert len(entries(folder)) <= being_merged.get(folder.name, MOST_ENTRIES), folder
+
+
+def test_no_module_is_loose_at_the_root() -> None:
+    assert {path.name for path in entries(ROOT / "repro") if path.is_file()} == {"__init__.py", "__main__.py"}
+
+
+def test_no_module_is_large_or_named_for_nothing() -> None:
+    for path in ROOT.glob("repro/**/*.py"):
+        assert path.stem not in ("utils", "util", "common", "helpers", "misc")
+        assert path.stat().st_size <= MOST_BYTES, path
+
+
+def test_every_folder_of_tests_belongs_to_a_package() -> None:
+    packages = {path.relative_to(ROOT / "repro") for path in folders(ROOT / "repro")}
+    for folder in folders(TESTS):
+        place = folder.relative_to(TESTS)
+        assert place in packages or place.parts[0] in SPECIAL_TESTS, place
