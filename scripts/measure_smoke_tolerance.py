@@ -18,7 +18,8 @@ from repro.readout.train import train
 from repro.records.record import all_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
-from repro.table.rows import SMOKE_ROWS, Row, load_row
+from repro.table.row import Row
+from repro.table.rows import SMOKE_ROWS, load_row
 
 TRIALS = 10
 METRICS = ("top1", "map_micro")

@@ -10,7 +10,8 @@ from repro.features.rates import kind_of
 from repro.judge.expected import load_expected, table_path
 from repro.plan.amounts import total
 from repro.plan.plan import make
-from repro.table.rows import Row, load_row, row_backbone, row_datasets, row_names
+from repro.table.row import Row, row_backbone, row_datasets
+from repro.table.rows import load_row, row_names
 
 FOLDER = Path(__file__).resolve().parent / "rows"
 

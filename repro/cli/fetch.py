@@ -16,6 +16,7 @@ from repro.fetch.bring import Brought, bring, standing
 from repro.fetch.catalogue import Asset, assets
 from repro.fetch.encoder import bring_encoder, encoder_standing
 from repro.table import rows
+from repro.table.row import row_backbone, row_datasets
 
 
 def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agreed: bool, as_json: bool) -> Exit:
@@ -65,8 +66,8 @@ def _require_known(name: str, known: dict[str, Asset], workspace: Workspace) -> 
         return
     if name in (*rows.row_names(), *rows.extra_names()):
         row = rows.load_row(name)
-        beside = rows.row_backbone(row).absent_beside(workspace)
-        needs = [n for n in (*rows.row_datasets(row), row.backbone, *beside) if n in known]
+        beside = row_backbone(row).absent_beside(workspace)
+        needs = [n for n in (*row_datasets(row), row.backbone, *beside) if n in known]
         raise UsageError(f"'{name}' is a row: it needs {' and '.join(needs)}, which `repro fetch` takes by these names")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -8,7 +8,8 @@ from repro.core.console import Terminal
 from repro.core.workspace import Workspace
 from repro.judge.expected import Expected, rows_with_expected, table_path
 from repro.table import requirements
-from repro.table.rows import Row, extra_names, load_row
+from repro.table.row import Row
+from repro.table.rows import extra_names, load_row
 
 METRICS = {"map_micro": "mAP", "top1": "acc"}
 
@@ -29,7 +30,7 @@ def show(workspace: Workspace, *, extras: bool, as_json: bool) -> None:
     for column in ("row", "setting", "backbone", "metric", "published", "status", "missing to run it"):
         table.add_column(column, justify="right" if column == "published" else "left", overflow="fold")
     for name, (row, line) in rows.items():
-        lacking = ", ".join(m.what for m in requirements.missing(row, workspace)) or "nothing"
+        lacking = ", ".join(m.what for m in requirements.missing_items(row, workspace)) or "nothing"
         table.add_row(
             name, row.title.split(":")[0] if line else row.title, row.backbone, METRICS[row.metric],
             f"{line.published:.{line.digits}f}" if line else "", line.status if line else "extra", lacking,
@@ -48,7 +49,7 @@ def _entry(name: str, row: Row, line: Expected | None, workspace: Workspace) -> 
         "backbone": row.backbone,
         "metric": row.metric,
         "version": row.version,
-        "missing": [{"what": m.what, "remedy": m.sentence} for m in requirements.missing(row, workspace)],
+        "missing": [{"what": m.what, "remedy": m.sentence} for m in requirements.missing_items(row, workspace)],
     }
     if line is None:
         told = {"cell": row.features.name, "changes": dict(row.changes), "source": row.source, "note": row.note}

@@ -112,7 +112,7 @@ def run(
 
     # First what it lacks, which takes no time to find out; a device asked for is one of these things.
     named = device or device_from_environment()
-    requirements.require(found, place, gpu=named is not None and named != "cpu")
+    requirements.require_all(found, place, gpu=named is not None and named != "cpu")
     chosen = requirements.chosen_device(device)
     if grid:
         how = grids.Options(count, chosen, deterministic, processes, frames, allow_missing)

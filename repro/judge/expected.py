@@ -9,7 +9,8 @@ from typing import Literal, cast, get_args
 from repro.core.config import expected_folder
 from repro.core.errors import UsageError
 from repro.readout.recipe import Metric
-from repro.table.rows import Row, load_row, row_names
+from repro.table.row import Row
+from repro.table.rows import load_row, row_names
 
 Status = Literal["documented", "reconstructed", "unknown checkpoint"]
 """documented: the release states the whole recipe; reconstructed: parts are inferred (the note says which)."""

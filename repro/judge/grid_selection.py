@@ -11,7 +11,7 @@ from repro.backbones.cells import choose_cells
 from repro.backbones.config import Cell
 from repro.core.errors import UsageError
 from repro.records.record import RunRecord, Selection
-from repro.table.rows import Row, row_backbone
+from repro.table.row import Row, row_backbone
 
 
 def grid_cells(row: Row) -> tuple[Cell, ...]:

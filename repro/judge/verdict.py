@@ -17,7 +17,7 @@ from repro.core.errors import Exit
 from repro.judge.expected import Expected
 from repro.judge.grid_selection import Selected, grid_cells, has_grid, select
 from repro.records.record import RunRecord
-from repro.table.rows import Row, row_backbone, row_datasets
+from repro.table.row import Row, row_backbone, row_datasets
 
 ALPHA = 0.05
 

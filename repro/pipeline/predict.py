@@ -18,7 +18,8 @@ from repro.features.store import FeatureStore
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, all_runs, machine, versions
-from repro.table.rows import SMOKE_ROWS, Row, load_row, row_backbone
+from repro.table.row import Row, row_backbone
+from repro.table.rows import SMOKE_ROWS, load_row
 
 COLLECTION = "predicted"
 """Of the feature store: videos that belong to no data set, by their whole path."""

@@ -19,7 +19,7 @@ from repro.readout.compute import ON_CPU, Compute
 from repro.readout.metrics import Segments
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord, machine, versions
-from repro.table.rows import Row, row_backbone
+from repro.table.row import Row, row_backbone
 
 
 def run_row(

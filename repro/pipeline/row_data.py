@@ -8,7 +8,7 @@ from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
 from repro.datasets.split import Split
-from repro.table.rows import Data
+from repro.table.row import Data
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from repro.records.record import (
     stored_run,
     versions,
 )
-from repro.table.rows import Row, row_backbone
+from repro.table.row import Row, row_backbone
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from repro.readout.metrics import Segments
 from repro.readout.recipe import Precision, Protocol
 from repro.records.record import RunRecord
 from repro.table import requirements
-from repro.table.rows import Row, load_row, row_backbone
+from repro.table.row import Row, row_backbone
+from repro.table.rows import load_row
 from repro.video.decoders import spare_cores
 
 
@@ -48,7 +49,7 @@ def run(name: str, options: Options, workspace: Workspace, *, as_json: bool) -> 
         UsageError: no such row; another process runs it.
     """
     row = load_row(name)
-    requirements.require(row, workspace, gpu=options.device != "cpu")
+    requirements.require_all(row, workspace, gpu=options.device != "cpu")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json)
 

@@ -10,7 +10,7 @@ from repro.datasets.remedy import remedy
 from repro.fetch.catalogue import assets
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.workspace_state import Here
-from repro.table.rows import Row
+from repro.table.row import Row
 
 
 @dataclass(frozen=True, slots=True)

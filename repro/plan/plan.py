@@ -15,8 +15,8 @@ from repro.plan.windows import Counts, uncovered
 from repro.plan.workspace_state import Here
 from repro.readout.recipe import Protocol
 from repro.table import requirements
-from repro.table.requirements import Missing
-from repro.table.rows import Row
+from repro.table.requirements import MissingItem
+from repro.table.row import Row
 
 HOUR = 3600
 BYTES = 4
@@ -72,7 +72,7 @@ class Readouts:
 class RowPlan:
     name: str
     row: Row
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingItem, ...]
     downloads: tuple[Download, ...]
     jobs: tuple[Job, ...]
     readouts: Readouts
@@ -124,7 +124,7 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
             RowPlan(
                 name,
                 row,
-                (*requirements.missing(row, workspace), *_lacking(here, row)),
+                (*requirements.missing_items(row, workspace), *_lacking(here, row)),
                 tuple(downloads({name: row}, here)),
                 jobs,
                 _readouts(counts, kind, name, row, seeds, protocol),
@@ -148,7 +148,7 @@ def _clips(counts: Counts, jobs: Sequence[Job]) -> Amount:
     return once
 
 
-def _lacking(here: Here, row: Row) -> list[Missing]:
+def _lacking(here: Here, row: Row) -> list[MissingItem]:
     return [found for place in (row.data.train, row.data.test) if (found := here.lacking(place))]
 
 

@@ -19,8 +19,8 @@ from repro.judge.verdict import unlike
 from repro.pipeline.row_data import of_these_files
 from repro.readout.recipe import Protocol
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
-from repro.table.requirements import Missing
-from repro.table.rows import Row
+from repro.table.requirements import MissingItem
+from repro.table.row import Row
 
 
 class Here:
@@ -91,7 +91,7 @@ class Here:
             return {}
         return {clip.id: clip for clip in manifest.clips} if manifest else {}
 
-    def _lacking(self, place: str) -> Missing | None:
+    def _lacking(self, place: str) -> MissingItem | None:
         """What to say of clips of a split, as ucf101/train, that are not there although its data set's folders are."""
         name, split = place.split("/")
         dataset = self.dataset(name)
@@ -100,7 +100,7 @@ class Here:
         try:
             without_missing(dataset.split(split), dataset.folder)
         except MissingError as error:
-            return Missing(f"clips of {place}", str(error))
+            return MissingItem(f"clips of {place}", str(error))
         return None
 
     def _stores(self, dataset: str) -> list[Path]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from repro.core.files import write_json
 from repro.core.hashing import canonical_json, file_sha256
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
-from repro.table.rows import Kind
+from repro.table.row import Kind
 
 FORMAT: Literal[1] = 1
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")

@@ -17,7 +17,8 @@ from repro.records import mlflow_view as tracking
 from repro.records.record import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
-from repro.table.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row, row_backbone
+from repro.table.row import row_backbone
+from repro.table.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row
 
 READOUT_THREADS = 1
 """Training this small is quickest on one thread, and then does not depend on how many cores there are."""

@@ -1,7 +1,7 @@
-"""The release's other experiments, and what the paper's claim asks for beside them: rows of kind extra.
+"""Rows of kind extra: the release's other experiments, and controls that the paper's claim needs.
 
-One file, configs/extras.yaml, says of each which of the 24 rows it is like and what differs; docs/extras.md says which of
-the release's configs is which row.
+configs/extras.yaml states for each which of the 24 rows it is based on and what differs; docs/extras.md lists which config
+of the release is which row.
 """
 
 from collections.abc import Mapping
@@ -13,30 +13,29 @@ from pydantic import Field
 
 from repro.backbones.config import Cell
 from repro.core.config import Config, configs_folder, load_config, validated
-from repro.core.errors import UsageError
-from repro.table.rows import Data, Row, load_row, resolved, row_names
+from repro.table.row import Data, Row, check_references
 
 
 class Extra(Config):
-    """What an extra has anew; all else is its base row's."""
+    """What an extra changes; everything else is its base row's."""
 
     like: str
-    """Its base: one of the 24 rows."""
+    """Name of the base row, one of the 24."""
     version: Annotated[int, Field(ge=1)] = 1
     title: str
     setting: str | None = None
     backbone: str | None = None
     changes: Mapping[str, str] = Field(default_factory=dict)
-    """Of the backbone's config, as in Row."""
+    """Changes of the backbone's config, as in Row."""
     features: Cell | None = None
     data: Data | None = None
     readout: Mapping[str, Any] = Field(default_factory=dict)
-    """Keys of the recipe, each replaced whole."""
+    """Keys of the recipe; each replaces the base row's value completely."""
     seed: int | None = None
     source: str = ""
     """The release's config file, as svd/charades1-1.bash, below generative-models/configs."""
     note: str = ""
-    """What the release does not say, and what was taken instead."""
+    """What the release does not state, and the value taken instead."""
 
 
 class _Extras(Config):
@@ -48,27 +47,20 @@ def extras_path() -> Path:
 
 
 @cache
-def _read() -> dict[str, Extra]:
+def read_extras() -> dict[str, Extra]:
+    """Every extra by name, in the file's order."""
     return load_config(_Extras, extras_path()).extras
 
 
-def names() -> tuple[str, ...]:
-    """In the file's order."""
-    return tuple(_read())
-
-
-def load_extra(name: str) -> Row:
-    """The whole row.
+def extra_row(name: str, extra: Extra, base: Row) -> Row:
+    """The complete row of an extra.
 
     Raises:
-        UsageError: its base is none of the 24, or what differs is not valid.
+        UsageError: what differs is not valid.
     """
-    extra, where = _read()[name], f"{extras_path()}: {name}"
-    if extra.like not in row_names():
-        raise UsageError(f"{where}: like: '{extra.like}' is none of the 24 rows")
-    base = load_row(extra.like)
+    where = f"{extras_path()}: {name}"
     raw = base.model_dump(mode="json", exclude={"published"})
-    # A note on the base's recipe says nothing of another one.
+    # Drop the base recipe's note: it does not apply to the changed recipe.
     raw["readout"] |= {"note": ""} | dict(extra.readout)
     if extra.seed is not None:
         raw["seeds"]["published"] = extra.seed
@@ -76,12 +68,6 @@ def load_extra(name: str) -> Row:
         value = getattr(extra, key)
         if value is not None:
             raw[key] = value.model_dump(mode="json") if isinstance(value, Config) else value
-    raw |= {
-        "name": name,
-        "kind": "extra",
-        "version": extra.version,
-        "title": extra.title,
-        "changes": dict(extra.changes),
-    }
-    raw |= {"source": extra.source, "note": extra.note}
-    return resolved(validated(Row, raw, where), where)
+    raw |= {"name": name, "kind": "extra", "version": extra.version, "title": extra.title}
+    raw |= {"changes": dict(extra.changes), "source": extra.source, "note": extra.note}
+    return check_references(validated(Row, raw, where), where)

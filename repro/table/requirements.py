@@ -1,4 +1,4 @@
-"""What a row needs on this machine before it can run. Imports nothing heavy."""
+"""What a row needs before it can run on this machine: data, weights, a device. Imports no torch."""
 
 import ctypes
 import re
@@ -9,18 +9,20 @@ from repro.backbones.weights import absence
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.remedy import remedy
-from repro.table.rows import Row, row_backbone, row_datasets
+from repro.table.row import Row, row_backbone, row_datasets
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingItem:
+    """Something a row needs that this machine does not have."""
+
     what: str
     """A few words, for a table."""
     sentence: str
-    """What, where it was looked for, and what brings it."""
+    """What is missing, where it was expected, and the command that brings it."""
 
 
-NO_GPU = Missing(
+NO_GPU = MissingItem(
     "GPU",
     "no GPU is visible: start the container with --gpus all (docker) or --nv (apptainer) on a machine with an NVIDIA "
     "driver of 580 or newer, or set REPRO_DEVICE=cpu",
@@ -28,7 +30,7 @@ NO_GPU = Missing(
 
 
 def gpus_visible() -> int:
-    """How many devices the NVIDIA driver shows, 0 where there is none; asks the driver itself, which takes no torch."""
+    """Number of GPUs the NVIDIA driver reports; 0 without a driver. Calls the driver directly, as importing torch takes seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -42,13 +44,13 @@ def gpu_visible() -> bool:
 
 
 def check_device_name(option: str) -> None:
-    """Raises UsageError where there is no such kind of device."""
+    """Raise UsageError unless `option` is cpu, cuda or cuda:N."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", option):
         raise UsageError(f"--device {option}: expected cpu, cuda or cuda:N")
 
 
 def chosen_device(option: str | None) -> str:
-    """The device named by --device, else by REPRO_DEVICE, else a GPU where one is visible, else the CPU.
+    """The device named by --device, else by REPRO_DEVICE, else a GPU if one is visible, else the CPU.
 
     Raises:
         UsageError: no such kind of device.
@@ -56,23 +58,23 @@ def chosen_device(option: str | None) -> str:
     """
     if option is not None:
         check_device_name(option)
-    wish = option or device_from_environment()
-    if wish is None:
+    named = option or device_from_environment()
+    if named is None:
         return "cuda" if gpu_visible() else "cpu"
-    if wish != "cpu" and not gpu_visible():
+    if named != "cpu" and not gpu_visible():
         raise MissingError(NO_GPU.sentence)
-    if wish.startswith("cuda:") and int(wish.removeprefix("cuda:")) >= gpus_visible():
-        raise MissingError(f"device {wish}: there are {gpus_visible()} GPUs here, counted from 0")
-    return wish
+    if named.startswith("cuda:") and int(named.removeprefix("cuda:")) >= gpus_visible():
+        raise MissingError(f"device {named}: this machine has {gpus_visible()} GPUs, numbered from 0")
+    return named
 
 
-def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
-    """Everything `row` needs and `workspace` does not hold, data first."""
+def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
+    """Everything `row` needs that `workspace` does not have, data first."""
     for name, dataset in row_datasets(row).items():
         folder = workspace.data / dataset.folder
         absent = [str(part) for part in dataset.absent(folder)]
         if absent:
-            yield Missing(
+            yield MissingItem(
                 f"data {name}",
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
                 f"to bring it: {remedy(name, dataset, workspace)}",
@@ -81,15 +83,15 @@ def missing(row: Row, workspace: Workspace) -> Iterator[Missing]:
     checkpoint = backbone.checkpoint
     sentence = absence(row.backbone, checkpoint, workspace) if checkpoint else ""
     if checkpoint and sentence:
-        yield Missing(f"checkpoint {checkpoint.file}", sentence)
+        yield MissingItem(f"checkpoint {checkpoint.file}", sentence)
     for name, sentence in backbone.absent_beside(workspace).items():
-        yield Missing(f"checkpoint {name}", sentence)
+        yield MissingItem(f"checkpoint {name}", sentence)
 
 
-def require(row: Row, workspace: Workspace, gpu: bool) -> None:
-    """Raises MissingError, in one line, where anything is missing; `gpu` asks for one."""
-    lacking = list(missing(row, workspace))
+def require_all(row: Row, workspace: Workspace, gpu: bool) -> None:
+    """Raise MissingError, in one line that lists everything, if anything is missing; with `gpu` also a missing GPU."""
+    missing = list(missing_items(row, workspace))
     if gpu and not gpu_visible():
-        lacking.insert(0, NO_GPU)
-    if lacking:
-        raise MissingError(f"row {row.name} cannot run: " + "; ".join(m.sentence for m in lacking))
+        missing.insert(0, NO_GPU)
+    if missing:
+        raise MissingError(f"row {row.name} cannot run: " + "; ".join(m.sentence for m in missing))

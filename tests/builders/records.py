@@ -13,7 +13,8 @@ from repro.records.record import (
     StoredRun,
     stored_run,
 )
-from repro.table.rows import load_row, row_backbone, row_datasets
+from repro.table.row import row_backbone, row_datasets
+from repro.table.rows import load_row
 
 PREDICTIONS = b"predictions"
 

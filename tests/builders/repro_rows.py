@@ -1,7 +1,8 @@
 """Rows for tests: a published one's data, metric and seeds with a backbone that needs no weights."""
 
 from repro.backbones.config import Cell
-from repro.table.rows import Row, load_row
+from repro.table.row import Row
+from repro.table.rows import load_row
 
 
 def colour_row(name: str, epochs: int) -> Row:

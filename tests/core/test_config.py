@@ -9,7 +9,8 @@ from builders.shipped import use_shipped
 
 from repro.core.config import configs_folder, load_config
 from repro.core.errors import UsageError
-from repro.table.rows import Row, load_row, rows_folder
+from repro.table.row import Row
+from repro.table.rows import load_row, rows_folder
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:

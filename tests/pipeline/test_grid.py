@@ -40,7 +40,8 @@ from repro.readout.checkpoints import STATE
 from repro.records import mlflow_view as tracking
 from repro.records.record import EpochRecord, RunRecord, Selection, all_runs
 from repro.table import requirements
-from repro.table.rows import Row, load_row, row_backbone
+from repro.table.row import Row, row_backbone
+from repro.table.rows import load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,7 +80,7 @@ def place(workspace: Workspace, drawn: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(grid, "open_row", lambda *_, **__: RowData(splits, (), {"train": (), "test": ()}, {}))
     for module in (grid, predicting):
         monkeypatch.setattr(module, "load_row", lambda name: row if name == ROW else load_row(name))
-    monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
     monkeypatch.setattr(tracking, "sync", lambda *_: None)  # takes seconds; one test has it
     return workspace
 

@@ -25,7 +25,8 @@ from repro.readout.recipe import Protocol
 from repro.readout.sequences import load_sequences
 from repro.readout.trained import load_readout
 from repro.records.record import RunRecord, stored_run
-from repro.table.rows import Row, load_row
+from repro.table.row import Row
+from repro.table.rows import load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -38,7 +38,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         monkeypatch.setattr(module, "open_dataset", opened)
     for module in (running, predicting):
         monkeypatch.setattr(module, "load_row", lambda name: row)
-    monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
     return workspace
 
 

@@ -38,7 +38,8 @@ from repro.plan.lengths import from_audit, from_config
 from repro.plan.plan import Plan, make
 from repro.readout.heads import new_head
 from repro.table import requirements, rows
-from repro.table.rows import Row, load_row, row_names
+from repro.table.row import Row
+from repro.table.rows import load_row, row_names
 
 LENGTHS = ClipLengths(mean=(40, 60), source="made up")
 
@@ -207,7 +208,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for module in (running, opening):
         monkeypatch.setattr(module, "open_dataset", opened)
     monkeypatch.setattr(running, "load_row", lambda name: row())
-    monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
     monkeypatch.setattr(here, "load_dataset", lambda name: configs[name])
     monkeypatch.setattr("repro.judge.verdict.row_datasets", lambda row: configs)
     return workspace

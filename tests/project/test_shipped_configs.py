@@ -15,16 +15,8 @@ from repro.datasets.config import dataset_names, load_dataset
 from repro.fetch.catalogue import assets
 from repro.judge.expected import load_expected, table_path
 from repro.readout.recipe import Focal
-from repro.table.rows import (
-    BASELINES,
-    PRETRAINED_SMOKE_ROWS,
-    SETTINGS,
-    SMOKE_ROWS,
-    load_row,
-    row_backbone,
-    row_datasets,
-    row_names,
-)
+from repro.table.row import row_backbone, row_datasets
+from repro.table.rows import BASELINES, PRETRAINED_SMOKE_ROWS, SETTINGS, SMOKE_ROWS, load_row, row_names
 
 # Setting: metric, ActionDiff, VideoMAEv2, V-JEPA, SDv2, as the release's README prints them.
 PUBLISHED = {

@@ -23,8 +23,9 @@ from repro.datasets.config import DatasetConfig
 from repro.pipeline import row_data as opening
 from repro.pipeline import running
 from repro.records.record import all_runs
-from repro.table import extras, requirements
-from repro.table.rows import Row, extra_names, load_row, row_backbone, row_datasets, row_names
+from repro.table import extras, requirements, rows
+from repro.table.row import Row, row_backbone, row_datasets
+from repro.table.rows import extra_names, load_row, row_names
 
 # Of each config below generative-models/configs: epochs, learning rate, weight decay, mixup, length, layers (0: linear),
 # loss and seed, as they stand there; None where the grid's script, which is not released, says it.
@@ -210,9 +211,9 @@ def test_the_table_of_the_releases_configs_is_whole() -> None:
 )
 def test_an_extra_that_makes_no_sense(change: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = validated(extras.Extra, {"like": "ucf_hmdb", "title": "a: b"} | change, "here")
-    monkeypatch.setattr(extras, "_read", lambda: {"odd": extra})
+    monkeypatch.setattr(rows, "read_extras", lambda: {"odd": extra})
     with pytest.raises(UsageError) as caught:
-        extras.load_extra("odd")
+        load_row("odd")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -263,7 +264,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for module in (running, opening):
         monkeypatch.setattr(module, "open_dataset", opened)
     monkeypatch.setattr(running, "load_row", coloured)
-    monkeypatch.setattr(requirements, "require", lambda *_, **__: None)
+    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
     return workspace
 
 

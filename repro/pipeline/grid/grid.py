@@ -25,7 +25,8 @@ from repro.pipeline.row_data import open_row
 from repro.readout.recipe import Protocol, Recipe
 from repro.records.record import RunRecord
 from repro.table import requirements
-from repro.table.rows import Row, load_row, row_backbone
+from repro.table.row import Row, row_backbone
+from repro.table.rows import load_row
 from repro.video.decoders import spare_cores
 
 LINEAR_LENGTHS = {"animal_kingdom": 150, "ucf101": 300, "hmdb51": 300}
@@ -123,7 +124,7 @@ def run(name: str, wished: Wish, options: Options, workspace: Workspace, *, as_j
         UsageError: no such row or cell; another process runs the row.
     """
     row, whole, cells = wished_row(name, wished)
-    requirements.require(row, workspace, gpu=options.device != "cpu")
+    requirements.require_all(row, workspace, gpu=options.device != "cpu")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json_)
     with workspace.lock(f"run {name}"):

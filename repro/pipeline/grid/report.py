@@ -10,7 +10,7 @@ from repro.backbones.config import Cell
 from repro.judge.grid_selection import Selected, compared, picked, select
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
-from repro.table.rows import Row
+from repro.table.row import Row
 
 RULES: dict[Protocol, str] = {
     "published": "best cell and epoch on the test split",

@@ -1,0 +1,128 @@
+"""What a row of the results table is: a small config that names a backbone, a cell, data, a recipe and a published value.
+
+The 24 published rows are files in configs/rows, the smoke job's are in configs/smoke, and the release's other experiments
+(kind extra) are entries of configs/extras.yaml. rows.py loads any of them by name.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from repro.backbones.cells import lacking
+from repro.backbones.config import BackboneConfig, Cell, load_backbone
+from repro.core.config import Config, NamedConfig
+from repro.core.errors import UsageError
+from repro.datasets.config import DatasetConfig, load_dataset
+from repro.readout.recipe import Metric, Positive, Recipe
+
+Kind = Literal["published", "smoke", "extra"]
+"""published: one of the 24; extra: another experiment, without a published value, never judged."""
+
+SplitName = Annotated[str, Field(pattern="^[a-z0-9_]+/[a-z0-9_]+$")]
+"""`<dataset>/<split>`, as in configs/datasets."""
+
+
+class Data(Config):
+    """The splits a row trains and tests on."""
+
+    train: SplitName
+    """Split the readout is trained on."""
+    test: SplitName
+    also: tuple[SplitName, ...] = ()
+    """Parts of the test split that are also scored on their own."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets a run needs, without duplicates."""
+        return tuple(dict.fromkeys(split.split("/")[0] for split in (self.train, self.test)))
+
+
+class Published(Config):
+    """The published value of a row and where it is printed."""
+
+    value: float
+    digits: Annotated[int, Field(ge=0)]
+    """Decimals the release prints."""
+    source: str
+    command: str
+    """The release's own command for this number."""
+
+
+class Seeds(Config):
+    """Seeds of a row's readouts."""
+
+    published: Annotated[int, Field(ge=0)]
+    planned: Positive = 5
+    """Runs that a verdict needs. Fixed before the first run, so that nobody stops at a convenient seed."""
+
+    def first(self, count: int) -> list[int]:
+        """The published seed and those that follow it."""
+        return list(range(self.published, self.published + count))
+
+
+class Row(NamedConfig):
+    """One row: what is trained on which features of which data, and what it is compared with.
+
+    Its name is its file's, or for an extra its key in configs/extras.yaml.
+    """
+
+    version: Positive
+    """Raised, with a line in CHANGELOG.md, when the row's meaning changes."""
+    title: str
+    kind: Kind
+    setting: str
+    backbone: str
+    changes: Mapping[str, str] = Field(default_factory=dict)
+    """Values of the backbone's config that differ for this row, in YAML, by dotted key (frames.window: "16")."""
+    features: Cell
+    data: Data
+    metric: Metric
+    """Metric of the published value."""
+    published: Published | None = None
+    source: str = ""
+    """Extras only: the release's config file it repeats; empty if the release has none."""
+    note: str = ""
+    """Extras only: what the release does not state, and the value taken instead."""
+    readout: Recipe
+    seeds: Seeds
+
+
+def check_references(row: Row, where: str) -> Row:
+    """Return `row` if its backbone, cell, data sets and splits exist.
+
+    Args:
+        row: a row as it was read.
+        where: the file it was read from, for the message.
+
+    Raises:
+        UsageError: a backbone, cell, data set or split that does not exist, or a published value where none belongs.
+    """
+    problem = lacking(row.backbone, row_backbone(row), row.features)
+    if problem:
+        raise UsageError(f"{where}: features: {problem}")
+    datasets = row_datasets(row)
+    named = [("train", row.data.train), ("test", row.data.test), *(("also", name) for name in row.data.also)]
+    for part, name in named:
+        dataset, split = name.split("/")
+        if part == "also" and dataset != row.data.test.split("/")[0]:
+            raise UsageError(f"{where}: data.also: {name} is of another data set than the test split {row.data.test}")
+        if split not in datasets[dataset].splits:
+            raise UsageError(
+                f"{where}: data.{part}: {dataset} has no split '{split}': {', '.join(datasets[dataset].splits)}"
+            )
+    if (row.kind == "published") != (row.published is not None):
+        raise UsageError(
+            f"{where}: a row of kind {row.kind} has {'no' if row.published is None else 'a'} published value"
+        )
+    return row
+
+
+def row_backbone(row: Row) -> BackboneConfig:
+    """Config of the row's backbone, with the row's changes."""
+    return load_backbone(row.backbone, row.changes)
+
+
+def row_datasets(row: Row) -> dict[str, DatasetConfig]:
+    """Configs of the data sets a row reads, by name."""
+    return {name: load_dataset(name) for name in row.data.datasets}
