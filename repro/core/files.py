@@ -63,6 +63,14 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
+def read_json_or_none(path: Path) -> Any:
+    """Read a JSON file that can be made again; returns None if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def set_aside(path: Path) -> Path:
     """Rename an unusable file to NAME.damaged1, 2, ... without overwriting earlier ones; returns the new path."""
     for n in range(1, 10_000):

@@ -24,9 +24,14 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
+def content_sha256(value: Any) -> str:
+    """Hash `value` (anything JSON can hold) to 64 hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
 def content_key(value: Any) -> str:
-    """Hash `value` (anything JSON can hold) to 16 hex digits."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+    """Hash `value` (anything JSON can hold) to 16 hex digits, enough to name a folder: 64 bits do not collide here."""
+    return content_sha256(value)[:16]
 
 
 def file_sha256(path: Path) -> str:

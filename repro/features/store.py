@@ -22,8 +22,9 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from repro.core.files import replacing_file, set_aside, write_json
+from repro.core.files import set_aside, write_json
 from repro.core.hashing import FileHashes, content_key
+from repro.core.signed import ArrayLibrary, DamagedFileError, about_of, read_arrays, write_arrays
 from repro.core.workspace import Workspace
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Packed
@@ -34,6 +35,8 @@ VERSION = 2
 StoredAs = Literal["float32", "float16"]
 Features = dict[str, Float[np.ndarray, "T _"]]
 """By cell name; widths differ between layers."""
+
+NUMPY: ArrayLibrary[np.ndarray] = ArrayLibrary("np", save_file, np.ndarray.tobytes)
 
 __all__ = ["DamagedFeaturesError", "Entry", "FeatureStore", "Features", "StoredAs"]
 
@@ -120,10 +123,7 @@ class FeatureStore:
         about = {
             "clip": clip_id, "video_sha256": entry.video_sha256, "reader": entry.reader, "origins": list(entry.origins)
         }  # fmt: skip
-        about["sha256"] = _digest(about, entry.features)
-        with replacing_file(self.path(clip_id)) as partial:
-            # One entry: safetensors writes several in any order, and the file's bytes must repeat.
-            save_file(entry.features, partial, metadata={"about": json.dumps(about)})
+        write_arrays(self.path(clip_id), entry.features, about, NUMPY)
 
     def read(self, clip_id: str, cells: Iterable[str] | None = None) -> Entry | None:
         """What the store has of a clip, or of some of its cells; None where it has nothing.
@@ -240,7 +240,7 @@ def outline(path: Path) -> Outline | None:
     try:
         written = path.stat().st_mtime_ns
         with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {})["about"])
+            about = about_of(file)
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             kinds = {part.get_dtype() for part in slices.values()}
@@ -258,7 +258,7 @@ def outline(path: Path) -> Outline | None:
     except FileNotFoundError:  # packed away meanwhile
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
+        raise DamagedFeaturesError(f"not a complete safetensors file ({error})") from error
 
 
 def read_file(path: Path) -> tuple[str, Entry] | None:
@@ -270,18 +270,11 @@ def read_file(path: Path) -> tuple[str, Entry] | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        features, about = read_arrays(path, NUMPY)
     except FileNotFoundError:  # packed away meanwhile
         return None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise DamagedFeaturesError(f"not a whole safetensors file ({error})") from error
-    if not isinstance(about, dict):
-        raise DamagedFeaturesError("it does not say which clip it holds")
-    digest = about.pop("sha256", "")
-    if digest != _digest(about, features):
-        raise DamagedFeaturesError("its contents do not match the sha256 written with them")
+    except DamagedFileError as error:
+        raise DamagedFeaturesError(str(error)) from error
     return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
 
 
@@ -294,12 +287,3 @@ def _says(manifest: Path, key: str) -> bool:
         return bool(json.loads(manifest.read_bytes())["key"] == key)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _digest(about: dict[str, Any], features: Features) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(features):
-        values = np.ascontiguousarray(features[name])
-        digest.update(f"{name} {values.dtype} {values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()

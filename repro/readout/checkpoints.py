@@ -6,8 +6,6 @@
 A file says in its header what it belongs to and what its tensors hash to.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from repro.core.errors import UsageError
-from repro.core.files import replacing_file
+from repro.core.signed import ArrayLibrary, DamagedFileError, about_of, read_arrays, write_arrays
 
 STATE = "training.safetensors"
 SELECTED = "selected_epoch.safetensors"
 LAST = "last_epoch.safetensors"
+
+
+def _raw_bytes(tensor: Tensor) -> memoryview:
+    # Through uint8, since numpy has no bfloat16.
+    view: memoryview = tensor.flatten().view(torch.uint8).numpy().data
+    return view
+
+
+TORCH: ArrayLibrary[Tensor] = ArrayLibrary("pt", save_file, _raw_bytes)
 
 
 class DamagedCheckpointError(Exception):
@@ -31,10 +38,8 @@ class DamagedCheckpointError(Exception):
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a file that is whole or absent; `about` is anything JSON can hold."""
-    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({**about, "sha256": _digest(about, here)}, allow_nan=False)
-    with replacing_file(path) as partial:
-        save_file(here, partial, metadata={"about": text})
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_arrays(path, on_cpu, about, TORCH)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -44,28 +49,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: it is not there.
         DamagedCheckpointError: it is not what was written.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        digest = about.pop("sha256")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{path}: not a whole checkpoint ({error})") from error
-    if digest != _digest(about, tensors):
-        raise DamagedCheckpointError(f"{path}: damaged: it does not match its own sha256")
-    return tensors, about
+        return read_arrays(path, TORCH)
+    except DamagedFileError as error:
+        raise DamagedCheckpointError(f"{path}: damaged: {error}") from error
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
     """What a checkpoint says of itself, its tensors unread; None where it is not there or not whole."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-    except (SafetensorError, OSError, ValueError, KeyError):
+            return about_of(file)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-    return about if isinstance(about, dict) else None
 
 
 def head_weights(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -115,11 +111,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = inner
     return flat
-
-
-def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -216,6 +216,6 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     assert about == {"row": "ucf_hmdb"}
     assert torch.equal(tensors["a"], torch.arange(3.0))
     path.write_text(json.dumps({}))
-    with pytest.raises(checkpoints.DamagedCheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(checkpoints.DamagedCheckpointError, match="not a complete safetensors file"):
         read_tensors(path)
     assert read_about(path) is None
