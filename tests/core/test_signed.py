@@ -50,10 +50,7 @@ def test_a_json_object_is_read_back_and_an_edit_is_noticed(tmp_path: Path) -> No
     write_signed_json(path, {"b": 1, "a": [0.5, None, "ü"]})
     digest = hashlib.sha256('{"a":[0.5,null,"ü"],"b":1}'.encode()).hexdigest()
     text = path.read_bytes()
-    assert text.decode() == (
-        '{\n "b": 1,\n "a": [\n  0.5,\n  null,\n  "ü"\n ],\n'
-        f' "sha256": "{digest}"\n}}\n'
-    )
+    assert text.decode() == (f'{{\n "b": 1,\n "a": [\n  0.5,\n  null,\n  "ü"\n ],\n "sha256": "{digest}"\n}}\n')
     assert parse_signed_json(text) == ({"b": 1, "a": [0.5, None, "ü"]}, True)
     assert parse_signed_json(text.replace(b"0.5", b"0.6"))[1] is False
     for wrong in (b"[]", b"{}", b'{"sha256": NaN}', text[:-5]):

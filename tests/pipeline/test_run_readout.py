@@ -207,7 +207,11 @@ def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, dama
         path.write_bytes(path.read_bytes()[:-3])
     else:
         keeping.checkpoints.write_tensors(path, {}, {"row": "smoke"})
-    said = {"none": "no trained readout there", "cut off": "not a complete safetensors file", "other": "not the checkpoint of"}
+    said = {
+        "none": "no trained readout there",
+        "cut off": "not a complete safetensors file",
+        "other": "not the checkpoint of",
+    }
     with pytest.raises(MissingError, match=rf"last_epoch\.safetensors: {said[damage]}"):
         load_readout(path)
 
