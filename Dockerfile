@@ -1,7 +1,7 @@
-# Two targets from the same steps (scripts/image/):
+# Two targets, built by the same steps (scripts/image/):
 #   docker build --target cuda -t actiondiff .        Hopper (sm90), NVIDIA driver 580 or newer
 #   docker build --target cpu -t actiondiff:cpu .     any x86_64
-# docs/image.md says what the arguments are for and how to pin the base by digest.
+# docs/image.md describes the arguments and how to pin the base image by digest.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS sources
@@ -12,7 +12,7 @@ COPY configs /src/configs
 COPY expected /src/expected
 COPY repro /src/repro
 
-# The fork's files, where they are not to be fetched: --build-context fork=FOLDER --build-arg FORK_FOLDER=/fork
+# The fork's files, to avoid fetching them: --build-context fork=FOLDER --build-arg FORK_FOLDER=/fork
 FROM scratch AS fork
 
 FROM sources AS build-cpu
@@ -27,7 +27,7 @@ ARG TORCH_INDEX=
 ARG FORK_COMMIT=57fcb5811622acd2147f500f555845dddf7b079b
 ARG FORK_FOLDER=
 COPY --from=fork / /fork
-# What the fork or a later package compiles is compiled for Hopper.
+# Compile extensions of the fork or of later packages for Hopper.
 ENV TORCH_CUDA_ARCH_LIST=9.0
 RUN TORCH_INDEX="${TORCH_INDEX}" FORK_COMMIT="${FORK_COMMIT}" FORK_FOLDER="${FORK_FOLDER}" /src/scripts/image/build.sh cuda
 
@@ -43,7 +43,7 @@ LABEL org.opencontainers.image.title="actiondiff" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"
-# HOME and USER serve users the image does not know; libraries that want to write a cache find /tmp.
+# HOME and USER are set for users that the image does not know. Libraries write their caches to /tmp.
 ENV PATH=/opt/actiondiff/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -62,7 +62,7 @@ CMD ["repro", "list"]
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/actiondiff /opt/actiondiff
 
-# The last target is the one `docker build .` makes.
+# `docker build .` builds the last target.
 FROM runtime AS cuda
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

@@ -1,4 +1,4 @@
-# `make smoke` runs the main job, `make test` the tests; either makes .venv from the lock first where there is none.
+# `make smoke` runs the smoke job, `make test` the tests. Both first create .venv from the lock if it does not exist.
 # PYTHON=/path/to/python chooses the interpreter; without it, the first of python3.11, python3.12 and python3.13.
 PYTHON ?=
 BIN := .venv/bin
@@ -14,11 +14,11 @@ smoke: venv
 test: lint
 	$(BIN)/pytest --ignore tests/image
 
-# Builds the cpu image without Docker and uses it as README says; skips, and says so, where buildah or root is lacking.
+# Builds the cpu image without Docker and uses it as README describes. Skips with a message if buildah or root is missing.
 image-test: venv
 	$(BIN)/pytest tests/image
 
-# Kills rows fifty times at random moments; each must end with the record an undisturbed one has. Many minutes.
+# Kills rows fifty times at random moments; each must end with the record of an undisturbed run. Takes many minutes.
 faults: venv
 	$(BIN)/pytest -m faults -s tests/end_to_end/test_all_rows.py
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Fill /opt/actiondiff: a virtual environment from the lock with the project in it. Runs in the image, as root, with the
-# project's files in SOURCE. Dockerfile's builder stages and apptainer.def's %post both call it.
+# Create /opt/actiondiff: a virtual environment from the lock, with the project installed. Runs in the image, as root, with the
+# project's files in SOURCE. Called by the builder stages of the Dockerfile and by %post of apptainer.def.
 #   build.sh cpu|cuda
-# Environment: TORCH_INDEX   an index that offers the torch build wanted, beside pip's own ("" for none)
-#              FORK_COMMIT   commit of the generative-models fork ("" to leave the fork out)
+# Environment: TORCH_INDEX   an additional index that offers the required torch build ("" for none)
+#              FORK_COMMIT   commit of the generative-models fork ("" to omit the fork)
 #              FORK_FOLDER   a folder with the fork's files, instead of fetching them
 set -eu
 target=${1:?"usage: build.sh cpu|cuda"}
@@ -26,7 +26,7 @@ locked() { pip install -q --no-deps --require-hashes "$@"; }
 
 say "installing the lock"
 locked -r "$source/requirements/runtime.txt"
-# The version is chosen first, so that the build on TORCH_INDEX is taken, and held against the lock's hashes then.
+# Download by version first, so that pip takes the build on TORCH_INDEX; then check the file against the hashes of the lock.
 version=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' "$source/requirements/torch.txt")
 pip download -q --no-deps --dest "$work/torch" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$version"
 locked --no-index --find-links "$work/torch" -r "$source/requirements/torch.txt"
@@ -36,7 +36,7 @@ print("cuda" if any("nvidia" in need or "cuda" in need for need in needs) else "
 [ "$found" = "$target" ] || die "pip was offered torch's $found build, and this is the $target image: see TORCH_INDEX in docs/image.md"
 [ "$target" = cpu ] || locked -r "$source/requirements/cuda.txt"
 
-# What builds the packages that come as source stays out of the image.
+# The tools that build source packages stay out of the image.
 "$python" -m venv "$work/build"
 "$work/build/bin/python" -m pip install -q --no-deps --require-hashes -r "$source/requirements/dev.txt"
 wheel() { "$work/build/bin/python" -m pip wheel -q --no-deps --no-build-isolation --wheel-dir "$work/wheels" "$1"; }

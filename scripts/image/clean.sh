@@ -1,5 +1,5 @@
 #!/bin/sh
-# Leave no cache, list, log or build tool behind. Runs in the image, as root.
+# Remove caches, package lists, logs and build tools. Runs in the image, as root.
 set -eu
 tools=$(dpkg-query -W -f '${binary:Package}\n' git gcc g++ make python3-pip python3-venv python3.11-venv 2>/dev/null || true)
 # shellcheck disable=SC2086  # a list of names

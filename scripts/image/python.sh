@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make sure of Python 3.11: the base's own, or Debian's.
+# Make sure that Python 3.11 is installed: the base image's own, or Debian's.
 set -eu
 command -v python3.11 >/dev/null && exit 0
 command -v apt-get >/dev/null || { echo "image: the base image has no python3.11 and no apt-get to install it with" >&2; exit 1; }

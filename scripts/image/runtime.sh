@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the finished image has beside /opt/actiondiff: Python, tini, a user, mount points. Runs in the image, as root.
+# Install what the final image needs besides /opt/actiondiff: Python, tini, a user, mount points. Runs in the image, as root.
 set -eu
 source=${SOURCE:-/src}
 
@@ -7,8 +7,8 @@ source=${SOURCE:-/src}
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tini ca-certificates >/dev/null
 
-# Any user may work here: the mount points belong to the image's own and are open to others, as a container's user is
-# often somebody the image does not know.
+# /workspace belongs to the image's user. All mount points are open to other users, because a container often runs as a user
+# that the image does not know.
 id actiondiff >/dev/null 2>&1 || useradd --uid 10001 --user-group --create-home --shell /bin/sh actiondiff
 mkdir -p /data /checkpoints /workspace
 chown actiondiff:actiondiff /workspace

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what builds and checks the image without Docker: Debian or Ubuntu, as root. `make image-test` uses them.
+# Install the tools that build and test the image without Docker (Debian or Ubuntu, as root). Used by `make image-test`.
 set -euo pipefail
 [ "$(id -u)" = 0 ] || { echo "image: installing tools needs root" >&2; exit 1; }
 command -v apt-get >/dev/null || { echo "image: installing tools needs apt-get" >&2; exit 1; }
