@@ -1,6 +1,6 @@
 """Write expected/smoke from a smoke run in a workspace: `python scripts/make_smoke_golden.py WORKSPACE`.
 
-Runs the job there first. Only after a change that is meant to change its numbers; the commit says which and why.
+Runs the smoke job first. Use it only after a change that is meant to change numbers; the commit says which and why.
 """
 
 import platform
@@ -17,7 +17,7 @@ from repro.table.rows import SMOKE_ROWS, load_row
 
 SEEDS = (52, 53)
 TOLERANCE = {"top1": 0.01, "map_micro": 0.5}
-"""In points; scripts/measure_smoke_tolerance.py measures what they must cover."""
+"""In points. scripts/measure_smoke_tolerance.py measures what they must cover."""
 
 
 def main() -> None:

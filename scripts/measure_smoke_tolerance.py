@@ -1,7 +1,7 @@
-"""How far the smoke job's scores move when its features move: `python scripts/measure_smoke_tolerance.py WORKSPACE`.
+"""Measure how much the smoke job's scores change if its features change: `python scripts/measure_smoke_tolerance.py WORKSPACE`.
 
-Trains each seed on the workspace's features with noise of the feature limit added, and on another number of threads.
-The tolerances in expected/smoke/golden.json rest on what this prints.
+Trains each seed on the workspace's features with noise of the size of the feature limit added, and on another number of
+threads. The tolerances in expected/smoke/golden.json are based on the output.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ METRICS = ("top1", "map_micro")
 
 
 def perturbed(split: Sequences, trial: int) -> Sequences:
-    """Every clip's features moved by FEATURE_LIMIT in relative L2."""
+    """Return the features of every clip changed by FEATURE_LIMIT in relative L2."""
     draw = torch.Generator().manual_seed(trial)
     moved = []
     for features in split.features:

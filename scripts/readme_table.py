@@ -1,4 +1,4 @@
-"""Write README's table of rows from the configs: `python scripts/readme_table.py`. A test holds it in step."""
+"""Write README's table of rows from the configs: `python scripts/readme_table.py`. A test checks that it is up to date."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def table() -> str:
 
 
 def with_table(text: str) -> str:
-    """`text` with the table between its marks."""
+    """Return `text` with the table between the two markers replaced."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 
