@@ -162,11 +162,11 @@ def measure(config: SvdConfig, device: str, repeats: int) -> None:
             timed = []
             for run, with_networks in ((plain, whole), (ours, networks)):
                 with peak_memory(device) as peak:
-                    begun = time.perf_counter()
+                    started = time.perf_counter()
                     run(config, with_networks, requests, device)
                     if device != "cpu":
                         torch.cuda.synchronize()
-                    timed.append(time.perf_counter() - begun)
+                    timed.append(time.perf_counter() - started)
                 memory.append(peak[0])
             pairs.append(timed)
         slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
@@ -242,10 +242,10 @@ def measure_vits(device: str, repeats: int) -> None:
         for _ in range(repeats + 1):
             timed = []
             for extractor in (alone, together):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 for _ in range(4 // extractor.at_once):
                     extractor.features([frames] * extractor.at_once, [])
-                timed.append(time.perf_counter() - begun)
+                timed.append(time.perf_counter() - started)
             pairs.append(timed)
         pairs = pairs[1:]  # the first is warm-up
         slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))

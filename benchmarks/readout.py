@@ -56,9 +56,9 @@ def planted(counts: list[int], width: int, max_length: int, seed: int) -> Sequen
 
 
 def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> None:

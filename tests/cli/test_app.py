@@ -109,7 +109,7 @@ def test_missing_data_is_named_with_what_brings_it(tmp_path: Path) -> None:
     said = run_repro("ucf_hmdb", cwd=tmp_path).err
     assert "to bring it: repro fetch hmdb51 --accept-license, then repro data prepare hmdb51;" in said
     assert (
-        f"and unpack video.tar.gz (15.6 GB) there, so that the clips lie in {tmp_path}/workspace/data/animal_kingdom/video;"
+        f"and unpack video.tar.gz (15.6 GB) there, so that the clips are in {tmp_path}/workspace/data/animal_kingdom/video;"
         in (run_repro("ak_full", cwd=tmp_path).err)
     )
 

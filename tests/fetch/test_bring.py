@@ -107,7 +107,7 @@ def test_a_licence_is_shown_and_to_be_agreed_to(tmp_path: Path) -> None:
         (["svd_xt_tiny"], 2, "'svd_xt_tiny' is nothing to fetch"),
         (["--from", "x"], 2, "--from needs the name of what to fetch"),
         (["svd", "svd_xt", "--from", "x"], 2, "--from names a place for one thing"),
-        (["animal_kingdom", "--accept-license"], 4, "ask the owners with the form at https://forms.gle/"),
+        (["animal_kingdom", "--accept-license"], 4, "with the form at https://forms.gle/"),
         (["svd", "animal_kingdom"], 4, "animal_kingdom cannot be fetched"),
         (["svd", "--accept-license", "--from", "/no/such"], 4, "--from /no/such: no such file or folder"),
         (["svd", "--accept-license", "--from", "ftp://host/x"], 2, "expected http:// or https://"),
