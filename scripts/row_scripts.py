@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from repro.backbones.cells import choose_cells
-from repro.cli.planning import count, hours
+from repro.cli.plan import format_count, format_hours
 from repro.core.workspace import Workspace
 from repro.features.rates import kind_of
 from repro.judge.expected import load_expected, table_path
@@ -88,7 +88,7 @@ def cost(name: str) -> str:
     assert time is not None
     assert fetched is not None
     return (
-        f"{count(clips)} clips, {count(windows)} windows, about {fetched.likely / 1e9:.0f} GB to fetch, {hours(time)} on a GPU (assumed: "
+        f"{format_count(clips)} clips, {format_count(windows)} windows, about {fetched.likely / 1e9:.0f} GB to fetch, {format_hours(time)} on a GPU (assumed: "
         f"configs/plan.yaml); `repro plan {name}` prints details."
     )
 

@@ -1,189 +1,122 @@
-"""The command line: verbs, options and what they print. Verbs import what they need when they run."""
+"""The command `repro`: which verbs there are, and how a command line becomes a call of one.
+
+A verb is a function in its own module, which is imported when the verb is called, or when `repro --help` lists all. Such
+a module imports nothing at its top that imports torch; a verb that computes imports what it needs in its function.
+"""
 
 import difflib
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from repro import __version__
-from repro.cli import data as cli_data
-from repro.cli import features as cli_features
-from repro.cli import plan as cli_plan
-from repro.cli import rows as cli_rows
-from repro.cli.options import FlagOption, JsonOption, WorkspaceOption
 from repro.core.errors import Exit, UsageError
-from repro.core.workspace import open_scratch_workspace, open_workspace
-from repro.table import rows
 
-app = App(
-    name="repro",
-    suppress_keyboard_interrupt=False,
-    version=__version__,
-    help=(
-        "Repeat the results table of ActionDiff (arXiv 2509.08908): `repro ROW` turns a row into a measured number with "
-        "its evidence, `repro check` says whether it reproduces the published one. `repro list` names the rows."
-    ),
-    help_epilogue=(
-        "Exit codes: 0 all well; 1 judged higher or lower than published, or two manifests differ; 2 usage; 3 internal "
-        "error; 4 something needed is missing; 5 nothing to check; 130 interrupted."
-    ),
-)
+VERBS = {
+    "Run a row": {
+        "list": "List the 24 rows: published value, and what is missing to run each.",
+        "plan": "Estimate download, disk and GPU time of rows, and list what is missing.",
+        "run": "Run a row end to end: extract features, train the readout, write a run record.",
+        "grid": "Train a row's readout at each of 7 timesteps and 13 layers and report the best.",
+        "smoke": "Run end to end on small clips that it generates: offline, on a CPU, in minutes.",
+    },
+    "Data and checkpoints": {
+        "fetch": "Download checkpoints and data-set archives, and verify them.",
+        "data": "Show, unpack, audit and compare the data sets.",
+    },
+    "Features and readouts": {
+        "extract": "Extract features of a data set or of a folder of videos.",
+        "readout": "Train a row's readout on stored features; no video is needed.",
+        "predict": "Score any video files with a row's trained readout.",
+    },
+    "Judge and show": {
+        "check": "Judge recorded scores against the published table; exits 1 if any is higher or lower.",
+        "verify": "Compare a backbone's features with golden values; exits 1 if any deviates too much.",
+    },
+}
+"""Every verb with the first line of its docstring, by its group in `repro --help`, which so imports none of them."""
+
+
+def verb_names() -> tuple[str, ...]:
+    """Return all verbs, in the order of `repro --help`."""
+    return tuple(name for verbs in VERBS.values() for name in verbs)
+
+
+def build_app(called: str = "") -> App:
+    """Return the app with every verb registered and none imported yet.
+
+    Args:
+        called: The verb of the command line; it gets the help of its docstring in place of the line above.
+    """
+    app = App(
+        name="repro",
+        suppress_keyboard_interrupt=False,
+        version=__version__,
+        help=(
+            "Reproduce the results table of ActionDiff (arXiv 2509.08908).\n\n"
+            "`repro ROW` runs a row of the table end to end and records its score; `repro check` compares the score with the "
+            "published one.\n\n"
+            "Start with `repro smoke`, which needs no data and no downloads, and `repro list`, which names the rows."
+        ),
+        help_epilogue=(
+            "Exit codes: 0 success; 1 a score is higher or lower than published, or two manifests differ; 2 usage; 3 "
+            "internal error; 4 something required is missing; 5 nothing to check; 130 interrupted."
+        ),
+    )
+    for title, verbs in VERBS.items():
+        group = Group.create_ordered(title)
+        for name, summary in verbs.items():
+            # `list` is a builtin, and its function is named otherwise.
+            place = "repro.cli.list_rows:list_rows" if name == "list" else f"repro.cli.{name}:{name}"
+            app.command(
+                place,
+                name=name,
+                group=group,
+                help=None if name == called else summary,
+                sort_key=verb_names().index(name),
+            )
+    app["--help"].group = app["--version"].group = Group.create_ordered("Other")
+    return app
 
 
 def dispatch(arguments: Sequence[str]) -> Exit:
-    """Run one command line. `repro ROW` is `repro run ROW`.
+    """Run one command line. `repro ROW` is `repro run ROW`, and `repro ROW --grid` is `repro grid ROW`.
 
     Raises:
-        UsageError: the words make no command.
-        ReproError: what the verb ended in.
+        UsageError: no such command, row or option.
+        ReproError: raised by the verb.
     """
     words = list(arguments)
-    if words and not words[0].startswith("-") and words[0] not in VERBS:
-        _refuse_unknown(words[0])
+    if words and not words[0].startswith("-") and words[0] not in verb_names():
+        _require_row(words[0])
         words.insert(0, "run")
+    if words[:1] == ["run"] and "--grid" in words:
+        words = ["grid", *(word for word in words[1:] if word != "--grid")]
+    verb = words[0] if words else ""
+    app = build_app(verb)
     try:
         return Exit(app(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.OK)
     except CycloptsError as error:
-        raise UsageError(
-            f"{' '.join(str(error).split())} (`repro {words[0] if words else ''} --help` shows what it takes)"
-        ) from error
+        message = " ".join(str(error).split())
+        if verb == "run" and isinstance(error, UnknownOptionError) and error.token.value in _options("grid"):
+            message += f" {error.token.value} goes with `repro grid ROW`."
+        raise UsageError(f"{message} (see `{' '.join(('repro', verb)).strip()} --help`)") from error
 
 
-def _refuse_unknown(word: str) -> None:
-    """A word that is neither a verb nor a row is refused here, where both can be suggested."""
-    names = [*VERBS, *rows.row_names(), *rows.extra_names()]
-    if word not in names:
-        near = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(
-            f"unknown row or command '{word}'{hint} (`repro list` shows the rows, `repro list --all` more, `repro --help` the commands)"
-        )
+def _options(verb: str) -> set[str]:
+    return {name for argument in build_app()[verb].assemble_argument_collection() for name in argument.names}
 
 
-@app.command(name="list")
-def list_rows(
-    *,
-    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """The 24 rows: setting, backbone, metric, published value, status, and what is missing to run each.
+def _require_row(word: str) -> None:
+    """Refuse a first word that is neither verb nor row, with the nearest of both."""
+    from repro.table import rows
 
-    Args:
-        all_: also the extras: the release's other experiments, which have no published value.
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro.cli import list_rows as listing
-
-    listing.show(open_workspace(workspace), extras=all_, as_json=json_)
-    return Exit.OK
-
-
-@app.command
-def smoke(
-    *,
-    workspace: WorkspaceOption = None,
-    workers: int = 1,
-    seeds: str = "52,53",
-    pretrained: FlagOption = False,
-    json_: JsonOption = False,
-) -> Exit:
-    """The whole way on clips rendered here: small, offline, on a CPU, in minutes; judged against golden values.
-
-    The backbone's weights are random: the score shows that numbers repeat, not that actions are recognised.
-
-    Args:
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        workers: processes that decode; the numbers do not depend on it.
-        seeds: of the readout, separated by commas; those without a golden value are run and not judged.
-        pretrained: also on an image network with ImageNet weights, which the extra `efficientnet` brings; not judged.
-        json_: print JSON only.
-    """
-    chosen = _seeds(seeds)
-    if not 1 <= workers <= 64:
-        raise UsageError(f"--workers {workers}: expected a number from 1 to 64")
-    place, note = open_scratch_workspace(workspace)
-
-    from repro.cli import smoke as summary
-    from repro.core.console import Reporter
-    from repro.smoke import job
-
-    reporter = Reporter(to_stderr=json_)
-    if note:
-        reporter.line(note)
-    result = job.run_smoke(place, chosen, workers, reporter, pretrained=pretrained)
-    if json_:
-        print(json.dumps(result.as_json(), indent=1))
-    else:
-        summary.show(result, place)
-    return result.exit_code
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--seeds '{text}': expected whole numbers separated by commas, as 52,53") from error
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds '{text}': seeds are not negative and each stands once")
-    return seeds
-
-
-@app.command
-def fetch(
-    *names: str,
-    accept_license: Annotated[bool, Parameter(negative="")] = False,
-    from_: Annotated[str | None, Parameter(name="--from")] = None,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Bring checkpoints and archives of data sets to the workspace, verified; without a name, say what can be fetched.
-
-    Run again, it goes on where it was, and says what is there. HF_TOKEN is used where the Hub asks for one.
-
-    Args:
-        names: of backbones and data sets.
-        accept_license: you have read the licence, which is named without this, and agree to it.
-        from_: a file, a folder or an address that has the files, instead of their owners; verified all the same.
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro.cli import fetch as fetching
-
-    return fetching.show(names, from_, open_workspace(workspace), agreed=accept_license, as_json=json_)
-
-
-@app.command
-def check(
-    *,
-    expected: Path | None = None,
-    strict: Annotated[bool, Parameter(negative="")] = False,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
-) -> Exit:
-    """Judge the workspace's run records against the published table; exits 1 where one is judged higher or lower.
-
-    Args:
-        expected: another table than the shipped expected/results.csv.
-        strict: exit 1 also for rows inconclusive or not run.
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
-    """
-    from repro.cli import check as checking
-
-    return checking.show(open_workspace(workspace), expected, strict=strict, as_json=json_)
-
-
-app.command(cli_rows.run)
-app.command(cli_rows.readout)
-app.command(cli_rows.predict)
-app.command(cli_features.extract)
-app.command(cli_features.verify)
-app.command(cli_data.data)
-app.command(cli_plan.plan)
-
-VERBS = ("list", "plan", "run", "fetch", "data", "extract", "readout", "predict", "smoke", "verify", "check")
+    names = [*rows.row_names(), *rows.extra_names()]
+    if word in names or rows.is_smoke_row(word):
+        return
+    near = difflib.get_close_matches(word, [*verb_names(), *names], n=1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise UsageError(
+        f"unknown row or command '{word}'{hint} (`repro list` shows the rows, `repro list --all` also the extras, "
+        "`repro --help` the commands)"
+    )

@@ -1,32 +1,52 @@
-"""The verbs of `repro data`."""
+"""`repro data`: state of the data sets; placing, auditing and comparing their files."""
 
+import dataclasses
+import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from repro.cli.options import JsonOption, WorkspaceOption
-from repro.core.errors import Exit
-from repro.core.workspace import open_workspace
+from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, JsonOption, require_number
+from repro.core.console import Reporter
+from repro.core.errors import Exit, ReproError, UsageError
+from repro.core.workspace import Workspace
+from repro.datasets.audit import audit
+from repro.datasets.config import DatasetConfig, load_dataset
+from repro.datasets.manifest import Manifest, differences, read_manifest, stored_manifest
+from repro.datasets.prepare import prepare
+from repro.datasets.presence import missing
+from repro.datasets.registry import Dataset, brought_names, list_dataset
 
 data = App(
     name="data",
-    help="The data sets: what is there, bringing the owners' archives into place, decoding every clip, comparing.",
+    help="Show, unpack, audit and compare the data sets.\n\nExample: `repro data status`",
 )
+
+FAULTS_SHOWN = 20
+"""Clips with faults that are printed; --json has all."""
+
+MISSING_SHOWN = 3
+"""Missing clips that are printed; --json has all."""
 
 
 @data.command(name="status")
-def data_status(*names: str, workspace: WorkspaceOption = None, json_: JsonOption = False) -> Exit:
-    """What is there of each data set, and what is missing.
+def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
+    """Show what is present of each data set, and what is missing.
+
+    Example: `repro data status ucf101 hmdb51`
 
     Args:
-        names: from configs/datasets [default: all].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
+        names: Names from configs/datasets [default: all].
     """
-    from repro.cli import inventory
-
-    return inventory.show_status(names, open_workspace(workspace), as_json=json_)
+    workspace = common.open_workspace()
+    reports = [_status(name, workspace) for name in names or brought_names()]
+    if common.as_json:
+        print(json.dumps(reports, indent=1))
+    else:
+        print("\n\n".join("\n".join(_status_lines(report)) for report in reports))
+    return Exit.OK
 
 
 @data.command(name="prepare")
@@ -35,48 +55,218 @@ def data_prepare(
     /,
     *,
     from_: Annotated[list[Path] | None, Parameter(name="--from", consume_multiple=True, negative="")] = None,
-    workspace: WorkspaceOption = None,
-    json_: JsonOption = False,
+    common: CommonOptions = COMMON,
 ) -> Exit:
-    """Link or unpack a data set's videos and annotations into the layout that is read; exits 4 where clips are missing.
+    """Link or unpack a data set's videos and annotations into the workspace.
+
+    Exits 4 if clips are still missing.
+
+    Example: `repro data prepare hmdb51 --from ~/downloads/hmdb51_org.rar`
 
     Args:
-        name: from configs/datasets.
-        from_: archives, or folders that hold them or what was in them [default: the data set's folder archives].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
+        name: A name from configs/datasets.
+        from_: Archives, or folders with the archives or their contents [default: archives in the data set's folder].
     """
-    from repro.cli import inventory
-
-    return inventory.show_prepare(name, from_ or [], open_workspace(workspace), as_json=json_)
+    workspace, config = common.open_workspace(), _config(name)
+    placed = prepare(name, config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
+    report = _status(name, workspace)
+    if common.as_json:
+        print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
+    else:
+        print("\n".join(_status_lines(report)))
+    return Exit.OK if report["ready"] else Exit.MISSING
 
 
 @data.command(name="audit")
 def data_audit(
-    name: str, /, *, workers: int | None = None, workspace: WorkspaceOption = None, json_: JsonOption = False
+    name: str,
+    /,
+    *,
+    workers: Annotated[int | None, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = None,
+    common: CommonOptions = COMMON,
 ) -> Exit:
-    """Decode every clip and write a manifest of what is in it; goes on where it was killed; exits 4 on any fault.
+    """Decode every clip of a data set and write a manifest of the results.
+
+    Rerun the command to resume an interrupted audit. Exits 4 if a clip is missing or cannot be decoded, or if counts
+    differ from the config's.
+
+    Example: `repro data audit ucf101 --workers 16`
 
     Args:
-        name: from configs/datasets.
-        workers: processes that decode [default: one a core].
-        workspace: folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].
-        json_: print JSON only.
+        name: A name from configs/datasets.
+        workers: Processes that decode videos [default: one per core].
     """
-    from repro.cli import inventory
-
-    return inventory.show_audit(name, workers, open_workspace(workspace), as_json=json_)
+    workspace, config = common.open_workspace(), _config(name)
+    dataset = list_dataset(name, workspace, config)
+    done = audit(dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json))
+    manifest = done.manifest
+    decoded = [clip for clip in manifest.clips if not clip.error]
+    faulty = [clip for clip in manifest.clips if clip.error]
+    counts = _counts(dataset, manifest)
+    frames = sum(clip.frames for clip in decoded)
+    if common.as_json:
+        report = {
+            "dataset": name,
+            "manifest": str(done.path),
+            "sha256": manifest.sha256,
+            "decoded": done.decoded,
+            "reused": done.reused,
+            "clips": len(manifest.clips),
+            "frames": frames,
+            "bytes": sum(clip.bytes for clip in manifest.clips),
+            "splits": counts,
+            "faults": {clip.id: clip.error for clip in faulty},
+        }
+        print(json.dumps(report, indent=1))
+    else:
+        print("\n".join(_count_lines(counts, "decode")))
+        for clip in faulty[:FAULTS_SHOWN]:
+            print(f"{clip.id}: {clip.error}")
+        if len(faulty) > FAULTS_SHOWN:
+            print(f"... and {len(faulty) - FAULTS_SHOWN} more (--json lists all)")
+        print(
+            f"{name}: {len(decoded)} of {len(manifest.clips)} clips decode, {frames} frames; "
+            f"{done.decoded} decoded now, {done.reused} reused"
+        )
+        print(f"manifest {done.path}, content sha256 {manifest.sha256}")
+    return Exit.OK if not faulty and not dataset.miscounted else Exit.MISSING
 
 
 @data.command(name="diff")
-def data_diff(a: Path, b: Path, /, *, json_: JsonOption = False) -> Exit:
-    """Which clips two manifests of `repro data audit` differ in, and how; exits 1 where they differ.
+def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
+    """Compare two manifests of `repro data audit` clip by clip; exits 1 if they differ.
+
+    Example: `repro data diff theirs.parquet workspace/audits/ucf101/manifest.parquet`
 
     Args:
-        a: a manifest.parquet.
-        b: another.
-        json_: print JSON only.
+        a: A manifest.parquet.
+        b: Another manifest.parquet.
     """
-    from repro.cli import inventory
+    left, right = read_manifest(a), read_manifest(b)
+    found = list(differences(left, right))
+    if as_json:
+        report = {
+            "a": {"path": str(a), "sha256": left.sha256, "clips": len(left.clips)},
+            "b": {"path": str(b), "sha256": right.sha256, "clips": len(right.clips)},
+            "differences": [dataclasses.asdict(one) for one in found],
+        }
+        print(json.dumps(report, indent=1))
+    else:
+        for one in found:
+            print(one)
+        clips = len({one.clip for one in found})
+        if left.annotations != right.annotations:
+            print("the annotation files, or the folders of the videos, differ")
+        print(f"{left.dataset}: {len(left.clips)} and {len(right.clips)} clips, {clips} differ")
+    return Exit.JUDGED_DIFFERENT if found else Exit.OK
 
-    return inventory.show_diff(a, b, as_json=json_)
+
+def _config(name: str) -> DatasetConfig:
+    """Return the config of a data set that users bring.
+
+    Raises:
+        UsageError: no such data set, or one that is generated.
+    """
+    if name not in brought_names():
+        load_dataset(name)  # refuses an unknown name; what is left is a generated data set, as smoke
+        raise UsageError(f"{name}: generated, not a data set that users bring; those are: {', '.join(brought_names())}")
+    return load_dataset(name)
+
+
+def _status(name: str, workspace: Workspace) -> dict[str, Any]:
+    """Return the state of a data set: the object that --json prints."""
+    config = _config(name)
+    folder = workspace.data / config.folder
+    report: dict[str, Any] = {
+        "dataset": name,
+        "title": config.title,
+        "licence": config.licence,
+        "folder": str(folder),
+        "parts": {str(part): _where(folder, part.there(folder)) for part in config.parts},
+        "official_metric": config.official_metric,
+        "splits": {},
+        "notes": [],
+        "problem": "",
+        "audit": None,
+        "ready": False,
+    }
+    try:
+        dataset = list_dataset(name, workspace, config)
+        manifest = stored_manifest(workspace, name)
+    except ReproError as error:
+        return report | {"problem": str(error)}
+    report["notes"] = list(dataset.notes)
+    report["problem"] = "; ".join(dataset.miscounted)
+    gone = {part: missing(split, dataset.folder) for part, split in dataset.splits.items()}
+    for part, split in dataset.splits.items():
+        report["splits"][part] = {
+            "listed": len(split.clips),
+            "expected": config.splits[part].clips,
+            "there": len(split.clips) - len(gone[part]),
+            "classes_without_clips": [label for label, count in enumerate(split.positives) if count == 0],
+        }
+    report["missing"] = list(dict.fromkeys(why for reasons in gone.values() for why in reasons.values()))
+    report["ready"] = not report["missing"] and not report["problem"]
+    if manifest is not None:
+        report["audit"] = {
+            "sha256": manifest.sha256,
+            "clips": len(manifest.clips),
+            "faults": sum(bool(clip.error) for clip in manifest.clips),
+            "of_these_files": manifest.annotations == dataset.key,
+        }
+    return report
+
+
+def _where(folder: Path, there: str) -> str:
+    """Say where a part of a data set is; `there` is its name in `folder`, or an empty string if it is missing."""
+    if not there:
+        return "absent"
+    path = folder / there
+    return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"there, as {there}"
+
+
+def _status_lines(report: dict[str, Any]) -> list[str]:
+    lines = [f"{report['dataset']}: {report['title']}", f"  in {report['folder']}"]
+    lines += [f"  {part:<28} {where}" for part, where in report["parts"].items()]
+    lines += [f"  {line}" for line in _count_lines(report["splits"], "there")]
+    lines += [f"  {note}" for note in report["notes"]]
+    if report["problem"]:
+        lines.append(f"  problem: {report['problem']}")
+    gone = report.get("missing", [])
+    if gone and "absent" in report["parts"].values():
+        lines.append(f"  missing: all {len(gone)} clips (run `repro data prepare {report['dataset']}`)")
+        gone = []
+    lines += [f"  missing: {why}" for why in gone[:MISSING_SHOWN]]
+    if len(gone) > MISSING_SHOWN:
+        lines.append(f"  missing: {len(gone) - MISSING_SHOWN} more (--json lists all)")
+    found = report["audit"]
+    if found is None:
+        lines.append(f"  not audited (`repro data audit {report['dataset']}` decodes every clip)")
+    else:
+        stale = "" if found["of_these_files"] else ", with other annotation files: audit again"
+        lines.append(
+            f"  audited: {found['clips']} clips, {found['faults']} with faults, content sha256 {found['sha256'][:16]}{stale}"
+        )
+    return lines
+
+
+def _counts(dataset: Dataset, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Return clips by split: listed in the annotations, expected by the config, and decoded."""
+    return {
+        name: {
+            "listed": len(split.clips),
+            "expected": dataset.config.splits[name].clips,
+            "decode": sum(name in clip.splits and not clip.error for clip in manifest.clips),
+        }
+        for name, split in dataset.splits.items()
+    }
+
+
+def _count_lines(splits: dict[str, dict[str, Any]], last: str) -> list[str]:
+    if not splits:
+        return []
+    lines = [f"{'split':<22} {'expected':>8} {'listed':>8} {last:>8}"]
+    for name, counts in splits.items():
+        expected = "unknown" if counts["expected"] is None else counts["expected"]
+        lines.append(f"{name:<22} {expected:>8} {counts['listed']:>8} {counts[last]:>8}")
+    return lines

@@ -1,13 +1,16 @@
-"""`repro fetch`: what can be fetched as a table or JSON; or what was named, fetched."""
+"""`repro fetch`: download checkpoints and archives of data sets, or list them."""
 
 import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.table import Table
 
-from repro.core.console import Reporter, Terminal, sized
+from repro.cli.options import COMMON, CommonOptions, FlagOption
+from repro.core.console import Reporter, open_console, sized
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
@@ -19,59 +22,78 @@ from repro.table import rows
 from repro.table.row import row_backbone, row_datasets
 
 
-def show(names: Sequence[str], place: str | None, workspace: Workspace, *, agreed: bool, as_json: bool) -> Exit:
-    """Fetch what is named, or say what can be.
+def fetch(
+    *names: str,
+    accept_license: FlagOption = False,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    common: CommonOptions = COMMON,
+) -> Exit:
+    """Download checkpoints and data-set archives, and verify them.
 
-    Raises:
-        MissingError: a licence not agreed to; what is given on request alone; what cannot be had.
-        UsageError: no such name; a --from that makes no sense.
+    Without a name, lists what can be downloaded. Rerun the command to resume an interrupted download. HF_TOKEN is used
+    if the Hugging Face Hub asks for a token.
+
+    Example: `repro fetch svd_xt --accept-license`
+
+    Args:
+        names: Names of backbones and data sets.
+        accept_license: Confirm that you have read and accept the licence (run without it to see the licence).
+        from_: File, folder or address that has the files, instead of their publisher; they are verified all the same.
     """
+    workspace = common.open_workspace()
     known = assets(workspace)
     if not names:
-        if place is not None:
-            raise UsageError("--from needs the name of what to fetch from there (`repro fetch` shows the names)")
-        _table(known, workspace, as_json=as_json)
+        if from_ is not None:
+            raise UsageError("--from needs the name of what to fetch from there (`repro fetch` lists the names)")
+        _print_assets(known, workspace, as_json=common.as_json)
         return Exit.OK
     for name in names:
         _require_known(name, known, workspace)
     chosen = [known[name] for name in dict.fromkeys(names)]
-    if place is not None and len(chosen) > 1:
-        raise UsageError("--from names a place for one thing: fetch them one by one")
-    hashes, reporter = FileHashes(workspace.hashes), Reporter(to_stderr=as_json)
+    if from_ is not None and len(chosen) > 1:
+        raise UsageError("--from is the place of one asset: fetch them one by one")
+    hashes, reporter = FileHashes(workspace.hashes), Reporter(to_stderr=common.as_json)
     for asset in chosen:
         if asset.unpacked:
-            reporter.line(f"{asset.name}: there, unpacked in {asset.unpacked}")
+            reporter.line(f"{asset.name}: already unpacked in {asset.unpacked}")
     chosen = [asset for asset in chosen if not asset.unpacked]
     _require_given_freely(chosen)
-    if not agreed:
-        _require_nothing_new(chosen, place, hashes, workspace)
+    if not accept_license:
+        _require_nothing_new(chosen, from_, hashes, workspace)
     quiet_libraries()
     if chosen:
         workspace.require_writable()
-    brought = []
-    for asset in chosen:
-        for file in asset.files:
-            one = bring if asset.encoder is None else bring_encoder
-            brought.append(one(asset, file, place, hashes, reporter))
-            reporter.line(_sentence(brought[-1]))
-        if asset.then:
-            reporter.line(f"{asset.name}: now {asset.then}")
-    if as_json:
+    brought = _bring_all(chosen, from_, hashes, reporter)
+    if common.as_json:
         print(json.dumps([asdict(b) | {"path": str(b.path)} for b in brought], indent=1))
     return Exit.OK
 
 
+def _bring_all(chosen: Sequence[Asset], place: str | None, hashes: FileHashes, reporter: Reporter) -> list[Brought]:
+    """Download every file of `chosen`, from `place` if it is given; report each."""
+    brought = []
+    for asset in chosen:
+        bring_one = bring if asset.encoder is None else bring_encoder
+        for file in asset.files:
+            brought.append(bring_one(asset, file, place, hashes, reporter))
+            reporter.line(_describe(brought[-1]))
+        if asset.then:
+            reporter.line(f"{asset.name}: next, run {asset.then}")
+    return brought
+
+
 def _require_known(name: str, known: dict[str, Asset], workspace: Workspace) -> None:
+    """Refuse a name that is no asset; for a row, name the assets it needs."""
     if name in known:
         return
     if name in (*rows.row_names(), *rows.extra_names()):
         row = rows.load_row(name)
         beside = row_backbone(row).absent_beside(workspace)
         needs = [n for n in (*row_datasets(row), row.backbone, *beside) if n in known]
-        raise UsageError(f"'{name}' is a row: it needs {' and '.join(needs)}, which `repro fetch` takes by these names")
+        raise UsageError(f"'{name}' is a row; fetch what it needs: repro fetch {' '.join(needs)}")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise UsageError(f"'{name}' is nothing to fetch{hint} (there is {', '.join(known)})")
+    raise UsageError(f"unknown asset '{name}'{hint} (available: {', '.join(known)})")
 
 
 def _require_given_freely(chosen: Sequence[Asset]) -> None:
@@ -81,30 +103,31 @@ def _require_given_freely(chosen: Sequence[Asset]) -> None:
 
 
 def _require_nothing_new(chosen: Sequence[Asset], place: str | None, hashes: FileHashes, workspace: Workspace) -> None:
-    """Without agreement to the licences, only what is there may be named."""
+    """Without --accept-license, refuse assets that would be downloaded; name their licences."""
     terms = []
     for asset in chosen:
-        lacking = [_lacking(asset, file, hashes) for file in asset.files]
-        if any(lacking):
+        missing = [_what_is_missing(asset, file, hashes) for file in asset.files]
+        if any(missing):
             terms.append(
-                f"{asset.name}: {', '.join(filter(None, lacking))}, licence: {asset.licence}, {asset.licence_url}"
+                f"{asset.name}: {', '.join(filter(None, missing))}, licence: {asset.licence}, {asset.licence_url}"
             )
     if terms:
         command = fetch_command(" ".join(asset.name for asset in chosen), workspace, place)
-        raise MissingError(f"{'; '.join(terms)}; to agree and fetch: {command}")
+        raise MissingError(f"{'; '.join(terms)}; to accept and fetch: {command}")
 
 
-def _lacking(asset: Asset, file: RemoteFile, hashes: FileHashes) -> str:
-    """ "" where nothing is lacking."""
+def _what_is_missing(asset: Asset, file: RemoteFile, hashes: FileHashes) -> str:
+    """Return the file to download with its size, or an empty string if the file is present and as expected."""
     if asset.encoder is not None and encoder_standing(asset, file, hashes).good:
         return ""
     found = standing(asset.path(file), file, hashes)
     if found.wrong:
-        return f"{asset.path(file)} {found.wrong}, to be set aside and fetched anew ({file.size})"
+        return f"{asset.path(file)} {found.wrong}, to be renamed and downloaded again ({file.size})"
     return "" if found.there else f"{file.file} ({file.size})"
 
 
-def _sentence(brought: Brought) -> str:
+def _describe(brought: Brought) -> str:
+    """Return one line on a file: how it came, its size, and what its sha256 was compared with."""
     if brought.sha256 is None:
         judged = "not verified: no checksum is published and none was recorded"
     else:
@@ -113,23 +136,22 @@ def _sentence(brought: Brought) -> str:
     return f"{brought.path}: {brought.means}, {sized(brought.bytes)}, {judged}"
 
 
-def _table(known: dict[str, Asset], workspace: Workspace, *, as_json: bool) -> None:
+def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_entry(asset) for asset in known.values()], indent=1))
         return
-    console = Terminal(highlight=False)
-    if not console.is_terminal:
-        console = Terminal(highlight=False, width=200)  # a pipe has no width to fit into
+    console = open_console(piped_width=200)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "size", "licence", "from", "here"):
         table.add_column(column, overflow="fold")
     for asset in known.values():
         table.add_row(asset.name, asset.size, f"{asset.licence} ({asset.licence_url})", asset.source, _here(asset))
     console.print(table)
-    console.print(f"to bring one to {workspace.root}: {fetch_command('NAME', workspace)}", soft_wrap=True)
+    console.print(f"to download one to {workspace.root}: {fetch_command('NAME', workspace)}", soft_wrap=True)
 
 
 def _here(asset: Asset) -> str:
+    """Say how much of an asset is in the workspace."""
     if asset.unpacked:
         return "there"
     if asset.on_request:
@@ -140,9 +162,9 @@ def _here(asset: Asset) -> str:
     if len(there) == len(asset.files):
         return "there"
     parts = [asset.path(file).with_name(f"{file.file}.part") for file in asset.files]
-    begun = sum(part.stat().st_size for part in parts if part.is_file())
-    words = [f"{len(there)} of {len(asset.files)} files"] if there else []
-    return ", ".join([*words, *([f"{sized(begun)} begun"] if begun else [])]) or "no"
+    started = sum(part.stat().st_size for part in parts if part.is_file())
+    found = [f"{len(there)} of {len(asset.files)} files"] if there else []
+    return ", ".join([*found, *([f"{sized(started)} started"] if started else [])]) or "no"
 
 
 def _entry(asset: Asset) -> dict[str, object]:

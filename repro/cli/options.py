@@ -1,42 +1,198 @@
-"""Options that several verbs take, and checks of their values."""
+"""Options that several verbs share. Name, help and limits of each are written here, once.
 
-from collections.abc import Mapping, Sequence
+A verb takes a group as one keyword argument with its default (`common: CommonOptions = COMMON`); cyclopts shows the
+group's fields as options of the verb. Values outside the limits are refused before the verb's body runs.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from repro.core.errors import UsageError
+from repro.core.workspace import Workspace, open_workspace
 
-WorkspaceOption = Annotated[Path | None, Parameter(name="--workspace")]
-SetOption = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
-DeviceOption = Annotated[str | None, Parameter(name="--device")]
-BatchOption = Annotated[int | None, Parameter(name="--batch")]
-JsonOption = Annotated[bool, Parameter(name="--json", negative="")]
-SeedsOption = Annotated[int, Parameter(name="--seeds")]
-ProtocolOption = Annotated[Literal["published", "honest"], Parameter(name="--protocol")]
-FlagOption = Annotated[bool, Parameter(negative="")]
+if TYPE_CHECKING:
+    from repro.table.row import Row
+
+MOST_WORKERS = 1024
+"""Upper limit of --workers for every verb: beyond it, a typing error is likelier than a machine."""
 
 
-def changes(pairs: Sequence[str], **named: str | None) -> dict[str, str]:
-    """--set's KEY=VALUE pairs, and options that stand for one."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE, as frames.window=16")
-        found[key] = value
-    return found | {key: value for key, value in named.items() if value is not None}
+def require_number(option: str, least: int, most: int | None = None) -> Callable[[type, Any], None]:
+    """Return a cyclopts validator that refuses numbers outside `least`..`most`; None (not given) passes."""
+
+    def validate(_: type, value: int | None) -> None:
+        if value is not None and (value < least or (most is not None and value > most)):
+            limits = f"a number from {least} on" if most is None else f"a number from {least} to {most}"
+            raise UsageError(f"{option} {value}: expected {limits}")
+
+    return validate
 
 
-def at_least_one(option: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise UsageError(f"{option} {value}: expected a number from 1 on")
-    return value
+def _require_device(_: type, value: str | None) -> None:
+    if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise UsageError(f"--device {value}: expected cpu, cuda or cuda:N")
 
 
-def only_with(options: Mapping[str, object], other: str) -> None:
-    """Refuse options that were given and say nothing without another."""
-    for option, value in options.items():
-        if value is not None:
-            raise UsageError(f"{option} goes with {other}: add it, or leave {option} out")
+FlagOption = Annotated[bool, Parameter(negative="", show_default=False)]
+WorkspaceOption = Annotated[
+    Path | None,
+    Parameter(
+        name="--workspace",
+        help="Folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].",
+    ),
+]
+JsonOption = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON only.")]
+SeedsOption = Annotated[
+    int,
+    Parameter(
+        name="--seeds",
+        validator=require_number("--seeds", 1),
+        help="Number of readouts: the published seed, then the ones that follow it.",
+    ),
+]
+ProtocolOption = Annotated[
+    Literal["published", "honest"],
+    Parameter(
+        name="--protocol",
+        help="honest selects the epoch on clips held out of the training split; its scores are not judged.",
+    ),
+]
+DeterministicOption = Annotated[
+    bool,
+    Parameter(
+        name="--deterministic",
+        negative="",
+        show_default=False,
+        help="On a GPU, use only operations that repeat bit for bit.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    Parameter(
+        name="--device",
+        validator=_require_device,
+        help="cpu, cuda or cuda:N [default: REPRO_DEVICE, else cuda if a GPU is visible].",
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    Parameter(
+        name="--batch",
+        validator=require_number("--batch", 1),
+        help="Frames that the largest networks process at once [default: as many as a memory limit allows].",
+    ),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonOptions:
+    """Options of nearly every verb."""
+
+    workspace: WorkspaceOption = None
+    as_json: JsonOption = False
+
+    def open_workspace(self) -> Workspace:
+        """Return the workspace that --workspace or the environment names; nothing is written."""
+        return open_workspace(self.workspace)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """Where networks compute."""
+
+    device: DeviceOption = None
+    batch: BatchOption = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeOptions(DeviceOptions):
+    """Where networks compute, and how many processes feed them."""
+
+    workers: Annotated[
+        int | None,
+        Parameter(
+            validator=require_number("--workers", 1, MOST_WORKERS),
+            help="Processes that decode videos [default: number of cores minus one].",
+        ),
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions(ComputeOptions):
+    """Where features are computed and readouts are trained."""
+
+    deterministic: DeterministicOption = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneOptions:
+    """What of a backbone's config is changed."""
+
+    implementation: Annotated[
+        str | None,
+        Parameter(help="Library whose modules compute: sgm, diffusers or auto [default: the backbone's]."),
+    ] = None
+    set_: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--set",
+            negative="",
+            show_default=False,
+            help="Override a key of the backbone's config, as frames.window=16; may be repeated.",
+        ),
+    ] = ()
+
+    def changes(self, **named: str | None) -> dict[str, str]:
+        """Return the changes as YAML text by dotted key; `named` adds those of other options that were given.
+
+        Raises:
+            UsageError: a --set without `=` or without a key.
+        """
+        found = {}
+        for pair in self.set_:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise UsageError(f"--set {pair}: expected KEY=VALUE, as frames.window=16")
+            found[key] = value
+        given = {"implementation": self.implementation, **named}
+        return found | {key: value for key, value in given.items() if value is not None}
+
+
+# Frozen, so that one instance serves as every verb's default.
+COMMON = CommonOptions()
+ON_DEVICE = DeviceOptions()
+COMPUTE = ComputeOptions()
+TRAINING = TrainingOptions()
+BACKBONE = BackboneOptions()
+
+
+def command_for_row(name: str) -> str:
+    """Return the command that runs a row: rows of the smoke job cannot be run alone."""
+    from repro.table.rows import PRETRAINED_SMOKE_ROWS, is_smoke_row
+
+    if name in PRETRAINED_SMOKE_ROWS:
+        return "repro smoke --pretrained"
+    return "repro smoke" if is_smoke_row(name) else f"repro {name}"
+
+
+def load_requested_row(name: str) -> "Row":
+    """Return the row that a verb was asked to run or plan.
+
+    Raises:
+        UsageError: no such row, a row of the smoke job, or a config that is not valid.
+    """
+    from repro.table.rows import is_smoke_row, load_row
+
+    if is_smoke_row(name):
+        raise UsageError(f"{name} is part of the smoke job: run `{command_for_row(name)}`")
+    return load_row(name)

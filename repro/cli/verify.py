@@ -1,63 +1,73 @@
-"""`repro verify`: run the comparisons and print them."""
+"""`repro verify`: compare a backbone's features with golden ones, or its ways of computing with each other."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from repro.backbones import comparison as verify
+from repro.backbones import comparison
 from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig, load_backbone
 from repro.backbones.family import load_family
 from repro.backbones.weights import absence, checkpoint_path
+from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions
 from repro.core.errors import Exit, MissingError, UsageError
-from repro.core.workspace import Workspace
+from repro.table.requirements import chosen_device
 
 
-def show(
+def verify(
     backbone: str,
-    golden: Path | None,
-    checkpoint: Path | None,
-    changes: Mapping[str, str],
-    limit: float | None,
-    device: str,
-    batch: int | None,
-    workspace: Workspace,
+    /,
     *,
-    as_json: bool,
+    golden: Path | None = None,
+    checkpoint: Path | None = None,
+    config: BackboneOptions = BACKBONE,
+    limit: float = comparison.LIMIT,
+    compute: DeviceOptions = ON_DEVICE,
+    common: CommonOptions = COMMON,
 ) -> Exit:
-    """Against golden values where a folder of them is given, else fast against plain, implementation against
-    implementation and each precision against fp32.
+    """Compare a backbone's features with golden values; exits 1 if any deviates too much.
 
-    Raises:
-        UsageError: a backbone, folder or limit that does not exist.
-        MissingError: a checkpoint, golden file or implementation that cannot be used.
+    Without --golden, compares ways of computing on this machine: the fast path with the plain one, one implementation
+    with the other, each precision with fp32.
+
+    Example: `repro verify svd_xt --golden golden/svd_xt`
+
+    Args:
+        backbone: A name from configs/backbones.
+        golden: Folder of golden windows (repro/backbones/comparison.py describes the files).
+        checkpoint: Weights in the published layout [default: the backbone's, in the workspace].
+        limit: Largest relative L2 allowed.
     """
-    config = load_backbone(backbone, changes)
-    family, kept = load_family(config.family), config.checkpoint
+    settings, device = load_backbone(backbone, config.changes()), chosen_device(compute.device)
+    family, kept = load_family(settings.family), settings.checkpoint
     if kept is None or family.against_golden is None or family.comparisons is None:
         raise UsageError(
             f"backbone {backbone}: nothing to compare: it has no weights of its own, or no plain computation"
         )
-    limit = verify.LIMIT if limit is None else limit
     if not limit > 0:
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
+    workspace = common.open_workspace()
     path = checkpoint or checkpoint_path(kept, workspace)
     if golden is not None:
-        found = family.against_golden(config, path, golden, device, batch)
-        return _against_golden(backbone, config, path, found, limit, as_json=as_json)
-    lacking = "" if checkpoint else absence(backbone, kept, workspace)
-    if lacking:
-        raise MissingError(lacking)
-    return _on_this_machine(
-        backbone, config, family.comparisons(config, path, device, limit, batch), limit, device, as_json=as_json
-    )
+        deviations = family.against_golden(settings, path, golden, device, compute.batch)
+        return _print_deviations(backbone, settings, path, deviations, limit, as_json=common.as_json)
+    missing = "" if checkpoint else absence(backbone, kept, workspace)
+    if missing:
+        raise MissingError(missing)
+    comparisons = family.comparisons(settings, path, device, limit, compute.batch)
+    if not common.as_json:
+        print(f"{backbone} on {device}, a window of {settings.frames.window} frames")
+    rows, above = _print_comparisons(comparisons, as_json=common.as_json)
+    if common.as_json:
+        print(json.dumps({"backbone": backbone, "device": device, "limit": limit, "comparisons": rows}, indent=1))
+    return Exit.JUDGED_DIFFERENT if above else Exit.OK
 
 
-def _against_golden(
+def _print_deviations(
     backbone: str, config: BackboneConfig, path: Path, found: Iterator[Deviation | Note], limit: float, *, as_json: bool
 ) -> Exit:
-    """Print every golden tensor's deviation and the worst."""
+    """Print the deviation of every golden tensor, and the worst."""
     deviations = []
     for deviation in found:
         if isinstance(deviation, Note):
@@ -88,43 +98,43 @@ def _against_golden(
         )
         if worst.relative_l2 > 0.1:
             print(
-                f"so far off, these values were likely made with other weights than {path}, or other settings: name theirs with "
-                "--checkpoint and --set"
+                f"deviations this large suggest that the golden values were computed with other weights than {path} or other "
+                "settings: pass those with --checkpoint and --set"
             )
     return Exit.JUDGED_DIFFERENT if above else Exit.OK
 
 
-def _on_this_machine(
-    backbone: str, config: BackboneConfig, comparisons: Iterator[Comparison | Skipped | Note], limit: float, device: str,
-    *, as_json: bool,
-) -> Exit:  # fmt: skip
-    """Print how far each way of computing lies from another; those that promise equality are held to `limit`."""
+def _print_comparisons(
+    found: Iterator[Comparison | Skipped | Note], *, as_json: bool
+) -> tuple[list[dict[str, str | float]], int]:
+    """Print each comparison as it is computed, unless `as_json`; those that promise equality are held to their limit.
+
+    Returns:
+        The comparisons as --json prints them, and how many are above their limit.
+    """
     if not as_json:
-        print(f"{backbone} on {device}, a window of {config.frames.window} frames")
         print(f"{'what':<22} {'against':<26} {'worst relative L2':<28} {'seconds':>7}  verdict")
     rows: list[dict[str, str | float]] = []
     above = 0
-    for found in comparisons:
-        if isinstance(found, Note):
-            print(found.text, file=sys.stderr)
+    for one in found:
+        if isinstance(one, Note):
+            print(one.text, file=sys.stderr)
             continue
-        if not isinstance(found, Comparison):
-            rows.append({"what": found.what, "skipped": found.why})
+        if isinstance(one, Skipped):
+            rows.append({"what": one.what, "skipped": one.why})
             if not as_json:
-                print(f"{found.what:<22} skipped: {found.why}", flush=True)
+                print(f"{one.what:<22} skipped: {one.why}", flush=True)
             continue
-        off = found.expected is not None and not found.worst <= found.expected
+        off = one.expected is not None and not one.worst <= one.expected
         above += off
-        verdict = "not judged" if found.expected is None else "ABOVE THE LIMIT" if off else "equal"
+        verdict = "not judged" if one.expected is None else "ABOVE THE LIMIT" if off else "equal"
         rows.append(
             {
-                "what": found.what, "against": found.against, "worst_relative_l2": min(found.worst, 1e9),
-                "worst_cell": found.cell, "seconds": round(found.seconds, 3), "verdict": verdict,
+                "what": one.what, "against": one.against, "worst_relative_l2": min(one.worst, 1e9),
+                "worst_cell": one.cell, "seconds": round(one.seconds, 3), "verdict": verdict,
             }
         )  # fmt: skip
         if not as_json:
-            worst = f"{found.worst:.1e} at {found.cell}"
-            print(f"{found.what:<22} {found.against:<26} {worst:<28} {found.seconds:>7.1f}  {verdict}", flush=True)
-    if as_json:
-        print(json.dumps({"backbone": backbone, "device": device, "limit": limit, "comparisons": rows}, indent=1))
-    return Exit.JUDGED_DIFFERENT if above else Exit.OK
+            worst = f"{one.worst:.1e} at {one.cell}"
+            print(f"{one.what:<22} {one.against:<26} {worst:<28} {one.seconds:>7.1f}  {verdict}", flush=True)
+    return rows, above

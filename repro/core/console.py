@@ -17,6 +17,12 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+def open_console(piped_width: int) -> Terminal:
+    """Return a console for tables on stdout. A pipe has no width to fit into: its lines get `piped_width` columns."""
+    console = Terminal(highlight=False)
+    return console if console.is_terminal else Terminal(highlight=False, width=piped_width)
+
+
 def sized(count: int) -> str:
     """Bytes to read, as 9.56 GB."""
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):

@@ -61,7 +61,7 @@ def test_from_nothing_to_an_audit(repro, workspace: Workspace, tmp_path: Path) -
     assert status[0]["audit"] == {"sha256": report["sha256"], "clips": 24, "faults": 0, "of_these_files": True}
     assert status[0]["ready"] is True
     assert status[0]["official_metric"] == "top1"
-    assert "24 of 24 clips decode, 216 frames; 0 decoded now, 24 as they were" in repro("data", "audit", "hmdb51").out
+    assert "24 of 24 clips decode, 216 frames; 0 decoded now, 24 reused" in repro("data", "audit", "hmdb51").out
 
 
 def test_a_fault_ends_in_4_and_is_found_by_diff(repro, workspace: Workspace, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -100,7 +100,7 @@ def test_status_says_what_is_wrong_and_goes_on(repro, workspace: Workspace, tmp_
     assert "problem: " in done.out
     assert "testlist01.txt:1: 'nonsense'" in done.out
     assert "problem: charades_ego/first_test: its files list 1 clips, expected 2" in done.out
-    assert "missing: all 10 clips (`repro data prepare animal_kingdom`" in done.out
+    assert "missing: all 10 clips (run `repro data prepare animal_kingdom`" in done.out
     statuses = {one["dataset"]: one for one in json.loads(repro("data", "status", "--json").out)}
     assert len(statuses["animal_kingdom"]["missing"]) == 10
     assert statuses["animal_kingdom"]["splits"]["full_test"]["classes_without_clips"][:3] == [0, 1, 2]
@@ -110,8 +110,12 @@ def test_status_says_what_is_wrong_and_goes_on(repro, workspace: Workspace, tmp_
     ("words", "code", "said"),
     [
         (["data", "status", "kinetics"], 2, "unknown dataset 'kinetics'"),
-        (["data", "status", "smoke"], 2, "smoke: not a data set that a user brings: animal_kingdom, "),
-        (["data", "prepare", "smoke"], 2, "smoke: not a data set that a user brings"),
+        (
+            ["data", "status", "smoke"],
+            2,
+            "smoke: generated, not a data set that users bring; those are: animal_kingdom, ",
+        ),
+        (["data", "prepare", "smoke"], 2, "smoke: generated, not a data set that users bring"),
         (["data", "prepare", "ucf101", "--from", "/no/such"], 2, "--from /no/such: no such file or folder"),
         (["data", "prepare", "ucf101"], 4, "pass the archive or folder with --from"),
         (["data", "audit", "ucf101"], 4, "data ucf101: no ucfTrainTestlist in"),

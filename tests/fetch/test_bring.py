@@ -93,7 +93,7 @@ def test_a_licence_is_shown_and_to_be_agreed_to(tmp_path: Path) -> None:
     assert "svd: svd.safetensors (9.56 GB), licence: Stability AI Community License" in said
     assert "https://stability.ai/license" in said
     assert "hmdb51_org.zip (4.25 GB), test_train_splits.zip (223 kB), licence: CC BY 4.0" in said
-    assert said.endswith("; to agree and fetch: repro fetch svd hmdb51 --accept-license\n")
+    assert said.endswith("; to accept and fetch: repro fetch svd hmdb51 --accept-license\n")
     said = said_once(run("vjepa", "--from", "a b", "--workspace", "my work", at=tmp_path), 4)
     assert f"repro fetch vjepa --accept-license --from 'a b' --workspace '{tmp_path}/my work'" in said
     assert list(tmp_path.iterdir()) == []
@@ -102,9 +102,9 @@ def test_a_licence_is_shown_and_to_be_agreed_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["svd_xy"], 2, "'svd_xy' is nothing to fetch; did you mean 'svd_xt'? (there is sdv2, svd, svd_xt, "),
+        (["svd_xy"], 2, "unknown asset 'svd_xy'; did you mean 'svd_xt'? (available: sdv2, svd, svd_xt, "),
         (["ak_full"], 2, "'ak_full' is a row: it needs animal_kingdom and svd_xt"),
-        (["svd_xt_tiny"], 2, "'svd_xt_tiny' is nothing to fetch"),
+        (["svd_xt_tiny"], 2, "unknown asset 'svd_xt_tiny'"),
         (["--from", "x"], 2, "--from needs the name of what to fetch"),
         (["svd", "svd_xt", "--from", "x"], 2, "--from names a place for one thing"),
         (["animal_kingdom", "--accept-license"], 4, "with the form at https://forms.gle/"),
@@ -299,7 +299,7 @@ def test_data_that_is_unpacked_is_there(tmp_path: Path) -> None:
     (folder / "AR_metadata.xlsx").touch()
     done = run("animal_kingdom", at=tmp_path)
     assert done.code == 0
-    assert done.out == f"animal_kingdom: there, unpacked in {folder}\n"
+    assert done.out == f"animal_kingdom: already unpacked in {folder}\n"
 
 
 def test_data_and_checkpoints_may_lie_elsewhere(tmp_path: Path, server: FileServer) -> None:
@@ -322,7 +322,7 @@ def test_a_killed_fetch_goes_on_where_it_was(tmp_path: Path, server: FileServer)
     said = said_once(run(*words[1:], at=tmp_path), 2)
     assert "svd.safetensors is being fetched already" in said
     assert f'"pid": {first.pid}' in said
-    assert "begun" in run(at=tmp_path).out
+    assert "started" in run(at=tmp_path).out
     first.send_signal(signal.SIGKILL)
     first.wait()
     came = part.stat().st_size

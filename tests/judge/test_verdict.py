@@ -9,7 +9,7 @@ import pytest
 from builders.records import record
 from scipy import stats
 
-from repro.cli import check as checking
+from repro.cli.check import explain_left_out
 from repro.core.errors import Exit, UsageError
 from repro.judge import verdict as check
 from repro.judge.expected import Expected, rows_with_expected, table_path
@@ -150,7 +150,7 @@ def test_other_cells_of_a_row_that_is_one_cell_are_named_together() -> None:
     judged = next(v for v in verdicts if v.expected.row == "ucf_hmdb_sdv2")
     assert (judged.outcome, judged.measured) == (Outcome.WITHIN_MARGIN, 76.5)
     assert len(left_out) == 90
-    assert checking.told(left_out) == [
+    assert explain_left_out(left_out) == [
         "ucf_hmdb_sdv2: 90 records not judged: another cell of a grid: the row is t20_layer09"
     ]
 

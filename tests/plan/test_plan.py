@@ -16,7 +16,9 @@ from builders.repro_rows import colour_row
 
 from repro.backbones.config import backbone_names, load_backbone
 from repro.backbones.extractor import describe, likely_identity
-from repro.cli import planning
+from repro.cli import plan as planning
+from repro.cli.app import dispatch
+from repro.core.errors import UsageError
 from repro.core.remote_file import bytes_of
 from repro.core.workspace import Workspace
 from repro.datasets import registry
@@ -37,7 +39,7 @@ from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
 from repro.plan.plan import Plan, make
 from repro.readout.heads import new_head
-from repro.table import requirements, rows
+from repro.table import requirements
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
 
@@ -416,9 +418,9 @@ def test_the_table_names_everything_at_100_columns(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        planning, "Terminal", lambda **_: planning.Console(width=100, highlight=False, force_terminal=True)
+        planning, "open_console", lambda **_: planning.Console(width=100, highlight=False, force_terminal=True)
     )
-    planning.show((), workspace, seeds=1, protocol="published", device=None, as_json=False)
+    planning.print_plan((), workspace, seeds=1, protocol="published", device=None, as_json=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert "…" not in said
     for name in row_names():
@@ -442,15 +444,18 @@ def test_a_dry_run_says_what_is_missing_and_does_nothing(tmp_path: Path) -> None
     assert same.out == done.out
 
 
-def test_mistakes(workspace: Workspace) -> None:
-    for names, device, said in (
-        (("ak_ful",), None, "unknown row 'ak_ful'; did you mean 'ak_full'"),
-        (("all", "nothing"), None, "unknown row 'nothing'"),
-        (("smoke",), None, "part of the smoke job"),
-        (("ak_full",), "tpu", "--device tpu: expected cpu, cuda or cuda:N"),
-    ):
-        with pytest.raises(rows.UsageError, match=re.escape(said)):
-            planning.show(names, workspace, seeds=1, protocol="published", device=device, as_json=False)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ak_ful"], "unknown row 'ak_ful'; did you mean 'ak_full'"),
+        (["all", "nothing"], "unknown row 'nothing'"),
+        (["smoke"], "part of the smoke job: run `repro smoke`"),
+        (["ak_full", "--device", "tpu"], "--device tpu: expected cpu, cuda or cuda:N"),
+    ],
+)
+def test_mistakes(workspace: Workspace, words: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        dispatch(["plan", *words, "--workspace", str(workspace.root)])
 
 
 def test_a_data_set_whose_lengths_are_not_known_is_refused(

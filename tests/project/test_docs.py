@@ -10,7 +10,7 @@ import yaml
 from builders.commands import ROOT
 
 from repro import __version__
-from repro.cli.app import VERBS
+from repro.cli.app import verb_names
 from repro.core.errors import Exit
 from repro.table.rows import row_names
 
@@ -42,7 +42,7 @@ def test_every_row_has_its_script_and_no_other_is_there() -> None:
 
 def test_every_verb_and_exit_code_is_explained() -> None:
     commands = readme().split("## Commands")[1]
-    for verb in set(VERBS) - {"run"}:
+    for verb in set(verb_names()) - {"run"}:
         assert f"`repro {verb}" in commands
     for code in Exit:
         assert f"| {code.value} |" in commands

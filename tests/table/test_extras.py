@@ -13,7 +13,8 @@ from builders.repro_rows import colour_row
 from repro.backbones.config import backbone_names
 from repro.backbones.extractor import Backbone
 from repro.backbones.svd.config import SvdConfig
-from repro.cli import check as checking
+from repro.cli.check import check
+from repro.cli.options import CommonOptions
 from repro.core.config import validated
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.hashing import content_key
@@ -282,16 +283,16 @@ def test_an_extra_runs_and_is_not_judged(
     assert (first.train.name, first.test.name) == ("ucf101/train", "ucf101/val")
     assert first.features.key != second.features.key
     assert second.features.identity["frames"]["window"] == 2
-    with pytest.raises(NothingToCheckError, match="no run record that measures a published row"):
-        checking.show(place, None, strict=True, as_json=False)
+    with pytest.raises(NothingToCheckError, match="no run record of a published row"):
+        check(strict=True, common=CommonOptions(workspace=place.root))
     capsys.readouterr()
     write(place.runs, record("ucf_hmdb", 42, 0.776))
-    assert checking.show(place, None, strict=False, as_json=False) is Exit.OK
+    assert check(common=CommonOptions(workspace=place.root)) is Exit.OK
     told = capsys.readouterr()
-    assert "2 records of extras, which have no published value: not judged: ucf_ucf, ucf_ucf_window2" in told.out
+    assert "not judged: 2 records of extras, which have no published value: ucf_ucf, ucf_ucf_window2" in told.out
     assert told.err == ""
     assert told.out.splitlines()[-1].startswith("24 rows: 0 reproduced, 0 consistent, 1 within margin")
-    checking.show(place, None, strict=False, as_json=True)
+    check(common=CommonOptions(workspace=place.root, as_json=True))
     report = json.loads(capsys.readouterr().out)
     assert [extra["row"] for extra in report["extras_not_judged"]] == ["ucf_ucf", "ucf_ucf_window2"]
     assert report["records_not_judged"] == []

@@ -1,0 +1,85 @@
+"""`repro extract SOURCE`: features of a data set or of a folder of videos."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from repro.cli.options import (
+    BACKBONE,
+    COMMON,
+    COMPUTE,
+    BackboneOptions,
+    CommonOptions,
+    ComputeOptions,
+    FlagOption,
+)
+from repro.core.errors import Exit
+from repro.table.requirements import chosen_device
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureOptions:
+    """Which features are extracted of which clips, and how they are stored."""
+
+    timesteps: Annotated[
+        str | None, Parameter(help="Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20].")
+    ] = None
+    layers: Annotated[str | None, Parameter(help="Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].")] = None
+    grid: Annotated[FlagOption, Parameter(help="All 7 timesteps and 13 layers in one pass, stored as fp16.")] = False
+    stored_as: Annotated[
+        Literal["fp16", "fp32"] | None, Parameter(help="Type on disk [default: fp32; fp16 with --grid].")
+    ] = None
+    shard: Annotated[
+        str | None,
+        Parameter(help="i/n: only part i of n; parts may run at the same time, also on several machines."),
+    ] = None
+
+
+FEATURES = FeatureOptions()
+
+
+def extract(
+    source: str,
+    /,
+    *,
+    backbone: str = "svd_xt",
+    options: FeatureOptions = FEATURES,
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] | None = None,
+    config: BackboneOptions = BACKBONE,
+    compute: ComputeOptions = COMPUTE,
+    common: CommonOptions = COMMON,
+) -> Exit:
+    """Extract features of a data set or of a folder of videos.
+
+    Defaults follow the release's quick start (SVD-XT, timestep 20, layer 9). Features that are stored already are kept.
+    A clip that fails is reported and the others continue; the next run tries it again.
+
+    Example: `repro extract my_videos/ --backbone svd_xt,sdv2`
+
+    Args:
+        source: A data set, one of its splits (ucf101/train), or a folder of videos.
+        backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
+        precision: Precision of computing: fp32, tf32, fp16 (as released) or bf16 [default: the backbone's].
+    """
+    from repro.pipeline import extract as extraction
+
+    wanted = extraction.Wanted(
+        source=source,
+        backbones=tuple(backbone.split(",")),
+        timesteps=extraction.numbers("--timesteps", options.timesteps),
+        layers=extraction.layers(options.layers),
+        grid=options.grid,
+        stored_as=options.stored_as or ("fp16" if options.grid else "fp32"),
+        shard=extraction.shard(options.shard),
+        changes=config.changes(precision=precision),
+    )
+    return extraction.run(
+        wanted,
+        common.open_workspace(),
+        workers=compute.workers,
+        device=chosen_device(compute.device),
+        batch=compute.batch,
+        as_json=common.as_json,
+    )
