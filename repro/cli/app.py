@@ -98,8 +98,9 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         return Exit(app(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.OK)
     except CycloptsError as error:
         message = " ".join(str(error).split())
-        if verb == "run" and isinstance(error, UnknownOptionError) and error.token.value in _options("grid"):
-            message += f" {error.token.value} goes with `repro grid ROW`."
+        if verb == "run" and isinstance(error, UnknownOptionError):
+            grids = [word for word in words if word.partition("=")[0] in _options("grid") - _options("run")]
+            message = f"{grids[0]} goes with `repro grid ROW`" if grids else message
         raise UsageError(f"{message} (see `{' '.join(('repro', verb)).strip()} --help`)") from error
 
 

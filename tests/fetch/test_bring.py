@@ -103,10 +103,10 @@ def test_a_licence_is_shown_and_to_be_agreed_to(tmp_path: Path) -> None:
     ("words", "code", "text"),
     [
         (["svd_xy"], 2, "unknown asset 'svd_xy'; did you mean 'svd_xt'? (available: sdv2, svd, svd_xt, "),
-        (["ak_full"], 2, "'ak_full' is a row: it needs animal_kingdom and svd_xt"),
+        (["ak_full"], 2, "'ak_full' is a row; fetch what it needs: repro fetch animal_kingdom svd_xt"),
         (["svd_xt_tiny"], 2, "unknown asset 'svd_xt_tiny'"),
         (["--from", "x"], 2, "--from needs the name of what to fetch"),
-        (["svd", "svd_xt", "--from", "x"], 2, "--from names a place for one thing"),
+        (["svd", "svd_xt", "--from", "x"], 2, "--from is the place of one asset"),
         (["animal_kingdom", "--accept-license"], 4, "with the form at https://forms.gle/"),
         (["svd", "animal_kingdom"], 4, "animal_kingdom cannot be fetched"),
         (["svd", "--accept-license", "--from", "/no/such"], 4, "--from /no/such: no such file or folder"),
@@ -237,7 +237,7 @@ def test_a_file_of_ones_own_is_linked_and_recorded(tmp_path: Path) -> None:
     path.unlink()
     path.write_bytes(bytes(len(CONTENT)))
     said = said_once(run("svd", at=tmp_path), 4)
-    assert f"{path} has sha256 {sha256(bytes(len(CONTENT)))}, expected {sha256(CONTENT)}, to be set aside" in said
+    assert f"{path} has sha256 {sha256(bytes(len(CONTENT)))}, expected {sha256(CONTENT)}, to be renamed" in said
     (tmp_path / "other").write_bytes(CONTENT[::-1])
     said = said_once(run("svd", "--accept-license", "--from", "other", at=tmp_path), 4)
     assert f"other: has sha256 {sha256(CONTENT[::-1])}, expected {sha256(CONTENT)}" in said
@@ -269,7 +269,7 @@ def test_a_folder_that_has_the_archives(tmp_path: Path) -> None:
     archives = tmp_path / "workspace" / "data" / "charades_ego" / "archives"
     assert (archives / "CharadesEgo.zip").read_bytes() == b"lists"
     assert (archives / "CharadesEgo_v1_480.tar").read_bytes() == CONTENT
-    assert done.out.splitlines()[-1] == "charades_ego: now repro data prepare charades_ego"
+    assert done.out.splitlines()[-1] == "charades_ego: next, run repro data prepare charades_ego"
     assert "there, 200.0 kB" in run("charades_ego", at=tmp_path).out
 
 
