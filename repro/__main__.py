@@ -1,4 +1,4 @@
-"""The command `repro`: maps what happened to an exit code. Imports nothing heavy before a verb is known."""
+"""The command `repro`: maps errors to exit codes. Nothing heavy is imported before the verb is known."""
 
 import errno
 import os
@@ -6,16 +6,16 @@ import sys
 
 from repro.core.errors import Exit, ReproError
 
-MENDABLE = frozenset(
+USER_FIXABLE_ERRNOS = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
         errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP,
     }
 )  # fmt: skip
-"""What a person can mend: a full disk, a quota, permissions, a folder where a file belongs, a name too long."""
+"""errno values that the user can fix: disk full, quota, permissions, a folder in place of a file, a name too long."""
 
-NOBODY_READS = 141
-"""As a shell reports a command whose reader went away."""
+EXIT_BROKEN_PIPE = 141
+"""The code a shell reports for a command whose output pipe was closed (128 + SIGPIPE)."""
 
 
 def main() -> None:
@@ -32,17 +32,21 @@ def run(arguments: list[str]) -> int:
         print(f"repro: {error}", file=sys.stderr)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        print("repro: interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        print("repro: interrupted: finished work is kept; run the same command again to resume", file=sys.stderr)
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has enough of it; leave no complaint behind.
+        # The reader closed our output pipe, as `repro list | head` does. Python would complain once more when it flushes
+        # stdout at exit, so stdout now leads nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+        return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno not in MENDABLE:
+        if error.errno not in USER_FIXABLE_ERRNOS:
             return _internal(error)
         where = f"{error.filename}: " if error.filename is not None else ""
-        print(f"repro: {where}{error.strerror}: make room or mend the path, then run it again", file=sys.stderr)
+        print(
+            f"repro: {where}{error.strerror}: free space or correct the path, then run the command again",
+            file=sys.stderr,
+        )
         return int(Exit.USAGE)
     except Exception as error:
         return _internal(error)
@@ -52,7 +56,7 @@ def _internal(error: Exception) -> int:
     import traceback
 
     traceback.print_exception(error)
-    print("repro: internal error (above): a defect of this tool, please report it", file=sys.stderr)
+    print("repro: internal error (see above): this is a bug, please report it", file=sys.stderr)
     return int(Exit.INTERNAL)
 
 

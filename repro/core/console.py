@@ -1,7 +1,6 @@
 """What a person sees: stage lines and warnings always, progress bars on a terminal only. All of it on stderr or the
 console given, so that --json leaves stdout to the JSON alone."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ class Reporter:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        Terminal(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
 
     def stage(self, name: str, *, total: int, reused: int, made: str, where: Path | None = None, why: str = "") -> None:
         """One line that says whether a stage ran or was reused, and why."""

@@ -298,7 +298,7 @@ def test_interrupted_a_row_says_what_is_kept(folder: Path, tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert "interrupted: what was finished is kept; the same command goes on from there" in said
+    assert "interrupted: finished work is kept; run the same command again to resume" in said
     assert "Traceback" not in said
     assert repro(folder, "ucf_hmdb", "--workspace", str(tmp_path)).returncode == 0
 

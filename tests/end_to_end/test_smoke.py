@@ -36,7 +36,7 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-INTERRUPTED = "repro: interrupted: what was finished is kept; the same command goes on from there\n"
+INTERRUPTED = "repro: interrupted: finished work is kept; run the same command again to resume\n"
 
 
 def test_there_are_enough_actions_bodies_rates_sizes_and_lengths() -> None:

@@ -350,7 +350,7 @@ def test_an_interrupt_is_one_line_and_keeps_what_came(tmp_path: Path, server: Fi
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=30)
     assert first.returncode == 130
-    assert said == "repro: interrupted: what was finished is kept; the same command goes on from there\n"
+    assert said == "repro: interrupted: finished work is kept; run the same command again to resume\n"
     assert part.stat().st_size >= 100_000
 
 

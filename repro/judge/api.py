@@ -1,0 +1,46 @@
+"""From Python: a workspace's run records, and the verdicts that `repro check` prints.
+
+Re-exported by `repro`; docs/api.md has an example.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from repro.core.errors import MissingError
+from repro.core.workspace import open_workspace
+from repro.judge.expected import rows_with_expected, table_path
+from repro.judge.verdict import Verdict, check
+from repro.records.record import DamagedRecordError, RunRecord, all_runs
+
+
+def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
+    """Read every complete run record of a workspace, whatever its row and protocol.
+
+    Args:
+        workspace: Folder [default: REPRO_WORKSPACE, else ./workspace].
+
+    Raises:
+        MissingError: a record is damaged; `repro check` leaves such a record out with a warning.
+    """
+    place = open_workspace(None if workspace is None else Path(workspace))
+    try:
+        return [record for run in all_runs(place.runs) if (record := run.read()) is not None]
+    except DamagedRecordError as error:
+        raise MissingError(str(error)) from error
+
+
+def judge_records(records: Iterable[RunRecord], expected: Path | str | None = None) -> list[Verdict]:
+    """Judge run records against the published table: one verdict for each of its 24 rows, in the table's order.
+
+    Records that do not measure a row as it is configured now are left out, as are extras and smoke rows.
+
+    Args:
+        records: Run records, as `load_records` returns them.
+        expected: Another table than the shipped expected/results.csv.
+
+    Raises:
+        UsageError: the table cannot be read or names an unknown row.
+    """
+    rows = rows_with_expected(table_path() if expected is None else Path(expected))
+    verdicts, _ = check(rows, records)
+    return verdicts
