@@ -11,27 +11,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from repro.backbones.config import Cell, load_backbone
+from repro.backbones.config import Cell
 from repro.backbones.noise import Stream
-from repro.backbones.svd.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet
-from repro.backbones.svd.model import Request, SvdModel, needs
-from repro.backbones.svd.plain import NEEDS, plain_window
+from repro.backbones.registry import load_backbone
+from repro.backbones.svd.architecture import SvdArchitecture, SvdImageTower, SvdUnet
+from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.model import Request, SvdModel, find_needs
+from repro.backbones.svd.plain import NEEDS, compute_plain_window
 from repro.backbones.svd.with_diffusers import DiffusersNetworks
-from repro.backbones.videomaev2 import LAYOUT as VIDEOMAEV2
-from repro.backbones.vit.checkpoint import wanted
+from repro.backbones.vit.checkpoint import expected_tensors
 from repro.backbones.vit.config import VitConfig
-from repro.backbones.vit.encoder import Encoder, layers
+from repro.backbones.vit.encoder import Encoder, iterate_layers
 from repro.backbones.vit.extractor import VitExtractor
-from repro.backbones.vjepa import LAYOUT as VJEPA
+from repro.backbones.vit.family import Videomaev2Family, VitFamily, VjepaFamily
 
 GRID = (0, 5, 10, 15, 20, 25, 29)
 LAYERS = range(1, 10)
@@ -42,7 +42,7 @@ PUBLISHED = {"one timestep": 372.0, "seven timesteps": 2606.0}
 class Zeros:
     """Noise that takes no time to draw: it is not what is measured."""
 
-    def draw(self, stream: Stream, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, stream: Stream, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.float32)
 
 
@@ -60,13 +60,13 @@ JOBS: dict[str, dict[str, Request]] = {
 
 def ours(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
     frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
-    SvdModel(config, networks, requests, device).window(frames, len(frames), Zeros())
+    SvdModel(config, networks, requests, device).compute_window(frames, len(frames), Zeros())
 
 
 def plain(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
     frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
     for one in requests.values():
-        plain_window(config, networks, one, frames, Zeros(), device)
+        compute_plain_window(config, networks, one, frames, Zeros(), device)
 
 
 def counted(run: Callable[[], None]) -> float:
@@ -82,14 +82,14 @@ def count(config: SvdConfig) -> None:
     whole = DiffusersNetworks(config.architecture, NEEDS)
     whole.to("meta")
     for name, requests in JOBS.items():
-        networks = DiffusersNetworks(config.architecture, needs(config, requests.values()))
+        networks = DiffusersNetworks(config.architecture, find_needs(config, requests.values()))
         networks.to("meta")
         less = counted(lambda n=networks, r=requests: ours(config, n, r, "meta"))
         more = counted(lambda r=requests: plain(config, whole, r, "meta"))
         print(f"| {name} | {more:.1f} | {less:.1f} | {more / less:.2f} |", flush=True)
     print()
     for name, last in (("layer 9", 9), ("layer 13", 13)):
-        networks = DiffusersNetworks(config.architecture, needs(config, [request([20], [last])]))
+        networks = DiffusersNetworks(config.architecture, find_needs(config, [request([20], [last])]))
         print(
             f"UNet parameters loaded for {name}: {parameters(networks) / 1e6:.0f} M of {parameters(whole) / 1e6:.0f} M"
         )
@@ -155,7 +155,7 @@ def measure(config: SvdConfig, device: str, repeats: int) -> None:
     print("|---|---|---|---|---|---|")
     whole = filled(DiffusersNetworks(config.architecture, NEEDS), device)
     for name, requests in JOBS.items():
-        networks = filled(DiffusersNetworks(config.architecture, needs(config, requests.values())), device)
+        networks = filled(DiffusersNetworks(config.architecture, find_needs(config, requests.values())), device)
         ours(config, networks, requests, device)  # warm
         pairs, memory = [], []
         for _ in range(repeats):
@@ -186,12 +186,12 @@ def halved(config: SvdConfig) -> SvdConfig:
     return config.model_copy(update={"architecture": architecture, "size": (64, 128)})
 
 
-VITS = {
-    "vjepa": VJEPA,
-    "vjepa_l16": VJEPA,
-    "videomaev2": VIDEOMAEV2,
-    "videomaev2_b": VIDEOMAEV2,
-    "videomaev2_s": VIDEOMAEV2,
+VITS: dict[str, VitFamily[Any]] = {
+    "vjepa": VjepaFamily(),
+    "vjepa_l16": VjepaFamily(),
+    "videomaev2": Videomaev2Family(),
+    "videomaev2_b": Videomaev2Family(),
+    "videomaev2_s": Videomaev2Family(),
 }
 """Of VideoMAEv2 and V-JEPA nothing was released to compare with: their work is counted, and windows together timed
 against one by one."""
@@ -207,10 +207,9 @@ def vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
         key: torch.empty(shape, device=device).normal_(std=0.02)
         if device != "meta"
         else torch.empty(shape, device=device)
-        for key, shape in wanted(sizes, config, VITS[name], patches)
+        for key, shape in expected_tensors(sizes, config, VITS[name].layout, patches)
     }
-    build = import_module(f"repro.backbones.vit.{config.family}").build
-    return config, build(tensors, sizes, config.num_heads, config.table_frames)
+    return config, VITS[name].encoder_builder()(tensors, sizes, config.num_heads, config.table_frames)
 
 
 def count_vits() -> None:
@@ -221,11 +220,13 @@ def count_vits() -> None:
         seen = torch.empty(1, 3, config.frames.window, size, size, device="meta")
 
         def run(encoder: Encoder = encoder, seen: torch.Tensor = seen, depth: int = sizes.depth) -> None:
-            for _ in layers(encoder, seen, depth):
+            for _ in iterate_layers(encoder, seen, depth):
                 pass
 
         tokens = config.frames.window // sizes.tubelet * (size // sizes.patch) ** 2
-        values = sum(np.prod(s) for key, s in wanted(sizes, config, VITS[name], 0) if key != "pos_embed")
+        values = sum(
+            np.prod(s) for key, s in expected_tensors(sizes, config, VITS[name].layout, 0) if key != "pos_embed"
+        )
         print(f"| {config.title} | {values / 1e6:.1f} | {tokens} | {counted(run):.2f} |", flush=True)
     print()
 
@@ -237,7 +238,7 @@ def measure_vits(device: str, repeats: int) -> None:
     for name in ("videomaev2_s",) if device == "cpu" else ("vjepa", "videomaev2"):
         config, encoder = vit(name, device)
         frames = np.zeros((config.frames.window, 240, 320, 3), np.uint8)
-        alone, together = (VitExtractor(name, config, encoder, [Cell(layer="final")], device, n) for n in (1, 4))
+        alone, together = (VitExtractor(config, encoder, [Cell(layer="final")], device, n) for n in (1, 4))
         pairs = []
         for _ in range(repeats + 1):
             timed = []

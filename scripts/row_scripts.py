@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from repro.backbones.cells import choose_cells
+from repro.backbones.config import choose_cells
 from repro.cli.plan import format_count, format_hours
 from repro.core.workspace import Workspace
 from repro.features.rates import kind_of
@@ -72,7 +72,7 @@ def extraction(row: Row, split: str) -> str:
     words = ["repro", "extract", split, "--backbone", row.backbone]
     if row.features.timestep is not None:
         words += ["--timesteps", str(row.features.timestep), "--layers", str(row.features.layer)]
-    assert row.features.timestep is not None or (row.features,) == choose_cells(row.backbone, row_backbone(row))
+    assert row.features.timestep is not None or (row.features,) == choose_cells(row_backbone(row))
     return shlex.join(words)
 
 

@@ -14,9 +14,10 @@ from builders.commands import ROOT
 from builders.reporters import RecordingReporter
 from safetensors.numpy import save_file
 
-from repro.backbones.config import load_backbone
-from repro.backbones.svd import random_weights
+from repro.backbones.registry import load_backbone
+from repro.backbones.svd.checkpoint import write_random_checkpoint
 from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.implementations import published_shapes
 from repro.core.workspace import Workspace
 from repro.smoke import clips
 from repro.video.synthetic import scenes
@@ -46,7 +47,7 @@ def tiny() -> SvdConfig:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny: SvdConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    random_weights.write(path, tiny.architecture, seed=5)
+    write_random_checkpoint(path, published_shapes(tiny.architecture), seed=5)
     return path
 
 

@@ -1,14 +1,17 @@
-"""What every backbone's config says, whatever its family. Imports no torch: `repro list` reads these."""
+"""What every backbone's config contains, and which cells (timestep, layer) a backbone has.
+
+Imports no torch: `repro list` reads every config.
+"""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile
 from repro.core.workspace import Workspace
@@ -17,12 +20,15 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 UpLayer = Annotated[str, Field(pattern=r"^up_[1-9]\d?$")]
-"""up_1, up_2, ...: a layer of the decoder, counted from its begin."""
+"""up_1, up_2, ...: a layer of the decoder, numbered from the decoder's input."""
 Layer = int | str
+
+GRID_TIMESTEPS = (0, 5, 10, 15, 20, 25, 29)
+"""The release's grid, for a schedule of 30 steps; a shorter schedule uses those that it has."""
 
 
 class Cell(Config):
-    """Which of a backbone's features a readout reads."""
+    """Which of a backbone's features a readout reads: one timestep and one layer."""
 
     timestep: Annotated[int, Field(ge=0)] | None = None
     """Index into the noise schedule, 0 the noisiest; None for a backbone without one."""
@@ -30,102 +36,106 @@ class Cell(Config):
 
     @property
     def name(self) -> str:
+        """As in file names and records: t20_layer09, t20_up_03, layer12, final. Part of the workspace's file names."""
         side, _, number = str(self.layer).rpartition("_")
         layer = "final" if self.layer == "final" else f"{side}_{int(number):02d}" if side else f"layer{self.layer:02d}"
         return layer if self.timestep is None else f"t{self.timestep:02d}_{layer}"
 
 
 class Checkpoint(RemoteFile):
-    """The weights: a file under the workspace's checkpoints/, which `repro fetch` brings; or one that is here anyhow."""
+    """Where the weights come from: downloaded by `repro fetch`, generated from a seed, or part of a Python package."""
 
     source: str
     """Public address of the page."""
     licence: str
     licence_url: str | None = None
-    """Where its text stands, or what its owners say of it."""
+    """Address of the licence's text, or of the publisher's statement about it."""
     assumed: bool = False
-    """True where the release does not say which checkpoint was used."""
+    """True if the release does not say which checkpoint was used."""
     drawn_from_seed: int | None = None
-    """The project draws these weights itself, and fetches none: they recognise nothing."""
+    """Seed from which this project generates random weights; nothing is downloaded, and they recognise nothing."""
     package: str | None = None
-    """The Python package that brings the file; `file` is its path there."""
+    """Python package that contains the file; `file` is its path in the package."""
     encoder_file: str | None = None
-    """The encoder alone, which is cut from `file` and kept in its place."""
+    """Name under which only the encoder of `file` is kept."""
     extra: str | None = None
-    """Of this project, that installs the package."""
+    """Extra of this project that installs the package."""
 
     @model_validator(mode="after")
-    def _comes_from_somewhere(self) -> "Checkpoint":
+    def _check_origin(self) -> "Checkpoint":
         if [self.is_remote, self.drawn_from_seed is not None, self.package is not None].count(True) != 1:
             raise ValueError("a checkpoint has one of hub, url, drawn_from_seed and package")
         if self.is_remote and self.licence_url is None:
-            raise ValueError("what is fetched needs a licence_url")
+            raise ValueError("a downloaded checkpoint needs a licence_url")
         if (self.package is None) != (self.extra is None):
-            raise ValueError("a package is installed by an extra")
+            raise ValueError("package and extra belong together: the extra installs the package")
         return self
 
 
 class Frames(Config):
-    """From a clip to windows (for SVD: generate_svd_maps.py with the flags of scripts/extract_*)."""
+    """How a clip is cut into windows (for SVD: generate_svd_maps.py with the flags of scripts/extract_*)."""
 
     stride: Positive = 4
-    """Every stride-th native frame; frame rate plays no part."""
+    """Sample every stride-th frame of the file, whatever its frame rate."""
     max_seconds: Annotated[float, Field(gt=0)] = 180.0
+    """Frames that start later are not read."""
     window: Positive = 25
-    """Sampled frames a window holds."""
+    """Sampled frames per window."""
     overlap: Annotated[int, Field(ge=0)] = 0
-    """Sampled frames a window shares with the one before it."""
+    """Sampled frames that consecutive windows share."""
 
     @model_validator(mode="after")
-    def _goes_on(self) -> "Frames":
+    def _check_overlap(self) -> "Frames":
         if self.overlap >= self.window:
             raise ValueError(f"windows of {self.window} frames overlap in {self.window - 1} at most")
         return self
 
     @property
     def hop(self) -> int:
-        """Sampled frames from a window's begin to the next one's."""
+        """Sampled frames between the starts of consecutive windows."""
         return self.window - self.overlap
 
     def windows(self, sampled: int) -> int:
-        """How many windows a clip of so many sampled frames has."""
+        """Number of windows of a clip with `sampled` sampled frames."""
+        # A last window is started only for frames that no earlier window holds; -(-a // b) rounds up.
         return 0 if sampled == 0 else 1 + max(0, -(-(sampled - self.window) // self.hop))
 
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-"""Of computing (repro/backbones/precision.py); fp16 is how the release ran SVD."""
+"""What the networks compute in (repro/backbones/precision.py); the release ran SVD in fp16."""
 
 
 class Axes(Config):
     """Which cells a backbone has."""
 
     timesteps: int | None = None
-    """How many; None for a backbone without a noise schedule."""
+    """Number of timesteps; None for a backbone without a noise schedule."""
     layers: int | None = None
-    """How many are numbered; None where the config does not say."""
+    """Number of numbered layers; None if only the checkpoint says."""
     ups: int = 0
-    """How many layers of a decoder, up_1, up_2, ..., there are behind them."""
+    """Number of decoder layers up_1, up_2, ... after them."""
     final: bool = False
-    """Whether it has an output behind the last layer."""
+    """Whether there is an output after the last layer."""
     usual: Cell
-    """The one that is taken where nothing is said."""
+    """The default cell."""
     words: str = ""
-    """What the numbered layers are; none where there are none."""
+    """What the numbered layers are, for messages; empty if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What features depend on beside video, config and checkpoint."""
+class OtherInputs:
+    """What features depend on besides video, config and checkpoint."""
 
     identity: Mapping[str, Any] = field(default_factory=dict)
+    """Added to the features' identity, and so to their content key."""
     files: Mapping[str, Path] = field(default_factory=dict)
 
 
-class BackboneConfig(Config):
-    """What every family's config has."""
+class BackboneConfig(NamedConfig):
+    """Keys that the config of every family has."""
 
-    beside_features: ClassVar[frozenset[str]] = frozenset({"title", "checkpoint"})
-    """Keys that no feature depends on."""
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"title", "checkpoint"})
+    """Keys that no feature depends on. The checkpoint enters the identity by the sha256 of its file instead."""
 
     family: str
     title: str
@@ -140,57 +150,80 @@ class BackboneConfig(Config):
 
     @abstractmethod
     def channels(self, cell: Cell) -> int | None:
-        """Width of a cell's vectors; None where only the checkpoint says."""
+        """Width of a cell's vectors; None if only the checkpoint says."""
 
     def vectors(self, sampled: int) -> int:
-        """How many vectors a clip of so many sampled frames has."""
+        """Number of vectors of a clip with `sampled` sampled frames."""
         return sampled
 
-    def beside(self, workspace: Workspace, to_compute: bool) -> Beside:
-        """What else the features depend on here, where there is anything; not `to_compute`, files of it need not be there.
+    def other_inputs(self, workspace: Workspace, to_compute: bool) -> OtherInputs:
+        """What features depend on besides video, config and checkpoint. With to_compute=False its files may be missing.
 
         Raises:
-            MissingError: it is not there, or is something else.
+            MissingError: a file is missing or is not the one expected.
         """
-        return Beside()
+        return OtherInputs()
 
-    def absent_beside(self, workspace: Workspace) -> Mapping[str, str]:
-        """What of that is not there, by the name `repro fetch` takes it by: a sentence with what brings it."""
+    def missing_inputs(self, workspace: Workspace) -> Mapping[str, str]:
+        """Other inputs that are missing, by the name `repro fetch` knows them by: a sentence with the command that helps."""
         return {}
 
-    def resolved_implementation(self) -> str | None:
-        """Whose modules compute on this machine, where there is a choice.
 
-        Raises:
-            MissingError: those asked for are not there.
-        """
-        return None
+def choose_cells(
+    config: BackboneConfig,
+    timesteps: Sequence[int] | None = None,
+    layers: Sequence[Layer] | None = None,
+    grid: bool = False,
+) -> tuple[Cell, ...]:
+    """Return every pair of the given timesteps and layers; None stands for the backbone's default.
 
-    def likely_implementation(self) -> str | None:
-        """The same where nothing is to be imported: a package that is there is taken to work."""
-        return None
+    Timesteps are ignored for a backbone without a noise schedule, and layers for one without numbered layers, so that such
+    a backbone can be requested together with one that has them.
 
-
-class _Family(Config):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
-
-    family: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
-
-
-def backbone_names() -> list[str]:
-    return sorted(path.stem for path in (configs_folder() / "backbones").glob("*.yaml"))
-
-
-def load_backbone(name: str, changes: Mapping[str, str] | None = None) -> BackboneConfig:
-    """Read configs/backbones/<name>.yaml, with `changes` of its values by dotted key.
+    Args:
+        grid: the release's 7 timesteps by all numbered layers instead.
 
     Raises:
-        UsageError: unknown name, or a config that is not valid.
+        UsageError: a timestep or layer that does not exist; the message says which do.
     """
-    if name not in backbone_names():
-        raise UsageError(f"unknown backbone '{name}': configs/backbones has {', '.join(backbone_names())}")
-    from repro.backbones.family import load_family
+    axes = config.axes()
+    if grid and axes.timesteps is not None:
+        timesteps = [t for t in GRID_TIMESTEPS if t < axes.timesteps]
+        layers = range(1, (axes.layers or 0) + 1)
+    if not axes.words:
+        layers = None
+    for layer in layers or ():
+        if layer in (0, "up_0"):  # neither can be a Cell, whose own message would not say which layers exist
+            raise UsageError(f"layer {layer} does not exist: {config.name} has {_describe_layers(axes)}")
+    chosen = tuple(
+        Cell(timestep=timestep, layer=layer)
+        for timestep in ((axes.usual.timestep,) if axes.timesteps is None else timesteps or (axes.usual.timestep,))
+        for layer in layers or (axes.usual.layer,)
+    )
+    for cell in chosen:
+        problem = explain_missing_cell(config, cell)
+        if problem:
+            raise UsageError(problem)
+    return chosen
 
-    path = configs_folder() / "backbones" / f"{name}.yaml"
-    family = load_config(_Family, path).family
-    return load_config(load_family(family, path).config, path, changes)
+
+def explain_missing_cell(config: BackboneConfig, cell: Cell) -> str:
+    """Return why the backbone has no such cell, and which it has; an empty string if it has it."""
+    axes, name = config.axes(), config.name
+    if axes.timesteps is None and cell.timestep is not None:
+        return f"timestep {cell.timestep} does not exist: {name} has no timesteps"
+    if axes.timesteps is not None and (cell.timestep is None or cell.timestep >= axes.timesteps):
+        problem = "no timestep given" if cell.timestep is None else f"timestep {cell.timestep} does not exist"
+        return f"{problem}: {name} has timesteps 0 (the noisiest) to {axes.timesteps - 1}"
+    if isinstance(cell.layer, int):
+        # With axes.layers None the depth is read off the checkpoint later: any number may exist.
+        known = bool(axes.words) and cell.layer <= (axes.layers or cell.layer)
+    else:
+        known = axes.final if cell.layer == "final" else int(cell.layer.removeprefix("up_")) <= axes.ups
+    return "" if known else f"layer {cell.layer} does not exist: {name} has {_describe_layers(axes)}"
+
+
+def _describe_layers(axes: Axes) -> str:
+    numbered = f"1 to {axes.layers} ({axes.words})" if axes.layers else axes.words
+    ups = f"up_1 to up_{axes.ups} (output blocks)" if axes.ups else ""
+    return " and ".join(part for part in (numbered, ups, "'final'" if axes.final else "") if part)

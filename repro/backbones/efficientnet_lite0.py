@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019) frame by frame: an image network with ImageNet weights that a Python package brings."""
+"""EfficientNet-Lite0 (Tan and Le 2019) frame by frame: an image network with ImageNet weights from a Python package."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint
-from repro.backbones.extractor import Backbone, Execution
+from repro.backbones.extractor import Backbone, Execution, Requests
 from repro.backbones.family import Family
 from repro.backbones.noise import Noise, Stream
 
@@ -30,8 +30,7 @@ class EfficientNetLite0:
         import torch
         from efficientnet_lite_pytorch import EfficientNet
 
-        self.name, self.frames, self.device = backbone.name, backbone.config.frames, device
-        self.backbones = (backbone.name,)
+        self.backbones, self.frames, self.device = (backbone.name,), backbone.config.frames, device
         self.network = EfficientNet.from_name("efficientnet-lite0").eval().to(device)
         self.network.load_state_dict(torch.load(str(backbone.checkpoint), map_location=device, weights_only=True))
 
@@ -45,15 +44,16 @@ class EfficientNetLite0:
 
         from repro.backbones.precision import fp32_products
 
+        # The network was trained on pixels in [-1, 1].
         frames = torch.from_numpy(np.concatenate(windows)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode(), fp32_products("fp32"):
-            seen = torch.nn.functional.interpolate(frames, size=(224, 224), mode="bilinear", antialias=True)
-            means = self.network.extract_features(seen).mean(dim=(2, 3))
-        return {self.name: {"final": means.cpu().numpy()}}
+            resized = torch.nn.functional.interpolate(frames, size=(224, 224), mode="bilinear", antialias=True)
+            means = self.network.extract_features(resized).mean(dim=(2, 3))
+        return {self.backbones[0]: {"final": means.cpu().numpy()}}
 
 
-def _open(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[EfficientNetLite0]:
-    return [EfficientNetLite0(backbone, execution.device) for backbone, _ in asks]
+class EfficientNetLite0Family(Family[EfficientNetLite0Config]):
+    config_class = EfficientNetLite0Config
 
-
-FAMILY = Family(EfficientNetLite0Config, _open)
+    def open_extractors(self, requests: Requests, execution: Execution) -> list[EfficientNetLite0]:
+        return [EfficientNetLite0(backbone, execution.device) for backbone, _ in requests]

@@ -1,48 +1,69 @@
-"""A family of backbones is a module of this package with a FAMILY in it; its name stands in the configs that are of it.
+"""What a family of backbones implements: one config class, and how its networks are opened, verified and prepared.
 
-Imports no torch, and neither may the module of a family when it is imported: `repro list` reads all configs.
+Modules that define a family import no torch: `repro list` reads all configs. Methods that load networks import what they
+need themselves. repro/backbones/registry.py finds the families.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
-from repro.backbones.config import BackboneConfig, Cell
-from repro.backbones.extractor import Backbone, Execution, Extractor
+from repro.backbones.config import BackboneConfig
+from repro.backbones.extractor import Execution, Extractor, Requests
 from repro.core.errors import UsageError
 
-Asks = Sequence[tuple[Backbone, Sequence[Cell]]]
+ConfigT = TypeVar("ConfigT", bound=BackboneConfig)
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    config: type[BackboneConfig]
-    open: Callable[[Asks, Execution], Sequence[Extractor]]
-    """Load what computes the cells asked for."""
-    against_golden: Callable[[BackboneConfig, Path, Path, str, int | None], Iterator[Deviation | Note]] | None = None
-    """`repro verify --golden`: config, checkpoint, folder of golden values, device, batch."""
-    comparisons: (
-        Callable[[BackboneConfig, Path, str, float, int | None], Iterator[Comparison | Skipped | Note]] | None
-    ) = None
-    """`repro verify`: config, checkpoint, device, limit, batch."""
-    cut: Callable[[BackboneConfig, Path, Path], str] | None = None
-    """Keep the encoder of an owners' file alone: config, the file, where to."""
-    draw: Callable[[BackboneConfig, Path, int], None] | None = None
-    """Write weights drawn from a seed in the owners' layout: config, where to, seed."""
+class Family(ABC, Generic[ConfigT]):
+    """A kind of backbone. Only `config_class` and `open_extractors` are required."""
 
+    config_class: type[ConfigT]
+    """Reads the configs whose `family` is this one."""
+    verifiable: ClassVar[bool] = False
+    """Whether `repro verify` works: verify_against_golden and compare_ways are implemented."""
+    weights_depend_on: ClassVar[frozenset[str]] = frozenset({"family"})
+    """Config keys that, with the seed, determine random weights."""
 
-def load_family(name: str, config: Path | None = None) -> Family:
-    """The family of that name; `config` is where it was read, for the message.
+    @abstractmethod
+    def open_extractors(self, requests: Requests[ConfigT], execution: Execution) -> Sequence[Extractor]:
+        """Load the networks that compute the requested cells; one extractor may compute several backbones.
 
-    Raises:
-        UsageError: there is none.
-    """
-    module = f"repro.backbones.{name}"
-    found = getattr(import_module(module), "FAMILY", None) if find_spec(module) else None
-    if not isinstance(found, Family):
-        where = f"{config}: " if config else ""
-        raise UsageError(f"{where}family {name}: repro/backbones has no module of that name with a FAMILY")
-    return found
+        Raises:
+            UsageError: a cell does not exist.
+            MissingError: a checkpoint is not what its config describes, or does not fit into memory.
+        """
+
+    def resolve_implementation(self, config: ConfigT) -> str | None:
+        """Whose modules compute on this machine, if there is a choice.
+
+        Raises:
+            MissingError: the implementation that the config asks for is not installed.
+        """
+        return None
+
+    def likely_implementation(self, config: ConfigT) -> str | None:
+        """The same without importing anything: an installed package is assumed to work."""
+        return None
+
+    def verify_against_golden(
+        self, config: ConfigT, checkpoint: Path, folder: Path, execution: Execution
+    ) -> Iterator[Deviation | Note]:
+        """`repro verify --golden`: yield how far each golden tensor of `folder` is from the computed one."""
+        raise UsageError(f"backbone {config.name}: nothing to compare: its family has no golden values")
+
+    def compare_ways(
+        self, config: ConfigT, checkpoint: Path, execution: Execution, limit: float
+    ) -> Iterator[Comparison | Skipped | Note]:
+        """`repro verify`: yield how far different ways of computing the same features are from each other."""
+        raise UsageError(f"backbone {config.name}: nothing to compare: its family has one way of computing")
+
+    def cut_encoder(self, config: ConfigT, original: Path, target: Path) -> str:
+        """Write only the encoder of the publisher's file `original` to `target`. Returns what was kept, for messages."""
+        raise UsageError(f"backbone {config.name}: its family cannot cut an encoder out of {original.name}")
+
+    def write_random_weights(self, config: ConfigT, path: Path, seed: int) -> None:
+        """Write weights generated from `seed`, in the publisher's layout, to `path`."""
+        raise UsageError(f"backbone {config.name}: its family has no random weights: give its checkpoint a hub or url")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Frames, Positive
-from repro.backbones.extractor import Backbone, Execution
+from repro.backbones.extractor import Execution, Requests
 from repro.backbones.family import Family
 from repro.backbones.noise import Noise, Stream
 
@@ -18,7 +18,7 @@ class MeanColourConfig(BackboneConfig):
     family: Literal["mean_colour"]
     checkpoint: None = None
     width: Positive
-    """The three values are spread over this many channels by a fixed linear map, as the readout has no input layer."""
+    """Channels that a fixed linear map spreads the three values over, as the readout has no input layer."""
 
     def axes(self) -> Axes:
         return Axes(final=True, usual=Cell(layer="final"))
@@ -28,14 +28,15 @@ class MeanColourConfig(BackboneConfig):
 
 
 class MeanColour:
-    """Mean red, green and blue of each frame, spread over `width` channels by a fixed random linear map."""
+    """Mean red, green and blue of each frame, times a fixed random matrix."""
 
     at_once = 1
     batch = "1 window"
     noise_seed = 0
 
-    def __init__(self, name: str, config: MeanColourConfig) -> None:
-        self.name, self.config, self.backbones = name, config, (name,)
+    def __init__(self, config: MeanColourConfig) -> None:
+        self.config, self.backbones = config, (config.name,)
+        # A fixed seed: the matrix is part of what the backbone is, as a network's weights are.
         self.spread = np.random.default_rng(3).standard_normal((3, config.width)).astype(np.float32)
 
     @property
@@ -49,11 +50,11 @@ class MeanColour:
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
         colour = np.concatenate([frames.mean(axis=(1, 2)) for frames in windows]) / 127.5 - 1
-        return {self.name: {"final": (colour @ self.spread.astype(np.float64)).astype(np.float32)}}
+        return {self.config.name: {"final": (colour @ self.spread.astype(np.float64)).astype(np.float32)}}
 
 
-def _open(asks: Sequence[tuple[Backbone, Sequence[Cell]]], execution: Execution) -> list[MeanColour]:
-    return [MeanColour(b.name, b.config) for b, _ in asks if isinstance(b.config, MeanColourConfig)]
+class MeanColourFamily(Family[MeanColourConfig]):
+    config_class = MeanColourConfig
 
-
-FAMILY = Family(MeanColourConfig, _open)
+    def open_extractors(self, requests: Requests[MeanColourConfig], execution: Execution) -> list[MeanColour]:
+        return [MeanColour(backbone.config) for backbone, _ in requests]

@@ -1,4 +1,4 @@
-"""What a precision's name means, and setting it for a block of code.
+"""Running networks on a device: precisions by name, moving to the device, and recognising a lack of memory.
 
 | name | UNet, image tower | VAE encoders |
 |---|---|---|
@@ -7,25 +7,28 @@
 | fp16 | fp16 autocast | fp32, convolutions in TF32 |
 | bf16 | bf16 autocast | fp32, convolutions in TF32 |
 
-fp16 is how the release ran: autocast over UNet and image tower, both VAE encoders kept out of it, and torch's defaults
-otherwise, which let convolutions use TF32. TF32 is a GPU's; on a CPU tf32 is fp32.
+fp16 is how the release ran: autocast around UNet and image tower but not around the two VAE encoders, and torch's defaults
+otherwise, which allow TF32 in convolutions. Only GPUs have TF32; on a CPU tf32 is the same as fp32.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from repro.backbones.config import Precision
+from repro.core.errors import MissingError
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @contextmanager
 def fp32_products(precision: Precision) -> Iterator[None]:
-    """How products of fp32 numbers are computed within the block, for matrices and for convolutions."""
+    """Set how matrix products and convolutions of fp32 numbers are computed within the block."""
     matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = matrices.fp32_precision, convolutions.fp32_precision
+    # torch's defaults are "ieee" for matrices and "tf32" for convolutions; fp16 and bf16 keep them, as the release did.
     matrices.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     convolutions.fp32_precision = "ieee" if precision == "fp32" else "tf32"
     try:
@@ -35,6 +38,29 @@ def fp32_products(precision: Precision) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """For UNet and image tower; the VAE encoders run outside of it."""
+    """Autocast for UNet, image tower and encoders; SVD's VAE encoders run outside of it."""
     kind = _AUTOCAST.get(precision)
     return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
+
+
+@runtime_checkable
+class Movable(Protocol):
+    def to(self, device: str) -> object: ...
+
+
+def move_to_device(networks: Movable, device: str) -> None:
+    """Move networks to a device.
+
+    Raises:
+        MissingError: there is no such device, or the networks do not fit into its memory.
+    """
+    try:
+        networks.to(device)
+    except RuntimeError as error:
+        raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Recognise a lack of memory: a GPU's has its own exception type, torch's CPU allocator raises a plain RuntimeError."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("alloc" in text and "memory" in text)

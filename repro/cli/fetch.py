@@ -88,7 +88,7 @@ def _require_known(name: str, known: dict[str, Asset], workspace: Workspace) -> 
         return
     if name in (*rows.row_names(), *rows.extra_names()):
         row = rows.load_row(name)
-        beside = row_backbone(row).absent_beside(workspace)
+        beside = row_backbone(row).missing_inputs(workspace)
         needs = [n for n in (*row_datasets(row), row.backbone, *beside) if n in known]
         raise UsageError(f"'{name}' is a row; fetch what it needs: repro fetch {' '.join(needs)}")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from repro.backbones import comparison
 from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
-from repro.backbones.config import BackboneConfig, load_backbone
-from repro.backbones.family import load_family
-from repro.backbones.weights import absence, checkpoint_path
+from repro.backbones.config import BackboneConfig
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import family_of, load_backbone
+from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
@@ -40,8 +41,8 @@ def verify(
         limit: Largest relative L2 allowed.
     """
     settings, device = load_backbone(backbone, config.changes()), chosen_device(compute.device)
-    family, kept = load_family(settings.family), settings.checkpoint
-    if kept is None or family.against_golden is None or family.comparisons is None:
+    family, kept = family_of(settings), settings.checkpoint
+    if kept is None or not family.verifiable:
         raise UsageError(
             f"backbone {backbone}: nothing to compare: it has no weights of its own, or no plain computation"
         )
@@ -49,13 +50,14 @@ def verify(
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
     workspace = common.open_workspace()
     path = checkpoint or checkpoint_path(kept, workspace)
+    execution = Execution(device, compute.batch)
     if golden is not None:
-        deviations = family.against_golden(settings, path, golden, device, compute.batch)
+        deviations = family.verify_against_golden(settings, path, golden, execution)
         return _print_deviations(backbone, settings, path, deviations, limit, as_json=common.as_json)
-    missing = "" if checkpoint else absence(backbone, kept, workspace)
+    missing = "" if checkpoint else explain_missing_checkpoint(settings, workspace)
     if missing:
         raise MissingError(missing)
-    comparisons = family.comparisons(settings, path, device, limit, compute.batch)
+    comparisons = family.compare_ways(settings, path, execution, limit)
     if not common.as_json:
         print(f"{backbone} on {device}, a window of {settings.frames.window} frames")
     rows, above = _print_comparisons(comparisons, as_json=common.as_json)
@@ -77,7 +79,7 @@ def _print_deviations(
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"
             print(f"{deviation.file:<28} {deviation.tensor:<20} {deviation.relative_l2:.2e}{mark}", flush=True)
-    implementation = config.resolved_implementation()
+    implementation = family_of(config).resolve_implementation(config)
     worst = max(deviations, key=lambda d: d.relative_l2)
     above = sum(d.relative_l2 > limit for d in deviations)
     if as_json:

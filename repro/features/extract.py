@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from repro.backbones.config import Cell
-from repro.backbones.extractor import Backbone, Execution, Extractor, open_extractors
+from repro.backbones.extractor import Backbone, Execution, Extractor
+from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
 from repro.core.files import remove_partials, set_aside, write_json
 from repro.datasets.split import Clip

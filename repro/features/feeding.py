@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Extractor
-from repro.backbones.noise import DrawnNoise, WindowNoise
+from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.features.windows import Windows
 from repro.video.decoders import Decoding
@@ -94,20 +94,20 @@ class _Cutting:
 
 def with_noise(
     coming: Iterator[Work | End], video_sha256: Mapping[str, str]
-) -> Iterator[tuple[Work | End, list[DrawnNoise]]]:
+) -> Iterator[tuple[Work | End, list[SampledNoise]]]:
     """Each event with the noise its windows take, drawn in a thread while the event before is computed."""
 
-    def draw(event: Work | End) -> list[DrawnNoise]:
+    def draw(event: Work | End) -> list[SampledNoise]:
         if isinstance(event, End):
             return []
         seed, sha256 = event.extractor.noise_seed, video_sha256[event.clip.id]
         return [
-            DrawnNoise.of(WindowNoise(seed, sha256, number), event.extractor.noise_shapes(len(frames)))
+            SampledNoise.of(WindowNoise(seed, sha256, number), event.extractor.noise_shapes(len(frames)))
             for number, frames in enumerate(event.frames, start=event.first)
         ]
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise") as thread:
-        ahead: deque[tuple[Work | End, Future[list[DrawnNoise]]]] = deque()
+        ahead: deque[tuple[Work | End, Future[list[SampledNoise]]]] = deque()
         for event in coming:
             ahead.append((event, thread.submit(draw, event)))
             if len(ahead) > 1:

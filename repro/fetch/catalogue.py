@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.config import backbone_names, load_backbone
+from repro.backbones.registry import backbone_names, load_backbone
 from repro.backbones.svd.text_files import NAME as TEXT
 from repro.backbones.svd.text_files import load_text_encoder
 from repro.backbones.weights import checkpoint_path

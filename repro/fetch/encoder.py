@@ -6,8 +6,7 @@ ENCODER.origin.json notes both hashes; the original's own FILE.origin.json stays
 from datetime import UTC, datetime
 from pathlib import Path
 
-from repro.backbones.config import load_backbone
-from repro.backbones.family import load_family
+from repro.backbones.registry import family_of, load_backbone
 from repro.core.console import Reporter, sized
 from repro.core.errors import MissingError
 from repro.core.files import lock_file, set_aside, write_json
@@ -58,11 +57,8 @@ def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: Fil
 
 def _cut(asset: Asset, file: RemoteFile, original: Brought, target: Path, reporter: Reporter) -> Brought:
     config = load_backbone(asset.name)
-    cut = load_family(config.family).cut
-    if cut is None:
-        raise MissingError(f"backbone {asset.name}: its family cannot cut an encoder out of {file.file}")
     try:
-        words = cut(config, original.path, target)
+        words = family_of(config).cut_encoder(config, original.path, target)
     except MissingError:
         # It must not stand there as what was fetched, nor its hash as what the file has to have.
         origin_path(original.path).unlink(missing_ok=True)

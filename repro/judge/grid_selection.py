@@ -7,8 +7,7 @@ honest: the cell and epoch that score best on held-out training clips, which are
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.backbones.cells import choose_cells
-from repro.backbones.config import Cell
+from repro.backbones.config import Cell, choose_cells
 from repro.core.errors import UsageError
 from repro.records.record import RunRecord, Selection
 from repro.table.row import Row, row_backbone
@@ -26,7 +25,7 @@ def grid_cells(row: Row) -> tuple[Cell, ...]:
             f"--grid: {row.name} reads {row.backbone}, which has no timesteps; the grid is one of timesteps and layers: run "
             f"`repro {row.name}` alone"
         )
-    return choose_cells(row.backbone, config, grid=True)
+    return choose_cells(config, grid=True)
 
 
 def has_grid(row: Row) -> bool:

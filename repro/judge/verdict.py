@@ -149,7 +149,7 @@ def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
             return f"another cell of a grid: the row is {row.features.name}"
         return f"features {record.features.cell}, the row has {row.features.name}"
     backbone = row_backbone(row)
-    ours_now = backbone.model_dump(mode="json", exclude=set(backbone.beside_features))
+    ours_now = backbone.model_dump(mode="json", exclude=set(backbone.not_in_identity))
     changed = [key for key, value in ours_now.items() if record.features.identity.get(key) != value]
     if changed:
         return f"another backbone: its {changed[0]} is not the row's"

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.cells import choose_cells
-from repro.backbones.config import BackboneConfig, Cell, Layer, load_backbone
+from repro.backbones.config import BackboneConfig, Cell, Layer, choose_cells
+from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.console import Reporter, sized, spoken
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
@@ -107,7 +107,7 @@ def run(
     if (wanted.grid or wanted.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
         option = "--grid" if wanted.grid else "--timesteps"
         raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")
-    cells = {name: choose_cells(name, c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
+    cells = {name: choose_cells(c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
     whole = _collection(wanted.source, workspace)
     part = whole.shard(*wanted.shard) if wanted.shard else whole
     if not part.clips:
@@ -127,7 +127,7 @@ def _run(
     part: Collection, workspace: Workspace, reporter: Reporter, workers: int | None, device: str, batch: int | None,
     *, as_json: bool,
 ) -> Exit:  # fmt: skip
-    from repro.backbones.extractor import Execution, describe
+    from repro.backbones.extractor import Execution
     from repro.features import rates
     from repro.features.extract import Ask, extract, pack_if_whole
     from repro.features.store import FeatureStore, StoredAs
@@ -137,7 +137,7 @@ def _run(
     stored_as: StoredAs = "float16" if wanted.stored_as == "fp16" else "float32"
     asks = []
     for name, config in configs.items():
-        backbone = describe(name, config, workspace)
+        backbone = describe_backbone(config, workspace)
         store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
         asks.append(Ask(backbone, cells[name], store))
     execution = Execution(device, batch, workers or spare_cores(), reporter.line)

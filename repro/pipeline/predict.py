@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.backbones.extractor import Execution, describe
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
@@ -37,7 +38,7 @@ def show(
     """
     row = load_row(name)
     runs = _trained(name, row, seed, workspace)
-    backbone = describe(row.backbone, row_backbone(row), workspace)
+    backbone = describe_backbone(row_backbone(row), workspace)
     store = FeatureStore.open(workspace, row.backbone, backbone.identity(), COLLECTION)
     # A grid's may have read features stored as fp16.
     run = next((run for record, run in runs if record.features.key == store.key), runs[0][1])

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from repro.backbones.config import Cell
-from repro.backbones.extractor import Execution, describe
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
@@ -79,7 +80,7 @@ def extract_row(
     Raises:
         MissingError: a checkpoint is missing or clips could not be read (each is named before).
     """
-    backbone = describe(row.backbone, row_backbone(row), workspace)
+    backbone = describe_backbone(row_backbone(row), workspace)
     collections: dict[str, list[Clip]] = {}
     for part, split in splits.items():
         collections.setdefault(_dataset(row, part), []).extend(split.clips)

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from repro.backbones.extractor import Execution, describe
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
@@ -92,7 +93,7 @@ def read_out_alone(name: str, options: Options, workspace: Workspace, *, as_json
         raise UsageError(f"{name} is part of the smoke job: run `repro smoke`")
     workspace.require_writable()
     reporter = Reporter(to_stderr=as_json)
-    backbone = describe(row.backbone, row_backbone(row), workspace, to_compute=False)
+    backbone = describe_backbone(row_backbone(row), workspace, to_compute=False)
     datasets = {dataset: open_dataset(dataset, workspace) for dataset in row.data.datasets}
     stores, splits = {}, {}
     videos: dict[str, str] = {}

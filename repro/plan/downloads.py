@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.weights import absence, checkpoint_path
+from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
 from repro.datasets.remedy import remedy
 from repro.fetch.catalogue import assets
@@ -47,7 +47,7 @@ def downloads(rows: Mapping[str, Row], here: Here) -> list[Download]:
         checkpoint = here.backbone(row.backbone).checkpoint
         if checkpoint is not None and checkpoint.is_remote:
             checkpoints.setdefault(checkpoint.file, (row.backbone, []))[1].append(name)
-        for asset in here.backbone(here.asks(row)).absent_beside(here.workspace):
+        for asset in here.backbone(here.asks(row)).missing_inputs(here.workspace):
             beside.setdefault(asset, []).append(name)
     return [
         *(_data(dataset, here, tuple(users)) for dataset, users in datasets.items()),
@@ -93,9 +93,10 @@ def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:
 
 
 def _checkpoint(backbone: str, here: Here, rows: tuple[str, ...]) -> Download:
-    checkpoint = here.backbone(backbone).checkpoint
+    config = here.backbone(backbone)
+    checkpoint = config.checkpoint
     assert checkpoint is not None
-    ready = not absence(backbone, checkpoint, here.workspace)
+    ready = not explain_missing_checkpoint(config, here.workspace)
     folder = checkpoint_path(checkpoint, here.workspace).parent
     return Download(
         backbone, "checkpoint", rows, checkpoint.size, _bytes(checkpoint),

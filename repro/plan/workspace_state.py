@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from repro.backbones.config import BackboneConfig, Cell, load_backbone
-from repro.backbones.extractor import likely_identity
+from repro.backbones.config import BackboneConfig, Cell
+from repro.backbones.registry import likely_identity, load_backbone
 from repro.core.errors import MissingError, ReproError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
@@ -57,7 +57,7 @@ class Here:
         return load_backbone(*self.asked.get(asked, (asked, {})))
 
     def _identity(self, backbone: str) -> dict[str, Any] | None:
-        return likely_identity(self.name(backbone), self.backbone(backbone), self.workspace)
+        return likely_identity(self.backbone(backbone), self.workspace)
 
     def _dataset(self, name: str) -> Dataset | None:
         """What its annotation files list. Files that were never read are parsed only where it matters which clips they

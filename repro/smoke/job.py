@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro.backbones.drawn import draw
 from repro.backbones.extractor import Execution
+from repro.backbones.registry import family_of
+from repro.backbones.weights import ensure_random_weights
 from repro.core.console import Reporter
 from repro.core.errors import Exit
 from repro.core.files import remove_partials, write_json
@@ -151,10 +152,11 @@ def run_smoke(
 
 
 def _checkpoint(workspace: Workspace, reporter: Reporter) -> str:
-    """Draw the tiny backbone's weights where they are not there, or not what was drawn; returns their sha256."""
-    path, drawn, there = draw(row_backbone(load_row("smoke")), workspace, reporter.warn)
+    """Generate the tiny backbone's weights unless they are there already; returns their sha256."""
+    config = row_backbone(load_row("smoke"))
+    path, sha256, there = ensure_random_weights(config, family_of(config), workspace, reporter.warn)
     reporter.stage("checkpoint", total=1, reused=int(there), made="drawn from a seed", where=path)
-    return drawn
+    return sha256
 
 
 def _judgements(records: dict[str, list[RunRecord]], expected: Golden) -> list[Judgement]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from repro.backbones.weights import absence
+from repro.backbones.weights import explain_missing_checkpoint
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.remedy import remedy
@@ -81,10 +81,10 @@ def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
             )
     backbone = row_backbone(row)
     checkpoint = backbone.checkpoint
-    sentence = absence(row.backbone, checkpoint, workspace) if checkpoint else ""
+    sentence = explain_missing_checkpoint(backbone, workspace)
     if checkpoint and sentence:
         yield MissingItem(f"checkpoint {checkpoint.file}", sentence)
-    for name, sentence in backbone.absent_beside(workspace).items():
+    for name, sentence in backbone.missing_inputs(workspace).items():
         yield MissingItem(f"checkpoint {name}", sentence)
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from repro.backbones.cells import lacking
-from repro.backbones.config import BackboneConfig, Cell, load_backbone
+from repro.backbones.config import BackboneConfig, Cell, explain_missing_cell
+from repro.backbones.registry import load_backbone
 from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
@@ -98,7 +98,7 @@ def check_references(row: Row, where: str) -> Row:
     Raises:
         UsageError: a backbone, cell, data set or split that does not exist, or a published value where none belongs.
     """
-    problem = lacking(row.backbone, row_backbone(row), row.features)
+    problem = explain_missing_cell(row_backbone(row), row.features)
     if problem:
         raise UsageError(f"{where}: features: {problem}")
     datasets = row_datasets(row)

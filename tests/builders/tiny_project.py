@@ -13,8 +13,7 @@ import yaml
 from builders import tiny_datasets, tiny_text_tower
 from builders.commands import ROOT
 from builders.shipped import use_shipped
-from repro.backbones.config import load_backbone
-from repro.backbones.family import load_family
+from repro.backbones.registry import family_of, load_backbone
 from repro.core.workspace import Workspace
 
 TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
@@ -61,9 +60,7 @@ def _shrink_backbone(folder: Path, name: str, tiny: str, workspace: Workspace) -
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(small))
     path = workspace.checkpoints / config.checkpoint.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw = load_family(config.family).draw
-    assert draw is not None
-    draw(config, path, config.checkpoint.drawn_from_seed)
+    family_of(config).write_random_weights(config, path, config.checkpoint.drawn_from_seed)
 
 
 def _shrink_text_tower(configs: Path, workspace: Workspace) -> None:

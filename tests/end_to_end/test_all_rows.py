@@ -19,8 +19,7 @@ from builders import tiny_datasets, tiny_project
 from builders.commands import ROOT
 from builders.shipped import use_shipped
 
-from repro.backbones.config import load_backbone
-from repro.backbones.extractor import describe
+from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import running
@@ -336,7 +335,7 @@ def test_with_permuted_labels_the_score_falls_to_chance(
         row["readout"] |= {"epochs": 8, "learning_rate": 1e-3, "mixup": 0.0, "layers": 1}
         path.write_text(yaml.safe_dump(row))
         load_row.cache_clear()
-        backbone = describe("vjepa", load_backbone("vjepa"), workspace)
+        backbone = describe_backbone(load_backbone("vjepa"), workspace)
         store = FeatureStore.open(workspace, "vjepa", backbone.identity(), "animal_kingdom")
         planted = np.random.default_rng(1).standard_normal((4, 96)).astype(np.float32)
         for n, name in enumerate(names):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from builders.reporters import RecordingReporter
 
-from repro.backbones.config import Cell, Frames, load_backbone
+from repro.backbones.config import Cell, Frames
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
+from repro.backbones.registry import load_backbone
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.pictures import padded
+from repro.backbones.svd.pictures import pad_window
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
@@ -35,7 +36,7 @@ def store(folder: Path, identity: dict[str, Any] | None = None, stored_as: Store
 
 def colour(folder: Path) -> Ask:
     """The mean colour of clips, in a store below `folder`."""
-    return Ask(Backbone("mean_colour", load_backbone("mean_colour"), None, None, None), COLOUR, store(folder))
+    return Ask(Backbone(load_backbone("mean_colour"), None, None, None), COLOUR, store(folder))
 
 
 @dataclasses.dataclass
@@ -48,8 +49,9 @@ class Tiny:
     def ask(
         self, folder: Path, cells: Sequence[Cell] = T20, mixing: bool = True, stored_as: StoredAs = "float32"
     ) -> Ask:
-        config = self.config if mixing else self.config.model_copy(update={"temporal_mixing": "off"})
-        backbone = Backbone("svd" if mixing else "sdv2", config, self.checkpoint, "sha", "diffusers")
+        changes = {"name": "svd"} if mixing else {"name": "sdv2", "temporal_mixing": "off"}
+        config = self.config.model_copy(update=changes)
+        backbone = Backbone(config, self.checkpoint, "sha", "diffusers")
         place = FeatureStore.open(Workspace(folder), backbone.name, backbone.identity(), "clips", stored_as)
         return Ask(backbone, tuple(cells), place)
 
@@ -73,11 +75,11 @@ def run(
 
 def test_padding_is_black_and_behind() -> None:
     frames = np.full((3, 2, 2, 3), 7, np.uint8)
-    window = padded(frames, 5)
+    window = pad_window(frames, 5)
     assert window.shape == (5, 2, 2, 3)
     assert (window[:3] == 7).all()
     assert (window[3:] == 0).all()
-    assert padded(window, 5) is window
+    assert pad_window(window, 5) is window
 
 
 @pytest.mark.slow

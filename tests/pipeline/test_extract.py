@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders.commands import run_repro
 
-from repro.backbones.extractor import describe
+from repro.backbones.registry import describe_backbone
 from repro.backbones.svd.config import SvdConfig
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
@@ -84,11 +84,11 @@ def test_a_checkpoint_that_is_not_the_one_named_is_refused(
     workspace.checkpoints.mkdir()
     shutil.copy(tiny_checkpoint, workspace.checkpoints / checkpoint.file)
     with pytest.raises(MissingError, match=rf"sha256 is [0-9a-f]{{64}}, expected {'0' * 64}: it is damaged or another"):
-        describe("svd_xt_tiny", config, workspace)
+        describe_backbone(config, workspace)
     (workspace.checkpoints / checkpoint.file).unlink()
-    assert describe("svd_xt_tiny", config, workspace, to_compute=False).checkpoint_sha256 == "0" * 64
+    assert describe_backbone(config, workspace, to_compute=False).checkpoint_sha256 == "0" * 64
     with pytest.raises(MissingError, match="not at"):
-        describe("svd_xt_tiny", config, workspace)
+        describe_backbone(config, workspace)
 
 
 def test_numbers_and_shards_as_they_are_typed() -> None:

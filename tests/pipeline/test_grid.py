@@ -18,8 +18,9 @@ import pytest
 from builders import tiny_datasets
 from builders.records import record
 
-from repro.backbones.drawn import draw
-from repro.backbones.extractor import Execution, describe
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone, family_of
+from repro.backbones.weights import ensure_random_weights
 from repro.cli import app as cli
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
@@ -60,7 +61,8 @@ def tiny_row() -> Row:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke job's folder with the tiny backbone's weights in it."""
     workspace = Workspace(tmp_path_factory.mktemp("drawn"))
-    draw(row_backbone(tiny_row()), workspace, lambda warning: None)
+    config = row_backbone(tiny_row())
+    ensure_random_weights(config, family_of(config), workspace, lambda warning: None)
     return workspace.smoke
 
 
@@ -89,7 +91,7 @@ def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, st
     """Features of all 91 cells, as an extraction would leave them; the class shows in some cells more than in others."""
     config = row_backbone(tiny_row())
     store = FeatureStore.open(
-        workspace, "svd_xt_tiny", describe("svd_xt_tiny", config, workspace).identity(), dataset, stored_as
+        workspace, "svd_xt_tiny", describe_backbone(config, workspace).identity(), dataset, stored_as
     )
     for clip in clips:
         draws, values = np.random.default_rng(int(clip.id[4:])), {}

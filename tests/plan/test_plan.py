@@ -14,8 +14,7 @@ from builders import tiny_datasets
 from builders.commands import run_repro
 from builders.repro_rows import colour_row
 
-from repro.backbones.config import backbone_names, load_backbone
-from repro.backbones.extractor import describe, likely_identity
+from repro.backbones.registry import backbone_names, describe_backbone, likely_identity, load_backbone
 from repro.cli import plan as planning
 from repro.cli.app import dispatch
 from repro.core.errors import UsageError
@@ -182,12 +181,8 @@ def test_sizes_in_words(size: str, expected: float | None) -> None:
 def test_identities_are_found_without_loading(workspace: Workspace) -> None:
     for name in ("mean_colour", "svd_xt", "sdv2"):
         config = load_backbone(name)
-        assert (
-            likely_identity(name, config, workspace) == describe(name, config, workspace, to_compute=False).identity()
-        )
-    assert (
-        likely_identity("vjepa", load_backbone("vjepa"), workspace) is None
-    )  # which file is not known before it is here
+        assert likely_identity(config, workspace) == describe_backbone(config, workspace, to_compute=False).identity()
+    assert likely_identity(load_backbone("vjepa"), workspace) is None  # which file is not known before it is here
 
 
 # Tiny data sets in a workspace.
@@ -249,7 +244,7 @@ def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     audit(place, "ucf101", frames=250)
     clips = registry.list_dataset("ucf101", place, here.load_dataset("ucf101")).split("train").clips
     config = load_backbone("mean_colour")
-    store = FeatureStore.open(place, "mean_colour", describe("mean_colour", config, place).identity(), "ucf101")
+    store = FeatureStore.open(place, "mean_colour", describe_backbone(config, place).identity(), "ucf101")
     for clip in clips[:5]:
         store.write(clip.id, Entry({"final": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
     store.write(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
@@ -287,7 +282,7 @@ def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.Ca
 
 
 def remember(workspace: Workspace, windows: int = 100, device: str = "NVIDIA H200", cell: str = "t20_layer09") -> None:
-    identity = likely_identity("svd_xt", load_backbone("svd_xt"), workspace)
+    identity = likely_identity(load_backbone("svd_xt"), workspace)
     assert identity is not None
     rates.record(workspace, "svd_xt", identity, (cell,), {"device": device}, windows, 50.0)
 
@@ -318,10 +313,10 @@ def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Wor
     assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
     assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames
     config = load_backbone("mean_colour", {"frames.window": "5"})
-    identity = likely_identity("mean_colour", config, workspace)
+    identity = likely_identity(config, workspace)
     assert identity is not None
     assert rates.find([rate], identity, "final", "cpu") == rate
-    usual = likely_identity("mean_colour", load_backbone("mean_colour"), workspace)
+    usual = likely_identity(load_backbone("mean_colour"), workspace)
     assert usual is not None
     assert rates.find([rate], usual, "final", "cpu") is None
 
@@ -361,7 +356,7 @@ def lists(data: Path) -> None:
 def test_the_command_in_a_workspace_with_features_takes_no_torch(workspace: Workspace) -> None:
     lists(workspace.data)
     (workspace.data / "ucf101" / "UCF-101").mkdir()
-    identity = likely_identity("svd_xt", load_backbone("svd_xt"), workspace)
+    identity = likely_identity(load_backbone("svd_xt"), workspace)
     assert identity is not None
     store = FeatureStore.open(workspace, "svd_xt", identity, "ucf101")
     vectors = np.zeros((2, 1280), np.float32)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from builders.commands import ROOT
 
-from repro.backbones.config import load_backbone
+from repro.backbones.registry import load_backbone
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.model import needs
-from repro.backbones.vit.encoder import layers
+from repro.backbones.svd.model import find_needs
+from repro.backbones.vit.encoder import iterate_layers
 
 
 def benchmark(path: Path) -> ModuleType:
@@ -28,7 +28,7 @@ def test_counted_work_of_a_video_transformer(name: str, teraflop: float) -> None
     extraction = benchmark(ROOT / "benchmarks" / "extraction.py")
     config, encoder = extraction.vit(name, "meta")
     seen = torch.empty(1, 3, 16, config.picture.size, config.picture.size, device="meta")
-    assert extraction.counted(lambda: list(layers(encoder, seen, encoder.sizes.depth))) == pytest.approx(
+    assert extraction.counted(lambda: list(iterate_layers(encoder, seen, encoder.sizes.depth))) == pytest.approx(
         teraflop, rel=0.01
     )
 
@@ -43,6 +43,6 @@ def test_counted_work_at_the_published_size(job: str, most: float) -> None:
     config = load_backbone("svd_xt")
     assert isinstance(config, SvdConfig)
     requests = extraction.JOBS[job]
-    networks = extraction.DiffusersNetworks(config.architecture, needs(config, requests.values()))
+    networks = extraction.DiffusersNetworks(config.architecture, find_needs(config, requests.values()))
     networks.to("meta")
     assert extraction.counted(lambda: extraction.ours(config, networks, requests, "meta")) <= most

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from repro.backbones.config import Checkpoint, backbone_names, load_backbone
+from repro.backbones.config import Checkpoint
+from repro.backbones.registry import backbone_names, load_backbone
 from repro.core.config import configs_folder
 from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset

@@ -10,8 +10,8 @@ from builders.commands import ROOT, run_repro
 from builders.records import record, write
 from builders.repro_rows import colour_row
 
-from repro.backbones.config import backbone_names
 from repro.backbones.extractor import Backbone
+from repro.backbones.registry import backbone_names
 from repro.backbones.svd.config import SvdConfig
 from repro.cli.check import check
 from repro.cli.options import CommonOptions
@@ -167,7 +167,7 @@ def test_a_row_whose_recipe_is_a_fixed_config_is_that_config() -> None:
 def test_features_of_a_changed_backbone_have_a_key_of_their_own() -> None:
     def key(name: str) -> str:
         row = load_row(name)
-        return content_key(Backbone(row.backbone, row_backbone(row), Path("c"), "0" * 64, "diffusers").identity())
+        return content_key(Backbone(row_backbone(row), Path("c"), "0" * 64, "diffusers").identity())
 
     changed = [name for name in extra_names() if load_row(name).changes and name != "ak_full_window25"]
     keys = {name: key(name) for name in changed}

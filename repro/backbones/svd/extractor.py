@@ -1,62 +1,51 @@
 """Stable Video Diffusion as an Extractor: windows in, cells out, for one or more backbones that share a checkpoint."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.config import Beside, Cell, Frames
-from repro.backbones.devices import move
+from repro.backbones.config import Cell, Frames
+from repro.backbones.extractor import Requests
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.svd import networks, text_files
+from repro.backbones.precision import move_to_device
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.model import Place, Request, SvdModel, needs, refuse_unfit
-from repro.backbones.svd.networks import Implementation
-from repro.backbones.svd.pictures import padded
+from repro.backbones.svd.implementations import IMPLEMENTATIONS, load_networks, load_text_embeddings
+from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
+from repro.backbones.svd.pictures import pad_window
 from repro.core.errors import UsageError
 
 
 class SvdExtractor:
-    """Frozen networks asked for some (timestep, layer) cells.
+    """Frozen networks that compute some (timestep, layer) cells.
 
     Args:
-        asks: by backbone's name its config and cells; configs may differ in title, version and temporal mixing alone.
-        beside: the texts and the text tower's files, where texts condition.
+        requests: backbones with their cells; their configs may differ only in title, version and temporal mixing.
+        batch: frames that the VAE encoders and the image tower take at once; None: limited by a fixed bound on memory.
 
     Raises:
-        UsageError: a cell without a timestep, or with one or a layer that does not exist.
-        MissingError: the checkpoint is not the one the config describes, or the device's memory does not hold it.
+        UsageError: a cell has no timestep, or its timestep or layer does not exist.
+        MissingError: the checkpoint is not the one the config describes, or does not fit into the device's memory.
     """
 
-    def __init__(
-        self,
-        asks: Mapping[str, tuple[SvdConfig, Sequence[Cell]]],
-        checkpoint: Path,
-        implementation: Implementation,
-        device: str = "cpu",
-        batch: int | None = None,
-        beside: Beside | None = None,
-    ) -> None:
-        self.config = next(iter(asks.values()))[0]
-        self.names = {name: _places(config, cells) for name, (config, cells) in asks.items()}
-        requests = {
-            name: Request(config.temporal_mixing == "learned", frozenset(self.names[name]))
-            for name, (config, _) in asks.items()
+    def __init__(self, requests: Requests[SvdConfig], device: str = "cpu", batch: int | None = None) -> None:
+        first = requests[0][0]
+        assert first.checkpoint is not None
+        self.config = first.config
+        self.names = {backbone.name: _cells_by_place(backbone.config, cells) for backbone, cells in requests}
+        by_name = {
+            backbone.name: Request(backbone.config.temporal_mixing == "learned", frozenset(self.names[backbone.name]))
+            for backbone, _ in requests
         }
-        text = None
-        if self.config.conditioning.texts and beside is not None:
-            from repro.backbones.svd.text import text_embeddings
-
-            weights, merges = text_files.files(beside)
-            texts = beside.identity["text"]["texts"]
-            text = text_embeddings(text_files.load_text_encoder().tower, weights, merges, texts)
-        refuse_unfit(self.config, text)
-        loaded = networks.load(
-            implementation, checkpoint, self.config.architecture, needs(self.config, requests.values())
-        )
-        move(loaded, device)
-        self.model = SvdModel(self.config, loaded, requests, device, batch, text)
+        inputs = first.other_inputs
+        text = load_text_embeddings(inputs) if self.config.conditioning.texts and inputs.files else None
+        # Before the networks are loaded, which takes far longer.
+        check_text(self.config, text)
+        implementation = next(name for name in IMPLEMENTATIONS if name == first.implementation)
+        needs = find_needs(self.config, by_name.values())
+        networks = load_networks(implementation, first.checkpoint, self.config.architecture, needs)
+        move_to_device(networks, device)
+        self.model = SvdModel(self.config, networks, by_name, device, batch, text)
 
     @property
     def backbones(self) -> Sequence[str]:
@@ -86,14 +75,14 @@ class SvdExtractor:
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
         ((frames,), (noise,)) = windows, noises
-        means = self.model.window(padded(frames, self.frames.window), len(frames), noise)
+        means = self.model.compute_window(pad_window(frames, self.frames.window), len(frames), noise)
         return {
             name: {cell: means[name][place][: len(frames)].cpu().numpy() for place, cell in places.items()}
             for name, places in self.names.items()
         }
 
 
-def _places(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:
+def _cells_by_place(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:
     places = {}
     for cell in cells:
         if cell.timestep is None or cell.layer == "final":

@@ -1,9 +1,10 @@
 """One window of frames through a frozen Stable Video Diffusion, to features.
 
-Legend: T frames of the window, H W pixels, h w latent pixels (an eighth), C channels of a layer.
-Source for every step: the release's generate_svd_maps.py and sgm, as read in its configs.
+Legend: T frames of the window, H W pixels, h w latent pixels (an eighth), C channels of a layer, N D context tokens.
+Source of every step: the release's generate_svd_maps.py, and sgm with the release's configs.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,18 +15,18 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Layer
-from repro.backbones.devices import is_out_of_memory
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products
-from repro.backbones.svd import pictures, schedule
-from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
+from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
+from repro.backbones.svd import pictures
+from repro.backbones.svd.architecture import SVD_CELLS, layer_depth
+from repro.backbones.svd.config import SvdConfig, SvdSchedule
 from repro.backbones.svd.networks import Needs, Networks
 from repro.core.errors import MissingError, UsageError
 
 LATENT_SCALE = 0.18215
-"""Of the sampled latent; the condition's latent is not scaled."""
+"""Factor on the sampled latent (sgm's scale_factor); the condition's latent is not scaled."""
 PIXELS_AT_ONCE = 5 * 576 * 1024
-"""Pixels the VAE encoders and the image tower take at once where nothing else is said: it bounds their memory."""
+"""Pixels that the VAE encoders and the image tower take at once by default: it bounds their memory."""
 
 Place = tuple[int, Layer]
 """Timestep and layer."""
@@ -33,7 +34,7 @@ Place = tuple[int, Layer]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted of the UNet with its temporal mixing learned (svd, svd_xt) or off (sdv2)."""
+    """Which layers of the UNet to compute at which timesteps, with temporal mixing (svd, svd_xt) or without (sdv2)."""
 
     mixing: bool
     places: frozenset[Place]
@@ -48,56 +49,77 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the UNet is told beside the latent; every frame conditions itself."""
+    """The UNet's inputs besides the latent. Every frame has its own, where SVD as published conditions on a first frame."""
 
     crossattn: Float[Tensor, "T N D"]
-    """Image embedding of the clean frame, N = 1; or embeddings of texts, the same for every frame."""
+    """Image embedding of the frame without noise, N = 1; or embeddings of texts, the same for every frame."""
     concat: Float[Tensor, "T 4 h w"]
-    """Latent (mode, unscaled) of the frame with a little noise."""
+    """Latent (mode of the posterior, unscaled) of the frame with a little noise."""
     vector: Float[Tensor, "T V"]
     """Sinusoids of fps id, motion bucket id and noise augmentation, in this order."""
 
 
-def needs(config: SvdConfig, requests: Iterable[Request]) -> Needs:
-    """The parts of the checkpoint that `requests` take.
+def noise_level(schedule: SvdSchedule, timestep: int) -> float:
+    """Return sigma of a timestep, 0 the noisiest (Karras et al. 2022, eq. 5; sgm's EDMDiscretization).
+
+    sigma_i = (sigma_max^(1/rho) + i / (steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+    """
+    share = timestep / (schedule.steps - 1) if schedule.steps > 1 else 0.0
+    high, low = schedule.sigma_max ** (1 / schedule.rho), schedule.sigma_min ** (1 / schedule.rho)
+    return float((high + share * (low - high)) ** schedule.rho)
+
+
+def input_scale(sigma: float) -> float:
+    """Return c_in, the factor on the latent before the UNet (sgm's VScalingWithEDMcNoise)."""
+    return 1 / math.sqrt(sigma**2 + 1)
+
+
+def time_input(sigma: float) -> float:
+    """Return c_noise, which the UNet takes as its time (sgm's VScalingWithEDMcNoise)."""
+    return 0.25 * math.log(sigma)
+
+
+def find_needs(config: SvdConfig, requests: Iterable[Request]) -> Needs:
+    """Return the parts of the checkpoint that `requests` take.
 
     Raises:
         UsageError: a timestep or layer that does not exist.
     """
-    wanted = list(requests)
+    listed = list(requests)
     steps = config.schedule.steps
-    for timestep in sorted({timestep for request in wanted for timestep, _ in request.places}):
+    for timestep in sorted({timestep for request in listed for timestep, _ in request.places}):
         if not 0 <= timestep < steps:
             raise UsageError(f"timestep {timestep} does not exist: {config.title} has timesteps 0 to {steps - 1}")
     return Needs(
-        last_layer=max((layer for request in wanted for _, layer in request.places), key=depth),
-        mixing=any(request.mixing for request in wanted),
+        last_layer=max((layer for request in listed for _, layer in request.places), key=layer_depth),
+        mixing=any(request.mixing for request in listed),
         image=config.conditioning.source != "none",
         tower=config.conditioning.source == "image",
     )
 
 
-def refuse_unfit(config: SvdConfig, text: Float[Tensor, "N D"] | None) -> None:
-    """
+def check_text(config: SvdConfig, text: Float[Tensor, "N D"] | None) -> None:
+    """Check that there are text embeddings if `config` conditions on texts.
+
     Raises:
-        UsageError: texts condition and there are none, or of another width than the UNet takes.
+        UsageError: there are none, or their width is not the one the UNet takes.
     """
     width = config.architecture.unet.context_dim
     if config.conditioning.texts and (text is None or text.shape[1] != width):
-        there = "none are given here" if text is None else f"theirs are of {text.shape[1]}"
+        found = "none are given" if text is None else f"the given ones have {text.shape[1]}"
         raise UsageError(
-            f"conditioning.source {config.conditioning.source}: text embeddings of {width} channels are needed, {there}"
+            f"conditioning.source {config.conditioning.source}: needs text embeddings of {width} channels, {found}"
         )
 
 
 class SvdModel:
-    """Frozen networks, and what is wanted of them.
+    """Frozen networks, and the features to compute with them.
 
     Args:
-        config: its temporal_mixing is not read: each request says its own.
-        networks: with all that `needs(config, requests)` names.
-        batch: frames the VAE encoders and the image tower take at once; None: what PIXELS_AT_ONCE allows.
-        text: embeddings of the texts, where `config` says that texts condition.
+        config: its temporal_mixing is not read: each request has its own.
+        networks: with everything that `find_needs(config, requests)` names.
+        batch: frames that the VAE encoders and the image tower take at once; None: as many as PIXELS_AT_ONCE allows.
+        text: embeddings of the texts, if `config` conditions on texts.
     """
 
     def __init__(
@@ -109,8 +131,8 @@ class SvdModel:
         batch: int | None = None,
         text: Float[Tensor, "N D"] | None = None,
     ) -> None:
-        needs(config, requests.values())
-        refuse_unfit(config, text)
+        find_needs(config, requests.values())  # raises for timesteps and layers that do not exist
+        check_text(config, text)
         self.config, self.networks, self.requests = config, networks, dict(requests)
         self.device = torch.device(device)
         self.text = None if text is None else text.to(self.device)
@@ -119,11 +141,11 @@ class SvdModel:
 
     @property
     def mixes(self) -> bool:
-        """Whether any request mixes over time: only then do the frames of a window act on each other."""
+        """Whether any request mixes over time. Otherwise the frames of a window do not affect each other."""
         return any(request.mixing for request in self.requests.values())
 
     def noise_shapes(self, frames: int) -> dict[Stream, tuple[int, ...]]:
-        """What is drawn for a window of `frames`. Fewer frames take the beginning of the same noise."""
+        """Shapes of the noise of a window of `frames`. A shorter window takes the beginning of the same noise."""
         height, width = self.config.size
         latent = (frames, 4, height // 8, width // 8)
         shapes: dict[Stream, tuple[int, ...]] = {"posterior": latent}
@@ -133,27 +155,30 @@ class SvdModel:
             shapes["latent"] = latent
         return shapes
 
-    def window(
+    def compute_window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
     ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
-        """Spatial mean of every place asked for, by request; frames from `real` on are black.
+        """Compute the spatial mean of every requested layer; frames from `real` on are black padding.
 
-        With mixing of all T frames, on which the black ones act; without it of the `real` ones. One pass of VAE and image
-        tower serves all requests and timesteps. Only the conditional half of the release's doubled batch is computed: the
-        halves do not mix, and it throws the other away.
+        One pass of VAE and image tower serves all requests and timesteps. Only the conditional half of the release's doubled
+        batch is computed: the halves do not mix, and the release drops the other one.
+
+        Returns:
+            By request and place, means `[T, C]` with mixing, of all T frames; `[real, C]` without.
 
         Raises:
-            MissingError: memory does not hold it.
+            MissingError: it does not fit into memory.
         """
         with self.computing(len(frames)):
-            return self._window(frames if self.mixes else frames[:real], real, noise)
+            # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
+            return self._compute_window(frames if self.mixes else frames[:real], real, noise)
 
     @contextmanager
     def computing(self, frames: int) -> Iterator[None]:
-        """What holds while anything of a window of `frames` is computed.
+        """Set up computing anything of a window of `frames`: no gradients, the config's precision, errors of memory.
 
         Raises:
-            MissingError: memory does not hold it.
+            MissingError: it does not fit into memory.
         """
         try:
             with torch.inference_mode(), fp32_products(self.config.precision):
@@ -163,29 +188,27 @@ class SvdModel:
                 raise self._out_of_memory(frames) from error
             raise
 
-    def _window(
+    def _compute_window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
     ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
-        picture = pictures.pixels(frames, self.config.size, self.device)
+        picture = pictures.to_pixels(frames, self.config.size, self.device)
         conditioning = self.condition(picture, real, noise)
         latent = self.latent(picture, real, noise)
-        grain = self._draw(noise, "latent", latent.shape) if self.config.latent_noise else None
+        grain = self._sample(noise, "latent", latent.shape) if self.config.latent_noise else None
         features: dict[str, dict[Place, Tensor]] = {}
         for name, request in self.requests.items():
             count = len(picture) if request.mixing else real
-            told = Conditioning(
-                conditioning.crossattn[:count], conditioning.concat[:count], conditioning.vector[:count]
-            )
+            own = Conditioning(conditioning.crossattn[:count], conditioning.concat[:count], conditioning.vector[:count])
             features[name] = {}
             for timestep in request.timesteps:
-                level = schedule.sigma(self.config.schedule, timestep)
-                noisy = latent if grain is None else latent + level * grain
-                means = self._layer_means(noisy[:count], told, level, request.layers(timestep), request.mixing)
+                sigma = noise_level(self.config.schedule, timestep)
+                noisy = latent if grain is None else latent + sigma * grain
+                means = self._layer_means(noisy[:count], own, sigma, request.layers(timestep), request.mixing)
                 features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
         return features
 
     def condition(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Conditioning:
-        """What the UNet is told of each frame. Black frames differ in their noise, so all are encoded."""
+        """Compute the UNet's other inputs for each frame."""
         settings, networks, frames = self.config.conditioning, self.networks, len(picture)
         numbers = torch.tensor(
             [settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation], device=self.device
@@ -200,29 +223,31 @@ class SvdModel:
         else:
             with autocast(self.config.precision, self.device):
                 crossattn = self._repeating_black(networks.image_embeds, picture, real).float()[:, None]
-        noisy = picture + settings.noise_augmentation * self._draw(noise, "augmentation", picture.shape)
+        # Black frames differ in their noise, so the condition's VAE must encode each of them.
+        noisy = picture + settings.noise_augmentation * self._sample(noise, "augmentation", picture.shape)
         return Conditioning(crossattn, self._in_batches(networks.condition_latent, noisy), vector)
 
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
-        """A sample of the VAE's posterior, scaled."""
+        """Sample the VAE's posterior, scaled."""
         moments = self._repeating_black(self.networks.moments, picture, real)
         mean, log_variance = moments.chunk(2, dim=1)
+        # The clamp is sgm's (DiagonalGaussianDistribution).
         deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
-        return LATENT_SCALE * (mean + deviation * self._draw(noise, "posterior", mean.shape))
+        return LATENT_SCALE * (mean + deviation * self._sample(noise, "posterior", mean.shape))
 
-    def _draw(self, noise: Noise, stream: Stream, shape: torch.Size) -> Tensor:
-        return torch.from_numpy(noise.draw(stream, tuple(shape))).to(self.device)
+    def _sample(self, noise: Noise, stream: Stream, shape: torch.Size) -> Tensor:
+        return torch.from_numpy(noise.sample(stream, tuple(shape))).to(self.device)
 
     def _in_batches(
         self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"]
     ) -> Float[Tensor, "T ..."]:
-        """`network`, which treats each frame by itself, a few frames at a time."""
+        """Apply a network that treats every frame separately, to a few frames at a time."""
         return torch.cat([network(part) for part in torch.split(picture, self.batch)])
 
     def _repeating_black(
         self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"], real: int
     ) -> Float[Tensor, "T ..."]:
-        """`network` of the real frames and of one black frame for all the others."""
+        """Apply `network` to the real frames and to a single black frame, whose output stands for all black frames."""
         frames = len(picture)
         out = self._in_batches(network, picture[: min(real + 1, frames)])
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
@@ -231,24 +256,25 @@ class SvdModel:
         self,
         latent: Float[Tensor, "T 4 h w"],
         conditioning: Conditioning,
-        level: float,
+        sigma: float,
         layers: set[Layer],
         mixing: bool,
     ) -> dict[Layer, Float[Tensor, "T _"]]:
-        """Layer means at noise level `level`.
+        """Compute the means of `layers` at noise level `sigma`.
 
-        As released no noise is added to the latent: a timestep only scales it and sets the UNet's time
+        As in the release no noise is added to the latent: a timestep only scales it and sets the UNet's time
         (docs/deviations.md 3).
         """
-        x = torch.cat([latent * schedule.c_in(level), conditioning.concat], dim=1)
+        x = torch.cat([latent * input_scale(sigma), conditioning.concat], dim=1)
         means: dict[Layer, Tensor] = {}
-        last = max(layers, key=depth)
+        last = max(layers, key=layer_depth)
         with autocast(self.config.precision, self.device):
-            emb = self.networks.embedding(schedule.c_noise(level), conditioning.vector)
+            emb = self.networks.embedding(time_input(sigma), conditioning.vector)
             outputs = self.networks.layers(x, emb, conditioning.crossattn, mixing)
+            # `outputs` is a generator: layers after the last requested one are never computed.
             for layer, output in zip(SVD_CELLS, outputs, strict=False):
                 if layer in layers:
-                    # In fp32 whatever the layer's type is, as the release takes it.
+                    # The mean is taken in fp32 under autocast as well, as in the release.
                     means[layer] = output.float().mean(dim=(2, 3))
                 if layer == last:
                     break
@@ -258,5 +284,5 @@ class SvdModel:
         height, width = self.config.size
         return MissingError(
             f"out of memory on {self.device}: a window of {frames} frames of {height}x{width}, {self.batch} of them at once "
-            f"in the VAE encoders, in {self.config.precision}: try a smaller --batch, or a device with more memory"
+            f"in the VAE encoders, in {self.config.precision}: use a smaller --batch, or a device with more memory"
         )

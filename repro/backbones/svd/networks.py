@@ -1,50 +1,44 @@
-"""What features need of Stable Video Diffusion's networks, whoever's modules compute them.
+"""The interface to Stable Video Diffusion's networks, whichever implementation computes them.
 
-with_diffusers.py: modules of diffusers and transformers, from the package registry.
-with_sgm.py: the published modules, where the fork or Stability-AI/generative-models is installed, as in the image.
+with_diffusers.py: modules of diffusers and transformers, from PyPI.
+with_sgm.py: the published modules, if the release's fork or Stability-AI/generative-models is installed, as in the image.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from repro.backbones.config import Layer
-from repro.backbones.svd.config import SvdArchitecture, depth
-from repro.core.errors import MissingError
+from repro.backbones.svd.architecture import layer_depth
 
 Implementation = Literal["sgm", "diffusers"]
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("sgm", "diffusers")
-
-EMBEDDED = 256
-"""Width of the sinusoids of each of the vector's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Which parts are loaded; the rest of the checkpoint stays on disk."""
+    """Which parts are loaded; the rest of the checkpoint is not read."""
 
     last_layer: Layer
-    """1 to 13 or up_1 to up_12; of the UNet, nothing behind it."""
+    """1 to 13 or up_1 to up_12; later layers of the UNet are not loaded."""
     mixing: bool = True
     """The temporal branches."""
     image: bool = True
     """The condition's VAE encoder."""
     tower: bool = True
     """The image tower."""
-    whole: bool = False
-    """The UNet to its end, whatever the last layer; for comparisons with the published computation."""
+    complete: bool = False
+    """The complete UNet, whatever the last layer; for comparisons with the published computation."""
 
     def __post_init__(self) -> None:
-        depth(self.last_layer)
+        layer_depth(self.last_layer)  # raises if there is no such layer
 
 
 @runtime_checkable
 class Networks(Protocol):
-    """Frozen networks in fp32 and eval mode. `T` frames; each conditions itself."""
+    """Frozen networks in fp32 and eval mode. `T` frames; each has its own conditioning."""
 
     @property
     def implementation(self) -> Implementation: ...
@@ -52,11 +46,11 @@ class Networks(Protocol):
     def to(self, device: str) -> None: ...
 
     def image_embeds(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
-        """The image tower on pixels in [-1, 1], shrunk to its input size first."""
+        """Image embedding of pixels in [-1, 1], which are resized to the image tower's input first."""
         ...
 
     def moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
-        """Mean and log variance of the latent's posterior."""
+        """Mean and log variance of the latent's posterior, 4 channels each."""
         ...
 
     def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
@@ -64,19 +58,19 @@ class Networks(Protocol):
         ...
 
     def vector(self, numbers: Float[Tensor, " n"]) -> Float[Tensor, " V"]:
-        """Sinusoids of each number, one after the other."""
+        """Sinusoids of each number, concatenated."""
         ...
 
     def embedding(self, c_noise: float, vector: Float[Tensor, "T V"]) -> Float[Tensor, "T E"]:
-        """What tells every block the time and the vector."""
+        """The embedding of time and vector that every resnet adds."""
         ...
 
     def layers(
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
-        """Outputs of layers 1, 2, ..., up_1, ... up to the last one loaded, each computed when it is asked for.
+        """Yield the outputs of layers 1, 2, ..., up_1, ... up to the last one loaded, each computed when it is requested.
 
-        Without mixing, temporal branches are left out, and every frame is by itself.
+        Without mixing the temporal branches are skipped, and no frame depends on another.
         """
         ...
 
@@ -84,46 +78,6 @@ class Networks(Protocol):
         self, x: Float[Tensor, "T2 8 h w"], c_noise: float, context: Float[Tensor, "T2 N D"],
         vector: Float[Tensor, "T2 V"], frames: int, mixing: bool,
     ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
-        """The whole UNet on a doubled batch as released, temporal branches computed whether they count or not; outputs of
-        all 25 layers. Needs `Needs.whole`."""
+        """Outputs of all 25 layers, computed as the release does: the complete UNet on a doubled batch, temporal branches
+        also if their weight is 0. Requires `Needs.complete`."""
         ...
-
-
-def importable_sgm() -> str:
-    """ "" where sgm can be imported, else why not, in one line."""
-    from repro.backbones.svd import with_sgm
-
-    return with_sgm.why_not()
-
-
-def resolve(wish: Literal["auto", "sgm", "diffusers"]) -> Implementation:
-    """The implementation a config's wish comes to on this machine.
-
-    Raises:
-        MissingError: sgm is asked for and cannot be imported.
-    """
-    if wish == "diffusers":
-        return "diffusers"
-    problem = importable_sgm()
-    if not problem:
-        return "sgm"
-    if wish == "sgm":
-        raise MissingError(f"implementation sgm: {problem}: install it as docs/image.md says, or take diffusers")
-    return "diffusers"
-
-
-def load(implementation: Implementation, path: Path, architecture: SvdArchitecture, needs: Needs) -> Networks:
-    """Read from `path`, a checkpoint in the published layout, what `needs` names; on the CPU.
-
-    Raises:
-        MissingError: not the checkpoint `architecture` describes.
-    """
-    if implementation == "sgm":
-        from repro.backbones.svd.with_sgm import SgmNetworks
-
-        return SgmNetworks(path, architecture, needs)
-    from repro.backbones.svd.with_diffusers import DiffusersNetworks
-
-    networks = DiffusersNetworks(architecture, needs)
-    networks.fill(path)
-    return networks

@@ -1,4 +1,4 @@
-"""From frames to what the networks see."""
+"""From frames to the networks' inputs."""
 
 import numpy as np
 import torch
@@ -8,38 +8,40 @@ from torch.nn import functional
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""OpenCLIP's, of pixels in [0, 1]."""
+"""OpenCLIP's mean and standard deviation of pixels in [0, 1]."""
 
 
-def pixels(
+def to_pixels(
     frames: UInt8[np.ndarray, "T h w 3"], size: tuple[int, int], device: torch.device | None = None
 ) -> Float[Tensor, "T 3 H W"]:
-    """Frames as pixels in [-1, 1], stretched to `size` (height, width) whatever their aspect ratio.
+    """Return frames as pixels in [-1, 1], stretched to `size` (height, width) whatever their aspect ratio.
 
-    Contiguous: torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
     Source: generate_svd_maps.py (bilinear, align_corners=True).
     """
+    # contiguous(): torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
     scaled = torch.from_numpy(frames).to(device or "cpu").permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
     return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
 
 
-def padded(frames: UInt8[np.ndarray, "T H W 3"], window: int) -> UInt8[np.ndarray, "window H W 3"]:
-    """A window's frames, with black ones behind them where the clip has ended (generate_svd_maps.py). Their outputs are
-    dropped, but they act on the real frames, through temporal attention and normalisation."""
+def pad_window(frames: UInt8[np.ndarray, "T H W 3"], window: int) -> UInt8[np.ndarray, "window H W 3"]:
+    """Append black frames to a window that the clip's end cuts short (generate_svd_maps.py).
+
+    Their outputs are dropped, but they affect the real frames, through temporal attention and normalisation.
+    """
     if len(frames) == window:
         return frames
     black = np.zeros((window - len(frames), *frames.shape[1:]), np.uint8)
     return np.concatenate([frames, black])
 
 
-def image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[Tensor, "T 3 side side"]:
-    """Pixels in [-1, 1] as OpenCLIP's input: blurred where they shrink, bicubic, no clamping, normalised.
+def to_image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[Tensor, "T 3 side side"]:
+    """Turn pixels in [-1, 1] into OpenCLIP's input: blurred if they shrink, resized (bicubic, not clamped), normalised.
 
-    Source: FrozenOpenCLIPImageEmbedder.preprocess (kornia's resize with antialias=True).
+    Source: sgm's FrozenOpenCLIPImageEmbedder.preprocess, which calls kornia's resize with antialias=True.
     """
     height, width = picture.shape[-2:]
     if height > side or width > side:
-        # kornia blurs both axes as soon as one of them shrinks.
+        # As in kornia, both axes are blurred as soon as one of them shrinks.
         picture = _blur(picture, height / side, width / side)
     resized = functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=True)
     mean, std = (torch.tensor(values, device=picture.device).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -47,8 +49,10 @@ def image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[Ten
 
 
 def _blur(picture: Float[Tensor, "T 3 H W"], down: float, across: float) -> Float[Tensor, "T 3 H W"]:
-    """Gaussian blur for a shrinkage by `down` rows and `across` columns, one axis after the other."""
+    """Blur with a Gaussian before shrinking by the factors `down` (rows) and `across` (columns), one axis at a time."""
     for axis, factor in ((2, down), (3, across)):
+        # Width and length of the kernel are those of kornia.geometry.transform.resize: sigma = (factor - 1) / 2, and an odd
+        # number of taps that reaches two sigmas to each side.
         sigma = max((factor - 1) / 2, 0.001)
         taps = int(max(4 * sigma, 3))
         taps += 1 - taps % 2
@@ -58,6 +62,6 @@ def _blur(picture: Float[Tensor, "T 3 H W"], down: float, across: float) -> Floa
         shape = [1, 1, 1, 1]
         shape[axis] = taps
         edge = (0, 0, taps // 2, taps // 2) if axis == 2 else (taps // 2, taps // 2, 0, 0)
-        padded = functional.pad(picture, edge, mode="reflect")
-        picture = functional.conv2d(padded, kernel.view(shape).repeat(3, 1, 1, 1), groups=3)
+        reflected = functional.pad(picture, edge, mode="reflect")
+        picture = functional.conv2d(reflected, kernel.view(shape).repeat(3, 1, 1, 1), groups=3)
     return picture

@@ -1,7 +1,8 @@
-"""OpenCLIP's text embeddings, which may stand where the image embedding does (the release's generate_svd_maps.py with
+"""OpenCLIP's text embeddings, which can replace the image embedding (the release's generate_svd_maps.py with
 --conditioning actions or empty_str, and sgm's FrozenOpenCLIPEmbedder2; docs/deviations.md 29).
 
-Modules are transformers', filled from an OpenCLIP file; texts are cut into tokens as OpenCLIP does.
+Modules are transformers', filled from an OpenCLIP file; texts are tokenised as OpenCLIP does. Import this module through
+implementations.py, which first makes sure that torchvision can be imported.
 """
 
 import gzip
@@ -13,17 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from repro.backbones.svd import torchvision_beside_cpu_torch
-
-torchvision_beside_cpu_torch.declare()  # before the first of the imports that it is for
-
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from repro.backbones.svd.tensor_names import BLOCK_OF_TOWER, Source
+from repro.backbones.svd.checkpoint import BLOCK_OF_TOWER, Source
 from repro.backbones.svd.text_files import TextTower
 from repro.core.errors import MissingError, UsageError
 
@@ -31,33 +27,38 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 @torch.inference_mode()
-def text_embeddings(tower: TextTower, weights: Path, merges: Path, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-    """One vector a text: the last layer, normed, at the text's end, through the projection; not of unit length. In fp32 on
-    the CPU, so that every machine has the same.
+def embed_texts(tower: TextTower, weights: Path, merges: Path, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+    """Compute one vector per text: the normed last layer at the end token, projected, and not scaled to unit length.
+
+    In fp32 on the CPU, so that they are the same on every machine.
+
+    Args:
+        weights: an OpenCLIP model, as safetensors or as a pickle.
+        merges: the gzipped merges of its byte pair encoding.
 
     Raises:
         MissingError: a file is not what `tower` describes.
-        UsageError: a text of more tokens than the tower takes.
+        UsageError: a text has more tokens than the tower takes.
     """
-    tokenizer = _tokenizer(merges, tower.vocabulary)
-    model = _model(tower, weights)
+    tokenizer = load_tokenizer(merges, tower.vocabulary)
+    model = _load_model(tower, weights)
     found = []
     for text in texts:
-        ids = tokenizer(_cleaned(text))["input_ids"]
+        ids = tokenizer(clean_text(text))["input_ids"]
         if len(ids) > tower.context:
-            raise UsageError(f"text '{text[:60]}': {len(ids)} tokens, the text tower takes {tower.context} at most")
-        # Attention looks back alone and the end is what is read: what OpenCLIP pads with behind it counts for nothing.
+            raise UsageError(f"text '{text[:60]}': {len(ids)} tokens, expected at most {tower.context}")
+        # Attention is causal and only the end token is read, so OpenCLIP's padding after it changes nothing and is left out.
         found.append(model(input_ids=torch.tensor([ids])).text_embeds[0])
     return torch.stack(found)
 
 
-def _cleaned(text: str) -> str:
-    """As OpenCLIP, which also mends wrongly decoded characters (ftfy): no class name has any."""
+def clean_text(text: str) -> str:
+    """Normalise a text as OpenCLIP does, except for its repair of wrongly decoded characters: no class name has any."""
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip().lower()
 
 
-def _tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
-    """Ids: every byte, every byte as a word's end, every merge in the file's order, begin and end of a text."""
+def load_tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
+    """Load the tokenizer. Ids, in order: bytes, bytes that end a word, merges as in the file, start and end of text."""
     count = vocabulary - 2 * 256 - 2
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : count + 1]
@@ -67,13 +68,13 @@ def _tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
     if len(merges) != count or any(len(pair) != 2 for pair in merges):
         raise MissingError(f"{path}: not {count} merges of two parts each: fetch it again")
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    # Bytes that are no visible character of their own stand for the first ones behind Latin-1.
+    # As in GPT-2: bytes that are no visible character are represented by the characters from 256 on.
     letters = [chr(byte) for byte in shown] + [chr(256 + n) for n in range(256 - len(shown))]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), BEGIN, END]
     return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)  # type: ignore[arg-type]
 
 
-def _model(tower: TextTower, path: Path) -> CLIPTextModelWithProjection:
+def _load_model(tower: TextTower, path: Path) -> CLIPTextModelWithProjection:
     with torch.device("meta"):
         model = CLIPTextModelWithProjection(
             CLIPTextConfig(
@@ -91,26 +92,26 @@ def _model(tower: TextTower, path: Path) -> CLIPTextModelWithProjection:
             )
         )
     model.eval()  # type: ignore[no-untyped-call]
-    tensors = _opened(path)
+    tensors = _open_weights(path)
     state = {}
     for name, target in model.state_dict().items():
         origin = text_source(name)
         expected = origin.shape_in_file(tuple(target.shape))
         tensor = tensors(origin.name)
         if tensor is None or tuple(tensor.shape) != expected:
-            found = "is not there" if tensor is None else f"is {list(tensor.shape)}, expected {list(expected)}"
-            raise MissingError(f"{path}: tensor '{origin.name}' {found}: not the text tower the config describes")
-        state[name] = origin.taken_from(tensor.float())
+            found = "is missing" if tensor is None else f"is {list(tensor.shape)}, expected {list(expected)}"
+            raise MissingError(f"{path}: tensor '{origin.name}' {found}: not the text tower that the config describes")
+        state[name] = origin.convert(tensor.float())
     model.load_state_dict(state, strict=True, assign=True)
-    # transformers computes this table when the module is made; on the meta device it stayed empty.
+    # transformers computes this buffer when it builds the module, which on the meta device leaves it without values.
     model.text_model.embeddings.position_ids = torch.arange(tower.context)[None]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
 
 
-def _opened(path: Path) -> Any:
-    """What gives a tensor of the file by its name, None where there is none of it."""
+def _open_weights(path: Path) -> Any:
+    """Open a file of weights. Returns a function from a tensor's name to the tensor, or to None if there is none."""
     try:
         file = safe_open(path, framework="pt")
         names = set(file.keys())  # type: ignore[no-untyped-call]
@@ -134,7 +135,7 @@ _ENDS = {
 
 
 def text_source(name: str) -> Source:
-    """Source of a tensor of CLIPTextModelWithProjection in an OpenCLIP file."""
+    """Return the source of a tensor of CLIPTextModelWithProjection in an OpenCLIP file."""
     if name == "text_projection.weight":
         return Source("text_projection", transposed=True)
     if name in _ENDS:

@@ -1,16 +1,15 @@
-"""What text conditioning takes beside SVD's own checkpoint: OpenCLIP's text tower and the texts. Imports no torch."""
+"""What text conditioning needs besides SVD's checkpoint: OpenCLIP's text tower and the texts. Imports no torch."""
 
-from pathlib import Path
-
-from repro.backbones.config import Beside, Positive
+from repro.backbones.config import OtherInputs, Positive
 from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
+from repro.datasets import registry
 
 NAME = "openclip_text"
-"""By which `repro fetch` takes it."""
+"""The asset's name for `repro fetch`."""
 
 
 class TextTower(Config):
@@ -20,7 +19,7 @@ class TextTower(Config):
     layers: Positive
     heads: Positive
     context: Positive
-    """Tokens a text may have, the two at its ends counted."""
+    """Maximal number of tokens of a text, including the start and end tokens."""
     vocabulary: Positive
     embed_dim: Positive
 
@@ -32,9 +31,9 @@ class TextEncoder(Config):
     licence: str
     licence_url: str
     weights: RemoteFile
-    """An OpenCLIP model, as a pickle or as safetensors; its image tower is not read."""
+    """An OpenCLIP model, as a pickle or as safetensors; its image side is not read."""
     merges: RemoteFile
-    """Of the byte pair encoding, gzipped."""
+    """The gzipped merges of its byte pair encoding."""
     tower: TextTower
 
 
@@ -42,31 +41,33 @@ def load_text_encoder() -> TextEncoder:
     return load_config(TextEncoder, configs_folder() / "assets" / f"{NAME}.yaml")
 
 
-def absent(workspace: Workspace) -> str:
-    """ "" where the text tower's files are there, else which are not, and what brings them."""
+def explain_missing_files(workspace: Workspace) -> str:
+    """Return which of the text tower's files are missing and the command that helps; an empty string if none is."""
     encoder = load_text_encoder()
-    gone = [
+    missing = [
         file.file for file in (encoder.weights, encoder.merges) if not (workspace.checkpoints / file.file).is_file()
     ]
-    if not gone:
+    if not missing:
         return ""
     return (
-        f"text tower {NAME}: no {' and no '.join(gone)} in {workspace.checkpoints} ({encoder.size}; licence: "
+        f"text tower {NAME}: {' and '.join(missing)} missing in {workspace.checkpoints} ({encoder.size}; licence: "
         f"{encoder.licence}); to bring it: {fetch_command(NAME, workspace)}"
     )
 
 
-def texts_and_files(actions_of: str | None, workspace: Workspace, to_compute: bool) -> Beside:
-    """Texts and files: the class names of the split `actions_of`, <data set>/<split>, or the empty text alone.
+def find_texts_and_files(actions_of: str | None, workspace: Workspace, to_compute: bool) -> OtherInputs:
+    """Find the text tower's files, and the texts: the class names of the split `actions_of`, or only the empty text.
 
-    Not `to_compute`, the files need not be there.
+    Args:
+        actions_of: <data set>/<split>.
+        to_compute: False if the features exist, so that the files may be missing.
 
     Raises:
-        MissingError: they are not, or are others; the data set's annotation files are not there.
+        MissingError: a file is missing or is not the expected one, or the data set's annotation files are missing.
         UsageError: there is no such split.
     """
     encoder = load_text_encoder()
-    problem = absent(workspace)
+    problem = explain_missing_files(workspace)
     if problem and to_compute:
         raise MissingError(problem)
     hashes, sha256, paths = FileHashes(workspace.hashes), {}, {}
@@ -79,20 +80,13 @@ def texts_and_files(actions_of: str | None, workspace: Workspace, to_compute: bo
                 "again"
             )
     texts = _class_names(actions_of, workspace) if actions_of is not None else ("",)
-    return Beside({"text": {"texts": list(texts), "tower": encoder.tower.model_dump(mode="json")} | sha256}, paths)
+    return OtherInputs({"text": {"texts": list(texts), "tower": encoder.tower.model_dump(mode="json")} | sha256}, paths)
 
 
 def _class_names(place: str, workspace: Workspace) -> tuple[str, ...]:
-    from repro.datasets import registry
-
     dataset, _, split = place.partition("/")
     if dataset not in registry.brought_names():
         raise UsageError(
             f"conditioning.actions_of: {place}: expected <data set>/<split>, of {', '.join(registry.brought_names())}"
         )
     return registry.open_dataset(dataset, workspace).split(split).classes
-
-
-def files(beside: Beside) -> tuple[Path, Path]:
-    """Weights and merges."""
-    return beside.files["weights"], beside.files["merges"]

@@ -1,6 +1,7 @@
 """Stable Video Diffusion's networks from diffusers and transformers, filled from a published file.
 
-diffusers' own forward takes one context a video and repeats it; here each frame has its own, so blocks are called in turn.
+diffusers' own forward takes one context per video and repeats it. Here every frame has its own, so the blocks are called one
+after another. Import this module through implementations.py, which first makes sure that torchvision can be imported.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,59 +9,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from repro.backbones.svd import torchvision_beside_cpu_torch
-
-torchvision_beside_cpu_torch.declare()  # before the first of the imports that it is for
-
 from diffusers import AutoencoderKL, UNetSpatioTemporalConditionModel
 from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
-from repro.backbones.svd import tensor_names as names, pictures
-from repro.backbones.svd.checkpoint import open_checkpoint
-from repro.backbones.tensors import Layout
-from repro.backbones.svd.tensor_names import Source
+from repro.backbones.svd import checkpoint, pictures
+from repro.backbones.svd.architecture import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
+from repro.backbones.svd.checkpoint import Source, open_checkpoint
 from repro.backbones.svd.networks import Implementation, Needs
+from repro.backbones.weights import Shapes
 
 Part = tuple[nn.Module, Callable[[str], Source]]
-"""A module, and where each of its tensors lies in the file."""
+"""A module, and the function that gives each of its tensors' source in the file."""
 
 
 class DiffusersNetworks:
     implementation: Implementation = "diffusers"
 
     def __init__(self, architecture: SvdArchitecture, needs: Needs) -> None:
-        """Shapes alone, without values: `fill` brings those."""
+        """Build modules on the meta device, without values; `fill` loads those."""
         self.architecture = architecture
-        self.unet, self.latent_vae, self.condition_vae, self.image_tower = _modules(architecture)
-        if not needs.whole:
-            _cut(self.unet, depth(needs.last_layer))
+        self.unet, self.latent_vae, self.condition_vae, self.image_tower = _build_modules(architecture)
+        if not needs.complete:
+            _drop_later_layers(self.unet, layer_depth(needs.last_layer))
         if not needs.mixing:
             _drop_temporal(self.unet)
         self._sources: list[Part] = [
-            (self.unet, names.unet_source),
-            (self.latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
+            (self.unet, checkpoint.unet_source),
+            (self.latent_vae, lambda name: checkpoint.vae_source(name, checkpoint.LATENT_VAE)),
         ]
         if needs.image:
-            self._sources.append((self.condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)))
+            self._sources.append(
+                (self.condition_vae, lambda name: checkpoint.vae_source(name, checkpoint.CONDITION_VAE))
+            )
         if needs.tower:
-            self._sources.append((self.image_tower, names.tower_source))
+            self._sources.append((self.image_tower, checkpoint.tower_source))
         self.parts: list[nn.Module] = [module.eval().requires_grad_(False) for module, _ in self._sources]
 
     def fill(self, path: Path) -> None:
-        """Take every value from `path`.
+        """Load every value from `path`.
 
         Raises:
-            MissingError: it is not the checkpoint the architecture describes.
+            MissingError: the file is not a checkpoint of the architecture.
         """
-        with open_checkpoint(path, layout(self.architecture)) as file:
+        with open_checkpoint(path, published_shapes(self.architecture)) as file:
             for module, source in self._sources:
                 _fill(module, source, file)
-        # transformers computes this table when the module is made; on the meta device it stayed empty.
+        # transformers computes this buffer when it builds the module, which on the meta device leaves it without values.
         embeddings = self.image_tower.vision_model.embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
         for part in self.parts:
@@ -72,7 +69,7 @@ class DiffusersNetworks:
 
     def image_embeds(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
         embeds: Tensor = self.image_tower(
-            pixel_values=pictures.image_tower_input(picture, self.architecture.image_tower.image)
+            pixel_values=pictures.to_image_tower_input(picture, self.architecture.image_tower.image)
         ).image_embeds
         return embeds
 
@@ -96,13 +93,14 @@ class DiffusersNetworks:
     def layers(
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
-        indicator = torch.zeros(1, len(x), device=x.device)
+        indicator = torch.zeros(1, len(x), device=x.device)  # 0: a frame of a video, whose temporal branches count
         passed: list[Tensor] = []
-        for layer, parts in enumerate(_layers(self.unet), start=1):
+        for layer, parts in enumerate(_iterate_layers(self.unet), start=1):
             if layer > SVD_LAYERS:
+                # Skip connection: each output block takes the output of one input block, the last one first.
                 x = torch.cat([x, passed.pop()], dim=1)
             for part in parts:
-                x = _run(part, x, emb, context, indicator) if mixing else _run_spatial(part, x, emb, context)
+                x = _run_part(part, x, emb, context, indicator) if mixing else _run_spatial(part, x, emb, context)
             if layer < SVD_LAYERS and len(self.unet.up_blocks):
                 passed.append(x)
             yield x
@@ -112,25 +110,26 @@ class DiffusersNetworks:
         vector: Float[Tensor, "T2 V"], frames: int, mixing: bool,
     ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
         unet, emb = self.unet, self.embedding(c_noise, vector)
-        # An indicator of 1 has every temporal branch weighted 0, bit for bit what a fixed mix factor of 1 gives.
+        # An indicator of 1 gives every temporal branch weight 0: bit for bit the same as a fixed mix factor of 1, by which
+        # the release turns its "SDv2" from SVD (docs/deviations.md 4).
         indicator = torch.full((len(x) // frames, frames), 0.0 if mixing else 1.0, device=x.device)
         outputs: list[Tensor] = [unet.conv_in(x)]
         x = outputs[0]
         for down in unet.down_blocks:
-            told = {"encoder_hidden_states": context} if hasattr(down, "attentions") else {}
-            x, passed = down(x, temb=emb, image_only_indicator=indicator, **told)
+            context_of_block = {"encoder_hidden_states": context} if hasattr(down, "attentions") else {}
+            x, passed = down(x, temb=emb, image_only_indicator=indicator, **context_of_block)
             outputs += passed
         x = unet.mid_block(x, temb=emb, encoder_hidden_states=context, image_only_indicator=indicator)
         features = [*outputs, x]
-        # A block computes three layers at once; each ends where its last part does.
-        ends = [parts[-1] for parts in _up_layers(unet)]
-        hooks = [end.register_forward_hook(lambda _, __, out: features.append(_first(out))) for end in ends]
+        # An up block computes three layers in one call; hooks on each layer's last module give their outputs.
+        ends = [parts[-1] for parts in _iterate_up_layers(unet)]
+        hooks = [end.register_forward_hook(lambda _, __, out: features.append(_first_output(out))) for end in ends]
         try:
             for up in unet.up_blocks:
                 taken = tuple(outputs[-len(up.resnets) :])
                 del outputs[-len(up.resnets) :]
-                told = {"encoder_hidden_states": context} if hasattr(up, "attentions") else {}
-                x = up(x, temb=emb, res_hidden_states_tuple=taken, image_only_indicator=indicator, **told)
+                context_of_block = {"encoder_hidden_states": context} if hasattr(up, "attentions") else {}
+                x = up(x, temb=emb, res_hidden_states_tuple=taken, image_only_indicator=indicator, **context_of_block)
             unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
         finally:
             for hook in hooks:
@@ -138,14 +137,14 @@ class DiffusersNetworks:
         return features
 
 
-def layout(architecture: SvdArchitecture) -> Layout:
-    """Every tensor of the whole model and its shape, as the published file has them (names.UNUSED apart)."""
-    unet, latent_vae, condition_vae, image_tower = _modules(architecture)
+def published_shapes(architecture: SvdArchitecture) -> Shapes:
+    """Return name and shape of every tensor of the complete model, as in the published file, without checkpoint.UNUSED."""
+    unet, latent_vae, condition_vae, image_tower = _build_modules(architecture)
     parts: list[Part] = [
-        (unet, names.unet_source),
-        (latent_vae, lambda name: names.vae_source(name, names.LATENT_VAE)),
-        (condition_vae, lambda name: names.vae_source(name, names.CONDITION_VAE)),
-        (image_tower, names.tower_source),
+        (unet, checkpoint.unet_source),
+        (latent_vae, lambda name: checkpoint.vae_source(name, checkpoint.LATENT_VAE)),
+        (condition_vae, lambda name: checkpoint.vae_source(name, checkpoint.CONDITION_VAE)),
+        (image_tower, checkpoint.tower_source),
     ]
     shapes = {}
     for module, source in parts:
@@ -155,35 +154,35 @@ def layout(architecture: SvdArchitecture) -> Layout:
     return shapes
 
 
-def _modules(
+def _build_modules(
     architecture: SvdArchitecture,
 ) -> tuple[UNetSpatioTemporalConditionModel, AutoencoderKL, AutoencoderKL, CLIPVisionModelWithProjection]:
-    """UNet, the latent's VAE, the condition's, image tower: shapes alone, without values."""
+    """Build UNet, VAE of the latent, VAE of the condition and image tower on the meta device."""
     with torch.device("meta"):
         return (
-            _unet(architecture),
-            _vae(architecture, quantised=False),
-            _vae(architecture, quantised=True),
-            _image_tower(architecture),
+            _build_unet(architecture),
+            _build_vae(architecture, quantised=False),
+            _build_vae(architecture, quantised=True),
+            _build_image_tower(architecture),
         )
 
 
-def _unet(architecture: SvdArchitecture) -> UNetSpatioTemporalConditionModel:
+def _build_unet(architecture: SvdArchitecture) -> UNetSpatioTemporalConditionModel:
     widths = tuple(architecture.unet.channels * m for m in MULTIPLIERS)
     unet = UNetSpatioTemporalConditionModel(
         block_out_channels=widths,
         cross_attention_dim=architecture.unet.context_dim,
         num_attention_heads=tuple(width // architecture.unet.head_channels for width in widths),
     )
-    # sgm's resnets have eps 1e-5 throughout; diffusers fixes 1e-6 in the blocks with attention.
+    # sgm's resnets use eps 1e-5 everywhere, diffusers 1e-6 in blocks with attention.
     for name, module in unet.named_modules():
         if isinstance(module, nn.GroupNorm) and "resnets" in name:
             module.eps = 1e-5
     return unet
 
 
-def _vae(architecture: SvdArchitecture, quantised: bool) -> AutoencoderKL:
-    """An encoder; the condition's has a `quant_conv` behind it, the latent's has none."""
+def _build_vae(architecture: SvdArchitecture, quantised: bool) -> AutoencoderKL:
+    """Build an encoder. The condition's ends in a `quant_conv`, the latent's has none."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -197,7 +196,7 @@ def _vae(architecture: SvdArchitecture, quantised: bool) -> AutoencoderKL:
     return vae
 
 
-def _image_tower(architecture: SvdArchitecture) -> CLIPVisionModelWithProjection:
+def _build_image_tower(architecture: SvdArchitecture) -> CLIPVisionModelWithProjection:
     tower = architecture.image_tower
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
@@ -208,14 +207,14 @@ def _image_tower(architecture: SvdArchitecture) -> CLIPVisionModelWithProjection
             patch_size=tower.patch,
             image_size=tower.image,
             projection_dim=tower.embed_dim,
-            hidden_act="gelu",  # open_clip's; transformers' default is an approximation of it
+            hidden_act="gelu",  # the exact one, as in open_clip; transformers' default approximates it
             layer_norm_eps=1e-5,
         )
     )
 
 
-def _layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module, ...]]:
-    """The modules of each layer there is, in order."""
+def _iterate_layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module, ...]]:
+    """Yield the modules of each layer that is loaded, in order."""
     yield (unet.conv_in,)
     for down in unet.down_blocks:
         attentions = getattr(down, "attentions", None)
@@ -225,11 +224,11 @@ def _layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module,
             yield (down.downsamplers[0],)
     if unet.mid_block is not None:
         yield (unet.mid_block.resnets[0], unet.mid_block.attentions[0], unet.mid_block.resnets[1])
-    yield from _up_layers(unet)
+    yield from _iterate_up_layers(unet)
 
 
-def _up_layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module, ...]]:
-    """The modules of each layer of the decoder; what leads to the next level belongs to the third of a level."""
+def _iterate_up_layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Module, ...]]:
+    """Yield the modules of each layer of the decoder. An upsampler belongs to the third layer of its level."""
     for up in unet.up_blocks:
         attentions = getattr(up, "attentions", None)
         for slot, resnet in enumerate(up.resnets):
@@ -237,12 +236,12 @@ def _up_layers(unet: UNetSpatioTemporalConditionModel) -> Iterator[tuple[nn.Modu
             yield (resnet, *((attentions[slot],) if attentions is not None else ()), *sampler)
 
 
-def _first(output: Tensor | tuple[Tensor]) -> Tensor:
+def _first_output(output: Tensor | tuple[Tensor]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _cut(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
-    """Drop everything behind `last_layer`, counted through the decoder."""
+def _drop_later_layers(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
+    """Drop all modules after `last_layer`; 14 is the decoder's first layer."""
     kept = 1
     for down in unet.down_blocks:
         wanted = max(0, min(len(down.resnets), last_layer - kept))
@@ -257,12 +256,12 @@ def _cut(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
     if last_layer < SVD_LAYERS:
         unet.mid_block = None
     ups = max(0, last_layer - SVD_LAYERS)
-    unet.up_blocks = unet.up_blocks[: -(-ups // 3)]
+    unet.up_blocks = unet.up_blocks[: -(-ups // 3)]  # three layers per block, rounded up
     if ups % 3:
-        cut = unet.up_blocks[-1]
-        cut.resnets, cut.upsamplers = cut.resnets[: ups % 3], None
-        if getattr(cut, "attentions", None) is not None:
-            cut.attentions = cut.attentions[: ups % 3]
+        last = unet.up_blocks[-1]
+        last.resnets, last.upsamplers = last.resnets[: ups % 3], None
+        if getattr(last, "attentions", None) is not None:
+            last.attentions = last.attentions[: ups % 3]
     del unet.conv_norm_out, unet.conv_out
 
 
@@ -275,7 +274,7 @@ def _drop_temporal(unet: UNetSpatioTemporalConditionModel) -> None:
             del module.temporal_transformer_blocks, module.time_pos_embed, module.time_mixer
 
 
-def _run(part: Any, x: Tensor, emb: Tensor, context: Tensor, indicator: Tensor) -> Tensor:
+def _run_part(part: Any, x: Tensor, emb: Tensor, context: Tensor, indicator: Tensor) -> Tensor:
     kind = type(part).__name__
     if kind == "SpatioTemporalResBlock":
         out: Tensor = part(x, emb, image_only_indicator=indicator)
@@ -287,7 +286,7 @@ def _run(part: Any, x: Tensor, emb: Tensor, context: Tensor, indicator: Tensor) 
 
 
 def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
-    """What is left of a part when the temporal branch of its mix counts for nothing."""
+    """Compute only the spatial branch of a module, which is all of it if the temporal branch has weight 0."""
     kind = type(part).__name__
     if kind == "SpatioTemporalResBlock":
         out: Tensor = part.spatial_res_block(x, emb)
@@ -307,5 +306,5 @@ def _fill(module: nn.Module, source: Callable[[str], Source], file: safe_open) -
     for name, target in module.state_dict().items():
         origin = source(name)
         tensor: Tensor = file.get_tensor(origin.name).float()  # type: ignore[no-untyped-call]
-        state[name] = origin.taken_from(tensor).reshape(target.shape)
+        state[name] = origin.convert(tensor).reshape(target.shape)
     module.load_state_dict(state, strict=True, assign=True)

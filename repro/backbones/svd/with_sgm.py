@@ -1,7 +1,8 @@
 """Stable Video Diffusion's networks from the published modules: sgm, of the release's fork or Stability-AI/generative-models.
 
-Only UNet, VAE encoders and image tower are made, without values, then filled from the file: nothing is downloaded, and
-attention is torch's own (no xformers).
+Only UNet, VAE encoders and image tower are built, on the meta device, then filled from the file: nothing is downloaded, and
+attention is torch's own (no xformers). Import this module through implementations.py, which first makes sure that
+torchvision can be imported.
 """
 
 import contextlib
@@ -20,27 +21,26 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from repro.backbones.svd import pictures
-from repro.backbones.svd import tensor_names as names
+from repro.backbones.svd import checkpoint, pictures
+from repro.backbones.svd.architecture import EMBEDDED, MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
 from repro.backbones.svd.checkpoint import open_checkpoint
-from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, depth
-from repro.backbones.svd.networks import EMBEDDED, Implementation, Needs
-from repro.backbones.svd.with_diffusers import layout
+from repro.backbones.svd.networks import Implementation, Needs
+from repro.backbones.svd.with_diffusers import published_shapes
 
 ARCHITECTURE_NAME = "actiondiff-image-tower"
-"""What open_clip is told to call the image tower's architecture."""
+"""Name under which the image tower's architecture is registered with open_clip."""
 
 
 @cache
-def why_not() -> str:
-    """ "" where sgm and what the networks need of it can be imported, else why not, in one line."""
+def explain_import_error() -> str:
+    """Return why sgm, or what the networks need of it, cannot be imported, in one line; an empty string if it can."""
     try:
         with _quiet():
             import sgm.modules.diffusionmodules.video_model
             import sgm.modules.encoders.modules  # noqa: F401
     except Exception as error:  # a broken installation may raise anything
         return f"sgm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
-    # sgm's attention opens a context that torch has renamed, in every block of every window.
+    # sgm's attention uses a context manager that torch has renamed, so every block would warn in every window.
     warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
     return ""
 
@@ -50,26 +50,26 @@ class SgmNetworks:
 
     def __init__(self, path: Path, architecture: SvdArchitecture, needs: Needs) -> None:
         self.needs = needs
-        with open_checkpoint(path, layout(architecture)) as file, _quiet():
+        with open_checkpoint(path, published_shapes(architecture)) as file, _quiet():
             with torch.device("meta"):
-                self.unet = _unet(architecture)
-                self.latent_encoder = _encoder(architecture)
-            if not needs.whole:
-                _cut(self.unet, depth(needs.last_layer))
+                self.unet = _build_unet(architecture)
+                self.latent_encoder = _build_encoder(architecture)
+            if not needs.complete:
+                _drop_later_layers(self.unet, layer_depth(needs.last_layer))
             if not needs.mixing:
                 _drop_temporal(self.unet)
-            _fill(self.unet, names.UNET, file)
-            _fill(self.latent_encoder, names.LATENT_VAE + "encoder.", file)
+            _fill(self.unet, checkpoint.UNET, file)
+            _fill(self.latent_encoder, checkpoint.LATENT_VAE + "encoder.", file)
             self.parts: list[nn.Module] = [self.unet, self.latent_encoder]
             if needs.image:
                 with torch.device("meta"):
-                    self.condition_encoder, self.quantise = _encoder(architecture), nn.Conv2d(8, 8, 1)
-                _fill(self.condition_encoder, names.CONDITION_VAE + "encoder.", file)
-                _fill(self.quantise, names.CONDITION_VAE + "quant_conv.", file)
+                    self.condition_encoder, self.quantise = _build_encoder(architecture), nn.Conv2d(8, 8, 1)
+                _fill(self.condition_encoder, checkpoint.CONDITION_VAE + "encoder.", file)
+                _fill(self.quantise, checkpoint.CONDITION_VAE + "quant_conv.", file)
                 self.parts += [self.condition_encoder, self.quantise]
             if needs.tower:
-                self.image_tower = _image_tower(architecture)
-                _fill(self.image_tower.model.visual, names.IMAGE_TOWER, file)
+                self.image_tower = _build_image_tower(architecture)
+                _fill(self.image_tower.model.visual, checkpoint.IMAGE_TOWER, file)
                 self.parts.append(self.image_tower)
         for part in self.parts:
             part.eval().requires_grad_(False)
@@ -79,7 +79,7 @@ class SgmNetworks:
             part.to(device)
 
     def image_embeds(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
-        # Below `forward`, which would turn autocast on whatever the precision asked for.
+        # Not the embedder's own `forward`: it would turn autocast on, whatever the requested precision.
         embeds: Tensor = self.image_tower.encode_with_vision_transformer(picture)
         return embeds
 
@@ -108,12 +108,13 @@ class SgmNetworks:
     def layers(
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
-        indicator = torch.zeros(1, len(x), device=x.device)
+        indicator = torch.zeros(1, len(x), device=x.device)  # 0: a frame of a video, whose temporal branches count
         unet = self.unet
         middle = [unet.middle_block] if unet.middle_block is not None else []
         passed: list[Tensor] = []
         for layer, block in enumerate([*unet.input_blocks, *middle, *unet.output_blocks], start=1):
             if layer > SVD_LAYERS:
+                # Skip connection: each output block takes the output of one input block, the last one first.
                 x = torch.cat([x, passed.pop()], dim=1)
             if mixing:
                 x = block(x, emb, context=context, image_only_indicator=indicator, num_video_frames=len(x))
@@ -131,7 +132,7 @@ class SgmNetworks:
         features: list[Tensor] = []
         blocks = [*self.unet.input_blocks, self.unet.middle_block, *self.unet.output_blocks]
         hooks = [block.register_forward_hook(lambda _, __, output: features.append(output)) for block in blocks]
-        # An indicator of 1 has every temporal branch weighted 0, bit for bit what a fixed mix factor of 1 gives.
+        # An indicator of 1 gives every temporal branch weight 0: bit for bit the same as a fixed mix factor of 1.
         indicator = torch.full((len(x) // frames, frames), 0.0 if mixing else 1.0, device=x.device)
         time = torch.full((len(x),), c_noise, device=x.device)
         try:
@@ -142,8 +143,8 @@ class SgmNetworks:
         return features
 
 
-def _unet(architecture: SvdArchitecture) -> Any:
-    """Its arguments are those of the published configuration, attention apart."""
+def _build_unet(architecture: SvdArchitecture) -> Any:
+    """Arguments are those of the published configuration, except that attention is torch's own."""
     from sgm.modules.diffusionmodules.video_model import VideoUNet
 
     return VideoUNet(
@@ -167,7 +168,7 @@ def _unet(architecture: SvdArchitecture) -> Any:
     )
 
 
-def _encoder(architecture: SvdArchitecture) -> nn.Module:
+def _build_encoder(architecture: SvdArchitecture) -> nn.Module:
     from sgm.modules.diffusionmodules.model import Encoder
 
     encoder: nn.Module = Encoder(
@@ -185,8 +186,8 @@ def _encoder(architecture: SvdArchitecture) -> nn.Module:
     return encoder
 
 
-def _image_tower(architecture: SvdArchitecture) -> Any:
-    """sgm's embedder around an open_clip model of our architecture, whose text side is as small as can be and dropped."""
+def _build_image_tower(architecture: SvdArchitecture) -> Any:
+    """Build sgm's embedder around an open_clip model of the architecture; its text side is minimal and then dropped."""
     import open_clip
     from sgm.modules.encoders.modules import FrozenOpenCLIPImageEmbedder
 
@@ -210,15 +211,15 @@ def _image_tower(architecture: SvdArchitecture) -> Any:
         embedder = FrozenOpenCLIPImageEmbedder(arch=ARCHITECTURE_NAME, version=None, init_device="meta", device="cpu")
     for buffer, values in (("mean", pictures.MEAN), ("std", pictures.STD)):
         embedder.register_buffer(buffer, torch.tensor(values), persistent=False)
-    # Of the text side some tensors lie beside the image tower: they are dropped, as they have no values.
+    # Keep only the image tower: the text side's tensors are in the same model, and have no values.
     visual = embedder.model.visual
     embedder.model = nn.Module()
     embedder.model.visual = visual
     return embedder
 
 
-def _cut(unet: Any, layers: int) -> None:
-    """Keep that many layers."""
+def _drop_later_layers(unet: Any, layers: int) -> None:
+    """Keep the first `layers` layers."""
     unet.input_blocks = unet.input_blocks[:layers]
     if layers < SVD_LAYERS:
         unet.middle_block = None
@@ -236,10 +237,11 @@ def _drop_temporal(unet: Any) -> None:
 
 
 def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
-    """What is left of a part when the temporal branch of its mix counts for nothing: the image model it extends."""
+    """Compute only the spatial branch of a module, which is all of it if the temporal branch has weight 0."""
     from sgm.modules.attention import SpatialTransformer
     from sgm.modules.diffusionmodules.openaimodel import ResBlock
 
+    # The video modules extend the image ones, whose forward is the spatial branch.
     kind = type(part).__name__
     if kind == "VideoResBlock":
         out: Tensor = ResBlock.forward(part, x, emb)
@@ -260,7 +262,7 @@ def _fill(module: nn.Module, prefix: str, file: safe_open) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """sgm prints and logs as it builds, and warns of optional packages it can do without."""
+    """Silence sgm, which prints and logs while it builds, and warns of optional packages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

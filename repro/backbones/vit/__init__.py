@@ -1,11 +1,11 @@
-"""Video vision transformers as frozen feature extractors: what V-JEPA and VideoMAEv2 share.
+"""Video vision transformers as frozen feature extractors: the families vjepa and videomaev2.
 
-config.py       what a config says, and how clips become sequences
-checkpoint.py   an owners' file opened: unwrapped, every tensor accounted for, its sizes read off
-pictures.py     frames to pixels
-encoder.py      what is asked of an encoder, and its tokens layer by layer
-random_weights.py  a checkpoint with weights drawn from a seed
-extractor.py    a clip's windows to vectors
-families.py     how a family made of these is opened, verified and cut from its owners' file
-golden.py, compare.py  held against golden values; ways of computing held against each other
+family.py      the two families: how their backbones are opened, verified, cut from the publisher's file
+config.py      what a config contains, and how clips become sequences
+checkpoint.py  the publisher's file: finding the encoder in it, checking its tensors; random weights in its layout
+pictures.py    frames to pixels
+encoder.py     the interface to an encoder, and its tokens layer by layer
+vjepa.py, videomaev2.py  the two encoders
+extractor.py   a clip's windows to vectors
+verify.py      comparisons with golden values, and of ways of computing with each other
 """

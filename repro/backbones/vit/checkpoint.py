@@ -1,8 +1,8 @@
-"""An owners' file opened: unwrapped, every tensor accounted for, its sizes read off.
+"""A publisher's file: finding the encoder in it, checking every tensor, reading off sizes; and writing one of random weights.
 
-Training frameworks wrap names (`module.`, `backbone.`) and put an encoder beside other things (`target_encoder`, `opt`): the
-encoder is found by its patch embedding. A pickle is read for tensors and plain values alone: whatever else it would run
-or make is refused.
+Training frameworks add prefixes to names (`module.`, `backbone.`) and store an encoder with other things (`target_encoder`,
+`opt`), so the encoder is found by its patch embedding. Of a pickle only tensors and plain values are read: it is refused if
+it contains anything else, which could run code.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from repro.backbones.tensors import account_for as all_accounted_for
-from repro.backbones.vit.config import Encoder as Sizes
-from repro.backbones.vit.config import VitConfig
-from repro.backbones.vit.families import Layout
+from repro.backbones.vit.config import EncoderSizes, Layout, VitConfig
+from repro.backbones.weights import check_tensors
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
 
@@ -33,42 +33,43 @@ CLASSIFIER = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An encoder's tensors, in fp32, by plain names."""
+class OpenedEncoder:
+    """An encoder's tensors, in fp32, by name without prefixes."""
 
     tensors: dict[str, Tensor]
-    sizes: Sizes
-    said: str
-    """Where in the file it was, and what was left; "" where it was the file."""
+    sizes: EncoderSizes
+    note: str
+    """For the user: where in the file it was, what was ignored, whether positions are interpolated; may be empty."""
 
 
-def open_checkpoint(path: Path, config: VitConfig, layout: Layout) -> Opened:
-    """The encoder `config` describes.
+def open_encoder(path: Path, config: VitConfig, layout: Layout) -> OpenedEncoder:
+    """Read the encoder that `config` describes.
 
     Raises:
-        MissingError: no such file, not a checkpoint, of another kind or size, or tensors missing, unknown, wrongly shaped.
+        MissingError: the file is missing, is no checkpoint, or has an encoder of another kind or size; or tensors are
+            missing, unknown or of another shape.
     """
-    found, beside, wrappers = _unwrapped(path, _flat(_read(path)), layout)
-    sizes = account_for(found, config, layout, f"checkpoint {path}")
+    found, beside, prefix = _find_encoder(path, _flatten(_read_file(path)), layout)
+    sizes = check_encoder(found, config, layout, f"checkpoint {path}")
     kept = {name: values.float() for name, values in found.items() if name not in CLASSIFIER}
-    left = sorted({*beside, *(["head"] if CLASSIFIER[0] in found else [])})
-    said = ", ".join(
+    ignored = sorted({*beside, *(["head"] if CLASSIFIER[0] in found else [])})
+    note = ", ".join(
         part
         for part in (
-            f"read from {wrappers}*" if wrappers else "",
-            f"left: {', '.join(left)}" if left else "",
-            _table_said(found.get("pos_embed"), sizes, config, path),
+            f"read from {prefix}*" if prefix else "",
+            f"ignored: {', '.join(ignored)}" if ignored else "",
+            _describe_table(found.get("pos_embed"), sizes, config, path),
         )
         if part
     )
-    return Opened(kept, sizes, f"checkpoint {path}: {said}" if said else "")
+    return OpenedEncoder(kept, sizes, f"checkpoint {path}: {note}" if note else "")
 
 
-def _table_said(table: Tensor | None, sizes: Sizes, config: VitConfig, path: Path) -> str:
-    """What is to be said of a table of positions: nothing where it is for the config's clips.
+def _describe_table(table: Tensor | None, sizes: EncoderSizes, config: VitConfig, path: Path) -> str:
+    """Return how the table of positions is interpolated; an empty string if it is for the config's clips, or is missing.
 
     Raises:
-        MissingError: it is for no square picture.
+        MissingError: the table is not for square pictures.
     """
     if table is None:
         return ""
@@ -76,8 +77,8 @@ def _table_said(table: Tensor | None, sizes: Sizes, config: VitConfig, path: Pat
     side = math.isqrt(table.shape[1] // tubelets)
     if tubelets * side * side != table.shape[1]:
         raise MissingError(
-            f"checkpoint {path}: positions of {table.shape[1]} tokens are none of {config.table_frames} frames of a square: name "
-            "theirs with --set table_frames=N"
+            f"checkpoint {path}: its {table.shape[1]} positions are not those of {config.table_frames} frames of a square picture: "
+            "set the number of frames with --set table_frames=N"
         )
     pixels = side * sizes.patch
     if (pixels, config.table_frames) == (config.picture.size, config.frames.window):
@@ -88,73 +89,82 @@ def _table_said(table: Tensor | None, sizes: Sizes, config: VitConfig, path: Pat
     )
 
 
-def cut(config: VitConfig, layout: Layout, original: Path, target: Path) -> str:
-    """Keep the encoder of `original` alone, as it is, in a safetensors file; what was read and left, in words.
+def cut_encoder(config: VitConfig, layout: Layout, original: Path, target: Path) -> str:
+    """Write only the encoder of `original`, unchanged, to a safetensors file. Returns what was kept, for messages.
 
     Raises:
-        MissingError: as open_checkpoint.
+        MissingError: as open_encoder.
     """
-    found, beside, wrappers = _unwrapped(original, _flat(_read(original)), layout)
-    account_for(found, config, layout, f"checkpoint {original}")
-    # Tensors in order and nothing beside them: the same encoder gives the same bytes, whatever it was wrapped in.
+    found, beside, prefix = _find_encoder(original, _flatten(_read_file(original)), layout)
+    check_encoder(found, config, layout, f"checkpoint {original}")
+    # Sorted tensors and fixed metadata: the same encoder gives the same bytes, whatever file it was in.
     kept = {name: found[name].contiguous() for name in sorted(found)}
     with replacing_file(target) as partial:
         save_file(kept, partial, metadata={"format": "pt"})
-    left = f", without {', '.join(sorted(beside))}" if beside else ""
-    return f"{len(kept)} tensors of {wrappers or 'it'}{'*' if wrappers else ''}{left}"
+    without = f", without {', '.join(sorted(beside))}" if beside else ""
+    return f"{len(kept)} tensors of {prefix or 'it'}{'*' if prefix else ''}{without}"
 
 
-def account_for(tensors: Mapping[str, Tensor], config: VitConfig, layout: Layout, where: str) -> Sizes:
-    """The sizes of an encoder whose every tensor is one there should be, and none is missing.
+def check_encoder(tensors: Mapping[str, Tensor], config: VitConfig, layout: Layout, where: str) -> EncoderSizes:
+    """Check that an encoder has exactly the expected tensors. Returns its sizes.
+
+    Args:
+        where: the file, for messages.
 
     Raises:
-        MissingError: not so; or another size, or kind, than the config's.
+        MissingError: it does not; or its kind or size is not the config's.
     """
-    _refuse_other_stage(tensors, config, where)
-    sizes = _sizes(tensors, where)
+    _check_stage(tensors, config, where)
+    sizes = _read_sizes(tensors, where)
     if config.encoder is not None and sizes != config.encoder:
-        raise MissingError(f"{where}: an encoder of {_words(sizes)}, expected {_words(config.encoder)}: another size")
+        raise MissingError(
+            f"{where}: the encoder has {_describe_sizes(sizes)}, expected {_describe_sizes(config.encoder)}"
+        )
     if sizes.width % config.num_heads:
         raise MissingError(
-            f"{where}: num_heads {config.num_heads} does not divide its width {sizes.width}: name theirs"
+            f"{where}: num_heads {config.num_heads} does not divide its width {sizes.width}: set the number it was trained with"
         )
     table = tensors.get("pos_embed")
-    expected = dict(wanted(sizes, config, layout, table.shape[1] if table is not None and table.ndim == 3 else 0))
-    all_accounted_for(where, {name: tuple(values.shape) for name, values in tensors.items()}, expected, CLASSIFIER)
+    expected = dict(
+        expected_tensors(sizes, config, layout, table.shape[1] if table is not None and table.ndim == 3 else 0)
+    )
+    check_tensors(where, {name: tuple(values.shape) for name, values in tensors.items()}, expected, CLASSIFIER)
     return sizes
 
 
-def _refuse_other_stage(tensors: Mapping[str, Tensor], config: VitConfig, where: str) -> None:
+def _check_stage(tensors: Mapping[str, Tensor], config: VitConfig, where: str) -> None:
     tuned = [name for name in (*FINETUNED, *CLASSIFIER) if name in tensors]
     if config.stage == "pretrained" and tuned and "norm.weight" not in tensors:
         raise MissingError(
             f"{where}: a fine-tuned encoder: it has {', '.join(tuned)} and no norm.weight; expected a pre-trained one, which "
-            "ends in norm.weight: fetch that, or take this one with --set stage=finetuned --set norm=fc_norm"
+            "ends in norm.weight: fetch that, or use this one with --set stage=finetuned --set norm=fc_norm"
         )
     if config.stage == "finetuned" and "norm.weight" in tensors and not tuned:
         raise MissingError(
             f"{where}: a pre-trained encoder: it ends in norm.weight; expected a fine-tuned one, which has fc_norm.weight: "
-            "fetch that, or take this one with --set stage=pretrained --set norm=encoder"
+            "fetch that, or use this one with --set stage=pretrained --set norm=encoder"
         )
 
 
-def _sizes(tensors: Mapping[str, Tensor], where: str) -> Sizes:
+def _read_sizes(tensors: Mapping[str, Tensor], where: str) -> EncoderSizes:
     patches, hidden = tensors[PATCHES], tensors.get("blocks.0.mlp.fc1.weight")
     if patches.ndim != 5 or hidden is None or patches.shape[-1] != patches.shape[-2]:
         raise MissingError(f"{where}: {PATCHES} is {list(patches.shape)}: not the patches of a video transformer")
     numbers = [name.split(".")[1] for name in tensors if name.startswith("blocks.")]
     depth = 1 + max(int(number) for number in numbers if number.isdecimal())
-    return Sizes(
+    return EncoderSizes(
         width=patches.shape[0], depth=depth, patch=patches.shape[-1], tubelet=patches.shape[2], mlp=hidden.shape[0]
     )
 
 
-def _words(sizes: Sizes) -> str:
+def _describe_sizes(sizes: EncoderSizes) -> str:
     return f"width {sizes.width}, {sizes.depth} blocks, patches of {sizes.patch}, tubelets of {sizes.tubelet}, mlp {sizes.mlp}"
 
 
-def wanted(sizes: Sizes, config: VitConfig, layout: Layout, patches: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor of an encoder and its shape; `patches` are those its table of positions is for."""
+def expected_tensors(
+    sizes: EncoderSizes, config: VitConfig, layout: Layout, patches: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of every tensor of an encoder; `patches` is the length of its table of positions."""
     width, hidden = sizes.width, sizes.mlp
     attention = {
         "qkv.weight": (3 * width, width), "qkv.bias": (3 * width,), "q_bias": (width,), "v_bias": (width,),
@@ -180,47 +190,47 @@ def wanted(sizes: Sizes, config: VitConfig, layout: Layout, patches: int) -> Ite
     yield f"{last}.bias", (width,)
 
 
-def _read(path: Path) -> Mapping[Any, Any]:
+def _read_file(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
-        raise MissingError(f"checkpoint {path}: no such file")
+        raise MissingError(f"checkpoint {path}: file not found")
     if _is_safetensors(path):
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise MissingError(
-                f"checkpoint {path}: not a whole safetensors file ({error}): fetch it again and compare its sha256"
+                f"checkpoint {path}: not a complete safetensors file ({error}): fetch it again and compare its sha256"
             ) from error
     try:
-        mapped = _is_zip(path)  # as torch has saved since 1.6; only what is used is then read
-        # Training scripts leave their options in a Namespace, which holds values and runs nothing.
+        # torch has saved zip files since 1.6. Mapped into memory, only the tensors that are used are read.
+        mapped = _is_zip(path)
+        # Training scripts store their options in a Namespace, which holds values and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of a pickle protocol torch would not have chosen: it reads it or it does not
+            # Of a pickle protocol that torch itself does not write: it can read the file, or raises.
+            warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        # A whole archive of torch.save whose pickle is refused has something in it that is neither.
+        # torch raises the same error for damaged pickles; in an intact archive it means a forbidden class or function.
         if _is_zip(path) or "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise MissingError(
-                f"checkpoint {path}: a pickle that holds more than tensors and plain values, which could run code: not "
-                "read: fetch the owners' file, or save its tensors as .safetensors yourself"
+                f"checkpoint {path}: refused: the pickle contains more than tensors and plain values and could run code: fetch "
+                "the publisher's file, or save its tensors as .safetensors yourself"
             ) from error
         raise MissingError(f"checkpoint {path}: {_UNREADABLE}") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise MissingError(f"checkpoint {path}: {_UNREADABLE}") from error
     if not isinstance(found, Mapping):
-        raise MissingError(f"checkpoint {path}: holds a {type(found).__name__}, expected tensors by name")
+        raise MissingError(f"checkpoint {path}: contains a {type(found).__name__}, expected tensors by name")
     return found
 
 
-_UNREADABLE = "neither safetensors nor a whole file of torch.save: fetch it again and compare its sha256"
+_UNREADABLE = "neither a safetensors file nor a complete file of torch.save: fetch it again and compare its sha256"
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By what it says, as a file may have come under any name."""
+    """Recognise a safetensors file by its header, as it may have any name: 8 bytes of header length, then JSON."""
     with path.open("rb") as file:
-        begin = file.read(9)
-    return path.suffix == ".safetensors" or (len(begin) == 9 and begin[8:] == b"{" and begin[6:8] == b"\0\0")
+        header = file.read(9)
+    return path.suffix == ".safetensors" or (len(header) == 9 and header[8:] == b"{" and header[6:8] == b"\0\0")
 
 
 def _is_zip(path: Path) -> bool:
@@ -228,50 +238,73 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _flat(found: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Every tensor by the names on the way to it."""
+def _flatten(found: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Return every tensor of nested mappings, by the dotted path of keys."""
     flat: dict[str, Tensor] = {}
     for name, value in found.items():
         if isinstance(value, Tensor):
             flat[f"{prefix}{name}"] = value
         elif isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
     return flat
 
 
-def _unwrapped(path: Path, flat: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], set[str], str]:
-    """The encoder's tensors by plain names, what lies beside them, and what their names began with.
+def _find_encoder(path: Path, flat: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], set[str], str]:
+    """Find the encoder among a file's tensors.
+
+    Returns:
+        The encoder's tensors by name without prefix, what else the file contains, and the prefix.
 
     Raises:
-        MissingError: there is no encoder in it, or beside it something unknown.
+        MissingError: the file contains no encoder, or something unknown besides it.
     """
     places = [name.removesuffix(PATCHES) for name in flat if name.endswith(PATCHES)]
     places = [place for place in places if set(place.split(".")[:-1]) <= WRAPPERS]
     if not places:
         some = ", ".join(list(flat)[:3])
         raise MissingError(
-            f"checkpoint {path}: no {PATCHES} in it"
-            + (f", but {some}{', ...' if len(flat) > 3 else ''}" if some else " and no tensors at all")
-            + ": not a video transformer's"
+            f"checkpoint {path}: tensor {PATCHES} not found"
+            + (f" among {some}{', ...' if len(flat) > 3 else ''}" if some else ": it contains no tensors")
+            + ": not the checkpoint of a video transformer"
         )
+    # The preferred encoder first, then the one with the fewest wrappers.
     place = min(places, key=lambda p: (layout.preferred not in p.split("."), len(p)))
     own = {name.removeprefix(place): values for name, values in flat.items() if name.startswith(place)}
     beside = {_group(name) for name in flat if not name.startswith(place)}
     if not place:
-        # Names are bare: what is known to lie beside an encoder does so among its own.
+        # Without a prefix, known other contents are siblings of the encoder's own tensors.
         beside = {name.split(".")[0] for name in own} & set(layout.known_beside)
         own = {name: values for name, values in own.items() if name.split(".")[0] not in beside}
     unknown = sorted(beside - set(layout.known_beside))
     if unknown:
         raise MissingError(
-            f"checkpoint {path}: beside {place}* it holds {', '.join(unknown[:3])}, which is nothing known: this is not the "
-            "checkpoint the config describes"
+            f"checkpoint {path}: besides {place}* it contains unknown tensors of {', '.join(unknown[:3])}: this is not the "
+            "checkpoint that the config describes"
         )
     return own, beside, place
 
 
 def _group(name: str) -> str:
-    """What a tensor beside the encoder belongs to."""
+    """Return what a tensor outside the encoder belongs to, by its name without wrappers."""
     parts = name.split(".")
     inner = [part for part in parts[:-1] if part not in WRAPPERS - {"encoder", "target_encoder"}]
     return (inner or parts[-1:])[0]
+
+
+def write_random_encoder(path: Path, config: VitConfig, layout: Layout, seed: int) -> None:
+    """Write an encoder generated from `seed`: norms near one, biases near zero, products that keep the scale of their input."""
+    sizes = config.encoder
+    assert sizes is not None
+    patches = (config.picture.size // sizes.patch) ** 2 * (config.table_frames // sizes.tubelet)
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in expected_tensors(sizes, config, layout, patches):
+        values = random.standard_normal(shape, dtype=np.float32)
+        if name.endswith("weight") and len(shape) > 1:
+            values /= np.sqrt(np.prod(shape[1:], dtype=np.float32))
+        elif name.endswith("weight"):
+            values = 1 + 0.1 * values
+        else:
+            values = 0.1 * values
+        tensors[name] = values
+    save_arrays(tensors, path)

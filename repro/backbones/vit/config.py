@@ -1,9 +1,10 @@
-"""What the config of a video vision transformer says. Imports no torch.
+"""What the config of a video vision transformer contains, and how its publisher's files are laid out. Imports no torch.
 
-The release says neither checkpoint nor clip length, stride, resolution, layer or pooling of its baselines
+The release documents neither checkpoint nor clip length, stride, resolution, layer or pooling of its baselines
 (docs/deviations.md 8), so every choice is a key here, and each default is ours.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import model_validator
@@ -12,63 +13,79 @@ from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Frame
 from repro.core.config import Config
 
 
-class Encoder(Config):
-    """Sizes the checkpoint must have; another size is refused."""
+class EncoderSizes(Config):
+    """Sizes of an encoder. A checkpoint with other sizes than its config's is refused."""
 
     width: Positive
     depth: Positive
     """Transformer blocks."""
     patch: Positive
-    """Pixels a side."""
+    """Height and width of a patch in pixels."""
     tubelet: Positive
-    """Frames a token spans."""
+    """Frames per token."""
     mlp: Positive
     """Width of a block's hidden layer."""
 
 
 class Picture(Config):
-    """From a frame to the encoder's input (bilinear, without antialiasing, as the owners' loaders do it)."""
+    """From a frame to the encoder's input: bilinear, without antialiasing, as in the publishers' loaders."""
 
     fit: Literal["crop", "stretch"] = "crop"
-    """crop: the short side resized to `short_side`, then a centre crop; stretch: the whole frame, whatever its shape."""
+    """crop: resize the short side to `short_side`, then crop the centre; stretch: resize the complete frame to a square."""
     short_side: Positive | None = None
-    """Where `fit` is crop."""
+    """Only with fit: crop."""
     size: Positive = 224
     normalisation: Literal["imagenet", "unit"] = "imagenet"
-    """imagenet: by its mean and standard deviation; unit: pixels in [0, 1], no more."""
+    """imagenet: subtract its mean and divide by its standard deviation; unit: leave pixels in [0, 1]."""
 
     @model_validator(mode="after")
-    def _can_be_cropped(self) -> "Picture":
+    def _check_crop(self) -> "Picture":
         if (self.fit == "crop") != (self.short_side is not None):
-            raise ValueError("short_side belongs to fit: crop, and to it alone")
+            raise ValueError("short_side belongs to fit: crop, and to no other")
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side {self.short_side} is below size {self.size}")
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a publisher's files hold an encoder."""
+
+    preferred: str
+    """Which encoder to read if a file has several."""
+    known_beside: tuple[str, ...]
+    """What else such a file may hold, by the first part of the tensors' names; anything else is refused."""
+    attention: tuple[str, ...]
+    """Tensors of a block's attention."""
+    table: bool
+    """Whether the table of positions is a tensor of the file."""
+
+
 class VitConfig(BackboneConfig):
+    """What the families vjepa and videomaev2 share."""
+
     checkpoint: Checkpoint
-    encoder: Encoder | None = None
-    """None: read off the weights, whatever they are."""
+    encoder: EncoderSizes | None = None
+    """None: use the sizes that the checkpoint has."""
     num_heads: Positive
-    """No tensor's shape says it."""
+    """Cannot be read off the checkpoint: no tensor's shape depends on it."""
     stage: Literal["pretrained", "finetuned"] = "pretrained"
-    """Of training: a pre-trained encoder ends in a LayerNorm of its tokens, a fine-tuned one in one of their mean."""
+    """A pre-trained encoder ends in a LayerNorm of its tokens, a fine-tuned one in a LayerNorm of their mean."""
     frames: Frames = Frames(window=16)
     picture: Picture = Picture(short_side=256)
     norm: Literal["encoder", "fc_norm"] = "encoder"
-    """encoder: each token normalised, then the mean; fc_norm: the mean, then normalised: by the weights of a fine-tuned
-    encoder, without any for a pre-trained one, which has none for it. For the final cell alone."""
+    """Only for the cell `final`. encoder: normalise each token, then take the mean; fc_norm: take the mean, then normalise
+    it, with the weights of a fine-tuned encoder; without weights for a pre-trained one, which has none."""
     pooling: Literal["tubelet", "window"] = "tubelet"
-    """Mean over space: one vector a tubelet; or over time as well: one a window."""
+    """tubelet: mean over space, one vector per tubelet; window: mean over space and time, one vector per window."""
     table_frames: Positive = 16
-    """Frames that a table of positions in the checkpoint is for; another clip length interpolates it."""
+    """Frames that the checkpoint's table of positions was trained for; it is interpolated for other clip lengths."""
     precision: Precision = "fp32"
 
     @model_validator(mode="after")
-    def _norm_is_there(self) -> "VitConfig":
+    def _check_sizes(self) -> "VitConfig":
         if self.stage == "finetuned" and self.norm == "encoder":
-            raise ValueError("a fine-tuned encoder has no norm of its tokens: norm: fc_norm")
+            raise ValueError("a fine-tuned encoder has no norm of its tokens: set norm: fc_norm")
         if self.encoder is not None:
             for name, length, step in (
                 ("frames.window", self.frames.window, self.encoder.tubelet),
@@ -90,4 +107,14 @@ class VitConfig(BackboneConfig):
         if self.pooling == "window" or windows == 0:
             return windows
         tubelet = self.encoder.tubelet if self.encoder else 2
+        # All windows but the last are full; the last one has a vector for each tubelet that holds a real frame.
         return (windows - 1) * (self.frames.window // tubelet) + -(-(sampled - (windows - 1) * hop) // tubelet)
+
+
+class VjepaConfig(VitConfig):
+    family: Literal["vjepa"]
+    stage: Literal["pretrained"] = "pretrained"
+
+
+class Videomaev2Config(VitConfig):
+    family: Literal["videomaev2"]

@@ -1,4 +1,4 @@
-"""What is asked of an encoder, and its tokens layer by layer."""
+"""The interface to an encoder, and its tokens layer by layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from repro.backbones.vit.config import Encoder as Sizes
+from repro.backbones.vit.config import EncoderSizes
 
 Block = Callable[[Tensor], Tensor]
 
@@ -15,32 +15,32 @@ Block = Callable[[Tensor], Tensor]
 class Encoder(Protocol):
     """A frozen encoder in eval mode. Tokens are frame-major: all patches of the first tubelet, then of the next."""
 
-    sizes: Sizes
+    sizes: EncoderSizes
 
     @property
     def blocks(self) -> Sequence[Block]: ...
 
     def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:
-        """Patches with their positions."""
+        """Embed patches and add their positions."""
         ...
 
     def norm(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Behind the last block, where pre-training has one."""
+        """Normalise tokens after the last block, as a pre-trained encoder does; a fine-tuned one returns them unchanged."""
         ...
 
     def fc_norm(self, mean: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-        """Of a mean of tokens, as fine-tuning has it; without learned weights where there are none."""
+        """Normalise a mean of tokens, as a fine-tuned encoder does; without learned weights if there are none."""
         ...
 
     def to(self, device: str) -> object: ...
 
 
-Build = Callable[[Mapping[str, Tensor], Sizes, int, int], Encoder]
-"""How a family makes its encoder: of tensors, sizes, heads, and the frames a table of positions is for."""
+BuildEncoder = Callable[[Mapping[str, Tensor], EncoderSizes, int, int], Encoder]
+"""Builds a family's encoder from tensors, sizes, number of heads, and the frames its table of positions is for."""
 
 
-def layers(encoder: Encoder, pixels: Float[Tensor, "B 3 T H W"], last: int) -> Iterator[Float[Tensor, "B N C"]]:
-    """The tokens behind blocks 1, 2, ... up to `last`, each computed when it is asked for."""
+def iterate_layers(encoder: Encoder, pixels: Float[Tensor, "B 3 T H W"], last: int) -> Iterator[Float[Tensor, "B N C"]]:
+    """Yield the tokens after blocks 1, 2, ... up to `last`, each computed when it is requested."""
     tokens = encoder.embed(pixels)
     for block in encoder.blocks[:last]:
         tokens = block(tokens)

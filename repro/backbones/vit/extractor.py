@@ -1,4 +1,4 @@
-"""A video vision transformer as an Extractor: a clip's windows in, one vector a tubelet or a window out."""
+"""A video vision transformer as an Extractor: a clip's windows in, one vector per tubelet or window out."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,69 +8,67 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.devices import is_out_of_memory, move
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products
-from repro.backbones.vit.checkpoint import open_checkpoint
-from repro.backbones.vit.config import VitConfig
-from repro.backbones.vit.encoder import Build, Encoder, layers
-from repro.backbones.vit.families import Layout
-from repro.backbones.vit.pictures import filled, pixels
+from repro.backbones.precision import autocast, fp32_products, is_out_of_memory, move_to_device
+from repro.backbones.vit.checkpoint import open_encoder
+from repro.backbones.vit.config import Layout, VitConfig
+from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
+from repro.backbones.vit.pictures import fill_window, to_pixels
 from repro.core.errors import MissingError, UsageError
 
 AT_ONCE = 8
-"""Windows a GPU takes at once where nothing else is said: 8 of 16 frames at 224 fit one of 16 GB. A CPU takes one: more
-together are no faster there (benchmarks/README.md)."""
+"""Windows that a GPU takes at once by default: 8 of 16 frames at 224 fit into 16 GB. A CPU takes one: more at once are not
+faster there (benchmarks/README.md)."""
 
 
 def open_extractor(
-    backbone: Backbone, cells: Sequence[Cell], layout: Layout, build: Build, execution: Execution
+    backbone: Backbone[VitConfig], cells: Sequence[Cell], layout: Layout, build: BuildEncoder, execution: Execution
 ) -> "VitExtractor":
-    """
+    """Load a backbone's checkpoint and encoder.
+
     Raises:
-        UsageError: a layer that does not exist.
-        MissingError: the checkpoint is not the one the config describes, or the device's memory does not hold it.
+        UsageError: a layer does not exist.
+        MissingError: the checkpoint is not the one the config describes, or does not fit into the device's memory.
     """
     config = backbone.config
-    assert isinstance(config, VitConfig)
     assert backbone.checkpoint is not None
-    opened = open_checkpoint(backbone.checkpoint, config, layout)
-    if opened.said:
-        execution.say(opened.said)
+    opened = open_encoder(backbone.checkpoint, config, layout)
+    if opened.note:
+        execution.say(opened.note)
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
-    return VitExtractor(backbone.name, config, encoder, cells, execution.device, execution.batch)
+    return VitExtractor(config, encoder, cells, execution.device, execution.batch)
 
 
 class VitExtractor:
-    """A frozen encoder asked for some layers; windows of one clip are computed together, whatever clips come before it."""
+    """A frozen encoder that computes some layers. Only windows of the same clip are computed together, so that no feature
+    depends on which clips come before it."""
 
     noise_seed = 0
 
     def __init__(
         self,
-        name: str,
         config: VitConfig,
         encoder: Encoder,
         cells: Sequence[Cell],
         device: str,
         batch: int | None = None,
     ) -> None:
-        sizes = encoder.sizes
+        sizes, name = encoder.sizes, config.name
         for what, length, step in (
             ("frames.window", config.frames.window, sizes.tubelet),
             ("picture.size", config.picture.size, sizes.patch),
         ):
             if length % step:
-                raise UsageError(f"{name}: {what} {length} is not a multiple of {step}, which its checkpoint goes by")
+                raise UsageError(f"{name}: {what} {length} is not a multiple of {step}, as its checkpoint requires")
         for cell in cells:
             if isinstance(cell.layer, int) and cell.layer > sizes.depth:
                 raise UsageError(f"layer {cell.layer} does not exist: {name} has 1 to {sizes.depth} and 'final'")
-        self.name, self.config, self.encoder, self.cells = name, config, encoder, tuple(cells)
+        self.config, self.encoder, self.cells = config, encoder, tuple(cells)
         self.backbones = (name,)
         self.device = torch.device(device)
         self.at_once = batch or (1 if self.device.type == "cpu" else AT_ONCE)
-        move(encoder, device)
+        move_to_device(encoder, device)
 
     @property
     def frames(self) -> Frames:
@@ -86,39 +84,42 @@ class VitExtractor:
     def features(
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
-        """A window of r real frames gives a vector for each tubelet with one in it, ceil(r / tubelet); or one in all.
+        """Compute vectors of windows: of r real frames, ceil(r / tubelet) vectors, or one with pooling: window.
 
         Raises:
-            MissingError: memory does not hold it.
+            MissingError: it does not fit into memory.
         """
         try:
             with torch.inference_mode(), fp32_products(self.config.precision):
-                return {self.name: self._features(windows)}
+                return {self.config.name: self._compute_features(windows)}
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise MissingError(
                 f"out of memory on {self.device}: {len(windows)} windows of {self.frames.window} frames at "
-                f"{self.config.picture.size} in {self.config.precision}: try --batch {max(1, len(windows) // 2)}, or a device "
+                f"{self.config.picture.size} in {self.config.precision}: use --batch {max(1, len(windows) // 2)}, or a device "
                 "with more memory"
             ) from error
 
-    def _features(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def _compute_features(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        # Tubelets that hold a real frame: those after them see only repeated frames, and are dropped.
         real = [-(-len(frames) // self.encoder.sizes.tubelet) for frames in windows]
         length = self.frames.window
-        seen = pixels(np.stack([filled(frames, length) for frames in windows]), self.config.picture, self.device)
+        pixels = to_pixels(
+            np.stack([fill_window(frames, length) for frames in windows]), self.config.picture, self.device
+        )
         depth = self.encoder.sizes.depth
         numbers = {cell: cell.layer if isinstance(cell.layer, int) else depth for cell in self.cells}
         found: dict[str, Tensor] = {}
         with autocast(self.config.precision, self.device):
-            for number, tokens in enumerate(layers(self.encoder, seen, max(numbers.values())), start=1):
+            for number, tokens in enumerate(iterate_layers(self.encoder, pixels, max(numbers.values())), start=1):
                 for cell in self.cells:
                     if numbers[cell] == number:
-                        found[cell.name] = self._pooled(tokens, real, final=cell.layer == "final")
+                        found[cell.name] = self._pool(tokens, real, final=cell.layer == "final")
         return {name: values.cpu().numpy() for name, values in found.items()}
 
-    def _pooled(self, tokens: Float[Tensor, "B N C"], real: Sequence[int], final: bool) -> Float[Tensor, "_ C"]:
-        """In fp32, as means of many half-precision numbers are not to be taken."""
+    def _pool(self, tokens: Float[Tensor, "B N C"], real: Sequence[int], final: bool) -> Float[Tensor, "_ C"]:
+        """Average tokens over space, and over time if the config says so. In fp32: half precision is too coarse for means."""
         config, encoder = self.config, self.encoder
         if final and config.norm == "encoder":
             tokens = encoder.norm(tokens)

@@ -1,4 +1,4 @@
-"""From frames to what an encoder sees."""
+"""From frames to an encoder's input."""
 
 import numpy as np
 import torch
@@ -10,17 +10,17 @@ from repro.backbones.vit.config import Picture
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's, of red, green and blue in [0, 1]."""
+"""ImageNet's mean and standard deviation of red, green and blue in [0, 1]."""
 
 
-def pixels(
+def to_pixels(
     windows: UInt8[np.ndarray, "B T H W 3"], picture: Picture, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "B 3 T size size"]:
-    """Resized, cut and normalised; frame by frame."""
+    """Resize, crop and normalise every frame."""
     batch, count, height, width = windows.shape[:4]
-    size = resized((height, width), picture)
+    size = resized_size((height, width), picture)
     top, left = (round((side - picture.size) / 2) for side in size)
-    # Window by window: large frames are large, and four times as large as numbers of four bytes.
+    # One window at a time: as float32, frames take four times the memory of the uint8 ones.
     frames = torch.cat(
         [
             functional.interpolate(
@@ -37,8 +37,8 @@ def pixels(
     return frames.reshape(batch, count, *frames.shape[1:]).transpose(1, 2).contiguous()
 
 
-def resized(size: tuple[int, int] | torch.Size, picture: Picture) -> tuple[int, int]:
-    """Height and width a frame is brought to, before the centre is cut out."""
+def resized_size(size: tuple[int, int] | torch.Size, picture: Picture) -> tuple[int, int]:
+    """Return height and width that a frame is resized to, before the centre is cropped."""
     height, width = size
     short = picture.short_side
     if short is None:
@@ -48,7 +48,7 @@ def resized(size: tuple[int, int] | torch.Size, picture: Picture) -> tuple[int, 
     return int(short * height / width), short
 
 
-def filled(frames: UInt8[np.ndarray, "T H W 3"], window: int) -> UInt8[np.ndarray, "window H W 3"]:
-    """A window's frames, the last one repeated where the clip has ended: it moves no more, and nothing black appears."""
+def fill_window(frames: UInt8[np.ndarray, "T H W 3"], window: int) -> UInt8[np.ndarray, "window H W 3"]:
+    """Repeat the last frame of a window that the clip's end cuts short. Unlike black frames, this adds no visible change."""
     rest = window - len(frames)
     return frames if rest == 0 else np.concatenate([frames, np.repeat(frames[-1:], rest, axis=0)])

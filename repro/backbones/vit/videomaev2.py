@@ -1,5 +1,4 @@
-"""The encoder of VideoMAEv2, made of transformers' modules. Queries and values have a bias, keys none: one would add the
-same number to all of a query's scores, which softmax does not see."""
+"""The encoder of VideoMAEv2, built of transformers' VideoMAE modules."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from repro.backbones.vit.config import Encoder as Sizes
+from repro.backbones.vit.config import EncoderSizes
 from repro.backbones.vit.encoder import Block
 
 EPS = 1e-6
-"""Of every LayerNorm (models/modeling_pretrain.py and modeling_finetune.py)."""
+"""Of every LayerNorm (VideoMAEv2: models/modeling_pretrain.py and modeling_finetune.py)."""
 
 _NAMES = {
     "attn.proj.weight": "attention.output.dense.weight",
@@ -31,13 +30,18 @@ _NAMES = {
     "norm2.weight": "layernorm_after.weight",
     "norm2.bias": "layernorm_after.bias",
 }
-"""The owners' names in a block, and transformers'."""
+"""Names of a block's tensors in the published file, and in transformers."""
 
 
 class Videomaev2Encoder:
-    """A pre-trained encoder, which ends in `norm`, or a fine-tuned one, which has `fc_norm` instead."""
+    """A pre-trained encoder, which ends in `norm`, or a fine-tuned one, which has `fc_norm` instead.
 
-    def __init__(self, tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int) -> None:
+    Positions are computed for as many tokens as there are, so `table_frames` is ignored.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], sizes: EncoderSizes, num_heads: int, table_frames: int = 0
+    ) -> None:
         self.sizes = sizes
         config = VideoMAEConfig(
             image_size=sizes.patch,
@@ -55,7 +59,7 @@ class Videomaev2Encoder:
         with torch.device("meta"):
             self.model = VideoMAEModel(config)
         own = {name: values for name, values in tensors.items() if not name.startswith("fc_norm.")}
-        self.model.load_state_dict(_renamed(own), assign=True)
+        self.model.load_state_dict(_rename_tensors(own), assign=True)
         self.model.train(mode=False)
         self.model.requires_grad_(requires_grad=False)
         self.mean_norm = {name: tensors.get(f"fc_norm.{name}") for name in ("weight", "bias")}
@@ -69,9 +73,9 @@ class Videomaev2Encoder:
         return list(self.model.encoder.layer)
 
     def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:
-        # The convolution alone: transformers' own embedding takes one picture size, and its table stays on the CPU.
+        # Only the convolution: transformers' embedding takes a fixed picture size, and its table stays on the CPU.
         patches: Tensor = self.model.embeddings.patch_embeddings.projection(pixels).flatten(2).transpose(1, 2)
-        return patches + positions(patches.shape[1], self.sizes.width, patches.device)
+        return patches + sinusoid_positions(patches.shape[1], self.sizes.width, patches.device)
 
     def norm(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         out: Tensor = tokens if self.model.layernorm is None else self.model.layernorm(tokens)
@@ -84,15 +88,16 @@ class Videomaev2Encoder:
 
 
 @cache
-def positions(count: int, width: int, device: torch.device) -> Float[Tensor, "1 N C"]:
-    """Sinusoids of a token's number (Vaswani et al. 2017): sine in even channels, cosine in odd ones."""
+def sinusoid_positions(count: int, width: int, device: torch.device) -> Float[Tensor, "1 N C"]:
+    """Compute sinusoids of each token's number (Vaswani et al. 2017): sine in even channels, cosine in odd ones."""
+    # In float64, then rounded once, as the publisher computes its table (get_sinusoid_encoding_table).
     channels = np.arange(width)
     angles = np.arange(count)[:, None] / np.power(10000, 2 * (channels // 2) / width)
     table = np.where(channels % 2 == 0, np.sin(angles), np.cos(angles))
     return torch.from_numpy(table.astype(np.float32))[None].to(device)
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, values in tensors.items():
         if name.startswith("patch_embed.proj."):
@@ -103,13 +108,9 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             _, number, rest = name.split(".", 2)
             place = f"encoder.layer.{number}."
             if rest == "attn.qkv.weight":
+                # The file stacks the three matrices; transformers has a layer for each.
                 for part, third in zip(("query", "key", "value"), values.chunk(3), strict=True):
                     found[f"{place}attention.attention.{part}.weight"] = third
             else:
                 found[place + _NAMES[rest]] = values
     return found
-
-
-def build(tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> Videomaev2Encoder:
-    """Positions are computed for as many tokens as there are: `table_frames` says nothing here."""
-    return Videomaev2Encoder(tensors, sizes, num_heads)

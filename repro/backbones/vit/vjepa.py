@@ -1,4 +1,4 @@
-"""The encoder of V-JEPA: a vision transformer over tubelets. Tensor names are the owners'."""
+"""The encoder of V-JEPA: a vision transformer over tubelets. Tensors are named as in the published file."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from repro.backbones.vit.config import Encoder as Sizes
+from repro.backbones.vit.config import EncoderSizes
 
 EPS = 1e-6
-"""Of every LayerNorm (src/models/vision_transformer.py)."""
+"""Of every LayerNorm (jepa: src/models/vision_transformer.py)."""
 
 
 class Attention(nn.Module):
@@ -40,7 +40,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, sizes: Sizes, heads: int) -> None:
+    def __init__(self, sizes: EncoderSizes, heads: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(sizes.width, eps=EPS)
         self.attn = Attention(sizes.width, heads)
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
         step = (sizes.tubelet, sizes.patch, sizes.patch)
         self.proj = nn.Conv3d(3, sizes.width, kernel_size=step, stride=step)
@@ -65,15 +65,16 @@ class PatchEmbed(nn.Module):
 
 
 class VjepaEncoder(nn.Module):
-    """Built without values and filled from `tensors`.
+    """The encoder, with values from `tensors`.
 
     Args:
-        table_frames: frames that the table of positions is for; its patches are a square.
+        table_frames: frames that the table of positions is for. Its patches are assumed to form a square.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], sizes: EncoderSizes, num_heads: int, table_frames: int) -> None:
         super().__init__()
         self.sizes, self.table_frames = sizes, table_frames
+        # On the meta device: values are not initialised only to be overwritten.
         with torch.device("meta"):
             self.patch_embed = PatchEmbed(sizes)
             self.blocks = nn.ModuleList(Block(sizes, num_heads) for _ in range(sizes.depth))
@@ -87,7 +88,10 @@ class VjepaEncoder(nn.Module):
         return patches.flatten(2).transpose(1, 2) + self.positions(patches.shape[-3:])
 
     def positions(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
-        """The table, or for tokens of another grid (tubelets, rows, columns) the table interpolated to it, as the owners do."""
+        """Return the table of positions, interpolated if the grid (tubelets, rows, columns) is not the one it is for.
+
+        Source: VisionTransformer.interpolate_pos_encoding, trilinear by scale factor.
+        """
         table: Tensor = self.pos_embed
         tubelets = self.table_frames // self.sizes.tubelet
         side = math.isqrt(table.shape[1] // tubelets)
@@ -97,9 +101,6 @@ class VjepaEncoder(nn.Module):
         scale = (grid[0] / tubelets, grid[1] / side, grid[2] / side)
         return functional.interpolate(cube, scale_factor=scale, mode="trilinear").flatten(2).transpose(1, 2)
 
+    # A pre-trained encoder has no weights for this norm: the mean is only standardised.
     def fc_norm(self, mean: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         return functional.layer_norm(mean, (self.sizes.width,), eps=EPS)
-
-
-def build(tensors: Mapping[str, Tensor], sizes: Sizes, num_heads: int, table_frames: int) -> VjepaEncoder:
-    return VjepaEncoder(tensors, sizes, num_heads, table_frames)

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from repro.backbones.cells import choose_cells, lacking
-from repro.backbones.config import Cell, load_backbone
+from repro.backbones.config import Cell, choose_cells, explain_missing_cell
+from repro.backbones.extractor import Backbone
 from repro.backbones.noise import WindowNoise
-from repro.backbones.svd import networks
-from repro.backbones.svd.config import SVD_CELLS, SvdConfig, depth
+from repro.backbones.registry import load_backbone
+from repro.backbones.svd import implementations
+from repro.backbones.svd.architecture import SVD_CELLS, layer_depth
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.extractor import SvdExtractor
 from repro.backbones.svd.model import Place, Request, SvdModel
 from repro.backbones.svd.networks import Needs, Networks
-from repro.backbones.svd.pictures import padded
-from repro.backbones.svd.plain import NEEDS, plain_window
+from repro.backbones.svd.pictures import pad_window
+from repro.backbones.svd.plain import NEEDS, compute_plain_window
 from repro.core.errors import UsageError
 from repro.pipeline.extract import layers
 
@@ -27,17 +29,17 @@ UPS = [f"up_{n}" for n in range(1, 13)]
 @pytest.fixture(scope="module")
 def small(tiny: SvdConfig) -> SvdConfig:
     """Windows of 4, of which 3 frames are real."""
-    return SvdConfig.model_validate(tiny.model_dump() | {"frames": {"window": 4}, "size": (64, 64)})
+    return SvdConfig.model_validate(tiny.model_dump() | {"name": tiny.name, "frames": {"window": 4}, "size": (64, 64)})
 
 
 @pytest.fixture(scope="module")
 def window() -> np.ndarray:
-    return padded(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
+    return pad_window(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
 
 
 @pytest.fixture(scope="module")
 def whole(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
-    return networks.load("diffusers", tiny_checkpoint, tiny.architecture, NEEDS)
+    return implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, NEEDS)
 
 
 def request(mixing: bool, *chosen: int | str) -> Request:
@@ -45,7 +47,7 @@ def request(mixing: bool, *chosen: int | str) -> Request:
 
 
 def means(config: SvdConfig, loaded: Networks, wanted: Request, window: np.ndarray) -> dict[Place, torch.Tensor]:
-    return SvdModel(config, loaded, {"": wanted}).window(window, 3, NOISE)[""]
+    return SvdModel(config, loaded, {"": wanted}).compute_window(window, 3, NOISE)[""]
 
 
 @pytest.mark.parametrize("mixing", [True, False])
@@ -54,8 +56,8 @@ def test_the_fast_path_goes_on_into_the_decoder(
 ) -> None:
     """Against the whole UNet's own forward, whose blocks compute three layers at once."""
     wanted = request(mixing, 9, 13, *UPS)
-    cut = networks.load("diffusers", tiny_checkpoint, small.architecture, Needs("up_12", mixing=mixing))
-    plain = plain_window(small, whole, wanted, window, NOISE)
+    cut = implementations.load_networks("diffusers", tiny_checkpoint, small.architecture, Needs("up_12", mixing=mixing))
+    plain = compute_plain_window(small, whole, wanted, window, NOISE)
     found = means(small, cut, wanted, window)
     assert set(found) == set(plain)
     for place, mean in found.items():
@@ -73,7 +75,7 @@ def test_a_decoder_is_cut_behind_the_layer_asked_for(
     every = means(small, whole, request(False, *UPS), window)
     sizes = []
     for last in ("up_1", "up_6", "up_11"):
-        cut = networks.load("diffusers", tiny_checkpoint, small.architecture, Needs(last, mixing=False))
+        cut = implementations.load_networks("diffusers", tiny_checkpoint, small.architecture, Needs(last, mixing=False))
         assert torch.equal(means(small, cut, request(False, last), window)[(20, last)], every[(20, last)])
         sizes.append(sum(p.numel() for p in cut.unet.parameters()))  # type: ignore[attr-defined]
     assert sizes == sorted(set(sizes))
@@ -86,13 +88,13 @@ def _beyond(loaded: Networks, last: str) -> Iterator[torch.Tensor]:
         outputs = loaded.layers(
             torch.zeros(1, 8, 8, 16), loaded.embedding(0.1, torch.zeros(1, 768)), torch.zeros(1, 1, 64), False
         )
-        for _ in range(depth(last)):
+        for _ in range(layer_depth(last)):
             next(outputs)
         yield from outputs
 
 
 def test_without_a_layer_of_the_decoder_none_of_it_is_loaded(small: SvdConfig, tiny_checkpoint: Path) -> None:
-    loaded = networks.load("diffusers", tiny_checkpoint, small.architecture, Needs(13))
+    loaded = implementations.load_networks("diffusers", tiny_checkpoint, small.architecture, Needs(13))
     assert not [name for name, _ in loaded.unet.named_parameters() if name.startswith("up_")]  # type: ignore[attr-defined]
 
 
@@ -107,9 +109,9 @@ def test_cells_are_named_and_chosen(small: SvdConfig, tiny_checkpoint: Path) -> 
     assert (Cell(timestep=3, layer=9).name, Cell(layer="final").name) == ("t03_layer09", "final")
     assert layers("9,up_1-up_3") == (9, "up_1", "up_2", "up_3")
     assert (layers("up_12"), layers("1-2"), layers(None)) == (("up_12",), (1, 2), None)
-    cells = choose_cells("svd_xt", small, layers=layers("1,up_2"))
+    cells = choose_cells(small, layers=layers("1,up_2"))
     assert [cell.name for cell in cells] == ["t20_layer01", "t20_up_02"]
-    extractor = SvdExtractor({"svd": (small, cells)}, tiny_checkpoint, "diffusers")
+    extractor = SvdExtractor([(Backbone(small, tiny_checkpoint, "sha", "diffusers"), cells)])
     frames = np.zeros((2, 40, 60, 3), np.uint8)
     (found,) = extractor.features([frames], [NOISE]).values()
     assert {name: values.shape for name, values in found.items()} == {"t20_layer01": (2, 32), "t20_up_02": (2, 128)}
@@ -129,6 +131,6 @@ def test_a_decoder_layer_that_does_not_exist() -> None:
     ):
         config = load_backbone(name)
         timestep = 20 if config.axes().timesteps else None
-        assert said in lacking(name, config, Cell(timestep=timestep, layer=layer))
+        assert said in explain_missing_cell(config, Cell(timestep=timestep, layer=layer))
     with pytest.raises(UsageError, match="layer up_13 does not exist"):
         Needs("up_13")

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from repro.backbones.comparison import LIMIT
-from repro.backbones.config import load_backbone
-from repro.backbones.svd import networks
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import load_backbone
+from repro.backbones.svd import networks, verify
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.golden import against_golden
-from repro.backbones.svd.networks import importable_sgm
+from repro.backbones.svd.implementations import explain_missing_sgm
+from repro.backbones.svd.verify import verify_against_golden
 
 
 @pytest.mark.parametrize(
@@ -22,11 +23,11 @@ from repro.backbones.svd.networks import importable_sgm
 def test_every_golden_tensor(
     reference: Path, kit_checkpoint: Path, backbone: str, folder: str, tensors: int, implementation: str
 ) -> None:
-    if implementation == "sgm" and (problem := importable_sgm()):
+    if implementation == "sgm" and (problem := explain_missing_sgm()):
         pytest.skip(problem)
     config = load_backbone(backbone, {"implementation": implementation})
     assert isinstance(config, SvdConfig)
-    deviations = list(against_golden(config, kit_checkpoint, reference / "parity" / folder))
+    deviations = list(verify_against_golden(config, kit_checkpoint, reference / "parity" / folder, Execution()))
     assert len(deviations) == tensors
     worst = max(deviations, key=lambda d: d.relative_l2)
     assert worst.relative_l2 <= LIMIT, worst
@@ -41,7 +42,7 @@ def test_the_comparison_sees_what_is_wrong(
     if wrong == "temporal mixing":
         config = tiny.model_copy(update={"temporal_mixing": "off"})
     else:
-        load = networks.load
+        load = verify.load_networks
 
         def with_wrong_eps(*arguments: object) -> networks.Networks:
             loaded = load(*arguments)  # type: ignore[arg-type]
@@ -50,6 +51,6 @@ def test_the_comparison_sees_what_is_wrong(
                     module.eps = 1e-6
             return loaded
 
-        monkeypatch.setattr(networks, "load", with_wrong_eps)
-    deviations = against_golden(config, kit_checkpoint, reference / "parity" / "svd_xt")
+        monkeypatch.setattr(verify, "load_networks", with_wrong_eps)
+    deviations = verify_against_golden(config, kit_checkpoint, reference / "parity" / "svd_xt", Execution())
     assert max(d.relative_l2 for d in deviations) > LIMIT

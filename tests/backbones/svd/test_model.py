@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from repro.backbones.config import Cell, load_backbone
-from repro.backbones.noise import DrawnNoise, WindowNoise
-from repro.backbones.svd import networks, pictures, schedule
+from repro.backbones.config import Cell
+from repro.backbones.extractor import Backbone
+from repro.backbones.noise import SampledNoise, WindowNoise
+from repro.backbones.registry import load_backbone
+from repro.backbones.svd import implementations, pictures
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.extractor import SvdExtractor
-from repro.backbones.svd.model import Place, Request, SvdModel, needs
+from repro.backbones.svd.model import Place, Request, SvdModel, find_needs, noise_level, time_input
 from repro.backbones.svd.networks import Needs, Networks
-from repro.backbones.svd.pictures import padded
-from repro.backbones.svd.plain import NEEDS, plain_window
+from repro.backbones.svd.pictures import pad_window
+from repro.backbones.svd.plain import NEEDS, compute_plain_window
 from repro.core.errors import MissingError, UsageError
 
 NOISE = WindowNoise(23, "0" * 64, 0)
@@ -23,12 +25,12 @@ NOISE = WindowNoise(23, "0" * 64, 0)
 
 @pytest.fixture(scope="module")
 def loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
-    return networks.load("diffusers", tiny_checkpoint, tiny.architecture, Needs(13))
+    return implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, Needs(13))
 
 
 @pytest.fixture(scope="module")
 def whole(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
-    return networks.load("diffusers", tiny_checkpoint, tiny.architecture, NEEDS)
+    return implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, NEEDS)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def frames() -> np.ndarray:
 
 
 def changed(config: SvdConfig, **changes: object) -> SvdConfig:
-    return SvdConfig.model_validate(config.model_dump() | changes)
+    return SvdConfig.model_validate(config.model_dump() | {"name": config.name} | changes)
 
 
 def request(timesteps: Iterable[int], layers: Iterable[int], mixing: bool = True) -> Request:
@@ -47,7 +49,7 @@ def request(timesteps: Iterable[int], layers: Iterable[int], mixing: bool = True
 def means(
     config: SvdConfig, loaded: Networks, wanted: Request, frames: np.ndarray, real: int
 ) -> dict[Place, torch.Tensor]:
-    return SvdModel(config, loaded, {"": wanted}).window(frames, real, NOISE)[""]
+    return SvdModel(config, loaded, {"": wanted}).compute_window(frames, real, NOISE)[""]
 
 
 def deviation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -75,8 +77,8 @@ def test_what_is_left_out_changes_nothing(
     # normalisations magnify float noise: 7e-5 at timestep 0, 4e-5 at 10, 5e-6 at 15, 7e-7 from 20 on.
     other = 29 if config.conditioning.source == "none" else 0
     wanted = request([other, 20], [1, 6, 9, 13], mixing)
-    window = padded(frames, config.frames.window)
-    plain = plain_window(config, whole, wanted, window, NOISE)
+    window = pad_window(frames, config.frames.window)
+    plain = compute_plain_window(config, whole, wanted, window, NOISE)
     for place, mean in means(config, loaded, wanted, window, 7).items():
         assert deviation(mean[:7], plain[place][:7]) < 5e-6, place
 
@@ -84,14 +86,14 @@ def test_what_is_left_out_changes_nothing(
 def test_padding_acts_on_real_frames(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
     """Why the windows must be padded as released: without it the features are others."""
     wanted = request([20], [9])
-    alone, with_black = means(tiny, loaded, wanted, frames, 7), means(tiny, loaded, wanted, padded(frames, 25), 7)
+    alone, with_black = means(tiny, loaded, wanted, frames, 7), means(tiny, loaded, wanted, pad_window(frames, 25), 7)
     assert deviation(alone[(20, 9)], with_black[(20, 9)][:7]) > 0.05
 
 
 def test_without_temporal_mixing_frames_are_independent(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
     """So black padding is not computed at all."""
     wanted = request([20], [9], mixing=False)
-    together = means(tiny, loaded, wanted, padded(frames, 25), 7)
+    together = means(tiny, loaded, wanted, pad_window(frames, 25), 7)
     assert together[(20, 9)].shape[0] == 7
     two = means(tiny, loaded, wanted, frames[:2], 2)
     assert deviation(two[(20, 9)], together[(20, 9)][:2]) < 2e-6
@@ -101,7 +103,7 @@ def test_temporal_branches_are_neither_loaded_nor_computed_where_they_count_for_
     tiny: SvdConfig, tiny_checkpoint: Path, loaded: Networks, frames: np.ndarray
 ) -> None:
     wanted = request([20], [9, 13], mixing=False)
-    spatial = networks.load("diffusers", tiny_checkpoint, tiny.architecture, needs(tiny, [wanted]))
+    spatial = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, find_needs(tiny, [wanted]))
     names = [name for name, _ in spatial.unet.named_parameters()]  # type: ignore[attr-defined]
     assert not [name for name in names if "temporal" in name or "time_mixer" in name or "time_pos" in name]
     for place, mean in means(tiny, spatial, wanted, frames, 7).items():
@@ -111,15 +113,15 @@ def test_temporal_branches_are_neither_loaded_nor_computed_where_they_count_for_
 def test_layers_behind_the_last_one_asked_for_change_nothing(
     tiny: SvdConfig, tiny_checkpoint: Path, loaded: Networks, frames: np.ndarray
 ) -> None:
-    window = padded(frames, 25)
+    window = pad_window(frames, 25)
     every = means(tiny, loaded, request([20], range(1, 14)), window, 7)
     for last in (1, 4, 8, 9, 12):
-        cut = networks.load("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
+        cut = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
         assert torch.equal(means(tiny, cut, request([20], [last]), window, 7)[(20, last)], every[(20, last)])
 
 
 def test_timesteps_together_are_timesteps_alone(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
-    window = padded(frames, 25)
+    window = pad_window(frames, 25)
     together = means(tiny, loaded, request([0, 20, 29], [9]), window, 7)
     for timestep in (0, 20, 29):
         alone = means(tiny, loaded, request([timestep], [9]), window, 7)
@@ -139,7 +141,7 @@ def test_vae_and_image_tower_run_once_for_all_timesteps_and_both_backbones(
 
         monkeypatch.setattr(loaded, name, counted)
     both = {"svd_xt": request([0, 20], [1, 2]), "sdv2": request([20], [1], mixing=False)}
-    SvdModel(tiny, loaded, both).window(padded(frames, 25), 7, NOISE)
+    SvdModel(tiny, loaded, both).compute_window(pad_window(frames, 25), 7, NOISE)
     # Seven real frames and one black one; the condition of black frames carries its own noise and is encoded.
     assert calls == {"moments": 8, "image_embeds": 8, "condition_latent": 25}
 
@@ -149,8 +151,8 @@ def test_without_conditioning_image_nothing_of_it_is_loaded(
 ) -> None:
     config = changed(tiny, conditioning={"source": "none"})
     wanted = request([20], [2])
-    assert not needs(config, [wanted]).image
-    bare = networks.load("diffusers", tiny_checkpoint, tiny.architecture, needs(config, [wanted]))
+    assert not find_needs(config, [wanted]).image
+    bare = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, find_needs(config, [wanted]))
     means(config, bare, wanted, frames, 7)
     assert next(bare.image_tower.parameters()).is_meta  # type: ignore[attr-defined]
     assert "augmentation" not in SvdModel(config, bare, {"": wanted}).noise_shapes(7)
@@ -171,8 +173,8 @@ def test_frames_a_few_at_a_time_are_the_same_frames(
     tiny: SvdConfig, loaded: Networks, frames: np.ndarray, batch: int
 ) -> None:
     wanted = request([20], [9])
-    window = padded(frames, 25)
-    parts = SvdModel(tiny, loaded, {"": wanted}, batch=batch).window(window, 7, NOISE)[""]
+    window = pad_window(frames, 25)
+    parts = SvdModel(tiny, loaded, {"": wanted}, batch=batch).compute_window(window, 7, NOISE)[""]
     assert deviation(parts[(20, 9)], means(tiny, loaded, wanted, window, 7)[(20, 9)]) < 2e-6
 
 
@@ -186,14 +188,14 @@ def test_out_of_memory_says_what_was_tried(
     monkeypatch.setattr(loaded, "moments", fail)
     model = SvdModel(tiny, loaded, {"": request([20], [9])}, batch=4)
     with pytest.raises(MissingError, match=r"out of memory on cpu: a window of 25 frames of 64x128, 4 of them at once"):
-        model.window(padded(frames, 25), 7, NOISE)
+        model.compute_window(pad_window(frames, 25), 7, NOISE)
 
 
 def test_pixels_are_contiguous_and_span_the_range() -> None:
     """Channels-last pictures of black frames cost up to 3e-3 in torch's CPU GroupNorm."""
     frames = np.zeros((2, 10, 12, 3), np.uint8)
     frames[1] = 255
-    picture = pictures.pixels(frames, (64, 128))
+    picture = pictures.to_pixels(frames, (64, 128))
     assert picture.is_contiguous()
     assert picture.shape == (2, 3, 64, 128)
     assert (float(picture[0].max()), float(picture[1].min())) == pytest.approx((-1, 1), abs=1e-6)
@@ -207,12 +209,12 @@ def test_the_image_towers_input_is_kornias(size: tuple[int, int]) -> None:
     picture = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     theirs = _resize_with_antialiasing(picture, (224, 224))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.MEAN, pictures.STD))
-    assert deviation(pictures.image_tower_input(picture, 224), ((theirs + 1) / 2 - mean) / std) < 1e-6
+    assert deviation(pictures.to_image_tower_input(picture, 224), ((theirs + 1) / 2 - mean) / std) < 1e-6
 
 
 def test_the_noise_levels(tiny: SvdConfig) -> None:
     for timestep, level in {0: 700, 5: 234.6, 10: 64.2, 15: 13.07, 20: 1.659, 25: 0.0878, 29: 0.002}.items():
-        assert schedule.sigma(tiny.schedule, timestep) == pytest.approx(level, rel=1e-3)
+        assert noise_level(tiny.schedule, timestep) == pytest.approx(level, rel=1e-3)
 
 
 def test_the_noise_levels_are_eulers(tiny: SvdConfig) -> None:
@@ -224,26 +226,26 @@ def test_the_noise_levels_are_eulers(tiny: SvdConfig) -> None:
     )  # fmt: skip
     euler.set_timesteps(30)
     for timestep in range(30):
-        level = schedule.sigma(tiny.schedule, timestep)
+        level = noise_level(tiny.schedule, timestep)
         assert level == pytest.approx(float(euler.sigmas[timestep]), rel=1e-6)
-        assert schedule.c_noise(level) == pytest.approx(float(euler.timesteps[timestep]), rel=1e-5, abs=1e-6)
+        assert time_input(level) == pytest.approx(float(euler.timesteps[timestep]), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("timestep", [-1, 30])
 def test_a_timestep_that_does_not_exist(tiny: SvdConfig, timestep: int) -> None:
     with pytest.raises(UsageError, match=r"has timesteps 0 to 29"):
-        needs(tiny, [request([timestep], [9])])
+        find_needs(tiny, [request([timestep], [9])])
 
 
 @pytest.mark.parametrize("layer", [0, 14])
 def test_a_layer_that_does_not_exist(tiny: SvdConfig, layer: int) -> None:
     with pytest.raises(UsageError, match=rf"layer {layer} does not exist: layers 1 to 12"):
-        needs(tiny, [request([20], [3, layer])])
+        find_needs(tiny, [request([20], [3, layer])])
 
 
 def test_a_cell_without_a_timestep(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="needs a timestep and a layer"):
-        SvdExtractor({"svd": (tiny, [Cell(layer="final")])}, tiny_checkpoint, "diffusers")
+        SvdExtractor([(Backbone(tiny, tiny_checkpoint, "sha", "diffusers"), [Cell(layer="final")])])
 
 
 @pytest.mark.parametrize(
@@ -267,22 +269,22 @@ def test_a_config_that_makes_no_sense(changes: dict[str, str], said: str) -> Non
 
 
 def test_fewer_frames_take_the_beginning_of_the_same_noise() -> None:
-    many, few = NOISE.draw("augmentation", (25, 3, 8, 8)), NOISE.draw("augmentation", (7, 3, 8, 8))
+    many, few = NOISE.sample("augmentation", (25, 3, 8, 8)), NOISE.sample("augmentation", (7, 3, 8, 8))
     np.testing.assert_array_equal(many[:7], few)
-    drawn = DrawnNoise.of(NOISE, {"augmentation": (7, 3, 8, 8)})
-    np.testing.assert_array_equal(drawn.draw("augmentation", (7, 3, 8, 8)), few)
+    drawn = SampledNoise.of(NOISE, {"augmentation": (7, 3, 8, 8)})
+    np.testing.assert_array_equal(drawn.sample("augmentation", (7, 3, 8, 8)), few)
 
 
 def test_noise_depends_on_what_it_is_for_alone() -> None:
-    first = WindowNoise(23, "a" * 64, 0).draw("posterior", (3, 4))
-    np.testing.assert_array_equal(first, WindowNoise(23, "a" * 64, 0).draw("posterior", (3, 4)))
+    first = WindowNoise(23, "a" * 64, 0).sample("posterior", (3, 4))
+    np.testing.assert_array_equal(first, WindowNoise(23, "a" * 64, 0).sample("posterior", (3, 4)))
     others = [
-        WindowNoise(24, "a" * 64, 0).draw("posterior", (3, 4)),
-        WindowNoise(23, "b" * 64, 0).draw("posterior", (3, 4)),
-        WindowNoise(23, "a" * 64, 1).draw("posterior", (3, 4)),
-        WindowNoise(23, "a" * 64, 0).draw("augmentation", (3, 4)),
+        WindowNoise(24, "a" * 64, 0).sample("posterior", (3, 4)),
+        WindowNoise(23, "b" * 64, 0).sample("posterior", (3, 4)),
+        WindowNoise(23, "a" * 64, 1).sample("posterior", (3, 4)),
+        WindowNoise(23, "a" * 64, 0).sample("augmentation", (3, 4)),
     ]
     assert all(not np.array_equal(first, other) for other in others)
-    many = WindowNoise(23, "a" * 64, 0).draw("augmentation", (100_000,))
+    many = WindowNoise(23, "a" * 64, 0).sample("augmentation", (100_000,))
     assert abs(many.mean()) < 0.02
     assert abs(many.std() - 1) < 0.02

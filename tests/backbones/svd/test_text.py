@@ -13,17 +13,17 @@ from builders.commands import run_repro
 from builders.tiny_text_tower import MERGES, TOWER
 from safetensors.torch import save_file
 
-from repro.backbones.config import Cell, load_backbone
-from repro.backbones.extractor import Execution, describe, open_extractors
+from repro.backbones.config import Cell
+from repro.backbones.extractor import Execution
 from repro.backbones.noise import WindowNoise
-from repro.backbones.svd import networks, text_files
-from repro.backbones.svd.compare import comparisons
+from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
+from repro.backbones.svd import implementations, text_files
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.golden import against_golden
-from repro.backbones.svd.model import Request, SvdModel, needs
-from repro.backbones.svd.pictures import padded
-from repro.backbones.svd.plain import NEEDS, plain_window
-from repro.backbones.svd.text import _cleaned, _tokenizer, text_embeddings
+from repro.backbones.svd.model import Request, SvdModel, find_needs
+from repro.backbones.svd.pictures import pad_window
+from repro.backbones.svd.plain import NEEDS, compute_plain_window
+from repro.backbones.svd.text import clean_text, embed_texts, load_tokenizer
+from repro.backbones.svd.verify import compare_ways, verify_against_golden
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import content_key, file_sha256
 from repro.core.workspace import Workspace
@@ -96,7 +96,7 @@ def plain_embedding(weights: dict[str, torch.Tensor], ids: list[int]) -> torch.T
 @pytest.mark.parametrize("text", ["", "eating", "Eating  swim", "e", "teatin", "sw&amp;amp;"])
 def test_texts_become_the_tokens_of_byte_pair_encoding(merges: Path, text: str) -> None:
     plain = plain_tokens("sw &" if "amp" in text else text.lower())
-    assert _tokenizer(merges, TOWER.vocabulary)(_cleaned(text))["input_ids"] == plain
+    assert load_tokenizer(merges, TOWER.vocabulary)(clean_text(text))["input_ids"] == plain
 
 
 @pytest.mark.parametrize("kind", ["pickle", "safetensors"])
@@ -108,7 +108,7 @@ def test_the_text_tower_is_open_clips(
         path = tmp_path / "w.safetensors"
         save_file(weights, path)
     texts = ["", "eating", "swim eating"]
-    found = text_embeddings(TOWER, path, merges, texts)
+    found = embed_texts(TOWER, path, merges, texts)
     plain = torch.stack([plain_embedding(weights, plain_tokens(text)) for text in texts])
     assert float((found - plain).norm() / plain.norm()) < 1e-6
     assert not torch.allclose(found.norm(dim=1), torch.ones(3), atol=0.1)  # not of unit length
@@ -125,7 +125,7 @@ def test_what_is_no_text_tower_is_refused(
     elif damage == "size":
         tower, said = (
             TOWER.model_copy(update={"layers": 4}),
-            "'transformer.resblocks.3.* is not there: not the text tower",
+            "'transformer.resblocks.3.* is missing: not the text tower",
         )
     elif damage == "merges":
         broken.write_bytes(b"no gzip")
@@ -133,9 +133,9 @@ def test_what_is_no_text_tower_is_refused(
     elif damage == "few merges":
         tower, said = TOWER.model_copy(update={"vocabulary": 600}), "not 86 merges of two parts"
     else:
-        texts, said = ["a b c d e f g h"], "10 tokens, the text tower takes 9 at most"
+        texts, said = ["a b c d e f g h"], "10 tokens, expected at most 9"
     with pytest.raises((MissingError, UsageError), match=said) as caught:
-        text_embeddings(tower, pickled, merges, texts)
+        embed_texts(tower, pickled, merges, texts)
     assert "\n" not in str(caught.value)
 
 
@@ -169,26 +169,28 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
     """With several tokens, in the spatial and the temporal attention; the condition latent stays."""
     config = load_backbone("svd_xt_tiny", ACTIONS | {"frames.window": "4", "size": "[64, 64]"})
     assert isinstance(config, SvdConfig)
-    window = padded(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
+    window = pad_window(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
     text = torch.randn(3, 64, generator=torch.Generator().manual_seed(3))
-    whole = networks.load("diffusers", tiny_checkpoint, config.architecture, NEEDS)
+    whole = implementations.load_networks("diffusers", tiny_checkpoint, config.architecture, NEEDS)
     for mixing in (True, False):
         wanted = Request(mixing, frozenset({(20, 2), (20, 9), (20, 13)}))
-        wants = needs(config, [wanted])
+        wants = find_needs(config, [wanted])
         assert (wants.image, wants.tower) == (True, False)
-        loaded = networks.load("diffusers", tiny_checkpoint, config.architecture, wants)
+        loaded = implementations.load_networks("diffusers", tiny_checkpoint, config.architecture, wants)
         assert len(loaded.parts) == 3  # type: ignore[attr-defined]
         model = SvdModel(config, loaded, {"": wanted}, text=text)
         assert set(model.noise_shapes(4)) == {"posterior", "augmentation"}
-        found = model.window(window, 3, NOISE)[""]
-        plain = plain_window(config, whole, wanted, window, NOISE, text=text)
+        found = model.compute_window(window, 3, NOISE)[""]
+        plain = compute_plain_window(config, whole, wanted, window, NOISE, text=text)
         for cell, mean in found.items():
             assert float((mean[:3] - plain[cell][:3]).norm() / plain[cell][:3].norm()) < 5e-6
         # The order of the texts does not matter, and equal ones are as one: so "" stands once, not once a class.
-        turned = SvdModel(config, loaded, {"": wanted}, text=text.flip(0)).window(window, 3, NOISE)[""]
+        turned = SvdModel(config, loaded, {"": wanted}, text=text.flip(0)).compute_window(window, 3, NOISE)[""]
         assert torch.allclose(turned[(20, 9)], found[(20, 9)], atol=1e-5)
         once, often = (
-            SvdModel(config, loaded, {"": wanted}, text=text[:1].expand(n, -1)).window(window, 3, NOISE)[""][(20, 9)]
+            SvdModel(config, loaded, {"": wanted}, text=text[:1].expand(n, -1)).compute_window(window, 3, NOISE)[""][
+                (20, 9)
+            ]
             for n in (1, 5)
         )
         assert torch.allclose(once, often, atol=1e-5)
@@ -197,13 +199,13 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
 
 def test_a_backbone_with_texts_from_its_files_to_features(place: Workspace) -> None:
     config = load_backbone("svd_xt_tiny", ACTIONS | {"frames.window": "3"})
-    backbone = describe("svd_xt_tiny", config, place)
+    backbone = describe_backbone(config, place)
     (extractor,) = open_extractors([(backbone, [Cell(timestep=20, layer=2)])], Execution())
     frames = np.random.default_rng(4).integers(0, 256, (2, 40, 60, 3), dtype=np.uint8)
     found = extractor.features([frames], [NOISE])["svd_xt_tiny"]["t20_layer02"]
     assert found.shape == (2, 32)
-    empty = describe(
-        "svd_xt_tiny", load_backbone("svd_xt_tiny", {"conditioning.source": "empty_text", "frames.window": "3"}), place
+    empty = describe_backbone(
+        load_backbone("svd_xt_tiny", {"conditioning.source": "empty_text", "frames.window": "3"}), place
     )
     (extractor,) = open_extractors([(empty, [Cell(timestep=20, layer=2)])], Execution())
     other = extractor.features([frames], [NOISE])["svd_xt_tiny"]["t20_layer02"]
@@ -212,9 +214,9 @@ def test_a_backbone_with_texts_from_its_files_to_features(place: Workspace) -> N
 
 def test_the_features_key_knows_texts_and_text_tower(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def key() -> str:
-        return content_key(describe("svd_xt_tiny", load_backbone("svd_xt_tiny", ACTIONS), place).identity())
+        return content_key(describe_backbone(load_backbone("svd_xt_tiny", ACTIONS), place).identity())
 
-    identity = describe("svd_xt_tiny", load_backbone("svd_xt_tiny", ACTIONS), place).identity()
+    identity = describe_backbone(load_backbone("svd_xt_tiny", ACTIONS), place).identity()
     assert identity["text"]["texts"] == ["eating", "swim", "e"]
     assert {len(identity["text"][part]) for part in ("weights", "merges")} == {64}
     before = key()
@@ -234,19 +236,21 @@ def test_the_features_key_knows_texts_and_text_tower(place: Workspace, monkeypat
 
 def test_features_without_texts_have_the_key_they_had(workspace: Workspace) -> None:
     """No key of theirs says anything of texts."""
-    identity = describe("svd_xt_tiny", load_backbone("svd_xt_tiny"), workspace).identity()
+    identity = describe_backbone(load_backbone("svd_xt_tiny"), workspace).identity()
     assert set(identity["conditioning"]) == {"source", "fps_id", "motion_bucket_id", "noise_augmentation"}
     assert "text" not in identity
 
 
 def test_what_is_not_there_is_named_with_what_brings_it(workspace: Workspace) -> None:
     config = load_backbone("svd_xt_tiny", ACTIONS)
-    with pytest.raises(MissingError, match=r"no open_clip_vit_h_14.bin and no bpe_.* `?repro fetch openclip_text"):
-        describe("svd_xt_tiny", config, workspace)
-    assert list(config.absent_beside(workspace)) == ["openclip_text"]
+    with pytest.raises(
+        MissingError, match=r"open_clip_vit_h_14.bin and bpe_.* missing in .* `?repro fetch openclip_text"
+    ):
+        describe_backbone(config, workspace)
+    assert list(config.missing_inputs(workspace)) == ["openclip_text"]
     # For features that are there already, the published sha256 will do.
     empty = load_backbone("svd_xt", {"conditioning.source": "empty_text"})
-    identity = describe("svd_xt", empty, workspace, to_compute=False).identity()
+    identity = describe_backbone(empty, workspace, to_compute=False).identity()
     assert identity["text"]["weights"] == text_files.load_text_encoder().weights.sha256
     assert identity["text"]["texts"] == [""]
     done = run_repro("fetch", "ak_full_action_text", "--workspace", workspace.root)
@@ -272,17 +276,17 @@ def test_a_config_that_says_half_of_it(changes: dict[str, str], said: str) -> No
 def test_class_names_of_nothing(place: Workspace) -> None:
     config = load_backbone("svd_xt_tiny", ACTIONS | {"conditioning.actions_of": "zoo/train"})
     with pytest.raises(UsageError, match=r"actions_of: zoo/train: expected <data set>/<split>, of animal_kingdom"):
-        describe("svd_xt_tiny", config, place)
+        describe_backbone(config, place)
 
 
 def test_verify_has_no_texts_to_compare_with(tiny_checkpoint: Path) -> None:
     config = load_backbone("svd_xt_tiny", {"conditioning.source": "empty_text"})
     assert isinstance(config, SvdConfig)
-    said = "text embeddings of 64 channels are needed, none are given here"
+    said = "needs text embeddings of 64 channels, none are given"
     with pytest.raises(UsageError, match=said):
-        next(comparisons(config, tiny_checkpoint, "cpu", 1e-5))
+        next(compare_ways(config, tiny_checkpoint, Execution(), 1e-5))
     with pytest.raises(UsageError, match=said):
-        next(against_golden(config, tiny_checkpoint, tiny_checkpoint.parent))
+        next(verify_against_golden(config, tiny_checkpoint, tiny_checkpoint.parent, Execution()))
 
 
 def test_the_shipped_files_are_pinned() -> None:

@@ -15,12 +15,10 @@ from builders.shipped import use_shipped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from repro.backbones.config import load_backbone
-from repro.backbones.extractor import describe
-from repro.backbones.videomaev2 import LAYOUT as VIDEOMAEV2
-from repro.backbones.vit.checkpoint import cut, open_checkpoint
+from repro.backbones.registry import describe_backbone, load_backbone
+from repro.backbones.vit.checkpoint import cut_encoder, open_encoder
 from repro.backbones.vit.config import VitConfig
-from repro.backbones.vjepa import LAYOUT as VJEPA
+from repro.backbones.vit.family import Videomaev2Family, VjepaFamily
 from repro.core.config import configs_folder
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
@@ -30,6 +28,7 @@ from repro.core.workspace import Workspace
 from repro.fetch.catalogue import assets
 from repro.fetch.encoder import bring_encoder
 
+VJEPA, VIDEOMAEV2 = VjepaFamily.layout, Videomaev2Family.layout
 LAYOUTS = {"vjepa": VJEPA, "videomaev2": VIDEOMAEV2}
 Tensors = dict[str, Tensor]
 
@@ -46,7 +45,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensors]:
     workspace = Workspace(tmp_path_factory.mktemp("weights"))
     found = {}
     for family in LAYOUTS:
-        path = describe(family, config(family), workspace).checkpoint
+        path = describe_backbone(config(family), workspace).checkpoint
         assert path is not None
         found[family] = load_file(path)
     return found
@@ -85,9 +84,9 @@ WAYS: dict[str, tuple[str, Callable[[Tensors], dict[str, Any]], str]] = {
     "model": ("videomaev2", lambda t: {"model": t}, "read from model.*"),
     "encoder": ("videomaev2", lambda t: prefixed(t, "encoder."), "read from encoder.*"),
     "encoder alone": ("vjepa", lambda t: {"encoder": prefixed(t, "module.")}, "read from encoder.module.*"),
-    "training": ("vjepa", training, "read from target_encoder.module.backbone.*, left: encoder, opt, predictor"),
-    "pre-training": ("videomaev2", pretraining, "read from model.encoder.*, left: decoder, encoder_to_decoder, mask_token"),
-    "pre-training, bare": ("videomaev2", lambda t: pretraining(t)["model"], "read from encoder.*, left: decoder, "),
+    "training": ("vjepa", training, "read from target_encoder.module.backbone.*, ignored: encoder, opt, predictor"),
+    "pre-training": ("videomaev2", pretraining, "read from model.encoder.*, ignored: decoder, encoder_to_decoder, mask_token"),
+    "pre-training, bare": ("videomaev2", lambda t: pretraining(t)["model"], "read from encoder.*, ignored: decoder, "),
 }  # fmt: skip
 
 
@@ -99,17 +98,17 @@ def test_a_wrapped_encoder_is_unwrapped_and_said(
     family, wrap, said = WAYS[way]
     path = tmp_path / "checkpoint.pth"
     torch.save(wrap(weights[family]), path, _use_new_zipfile_serialization=kind == "zip")
-    found = open_checkpoint(path, config(family), LAYOUTS[family])
+    found = open_encoder(path, config(family), LAYOUTS[family])
     assert set(found.tensors) == set(weights[family])
     for name, values in weights[family].items():
         torch.testing.assert_close(found.tensors[name], values, rtol=0, atol=0)
-    assert said in found.said
-    assert bool(found.said) == bool(said)
+    assert said in found.note
+    assert bool(found.note) == bool(said)
 
 
 def test_half_precision_is_widened(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     save_file({name: values.half() for name, values in weights["vjepa"].items()}, tmp_path / "half.safetensors")
-    found = open_checkpoint(tmp_path / "half.safetensors", config("vjepa"), VJEPA)
+    found = open_encoder(tmp_path / "half.safetensors", config("vjepa"), VJEPA)
     assert {values.dtype for values in found.tensors.values()} == {torch.float32}
 
 
@@ -129,24 +128,24 @@ def test_a_fine_tuned_encoder_is_told_from_a_pre_trained_one(tmp_path: Path, wei
     with pytest.raises(
         MissingError, match=r"a fine-tuned encoder: it has fc_norm.weight, .* no norm.weight"
     ) as refused:
-        open_checkpoint(path, config("videomaev2"), VIDEOMAEV2)
+        open_encoder(path, config("videomaev2"), VIDEOMAEV2)
     assert "--set stage=finetuned --set norm=fc_norm" in str(refused.value)
     changes = {"stage": "finetuned", "norm": "fc_norm"}
-    found = open_checkpoint(path, config("videomaev2", **changes), VIDEOMAEV2)
+    found = open_encoder(path, config("videomaev2", **changes), VIDEOMAEV2)
     assert "head.weight" not in found.tensors
-    assert "left: head" in found.said
+    assert "ignored: head" in found.note
     torch.save(weights["videomaev2"], path)
     with pytest.raises(MissingError, match=r"a pre-trained encoder: it ends in norm.weight"):
-        open_checkpoint(path, config("videomaev2", **changes), VIDEOMAEV2)
+        open_encoder(path, config("videomaev2", **changes), VIDEOMAEV2)
 
 
 def test_a_fine_tuned_norm_uses_its_weights(tmp_path: Path, weights: dict[str, Tensors]) -> None:
-    from repro.backbones.vit.videomaev2 import build
+    from repro.backbones.vit.videomaev2 import Videomaev2Encoder
 
     torch.save(tuned(weights["videomaev2"]), tmp_path / "tuned.pth")
     wanted = config("videomaev2", stage="finetuned", norm="fc_norm")
-    found = open_checkpoint(tmp_path / "tuned.pth", wanted, VIDEOMAEV2)
-    encoder = build(found.tensors, found.sizes, 4, 16)
+    found = open_encoder(tmp_path / "tuned.pth", wanted, VIDEOMAEV2)
+    encoder = Videomaev2Encoder(found.tensors, found.sizes, 4, 16)
     mean = torch.randn(5, 88, generator=torch.Generator().manual_seed(0))
     plain = torch.nn.functional.layer_norm(mean, (88,), eps=1e-6)
     torch.testing.assert_close(encoder.fc_norm(mean), 2 * plain + 1)
@@ -167,12 +166,12 @@ def add(name: str, *shape: int) -> Callable[[Tensors], Tensors]:
         ("vjepa", without("pos_embed"), "1 tensors missing: pos_embed"),
         ("vjepa", add("blocks.0.attn.q_norm.weight", 3), "1 tensors unknown: blocks.0.attn.q_norm.weight"),
         ("vjepa", add("cls_token", 1), "1 tensors unknown: cls_token"),
-        ("vjepa", add("norm.bias", 3), "1 tensors wrongly shaped: norm.bias is [3], expected [96]"),
+        ("vjepa", add("norm.bias", 3), "1 tensors of another shape: norm.bias is [3], expected [96]"),
         ("videomaev2", add("pos_embed", 1, 128, 88), "1 tensors unknown: pos_embed"),
         ("videomaev2", without("blocks.0.attn.q_bias"), "1 tensors missing: blocks.0.attn.q_bias"),
-        ("vjepa", without("patch_embed.proj.weight"), "no patch_embed.proj.weight in it, but blocks.0"),
-        ("vjepa", lambda t: {}, "no patch_embed.proj.weight in it and no tensors at all"),
-        ("vjepa", lambda t: {"target_encoder": t, "teacher": {"x": torch.zeros(1)}}, "beside target_encoder.* it holds teacher"),
+        ("vjepa", without("patch_embed.proj.weight"), "patch_embed.proj.weight not found among blocks.0"),
+        ("vjepa", lambda t: {}, "patch_embed.proj.weight not found: it contains no tensors"),
+        ("vjepa", lambda t: {"target_encoder": t, "teacher": {"x": torch.zeros(1)}}, "besides target_encoder.* it contains unknown tensors of teacher"),
         ("vjepa", lambda t: t | {"patch_embed.proj.weight": torch.zeros(96, 3, 16, 16)}, "not the patches of a video"),
     ],
 )  # fmt: skip
@@ -181,21 +180,21 @@ def test_every_tensor_is_accounted_for(
 ) -> None:
     torch.save(change(dict(weights[family])), tmp_path / "changed.pth")
     with pytest.raises(MissingError) as refused:
-        open_checkpoint(tmp_path / "changed.pth", config(family), LAYOUTS[family])
+        open_encoder(tmp_path / "changed.pth", config(family), LAYOUTS[family])
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_another_size_is_refused(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     torch.save(weights["vjepa"], tmp_path / "tiny.pth")
-    with pytest.raises(MissingError, match=r"width 96, 3 blocks, .* expected width 96, 4 blocks, .* another size"):
-        open_checkpoint(
+    with pytest.raises(MissingError, match=r"width 96, 3 blocks, .* expected width 96, 4 blocks"):
+        open_encoder(
             tmp_path / "tiny.pth",
             config("vjepa", encoder="{width: 96, depth: 4, patch: 16, tubelet: 2, mlp: 384}"),
             VJEPA,
         )
     with pytest.raises(MissingError, match="num_heads 5 does not divide its width 96"):
-        open_checkpoint(tmp_path / "tiny.pth", config("vjepa", num_heads="5"), VJEPA)
+        open_encoder(tmp_path / "tiny.pth", config("vjepa", num_heads="5"), VJEPA)
 
 
 class Runs:
@@ -209,11 +208,11 @@ def test_a_pickle_that_would_run_code_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"target_encoder": weights["vjepa"], "args": Runs()}, tmp_path / "bad.pth", pickle_protocol=protocol)
-    with pytest.raises(MissingError, match="a pickle that holds more than tensors and plain values"):
-        open_checkpoint(tmp_path / "bad.pth", config("vjepa"), VJEPA)
+    with pytest.raises(MissingError, match="the pickle contains more than tensors and plain values"):
+        open_encoder(tmp_path / "bad.pth", config("vjepa"), VJEPA)
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Runs(), protocol))
     with pytest.raises(MissingError) as refused:
-        open_checkpoint(tmp_path / "bare.pth", config("vjepa"), VJEPA)
+        open_encoder(tmp_path / "bare.pth", config("vjepa"), VJEPA)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "ran").exists()
 
@@ -223,7 +222,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> No
     for name in ("file.pth", "file.safetensors"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MissingError) as refused:
-            open_checkpoint(tmp_path / name, config("vjepa"), VJEPA)
+            open_encoder(tmp_path / name, config("vjepa"), VJEPA)
         assert str(refused.value).startswith(f"checkpoint {tmp_path / name}: ")
         assert "\n" not in str(refused.value)
 
@@ -231,7 +230,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> No
 def test_a_cut_encoder_is_the_same_every_time(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     torch.save(training(weights["vjepa"]), tmp_path / "training.pth.tar")
     said = [
-        cut(config("vjepa"), VJEPA, tmp_path / "training.pth.tar", tmp_path / name)
+        cut_encoder(config("vjepa"), VJEPA, tmp_path / "training.pth.tar", tmp_path / name)
         for name in ("a.safetensors", "b.safetensors")
     ]
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -279,12 +278,12 @@ def test_fetch_keeps_the_encoder_and_notes_what_it_was_cut_from(
     assert noted["original"]["from"] == str(mine)
     again = bring_encoder(asset, file, None, hashes, Reporter(to_stderr=True))
     assert (again.means, again.sha256) == ("there", brought.sha256)
-    described = describe(small, load_backbone(small), workspace)
+    described = describe_backbone(load_backbone(small), workspace)
     assert described.checkpoint_sha256 == brought.sha256
     # Changed behind our back: refused, and made good by the next fetch.
     target.write_bytes(target.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(MissingError, match="it is damaged or another file"):
-        describe(small, load_backbone(small), workspace)
+        describe_backbone(load_backbone(small), workspace)
     assert bring_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True)).sha256 == brought.sha256
     assert (workspace.checkpoints / f"{target.name}.damaged1").is_file()
     # Another original than the first one, of which no checksum is published.
@@ -320,15 +319,16 @@ def test_a_licence_is_shown_for_both(tmp_path: Path) -> None:
 def test_what_was_unwrapped_is_said_where_it_is_used(tmp_path: Path, weights: dict[str, Tensors], clip: Path) -> None:
     """On the terminal of `repro extract` and `repro verify`."""
     place = Workspace(tmp_path / "workspace")
-    describe("vjepa_tiny", config("vjepa"), place)
+    describe_backbone(config("vjepa"), place)
     wrapped = tmp_path / "wrapped.pth"
     torch.save(training(weights["vjepa"]), wrapped)
     done = run_repro("verify", "vjepa_tiny", "--checkpoint", wrapped, "--workspace", place.root)
     assert done.code == 0, done.err
     assert (
-        f"checkpoint {wrapped}: read from target_encoder.module.backbone.*, left: encoder, opt, predictor" in done.err
+        f"checkpoint {wrapped}: read from target_encoder.module.backbone.*, ignored: encoder, opt, predictor"
+        in done.err
     )
-    path = describe("vjepa_tiny", config("vjepa"), place).checkpoint
+    path = describe_backbone(config("vjepa"), place).checkpoint
     assert path is not None
     save_file(prefixed(load_file(path), "module."), path)
     (tmp_path / "clips").mkdir()
@@ -341,17 +341,17 @@ def test_what_was_unwrapped_is_said_where_it_is_used(tmp_path: Path, weights: di
 def test_a_table_of_positions_for_other_pictures_is_said(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     larger = weights["vjepa"] | {"pos_embed": torch.zeros(1, 8 * 6 * 6, 96)}
     torch.save(larger, tmp_path / "larger.pth")
-    found = open_checkpoint(tmp_path / "larger.pth", config("vjepa"), VJEPA)
-    assert "positions for 16 frames of 96 pixels are interpolated to 16 frames of 64" in found.said
+    found = open_encoder(tmp_path / "larger.pth", config("vjepa"), VJEPA)
+    assert "positions for 16 frames of 96 pixels are interpolated to 16 frames of 64" in found.note
     torch.save(weights["vjepa"] | {"pos_embed": torch.zeros(1, 130, 96)}, tmp_path / "odd.pth")
-    with pytest.raises(MissingError, match="positions of 130 tokens are none of 16 frames of a square"):
-        open_checkpoint(tmp_path / "odd.pth", config("vjepa"), VJEPA)
+    with pytest.raises(MissingError, match="130 positions are not those of 16 frames of a square"):
+        open_encoder(tmp_path / "odd.pth", config("vjepa"), VJEPA)
 
 
 def test_the_same_encoder_has_one_hash_whatever_it_was_wrapped_in(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     for name, wrapped in (("a", training(weights["vjepa"])), ("b", prefixed(weights["vjepa"], "module."))):
         torch.save(wrapped, tmp_path / f"{name}.pth")
-        cut(config("vjepa"), VJEPA, tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors")
+        cut_encoder(config("vjepa"), VJEPA, tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
@@ -376,7 +376,7 @@ def test_a_file_put_there_by_hand_is_cut_and_its_hash_kept(
 
 def test_a_file_is_what_it_says_whatever_its_name(tmp_path: Path, weights: dict[str, Tensors]) -> None:
     save_file(weights["vjepa"], tmp_path / "named.pth.tar")
-    assert set(open_checkpoint(tmp_path / "named.pth.tar", config("vjepa"), VJEPA).tensors) == set(weights["vjepa"])
+    assert set(open_encoder(tmp_path / "named.pth.tar", config("vjepa"), VJEPA).tensors) == set(weights["vjepa"])
     (tmp_path / "noise.pth.tar").write_bytes(torch.randint(0, 256, (100_000,), dtype=torch.uint8).numpy().tobytes())
-    with pytest.raises(MissingError, match="neither safetensors nor a whole file"):
-        open_checkpoint(tmp_path / "noise.pth.tar", config("vjepa"), VJEPA)
+    with pytest.raises(MissingError, match="neither a safetensors file nor a complete file"):
+        open_encoder(tmp_path / "noise.pth.tar", config("vjepa"), VJEPA)

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from repro.backbones.comparison import LIMIT, relative_l2
-from repro.backbones.config import Cell, Frames, load_backbone
-from repro.backbones.extractor import Execution, Extractor, describe, open_extractors
-from repro.backbones.family import load_family
+from repro.backbones.config import Cell, Frames
+from repro.backbones.extractor import Execution, Extractor
 from repro.backbones.mean_colour import MeanColour
+from repro.backbones.registry import describe_backbone, family_of, load_backbone, open_extractors
 from repro.backbones.vit import videomaev2, vjepa
-from repro.backbones.vit.config import Encoder as Sizes
+from repro.backbones.vit.config import EncoderSizes as Sizes
 from repro.backbones.vit.config import Picture, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
-from repro.backbones.vit.pictures import filled, pixels, resized
+from repro.backbones.vit.pictures import fill_window, resized_size, to_pixels
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
@@ -45,7 +45,7 @@ def tiny(family: str, **changes: str) -> VitConfig:
 
 
 def opened(family: str, workspace: Workspace, cells: Sequence[Cell] = FINAL, **changes: str) -> Extractor:
-    backbone = describe(f"{family}_tiny", tiny(family, **changes), workspace)
+    backbone = describe_backbone(tiny(family, **changes), workspace)
     return open_extractors([(backbone, cells)], Execution())[0]
 
 
@@ -69,9 +69,9 @@ def test_golden_tokens(reference: Path, family: str) -> None:
 
 
 def deviation(family: str, folder: Path) -> list[float]:
-    against = load_family(family).against_golden
-    assert against is not None
-    return [d.relative_l2 for d in against(tiny(family), Path("none"), folder, "cpu", None)]
+    config = tiny(family)
+    against = family_of(config).verify_against_golden
+    return [d.relative_l2 for d in against(config, Path("none"), folder, Execution())]
 
 
 def reversed_tubelet(values: np.ndarray) -> np.ndarray:
@@ -109,12 +109,12 @@ def test_golden_tokens_see_positions_swapped(reference: Path, tmp_path: Path, mo
     save_file(golden, tmp_path / "swapped.safetensors")
     assert min(deviation("vjepa", tmp_path)) > 1000 * LIMIT
     # VideoMAEv2's are computed.
-    right = videomaev2.positions
+    right = videomaev2.sinusoid_positions
 
     def swapped(count: int, width: int, device: torch.device) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(time_last(right(count, width, device).numpy())))
 
-    monkeypatch.setattr(videomaev2, "positions", swapped)
+    monkeypatch.setattr(videomaev2, "sinusoid_positions", swapped)
     assert min(deviation("videomaev2", reference / "parity" / "videomaev2")) > 1000 * LIMIT
 
 
@@ -206,7 +206,7 @@ def test_any_size_equals_the_plain_computation(
 def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
     """As the owners' code does where a clip is longer or larger than the one a table is for: trilinear, by tubelets and patches."""
     sizes = Sizes(width=16, depth=1, patch=8, tubelet=2, mlp=32)
-    encoder = vjepa.build(drawn(sizes, 8 * 2 * 2, "vjepa", 3), sizes, 2, 16)
+    encoder = vjepa.VjepaEncoder(drawn(sizes, 8 * 2 * 2, "vjepa", 3), sizes, 2, 16)
     assert encoder.positions((8, 2, 2)) is encoder.pos_embed
     assert not torch.equal(encoder.positions((2, 4, 4)), encoder.pos_embed)  # as many tokens, of other places
     table = encoder.pos_embed.detach()
@@ -223,37 +223,41 @@ def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
 def test_pixels_are_normalised_channel_by_channel() -> None:
     colour = np.array([10, 100, 250], np.uint8)
     windows = np.broadcast_to(colour, (1, 2, 30, 40, 3))
-    seen = pixels(windows, Picture(short_side=16, size=16))
+    seen = to_pixels(windows, Picture(short_side=16, size=16))
     assert seen.shape == (1, 3, 2, 16, 16)
     expected = (colour / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(seen[0, :, 0, 0, 0].numpy(), expected, rtol=1e-5)
-    unit = pixels(windows, Picture(short_side=16, size=16, normalisation="unit"))
+    unit = to_pixels(windows, Picture(short_side=16, size=16, normalisation="unit"))
     np.testing.assert_allclose(unit[0, :, 1, 3, 3].numpy(), colour / 255, rtol=1e-6)
 
 
 def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
     picture = Picture(short_side=256, size=224)
-    assert resized((480, 854), picture) == (256, 455)
-    assert resized((854, 480), picture) == (455, 256)
-    assert resized((256, 256), picture) == (256, 256)
-    assert resized((480, 854), Picture(fit="stretch", size=224)) == (224, 224)
+    assert resized_size((480, 854), picture) == (256, 455)
+    assert resized_size((854, 480), picture) == (455, 256)
+    assert resized_size((256, 256), picture) == (256, 256)
+    assert resized_size((480, 854), Picture(fit="stretch", size=224)) == (224, 224)
     frames = np.zeros((1, 1, 40, 80, 3), np.uint8)
     frames[..., 20:60, :] = 255  # the middle square of a wide frame
-    assert (pixels(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
-    assert pixels(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(0.5, abs=0.02)
+    assert (to_pixels(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
+    assert to_pixels(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
+        0.5, abs=0.02
+    )
 
 
 def test_shrinking_is_bilinear_between_the_two_nearest_pixels_without_a_blur() -> None:
     """As the owners' loaders (cv2's INTER_LINEAR): to a quarter, the middle two of four."""
     frames = moving(1, 16, 16)
-    seen = pixels(frames[None], Picture(short_side=4, size=4, normalisation="unit"))[0, :, 0].permute(1, 2, 0).numpy()
+    seen = (
+        to_pixels(frames[None], Picture(short_side=4, size=4, normalisation="unit"))[0, :, 0].permute(1, 2, 0).numpy()
+    )
     near = frames[0].reshape(4, 4, 4, 4, 3)[:, 1:3, :, 1:3].mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(seen, near, atol=1e-6)
 
 
 def test_rows_columns_and_frames_keep_their_order() -> None:
     frames = moving(3, 16, 16)
-    seen = pixels(frames[None], Picture(short_side=16, size=16, normalisation="unit"))
+    seen = to_pixels(frames[None], Picture(short_side=16, size=16, normalisation="unit"))
     np.testing.assert_allclose(seen[0].permute(1, 2, 3, 0).numpy(), frames / 255, atol=1e-6)
 
 
@@ -285,7 +289,7 @@ class Numbered:
 def numbered(pooling: str = "tubelet") -> VitExtractor:
     sizes = Sizes(width=4, depth=1, patch=8, tubelet=2, mlp=4)
     config = tiny("vjepa", pooling=pooling, picture="{short_side: 24, size: 24}", encoder="null")
-    return VitExtractor("x", config, Numbered(sizes), FINAL, "cpu")
+    return VitExtractor(config, Numbered(sizes), FINAL, "cpu")
 
 
 def test_a_vector_is_the_mean_of_one_tubelets_tokens() -> None:
@@ -302,11 +306,11 @@ def test_a_tubelet_with_a_real_frame_gives_a_vector(real: int, expected: int) ->
 
 def test_a_short_window_repeats_its_last_frame() -> None:
     frames = moving(3)
-    window = filled(frames, 8)
+    window = fill_window(frames, 8)
     assert window.shape == (8, 90, 160, 3)
     np.testing.assert_array_equal(window[:3], frames)
     assert (window[3:] == frames[-1]).all()
-    assert filled(window, 8) is window
+    assert fill_window(window, 8) is window
 
 
 @pytest.mark.parametrize("frames", [Frames(window=16), Frames(window=16, overlap=12), Frames(window=5, overlap=1)])
@@ -349,8 +353,8 @@ SWITCHES = {
 @pytest.mark.parametrize("what", SWITCHES)
 def test_every_switch_gives_other_features_under_another_key(workspace: Workspace, what: str) -> None:
     changes = SWITCHES[what]
-    before = describe("vjepa_tiny", tiny("vjepa"), workspace)
-    after = describe("vjepa_tiny", tiny("vjepa", **changes), workspace)
+    before = describe_backbone(tiny("vjepa"), workspace)
+    after = describe_backbone(tiny("vjepa", **changes), workspace)
     assert before.identity() != after.identity()
     found = []
     for backbone in (before, after):
@@ -407,7 +411,7 @@ def asks(folder: Path, *names: str) -> list[Ask]:
     found = []
     for name in names:
         config = load_backbone(name)
-        backbone = describe(name, config, workspace)
+        backbone = describe_backbone(config, workspace)
         store = FeatureStore.open(workspace, name, backbone.identity(), "clips")
         found.append(Ask(backbone, (config.axes().usual,), store))
     return found
@@ -455,7 +459,7 @@ def test_a_clip_of_one_frame_has_a_vector(tmp_path: Path, told: RecordingReporte
 
 
 def test_verify_compares_on_this_machine(tmp_path: Path) -> None:
-    describe("videomaev2_tiny", tiny("videomaev2"), Workspace(tmp_path))
+    describe_backbone(tiny("videomaev2"), Workspace(tmp_path))
     done = run_repro("verify", "videomaev2_tiny", "--workspace", tmp_path)
     assert done.code == 0, done.err
     assert "3 windows together" in done.out

@@ -1,23 +1,24 @@
 """The published layout maps onto the modules one to one, and what does not fit is refused by name."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from repro.backbones.svd import networks, with_diffusers
-from repro.backbones.svd import tensor_names as names
-from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
+from repro.backbones.registry import load_backbone
+from repro.backbones.svd import checkpoint as names
+from repro.backbones.svd import implementations, with_diffusers
+from repro.backbones.svd.architecture import SVD_LAYERS
+from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.networks import Needs
 from repro.core.errors import MissingError
 
 
 def test_every_tensor_of_the_kit_is_accounted_for(reference: Path, tiny: SvdConfig) -> None:
-    import json
-
     kit = {name: tuple(shape) for name, shape in json.loads((reference / "parity" / "keys.json").read_text()).items()}
-    layout = with_diffusers.layout(tiny.architecture)
+    layout = implementations.published_shapes(tiny.architecture)
     assert {name: kit[name] for name in layout} == layout
     unused = set(kit) - set(layout)
     assert len(unused) == 146
@@ -26,12 +27,10 @@ def test_every_tensor_of_the_kit_is_accounted_for(reference: Path, tiny: SvdConf
 
 def test_the_published_size(tiny: SvdConfig) -> None:
     """1,525 M parameters in the UNet, 632 M in the image tower, as counted on the published file."""
-    from repro.backbones.config import load_backbone
-
     config = load_backbone("svd_xt")
     assert isinstance(config, SvdConfig)
     sizes: dict[str, int] = {}
-    for name, shape in with_diffusers.layout(config.architecture).items():
+    for name, shape in implementations.published_shapes(config.architecture).items():
         part = next(
             p for p in (names.UNET, names.LATENT_VAE, names.CONDITION_VAE, names.IMAGE_TOWER) if name.startswith(p)
         )
@@ -42,32 +41,30 @@ def test_the_published_size(tiny: SvdConfig) -> None:
 
 
 def test_no_two_tensors_share_a_source(tiny: SvdConfig) -> None:
-    sources = [names.unet_source(name) for name in with_diffusers._unet(tiny.architecture).state_dict()]
+    sources = [names.unet_source(name) for name in with_diffusers._build_unet(tiny.architecture).state_dict()]
     assert len({s.name for s in sources}) == len(sources) == 1428
-    towers = [names.tower_source(name) for name in with_diffusers._image_tower(tiny.architecture).state_dict()]
+    towers = [names.tower_source(name) for name in with_diffusers._build_image_tower(tiny.architecture).state_dict()]
     assert len({(s.name, s.third) for s in towers}) == len(towers)
 
 
 def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     def count(last: int) -> int:
-        loaded = networks.load("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
+        loaded = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
         return sum(p.numel() for p in loaded.unet.parameters())  # type: ignore[attr-defined]
 
     sizes = [count(last) for last in range(1, SVD_LAYERS + 1)]
     assert sizes == sorted(sizes)
-    nothing = sum(p.numel() for p in with_diffusers._unet(tiny.architecture).parameters())
+    nothing = sum(p.numel() for p in with_diffusers._build_unet(tiny.architecture).parameters())
     assert sizes[-1] < nothing
 
 
 def test_the_published_model_up_to_layer_9() -> None:
     """384 M of the UNet's 1,525 M parameters, as counted on the published modules."""
-    from repro.backbones.config import load_backbone
-
     config = load_backbone("svd_xt")
     assert isinstance(config, SvdConfig)
     with torch.device("meta"):
-        unet = with_diffusers._unet(config.architecture)
-    with_diffusers._cut(unet, 9)
+        unet = with_diffusers._build_unet(config.architecture)
+    with_diffusers._drop_later_layers(unet, 9)
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(384e6, abs=0.5e6)
 
 
@@ -91,7 +88,7 @@ def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, 
     elif damage == "empty":
         path.write_bytes(b"")
     with pytest.raises(MissingError) as caught:
-        networks.load("diffusers", path, tiny.architecture, Needs(9))
+        implementations.load_networks("diffusers", path, tiny.architecture, Needs(9))
     text = str(caught.value)
     assert str(path) in text
     assert "\n" not in text
@@ -99,9 +96,9 @@ def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, 
         "missing": name,
         "unknown": "input_blocks.99",
         "wrongly shaped": "expected [32, 32, 3, 3]",
-        "absent": "no such file",
+        "absent": "file not found",
     }
-    assert said.get(damage, "not a whole safetensors file") in text
+    assert said.get(damage, "not a complete safetensors file") in text
 
 
 def test_leftovers_of_the_published_file_are_passed_over(
@@ -111,4 +108,4 @@ def test_leftovers_of_the_published_file_are_passed_over(
     weights["first_stage_model.decoder.conv_in.weight"] = torch.zeros(2)
     weights["conditioner.embedders.0.open_clip.model.logit_scale"] = torch.zeros(())
     save_file(weights, tmp_path / "with.safetensors")
-    networks.load("diffusers", tmp_path / "with.safetensors", tiny.architecture, Needs(1))
+    implementations.load_networks("diffusers", tmp_path / "with.safetensors", tiny.architecture, Needs(1))

@@ -1,0 +1,199 @@
+"""`repro verify` for Stable Video Diffusion: golden features, and different ways of computing the same features.
+
+A folder of golden values holds one safetensors file per window: `frames` (uint8 [T, h, w, 3]), `n_real`, the conditioning
+(`crossattn`, `concat`, `vector`) and features `tTT_layerLL_mean` [T, C], for all frames of the window, padding included.
+Their noise comes from numpy's default_rng([23, 0]) and ([23, 1]), the same for every window.
+
+On this machine, with the user's own weights, the fast path is compared with the plain one, one implementation with the other,
+and each precision with fp32, on a window of a rendered clip with black padding.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from jaxtyping import Float32
+from torch import Tensor
+
+from repro.backbones.comparison import Comparison, Deviation, Skipped, compare_cells, read_golden, relative_l2
+from repro.backbones.config import Cell, Layer
+from repro.backbones.extractor import Execution
+from repro.backbones.noise import Stream, WindowNoise
+from repro.backbones.precision import move_to_device
+from repro.backbones.svd.architecture import SVD_GRID
+from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.implementations import (
+    IMPLEMENTATIONS,
+    explain_missing_sgm,
+    load_networks,
+    resolve_implementation,
+)
+from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
+from repro.backbones.svd.networks import Implementation
+from repro.backbones.svd.pictures import pad_window, to_pixels
+from repro.backbones.svd.plain import NEEDS, compute_plain_window
+from repro.core.errors import MissingError
+from repro.video.synthetic import scenes
+
+LAYERS: tuple[Layer, ...] = (1, 3, 6, 9, 12, 13, "up_3", "up_7", "up_12")
+"""Layers that are compared: of every level of the UNet, and the middle block."""
+NOISE = WindowNoise(23, "0" * 64, 0)
+
+Means = dict[str, np.ndarray]
+"""Feature means by cell name."""
+
+_FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")
+
+
+class GoldenNoise:
+    """The noise that the golden windows were computed with."""
+
+    def sample(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+        streams: tuple[Stream, ...] = ("augmentation", "posterior", "latent")
+        return np.random.default_rng([23, streams.index(stream)]).standard_normal(shape, dtype=np.float32)
+
+
+def verify_against_golden(
+    config: SvdConfig, checkpoint: Path, folder: Path, execution: Execution
+) -> Iterator[Deviation]:
+    """Compute every window of `folder` and yield the deviation of each stored tensor.
+
+    Raises:
+        UsageError: there is no such folder, it has no golden files, or a cell in them does not exist; or `config`
+            conditions on texts.
+        MissingError: a golden file or the checkpoint is damaged or has another layout; or sgm is requested and missing.
+    """
+    check_text(config, None)
+    windows = read_golden(folder)
+    for path, golden in windows:
+        _check_golden_file(path, golden)
+    # A file may contain only the conditioning; then any place does.
+    places = {
+        path: frozenset((int(m[1]), int(m[2])) for name in golden if (m := _FEATURE.fullmatch(name)))
+        or frozenset({(0, 1)})
+        for path, golden in windows
+    }
+
+    mixing = config.temporal_mixing == "learned"
+    everything = Request(mixing, frozenset().union(*places.values()))
+    implementation = resolve_implementation(config.implementation)
+    networks = load_networks(implementation, checkpoint, config.architecture, find_needs(config, [everything]))
+    move_to_device(networks, execution.device)
+    noise = GoldenNoise()
+    for path, golden in windows:
+        height, width = (8 * n for n in golden["concat"].shape[-2:])
+        sized = config.model_copy(update={"size": (height, width)})
+        # Golden values are of all frames. Without mixing the model would leave out padding, so all frames count as real.
+        real = int(golden["n_real"].item()) if mixing and "n_real" in golden else len(golden["frames"])
+        model = SvdModel(sized, networks, {"": Request(mixing, places[path])}, execution.device, execution.batch)
+        with model.computing(len(golden["frames"])):
+            conditioning = model.condition(to_pixels(golden["frames"], sized.size, model.device), real, noise)
+        ours = {
+            "crossattn": conditioning.crossattn,
+            "concat": conditioning.concat,
+            "vector": conditioning.vector,
+        } | {
+            f"t{t:02d}_layer{n:02d}_mean": mean
+            for (t, n), mean in model.compute_window(golden["frames"], real, noise)[""].items()
+        }
+        for name in sorted(set(golden) - {"frames", "n_real"}):
+            if name not in ours:
+                raise MissingError(f"golden file {path}: this backbone has no tensor '{name}'")
+            computed = ours[name].cpu().numpy()
+            if computed.shape != golden[name].shape:
+                raise MissingError(
+                    f"golden file {path}: '{name}' is {list(golden[name].shape)}, "
+                    f"this backbone gives {list(computed.shape)}"
+                )
+            yield Deviation(path.name, name, relative_l2(computed, golden[name]))
+
+
+def _check_golden_file(path: Path, golden: Mapping[str, np.ndarray]) -> None:
+    for name, dimensions in (("frames", 4), ("concat", 4)):
+        if name not in golden or golden[name].ndim != dimensions:
+            raise MissingError(f"golden file {path}: '{name}' of {dimensions} dimensions is missing")
+    height, width = (8 * n for n in golden["concat"].shape[-2:])
+    if not height or not width or height % SVD_GRID or width % SVD_GRID:
+        raise MissingError(
+            f"golden file {path}: 'concat' is of frames of {height}x{width}, expected multiples of {SVD_GRID}"
+        )
+    if golden["frames"].dtype != np.uint8 or golden["frames"].shape[-1] != 3:
+        raise MissingError(f"golden file {path}: 'frames' is not uint8 [T, h, w, 3]")
+    if "n_real" in golden and (golden["n_real"].size != 1 or not 1 <= golden["n_real"].item() <= len(golden["frames"])):
+        raise MissingError(f"golden file {path}: 'n_real' is not a single number from 1 to {len(golden['frames'])}")
+
+
+def compare_ways(
+    config: SvdConfig, checkpoint: Path, execution: Execution, limit: float
+) -> Iterator[Comparison | Skipped]:
+    """Yield every comparison that this machine allows; `limit` is the bound on relative L2 for equal ones.
+
+    Raises:
+        UsageError: `config` conditions on texts.
+    """
+    check_text(config, None)
+    places = frozenset((t, n) for t in _timesteps(config) for n in LAYERS)
+    request = Request(config.temporal_mixing == "learned", places)
+    frames, real = _render_window(config)
+    fp32 = config.model_copy(update={"precision": "fp32"})
+    fast: dict[Implementation, Means] = {}
+    for name in IMPLEMENTATIONS:
+        problem = explain_missing_sgm() if name == "sgm" else ""
+        if problem:
+            yield Skipped(name, problem)
+            continue
+        means, seconds = _compute_fast(fp32, name, checkpoint, request, frames, real, execution)
+        complete = load_networks(name, checkpoint, config.architecture, NEEDS)
+        move_to_device(complete, execution.device)
+        start = perf_counter()
+        plain = _by_cell(compute_plain_window(fp32, complete, request, frames, NOISE, execution.device), real)
+        del complete  # before the next implementation is loaded: both may not fit into memory
+        yield compare_cells(
+            f"{name}, fast path", f"{name}, plain ({perf_counter() - start:.1f} s)", means, plain, seconds, limit
+        )
+        if fast:
+            first = next(iter(fast))
+            yield compare_cells(name, first, means, fast[first], seconds, limit)
+        fast[name] = means
+    chosen = resolve_implementation(config.implementation)
+    for precision in ("tf32", "fp16", "bf16"):
+        if precision == "tf32" and not execution.device.startswith("cuda"):
+            yield Skipped("tf32", "the same as fp32 on a CPU")
+            continue
+        reduced = config.model_copy(update={"precision": precision})
+        means, seconds = _compute_fast(reduced, chosen, checkpoint, request, frames, real, execution)
+        yield compare_cells(f"{chosen}, {precision}", f"{chosen}, fp32", means, fast[chosen], seconds, None)
+
+
+def _timesteps(config: SvdConfig) -> tuple[int, ...]:
+    """The noisiest, the one that rows read (20 of 30), and the least noisy timestep."""
+    last = config.schedule.steps - 1
+    return tuple(sorted({0, round(last * 20 / 29), last}))
+
+
+def _render_window(config: SvdConfig) -> tuple[np.ndarray, int]:
+    """Render a window of which three fifths are frames of a clip and the rest is black; returns how many are real."""
+    real = max(1, config.frames.window * 3 // 5)
+    scene = max(scenes.smoke_scenes(), key=lambda scene: scene.frames)
+    moving = np.stack(list(islice(scenes.pictures(scene), real)))
+    return pad_window(moving, config.frames.window), real
+
+
+def _compute_fast(
+    config: SvdConfig, implementation: Implementation, checkpoint: Path, request: Request,
+    frames: np.ndarray, real: int, execution: Execution,
+) -> tuple[Means, float]:  # fmt: skip
+    """Compute a window as extraction does; returns its means and the seconds it took."""
+    networks = load_networks(implementation, checkpoint, config.architecture, find_needs(config, [request]))
+    move_to_device(networks, execution.device)
+    model = SvdModel(config, networks, {"": request}, execution.device, execution.batch)
+    start = perf_counter()
+    means = model.compute_window(frames, real, NOISE)[""]
+    return _by_cell(means, real), perf_counter() - start
+
+
+def _by_cell(means: Mapping[Place, Tensor], real: int) -> Means:
+    return {Cell(timestep=t, layer=n).name: mean[:real].cpu().numpy() for (t, n), mean in means.items()}
