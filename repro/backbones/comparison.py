@@ -89,7 +89,7 @@ def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
         raise UsageError(f"golden folder {folder}: no such folder")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UsageError(f"golden folder {folder}: no .safetensors files: expected one per window")
+        raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")
     found = []
     for path in files:
         try:
