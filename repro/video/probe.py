@@ -1,18 +1,19 @@
-"""Decode clips whole, in processes, to say what is in them. Frames stay in the process that decodes them.
+"""Decode clips completely, in worker processes, to find out what is in them. Frames stay in the process that decodes them.
 
 Each clip is read as its features will be: by decord, and by PyAV where decord does not read it, hangs or dies.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import av
+
 from repro.core.hashing import FileHashes
-from repro.video.decoders import TIME_LIMIT, Worker, silence
-from repro.video.readers import READERS, VideoError, check_file
+from repro.video.decoders import TIME_LIMIT
+from repro.video.readers import READERS, check_file, describe_failure, silence_ffmpeg
+from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
 
 CHUNK = 8
 """Frames in memory at a time."""
@@ -29,24 +30,23 @@ class Contents:
 
 @dataclass(slots=True)
 class Probe:
-    """What became of one clip."""
+    """What was found in one clip."""
 
     path: Path
     sha256: str = ""
     reader: str = ""
+    """What decoded it; empty if nothing did."""
     contents: Contents | None = None
-    """None where it does not decode."""
+    """None if it does not decode."""
     error: str = ""
 
 
-def read_whole(path: Path, reader: str, alive: Callable[[], None]) -> Contents:
-    """Decode every native frame; calls `alive` after each few.
+def read_contents(path: Path, reader: str, alive: Callable[[], None]) -> Contents:
+    """Decode every native frame; calls `alive` after each chunk.
 
     Raises:
-        VideoError: it cannot be decoded whole.
+        VideoError: it cannot be decoded completely.
     """
-    import av
-
     frames = 0
     for chunk in READERS[reader](path, 1, float("inf"), CHUNK):
         frames += len(chunk)
@@ -58,111 +58,66 @@ def read_whole(path: Path, reader: str, alive: Callable[[], None]) -> Contents:
         if stream.duration and stream.time_base:
             seconds = float(stream.duration * stream.time_base)
         elif container.duration:
-            seconds = container.duration / 1_000_000
+            seconds = container.duration / 1_000_000  # FFmpeg counts a container's length in microseconds
         return Contents(frames, float(rate) if rate else 0.0, stream.width, stream.height, seconds)
 
 
-def _serve(pipe: Connection) -> None:
-    """A worker's life: take (path, reader, hashes) from `pipe`; send None as a sign of life, a sha256, and at last the
-    contents or a VideoError's words in a tuple."""
-    silence()
-    hashes: FileHashes | None = None
-    while True:
+@dataclass(frozen=True, slots=True)
+class _ProbeJob:
+    index: int
+    path: Path
+    reader: str = "decord"
+    needs_sha256: bool = True
+
+
+def prepare_probing(hashes: Path) -> Work:
+    """Run once in each probing process. `hashes` is the file of cached hashes."""
+    silence_ffmpeg()
+    cache = FileHashes(hashes)
+
+    def probe_clip(job: _ProbeJob, send: Send) -> Contents | str:
+        """Send the clip's sha256, then return its contents, or why it cannot be read."""
         try:
-            path, reader, known = pipe.recv()
-            try:
-                check_file(path)
-                if known is not None:
-                    hashes = hashes or FileHashes(known)
-                    pipe.send(hashes.sha256(path))
-                pipe.send(read_whole(path, reader, lambda: pipe.send(None)))
-            except (EOFError, BrokenPipeError):
-                return
-            except Exception as error:
-                # Whatever a reader makes of a damaged file is that clip's failure, said to the parent.
-                text = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
-                pipe.send((" ".join(text.split()),))
-        except (EOFError, BrokenPipeError):
-            return
+            check_file(job.path)
+            if job.needs_sha256:
+                # Sent before decoding: a clip that crashes its reader is still identified.
+                send(cache.sha256(job.path))
+            return read_contents(job.path, job.reader, lambda: send(None))
+        except Exception as error:  # whatever a reader makes of a damaged file is that clip's failure
+            return " ".join(describe_failure(error).split())
 
-
-@dataclass(slots=True)
-class _Running:
-    place: int
-    worker: Worker
-    last: float = field(default_factory=time.monotonic)
-    """When it gave its last sign of life."""
+    return probe_clip
 
 
 def probe_all(
     paths: Sequence[Path], workers: int, hashes: Path, time_limit: float = TIME_LIMIT
 ) -> Iterator[tuple[int, Probe]]:
-    """Every clip's place in `paths` and what is in it, as they are done: whoever is free takes the next.
+    """Probe every clip, each by the next free worker.
 
-    `hashes` is the file of remembered hashes; a process that gives no sign of life for `time_limit` seconds is given up.
+    Args:
+        paths: The clips.
+        workers: How many are decoded at once.
+        hashes: The file of cached hashes.
+        time_limit: Seconds without a decoded frame after which a reader is given up.
+
+    Yields:
+        Index in `paths` and what was found, in the order in which clips are finished.
     """
     probes = [Probe(path) for path in paths]
-    todo = deque(range(len(paths)))
-    idle: list[Worker] = []
-    running: dict[Connection, _Running] = {}
-
-    def start(place: int, worker: Worker, reader: str) -> None:
-        probes[place].reader = reader
-        running[worker.pipe] = _Running(place, worker)
-        worker.send(paths[place], reader, None if probes[place].sha256 else hashes)
-
-    try:
-        for _ in range(min(workers, len(paths))):
-            idle.append(Worker(_serve))
-        while todo or running:
-            while todo and idle:
-                start(todo.popleft(), idle.pop(), "decord")
-            ready = set(wait(list(running), timeout=1.0))
-            for pipe, run in list(running.items()):
-                worker, probe = run.worker, probes[run.place]
-                try:
-                    if pipe not in ready:
-                        _check_alive(run, time_limit)
-                        continue
-                    failure = _answer(pipe, probe)
-                except _LostError as error:
-                    failure = str(error)
-                    worker.kill()
-                    worker = Worker(_serve)
-                if failure is None:
-                    run.last = time.monotonic()
-                    continue
-                del running[pipe]
-                if failure and probe.reader == "decord":
-                    start(run.place, worker, "pyav")
-                    continue
-                if failure:
-                    probe.error, probe.reader = failure, ""
-                idle.append(worker)
-                yield run.place, probe
-    finally:
-        for worker in [*idle, *(run.worker for run in running.values())]:
-            worker.kill()
-
-
-class _LostError(Exception):
-    """A worker died or hangs."""
-
-
-def _answer(pipe: Connection, probe: Probe) -> str | None:
-    """Take a worker's word: None where it goes on, "" where the clip is done, else why it could not be read."""
-    try:
-        message = pipe.recv()
-    except (EOFError, OSError) as error:
-        raise _LostError("its process died") from error
-    if isinstance(message, Contents):
-        probe.contents = message
-        return ""
-    if isinstance(message, str):
-        probe.sha256 = message
-    return message[0] if isinstance(message, tuple) else None
-
-
-def _check_alive(run: _Running, time_limit: float) -> None:
-    if time.monotonic() - run.last > time_limit:
-        raise _LostError(f"no frame within {time_limit:g} s")
+    jobs = deque(_ProbeJob(index, path) for index, path in enumerate(paths))
+    with WorkerPool[_ProbeJob](prepare_probing, (hashes,), name="probe", size=min(workers, len(paths))) as pool:
+        for job, answer in pool.run(jobs, time_limit):
+            probe = probes[job.index]
+            if not isinstance(answer, WorkerLostError) and not answer.is_last:
+                probe.sha256 = answer.value
+                continue
+            found = str(answer) if isinstance(answer, WorkerLostError) else answer.value
+            if isinstance(found, str) and job.reader == "decord":
+                # Next in the queue, so that the worker that has just become free takes it.
+                jobs.appendleft(replace(job, reader="pyav", needs_sha256=not probe.sha256))
+                continue
+            if isinstance(found, str):
+                probe.error = found
+            else:
+                probe.contents, probe.reader = found, job.reader
+            yield job.index, probe

@@ -5,6 +5,7 @@ decord reads where it gives PyAV's bits (tests/video/test_readers.py has the con
 Frames come in chunks, so a long clip is never whole in memory. repro/video/decoders.py runs these in worker processes.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,6 +184,16 @@ def _declared(container: "InputContainer") -> int:
 def _check_whole(path: Path, native: int, declared: int) -> None:
     if native < declared - FEWER_FRAMES_ALLOWED:
         raise VideoError(f"clip {path}: cut off: {native} of its {declared} frames decode: fetch or copy it again")
+
+
+def describe_failure(error: Exception) -> str:
+    """Say why a reader failed, whatever it raised."""
+    return str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
+
+
+def silence_ffmpeg() -> None:
+    """Discard what this process's FFmpeg prints to stderr. Only for a worker process; its errors travel through its pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,29 +1,31 @@
-"""Processes that hang or die where decord reads, for tests of the audit. On its own, as each process imports it."""
+"""Workers that hang or die where decord reads, for tests of the audit. In a module of its own, as each process imports it."""
 
 import os
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
-from repro.video.probe import read_whole
+from repro.video.probe import read_contents
+from repro.video.workers import Send, Work
 
 
-def _serve_with(pipe: Connection, act: Callable[[], object]) -> None:
-    while True:
-        path, reader, _ = pipe.recv()
-        if reader == "decord":
+def _prepare_with(act: Callable[[], object]) -> Work:
+    def probe(job: Any, send: Send) -> object:
+        if job.reader == "decord":
             act()
-        pipe.send(read_whole(path, reader, lambda: None))
+        return read_contents(job.path, job.reader, lambda: send(None))
+
+    return probe
 
 
-def hang_in_decord(pipe: Connection) -> None:
-    _serve_with(pipe, lambda: time.sleep(600))
+def hang_in_decord(_: Path) -> Work:
+    return _prepare_with(lambda: time.sleep(600))
 
 
-def die_in_decord(pipe: Connection) -> None:
-    _serve_with(pipe, lambda: os._exit(9))
+def die_in_decord(_: Path) -> Work:
+    return _prepare_with(lambda: os._exit(9))
 
 
-def die(pipe: Connection) -> None:
-    pipe.recv()
+def die(_: Path) -> Work:
     os._exit(9)

@@ -159,13 +159,13 @@ def test_a_reader_that_hangs_or_dies_costs_one_clip_at_most(
 ) -> None:
     paths = [clip.path for clip in hmdb.clips[:2]]
     for act in (serving.hang_in_decord, serving.die_in_decord):
-        monkeypatch.setattr(probe, "_serve", act)
+        monkeypatch.setattr(probe, "prepare_probing", act)
         found = dict(probe.probe_all(paths, 2, workspace.hashes, time_limit=15.0))  # a process takes seconds to start
         assert [found[n].error for n in range(2)] == ["", ""]
         assert {found[n].reader for n in range(2)} == {"pyav"}
-    monkeypatch.setattr(probe, "_serve", serving.die)
+    monkeypatch.setattr(probe, "prepare_probing", serving.die)
     found = dict(probe.probe_all(paths[:1], 1, workspace.hashes))
-    assert (found[0].error, found[0].contents) == ("its process died", None)
+    assert (found[0].error, found[0].contents) == ("its process died (exit code 9)", None)
 
 
 # The manifest.

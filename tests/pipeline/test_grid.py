@@ -3,12 +3,7 @@
 import csv
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -33,7 +28,6 @@ from repro.pipeline import row as pipeline
 from repro.pipeline import run_readout as stage
 from repro.pipeline import running
 from repro.pipeline.grid import grid
-from repro.pipeline.grid import workers as grid_jobs
 from repro.pipeline.grid.figure import svg
 from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table
 from repro.pipeline.row_data import RowData
@@ -43,6 +37,7 @@ from repro.records.record import EpochRecord, RunRecord, Selection, all_runs
 from repro.table import requirements
 from repro.table.row import Row, row_backbone
 from repro.table.rows import load_row
+from repro.video import workers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -224,15 +219,15 @@ def test_two_processes_make_the_runs_that_one_makes(
 def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
     featured: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = grid_jobs._Pool.ready, []
+    real, calls = workers.wait, []
 
-    def interrupted(pool: grid_jobs._Pool) -> Any:
+    def interrupted(*arguments: Any) -> Any:
         calls.append(multiprocessing.active_children())
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(pool)
+        return real(*arguments)
 
-    monkeypatch.setattr(grid_jobs._Pool, "ready", interrupted)
+    monkeypatch.setattr(workers, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(featured, grid.Wish((20, 25), (8, 9), jobs=2, threads=1))
     assert len(calls[0]) == 2
@@ -240,34 +235,6 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
     assert records(featured)
     with featured.lock(f"run {ROW}"):
         pass
-
-
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """Else they would train beside the workers of the run that goes on."""
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import sys, time\nfrom repro.pipeline.grid import workers as grid_jobs\n"
-        "def busy(*_):\n  print('busy', flush=True)\n  time.sleep(500)\n"
-        "grid_jobs._do = busy\n"  # in the worker too, which imports this file
-        "if __name__ == '__main__':\n"
-        "  pool = grid_jobs._Pool(None, None)\n  pool.start(None)\n"
-        "  print(*[w.process.pid for w in pool.busy], flush=True)\n  time.sleep(500)\n"
-    )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        said = sorted(parent.stdout.readline().strip() for _ in range(2))
-        status = Path(f"/proc/{said[0]}/status").read_text()
-        parent.kill()
-    assert said[1] == "busy"
-    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
-    assert blocked & 1 << signal.SIGINT - 1  # a terminal interrupts workers too; it is the parent that ends them
-    stat = Path(f"/proc/{said[0]}/stat")
-    for _ in range(600):
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.1)
-    os.kill(int(said[0]), signal.SIGKILL)
-    pytest.fail("the worker outlived its parent")
 
 
 def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,9 +64,10 @@ def test_a_worker_that_dies_is_replaced_and_pyav_goes_on(rendered: dict[str, Pat
         decoding = next(pool.decode([Job(path, 4, 180.0, 5)]))
         chunks = iter(decoding)
         first = next(chunks)
-        os.kill(pool._pool[0].process.pid or 0, signal.SIGKILL)
+        os.kill(pool.pool.process_ids[0], signal.SIGKILL)
         np.testing.assert_array_equal(np.concatenate([first, *chunks]), expected)
-        assert (decoding.reader, decoding.instead) == ("pyav", "its process died")
+        assert decoding.reader == "pyav"
+        assert decoding.instead.startswith("its process died (killed")
 
 
 def test_a_reader_that_takes_too_long_is_given_up(rendered: dict[str, Path]) -> None:
