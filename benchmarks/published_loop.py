@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from repro.readout.losses import loss
 from repro.readout.recipe import CrossEntropy, Recipe
-from repro.readout.schedule import learning_rate
+from repro.readout.train import compute_loss, learning_rate
 
 Item = tuple[Tensor, Tensor, Tensor]
 
@@ -67,7 +66,7 @@ def one_epoch(
         features = share * features + (1 - share) * features[partner]
         targets = share * targets + (1 - share) * targets[partner]
         optimizer.zero_grad()
-        value = loss(recipe.loss, model(features, valid), targets)
+        value = compute_loss(recipe.loss, model(features, valid), targets)
         value.backward()
         optimizer.step()
         scheduler.step()

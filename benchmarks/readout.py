@@ -23,10 +23,9 @@ from torch.utils.data import DataLoader
 
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU
-from repro.readout.draws import epoch_draws
-from repro.readout.heads import new_head
+from repro.readout.heads import build_head
 from repro.readout.recipe import Recipe
-from repro.readout.sequences import Sequences
+from repro.readout.sequences import Sequences, plan_epoch
 from repro.table.rows import load_row
 
 # Row; test clips for each training clip; log-normal of native frames (median, sigma), with their least and most.
@@ -79,21 +78,21 @@ def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> No
         )
         for part, split in (("train", train), ("test", test))
     ]
-    draws = epoch_draws(0, 1, clips, recipe)
-    plain, ours = new_head(recipe, width, CLASSES), new_head(recipe, width, CLASSES)
+    draws = plan_epoch(0, 1, clips, recipe)
+    plain, ours = build_head(recipe, width, CLASSES), build_head(recipe, width, CLASSES)
     ours.load_state_dict(plain.state_dict())
     fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
     optimizer, scheduler = published_loop.optimizer_of(plain, recipe, len(draws))
 
     def plain_training() -> None:
-        mixed = published_loop.mixes(recipe.mixup, [d.chosen for d in draws], draw)
+        mixed = published_loop.mixes(recipe.mixup, [d.clips for d in draws], draw)
         published_loop.one_epoch(plain, loaders[0], recipe, optimizer, scheduler, mixed)
 
     passes: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "training": (plain_training, lambda: training.one_epoch(ours, fused, train, recipe, 1, draws)),
+        "training": (plain_training, lambda: training.train_one_epoch(ours, fused, train, recipe, 1, draws)),
         "scoring": (
             lambda: published_loop.predict(plain, loaders[1], recipe),
-            lambda: training.predict(ours, test, recipe, ON_CPU),
+            lambda: training.predict_probabilities(ours, test, recipe, ON_CPU),
         ),
     }
     warm(recipe, width)
@@ -118,9 +117,9 @@ def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> No
 
 def warm(recipe: Recipe, width: int) -> None:
     """The first products of a process take longer than all others."""
-    model = new_head(recipe, width, CLASSES)
+    model = build_head(recipe, width, CLASSES)
     features = torch.randn(64, width)
-    model.packed(features, [64]).sum().backward()
+    model.forward_packed(features, [64]).sum().backward()
     model(features[None], torch.ones(1, 64, dtype=torch.bool)).sum().backward()
 
 

@@ -13,8 +13,9 @@ import torch
 from repro.core.hashing import FileHashes
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
+from repro.readout.checkpoints import TrainingData
 from repro.readout.sequences import Sequences, load_sequences
-from repro.readout.train import train
+from repro.readout.train import train_readout
 from repro.records.record import all_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
@@ -36,7 +37,10 @@ def perturbed(split: Sequences, trial: int) -> Sequences:
 
 
 def best(row: Row, train_split: Sequences, test_split: Sequences, seed: int) -> dict[str, float]:
-    epoch = max(train(train_split, test_split, row.readout, seed).epochs, key=lambda e: e.scores[row.metric])
+    epoch = max(
+        train_readout(TrainingData(train_split, test_split), row.readout, seed).epochs,
+        key=lambda e: e.scores[row.metric],
+    )
     return {metric: 100 * epoch.scores[metric] for metric in METRICS}
 
 

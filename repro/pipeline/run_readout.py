@@ -17,14 +17,14 @@ from repro.core.hashing import canonical_json, content_key, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import FeatureStore
-from repro.readout import checkpoints, guessers, keeping
-from repro.readout import train as training
+from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
-from repro.readout.held_out import hold_out
-from repro.readout.metrics import Segments, all_scores
-from repro.readout.predictions import write_predictions
+from repro.readout.held_out import split_held_out
+from repro.readout.metrics import Segments, all_scores, chance_scores, class_prior_scores, constant_scores
+from repro.readout.predictions import Predictions, write_predictions
 from repro.readout.recipe import Protocol, Recipe
 from repro.readout.sequences import Sequences, load_sequences
+from repro.readout.train import TrainingResult, best_epoch_on_test, train_readout
 from repro.records.record import (
     DamagedRecordError,
     EpochRecord,
@@ -140,7 +140,7 @@ def _group(source: Source, facts: Mapping[str, SplitRecord], protocol: Protocol,
     """All a run depends on but its seed."""
     row = source.row
     return {
-        "training": keeping.VERSION,
+        "training": checkpoints.VERSION,
         "row": source.name,
         "row_version": row.version,
         "features": {"key": source.store.key, "cell": row.features.name},
@@ -175,7 +175,7 @@ def _refuse_begun_otherwise(stored: StoredRun, row: Row, protocol: Protocol) -> 
         return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
 
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
-        about = checkpoints.read_about(path)
+        about = checkpoints.read_header(path)
         if path.parent == stored.folder or about is None or about.get("protocol") != protocol:
             continue
         try:
@@ -200,7 +200,7 @@ def _measure(
     """Train one seed; weights and predictions are on disk before the record that vouches for them."""
     row, train_split, test_split, held = source.row, sequences["train"], sequences["test"], None
     if protocol == "honest":
-        train_split, held = hold_out(train_split, seed)
+        train_split, held = split_held_out(train_split, seed)
     stored.folder.mkdir(parents=True, exist_ok=True)
     remove_partials(stored.folder)
     about = {
@@ -209,30 +209,21 @@ def _measure(
     }  # fmt: skip
     begun = time.perf_counter()
     with reporter.progress("readout", row.readout.epochs) as advance:
-        trained = training.train(
-            train_split,
-            test_split,
+        trained = train_readout(
+            checkpoints.TrainingData(train_split, test_split, held, source.segments),
             row.readout,
             seed,
             metric=row.metric,
-            held_out=held,
-            segments=source.segments,
             compute=compute,
-            kept=keeping.Kept(stored.folder, about, reporter.warn),
+            folder=checkpoints.CheckpointFolder(stored.folder, about, reporter.warn),
             after_epoch=lambda _: advance(""),
         )
     seconds = time.perf_counter() - begun
-    best, last = training.best(trained.epochs, row.metric), trained.epochs[-1]
+    best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
     targets, learned = (split.targets.numpy().astype(np.int64) for split in (test_split, train_split))
     chosen = {e.number: trained.predictions[e.number - 1] for e in (best, trained.selected, last)}
-    write_predictions(
-        stored.predictions_path,
-        test_split.clips,
-        source.splits["test"].classes,
-        targets,
-        chosen,
-        test_split.groups,
-    )
+    predictions = Predictions(test_split.clips, source.splits["test"].classes, targets, chosen, test_split.groups)
+    write_predictions(stored.predictions_path, predictions)
     backbone = row_backbone(row)
     record = RunRecord(
         run=stored.folder.name.split("-")[1],
@@ -270,9 +261,9 @@ def _measure(
         else Selection(epoch=trained.selected.number, scores=trained.selected.scores),
         subsets=tuple(_subset_record(split, test_split, trained, row.metric, source.segments) for split in source.also),
         manifests=dict(source.manifests),
-        chance=guessers.chance(targets),
-        class_prior=guessers.class_prior(learned, targets, source.segments),
-        constant=guessers.constant(targets, source.segments),
+        chance=chance_scores(targets),
+        class_prior=class_prior_scores(learned, targets, source.segments),
+        constant=constant_scores(targets, source.segments),
         precision=compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
@@ -289,7 +280,7 @@ def _measure(
 
 
 def _subset_record(
-    split: Split, test: Sequences, trained: training.Trained, metric: str, segments: Segments | None
+    split: Split, test: Sequences, trained: TrainingResult, metric: str, segments: Segments | None
 ) -> SubsetRecord:
     """Scores of the clips of `split`, a part of the test split, by the same rules."""
     wanted = {clip.id for clip in split.clips}

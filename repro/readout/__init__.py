@@ -1,7 +1,15 @@
-"""The readout: a small transformer trained on frozen features, as the release's models/Transformer.py and scripts/train.py.
+"""The readout: a small classifier trained on frozen features, as the release's scripts/train.py.
 
-sequences.py features of a split, batched; draws.py what a training draws at random; held_out.py the honest protocol's part;
-transformer.py and head.py the models; losses.py; schedule.py the learning rate; compute.py device and precision;
-train.py the loop; keeping.py and checkpoints.py what it leaves on disk; scores.py the metrics, guessers.py their floor;
-predictions.py and intervals.py what is made of per-clip scores; stage.py all of it for a row; trained.py a readout to use.
+It knows no row, run record or workspace, so that it can be used as a library:
+
+    recipe       the settings of a training
+    sequences    feature sequences of a split, and the batches of an epoch
+    heads        the transformer and the linear head
+    train        losses, learning rate and the training loop
+    compute      device, precision, threads
+    held_out     the validation part of the honest protocol
+    metrics      scores, and those of predictors that see no feature
+    checkpoints  weights and training state on disk
+    predictions  per-clip scores on disk
+    trained      a trained readout, loaded to score new clips
 """

@@ -1,26 +1,42 @@
-"""Readouts on disk (safetensors): the trained weights, and the state that a killed training goes on from.
+"""Checkpoints of a training (safetensors): trained weights, and the state from which an interrupted training resumes.
 
-<folder>/training.safetensors        after every epoch: weights, AdamW's moments, test logits so far; gone when recorded
-<folder>/selected_epoch.safetensors  weights of the epoch the protocol picks
-<folder>/last_epoch.safetensors
-A file says in its header what it belongs to and what its tensors hash to.
+    <folder>/training.safetensors        after every epoch: weights, AdamW's moments, test logits so far; deleted once recorded
+    <folder>/selected_epoch.safetensors  weights of the epoch that the protocol selects
+    <folder>/last_epoch.safetensors      weights of the last epoch
+
+Each file's header holds JSON that says what the file belongs to, and the sha256 of that and of the tensors.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from repro.core.errors import UsageError
+from repro.core.files import set_aside
+from repro.core.hashing import canonical_json
 from repro.core.signed import ArrayLibrary, DamagedFileError, about_of, read_arrays, write_arrays
+from repro.readout.compute import Compute
+from repro.readout.heads import Head
+from repro.readout.recipe import Metric, Recipe
+from repro.readout.sequences import Sequences
+
+VERSION = 2
+"""Part of a run's content key: raised if the same features and seed would give another readout."""
 
 STATE = "training.safetensors"
 SELECTED = "selected_epoch.safetensors"
 LAST = "last_epoch.safetensors"
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""AdamW's state of a parameter: running means of gradient and squared gradient, and the number of steps."""
 
 
 def _raw_bytes(tensor: Tensor) -> memoryview:
@@ -33,21 +49,184 @@ TORCH: ArrayLibrary[Tensor] = ArrayLibrary("pt", save_file, _raw_bytes)
 
 
 class DamagedCheckpointError(Exception):
-    """A file that is not what was written; the message is one line."""
+    """A file is not as it was written; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Result of one pass over the training split."""
+
+    number: int
+    """Counted from 1."""
+    train_loss: float
+    """Mean loss of the batches."""
+    scores: dict[str, float]
+    """On the test split, by metric; shares of 1."""
+    held_out: dict[str, float] | None = None
+    """On the clips held out of the training split."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    """Where a training writes its checkpoints."""
+
+    path: Path
+    about: Mapping[str, Any]
+    """Stored in every header, such as the row and the names of the classes."""
+    warn: Callable[[str], None]
+    """Called with a message if a stored state is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The splits of a training."""
+
+    train: Sequences
+    test: Sequences
+    """Scored after every epoch."""
+    held_out: Sequences | None = None
+    """Clips held out of the training split: if given, the epoch is selected on them."""
+    segments: Mapping[str, Sequence[int]] | None = None
+    """Label ids by segment, for scores within each."""
+
+
+def describe_training(
+    data: TrainingData, recipe: Recipe, seed: int, metric: Metric, compute: Compute
+) -> dict[str, Any]:
+    """Everything a training depends on, except the values of the features (those are part of the run's content key)."""
+
+    def digest(split: Sequences) -> str:
+        lengths = [len(features) for features in split.features]
+        return hashlib.sha256(canonical_json([split.clips, lengths, split.targets.tolist()])).hexdigest()[:16]
+
+    return {
+        "version": VERSION,
+        "seed": seed,
+        "metric": metric,
+        "recipe": recipe.model_dump(mode="json", exclude={"note"}),
+        "compute": compute.as_stored(),
+        "width": data.train.width,
+        "classes": data.train.targets.shape[1],
+        "train": digest(data.train),
+        "test": digest(data.test),
+        "held_out": None if data.held_out is None else digest(data.held_out),
+    }
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """What a training changes from epoch to epoch."""
+
+    model: Head
+    optimizer: torch.optim.AdamW
+    epochs: list[Epoch]
+    """Epochs finished so far."""
+    logits: list[Float32[Tensor, "N K"]]
+    """Test logits after each of them, on the CPU."""
+
+
+def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState) -> None:
+    """Restore weights, moments, epochs and logits from the folder's state, if it has one.
+
+    A damaged state is renamed, with a warning, and the training starts from the first epoch.
+
+    Args:
+        folder: Where the checkpoints are.
+        asked: What describe_training returns for this training.
+        state: Changed in place.
+
+    Raises:
+        UsageError: the stored training differs from `asked`.
+    """
+    path = folder.path / STATE
+    try:
+        tensors, about = read_tensors(path)
+        # Without the weights of the selected epoch, which are not part of the state, the epochs so far are of no use.
+        read_tensors(folder.path / SELECTED)
+    except FileNotFoundError:
+        return
+    except DamagedCheckpointError as error:
+        aside = set_aside(path)
+        folder.warn(f"{error}: the training's state is kept as {aside.name}, training from the first epoch")
+        return
+    refuse_changed(path, about["asked"], asked)
+    if about["threads"] != torch.get_num_threads():
+        folder.warn(
+            f"{path}: began on {about['threads']} threads and resumes with {torch.get_num_threads()}: the weights' last "
+            "bits may differ from those of an uninterrupted training"
+        )
+    weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
+    state.model.load_state_dict(weights)
+    for name, parameter in state.model.named_parameters():
+        state.optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in MOMENTS}
+    state.epochs = [Epoch(**epoch) for epoch in about["epochs"]]
+    state.logits = [tensors[f"logits/{epoch.number}"] for epoch in state.epochs]
+
+
+def save_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState, selected: Epoch) -> None:
+    """Save all that is needed to resume after the last of `state.epochs`; `selected` is the best of them."""
+    # The selected weights are written before the state. A process killed between the two repeats this epoch from the state
+    # before it, and writes the same weights again; in the other order the state would name weights that were never written.
+    if selected is state.epochs[-1]:
+        save_weights(folder, SELECTED, asked, selected.number, state.model)
+    moments = {
+        f"{kind}/{name}": state.optimizer.state[parameter][kind]
+        for name, parameter in state.model.named_parameters()
+        for kind in MOMENTS
+    }
+    tensors = (
+        {f"weights/{name}": tensor for name, tensor in state.model.state_dict().items()}
+        | moments
+        | {f"logits/{epoch.number}": values for epoch, values in zip(state.epochs, state.logits, strict=True)}
+    )
+    about = {"asked": asked, "threads": torch.get_num_threads(), "epochs": [asdict(epoch) for epoch in state.epochs]}
+    write_tensors(folder.path / STATE, tensors, {**folder.about, **about})
+
+
+def save_weights(folder: CheckpointFolder, name: str, asked: Mapping[str, Any], epoch: int, model: Head) -> None:
+    """Write the model's weights after `epoch` to the file `name`."""
+    write_tensors(folder.path / name, model.state_dict(), {**folder.about, "asked": asked, "epoch": epoch})
+
+
+def refuse_changed(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to resume a training with other settings than it was started with.
+
+    Raises:
+        UsageError: what differs, with both values.
+    """
+    before, now = _flatten(stored), _flatten(current)
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing:
+        shown = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UsageError(
+            f"{path}: an unfinished training was started with other settings: {shown}{more}: restore these settings, or "
+            "move the file away to train from the first epoch"
+        )
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            flat |= _flatten(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = inner
+    return flat
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a file that is whole or absent; `about` is anything JSON can hold."""
+    """Write a checkpoint atomically; `about` is anything JSON can hold."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_arrays(path, on_cpu, about, TORCH)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, and what the file says of itself.
+    """Read a checkpoint's tensors and header, and verify them.
 
     Raises:
-        FileNotFoundError: it is not there.
-        DamagedCheckpointError: it is not what was written.
+        FileNotFoundError: there is no such file.
+        DamagedCheckpointError: it is not as it was written.
     """
     try:
         return read_arrays(path, TORCH)
@@ -55,59 +234,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedCheckpointError(f"{path}: damaged: {error}") from error
 
 
-def read_about(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself, its tensors unread; None where it is not there or not whole."""
+def read_header(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's header, without reading or verifying its tensors; None if the file is missing or incomplete."""
     try:
         with safe_open(path, framework="pt") as file:
             return about_of(file)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def head_weights(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, by their names without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def moments(head: torch.nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """AdamW's running means by the names of what they belong to."""
-    return {
-        f"{kind}/{name}": optimizer.state[parameter][kind]
-        for name, parameter in head.named_parameters()
-        for kind in ("exp_avg", "exp_avg_sq", "step")
-    }
-
-
-def restore_moments(head: torch.nn.Module, optimizer: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Give AdamW the running means it had."""
-    for name, parameter in head.named_parameters():
-        optimizer.state[parameter] = {
-            kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq", "step")
-        }
-
-
-def refuse_changed(path: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A training goes on with what it began with, or not at all.
-
-    Raises:
-        UsageError: what differs, and between what.
-    """
-    theirs, ours = _flat(began), _flat(now)
-    differing = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    if differing:
-        shown = ", ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in differing[:3])
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise UsageError(
-            f"{path}: an unfinished training that began otherwise: {shown}{more}: go on as it began, or move the file "
-            "away to begin anew"
-        )
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, inner in value.items():
-        if isinstance(inner, Mapping):
-            flat |= _flat(inner, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = inner
-    return flat

@@ -1,4 +1,4 @@
-"""The part of a training split that the honest protocol picks the epoch on."""
+"""The held-out part of a training split, on which the honest protocol selects the epoch."""
 
 from collections.abc import Sequence
 
@@ -6,58 +6,72 @@ import numpy as np
 from jaxtyping import Num
 
 from repro.core.errors import MissingError
-from repro.readout.draws import derived
-from repro.readout.sequences import Sequences
+from repro.readout.sequences import Sequences, derive_seed
 
-SHARE = 0.2
-"""Of the training clips: every fifth."""
+HELD_OUT_SHARE = 0.2
+"""Share of the training clips that is held out: every fifth."""
 
 
-def hold_out(split: Sequences, seed: int) -> tuple[Sequences, Sequences]:
-    """What is learned from, and what is held out.
+def split_held_out(split: Sequences, seed: int) -> tuple[Sequences, Sequences]:
+    """Divide a training split into the clips to train on and the clips held out.
 
     Raises:
-        MissingError: too few clips or source videos to hold any out.
+        MissingError: there are too few clips or source videos to hold any out.
     """
-    held = held_out(split.targets.numpy(), split.groups, derived(seed, "held out"))
-    learned = sorted(set(range(len(split.clips))) - set(held))
-    if not held or not learned:
+    held_out = select_held_out(split.targets.numpy(), split.groups, derive_seed(seed, "held out"))
+    kept = sorted(set(range(len(split.clips))) - set(held_out))
+    if not held_out or not kept:
         raise MissingError(
             f"{len(split.clips)} training clips are too few to hold any out: --protocol honest needs three clips or "
             "source videos of some class"
         )
-    return split.part(learned), split.part(held)
+    return split.select(kept), split.select(held_out)
 
 
-def held_out(
-    targets: Num[np.ndarray, "N K"], groups: Sequence[str | None] | None, seed: int, share: float = SHARE
+def select_held_out(
+    targets: Num[np.ndarray, "N K"], groups: Sequence[str | None] | None, seed: int, share: float = HELD_OUT_SHARE
 ) -> list[int]:
-    """Which clips are held out: about `share` of every class, source videos whole (a clip whose source is not known is
-    one of its own).
+    """Select about `share` of the clips of every class, without dividing any source video.
 
-    Iterative stratification (Sechidis et al. 2011): the rarest class is divided first, each of its videos going to the
-    side that still lacks most of it. A class with a single video stays where it can be learned.
+    Clips of one source video are nearly alike; held-out clips of a video that is trained on would overrate a readout.
+
+    Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data"), with videos in place of
+    examples: the rarest class is divided first, because the common ones can be balanced with what is left. Each of its videos
+    goes to the side that still needs more clips of that class, and, if both need the same, to the training side. So a class
+    with a single video stays in the training part.
+
+    Args:
+        targets: 1 for the classes of a clip, else 0.
+        groups: Source video of each clip; a clip without one counts as a video of its own.
+        seed: Decides the order in which the videos of a class are assigned.
+        share: Share of the clips to hold out.
+
+    Returns:
+        Indices of the held-out clips, ascending.
     """
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     names = [f"clip {n}" if groups is None or groups[n] is None else f"video {groups[n]}" for n in range(len(targets))]
     members: dict[str, list[int]] = {}
     for n, name in enumerate(names):
         members.setdefault(name, []).append(n)
     videos = list(members.values())
-    # A last column counts clips, so that clips without a label are divided too.
+    # The last column counts clips, so that clips without a label are divided too.
     counts = np.array([[*targets[video].sum(axis=0), len(video)] for video in videos])
-    lacking = np.stack([(1 - share) * counts.sum(axis=0), share * counts.sum(axis=0)])
-    open_videos = set(range(len(videos)))
-    held: list[int] = []
-    while open_videos:
-        left = counts[sorted(open_videos)].sum(axis=0)
+    # Clips still needed per class (columns) by the training side (row 0) and the held-out side (row 1).
+    needed = np.stack([(1 - share) * counts.sum(axis=0), share * counts.sum(axis=0)])
+    unassigned = set(range(len(videos)))
+    held_out: list[int] = []
+    while unassigned:
+        left = counts[sorted(unassigned)].sum(axis=0)
+        # The class with the fewest unassigned clips; the column of all clips comes last.
         rarest = int(min(np.flatnonzero(left), key=lambda label: (label == len(left) - 1, left[label])))
-        carriers = [v for v in sorted(open_videos) if counts[v, rarest]]
-        for video in draw.permutation(carriers).tolist():
-            learning, holding = ((float(side[rarest]), float(side[-1])) for side in lacking)
-            side = int(holding > learning)
-            lacking[side] -= counts[video]
-            open_videos.remove(video)
+        carriers = [v for v in sorted(unassigned) if counts[v, rarest]]
+        for video in generator.permutation(carriers).tolist():
+            # Ties of the class are broken by the number of clips a side still needs in all (Sechidis et al., algorithm 1).
+            train_needs, held_out_needs = ((float(side[rarest]), float(side[-1])) for side in needed)
+            side = int(held_out_needs > train_needs)
+            needed[side] -= counts[video]
+            unassigned.remove(video)
             if side == 1:
-                held += videos[video]
-    return sorted(held)
+                held_out += videos[video]
+    return sorted(held_out)

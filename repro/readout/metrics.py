@@ -1,7 +1,7 @@
-"""Scores of a test split: the published ones and the owners' official ones. scikit-learn computes them.
+"""Scores of a split: the published metrics, the data sets' official ones, and what predictors that see no feature reach.
 
-Scores are `[N, K]`, larger for a likelier class; targets `[N, K]`, 0 or 1. Values are shares of 1; without any positive
-all are 0. Of equal scores the first class is the likeliest.
+Scores are `[N, K]`, larger for a likelier class; targets `[N, K]`, 0 or 1. Metrics are shares of 1, and 0 if no target is
+positive. If classes have equal scores, the first of them is the prediction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,50 +13,14 @@ from sklearn.metrics import average_precision_score
 Scores = Float[np.ndarray, "N K"]
 Targets = Int[np.ndarray, "N K"]
 Segments = Mapping[str, Sequence[int]]
-"""Label ids by segment, as head, middle and tail by how often a class occurs (Animal Kingdom's owners' table)."""
-
-
-def map_micro(scores: Scores, targets: Targets) -> float:
-    """Average precision over all (clip, class) pairs pooled: the release's mAP (docs/deviations.md 1)."""
-    return _average_precision(scores.ravel(), targets.ravel()) if targets.any() else 0.0
-
-
-def map_macro(scores: Scores, targets: Targets) -> float:
-    """Mean over classes of each class's average precision; classes without a positive are left out. The official metric
-    of Animal Kingdom and Charades-Ego."""
-    present = targets.any(axis=0)
-    if not present.any():
-        return 0.0
-    return float(np.mean([_average_precision(scores[:, k], targets[:, k]) for k in np.flatnonzero(present)]))
-
-
-def _average_precision(scores: Float[np.ndarray, " N"], targets: Int[np.ndarray, " N"]) -> float:
-    """At most 1, which a perfect ranking's sum of small gains may pass by a rounding error."""
-    return min(1.0, float(average_precision_score(targets, scores)))
-
-
-def top1(scores: Scores, targets: Targets) -> float:
-    """Share of clips whose likeliest class is one of theirs; all classes compete, also those that never occur."""
-    return float(targets[np.arange(len(targets)), scores.argmax(axis=1)].astype(bool).mean())
-
-
-def top1_occurring(scores: Scores, targets: Targets) -> float:
-    """top1 among the classes that occur in `targets` (docs/deviations.md 10)."""
-    present = targets.any(axis=0)
-    return top1(scores[:, present], targets[:, present]) if present.any() else 0.0
-
-
-def class_accuracy(scores: Scores, targets: Targets) -> float:
-    """Mean over classes that occur of the share of their clips whose likeliest class they are."""
-    guesses = scores.argmax(axis=1)
-    present = np.flatnonzero(targets.any(axis=0))
-    if not len(present):
-        return 0.0
-    return float(np.mean([(guesses[targets[:, k] == 1] == k).mean() for k in present]))
+"""Label ids by segment, such as head, middle and tail of Animal Kingdom's table of class frequencies."""
 
 
 def all_scores(scores: Scores, targets: Targets, segments: Segments | None = None) -> dict[str, float]:
-    """Every score by name; macro AP also within each segment."""
+    """Every metric by name, and map_macro within each segment.
+
+    The names are keys of run records and MLflow metrics.
+    """
     return {
         "map_micro": map_micro(scores, targets),
         "map_macro": map_macro(scores, targets),
@@ -68,3 +32,77 @@ def all_scores(scores: Scores, targets: Targets, segments: Segments | None = Non
         "top1_occurring": top1_occurring(scores, targets),
         "class_accuracy": class_accuracy(scores, targets),
     }
+
+
+def map_micro(scores: Scores, targets: Targets) -> float:
+    """Average precision of all (clip, class) pairs in one ranking: the release's mAP (docs/deviations.md 1)."""
+    return _average_precision(scores.ravel(), targets.ravel()) if targets.any() else 0.0
+
+
+def map_macro(scores: Scores, targets: Targets) -> float:
+    """Mean over classes of each class's average precision: the official metric of Animal Kingdom and Charades-Ego.
+
+    Average precision is not defined for a class without a positive clip, so such classes are left out of the mean.
+    """
+    present = targets.any(axis=0)
+    if not present.any():
+        return 0.0
+    return float(np.mean([_average_precision(scores[:, k], targets[:, k]) for k in np.flatnonzero(present)]))
+
+
+def _average_precision(scores: Float[np.ndarray, " N"], targets: Int[np.ndarray, " N"]) -> float:
+    """scikit-learn's sum of (R_n - R_{n-1}) P_n, without interpolation; equal scores share one threshold."""
+    # For a perfect ranking the sum of many small steps can exceed 1 by a rounding error.
+    return min(1.0, float(average_precision_score(targets, scores)))
+
+
+def top1(scores: Scores, targets: Targets) -> float:
+    """Share of clips whose predicted class is one of theirs. Classes that never occur can be predicted too."""
+    return float(targets[np.arange(len(targets)), scores.argmax(axis=1)].astype(bool).mean())
+
+
+def top1_occurring(scores: Scores, targets: Targets) -> float:
+    """top1 among the classes that occur in `targets` (docs/deviations.md 10)."""
+    present = targets.any(axis=0)
+    return top1(scores[:, present], targets[:, present]) if present.any() else 0.0
+
+
+def class_accuracy(scores: Scores, targets: Targets) -> float:
+    """Mean over occurring classes of the share of the class's clips that are predicted as it."""
+    predictions = scores.argmax(axis=1)
+    present = np.flatnonzero(targets.any(axis=0))
+    if not len(present):
+        return 0.0
+    return float(np.mean([(predictions[targets[:, k] == 1] == k).mean() for k in present]))
+
+
+def chance_scores(targets: Targets) -> dict[str, float]:
+    """Expected scores of a random guesser who gives every class the same odds.
+
+    Such a guesser predicts each of the K classes for 1/K of the clips. Its ranking is random, and the average precision of a
+    random ranking is, in expectation, the share of positives (up to a term that vanishes with the number of clips).
+    """
+    present = targets.any(axis=0)
+    if not present.any():
+        return dict.fromkeys(("map_micro", "map_macro", "top1", "top1_occurring", "class_accuracy"), 0.0)
+    occurring = targets[:, present].mean()
+    return {
+        "map_micro": float(targets.mean()),
+        "map_macro": float(occurring),
+        "top1": float(targets.mean()),
+        "top1_occurring": float(occurring),
+        "class_accuracy": 1 / targets.shape[1],
+    }
+
+
+def class_prior_scores(
+    train_targets: Int[np.ndarray, "M K"], targets: Targets, segments: Segments | None = None
+) -> dict[str, float]:
+    """Scores reached by knowing only how common each class is in the training split."""
+    prior = train_targets.mean(axis=0)
+    return all_scores(np.broadcast_to(prior, targets.shape), targets, segments)
+
+
+def constant_scores(targets: Targets, segments: Segments | None = None) -> dict[str, float]:
+    """Scores of a collapsed readout, which gives every clip and class the same score."""
+    return all_scores(np.zeros(targets.shape), targets, segments)

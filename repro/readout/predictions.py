@@ -1,10 +1,11 @@
-"""Per-clip scores on disk (parquet), so that any metric can be computed again."""
+"""Per-clip scores on disk (parquet), from which any metric can be computed again."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
 
 from repro.core.errors import MissingError
@@ -13,28 +14,24 @@ from repro.core.files import replacing_file
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
+    """Scores of the clips of a test split, after some epochs of a training."""
+
     clips: tuple[str, ...]
+    """Clip ids."""
     classes: tuple[str, ...]
     targets: Int64[np.ndarray, "N K"]
+    """1 for the classes of a clip, else 0."""
     by_epoch: dict[int, Float64[np.ndarray, "N K"]]
+    """Class probabilities by the epoch after which they were computed."""
     groups: tuple[str | None, ...] | None = None
-    """Which source video each clip was cut from, where that is known."""
+    """Source video of each clip, where it is known."""
 
 
-def write_predictions(
-    path: Path,
-    clips: Sequence[str],
-    classes: Sequence[str],
-    targets: Int64[np.ndarray, "N K"],
-    by_epoch: Mapping[int, Float64[np.ndarray, "N K"]],
-    groups: Sequence[str | None] | None = None,
-) -> None:
-    """One row per epoch and clip: epoch, clip, targets (label ids), scores (one a class), group (source video)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    labels = [np.flatnonzero(row).tolist() for row in targets]
-    sources = [None] * len(clips) if groups is None else list(groups)
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write one line per epoch and clip: epoch, clip, targets (label ids), scores (one per class), group (source video)."""
+    clips, by_epoch = predictions.clips, predictions.by_epoch
+    labels = [np.flatnonzero(row).tolist() for row in predictions.targets]
+    groups = [None] * len(clips) if predictions.groups is None else list(predictions.groups)
     table = pa.table(
         {
             "epoch": pa.array(np.repeat(list(by_epoch), len(clips)), pa.int32()),
@@ -43,23 +40,20 @@ def write_predictions(
             "scores": pa.array(
                 [row for scores in by_epoch.values() for row in scores.tolist()], pa.list_(pa.float64())
             ),
-            "group": pa.array([source for _ in by_epoch for source in sources], pa.string()),
+            "group": pa.array([group for _ in by_epoch for group in groups], pa.string()),
         },
-        metadata={"classes": "\n".join(classes)},
+        metadata={"classes": "\n".join(predictions.classes)},
     )
     with replacing_file(path) as partial:
         pq.write_table(table, partial)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """What write_predictions wrote.
+    """Read what write_predictions wrote.
 
     Raises:
-        MissingError: not there, or not such a file.
+        MissingError: the file is missing or does not hold predictions.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
         classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))

@@ -1,5 +1,9 @@
-"""A split's feature sequences with their targets, and batches of them without padding."""
+"""Feature sequences of a split with their targets, and the batches that an epoch reads.
 
+Shapes: B clips of a batch, N clips of a split, T sampled frames of a clip, C channels, K classes.
+"""
+
+import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -13,67 +17,128 @@ from torch import Tensor
 from repro.core.errors import MissingError, UsageError
 from repro.datasets.split import Split
 from repro.features.store import DamagedFeaturesError, FeatureStore
-from repro.readout.draws import Draw
+from repro.readout.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """Which clips a batch holds and how mixup combines them."""
+
+    clips: tuple[int, ...]
+    """Indices into the split."""
+    weight: float = 1.0
+    """Mixup's lambda: the weight of the clip itself; its partner has 1 - weight."""
+    partners: tuple[int, ...] | None = None
+    """Mixup partner of each clip, as an index into the batch; None without mixup."""
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """A separate seed for every purpose.
+
+    Everything random in a training is seeded through this function. What an epoch samples therefore does not depend on what
+    was sampled before it, and a resumed training samples what an uninterrupted one would.
+    """
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def plan_epoch(seed: int, epoch: int, clips: int, recipe: Recipe) -> list[BatchPlan]:
+    """Sample the batches of an epoch: a permutation of all clips, and mixup weights and partners per batch.
+
+    Args:
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 1.
+        clips: Number of clips in the split.
+        recipe: Its batch_size and mixup are used. The last batch holds the remaining clips.
+    """
+    # The order of these calls is fixed: another order would give other batches, and other weights, for the same seed.
+    generator = np.random.default_rng(derive_seed(seed, "epoch", epoch))
+    order = generator.permutation(clips).tolist()
+    plans = []
+    for start in range(0, clips, recipe.batch_size):
+        chosen = tuple(order[start : start + recipe.batch_size])
+        if recipe.mixup > 0:
+            # One lambda per batch, as the release's scripts/train.py and Zhang et al. 2018.
+            weight = float(generator.beta(recipe.mixup, recipe.mixup))
+            plans.append(BatchPlan(chosen, weight, tuple(generator.permutation(len(chosen)).tolist())))
+        else:
+            plans.append(BatchPlan(chosen))
+    return plans
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """Clips packed one after another, without padding."""
+
     features: Float[Tensor, "N C"]
-    """The clips one after another."""
+    """Frames of all clips, concatenated."""
     lengths: tuple[int, ...]
+    """Number of frames of each clip."""
     targets: Float[Tensor, "B K"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
+    """Features and targets of all clips of a split."""
+
     clips: tuple[str, ...]
+    """Clip ids."""
     features: tuple[Float32[Tensor, "_ C"], ...]
-    """Each clip at its own length, cut at the recipe's max_length."""
+    """One sequence per clip, each with its own length, truncated to the recipe's max_length."""
     targets: Float32[Tensor, "N K"]
+    """1 for the classes of a clip, else 0."""
     readers: Counter[str]
-    """What decoded how many of the clips."""
+    """Number of clips decoded by each video reader."""
     groups: tuple[str | None, ...] | None = None
-    """Which source video each clip was cut from, where that is known."""
+    """Source video of each clip, where it is known."""
 
     @property
     def width(self) -> int:
+        """Number of channels C."""
         return self.features[0].shape[1]
 
-    def part(self, chosen: Sequence[int]) -> "Sequences":
-        """The clips at those places."""
+    def select(self, indices: Sequence[int]) -> "Sequences":
+        """The clips at `indices`, in that order."""
         return replace(
             self,
-            clips=tuple(self.clips[i] for i in chosen),
-            features=tuple(self.features[i] for i in chosen),
-            targets=self.targets[list(chosen)],
-            groups=None if self.groups is None else tuple(self.groups[i] for i in chosen),
+            clips=tuple(self.clips[i] for i in indices),
+            features=tuple(self.features[i] for i in indices),
+            targets=self.targets[list(indices)],
+            groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
         )
 
-    def on(self, device: torch.device) -> "Sequences":
-        """The same with its features on `device` where they take no more than half its free memory."""
+    def to_device(self, device: torch.device) -> "Sequences":
+        """Copy the features to a GPU if they take at most half of its free memory; otherwise return self."""
         if device.type != "cuda" or sum(f.nbytes for f in self.features) > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         return replace(self, features=tuple(f.to(device) for f in self.features))
 
-    def batch(self, draw: Draw, sees_padding: bool = False) -> Batch:
-        """A batch, mixed as drawn.
+    def make_batch(self, plan: BatchPlan, sees_padding: bool = False) -> Batch:
+        """Pack the clips of `plan`, mixed with their partners.
 
-        Padding masks are not mixed, as released (docs/deviations.md 6): each clip keeps its own length, and of a longer
-        partner the tail is never seen. A head without a mask sees it (`sees_padding`).
+        The release pads all clips of a batch, mixes the padded features, and keeps each clip's own padding mask
+        (docs/deviations.md 6). Packed, this means that a mixed clip keeps its own length: a longer partner is truncated and a
+        shorter one continues as zeros.
+
+        Args:
+            plan: Clips, partners and weight.
+            sees_padding: For a head without a mask, which reads what mixup puts behind a clip's end: a mixed clip then has
+                the length of the longer of the two.
         """
-        own = [self.features[i] for i in draw.chosen]
-        targets = self.targets[list(draw.chosen)]
-        if draw.partner is None:
+        own = [self.features[i] for i in plan.clips]
+        targets = self.targets[list(plan.clips)]
+        if plan.partners is None:
             return Batch(torch.cat(own), tuple(len(f) for f in own), targets)
-        partners = [own[place] for place in draw.partner]
+        partners = [own[index] for index in plan.partners]
         lengths = [max(len(a), len(b)) if sees_padding else len(a) for a, b in zip(own, partners, strict=True)]
-        mixed = draw.share * _laid_out(own, lengths) + (1 - draw.share) * _laid_out(partners, lengths)
-        soft = draw.share * targets + (1 - draw.share) * targets[list(draw.partner)]
+        # Mixup (Zhang et al. 2018): features and targets are mixed with the same weight.
+        mixed = plan.weight * _pack(own, lengths) + (1 - plan.weight) * _pack(partners, lengths)
+        soft = plan.weight * targets + (1 - plan.weight) * targets[list(plan.partners)]
         return Batch(mixed, tuple(lengths), soft)
 
 
-def _laid_out(clips: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
-    """Clips one after another, each cut or filled with zeros to its length."""
+def _pack(clips: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+    """Concatenate clips, each truncated or zero-padded to its length."""
     parts = []
     for features, length in zip(clips, lengths, strict=True):
         parts.append(features[:length])
@@ -85,16 +150,22 @@ def _laid_out(clips: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
 def load_sequences(
     store: FeatureStore, split: Split, cell: str, max_length: int, width: int | None = None
 ) -> Sequences:
-    """Read a split's features; `width` is what they should have, where it is known.
+    """Read the features of a split.
+
+    Args:
+        store: Where the features are.
+        split: Clips and classes.
+        cell: Name of the cell (timestep and layer) to read.
+        max_length: Frames read from the start of each clip.
+        width: Expected number of channels; None takes that of the first clip.
 
     Raises:
-        MissingError: features of some clips are missing, damaged, empty or not finite, lack the cell, or are of another
-            width than the others.
-        UsageError: max_length below 1, or a target that is no class of the split.
+        MissingError: some clips have no features, or features that are damaged, empty, not finite or of another width.
+        UsageError: max_length is below 1, or a clip has a label that is no class of the split.
     """
     if max_length < 1:
         raise UsageError(f"max_length {max_length}: expected at least 1 frame")
-    features, absent, unfit = [], [], []
+    features, missing, unfit = [], [], []
     readers: Counter[str] = Counter()
     try:
         read = store.cell_reader(cell)
@@ -106,7 +177,7 @@ def load_sequences(
         except DamagedFeaturesError as error:
             raise MissingError(f"features {store.path(clip.id)}: damaged: {error}: extract them again") from error
         if entry is None:
-            absent.append(clip.id)
+            missing.append(clip.id)
             continue
         readers[entry.reader] += 1
         values = entry.features[cell]
@@ -117,35 +188,41 @@ def load_sequences(
             )
         if not len(values) or not np.isfinite(values).all():
             unfit.append(clip.id)
-        features.append(_tensor(values[:max_length].astype(np.float32, copy=False)))  # a grid's may be stored as fp16
-    for clips, what in ((absent, "have no features"), (unfit, "have features that are empty or not finite")):
+        features.append(_as_tensor(values[:max_length].astype(np.float32, copy=False)))  # a grid may store fp16
+    for clips, what in ((missing, "have no features"), (unfit, "have features that are empty or not finite")):
         if clips:
-            raise MissingError(f"split {split.name}: {len(clips)} of {len(split.clips)} clips {what} ({cell}) in {store.folder}: "
-                               f"{_named(clips)}: extract them again")  # fmt: skip
-    targets = torch.zeros(len(split.clips), len(split.classes))
-    for number, clip in enumerate(split.clips):
-        outside = [label for label in clip.target if not 0 <= label < len(split.classes)]
-        if outside:
-            raise UsageError(
-                f"split {split.name}: clip {clip.id} has label {outside[0]}, there are {len(split.classes)} classes"
+            raise MissingError(
+                f"split {split.name}: {len(clips)} of {len(split.clips)} clips {what} ({cell}) in {store.folder}: "
+                f"{_shorten(clips)}: extract them again"
             )
-        targets[number, list(clip.target)] = 1.0
     groups = tuple(clip.group or None for clip in split.clips)
     return Sequences(
         tuple(clip.id for clip in split.clips),
         tuple(features),
-        targets,
+        _multi_hot(split),
         readers,
         groups if any(group is not None for group in groups) else None,
     )
 
 
-def _tensor(values: Float32[np.ndarray, "T C"]) -> Float32[Tensor, "T C"]:
-    """The same memory as a tensor, also where it is mapped from a file and cannot be written."""
+def _multi_hot(split: Split) -> Float32[Tensor, "N K"]:
+    targets = torch.zeros(len(split.clips), len(split.classes))
+    for index, clip in enumerate(split.clips):
+        outside = [label for label in clip.target if not 0 <= label < len(split.classes)]
+        if outside:
+            raise UsageError(
+                f"split {split.name}: clip {clip.id} has label {outside[0]}, there are {len(split.classes)} classes"
+            )
+        targets[index, list(clip.target)] = 1.0
+    return targets
+
+
+def _as_tensor(values: Float32[np.ndarray, "T C"]) -> Float32[Tensor, "T C"]:
+    """Share the array's memory with a tensor, also if it is mapped read-only from a file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
         return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _named(clips: Sequence[str]) -> str:
+def _shorten(clips: Sequence[str]) -> str:
     return ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")

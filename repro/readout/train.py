@@ -1,205 +1,272 @@
 """Train a readout and score it after every epoch (the release's scripts/train.py).
 
-Clips are not padded (batches are packed), features are held in memory, and a killed training goes on from its last epoch.
+Unlike the release, clips are not padded (heads.py), features stay in memory, and a killed training resumes after its last
+finished epoch.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
+from torch.nn import functional
 
 from repro.core.errors import MissingError
 from repro.readout import checkpoints
+from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData, TrainingState
 from repro.readout.compute import ON_CPU, Compute
-from repro.readout.draws import Draw, derived, epoch_draws
-from repro.readout.heads import Head, new_head
-from repro.readout.keeping import Epoch, Kept, asked_of, keep, resumed, write_weights
-from repro.readout.losses import loss
-from repro.readout.metrics import Segments, all_scores
-from repro.readout.recipe import CrossEntropy, Metric, Recipe
-from repro.readout.schedule import learning_rate
-from repro.readout.sequences import Sequences
+from repro.readout.heads import Head, build_head
+from repro.readout.metrics import all_scores
+from repro.readout.recipe import Bce, CrossEntropy, Focal, Metric, Recipe
+from repro.readout.sequences import BatchPlan, Sequences, derive_seed, plan_epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
+    """A finished training."""
+
     epochs: list[Epoch]
     predictions: list[Float64[np.ndarray, "N K"]]
-    """Test scores after each epoch."""
+    """Test probabilities after each epoch."""
     model: Head
     """After the last epoch."""
     selected: Epoch
-    """The best on the held-out part, or where there is none on the test split (docs/deviations.md 2)."""
+    """The best epoch on the held-out clips or, without them, on the test split (docs/deviations.md 2)."""
 
 
-def best(epochs: list[Epoch], metric: Metric) -> Epoch:
-    """The best epoch on the test split, the first of equals."""
-    return max(epochs, key=lambda epoch: epoch.scores[metric])
-
-
-def train(
-    train_split: Sequences,
-    test_split: Sequences,
+def train_readout(
+    data: TrainingData,
     recipe: Recipe,
     seed: int,
     *,
     metric: Metric = "map_micro",
-    held_out: Sequences | None = None,
-    segments: Segments | None = None,
     compute: Compute = ON_CPU,
-    kept: Kept | None = None,
+    folder: CheckpointFolder | None = None,
     after_epoch: Callable[[Epoch], None] | None = None,
-) -> Trained:
-    """Train on one split, score on the other after every epoch. Epochs already done in `kept` are not done again.
+) -> TrainingResult:
+    """Train on one split and score the other after every epoch.
+
+    Args:
+        data: The splits.
+        recipe: Head, loss and optimisation.
+        seed: Determines initial weights, order of clips, mixup and dropout.
+        metric: Selects the epoch.
+        compute: Device, precision and threads.
+        folder: Where to write checkpoints. An unfinished training found there is resumed.
+        after_epoch: Called after every epoch, once it is saved.
 
     Raises:
-        MissingError: the splits do not go together, their width does not suit the heads, or the loss turns NaN.
-        UsageError: a device or precision not to be had, or the unfinished training in `kept` began otherwise.
+        MissingError: the splits do not fit together, their width does not fit the heads, or the loss is not finite.
+        UsageError: the device or precision is not available, or the unfinished training in `folder` has other settings.
     """
-    for what, other in (("test on", test_split), ("pick the epoch on", held_out)):
-        if other is not None:
-            _refuse_misfits(train_split, other, what)
-    width, classes = train_split.width, train_split.targets.shape[1]
+    for purpose, split in (("test on", data.test), ("select the epoch on", data.held_out)):
+        if split is not None:
+            _require_same_shape(data.train, split, purpose)
+    width, classes = data.train.width, data.train.targets.shape[1]
     if recipe.head == "transformer" and width % recipe.heads:
         raise MissingError(f"features of width {width} cannot be read by {recipe.heads} heads")
-    asked = asked_of(train_split, test_split, held_out, recipe, seed, metric, compute)
+    asked = checkpoints.describe_training(data, recipe, seed, metric, compute)
     with compute.checked().settings() as device:
-        torch.manual_seed(derived(seed, "init"))
-        model = new_head(recipe, width, classes).to(device)
+        # Initial weights and each epoch's dropout have seeds of their own, so that resuming changes nothing.
+        torch.manual_seed(derive_seed(seed, "init"))
+        model = build_head(recipe, width, classes).to(device)
+        # The learning rate is set before every step.
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-        learned, tested = train_split.on(device), test_split.on(device)
-        targets = test_split.targets.numpy().astype(np.int64)
-        epochs, logits = ([], []) if kept is None else resumed(kept, asked, model, optimizer)
-        for number in range(len(epochs) + 1, recipe.epochs + 1):
-            torch.manual_seed(derived(seed, "dropout", number))
-            draws = epoch_draws(seed, number, len(learned.clips), recipe)
+        state = TrainingState(model, optimizer, [], [])
+        if folder is not None:
+            checkpoints.resume_training(folder, asked, state)
+        train_split, test_split = data.train.to_device(device), data.test.to_device(device)
+        test_targets = data.test.targets.numpy().astype(np.int64)
+        for number in range(len(state.epochs) + 1, recipe.epochs + 1):
+            torch.manual_seed(derive_seed(seed, "dropout", number))
+            plans = plan_epoch(seed, number, len(train_split.clips), recipe)
             try:
-                train_loss = one_epoch(model, optimizer, learned, recipe, number, draws, compute)
-                logits.append(_finite(split_logits(model, tested, recipe, compute), number))
+                train_loss = train_one_epoch(model, optimizer, train_split, recipe, number, plans, compute)
+                logits = _require_finite(compute_logits(model, test_split, recipe, compute), number)
             except FloatingPointError as error:
-                raise MissingError(_stopped(error, len(epochs), kept)) from error
+                raise MissingError(_describe_stop(error, len(state.epochs), folder)) from error
             epoch = Epoch(
                 number,
                 train_loss,
-                all_scores(probabilities(logits[-1], recipe), targets, segments),
-                None if held_out is None else _held_out_scores(model, held_out, recipe, compute),
+                all_scores(to_probabilities(logits, recipe), test_targets, data.segments),
+                None if data.held_out is None else _score_held_out(model, data.held_out, recipe, compute),
             )
-            epochs.append(epoch)
-            if kept is not None:
-                keep(kept, asked, epochs, logits, _selected(epochs, metric), model, optimizer)
+            state.epochs.append(epoch)
+            state.logits.append(logits)
+            if folder is not None:
+                checkpoints.save_training(folder, asked, state, _select_epoch(state.epochs, metric))
             if after_epoch is not None:
                 after_epoch(epoch)
-        selected = _selected(epochs, metric)
-        if kept is not None:
-            write_weights(kept, checkpoints.LAST, asked, epochs[-1].number, model)
-    return Trained(epochs, [probabilities(values, recipe) for values in logits], model.eval(), selected)
+        selected = _select_epoch(state.epochs, metric)
+        if folder is not None:
+            checkpoints.save_weights(folder, checkpoints.LAST, asked, state.epochs[-1].number, model)
+    predictions = [to_probabilities(logits, recipe) for logits in state.logits]
+    return TrainingResult(state.epochs, predictions, model.eval(), selected)
 
 
-def one_epoch(
+def train_one_epoch(
     model: Head,
     optimizer: torch.optim.Optimizer,
     split: Sequences,
     recipe: Recipe,
     number: int,
-    draws: list[Draw],
+    plans: Sequence[BatchPlan],
     compute: Compute = ON_CPU,
 ) -> float:
-    """Take a step a draw; the mean loss of the batches.
+    """Take one optimizer step per batch plan; returns the mean loss of the batches.
+
+    Args:
+        model: Changed in place.
+        optimizer: Its learning rate is set before every step.
+        split: The clips to train on.
+        recipe: Loss and learning rate.
+        number: Number of the epoch, from 1.
+        plans: The batches.
+        compute: Precision of the matrix products.
 
     Raises:
-        FloatingPointError: the loss is no number; where, and what it is.
+        FloatingPointError: the loss is not finite.
     """
     model.train()
     device = next(model.parameters()).device
     total = 0.0
-    for step, draw in enumerate(draws):
-        batch = split.batch(draw, model.sees_padding)
+    for index, plan in enumerate(plans):
+        batch = split.make_batch(plan, model.sees_padding)
         rate = learning_rate(
-            (number - 1) * len(draws) + step, len(draws), recipe.epochs, recipe.warmup_epochs, recipe.learning_rate
+            (number - 1) * len(plans) + index, len(plans), recipe.epochs, recipe.warmup_epochs, recipe.learning_rate
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
         with compute.autocast():
-            logits = model.packed(batch.features.to(device), batch.lengths)
-        value = loss(recipe.loss, logits.float(), batch.targets.to(device))
-        if not torch.isfinite(value):
-            raise FloatingPointError(f"epoch {number}, step {step + 1}: the loss is {value.item()}")
-        value.backward()  # type: ignore[no-untyped-call]
+            logits = model.forward_packed(batch.features.to(device), batch.lengths)
+        # The loss is computed in fp32, also if the products above are not.
+        loss = compute_loss(recipe.loss, logits.float(), batch.targets.to(device))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"epoch {number}, step {index + 1}: the loss is {loss.item()}")
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        total += value.item()
-    return total / len(draws)
+        total += loss.item()
+    return total / len(plans)
 
 
-def predict(
-    model: Head,
-    split: Sequences,
-    recipe: Recipe,
-    compute: Compute = ON_CPU,
+def learning_rate(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int, peak: float) -> float:
+    """Learning rate of a step: linear warm-up from 0, then a cosine to 0 (the release's scripts/train.py).
+
+    Args:
+        step: Number of the step in the training, from 0.
+        steps_per_epoch: Batches per epoch.
+        epochs: All epochs, warm-up included.
+        warmup_epochs: Epochs of warm-up.
+        peak: Rate at the end of the warm-up.
+    """
+    warmup, total = warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
+    if step < warmup:
+        # The first step has rate 0 and changes no weight, as in the release.
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+
+def compute_loss(
+    kind: Focal | CrossEntropy | Bce, logits: Float[Tensor, "B K"], targets: Float[Tensor, "B K"]
+) -> Float[Tensor, ""]:
+    """Mean loss of a batch; targets may be soft (mixup)."""
+    if isinstance(kind, CrossEntropy):
+        return functional.cross_entropy(logits, targets)
+    if isinstance(kind, Bce):
+        return functional.binary_cross_entropy_with_logits(logits, targets)
+    return focal_loss(logits, targets, kind.alpha, kind.gamma)
+
+
+def focal_loss(
+    logits: Float[Tensor, "B K"], targets: Float[Tensor, "B K"], alpha: float, gamma: float
+) -> Float[Tensor, ""]:
+    """Mean over all entries of alpha (1 - pt)^gamma BCE with pt = exp(-BCE), as the release's scripts/train.py.
+
+    Two differences from Lin et al. 2017 follow the release: alpha weighs positives and negatives alike, and soft targets go
+    through the same formula, where exp(-BCE) is no longer a probability.
+    """
+    bce = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (alpha * (1 - (-bce).exp()) ** gamma * bce).mean()
+
+
+def predict_probabilities(
+    model: Head, split: Sequences, recipe: Recipe, compute: Compute = ON_CPU
 ) -> Float64[np.ndarray, "N K"]:
-    """Probabilities of every clip."""
-    return probabilities(split_logits(model, split, recipe, compute), recipe)
+    """Class probabilities of every clip."""
+    return to_probabilities(compute_logits(model, split, recipe, compute), recipe)
 
 
 @torch.inference_mode()
-def split_logits(model: Head, split: Sequences, recipe: Recipe, compute: Compute) -> Float32[Tensor, "N K"]:
+def compute_logits(model: Head, split: Sequences, recipe: Recipe, compute: Compute) -> Float32[Tensor, "N K"]:
     """Logits of every clip, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
     logits = []
     for start in range(0, len(split.clips), recipe.batch_size):
-        batch = split.batch(Draw(tuple(range(start, min(start + recipe.batch_size, len(split.clips))))))
+        batch = split.make_batch(BatchPlan(tuple(range(start, min(start + recipe.batch_size, len(split.clips))))))
         with compute.autocast():
-            logits.append(model.packed(batch.features.to(device), batch.lengths))
+            logits.append(model.forward_packed(batch.features.to(device), batch.lengths))
     return torch.cat(logits).float().cpu()
 
 
-def probabilities(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[np.ndarray, "N K"]:
-    """Softmax where the loss is cross-entropy, else a sigmoid a class."""
-    exact = logits.double()
+def to_probabilities(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[np.ndarray, "N K"]:
+    """Softmax over the classes if the loss is cross-entropy, else a sigmoid per class."""
+    exact = logits.double()  # in fp32 a sigmoid of large logits rounds to 1, and ranks them as equal
     return (exact.softmax(1) if isinstance(recipe.loss, CrossEntropy) else exact.sigmoid()).numpy()
 
 
-def _held_out_scores(model: Head, held_out: Sequences, recipe: Recipe, compute: Compute) -> dict[str, float]:
-    targets: Int64[np.ndarray, "N K"] = held_out.targets.numpy().astype(np.int64)
-    return all_scores(predict(model, held_out, recipe, compute), targets)
+def best_epoch_on_test(epochs: Sequence[Epoch], metric: Metric) -> Epoch:
+    """The epoch with the best test score; ties go to the earliest."""
+    return max(epochs, key=lambda epoch: epoch.scores[metric])
 
 
-def _finite(logits: Float32[Tensor, "N K"], number: int) -> Float32[Tensor, "N K"]:
-    """`logits`, which the last step of an epoch may have spoilt after its loss was computed.
-
-    Raises:
-        FloatingPointError: some are no numbers.
-    """
-    if not torch.isfinite(logits).all():
-        raise FloatingPointError(f"epoch {number}, its last step: the weights are no numbers any more")
-    return logits
-
-
-def _selected(epochs: list[Epoch], metric: Metric) -> Epoch:
-    """The first of equals."""
+def _select_epoch(epochs: Sequence[Epoch], metric: Metric) -> Epoch:
+    """The best epoch on held-out clips or, without them, on the test split; ties go to the earliest."""
     return max(epochs, key=lambda epoch: (epoch.scores if epoch.held_out is None else epoch.held_out)[metric])
 
 
-def _refuse_misfits(train_split: Sequences, other: Sequences, what: str) -> None:
-    if not train_split.clips or not other.clips:
-        raise MissingError(
-            f"{len(train_split.clips)} clips to learn from, {len(other.clips)} to {what}: none is too few"
-        )
-    if train_split.width != other.width:
-        raise MissingError(f"features of two widths: {train_split.width} to learn from, {other.width} to {what}")
-    classes, others = train_split.targets.shape[1], other.targets.shape[1]
+def _score_held_out(model: Head, held_out: Sequences, recipe: Recipe, compute: Compute) -> dict[str, float]:
+    targets = held_out.targets.numpy().astype(np.int64)
+    return all_scores(predict_probabilities(model, held_out, recipe, compute), targets)
+
+
+def _require_finite(logits: Float32[Tensor, "N K"], number: int) -> Float32[Tensor, "N K"]:
+    """Return the test logits of epoch `number`.
+
+    The loss is checked before each step, so only the last step of an epoch can leave weights that nothing has checked.
+
+    Raises:
+        FloatingPointError: some logits are not finite.
+    """
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError(f"epoch {number}, its last step: the weights are not finite")
+    return logits
+
+
+def _require_same_shape(train: Sequences, other: Sequences, purpose: str) -> None:
+    """
+    Raises:
+        MissingError: a split is empty, or the two differ in width or number of classes.
+    """
+    if not train.clips or not other.clips:
+        raise MissingError(f"{len(train.clips)} clips to train on, {len(other.clips)} to {purpose}: both need clips")
+    if train.width != other.width:
+        raise MissingError(f"features of two widths: {train.width} to train on, {other.width} to {purpose}")
+    classes, others = train.targets.shape[1], other.targets.shape[1]
     if classes != others:
         raise MissingError(
-            f"two class counts: {classes} to learn from, {others} to {what}: the splits do not belong together"
+            f"two class counts: {classes} to train on, {others} to {purpose}: the splits do not belong together"
         )
 
 
-def _stopped(error: FloatingPointError, done: int, kept: Kept | None) -> str:
-    good = f"; the state after epoch {done} is kept in {kept.folder / checkpoints.STATE}" if kept and done else ""
+def _describe_stop(error: FloatingPointError, finished: int, folder: CheckpointFolder | None) -> str:
+    kept = ""
+    if folder is not None and finished:
+        kept = f"; the state after epoch {finished} is kept in {folder.path / checkpoints.STATE}"
     return (
-        f"training stopped in {error}: look for a learning rate that is too high or features that are not finite{good}"
+        f"training stopped in {error}: look for a learning rate that is too high or features that are not finite{kept}"
     )

@@ -1,4 +1,4 @@
-"""A trained readout, loaded from its checkpoint to score clips it has never seen."""
+"""A trained readout, loaded from its checkpoint to score new clips."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,15 @@ from pydantic import ValidationError
 
 from repro.core.errors import MissingError
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
-from repro.readout.heads import Head, new_head
+from repro.readout.heads import Head, build_head
 from repro.readout.recipe import Recipe
-from repro.readout.train import probabilities
+from repro.readout.train import to_probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
+    """A model with what its checkpoint says of it."""
+
     model: Head
     recipe: Recipe
     classes: tuple[str, ...]
@@ -24,42 +26,42 @@ class Readout:
     row: str
     backbone: str
     cell: str
-    """Which of the backbone's features it reads."""
+    """Name of the cell (timestep and layer) whose features it reads."""
     features: str
-    """Key of the features it was trained on."""
+    """Content key of the features it was trained on."""
     seed: int
     epoch: int
 
     @torch.inference_mode()
     def score(self, features: Float32[np.ndarray, "T C"]) -> Float64[np.ndarray, " K"]:
-        """Probabilities of the classes for one clip; frames behind max_length are not read.
+        """Class probabilities of one clip; frames after the recipe's max_length are ignored.
 
         Raises:
-            MissingError: features of another width, empty, or not finite.
+            MissingError: the features have another width, are empty or not finite.
         """
         if features.ndim != 2 or features.shape[1] != self.width:
             raise MissingError(f"features of shape {features.shape}: this readout reads frames of width {self.width}")
         if not len(features) or not np.isfinite(features).all():
             raise MissingError(f"features of {len(features)} frames: empty, or not finite")
-        own = torch.from_numpy(np.array(features[: self.recipe.max_length], np.float32))
+        sequence = torch.from_numpy(np.array(features[: self.recipe.max_length], np.float32))
         device = next(self.model.parameters()).device
-        logits = self.model.eval().packed(own.to(device), [len(own)]).float().cpu()
-        scores: Float64[np.ndarray, " K"] = probabilities(logits, self.recipe)[0]
+        logits = self.model.eval().forward_packed(sequence.to(device), [len(sequence)]).float().cpu()
+        scores: Float64[np.ndarray, " K"] = to_probabilities(logits, self.recipe)[0]
         return scores
 
 
 def load_readout(path: Path, device: str = "cpu") -> Readout:
-    """Read a checkpoint that read_out wrote: selected_epoch.safetensors or last_epoch.safetensors of a run.
+    """Load a run's selected_epoch.safetensors or last_epoch.safetensors.
 
     Raises:
-        MissingError: not there, damaged, or not a readout's.
+        MissingError: the file is missing, damaged, or not the checkpoint of a readout.
     """
     try:
         tensors, about = read_tensors(path)
         recipe = Recipe.model_validate(about["asked"]["recipe"])
         classes = tuple(about["class_names"])
         width = int(about["asked"]["width"])
-        model = new_head(recipe, width, len(classes))
+        model = build_head(recipe, width, len(classes))
         model.load_state_dict(tensors)
         return Readout(
             model=model.to(device).eval(),

@@ -17,7 +17,8 @@ from repro.judge import verdict as check
 from repro.judge.expected import rows_with_expected, table_path
 from repro.pipeline import run_readout as stage
 from repro.pipeline.run_readout import Source, read_out
-from repro.readout import keeping
+from repro.readout import checkpoints
+from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions
@@ -150,7 +151,7 @@ def test_another_precision_is_another_run_and_says_so(run: Run) -> None:
 def test_a_killed_stage_goes_on_and_a_changed_recipe_is_refused(
     run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = keeping.checkpoints.write_tensors
+    real = checkpoints.write_tensors
 
     def killed(path: Path, tensors: dict[str, Any], about: dict[str, Any]) -> None:
         real(path, tensors, about)
@@ -158,16 +159,16 @@ def test_a_killed_stage_goes_on_and_a_changed_recipe_is_refused(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeping.checkpoints, "write_tensors", killed)
+        patch.setattr(checkpoints, "write_tensors", killed)
         with pytest.raises(KeyboardInterrupt):
             run()
     with pytest.raises(
-        UsageError, match=r"training.safetensors: .*began otherwise: recipe.weight_decay was 0.0001 and is 0.5"
+        UsageError, match=r"training.safetensors: .*other settings: recipe.weight_decay was 0.0001 and is 0.5"
     ):
         run(row=row(weight_decay=0.5))
     done = []
-    one_epoch = stage.training.one_epoch
-    monkeypatch.setattr(stage.training, "one_epoch", lambda *a: done.append(a[4]) or one_epoch(*a))
+    one_epoch = training.train_one_epoch
+    monkeypatch.setattr(training, "train_one_epoch", lambda *a: done.append(a[4]) or one_epoch(*a))
     (record,) = run()
     assert done == [3, 4]
     folder = stored_run(workspace.runs, "smoke", 52, record.run).folder
@@ -206,7 +207,7 @@ def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, dama
     elif damage == "cut off":
         path.write_bytes(path.read_bytes()[:-3])
     else:
-        keeping.checkpoints.write_tensors(path, {}, {"row": "smoke"})
+        checkpoints.write_tensors(path, {}, {"row": "smoke"})
     said = {
         "none": "no trained readout there",
         "cut off": "not a complete safetensors file",

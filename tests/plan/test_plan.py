@@ -37,7 +37,7 @@ from repro.plan.assumptions import parameters, readout_tflop, reckoning
 from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
 from repro.plan.plan import Plan, make
-from repro.readout.heads import new_head
+from repro.readout.heads import build_head
 from repro.table import requirements
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
@@ -160,7 +160,7 @@ def test_every_row_has_something_to_reckon_with(workspace: Workspace) -> None:
 
 def test_the_readouts_work_is_of_its_parameters() -> None:
     recipe = load_row("ak_full").readout
-    real = sum(p.numel() for p in new_head(recipe.model_copy(update={"layers": 1}), 256, 12).parameters())
+    real = sum(p.numel() for p in build_head(recipe.model_copy(update={"layers": 1}), 256, 12).parameters())
     assert parameters(recipe.model_copy(update={"layers": 1}), 256, 12) == pytest.approx(real, rel=0.01)
     assert parameters(recipe, 1280, 140) == pytest.approx(98.4e6, rel=0.005)
     # Both benchmarks at the rate of one thread (benchmarks/README.md): seconds an epoch.

@@ -15,10 +15,18 @@ from builders.planted import planted, recipe
 
 from repro.core.errors import MissingError, UsageError
 from repro.readout import checkpoints
-from repro.readout.checkpoints import LAST, SELECTED, STATE, read_about, read_tensors
-from repro.readout.keeping import Epoch, Kept
+from repro.readout.checkpoints import (
+    LAST,
+    SELECTED,
+    STATE,
+    CheckpointFolder,
+    Epoch,
+    TrainingData,
+    read_header,
+    read_tensors,
+)
 from repro.readout.recipe import Recipe
-from repro.readout.train import Trained, train
+from repro.readout.train import TrainingResult, train_readout
 
 RECIPE = recipe(epochs=5, layers=2)
 
@@ -30,20 +38,20 @@ class KilledError(Exception):
     pass
 
 
-def run(folder: Path, asked: Recipe = RECIPE, seed: int = 3, killed_after: int = 0, honest: bool = False) -> Trained:
+def run(
+    folder: Path, asked: Recipe = RECIPE, seed: int = 3, killed_after: int = 0, honest: bool = False
+) -> TrainingResult:
     def after(epoch: Epoch) -> None:
         if epoch.number == killed_after:
             raise KilledError
 
     folder.mkdir(exist_ok=True)
-    return train(
-        planted(24, 0.0, 1),
-        planted(16, 0.3, 2),
+    return train_readout(
+        TrainingData(planted(24, 0.0, 1), planted(16, 0.3, 2), planted(12, 0.0, 5) if honest else None),
         asked,
         seed,
         metric="top1",
-        held_out=planted(12, 0.0, 5) if honest else None,
-        kept=Kept(folder, {"row": "made up"}, warnings.append),
+        folder=CheckpointFolder(folder, {"row": "made up"}, warnings.append),
         after_epoch=after,
     )
 
@@ -66,7 +74,7 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, killed_after:
     unbroken = run(tmp_path / "whole", honest=honest)
     with pytest.raises(KilledError):
         run(tmp_path / "killed", killed_after=killed_after, honest=honest)
-    assert len(read_about(tmp_path / "killed" / STATE)["epochs"]) == killed_after  # type: ignore[index]
+    assert len(read_header(tmp_path / "killed" / STATE)["epochs"]) == killed_after  # type: ignore[index]
     resumed = run(tmp_path / "killed", honest=honest)
     assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
     assert resumed.epochs == unbroken.epochs
@@ -83,12 +91,12 @@ import torch
 torch.set_num_threads(1)
 sys.path[:0] = ["readout", "."]
 import test_checkpoints
-from repro.readout import keeping
-real = keeping.checkpoints.write_tensors
+from repro.readout import checkpoints
+real = checkpoints.write_tensors
 def slow(*arguments):
     real(*arguments)
     time.sleep(0.2)
-keeping.checkpoints.write_tensors = slow
+checkpoints.write_tensors = slow
 test_checkpoints.run(Path(sys.argv[1]))
 """
 
@@ -100,7 +108,7 @@ def test_killed_by_the_system_it_ends_with_the_same_bits(tmp_path: Path) -> None
     for epochs in (1, 3):
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], cwd=TESTS, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while len((read_about(folder / STATE) or {"epochs": []})["epochs"]) < epochs and process.poll() is None:
+        while len((read_header(folder / STATE) or {"epochs": []})["epochs"]) < epochs and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -114,8 +122,8 @@ def test_the_selected_weights_are_the_best_epochs(tmp_path: Path) -> None:
     outcome = run(tmp_path, recipe(epochs=5, learning_rate=0.05))
     best = max(outcome.epochs, key=lambda epoch: epoch.scores["top1"])
     assert outcome.selected == best
-    assert read_about(tmp_path / SELECTED)["epoch"] == best.number  # type: ignore[index]
-    assert read_about(tmp_path / LAST)["epoch"] == 5  # type: ignore[index]
+    assert read_header(tmp_path / SELECTED)["epoch"] == best.number  # type: ignore[index]
+    assert read_header(tmp_path / LAST)["epoch"] == 5  # type: ignore[index]
     tensors, _ = read_tensors(tmp_path / LAST)
     assert all(torch.equal(tensors[name], value) for name, value in outcome.model.state_dict().items())
 
@@ -126,7 +134,7 @@ def test_a_training_whose_recipe_changed_is_refused(tmp_path: Path) -> None:
     before = (tmp_path / STATE).read_bytes()
     with pytest.raises(UsageError, match=r"training.safetensors: .* recipe.learning_rate was 0.001 and is 0.002"):
         run(tmp_path, recipe(epochs=5, layers=2, learning_rate=2e-3))
-    with pytest.raises(UsageError, match=r"seed was 3 and is 4: go on as it began"):
+    with pytest.raises(UsageError, match=r"seed was 3 and is 4: restore these settings"):
         run(tmp_path, seed=4)
     with pytest.raises(UsageError, match=r"held_out was None"):
         run(tmp_path, honest=True)
@@ -169,7 +177,7 @@ def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
 def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from repro.readout import train as training
 
-    real = training.one_epoch
+    real = training.train_one_epoch
 
     def spoilt(*arguments: object) -> float:
         if arguments[4] == 3:
@@ -178,7 +186,7 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeyp
         return real(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "one_epoch", spoilt)
+        patch.setattr(training, "train_one_epoch", spoilt)
         with pytest.raises(
             MissingError, match=r"stopped in epoch 3, step 1: the loss is nan.* after epoch 2 is kept in"
         ):
@@ -194,7 +202,7 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeyp
 def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from repro.readout import train as training
 
-    real = training.one_epoch
+    real = training.train_one_epoch
 
     def spoilt(*arguments: object) -> float:
         value = real(*arguments)  # type: ignore[arg-type]
@@ -203,10 +211,10 @@ def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path, monkeypa
                 arguments[0].classifier.weight.fill_(torch.inf)  # type: ignore[attr-defined]
         return value
 
-    monkeypatch.setattr(training, "one_epoch", spoilt)
-    with pytest.raises(MissingError, match=r"stopped in epoch 2, its last step: the weights are no numbers"):
+    monkeypatch.setattr(training, "train_one_epoch", spoilt)
+    with pytest.raises(MissingError, match=r"stopped in epoch 2, its last step: the weights are not finite"):
         run(tmp_path)
-    assert len(read_about(tmp_path / STATE)["epochs"]) == 1  # type: ignore[index]
+    assert len(read_header(tmp_path / STATE)["epochs"]) == 1  # type: ignore[index]
 
 
 def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
@@ -218,4 +226,4 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     path.write_text(json.dumps({}))
     with pytest.raises(checkpoints.DamagedCheckpointError, match="not a complete safetensors file"):
         read_tensors(path)
-    assert read_about(path) is None
+    assert read_header(path) is None

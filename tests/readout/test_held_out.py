@@ -5,7 +5,7 @@ import pytest
 from builders.planted import planted
 
 from repro.core.errors import MissingError
-from repro.readout.held_out import SHARE, held_out, hold_out
+from repro.readout.held_out import HELD_OUT_SHARE, select_held_out, split_held_out
 
 
 @pytest.mark.parametrize("labels", ["single", "multi", "rare", "none"])
@@ -19,11 +19,11 @@ def test_every_class_gives_its_share(labels: str) -> None:
         targets[7, 5] = 1
     elif labels == "none":
         targets[:100] = 0
-    held = held_out(targets, None, seed=3)
-    assert abs(len(held) - SHARE * 400) <= 6
+    held = select_held_out(targets, None, seed=3)
+    assert abs(len(held) - HELD_OUT_SHARE * 400) <= 6
     assert len(set(held)) == len(held)
     for k in range(6):
-        assert abs(targets[held, k].sum() - SHARE * targets[:, k].sum()) <= 2
+        assert abs(targets[held, k].sum() - HELD_OUT_SHARE * targets[:, k].sum()) <= 2
     if labels == "rare":
         assert targets[held, 5].sum() == 0  # what occurs once is learned
 
@@ -34,7 +34,7 @@ def test_source_videos_stay_whole() -> None:
     targets = np.eye(4)[videos % 4]
     groups: list[str | None] = [f"v{v}" for v in videos]
     groups[0] = groups[1] = None
-    held = set(held_out(targets, groups, seed=3))
+    held = set(select_held_out(targets, groups, seed=3))
     assert not {groups[n] for n in held} & {groups[n] for n in set(range(300)) - held if groups[n]} - {None}
     assert abs(len(held) - 60) <= 10
     for k in range(4):
@@ -43,13 +43,13 @@ def test_source_videos_stay_whole() -> None:
 
 def test_a_seed_gives_one_part_and_another_seed_another() -> None:
     targets = np.eye(4)[np.arange(100) % 4]
-    assert held_out(targets, None, 1) == held_out(targets, None, 1)
-    assert held_out(targets, None, 1) != held_out(targets, None, 2)
+    assert select_held_out(targets, None, 1) == select_held_out(targets, None, 1)
+    assert select_held_out(targets, None, 1) != select_held_out(targets, None, 2)
 
 
 def test_every_clip_is_on_one_side() -> None:
     split = planted(40, 0.0, 1, video=2)
-    learned, held = hold_out(split, 7)
+    learned, held = split_held_out(split, 7)
     assert sorted(learned.clips + held.clips) == sorted(split.clips)
     assert learned.groups is not None
     assert held.groups is not None
@@ -61,4 +61,4 @@ def test_every_clip_is_on_one_side() -> None:
 
 def test_too_few_clips_to_divide() -> None:
     with pytest.raises(MissingError, match="4 training clips are too few to hold any out"):
-        hold_out(planted(4, 0.0, 1), 7)
+        split_held_out(planted(4, 0.0, 1), 7)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from repro.readout import guessers
-from repro.readout.metrics import all_scores, map_macro, map_micro
+from repro.readout.metrics import all_scores, chance_scores, class_prior_scores, constant_scores, map_macro, map_micro
 
 SEGMENTS = {"head": (0, 1), "tail": (2, 3, 4)}
 
@@ -114,18 +113,18 @@ def test_segments_are_no_scores_where_there_are_none() -> None:
 def test_chance_is_what_guessing_scores_on_average() -> None:
     draw = np.random.default_rng(2)
     targets = (draw.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.0]).astype(np.int64)
-    expected = guessers.chance(targets)
+    expected = chance_scores(targets)
     guessed = [all_scores(draw.random(targets.shape), targets) for _ in range(60)]
     for name, value in expected.items():
         assert np.mean([g[name] for g in guessed]) == pytest.approx(value, abs=0.02), name
     assert set(expected) == set(guessed[0])
-    assert set(guessers.chance(np.zeros_like(targets)).values()) == {0.0}
+    assert set(chance_scores(np.zeros_like(targets)).values()) == {0.0}
 
 
 def test_the_class_prior_and_a_constant_score_what_common_classes_give_away() -> None:
     learned = np.eye(3, dtype=np.int64)[[0, 1, 1, 1]]
     targets = np.eye(3, dtype=np.int64)[[1, 1, 0, 2]]
-    prior, constant = guessers.class_prior(learned, targets), guessers.constant(targets)
+    prior, constant = class_prior_scores(learned, targets), constant_scores(targets)
     assert prior["top1"] == 0.5  # the commonest class of the training split
     assert prior["map_micro"] == pytest.approx(2 / 4 * 2 / 4 + 1 / 4 * 3 / 8 + 1 / 4 * 4 / 12)
     assert prior["map_macro"] == pytest.approx((1 / 4 + 2 / 4 + 1 / 4) / 3)

@@ -9,12 +9,12 @@ import torch
 from builders.planted import planted, recipe
 from torch.utils.data import DataLoader
 
-from repro.readout.draws import Draw, derived, epoch_draws
-from repro.readout.heads import Head, new_head
+from repro.readout.checkpoints import TrainingData
+from repro.readout.heads import Head, build_head
 from repro.readout.metrics import all_scores
 from repro.readout.recipe import CrossEntropy, Recipe
-from repro.readout.sequences import Sequences
-from repro.readout.train import one_epoch, predict, train
+from repro.readout.sequences import BatchPlan, Sequences, derive_seed, plan_epoch
+from repro.readout.train import predict_probabilities, train_one_epoch, train_readout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,12 +26,13 @@ def plain_epoch(
     files: list[Path],
     split: Sequences,
     asked: Recipe,
-    draws: list[Draw],
+    draws: list[BatchPlan],
 ) -> float:
     clips = published_loop.PaddedClips(files, split.targets, asked.max_length)
-    loader = DataLoader(clips, batch_sampler=[list(draw.chosen) for draw in draws])
+    loader = DataLoader(clips, batch_sampler=[list(draw.clips) for draw in draws])
     mixed = (
-        (draw.share, torch.tensor(range(len(draw.chosen)) if draw.partner is None else draw.partner)) for draw in draws
+        (draw.weight, torch.tensor(range(len(draw.clips)) if draw.partners is None else draw.partners))
+        for draw in draws
     )
     return published_loop.one_epoch(model, loader, asked, optimizer, scheduler, mixed)
 
@@ -45,15 +46,15 @@ def test_the_loss_curve_is_the_plain_loops(tmp_path: Path, changes: dict[str, ob
     split = planted(44, 0.0, 1)
     files = published_loop.save(split.features, tmp_path)
     cut = Sequences(split.clips, tuple(f[:11] for f in split.features), split.targets, split.readers)
-    plain, ours = new_head(asked, 16, 4), new_head(asked, 16, 4)
+    plain, ours = build_head(asked, 16, 4), build_head(asked, 16, 4)
     ours.load_state_dict(plain.state_dict())
     optimizer, scheduler = published_loop.optimizer_of(plain, asked, 6)
     fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=asked.weight_decay, fused=True)
     curves = []
     for number in range(1, 7):
-        draws = epoch_draws(5, number, 44, asked)
+        draws = plan_epoch(5, number, 44, asked)
         theirs = plain_epoch(plain, optimizer, scheduler, files, split, asked, draws)
-        curves.append((one_epoch(ours, fused, cut, asked, number, draws), theirs))
+        curves.append((train_one_epoch(ours, fused, cut, asked, number, draws), theirs))
     np.testing.assert_allclose(*zip(*curves, strict=True), rtol=2e-5)
     assert curves[-1][0] < 0.8 * curves[0][0]
     assert max(len(f) for f in split.features) > 11
@@ -68,8 +69,8 @@ def plain_score(folder: Path, split: Sequences, test: Sequences, asked: Recipe, 
         )
         loaders[part] = DataLoader(padded, batch_size=asked.batch_size, shuffle=part == "train")
     with torch.random.fork_rng():
-        torch.manual_seed(derived(seed, "init"))
-        model = new_head(asked, 16, 4)
+        torch.manual_seed(derive_seed(seed, "init"))
+        model = build_head(asked, 16, 4)
         torch.manual_seed(1000 + seed)
         optimizer, scheduler = published_loop.optimizer_of(model, asked, len(loaders["train"]))
         draw = np.random.default_rng(1000 + seed)
@@ -88,7 +89,7 @@ def paired(folder: Path, seeds: range, asked: Recipe) -> np.ndarray:
     differences = []
     for seed in seeds:
         split, test = planted(96, 0.0, 10 + seed, signal=0.35), planted(96, 0.4, 50 + seed, signal=0.35)
-        ours = train(split, test, asked, seed).epochs[-1].scores["map_micro"]
+        ours = train_readout(TrainingData(split, test), asked, seed).epochs[-1].scores["map_micro"]
         differences.append(ours - plain_score(folder / str(seed), split, test, asked, seed))
     return np.array(differences)
 
@@ -107,7 +108,9 @@ def test_scores_across_a_domain_shift_are_the_plain_loops(tmp_path: Path, loss: 
 
 def test_the_plain_loops_model_is_scored_alike(tmp_path: Path) -> None:
     asked, split = recipe(), planted(12, 0.0, 1)
-    model = new_head(asked, 16, 4)
+    model = build_head(asked, 16, 4)
     files = published_loop.save(split.features, tmp_path)
     loader = DataLoader(published_loop.PaddedClips(files, split.targets, asked.max_length), batch_size=5)
-    np.testing.assert_allclose(published_loop.predict(model, loader, asked), predict(model, split, asked), atol=1e-6)
+    np.testing.assert_allclose(
+        published_loop.predict(model, loader, asked), predict_probabilities(model, split, asked), atol=1e-6
+    )

@@ -14,15 +14,12 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from repro.core.errors import MissingError, UsageError
-from repro.readout import losses
+from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
-from repro.readout.draws import Draw, epoch_draws
-from repro.readout.heads import new_head
+from repro.readout.heads import ClassificationTransformer, attend_padded, attend_per_clip, build_head
 from repro.readout.recipe import Bce, CrossEntropy, Focal
-from repro.readout.schedule import learning_rate
-from repro.readout.sequences import Sequences
-from repro.readout.train import predict, train
-from repro.readout.transformer import ClassificationTransformer, attend_each, attend_padded
+from repro.readout.sequences import BatchPlan, Sequences, plan_epoch
+from repro.readout.train import compute_loss, learning_rate, predict_probabilities, train_readout
 from repro.table.rows import load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,10 +42,10 @@ def test_losses_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
     logits, targets = kit["logits"], kit["targets"]
     one_hot = functional.one_hot(targets.argmax(1), 7).float()
     for name, value in {
-        "loss/focal_alpha0.25_gamma2": losses.loss(Focal(name="focal", alpha=0.25, gamma=2.0), logits, targets),
-        "loss/focal_alpha1_gamma2": losses.loss(Focal(name="focal", alpha=1.0, gamma=2.0), logits, targets),
-        "loss/bce": losses.loss(Bce(name="bce"), logits, targets),
-        "loss/ce_soft": losses.loss(CrossEntropy(name="cross_entropy"), logits, one_hot),
+        "loss/focal_alpha0.25_gamma2": compute_loss(Focal(name="focal", alpha=0.25, gamma=2.0), logits, targets),
+        "loss/focal_alpha1_gamma2": compute_loss(Focal(name="focal", alpha=1.0, gamma=2.0), logits, targets),
+        "loss/bce": compute_loss(Bce(name="bce"), logits, targets),
+        "loss/ce_soft": compute_loss(CrossEntropy(name="cross_entropy"), logits, one_hot),
     }.items():
         assert value.item() == pytest.approx(kit[name].item(), abs=1e-6)
 
@@ -61,18 +58,20 @@ def test_the_learning_rate_is_the_releases(kit: dict[str, torch.Tensor]) -> None
 
 @pytest.mark.parametrize("loss", [Focal(name="focal", alpha=1.0, gamma=2.0), CrossEntropy(name="cross_entropy")])
 def test_it_learns_planted_features_across_a_domain_shift(loss: Focal | CrossEntropy) -> None:
-    outcome = train(planted(96, 0.0, 1), planted(64, 0.3, 2), recipe(loss=loss), seed=3)
+    outcome = train_readout(TrainingData(planted(96, 0.0, 1), planted(64, 0.3, 2)), recipe(loss=loss), seed=3)
     assert outcome.epochs[-1].scores["top1"] > 0.9
     assert outcome.epochs[-1].train_loss < outcome.epochs[0].train_loss
 
 
 def test_it_learns_nothing_from_permuted_labels() -> None:
-    outcome = train(planted(96, 0.0, 1, permuted=True), planted(64, 0.3, 2), recipe(), seed=3)
+    outcome = train_readout(TrainingData(planted(96, 0.0, 1, permuted=True), planted(64, 0.3, 2)), recipe(), seed=3)
     assert abs(outcome.epochs[-1].scores["top1"] - 0.25) < 0.2
 
 
 def test_the_same_seed_gives_the_same_readout_and_another_gives_another() -> None:
-    first, second, other = (train(planted(24, 0.0, 1), planted(16, 0.3, 2), recipe(), seed=s) for s in (3, 3, 4))
+    first, second, other = (
+        train_readout(TrainingData(planted(24, 0.0, 1), planted(16, 0.3, 2)), recipe(), seed=s) for s in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first.predictions[-1], second.predictions[-1])
     assert not np.array_equal(first.predictions[-1], other.predictions[-1])
 
@@ -81,7 +80,7 @@ def test_training_leaves_the_callers_random_state_alone() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    train(planted(8, 0.0, 1), planted(8, 0.0, 2), recipe(epochs=1), seed=3)
+    train_readout(TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)), recipe(epochs=1), seed=3)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -89,13 +88,13 @@ def test_training_leaves_the_callers_random_state_alone() -> None:
 def test_packed_clips_get_the_logits_of_padded_ones(head: str) -> None:
     split = planted(12, 0.0, 1)
     asked = recipe(head=head, layers=0 if head == "linear" else 2)
-    model = new_head(asked, 16, 4).eval()
-    batch = split.batch(Draw(tuple(range(12))))
+    model = build_head(asked, 16, 4).eval()
+    batch = split.make_batch(BatchPlan(tuple(range(12))))
     padded, valid = torch.zeros(12, 20, 16), torch.zeros(12, 20, dtype=torch.bool)
     for n, own in enumerate(split.features):
         padded[n, : len(own)], valid[n, : len(own)] = own, True
     expected = model(padded, valid)
-    got = model.packed(batch.features, batch.lengths)
+    got = model.forward_packed(batch.features, batch.lengths)
     assert float((got - expected).detach().abs().max()) < 1e-6
     parameters = list(model.parameters())
     weights = torch.randn(expected.shape)
@@ -112,7 +111,7 @@ def test_packed_logits_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
     model.load_state_dict({name.removeprefix("weights/"): t for name, t in kit.items() if name.startswith("weights/")})
     own = [f[m.bool()] for f, m in zip(kit["features"], kit["mask"], strict=True)]
     with torch.inference_mode():
-        logits = model.packed(torch.cat(own), [len(f) for f in own])
+        logits = model.forward_packed(torch.cat(own), [len(f) for f in own])
     assert float((logits - kit["logits"]).abs().max()) < 1e-6
 
 
@@ -121,7 +120,7 @@ def test_attention_on_padded_clips_is_attention_clip_by_clip(asked: list[int]) -
     """A GPU computes the one, a processor the other."""
     spans = [3, 1, 6]
     queries, keys, values = (torch.randn(n, 16, requires_grad=True) for n in (sum(asked), 10, 10))
-    each, padded = (attend(queries, asked, keys, values, spans, 4, 0.0) for attend in (attend_each, attend_padded))
+    each, padded = (attend(queries, asked, keys, values, spans, 4, 0.0) for attend in (attend_per_clip, attend_padded))
     torch.testing.assert_close(padded, each, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(
         *(torch.autograd.grad((out**2).sum(), [queries, keys, values]) for out in (each, padded)), strict=True
@@ -133,12 +132,12 @@ def test_dropout_falls_on_packed_clips_as_often_as_asked() -> None:
     """Of the embedding, in every layer and on attention: the logits' spread is that of padded clips."""
     split = planted(6, 0.0, 1)
     model = ClassificationTransformer(16, 4, recipe(layers=2, dropout=0.3)).train()
-    batch = split.batch(Draw(tuple(range(6))))
+    batch = split.make_batch(BatchPlan(tuple(range(6))))
     padded = torch.nn.utils.rnn.pad_sequence(list(split.features), batch_first=True)
     valid = torch.arange(padded.shape[1])[None] < torch.tensor(batch.lengths)[:, None]
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        ours = torch.stack([model.packed(batch.features, batch.lengths) for _ in range(600)])
+        ours = torch.stack([model.forward_packed(batch.features, batch.lengths) for _ in range(600)])
         theirs = torch.stack([model(padded, valid) for _ in range(600)])
     spread = theirs.std(0)
     assert float(((ours.mean(0) - theirs.mean(0)).abs() / spread).max()) < 0.3
@@ -148,15 +147,15 @@ def test_dropout_falls_on_packed_clips_as_often_as_asked() -> None:
 def test_a_batch_is_scored_as_its_clips_are() -> None:
     split = planted(12, 0.0, 1)
     model = ClassificationTransformer(16, 4, recipe()).eval()
-    together = predict(model, split, recipe(batch_size=12))
-    alone = predict(model, split, recipe(batch_size=1))
+    together = predict_probabilities(model, split, recipe(batch_size=12))
+    alone = predict_probabilities(model, split, recipe(batch_size=1))
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_mixup_keeps_each_clips_own_mask() -> None:
     """The released quirk: a longer partner's tail is mixed into frames that stay masked, so it changes nothing."""
     split = Sequences(("a", "b"), (torch.full((2, 3), 1.0), torch.full((5, 3), 2.0)), torch.eye(2), Counter())
-    batch = split.batch(Draw((0, 1), 0.75, (1, 0)))
+    batch = split.make_batch(BatchPlan((0, 1), 0.75, (1, 0)))
     assert batch.lengths == (2, 5)
     assert torch.equal(batch.targets, torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
     assert torch.equal(batch.features[:, 0], torch.tensor([1.25, 1.25, 1.75, 1.75, 1.5, 1.5, 1.5]))
@@ -164,25 +163,27 @@ def test_mixup_keeps_each_clips_own_mask() -> None:
 
 def test_a_head_without_a_mask_sees_what_mixup_puts_behind_a_clips_end() -> None:
     split = Sequences(("a", "b"), (torch.full((2, 3), 1.0), torch.full((5, 3), 2.0)), torch.eye(2), Counter())
-    batch = split.batch(Draw((0, 1), 0.75, (1, 0)), sees_padding=True)
+    batch = split.make_batch(BatchPlan((0, 1), 0.75, (1, 0)), sees_padding=True)
     assert batch.lengths == (5, 5)
     assert torch.equal(batch.features[:5, 0], torch.tensor([1.25, 1.25, 0.5, 0.5, 0.5]))
 
 
 def test_draws_are_every_clip_once_and_repeat() -> None:
-    draws = epoch_draws(3, 1, 21, recipe())
-    assert sorted(n for draw in draws for n in draw.chosen) == list(range(21))
-    assert [len(draw.chosen) for draw in draws] == [8, 8, 5]
-    assert draws == epoch_draws(3, 1, 21, recipe())
-    assert draws != epoch_draws(3, 2, 21, recipe())
-    assert {draw.partner for draw in epoch_draws(3, 1, 21, recipe(mixup=0.0))} == {None}
-    shares = np.array([draw.share for draw in epoch_draws(3, 1, 4000, recipe(mixup=0.4, batch_size=1))])
+    draws = plan_epoch(3, 1, 21, recipe())
+    assert sorted(n for draw in draws for n in draw.clips) == list(range(21))
+    assert [len(draw.clips) for draw in draws] == [8, 8, 5]
+    assert draws == plan_epoch(3, 1, 21, recipe())
+    assert draws != plan_epoch(3, 2, 21, recipe())
+    assert {draw.partners for draw in plan_epoch(3, 1, 21, recipe(mixup=0.0))} == {None}
+    shares = np.array([draw.weight for draw in plan_epoch(3, 1, 4000, recipe(mixup=0.4, batch_size=1))])
     assert abs(shares.mean() - 0.5) < 0.03
     assert abs(shares.var() - 0.25 / 1.8) < 0.01  # of Beta(0.4, 0.4)
 
 
 def test_the_linear_head_learns_planted_features() -> None:
-    outcome = train(planted(96, 0.0, 1), planted(64, 0.3, 2), recipe(head="linear", layers=0), seed=3)
+    outcome = train_readout(
+        TrainingData(planted(96, 0.0, 1), planted(64, 0.3, 2)), recipe(head="linear", layers=0), seed=3
+    )
     assert outcome.epochs[-1].scores["top1"] > 0.9
     assert {name: tuple(t.shape) for name, t in outcome.model.state_dict().items()} == {
         "layers.0.weight": (4, 16 * 20),
@@ -203,9 +204,11 @@ def test_a_recipe_that_makes_no_training_is_refused(changes: dict[str, object]) 
 def test_bf16_is_near_fp32() -> None:
     split = planted(12, 0.0, 1)
     model = ClassificationTransformer(16, 4, recipe()).eval()
-    exact, near = (predict(model, split, recipe(), Compute(precision=p)) for p in ("fp32", "bf16"))
+    exact, near = (predict_probabilities(model, split, recipe(), Compute(precision=p)) for p in ("fp32", "bf16"))
     assert 0 < np.abs(exact - near).max() < 0.05
-    outcome = train(planted(96, 0.0, 1), planted(64, 0.3, 2), recipe(), seed=3, compute=Compute(precision="bf16"))
+    outcome = train_readout(
+        TrainingData(planted(96, 0.0, 1), planted(64, 0.3, 2)), recipe(), seed=3, compute=Compute(precision="bf16")
+    )
     assert outcome.epochs[-1].scores["top1"] > 0.9
 
 
@@ -221,23 +224,28 @@ def test_what_cannot_be_computed_here_is_refused(compute: Compute, said: str) ->
     if compute.device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UsageError, match=said):
-        train(planted(8, 0.0, 1), planted(8, 0.0, 2), recipe(), seed=1, compute=compute)
+        train_readout(TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)), recipe(), seed=1, compute=compute)
 
 
 def test_determinism_asked_for_ends_with_the_training() -> None:
-    train(planted(8, 0.0, 1), planted(8, 0.0, 2), recipe(epochs=1), seed=1, compute=Compute(deterministic=True))
+    train_readout(
+        TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)),
+        recipe(epochs=1),
+        seed=1,
+        compute=Compute(deterministic=True),
+    )
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_loss_that_is_no_number_stops_training() -> None:
     broken = planted(8, math.nan, 1)
     with pytest.raises(MissingError, match=r"training stopped in epoch 1, step 1: the loss is nan"):
-        train(broken, planted(8, 0.0, 2), recipe(), seed=1)
+        train_readout(TrainingData(broken, planted(8, 0.0, 2)), recipe(), seed=1)
 
 
 def test_widths_that_do_not_fit() -> None:
     with pytest.raises(MissingError, match="width 16 cannot be read by 5 heads"):
-        train(planted(8, 0.0, 1), planted(8, 0.0, 2), recipe(heads=5), seed=1)
+        train_readout(TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)), recipe(heads=5), seed=1)
 
 
 def test_splits_that_do_not_go_together() -> None:
@@ -245,11 +253,11 @@ def test_splits_that_do_not_go_together() -> None:
     narrow = replace(learned, features=tuple(f[:, :8] for f in learned.features))
     fewer = replace(learned, targets=learned.targets[:, :3])
     for other, said in (
-        (narrow, "features of two widths: 16 to learn from, 8 to test on"),
-        (fewer, "two class counts: 4 to learn from, 3 to test on"),
-        (learned.part([]), "8 clips to learn from, 0 to test on"),
+        (narrow, "features of two widths: 16 to train on, 8 to test on"),
+        (fewer, "two class counts: 4 to train on, 3 to test on"),
+        (learned.select([]), "8 clips to train on, 0 to test on"),
     ):
         with pytest.raises(MissingError, match=said):
-            train(learned, other, recipe(), seed=1)
-    with pytest.raises(MissingError, match="8 to pick the epoch on"):
-        train(learned, learned, recipe(), seed=1, held_out=narrow)
+            train_readout(TrainingData(learned, other), recipe(), seed=1)
+    with pytest.raises(MissingError, match="8 to select the epoch on"):
+        train_readout(TrainingData(learned, learned, narrow), recipe(), seed=1)
