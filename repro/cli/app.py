@@ -80,7 +80,7 @@ def build_app(called: str = "") -> App:
 
 
 def dispatch(arguments: Sequence[str]) -> Exit:
-    """Run one command line. `repro ROW` is `repro run ROW`, and `repro ROW --grid` is `repro grid ROW`.
+    """Run one command line. `repro ROW` is `repro run ROW`.
 
     Raises:
         UsageError: no such command, row or option.
@@ -91,7 +91,7 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         _require_row(words[0])
         words.insert(0, "run")
     if words[:1] == ["run"] and "--grid" in words:
-        words = ["grid", *(word for word in words[1:] if word != "--grid")]
+        raise UsageError(f"--grid is no option of a row: run `repro grid {words[1]}`")
     verb = words[0] if words else ""
     app = build_app(verb)
     try:

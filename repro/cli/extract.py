@@ -1,7 +1,8 @@
 """`repro extract SOURCE`: features of a data set or of a folder of videos."""
 
+import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -9,13 +10,21 @@ from repro.cli.options import (
     BACKBONE,
     COMMON,
     COMPUTE,
+    STORED_AS,
     BackboneOptions,
     CommonOptions,
     ComputeOptions,
     FlagOption,
+    parse_layers,
+    parse_numbers,
+    parse_shard,
 )
-from repro.core.errors import Exit
+from repro.core.console import spoken
+from repro.core.errors import Exit, MissingError
 from repro.table.requirements import chosen_device
+
+if TYPE_CHECKING:
+    from repro.pipeline.extract import Extracted
 
 
 @Parameter(name="*")
@@ -63,23 +72,49 @@ def extract(
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
         precision: Precision of computing: fp32, tf32, fp16 (as released) or bf16 [default: the backbone's].
     """
-    from repro.pipeline import extract as extraction
+    timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
+    shard = parse_shard(options.shard)
 
-    wanted = extraction.Wanted(
+    from repro.core.console import Reporter
+    from repro.pipeline.extract import ExtractRequest, extract_source
+
+    request = ExtractRequest(
         source=source,
         backbones=tuple(backbone.split(",")),
-        timesteps=extraction.numbers("--timesteps", options.timesteps),
-        layers=extraction.layers(options.layers),
+        timesteps=timesteps,
+        layers=layers,
         grid=options.grid,
-        stored_as=options.stored_as or ("fp16" if options.grid else "fp32"),
-        shard=extraction.shard(options.shard),
+        stored_as=STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")],
+        shard=shard,
         changes=config.changes(precision=precision),
     )
-    return extraction.run(
-        wanted,
-        common.open_workspace(),
-        workers=compute.workers,
-        device=chosen_device(compute.device),
-        batch=compute.batch,
-        as_json=common.as_json,
-    )
+    reporter = Reporter(to_stderr=common.as_json)
+    execution = compute.execution(chosen_device(compute.device), reporter.line)
+    extracted = extract_source(request, common.open_workspace(), execution, reporter)
+    done = extracted.done
+    if done.windows:
+        speed = f"{done.windows / done.seconds:.2f} windows/s"
+        reporter.line(f"{'':<11} {done.windows} windows in {spoken(done.seconds)}: {speed}")
+    if common.as_json:
+        print(json.dumps(_as_json(extracted), indent=1))
+    if done.failed:
+        raise MissingError(
+            f"{len(done.failed)} of {extracted.clips} clips failed and are named in {extracted.failed_list}: fix them and run "
+            "the same command: it tries them again"
+        )
+    return Exit.OK
+
+
+def _as_json(extracted: "Extracted") -> dict[str, object]:
+    done = extracted.done
+    return {
+        "collection": extracted.collection,
+        "stores": {ask.backbone.name: str(ask.store.folder) for ask in extracted.asks},
+        "cells": {ask.backbone.name: [cell.name for cell in ask.cells] for ask in extracted.asks},
+        "clips": extracted.clips,
+        "extracted": len(done.extracted),
+        "reused": len(done.reused),
+        "failed": done.failed,
+        "windows": done.windows,
+        "seconds": round(done.seconds, 3),
+    }

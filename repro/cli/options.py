@@ -16,6 +16,9 @@ from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
+    from repro.backbones.config import Layer
+    from repro.backbones.extractor import Execution
+    from repro.features.store import StoredAs
     from repro.table.row import Row
 
 MOST_WORKERS = 1024
@@ -37,6 +40,9 @@ def _require_device(_: type, value: str | None) -> None:
     if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise UsageError(f"--device {value}: expected cpu, cuda or cuda:N")
 
+
+STORED_AS: "dict[str, StoredAs]" = {"fp32": "float32", "fp16": "float16"}
+"""The types of --stored-as, as stores and records spell them (NumPy's names)."""
 
 FlagOption = Annotated[bool, Parameter(negative="", show_default=False)]
 WorkspaceOption = Annotated[
@@ -124,6 +130,13 @@ class ComputeOptions(DeviceOptions):
         ),
     ] = None
 
+    def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> "Execution":
+        """Return how features are computed on `device`; `say` receives notes about checkpoints."""
+        from repro.backbones.extractor import Execution
+        from repro.video.decoders import spare_cores
+
+        return Execution(device, self.batch, self.workers or spare_cores(), say)
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +187,58 @@ ON_DEVICE = DeviceOptions()
 COMPUTE = ComputeOptions()
 TRAINING = TrainingOptions()
 BACKBONE = BackboneOptions()
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Parse 20, 0,5,10 or 1-13 as ascending numbers without duplicates; None (not given) stays None.
+
+    Raises:
+        UsageError: not such numbers.
+    """
+    if text is None:
+        return None
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        is_range = not dash or (last.isdecimal() and first.isdecimal() and int(first) <= int(last))
+        # Seven characters hold any timestep or layer: a longer range would only fill memory.
+        if not first.isdecimal() or not is_range or len(part) > 7:
+            raise UsageError(f"{option} {text}: expected numbers, as 20, 0,5,10 or 1-13")
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(numbers))
+
+
+def parse_layers(text: str | None) -> "tuple[Layer, ...] | None":
+    """Parse layers: numbers as parse_numbers, then up_1 or up_1-up_12 for a decoder's, then final.
+
+    Raises:
+        UsageError: not such layers.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    ups = [part.replace("up_", "") for part in parts if part.startswith("up_")]
+    numbered = [part for part in parts if not part.startswith("up_") and part != "final"]
+    try:
+        numbers = (parse_numbers("--layers", ",".join(numbered)) or ()) if numbered else ()
+        up_numbers = (parse_numbers("--layers", ",".join(ups)) or ()) if ups else ()
+    except UsageError as error:
+        raise UsageError(f"--layers {text}: expected layers, as 9, 1,9, 1-13, up_1, up_1-up_12 or final") from error
+    return (*numbers, *(f"up_{n}" for n in up_numbers), *(("final",) if "final" in parts else ()))
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Parse i/n as two numbers with 1 <= i <= n; None (not given) stays None.
+
+    Raises:
+        UsageError: not such a pair.
+    """
+    if text is None:
+        return None
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--shard {text}: expected i/n with i from 1 to n, as 1/4")
+    return int(number), int(of)
 
 
 def command_for_row(name: str) -> str:

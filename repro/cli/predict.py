@@ -1,7 +1,8 @@
 """`repro predict ROW VIDEO...`: class scores of any videos."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,9 +14,12 @@ from repro.cli.options import (
     DeviceOptions,
     require_number,
 )
-from repro.core.errors import Exit, UsageError
+from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
-from repro.table.rows import load_row
+from repro.table.rows import SMOKE_ROWS, load_row
+
+if TYPE_CHECKING:
+    from repro.pipeline.predict import ScoredVideos
 
 
 def predict(
@@ -39,12 +43,50 @@ def predict(
         top: Number of classes to print for each video.
         workers: Processes that decode videos.
     """
-    load_row(row)
+    found = load_row(row)
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 
     from repro.backbones.extractor import Execution
-    from repro.pipeline import predict as predicting
+    from repro.core.console import Reporter
+    from repro.pipeline.predict import predict_videos
 
     execution = Execution(chosen_device(compute.device), compute.batch, workers)
-    return predicting.show(row, videos, seed, top, common.open_workspace(), execution, as_json=common.as_json)
+    # Progress goes to stderr, so that stdout has the scores alone.
+    scored = predict_videos(found, videos, seed, common.open_workspace(), execution, Reporter(to_stderr=True))
+    if common.as_json:
+        print(json.dumps(_as_json(scored), indent=1))
+    elif scored.scores:
+        _print_scores(scored, top)
+    if scored.failed:
+        count = len(scored.scores) + len(scored.failed)
+        raise MissingError(f"{len(scored.failed)} of {count} videos could not be scored: each is named above")
+    return Exit.OK
+
+
+def _print_scores(scored: "ScoredVideos", top: int) -> None:
+    readout = scored.readout
+    print(f"{readout.row}, seed {readout.seed}, epoch {readout.epoch}: {readout.backbone} {readout.cell}")
+    if readout.recipe.loss.name != "cross_entropy":
+        print("each class is scored by itself: scores do not add up to 100 %")
+    if readout.row in SMOKE_ROWS:
+        print("nothing in this backbone was learnt: these scores mean nothing")
+    for path, scores in scored.scores.items():
+        print(path)
+        # A stable sort: ties keep the order of the classes.
+        for label in (-scores).argsort(kind="stable")[:top]:
+            print(f"  {100 * scores[label]:6.2f} %  {readout.classes[label]}")
+
+
+def _as_json(scored: "ScoredVideos") -> dict[str, object]:
+    readout = scored.readout
+    return {
+        "row": readout.row,
+        "seed": readout.seed,
+        "epoch": readout.epoch,
+        "videos": [
+            {"path": str(path), "scores": dict(zip(readout.classes, (round(float(s), 6) for s in scores), strict=True))}
+            for path, scores in scored.scores.items()
+        ],
+        "failed": dict(scored.failed),
+    }

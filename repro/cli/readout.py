@@ -9,10 +9,10 @@ from repro.cli.options import (
     DeviceOption,
     ProtocolOption,
     SeedsOption,
+    load_requested_row,
 )
 from repro.core.errors import Exit
 from repro.table.requirements import chosen_device
-from repro.table.rows import load_row
 
 
 def readout(
@@ -34,9 +34,15 @@ def readout(
         row: A name from `repro list`.
         precision: Precision of matrix products; part of the run's key, and recorded.
     """
-    load_row(row)
+    found, workspace = load_requested_row(row), common.open_workspace()
 
-    from repro.pipeline import running
+    from repro.cli.run import print_records
+    from repro.core.console import Reporter
+    from repro.pipeline.row import RowRequest, train_readouts
+    from repro.readout.compute import Compute
 
-    options = running.Options(seeds, protocol, chosen_device(device), deterministic, precision)
-    return running.read_out_alone(row, options, common.open_workspace(), as_json=common.as_json)
+    compute = Compute(chosen_device(device), precision, deterministic).checked()
+    reporter = Reporter(to_stderr=common.as_json)
+    records = train_readouts(found, RowRequest(seeds, protocol), workspace, compute, reporter)
+    print_records(found, records, as_json=common.as_json)
+    return Exit.OK

@@ -1,7 +1,9 @@
 """`repro run ROW`, or `repro ROW`: a row end to end."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -17,8 +19,12 @@ from repro.cli.options import (
     require_number,
 )
 from repro.core.errors import Exit, UsageError
-from repro.core.workspace import device_from_environment
+from repro.core.workspace import Workspace, device_from_environment
 from repro.table import requirements
+from repro.table.row import Row
+
+if TYPE_CHECKING:
+    from repro.records.record import RunRecord
 
 
 @Parameter(name="*")
@@ -94,21 +100,56 @@ def run(
             deterministic=compute.deterministic,
             common=common,
         )
-    # Missing files are reported before torch is imported, which takes seconds.
-    named = compute.device or device_from_environment()
-    requirements.require_all(found, workspace, gpu=named is not None and named != "cpu")
-    device = requirements.chosen_device(compute.device)
+    device = require_ready(found, workspace, compute.device)
 
-    from repro.pipeline import running
+    from repro.core.console import Reporter
+    from repro.pipeline.row import RowRequest, run_row
+    from repro.readout.compute import Compute
 
-    wanted = running.Options(
-        options.seeds,
-        options.protocol,
-        device,
-        compute.deterministic,
-        workers=compute.workers,
-        batch=compute.batch,
-        allow_missing=options.allow_missing,
-        limit=options.limit,
+    reporter = Reporter(to_stderr=common.as_json)
+    records = run_row(
+        found,
+        RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing),
+        workspace,
+        compute.execution(device, reporter.line),
+        Compute(device, deterministic=compute.deterministic).checked(),
+        reporter,
     )
-    return running.run(row, wanted, workspace, as_json=common.as_json)
+    print_records(found, records, as_json=common.as_json)
+    return Exit.OK
+
+
+def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
+    """Return the device to compute on, after checking that nothing the row needs is missing.
+
+    Raises:
+        UsageError: no such kind of device.
+        MissingError: data, weights or a GPU are missing.
+    """
+    # Missing files are reported before torch is imported, which takes seconds.
+    named = device or device_from_environment()
+    requirements.require_all(row, workspace, gpu=named is not None and named != "cpu")
+    return requirements.chosen_device(device)
+
+
+def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) -> None:
+    """Print the scores of a row's runs, and whether `repro check` judges them; with `as_json` the records instead."""
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    published = f", published {row.published.value:.{row.published.digits}f}" if row.published else ""
+    print()
+    for record in records:
+        selected, rule = record.best_epoch_on_held_out, "best epoch on held-out clips"
+        if selected is None:
+            selected, rule = record.best_epoch_on_test, "best epoch on test"
+        score, last = (100 * one.scores[row.metric] for one in (selected, record.last_epoch))
+        print(f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}")
+    if row.kind == "extra":
+        print("an extra: there is no published value to judge it by")
+    elif not all(record.complete for record in records):
+        print("a trial on fewer clips: never judged")
+    elif any(record.protocol != "published" for record in records):
+        print("the honest protocol: not comparable with a published value, and not judged")
+    else:
+        print("`repro check` judges")

@@ -1,195 +1,211 @@
-"""`repro extract`: what is wanted, what it will take, doing it, and saying what came of it."""
+"""From clips to stored features: the one path that rows, grids, data sets, folders and predictions take.
 
-import json
+describe_backbone -> open_stores -> compute_features (predictions stop here) -> extract_features, which also reports,
+remembers the speed and packs what is complete.
+"""
+
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro.backbones.config import BackboneConfig, Cell, Layer, choose_cells
+from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone, load_backbone
-from repro.core.console import Reporter, sized, spoken
-from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.console import Reporter, sized
+from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
+from repro.datasets.registry import brought_names, open_dataset
 from repro.datasets.split import Clip
+from repro.features import rates
 from repro.features.collection import Collection, dataset_collection, folder_collection
+from repro.features.extract import Ask, Extraction, extract, pack_if_whole
+from repro.features.store import FeatureStore, StoredAs
+from repro.records.record import machine, versions
+from repro.video.readers import declared_frames
 
-SAMPLE = 200
-"""Clips whose length is looked up to say how much disk all of them will take."""
+SAMPLED_CLIPS = 200
+"""Clips whose length is read to estimate how much disk all of them will take."""
+PRECISION_NAMES: dict[StoredAs, str] = {"float32": "fp32", "float16": "fp16"}
+"""How options, messages and reports spell the types that stores and records spell as NumPy does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExtractRequest:
+    """Features to extract of a data set, a split of it, or a folder of videos."""
+
     source: str
+    """A data set, `<dataset>/<split>`, or a path."""
     backbones: tuple[str, ...]
-    timesteps: tuple[int, ...] | None
-    layers: tuple[Layer, ...] | None
-    """None: the backbone's usual ones, which rows read."""
-    grid: bool
-    stored_as: str
-    """fp32 or fp16."""
-    shard: tuple[int, int] | None
-    """Which of how many, 1 the first."""
-    changes: Mapping[str, str]
-    """Of the backbones' configs."""
+    timesteps: tuple[int, ...] | None = None
+    layers: tuple[Layer, ...] | None = None
+    """None: each backbone's default, which rows read."""
+    grid: bool = False
+    """All timesteps and layers of the release's grid, in place of `timesteps` and `layers`."""
+    stored_as: StoredAs = "float32"
+    shard: tuple[int, int] | None = None
+    """(i, n): part i of n, counted from 1."""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """Changes of the backbones' configs, as YAML text by dotted key."""
 
 
-def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """20, 0,5,10 or 1-13 as numbers, ascending, each once; None where nothing is said.
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What an extraction did."""
 
-    Raises:
-        UsageError: it is none of these.
-    """
-    if text is None:
-        return None
-    found: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if (
-            not first.isdecimal()
-            or len(part) > 7
-            or (dash and not last.isdecimal())
-            or (dash and int(last) < int(first))
-        ):
-            raise UsageError(f"{option} {text}: expected numbers, as 20, 0,5,10 or 1-13")
-        found |= set(range(int(first), int(last or first) + 1))
-    return tuple(sorted(found))
+    collection: str
+    """Name of the collection, of which `clips` may be a part."""
+    clips: int
+    asks: tuple[Ask, ...]
+    """The cells of each backbone and the store that holds them."""
+    done: Extraction
+    failed_list: Path
+    """File that names the clips that failed; it exists only if some did."""
 
 
-def layers(text: str | None) -> tuple[Layer, ...] | None:
-    """As numbers, and behind them up_1 or up_1-up_12 for layers of a decoder, and final.
+def extract_source(
+    request: ExtractRequest, workspace: Workspace, execution: Execution, reporter: Reporter
+) -> Extracted:
+    """Extract the features of a data set or a folder and pack the stores that are complete.
+
+    A clip that fails is reported and the others continue; `Extracted.done.failed` names it.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: a source, backbone, timestep, layer or shard that does not exist.
+        MissingError: a checkpoint or data are missing, or disk or memory do not suffice.
     """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    ups = [part.replace("up_", "") for part in parts if part.startswith("up_")]
-    others = [part for part in parts if not part.startswith("up_") and part != "final"]
-    try:
-        found: tuple[Layer, ...] = (numbers("--layers", ",".join(others)) or ()) if others else ()
-        raised = (numbers("--layers", ",".join(ups)) or ()) if ups else ()
-    except UsageError as error:
-        raise UsageError(f"--layers {text}: expected layers, as 9, 1,9, 1-13, up_1, up_1-up_12 or final") from error
-    return (*found, *(f"up_{n}" for n in raised), *(("final",) if "final" in parts else ()))
-
-
-def shard(text: str | None) -> tuple[int, int] | None:
-    """i/n as two numbers.
-
-    Raises:
-        UsageError: not 1 <= i <= n.
-    """
-    if text is None:
-        return None
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UsageError(f"--shard {text}: expected i/n with i from 1 to n, as 1/4")
-    return int(number), int(of)
-
-
-def run(
-    wanted: Wanted, workspace: Workspace, *, workers: int | None, device: str, batch: int | None, as_json: bool
-) -> Exit:
-    """Extract, and pack what is whole.
-
-    Raises:
-        UsageError: a source, backbone, timestep or layer that does not exist.
-        MissingError: a checkpoint or data are not there, or disk or memory do not hold it.
-    """
-    if len(set(wanted.backbones)) < len(wanted.backbones):
-        raise UsageError(f"--backbone {','.join(wanted.backbones)}: each stands once")
-    if wanted.grid and (wanted.timesteps or wanted.layers):
-        raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
-    configs = {name: load_backbone(name, wanted.changes) for name in wanted.backbones}
-    if (wanted.grid or wanted.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
-        option = "--grid" if wanted.grid else "--timesteps"
-        raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")
-    cells = {name: choose_cells(c, wanted.timesteps, wanted.layers, wanted.grid) for name, c in configs.items()}
-    whole = _collection(wanted.source, workspace)
-    part = whole.shard(*wanted.shard) if wanted.shard else whole
-    if not part.clips:
+    configs, cells = _choose_backbones(request)
+    complete = _open_collection(request.source, workspace)
+    if not complete.clips:
+        raise UsageError(f"{request.source}: its annotation files list no clips: bring the publishers' files again")
+    part = complete.shard(*request.shard) if request.shard else complete
+    if not part.clips and request.shard:
+        number, count = request.shard
         raise UsageError(
-            f"--shard {wanted.shard[0]}/{wanted.shard[1]}: no clips are left for it" if wanted.shard else ""
+            f"--shard {number}/{count}: no clips are left for it: {request.source} has {len(complete.clips)}"
         )
     workspace.require_writable()
-    reporter = Reporter(to_stderr=as_json)
-    with ExitStack() as held:
-        for name in wanted.backbones:
-            held.enter_context(workspace.lock(f"extract {name} {whole.name}{part.part}"))
-        return _run(wanted, configs, cells, whole, part, workspace, reporter, workers, device, batch, as_json=as_json)
+    with ExitStack() as locks:
+        for name in request.backbones:
+            locks.enter_context(workspace.lock(f"extract {name} {complete.name}{part.part}"))
+        wanted = [(describe_backbone(config, workspace), cells[name]) for name, config in configs.items()]
+        asks = open_stores(wanted, complete.name, workspace, request.stored_as)
+        done = extract_features(asks, part, workspace, execution, reporter, complete=complete, show_disk=True)
+    return Extracted(complete.name, len(part.clips), asks, done, asks[0].store.folder / f"failed{part.part}.json")
 
 
-def _run(
-    wanted: Wanted, configs: Mapping[str, BackboneConfig], cells: Mapping[str, tuple[Cell, ...]], whole: Collection,
-    part: Collection, workspace: Workspace, reporter: Reporter, workers: int | None, device: str, batch: int | None,
-    *, as_json: bool,
-) -> Exit:  # fmt: skip
-    from repro.backbones.extractor import Execution
-    from repro.features import rates
-    from repro.features.extract import Ask, extract, pack_if_whole
-    from repro.features.store import FeatureStore, StoredAs
-    from repro.records.record import machine, versions
-    from repro.video.decoders import spare_cores
+def open_stores(
+    wanted: Sequence[tuple[Backbone, tuple[Cell, ...]]],
+    collection: str,
+    workspace: Workspace,
+    stored_as: StoredAs = "float32",
+) -> tuple[Ask, ...]:
+    """The store of each backbone's features of a collection, with the cells it is to hold."""
+    return tuple(
+        Ask(
+            backbone,
+            cells,
+            FeatureStore.open(workspace, backbone.name, backbone.identity(), collection, stored_as),
+        )
+        for backbone, cells in wanted
+    )
 
-    stored_as: StoredAs = "float16" if wanted.stored_as == "fp16" else "float32"
-    asks = []
-    for name, config in configs.items():
-        backbone = describe_backbone(config, workspace)
-        store = FeatureStore.open(workspace, name, backbone.identity(), whole.name, stored_as)
-        asks.append(Ask(backbone, cells[name], store))
-    execution = Execution(device, batch, workers or spare_cores(), reporter.line)
-    on = machine(device)
-    done = extract(
-        part, asks, execution, versions() | on, reporter,
-        before=lambda todo: say_disk(todo, configs, cells, wanted.stored_as, workspace.features, reporter),
-    )  # fmt: skip
+
+def compute_features(
+    asks: Sequence[Ask],
+    collection: Collection,
+    execution: Execution,
+    reporter: Reporter,
+    *,
+    show_disk: bool = False,
+) -> Extraction:
+    """Compute the features that the stores of `asks` are missing, one clip file each.
+
+    Args:
+        asks: cells of each backbone, with the store they go to.
+        collection: the clips.
+        execution: device, batch and decoding processes.
+        reporter: where progress and failed clips are reported.
+        show_disk: report first how much disk the features will take, and stop if there is less.
+
+    Raises:
+        MissingError: a checkpoint is unusable, or disk or memory do not suffice.
+    """
+
+    def report_disk(clips: Sequence[Clip]) -> None:
+        if show_disk:
+            _report_disk(clips, asks, reporter)
+
+    origin = versions() | machine(execution.device)
+    return extract(collection, asks, execution, origin, reporter, report_disk)
+
+
+def extract_features(
+    asks: Sequence[Ask],
+    collection: Collection,
+    workspace: Workspace,
+    execution: Execution,
+    reporter: Reporter,
+    *,
+    complete: Collection | None = None,
+    show_disk: bool = False,
+) -> Extraction:
+    """As compute_features; then report each store, remember the speed for `repro plan`, and pack complete stores.
+
+    `complete` is the collection of which `collection` is a shard.
+    """
+    done = compute_features(asks, collection, execution, reporter, show_disk=show_disk)
+    readable = len(collection.clips) - len(done.failed)
     for ask in asks:
+        cells = ask.cells[0].name if len(ask.cells) == 1 else f"{len(ask.cells)} cells"
         reporter.stage(
             "features",
-            total=len(part.clips) - len(done.failed),
-            reused=len(part.clips) - len(done.failed) - done.made_of(ask.backbone.name),
+            total=readable,
+            reused=readable - done.made_of(ask.backbone.name),
             made="extracted",
-            why=f"{ask.backbone.name}, {len(ask.cells)} cell{'s' if len(ask.cells) > 1 else ''}",
+            why=f"{collection.name}, {ask.backbone.name}, {cells}",
             where=ask.store.folder,
         )
-    if done.windows:
-        reporter.line(
-            f"{'':<11} {done.windows} windows in {spoken(done.seconds)}: {done.windows / done.seconds:.2f} windows/s"
-        )
-    if len(asks) == 1:  # of two that share work, neither has a rate of its own
+    if len(asks) == 1:  # backbones that share work have no speed of their own
         (ask,) = asks
-        names = tuple(cell.name for cell in ask.cells)
-        rates.record(workspace, ask.backbone.name, ask.backbone.identity(), names, on, done.windows, done.seconds)
-    pack_if_whole(whole, asks, done, reporter)
-    if as_json:
-        found = {
-            "collection": whole.name,
-            "stores": {ask.backbone.name: str(ask.store.folder) for ask in asks},
-            "cells": {name: [cell.name for cell in chosen] for name, chosen in cells.items()},
-            "clips": len(part.clips),
-            "extracted": len(done.extracted),
-            "reused": len(done.reused),
-            "failed": done.failed,
-            "windows": done.windows,
-            "seconds": round(done.seconds, 3),
-        }
-        print(json.dumps(found, indent=1))
-    if done.failed:
-        raise MissingError(
-            f"{len(done.failed)} of {len(part.clips)} clips failed and are named in "
-            f"{asks[0].store.folder / f'failed{part.part}.json'}: mend them and run the same command: it tries them again"
+        rates.record(
+            workspace,
+            ask.backbone.name,
+            ask.backbone.identity(),
+            tuple(cell.name for cell in ask.cells),
+            machine(execution.device),
+            done.windows,
+            done.seconds,
         )
-    return Exit.OK
+    pack_if_whole(complete or collection, asks, done, reporter)
+    return done
 
 
-def _collection(source: str, workspace: Workspace) -> Collection:
-    from repro.datasets.registry import brought_names, open_dataset
+def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig], dict[str, tuple[Cell, ...]]]:
+    """The configs and cells of the backbones of a request.
 
+    Raises:
+        UsageError: an unknown or repeated backbone, or options that it does not have.
+    """
+    if len(set(request.backbones)) < len(request.backbones):
+        raise UsageError(f"--backbone {','.join(request.backbones)}: duplicate backbone")
+    if request.grid and (request.timesteps or request.layers):
+        raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
+    configs = {name: load_backbone(name, request.changes) for name in request.backbones}
+    if (request.grid or request.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
+        option = "--grid" if request.grid else "--timesteps"
+        raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")
+    cells = {
+        name: choose_cells(config, request.timesteps, request.layers, request.grid) for name, config in configs.items()
+    }
+    return configs, cells
+
+
+def _open_collection(source: str, workspace: Workspace) -> Collection:
     name, _, split = source.partition("/")
     folder = Path(source)
+    # A folder named as a data set is only meant if the path goes on below it.
     if name in brought_names() and (not split or not folder.exists()):
         dataset = open_dataset(name, workspace)
         return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
@@ -201,39 +217,41 @@ def _collection(source: str, workspace: Workspace) -> Collection:
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 
 
-def say_disk(
-    todo: Sequence[Clip], configs: Mapping[str, BackboneConfig], cells: Mapping[str, tuple[Cell, ...]], stored_as: str,
-    place: Path, reporter: Reporter,
-) -> None:  # fmt: skip
-    """Say how much disk the features of `todo` take at most, before anything is computed.
+def _report_disk(clips: Sequence[Clip], asks: Sequence[Ask], reporter: Reporter) -> None:
+    """Report how much disk the features of `clips` take at most, before anything is computed.
 
     Raises:
-        MissingError: there is not as much.
+        MissingError: less than that is free.
     """
-    from repro.video.readers import declared_frames
-
-    chosen = todo[:: max(1, len(todo) // SAMPLE)]
-    known, values = 0, 0
-    for clip in chosen:
-        for name, config in configs.items():
-            native = declared_frames(clip.path, config.frames.max_seconds)
-            if not native:
-                break
-            vectors = config.vectors(-(-native // config.frames.stride))
-            values += vectors * sum(config.channels(cell) or 0 for cell in cells[name])
-        else:
-            known += 1
-    if not known:
+    sample = clips[:: max(1, len(clips) // SAMPLED_CLIPS)]
+    counted = [values for clip in sample if (values := _count_values(clip, asks)) is not None]
+    if not counted:
         return
-    size = round(len(todo) * values / known * (2 if stored_as == "fp16" else 4))
-    place.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(place).free
+    mean = sum(counted) / len(counted)
+    store = asks[0].store
+    folder = store.folder.parent.parent
+    size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
+    free = shutil.disk_usage(folder).free
     reporter.line(
-        f"{'disk':<11} about {sized(size)} for {len(todo)} clips ({values / known:,.0f} values a clip, {stored_as}), as "
-        f"much again while they are packed; {sized(free)} free in {place}"
+        f"{'disk':<11} about {sized(size)} for {len(clips)} clips ({mean:,.0f} values a clip, "
+        f"{PRECISION_NAMES[store.stored_as]}), as much again while they are packed; {sized(free)} free in {folder}"
     )
+    # Packing writes a second copy before the first is removed.
     if 2 * size > free:
         raise MissingError(
-            f"features in {place}: about {sized(2 * size)} needed, {sized(free)} free: make room, name another --workspace, "
-            "or take fewer --timesteps and --layers"
+            f"features in {folder}: about {sized(2 * size)} needed, {sized(free)} free: make room, name another "
+            "--workspace, or take fewer --timesteps and --layers"
         )
+
+
+def _count_values(clip: Clip, asks: Sequence[Ask]) -> int | None:
+    """Numbers that the features of a clip hold, by its declared length; None if the file does not declare one."""
+    values = 0
+    for ask in asks:
+        config = ask.backbone.config
+        frames = declared_frames(clip.path, config.frames.max_seconds)
+        if not frames:
+            return None
+        vectors = config.vectors(-(-frames // config.frames.stride))
+        values += vectors * sum(config.channels(cell) or 0 for cell in ask.cells)
+    return values

@@ -1,8 +1,9 @@
-"""A row from its clips to its run records: extract, train, record. Each stage is reused where nothing it depends on has
-changed."""
+"""A row from its clips to its run records: extract, train, record. Each stage reuses what is stored if nothing it depends on
+has changed."""
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution
@@ -10,112 +11,176 @@ from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
-from repro.datasets.split import Clip, Split
-from repro.features import rates
+from repro.datasets.split import Clip
 from repro.features.collection import dataset_collection
-from repro.features.extract import Ask, Extraction, extract, pack_if_whole
-from repro.features.store import FeatureStore, StoredAs
-from repro.pipeline.run_readout import Source, read_out
-from repro.readout.compute import ON_CPU, Compute
-from repro.readout.metrics import Segments
+from repro.features.store import DamagedFeaturesError, FeatureStore, StoredAs
+from repro.pipeline.extract import extract_features, open_stores
+from repro.pipeline.row_data import RowData, list_row_data, open_row_data
+from repro.pipeline.run_readout import ReadoutInputs, run_readouts
+from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
-from repro.records.record import RunRecord, machine, versions
+from repro.records import mlflow_view
+from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone
 
 
+@dataclass(frozen=True, slots=True)
+class RowRequest:
+    """Which readouts of a row to run, and on which clips."""
+
+    seeds: int = 1
+    """How many readouts: the published seed, then those that follow it."""
+    protocol: Protocol = "published"
+    limit: int | None = None
+    """For a trial: at most this many clips of each split; recorded, and never judged."""
+    allow_missing: bool = False
+    """Continue without missing clips; recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFeatures:
+    """Which of a backbone's features a row or a grid of it reads, and how they are stored."""
+
+    cells: tuple[Cell, ...]
+    stored_as: StoredAs = "float32"
+    show_disk: bool = False
+    """Report first how much disk they will take."""
+
+
 def run_row(
-    name: str,
-    row: Row,
-    splits: Mapping[str, Split],
-    seeds: Sequence[int],
-    workspace: Workspace,
-    reporter: Reporter,
-    execution: Execution,
-    protocol: Protocol = "published",
-    compute: Compute = ON_CPU,
-    segments: Segments | None = None,
-    *,
-    also: Sequence[Split] = (),
-    missing: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
-    manifests: Mapping[str, str] = MappingProxyType({}),
-    complete: bool = True,
-) -> tuple[FeatureStore, list[RunRecord]]:
-    """The test split's features and one record per seed. `splits` holds "train" and "test". `also`, `missing` and
-    `manifests` are as in repro/pipeline/row_data.py and go into the records, as does `complete`, False for a trial on fewer
-    clips.
+    row: Row, request: RowRequest, workspace: Workspace, execution: Execution, compute: Compute, reporter: Reporter
+) -> list[RunRecord]:
+    """Run a row end to end: features, readouts, one record a seed.
 
     Raises:
-        MissingError: a checkpoint is missing or clips could not be read (each is named before).
+        MissingError: data, a checkpoint or clips are missing or damaged.
+        UsageError: another process runs the row, or a training of it was started with another recipe.
     """
-    stores, extraction = extract_row(name, row, (row.features,), splits, workspace, reporter, execution)
-    source = Source(
-        name,
-        row,
-        stores,
-        splits,
-        extraction.video_sha256,
-        segments,
-        tuple(also),
-        dict(missing),
-        dict(manifests),
-        complete,
-    )
-    return stores["test"], read_out(source, seeds, workspace, reporter, protocol, compute)
+    workspace.require_writable()
+    # One process a row: two would train the same run in the same folder.
+    with workspace.lock(f"run {row.name}"):
+        data = open_row_data(row, workspace, allow_missing=request.allow_missing)
+        if request.limit is not None:
+            data = data.limited(request.limit)
+        data.warn_of_left_out(reporter)
+        inputs = extract_row(row, data, workspace, execution, reporter)
+        return _train(inputs, request, workspace, compute, reporter)
+
+
+def train_readouts(
+    row: Row, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
+) -> list[RunRecord]:
+    """Train a row's readouts on stored features; videos are not looked at. The runs are those that run_row would make.
+
+    Raises:
+        MissingError: features of some clips, or annotation files, are missing.
+        UsageError: another process runs the row, or a training of it was started with another recipe.
+    """
+    workspace.require_writable()
+    inputs = open_stored_row(row, workspace)
+    with workspace.lock(f"run {row.name}"):
+        return _train(inputs, request, workspace, compute, reporter)
+
+
+def _train(
+    inputs: ReadoutInputs, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
+) -> list[RunRecord]:
+    seeds = inputs.row.seeds.first(request.seeds)
+    records = run_readouts(inputs, seeds, workspace, reporter, request.protocol, compute)
+    mlflow_view.sync(workspace, reporter)
+    return records
 
 
 def extract_row(
-    name: str,
     row: Row,
-    cells: tuple[Cell, ...],
-    splits: Mapping[str, Split],
+    data: RowData,
     workspace: Workspace,
-    reporter: Reporter,
     execution: Execution,
-    stored_as: StoredAs = "float32",
-    before: Callable[[Sequence[Clip]], None] = lambda todo: None,
-) -> tuple[dict[str, FeatureStore], Extraction]:
-    """Features of all splits, all cells in one pass over a clip: the store of each, and what was extracted. `before` is
-    called with the clips of a data set that are to be computed.
+    reporter: Reporter,
+    features: RowFeatures | None = None,
+) -> ReadoutInputs:
+    """Extract the features of a row's splits, all cells in one pass over a clip, and return what its readouts train on.
+
+    Args:
+        row: the row.
+        data: its splits.
+        workspace: where features are stored.
+        execution: device, batch and decoding processes.
+        reporter: where progress is reported.
+        features: other features than the row's own cell in float32: a grid's.
 
     Raises:
-        MissingError: a checkpoint is missing or clips could not be read (each is named before).
+        MissingError: a checkpoint is missing, or clips could not be read (each is reported before).
     """
+    features = features or RowFeatures((row.features,))
     backbone = describe_backbone(row_backbone(row), workspace)
+    # Splits of one data set share a store and one pass over their clips.
     collections: dict[str, list[Clip]] = {}
-    for part, split in splits.items():
-        collections.setdefault(_dataset(row, part), []).extend(split.clips)
+    for part, split in data.splits.items():
+        collections.setdefault(_dataset_of(row, part), []).extend(split.clips)
     stores: dict[str, FeatureStore] = {}
-    whole = Extraction()
+    failed: list[str] = []
+    video_sha256: dict[str, str] = {}
     for dataset, clips in collections.items():
-        store = FeatureStore.open(workspace, row.backbone, backbone.identity(), dataset, stored_as)
-        asks = [Ask(backbone, cells, store)]
+        asks = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
         collection = dataset_collection(dataset, clips)
-        on = machine(execution.device)
-        done = extract(collection, asks, execution, versions() | on, reporter, before)
-        names = tuple(cell.name for cell in cells)
-        rates.record(workspace, row.backbone, backbone.identity(), names, on, done.windows, done.seconds)
-        reporter.stage(
-            "features",
-            total=len(collection.clips) - len(done.failed),
-            reused=len(done.reused),
-            made="extracted",
-            why=f"{dataset}, {row.backbone}, {cells[0].name if len(cells) == 1 else f'{len(cells)} cells'}",
-            where=store.folder,
-        )
-        pack_if_whole(collection, asks, done, reporter)
-        stores |= {part: store for part in splits if _dataset(row, part) == dataset}
-        whole.failed |= done.failed
-        whole.video_sha256 |= done.video_sha256
-        whole.windows += done.windows
-    if whole.failed:
-        failed, total = list(whole.failed), sum(len(clips) for clips in collections.values())
+        done = extract_features(asks, collection, workspace, execution, reporter, show_disk=features.show_disk)
+        stores |= {part: asks[0].store for part in data.splits if _dataset_of(row, part) == dataset}
+        failed += done.failed
+        video_sha256 |= done.video_sha256
+    if failed:
+        total = sum(len(clips) for clips in collections.values())
         raise MissingError(
-            f"row {name}: {len(failed)} of {total} clips could not be read "
-            f"({', '.join(failed[:3])}{', ...' if len(failed) > 3 else ''}): mend or fetch them again and run the same "
-            "command: the other clips' features are kept"
+            f"row {row.name}: {len(failed)} of {total} clips could not be read ({_shorten(failed)}): fix or fetch them again "
+            "and run the same command: the other clips' features are kept"
         )
-    return stores, whole
+    return ReadoutInputs(row, data, stores, video_sha256)
 
 
-def _dataset(row: Row, part: str) -> str:
+def open_stored_row(row: Row, workspace: Workspace) -> ReadoutInputs:
+    """What a row's readouts train on, from stored features alone.
+
+    Raises:
+        MissingError: features of some clips, or annotation files, are missing.
+    """
+    backbone = describe_backbone(row_backbone(row), workspace, to_compute=False)
+    data = list_row_data(row, workspace)
+    stores: dict[str, FeatureStore] = {}
+    video_sha256: dict[str, str] = {}
+    for part, split in data.splits.items():
+        dataset = _dataset_of(row, part)
+        store = open_stores([(backbone, (row.features,))], dataset, workspace)[0].store
+        try:
+            read = store.cell_reader(row.features.name)
+            entries = {clip.id: read(clip.id) for clip in split.clips}
+        except DamagedFeaturesError as error:
+            raise MissingError(f"features {store.folder}: damaged: {error}: extract them again") from error
+        missing = [clip for clip, entry in entries.items() if entry is None]
+        if missing:
+            raise MissingError(
+                f"row {row.name}: {len(missing)} of {len(entries)} clips of {split.name} have no features "
+                f"{row.features.name} in {store.folder} ({_shorten(missing)}): `{extract_command(row, dataset)}` extracts them"
+            )
+        stores[part] = store
+        video_sha256 |= {clip: entry.video_sha256 for clip, entry in entries.items() if entry is not None}
+    return ReadoutInputs(row, data, stores, video_sha256)
+
+
+def extract_command(row: Row, source: str) -> str:
+    """The command that extracts the row's features of `source`, a data set or a split of one."""
+    words = ["repro", "extract", source, "--backbone", row.backbone]
+    if row.features != row_backbone(row).axes().usual:
+        if row.features.timestep is not None:
+            words += ["--timesteps", str(row.features.timestep)]
+        words += ["--layers", str(row.features.layer)]
+    for key, value in row.changes.items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join(words)
+
+
+def _dataset_of(row: Row, part: str) -> str:
     return (row.data.train if part == "train" else row.data.test).split("/")[0]
+
+
+def _shorten(clips: Sequence[str]) -> str:
+    return f"{', '.join(clips[:3])}{', ...' if len(clips) > 3 else ''}"

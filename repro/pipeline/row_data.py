@@ -1,74 +1,134 @@
-"""The clips of a row: its splits as they lie here, and what a run record says of them."""
+"""The clips of a row: its splits as they are on this machine, and what a run record states about them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from repro.core.console import Reporter
 from repro.core.workspace import Workspace
+from repro.datasets import animal_kingdom
+from repro.datasets.config import load_dataset
 from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
-from repro.datasets.split import Split
-from repro.table.row import Data
+from repro.datasets.split import Clip, Split
+from repro.table.row import Row
 
 
 @dataclass(frozen=True, slots=True)
 class RowData:
-    """What repro/pipeline/row.py takes of a row's data."""
+    """The splits of a row and what its records state about them."""
 
-    splits: dict[str, Split]
-    """train and test, without the clips that are missing."""
-    also: tuple[Split, ...]
-    """Parts of the test split whose own scores are recorded."""
-    missing: dict[str, tuple[str, ...]]
-    """Ids by train and test; empty ones unless missing clips were allowed."""
-    manifests: dict[str, str]
+    splits: Mapping[str, Split]
+    """"train" and "test", without missing clips."""
+    also: tuple[Split, ...] = ()
+    """Parts of the test split that are also scored on their own."""
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids of missing clips of "train" and "test"; empty unless missing clips were allowed."""
+    manifests: Mapping[str, str] = field(default_factory=dict)
     """Content hash of each data set's audit."""
+    segments: Mapping[str, Sequence[int]] | None = None
+    """Label ids by segment, for scores within each (Animal Kingdom's classes by how common they are)."""
+    complete: bool = True
+    """False for a trial on fewer clips."""
 
     def limited(self, clips: int) -> "RowData":
-        """At most so many clips of each split, from its whole length, so that a trial sees many classes."""
-        splits = {part: _limited(split, clips) for part, split in self.splits.items()}
-        kept = {clip.id for clip in splits["test"].clips}
-        also = [Split(s.name, s.classes, tuple(c for c in s.clips if c.id in kept)) for s in self.also]
-        return replace(self, splits=splits, also=tuple(split for split in also if split.clips))
+        """The same with at most `clips` clips of each split, spread over its length so that a trial has many classes."""
+        splits = {part: _spread(split, clips) for part, split in self.splits.items()}
+        complete = splits == self.splits
+        if complete:
+            return self
+        also = [_part(split, splits["test"].clips) for split in self.also]
+        return replace(self, splits=splits, also=tuple(part for part in also if part.clips), complete=False)
+
+    def warn_of_left_out(self, reporter: Reporter) -> None:
+        """Warn that a trial reads fewer clips, and name missing clips that are left out."""
+        if not self.complete:
+            clips = ", ".join(f"{len(split.clips)} of {part}" for part, split in self.splits.items())
+            reporter.warn(f"a trial on {clips}: recorded as one, and never judged")
+        for part, ids in self.missing.items():
+            if ids:
+                reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
 
 
-def open_row(data: Data, workspace: Workspace, *, allow_missing: bool = False) -> RowData:
-    """
+def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False) -> RowData:
+    """Open a row's splits and check that their videos are present.
+
     Raises:
-        MissingError: a data set is not there or damaged, or clips are missing and that was not allowed.
+        MissingError: a data set is missing or damaged, or clips are missing and that was not allowed.
     """
-    datasets = {name: open_dataset(name, workspace) for name in data.datasets}
-    audits = {name: audited for name, dataset in datasets.items() if (audited := of_these_files(dataset, workspace))}
+    datasets = {name: open_dataset(name, workspace) for name in row.data.datasets}
+    audits = _audits(datasets, workspace)
     splits, missing = {}, {}
-    for part, name in (("train", data.train), ("test", data.test)):
-        splits[part], missing[part] = _whole(name, datasets, audits, allow_missing)
-    present = {clip.id for clip in splits["test"].clips}
-    also = []
-    for name in data.also:
-        dataset, split = name.split("/")
-        whole = datasets[dataset].split(split)
-        left = tuple(clip for clip in whole.clips if clip.id in present)
-        if left:
-            also.append(Split(whole.name, whole.classes, left))
-    return RowData(splits, tuple(also), missing, {name: manifest.sha256 for name, manifest in audits.items()})
+    for part, name in (("train", row.data.train), ("test", row.data.test)):
+        dataset, split = _find_split(name, datasets)
+        splits[part], missing[part] = without_missing(
+            split, dataset.folder, allow_missing=allow_missing, manifest=audits.get(dataset.name)
+        )
+    also = [_part(split, splits["test"].clips) for split in _also(row, datasets)]
+    return RowData(
+        splits=splits,
+        also=tuple(part for part in also if part.clips),
+        missing=missing,
+        manifests={name: manifest.sha256 for name, manifest in audits.items()},
+        segments=row_segments(row, workspace),
+    )
 
 
-def _limited(split: Split, clips: int) -> Split:
-    whole = split.clips
-    if len(whole) <= clips:
-        return split
-    return Split(split.name, split.classes, tuple(whole[place * len(whole) // clips] for place in range(clips)))
+def list_row_data(row: Row, workspace: Workspace) -> RowData:
+    """A row's splits as its annotation files list them; videos are not looked at.
+
+    Raises:
+        MissingError: annotation files of a data set are missing or damaged.
+    """
+    datasets = {name: open_dataset(name, workspace) for name in row.data.datasets}
+    names = {"train": row.data.train, "test": row.data.test}
+    return RowData(
+        splits={part: _find_split(name, datasets)[1] for part, name in names.items()},
+        also=tuple(_also(row, datasets)),
+        manifests={name: manifest.sha256 for name, manifest in _audits(datasets, workspace).items()},
+        segments=row_segments(row, workspace),
+    )
 
 
-def of_these_files(dataset: Dataset, workspace: Workspace) -> Manifest | None:
-    """The manifest of the data set's audit, where there is one and it is of the annotation files that lie here."""
+def row_segments(row: Row, workspace: Workspace) -> Mapping[str, Sequence[int]] | None:
+    """Animal Kingdom's classes by how common they are; None for other rows, or if the publishers' table is missing.
+
+    Segments add scores to a record and are part of its run's key.
+    """
+    if row.data.datasets != ("animal_kingdom",):
+        return None
+    config = load_dataset("animal_kingdom")
+    return animal_kingdom.segments(workspace.data / config.folder, config.classes)
+
+
+def matching_manifest(dataset: Dataset, workspace: Workspace) -> Manifest | None:
+    """The manifest of the data set's audit, if there is one and it is of the annotation files now in the workspace."""
     manifest = stored_manifest(workspace, dataset.name)
     return manifest if manifest is not None and manifest.annotations == dataset.key else None
 
 
-def _whole(
-    name: str, datasets: Mapping[str, Dataset], audits: Mapping[str, Manifest], allow_missing: bool
-) -> tuple[Split, tuple[str, ...]]:
-    dataset = datasets[name.split("/")[0]]
-    split = dataset.split(name.split("/")[1])
-    return without_missing(split, dataset.folder, allow_missing=allow_missing, manifest=audits.get(dataset.name))
+def _audits(datasets: Mapping[str, Dataset], workspace: Workspace) -> dict[str, Manifest]:
+    return {name: found for name, dataset in datasets.items() if (found := matching_manifest(dataset, workspace))}
+
+
+def _find_split(name: str, datasets: Mapping[str, Dataset]) -> tuple[Dataset, Split]:
+    dataset, split = name.split("/")
+    return datasets[dataset], datasets[dataset].split(split)
+
+
+def _also(row: Row, datasets: Mapping[str, Dataset]) -> list[Split]:
+    return [_find_split(name, datasets)[1] for name in row.data.also]
+
+
+def _part(split: Split, clips: tuple[Clip, ...]) -> Split:
+    """`split` with only those of its clips that are among `clips`."""
+    ids = {clip.id for clip in clips}
+    return Split(split.name, split.classes, tuple(clip for clip in split.clips if clip.id in ids))
+
+
+def _spread(split: Split, count: int) -> Split:
+    """At most `count` clips of `split`, at equal distances. Splits list their clips by class: the first ones would be of one."""
+    clips = split.clips
+    if len(clips) <= count:
+        return split
+    return Split(split.name, split.classes, tuple(clips[number * len(clips) // count] for number in range(count)))

@@ -1,14 +1,19 @@
-"""The readout as a stage: from features on disk to one run record a seed. Runs that are there are reused."""
+"""From stored features to one run record a seed. Runs that are recorded already are reused.
 
-import dataclasses
+A run's key is a hash of everything its numbers depend on: features, splits, recipe, protocol, precision and seed. Weights
+and predictions are on disk before the record that lists their sha256: a run with a record is complete.
+"""
+
 import datetime
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 from pydantic import ValidationError
 
 from repro.core.console import Reporter
@@ -17,6 +22,7 @@ from repro.core.hashing import canonical_json, content_key, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import FeatureStore
+from repro.pipeline.row_data import RowData
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import split_held_out
@@ -43,61 +49,92 @@ from repro.table.row import Row, row_backbone
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What readouts of a row are trained from."""
+class ReadoutInputs:
+    """What the readouts of a row are trained on."""
 
-    name: str
     row: Row
+    data: RowData
     stores: Mapping[str, FeatureStore]
-    """Of "train" and "test": the same key, of one data set or of two."""
-    splits: Mapping[str, Split]
-    """"train" and "test"."""
+    """Of "train" and "test". They have the same key, and are two stores if the row reads two data sets."""
     video_sha256: Mapping[str, str]
-    """Of every clip."""
-    segments: Segments | None = None
-    also: tuple[Split, ...] = ()
-    """Parts of the test split whose own scores are recorded."""
-    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids of clips left out of "train" and "test", where that was allowed."""
-    manifests: Mapping[str, str] = field(default_factory=dict)
-    """Content hash of each data set's audit."""
-    complete: bool = True
-    """False for a trial on fewer clips."""
+    """Of every clip, by its id."""
 
     @property
     def store(self) -> FeatureStore:
         return self.stores["test"]
 
 
-def read_out(
-    source: Source,
+@dataclass(frozen=True)
+class RunPlan:
+    """The runs of one row, cell and protocol, which differ in their seed alone."""
+
+    inputs: ReadoutInputs
+    protocol: Protocol
+    compute: Compute
+    splits: Mapping[str, SplitRecord]
+    """What records state of "train" and "test"."""
+
+    @cached_property
+    def group(self) -> dict[str, Any]:
+        """Everything a run depends on but its seed. Hashed: changing a key or a value here orphans every recorded run."""
+        row, data = self.inputs.row, self.inputs.data
+        return {
+            "training": checkpoints.VERSION,
+            "row": row.name,
+            "row_version": row.version,
+            "features": {"key": self.inputs.store.key, "cell": row.features.name},
+            "splits": {part: split.model_dump() for part, split in self.splits.items()},
+            "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
+            "protocol": self.protocol,
+            "precision": self.compute.precision,
+            "segments": data.segments,
+            "also": [split.name for split in data.also],
+        }
+
+    def stored_run(self, seed: int, workspace: Workspace) -> StoredRun:
+        """Where the run of `seed` is stored, whether it exists or not."""
+        run = content_key(self.group | {"seed": seed})
+        return stored_run(workspace.runs, self.inputs.row.name, seed, run)
+
+
+def plan_runs(
+    inputs: ReadoutInputs,
+    protocol: Protocol = "published",
+    compute: Compute = ON_CPU,
+    splits: Mapping[str, SplitRecord] | None = None,
+) -> RunPlan:
+    """The runs of `inputs`. `splits` are those of another cell's plan, which saves hashing the clips again."""
+    return RunPlan(inputs, protocol, compute, split_records(inputs) if splits is None else splits)
+
+
+def run_readouts(
+    inputs: ReadoutInputs,
     seeds: Sequence[int],
     workspace: Workspace,
     reporter: Reporter,
     protocol: Protocol = "published",
     compute: Compute = ON_CPU,
 ) -> list[RunRecord]:
-    """One record a seed; features are read once for all of them.
+    """Train the seeds that have no record, and return the records of all.
 
     Raises:
         MissingError: features are missing or unfit, or a loss turned NaN.
-        UsageError: no such device, or a seed's training was begun otherwise and not ended.
+        UsageError: no such device, or a seed has an unfinished training with another recipe.
     """
-    row, facts = source.row, split_facts(source)
-    group = _group(source, facts, protocol, compute)
+    row, plan = inputs.row, plan_runs(inputs, protocol, compute)
     sequences: dict[str, Sequences] = {}
     records, reused = [], 0
     for seed in seeds:
-        stored = stored_run(workspace.runs, source.name, seed, content_key(group | {"seed": seed}))
-        record = _stored_record(stored, reporter)
+        stored = plan.stored_run(seed, workspace)
+        record = read_record(stored, reporter)
         if record is None:
-            _refuse_begun_otherwise(stored, row, protocol)
-            if not sequences:
+            _refuse_other_training(stored, row, protocol)
+            if not sequences:  # once for all seeds
                 sequences = {
-                    part: load_sequences(source.stores[part], split, row.features.name, row.readout.max_length)
-                    for part, split in source.splits.items()
+                    part: load_sequences(inputs.stores[part], split, row.features.name, row.readout.max_length)
+                    for part, split in inputs.data.splits.items()
                 }
-            record = _measure(source, protocol, compute, seed, stored, group, sequences, facts, reporter)
+            record = _train_seed(plan, seed, stored, sequences, reporter)
         else:
             reused += 1
         records.append(record)
@@ -106,55 +143,23 @@ def read_out(
         total=len(seeds),
         reused=reused,
         made="trained",
-        why=f"{source.name}, seeds {', '.join(map(str, seeds))}"
+        why=f"{row.name}, seeds {', '.join(map(str, seeds))}"
         + ("" if protocol == "published" else f", {protocol} protocol"),
-        where=workspace.runs / source.name,
+        where=workspace.runs / row.name,
     )
     return records
 
 
-def finished(
-    source: Source,
-    seed: int,
-    workspace: Workspace,
-    reporter: Reporter,
-    protocol: Protocol = "published",
-    compute: Compute = ON_CPU,
-    facts: Mapping[str, SplitRecord] | None = None,
-) -> RunRecord | None:
-    """The record that read_out would reuse; None where it would train. `facts` saves working them out again."""
-    group = _group(source, split_facts(source) if facts is None else facts, protocol, compute)
-    run = content_key(group | {"seed": seed})
-    return _stored_record(stored_run(workspace.runs, source.name, seed, run), reporter)
-
-
-def split_facts(source: Source) -> dict[str, SplitRecord]:
-    """What records say of the splits: the same whatever the cell and the recipe."""
+def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
+    """What records state of the splits. It is the same for every cell, recipe and seed."""
     return {
-        part: _split_record(split, source.video_sha256, source.missing.get(part, ()))
-        for part, split in source.splits.items()
+        part: _split_record(split, inputs.video_sha256, inputs.data.missing.get(part, ()))
+        for part, split in inputs.data.splits.items()
     }
 
 
-def _group(source: Source, facts: Mapping[str, SplitRecord], protocol: Protocol, compute: Compute) -> dict[str, Any]:
-    """All a run depends on but its seed."""
-    row = source.row
-    return {
-        "training": checkpoints.VERSION,
-        "row": source.name,
-        "row_version": row.version,
-        "features": {"key": source.store.key, "cell": row.features.name},
-        "splits": {part: fact.model_dump() for part, fact in facts.items()},
-        "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
-        "protocol": protocol,
-        "precision": compute.precision,
-        "segments": source.segments,
-        "also": [split.name for split in source.also],
-    }
-
-
-def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
-    """The record of this very run, if it is whole."""
+def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
+    """The record of a run; None if it is missing or damaged, in which case the damaged file is renamed."""
     try:
         return stored.read()
     except DamagedRecordError as error:
@@ -163,93 +168,118 @@ def _stored_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
         return None
 
 
-def _refuse_begun_otherwise(stored: StoredRun, row: Row, protocol: Protocol) -> None:
-    """A row's seed is not trained anew beside an unfinished training of it whose recipe was another. Another cell or head
-    is no changed recipe: a grid trains many side by side.
+def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> None:
+    """Refuse to train a seed of which another run, with another recipe, is unfinished.
+
+    The recipe was probably changed by accident. Another cell or head is no changed recipe: a grid trains many of them.
 
     Raises:
-        UsageError: there is one; what differs, and what to do.
+        UsageError: there is such a run; what differs, and what to do.
     """
 
-    def facts(recipe: Recipe) -> dict[str, object]:
+    def identify(recipe: Recipe) -> dict[str, object]:
         return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
 
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
-        about = checkpoints.read_header(path)
-        if path.parent == stored.folder or about is None or about.get("protocol") != protocol:
+        header = checkpoints.read_header(path)
+        if path.parent == stored.folder or header is None or header.get("protocol") != protocol:
             continue
         try:
-            began, cell = Recipe.model_validate(about["asked"]["recipe"]), about["cell"]
-        except (KeyError, ValidationError):  # another version's: nothing goes on from it
+            recipe, cell = Recipe.model_validate(header["asked"]["recipe"]), header["cell"]
+        except (KeyError, ValidationError):  # written by another version, which this one does not resume
             continue
-        if (cell, began.head) == (row.features.name, row.readout.head):
-            checkpoints.refuse_changed(path, facts(began), facts(row.readout))
+        if (cell, recipe.head) == (row.features.name, row.readout.head):
+            checkpoints.refuse_changed(path, identify(recipe), identify(row.readout))
 
 
-def _measure(
-    source: Source,
-    protocol: Protocol,
-    compute: Compute,
-    seed: int,
-    stored: StoredRun,
-    group: Mapping[str, Any],
-    sequences: Mapping[str, Sequences],
-    facts: Mapping[str, SplitRecord],
-    reporter: Reporter,
+def _train_seed(
+    plan: RunPlan, seed: int, stored: StoredRun, sequences: Mapping[str, Sequences], reporter: Reporter
 ) -> RunRecord:
-    """Train one seed; weights and predictions are on disk before the record that vouches for them."""
-    row, train_split, test_split, held = source.row, sequences["train"], sequences["test"], None
-    if protocol == "honest":
-        train_split, held = split_held_out(train_split, seed)
+    """Train one seed and write its checkpoints, predictions and record."""
+    inputs, row = plan.inputs, plan.inputs.row
+    train, test, held_out = sequences["train"], sequences["test"], None
+    if plan.protocol == "honest":
+        train, held_out = split_held_out(train, seed)
+    data = checkpoints.TrainingData(train, test, held_out, inputs.data.segments)
     stored.folder.mkdir(parents=True, exist_ok=True)
     remove_partials(stored.folder)
+    # Stored in the checkpoints' headers: `repro predict` reads it.
     about = {
-        "row": source.name, "backbone": row.backbone, "cell": row.features.name, "features": source.store.key,
-        "protocol": protocol, "class_names": list(source.splits["test"].classes),
+        "row": row.name, "backbone": row.backbone, "cell": row.features.name, "features": inputs.store.key,
+        "protocol": plan.protocol, "class_names": list(inputs.data.splits["test"].classes),
     }  # fmt: skip
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with reporter.progress("readout", row.readout.epochs) as advance:
         trained = train_readout(
-            checkpoints.TrainingData(train_split, test_split, held, source.segments),
+            data,
             row.readout,
             seed,
             metric=row.metric,
-            compute=compute,
+            compute=plan.compute,
             folder=checkpoints.CheckpointFolder(stored.folder, about, reporter.warn),
             after_epoch=lambda _: advance(""),
         )
-    seconds = time.perf_counter() - begun
-    best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
-    targets, learned = (split.targets.numpy().astype(np.int64) for split in (test_split, train_split))
-    chosen = {e.number: trained.predictions[e.number - 1] for e in (best, trained.selected, last)}
-    predictions = Predictions(test_split.clips, source.splits["test"].classes, targets, chosen, test_split.groups)
+    seconds = time.perf_counter() - started
+    _write_predictions(stored, plan, data, trained)
+    record = _build_record(plan, seed, stored, data, trained, seconds)
+    stored.write(record)
+    # The training's state is of no use once the record vouches for the run.
+    (stored.folder / checkpoints.STATE).unlink(missing_ok=True)
+    return record
+
+
+def _targets(split: Sequences) -> Int64[np.ndarray, "N K"]:
+    targets: Int64[np.ndarray, "N K"] = split.targets.numpy().astype(np.int64)
+    return targets
+
+
+def _write_predictions(
+    stored: StoredRun, plan: RunPlan, data: checkpoints.TrainingData, trained: TrainingResult
+) -> None:
+    """Write the test scores of every clip after the epochs that a rule selects."""
+    best = best_epoch_on_test(trained.epochs, plan.inputs.row.metric)
+    epochs = {epoch.number: epoch for epoch in (best, trained.selected, trained.epochs[-1])}
+    predictions = Predictions(
+        data.test.clips,
+        plan.inputs.data.splits["test"].classes,
+        _targets(data.test),
+        {number: trained.predictions[number - 1] for number in epochs},
+        data.test.groups,
+    )
     write_predictions(stored.predictions_path, predictions)
-    backbone = row_backbone(row)
-    record = RunRecord(
+
+
+def _build_record(
+    plan: RunPlan,
+    seed: int,
+    stored: StoredRun,
+    data: checkpoints.TrainingData,
+    trained: TrainingResult,
+    seconds: float,
+) -> RunRecord:
+    """The record of a finished training, whose files are in `stored`."""
+    inputs, row, segments = plan.inputs, plan.inputs.row, plan.inputs.data.segments
+    best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
+    tested, learned = _targets(data.test), _targets(data.train)
+    checkpoint = row_backbone(row).checkpoint
+    return RunRecord(
         run=stored.folder.name.split("-")[1],
-        group=content_key(group),
-        grid=content_key({**group, "features": {"key": source.store.key}}),
-        row=source.name,
+        group=content_key(plan.group),
+        grid=content_key({**plan.group, "features": {"key": inputs.store.key}}),
+        row=row.name,
         row_version=row.version,
         kind=row.kind,
-        complete=source.complete,
+        complete=inputs.data.complete,
         seed=seed,
-        protocol=protocol,
-        checkpoint_assumed=backbone.checkpoint is not None and backbone.checkpoint.assumed,
+        protocol=plan.protocol,
+        checkpoint_assumed=checkpoint is not None and checkpoint.assumed,
         metric=row.metric,
         recipe=row.readout,
-        features=FeaturesRecord(
-            key=source.store.key,
-            cell=row.features.name,
-            width=train_split.width,
-            identity=source.store.identity,
-            stored_as=source.store.stored_as,
-            readers=dict(sequences["train"].readers + sequences["test"].readers),
-        ),
-        train=facts["train"],
-        test=facts["test"],
-        held_out=None if held is None else _part_record(source, held),
-        classes=source.splits["test"].classes,
+        features=_features_record(inputs, data),
+        train=plan.splits["train"],
+        test=plan.splits["test"],
+        held_out=None if data.held_out is None else _held_out_record(inputs, data.held_out),
+        classes=inputs.data.splits["test"].classes,
         epochs=tuple(
             EpochRecord(epoch=e.number, train_loss=e.train_loss, scores=e.scores, held_out=e.held_out)
             for e in trained.epochs
@@ -257,37 +287,54 @@ def _measure(
         best_epoch_on_test=Selection(epoch=best.number, scores=best.scores),
         last_epoch=Selection(epoch=last.number, scores=last.scores),
         best_epoch_on_held_out=None
-        if held is None
+        if data.held_out is None
         else Selection(epoch=trained.selected.number, scores=trained.selected.scores),
-        subsets=tuple(_subset_record(split, test_split, trained, row.metric, source.segments) for split in source.also),
-        manifests=dict(source.manifests),
-        chance=chance_scores(targets),
-        class_prior=class_prior_scores(learned, targets, source.segments),
-        constant=constant_scores(targets, source.segments),
-        precision=compute.precision,
+        subsets=tuple(_subset_record(split, data.test, trained, row.metric, segments) for split in inputs.data.also),
+        manifests=dict(inputs.data.manifests),
+        chance=chance_scores(tested),
+        class_prior=class_prior_scores(learned, tested, segments),
+        constant=constant_scores(tested, segments),
+        precision=plan.compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
-        made=Made(
-            at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seconds=round(seconds, 3),
-            by=versions(),
-            on=machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()},
-        ),
+        made=_made(plan.compute, seconds),
     )
-    stored.write(record)
-    (stored.folder / checkpoints.STATE).unlink(missing_ok=True)
-    return record
+
+
+def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> FeaturesRecord:
+    return FeaturesRecord(
+        key=inputs.store.key,
+        cell=inputs.row.features.name,
+        width=data.train.width,
+        identity=inputs.store.identity,
+        stored_as=inputs.store.stored_as,
+        # A part of a split keeps the complete split's readers: held-out clips are counted.
+        readers=dict(data.train.readers + data.test.readers),
+    )
+
+
+def _made(compute: Compute, seconds: float) -> Made:
+    """When and on what the training ran."""
+    on = machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
+    if compute.threads is not None:
+        on["torch_threads"] = str(compute.threads)
+    return Made(
+        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        by=versions(),
+        on=on,
+    )
 
 
 def _subset_record(
     split: Split, test: Sequences, trained: TrainingResult, metric: str, segments: Segments | None
 ) -> SubsetRecord:
-    """Scores of the clips of `split`, a part of the test split, by the same rules."""
-    wanted = {clip.id for clip in split.clips}
-    chosen = np.array([clip in wanted for clip in test.clips])
-    targets = test.targets.numpy().astype(np.int64)[chosen]
+    """Scores of the clips of `split`, a part of the test split, under the same rules."""
+    ids = {clip.id for clip in split.clips}
+    chosen = np.array([clip in ids for clip in test.clips])
+    targets = _targets(test)[chosen]
     scores = [all_scores(predictions[chosen], targets, segments) for predictions in trained.predictions]
-    best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # the first of equals
+    best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # ties go to the earlier epoch
     return SubsetRecord(
         name=split.name,
         clips=len(targets),
@@ -302,7 +349,7 @@ def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[
     return SplitRecord(name=split.name, clips=len(split.clips), sha256=digest, missing_clips=missing)
 
 
-def _part_record(source: Source, held: Sequences) -> SplitRecord:
-    split, chosen = source.splits["train"], set(held.clips)
-    part = dataclasses.replace(split, clips=tuple(clip for clip in split.clips if clip.id in chosen))
-    return _split_record(part, source.video_sha256)
+def _held_out_record(inputs: ReadoutInputs, held_out: Sequences) -> SplitRecord:
+    split, ids = inputs.data.splits["train"], set(held_out.clips)
+    part = replace(split, clips=tuple(clip for clip in split.clips if clip.id in ids))
+    return _split_record(part, inputs.video_sha256)

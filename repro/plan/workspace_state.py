@@ -16,7 +16,7 @@ from repro.datasets.registry import Dataset, list_dataset
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
 from repro.judge.verdict import unlike
-from repro.pipeline.row_data import of_these_files
+from repro.pipeline.row_data import matching_manifest
 from repro.readout.recipe import Protocol
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 from repro.table.requirements import MissingItem
@@ -85,7 +85,7 @@ class Here:
         """What decodes of each clip, by id; empty where the annotation files that lie here were not audited."""
         dataset = self.dataset(name)
         try:
-            manifest = of_these_files(dataset, self.workspace) if dataset else None
+            manifest = matching_manifest(dataset, self.workspace) if dataset else None
         except ReproError as error:
             self.problems.append(str(error))
             return {}

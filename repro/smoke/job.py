@@ -12,7 +12,9 @@ from repro.core.errors import Exit
 from repro.core.files import remove_partials, write_json
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
-from repro.pipeline.row import run_row
+from repro.pipeline.row import extract_row
+from repro.pipeline.row_data import RowData
+from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
 from repro.records import mlflow_view as tracking
 from repro.records.record import RunRecord
@@ -117,17 +119,12 @@ def make(
         hashes = clips.render(folder, reporter)
         checkpoint_sha256 = _checkpoint(workspace, reporter)
         stores, records = {}, {}
+        data = RowData(clips.splits(folder))
+        compute = Compute(threads=READOUT_THREADS)
         for name in (*SMOKE_ROWS, *(PRETRAINED_SMOKE_ROWS if pretrained else ())):
-            stores[name], records[name] = run_row(
-                name,
-                load_row(name),
-                clips.splits(folder),
-                seeds,
-                workspace,
-                reporter,
-                Execution(workers=workers),
-                compute=Compute(threads=READOUT_THREADS),
-            )
+            inputs = extract_row(load_row(name), data, workspace, Execution(workers=workers), reporter)
+            stores[name] = inputs.store
+            records[name] = run_readouts(inputs, seeds, workspace, reporter, compute=compute)
         tracking.sync(workspace, reporter)
     return Made(hashes, checkpoint_sha256, stores["smoke"], records)
 

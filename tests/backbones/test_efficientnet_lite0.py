@@ -19,7 +19,9 @@ from repro.datasets.split import Clip, Split
 from repro.features.collection import Collection
 from repro.features.extract import Ask, extract
 from repro.features.store import FeatureStore
-from repro.pipeline.row import run_row
+from repro.pipeline.row import extract_row
+from repro.pipeline.row_data import RowData
+from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
 from repro.smoke import clips, job
 from repro.table.rows import load_row
@@ -93,7 +95,8 @@ def test_from_the_smoke_jobs_clips_to_a_prediction(
     clips.render(workspace.smoke / "clips", told)
     whole = clips.splits(workspace.smoke / "clips")
     splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
-    _, (record,) = run_row(ROW, row, splits, [52], workspace, told, Execution(), compute=Compute(threads=1))
+    inputs = extract_row(row, RowData(splits), workspace, Execution(), told)
+    (record,) = run_readouts(inputs, [52], workspace, told, compute=Compute(threads=1))
     assert record.features.width == 1280
     assert record.features.identity["checkpoint_sha256"] == file_sha256(
         describe_backbone(load_backbone(NAME), workspace).checkpoint

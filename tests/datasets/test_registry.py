@@ -14,7 +14,7 @@ from repro.datasets import animal_kingdom, ucf_hmdb
 from repro.datasets.annotations import DataError
 from repro.datasets.presence import missing, without_missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset, open_dataset
-from repro.pipeline.row_data import open_row
+from repro.pipeline.row_data import open_row_data
 from repro.table.rows import load_row
 
 ROOM = tiny_data.MAKERS
@@ -543,7 +543,7 @@ def test_a_rows_data(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hmdb
         clip.path.parent.mkdir(parents=True, exist_ok=True)
         clip.path.write_bytes(b"video")
     row = load_row("ucf_hmdb")
-    data = open_row(row.data, workspace)
+    data = open_row_data(row, workspace)
     assert [split.name for split in (*data.splits.values(), *data.also)] == [
         "ucf101/train",
         "hmdb51/full",
@@ -552,8 +552,8 @@ def test_a_rows_data(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hmdb
     assert (data.missing, data.manifests) == ({"train": (), "test": ()}, {})
     hmdb.split("val").clips[0].path.unlink()
     with pytest.raises(MissingError, match="hmdb51/full: 1 of 24"):
-        open_row(row.data, workspace)
-    data = open_row(row.data, workspace, allow_missing=True)
+        open_row_data(row, workspace)
+    data = open_row_data(row, workspace, allow_missing=True)
     assert data.missing["test"] == (hmdb.split("val").clips[0].id,)
     assert (len(data.splits["test"].clips), len(data.also[0].clips)) == (23, 11)
 

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from builders import tiny_datasets, tiny_project
 from builders.commands import ROOT
+from builders.repro_rows import read_out_here, run_here
 from builders.shipped import use_shipped
 
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
-from repro.pipeline import running
 from repro.records.record import RunRecord, all_runs
 from repro.table.rows import SETTINGS, load_row, row_names
 
@@ -67,7 +67,7 @@ def test_all_24_rows_run_end_to_end_and_then_reuse_everything(
     project: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in row_names():
-        running.run(name, running.Options(workers=1), project, as_json=True)
+        run_here(load_row(name), project, as_json=True)
     capsys.readouterr()
     made = records(project)
     made = {name: made[name] for name in sorted(row_names())}
@@ -88,7 +88,7 @@ def test_all_24_rows_run_end_to_end_and_then_reuse_everything(
     assert len({record.run for record in made.values()}) == 24
 
     for name in row_names():
-        running.run(name, running.Options(workers=1), project, as_json=True)
+        run_here(load_row(name), project, as_json=True)
     said = capsys.readouterr().err
     assert "extracted" not in said
     assert "trained" not in said
@@ -107,7 +107,7 @@ EXTRAS = (
 @pytest.mark.usefixtures("one_thread")
 def test_every_kind_of_extra_runs_end_to_end(project: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     for name in EXTRAS:
-        running.run(name, running.Options(workers=1), project, as_json=True)
+        run_here(load_row(name), project, as_json=True)
     capsys.readouterr()
     made = records(project)
     for name in EXTRAS:
@@ -131,11 +131,11 @@ def test_every_kind_of_extra_runs_end_to_end(project: Workspace, capsys: pytest.
 def test_a_workspace_may_move(
     project: Workspace, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running.run("ak_full_vjepa", running.Options(workers=1), project, as_json=True)
+    run_here(load_row("ak_full_vjepa"), project, as_json=True)
     capsys.readouterr()
     shutil.copytree(folder / "workspace", tmp_path / "elsewhere", ignore=shutil.ignore_patterns("*.lock"))
     elsewhere = Workspace(tmp_path / "elsewhere")
-    running.run("ak_full_vjepa", running.Options(workers=1), elsewhere, as_json=True)
+    run_here(load_row("ak_full_vjepa"), elsewhere, as_json=True)
     said = capsys.readouterr().err
     assert "extracted" not in said
     assert "trained" not in said
@@ -341,7 +341,7 @@ def test_with_permuted_labels_the_score_falls_to_chance(
         for n, name in enumerate(names):
             noise = np.random.default_rng(n).standard_normal((6, 96)).astype(np.float32)
             store.write(name, Entry({"final": planted[labels[n]] + noise}, f"{n:064x}", "planted"))
-        running.read_out_alone("ak_full_vjepa", running.Options(), workspace, as_json=True)
+        read_out_here(load_row("ak_full_vjepa"), workspace, as_json=True)
         (record,) = json.loads(capsys.readouterr().out)
         scores[what] = record["last_epoch"]["scores"]["map_macro"]
         prior = record["class_prior"]["map_macro"]

@@ -9,9 +9,9 @@ from builders.commands import run_repro
 
 from repro.backbones.registry import describe_backbone
 from repro.backbones.svd.config import SvdConfig
+from repro.cli.options import parse_numbers, parse_shard
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
-from repro.pipeline.extract import numbers, shard
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def test_a_checkpoint_that_is_not_the_one_named_is_refused(
 
 
 def test_numbers_and_shards_as_they_are_typed() -> None:
-    assert numbers("--layers", "9") == (9,)
-    assert numbers("--layers", "3,1-2,2") == (1, 2, 3)
-    assert numbers("--layers", None) is None
-    assert shard("2/3") == (2, 3)
+    assert parse_numbers("--layers", "9") == (9,)
+    assert parse_numbers("--layers", "3,1-2,2") == (1, 2, 3)
+    assert parse_numbers("--layers", None) is None
+    assert parse_shard("2/3") == (2, 3)
     for text in ("", "a", "1-", "3-1", "-1", "1-99999999"):
         with pytest.raises(UsageError):
-            numbers("--layers", text)
+            parse_numbers("--layers", text)
     for text in ("0/3", "4/3", "1", "a/b"):
         with pytest.raises(UsageError):
-            shard(text)
+            parse_shard(text)

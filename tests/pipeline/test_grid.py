@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,29 +13,33 @@ import numpy as np
 import pytest
 from builders import tiny_datasets
 from builders.records import record
+from builders.repro_rows import run_here
 
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone, family_of
 from repro.backbones.weights import ensure_random_weights
 from repro.cli import app as cli
-from repro.core.errors import Exit, MissingError, UsageError
+from repro.cli.grid import print_grid
+from repro.core.console import Reporter
+from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
 from repro.judge.grid_selection import compared, grid_cells, part_of, picked, select
-from repro.pipeline import predict as predicting
-from repro.pipeline import row as pipeline
+from repro.pipeline import extract as extraction
+from repro.pipeline import row as rows
 from repro.pipeline import run_readout as stage
-from repro.pipeline import running
 from repro.pipeline.grid import grid
-from repro.pipeline.grid.figure import svg
+from repro.pipeline.grid.figure import render_svg
+from repro.pipeline.grid.grid import GridRequest, run_grid
 from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table
+from repro.pipeline.predict import predict_videos
 from repro.pipeline.row_data import RowData
 from repro.readout.checkpoints import STATE
+from repro.readout.compute import Compute
 from repro.records import mlflow_view as tracking
 from repro.records.record import EpochRecord, RunRecord, Selection, all_runs
-from repro.table import requirements
 from repro.table.row import Row, row_backbone
 from repro.table.rows import load_row
 from repro.video import workers
@@ -44,7 +49,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROW = "ucf_hmdb"
 OWN = "t20_layer09"
 LOGGED = tracking.sync
-FEW = grid.Wish(timesteps=(20, 25), layers=(8, 9), threads=1)
+FEW = GridRequest(timesteps=(20, 25), layers=(8, 9))
+ONE_THREAD = Compute(threads=1)
 
 
 def tiny_row() -> Row:
@@ -74,10 +80,8 @@ def place(workspace: Workspace, drawn: Path, monkeypatch: pytest.MonkeyPatch) ->
             clip.path.parent.mkdir(exist_ok=True)
             clip.path.write_bytes(clip.id.encode())
         splits[part] = Split(name, ("a", "b"), clips)
-    monkeypatch.setattr(grid, "open_row", lambda *_, **__: RowData(splits, (), {"train": (), "test": ()}, {}))
-    for module in (grid, predicting):
-        monkeypatch.setattr(module, "load_row", lambda name: row if name == ROW else load_row(name))
-    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
+    for module in (grid, rows):
+        monkeypatch.setattr(module, "open_row_data", lambda *_, **__: RowData(splits))
     monkeypatch.setattr(tracking, "sync", lambda *_: None)  # takes seconds; one test has it
     return workspace
 
@@ -99,14 +103,18 @@ def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, st
 
 @pytest.fixture
 def featured(place: Workspace) -> Workspace:
-    data = grid.open_row(tiny_row().data, place)
+    data = grid.open_row_data(tiny_row(), place)
     for part, dataset in (("train", "ucf101"), ("test", "hmdb51")):
         put_features(place, data.splits[part].clips, dataset)
     return place
 
 
-def run(workspace: Workspace, wish: grid.Wish = FEW, seeds: int = 1) -> Exit:
-    return grid.run(ROW, wish, grid.Options(seeds), workspace, as_json_=False)
+def run(workspace: Workspace, request: GridRequest = FEW, *, as_json: bool = False) -> dict[str, str]:
+    """What `repro grid ROW` does once nothing is missing; the cells that failed."""
+    reporter = Reporter(to_stderr=as_json)
+    found, failures = run_grid(tiny_row(), request, workspace, Execution(), ONE_THREAD, reporter)
+    print_grid(found, workspace, as_json=as_json)
+    return failures
 
 
 def records(workspace: Workspace) -> dict[tuple[str, int, str], RunRecord]:
@@ -122,15 +130,16 @@ def test_one_pass_over_the_clips_makes_all_cells(
     place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From videos on: the cells of a grid, and then the row's own run, which is one of them."""
-    data = grid.open_row(tiny_row().data, place)
+    data = grid.open_row_data(tiny_row(), place)
     few = {p: Split(s.name, s.classes, s.clips[: 2 if p == "train" else 1]) for p, s in data.splits.items()}
     for number, clip in enumerate(few["train"].clips + few["test"].clips):
         tiny_datasets.film(clip.path, number)
-    monkeypatch.setattr(grid, "open_row", lambda *_, **__: RowData(few, (), {}, {}))
+    for module in (grid, rows):
+        monkeypatch.setattr(module, "open_row_data", lambda *_, **__: RowData(few))
     monkeypatch.setattr(tracking, "sync", LOGGED)
     done: list[Extraction] = []
-    real = pipeline.extract
-    monkeypatch.setattr(pipeline, "extract", lambda *a: done.append(real(*a)) or done[-1])
+    real = extraction.extract
+    monkeypatch.setattr(extraction, "extract", lambda *a: done.append(real(*a)) or done[-1])
     run(place)
     assert [(len(d.extracted), d.windows) for d in done] == [(2, 2), (1, 1)]  # a window a clip, once for four cells
     made = records(place)
@@ -146,20 +155,19 @@ def test_one_pass_over_the_clips_makes_all_cells(
     assert "readout     reused all 4" in told
     assert "4 of 91 cells" in told
     assert records(place) == made
-    monkeypatch.setattr(running, "open_row", lambda *_, **__: RowData(few, (), {}, {}))
-    monkeypatch.setattr(running, "load_row", lambda name: tiny_row())
-    running.run(ROW, running.Options(), place, as_json=False)
+    run_here(tiny_row(), place)
     assert "readout     reused all 1" in capsys.readouterr().out
     assert records(place) == made
-    predicting.show(ROW, [few["test"].clips[0].path], None, 1, place, Execution(), as_json=False)
-    assert f"svd_xt_tiny {OWN}\n" in capsys.readouterr().out
+    video = few["test"].clips[0].path
+    scored = predict_videos(tiny_row(), [video], None, place, Execution(), Reporter(to_stderr=True))
+    assert (scored.readout.backbone, scored.readout.cell, list(scored.scores)) == ("svd_xt_tiny", OWN, [video])
 
 
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Cells whose training is begun from now on, in this process."""
     cells: list[str] = []
-    real = stage._measure
-    monkeypatch.setattr(stage, "_measure", lambda s, *a: cells.append(s.row.features.name) or real(s, *a))
+    real = stage._train_seed
+    monkeypatch.setattr(stage, "_train_seed", lambda p, *a: cells.append(p.inputs.row.features.name) or real(p, *a))
     return cells
 
 
@@ -181,7 +189,7 @@ def test_a_killed_grid_goes_on(featured: Workspace, monkeypatch: pytest.MonkeyPa
     assert len(list(featured.runs.glob(f"*/*/{STATE}"))) == 1
     before = records(featured)
     cells = trained(monkeypatch)
-    run(featured, grid.Wish(timesteps=(25,), layers=(9,), threads=1))  # beside the unfinished one
+    run(featured, GridRequest((25,), (9,)))  # beside the unfinished one
     run(featured)
     assert cells == ["t25_layer09", "t25_layer08"]
     assert set(records(featured)) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
@@ -206,8 +214,8 @@ def test_two_processes_make_the_runs_that_one_makes(
     (featured.runs / ROW).mkdir(parents=True)
     broken = next(r["run"] for (_, _, cell), r in alone.items() if cell == OWN)
     (featured.runs / ROW / f"seed42-{broken}").write_text("a file where a folder belongs")
-    with pytest.raises(MissingError, match=r"1 of 4 cells failed, t20_layer09 \(published\) first"):
-        run(featured, grid.Wish((20, 25), (8, 9), jobs=2, threads=1))
+    failures = run(featured, replace(FEW, jobs=2))
+    assert failures == {"t20_layer09 (published)": "its process died (exit code 1)"}
     assert "warning: cell t20_layer09, published protocol: its process died (exit code 1)" in capsys.readouterr().err
     assert report(featured)["protocols"]["published"]["cells"] == 3
     (featured.runs / ROW / f"seed42-{broken}").unlink()
@@ -229,7 +237,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
 
     monkeypatch.setattr(workers, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(featured, grid.Wish((20, 25), (8, 9), jobs=2, threads=1))
+        run(featured, replace(FEW, jobs=2))
     assert len(calls[0]) == 2
     assert not multiprocessing.active_children()
     assert records(featured)
@@ -238,11 +246,12 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
 
 
 def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    run(featured, grid.Wish((20, 25), (9,), threads=1), seeds=2)
+    pair = GridRequest((20, 25), (9,), seeds=2)
+    run(featured, pair)
     first = capsys.readouterr().out
     assert "the honest selection beside it: the same command with --protocol both" in first
     assert "honest protocol" not in first
-    run(featured, grid.Wish((20, 25), (9,), protocols=("honest",), threads=1), seeds=2)
+    run(featured, replace(pair, protocols=("honest",)))
     told = capsys.readouterr().out
     made = records(featured)
     assert len(made) == 8
@@ -254,7 +263,7 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
             assert one["test"] == pytest.approx(100 * picked(own[one["cell"]]).scores["top1"])
         assert f"ucf_hmdb, {protocol} protocol: top1" in told
         assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in told
-    grid.run(ROW, grid.Wish((20, 25), (9,), threads=1), grid.Options(2), featured, as_json_=True)
+    run(featured, pair, as_json=True)
     assert json.loads(capsys.readouterr().out) == found
     rows = list(csv.DictReader((featured.reports / f"{ROW}-grid.csv").read_text().splitlines()))
     assert len(rows) == len(found["scores"]) == 8
@@ -303,7 +312,7 @@ def result(missing: int = 0, protocols: tuple[str, ...] = ("published", "honest"
             if protocol == "published" or place >= missing:
                 held = 0.9 - place / 200 if protocol == "honest" else None
                 runs[protocol, 52, cell.name] = made_up(protocol, cell.name, 0.3 + place / 200, held)
-    return GridResult("ak_full", row, cells, (52,), runs, "fp32")  # type: ignore[arg-type]
+    return GridResult(row, cells, (52,), runs, "float32", "ak_full-grid")  # type: ignore[arg-type]
 
 
 def test_the_table_and_the_summary() -> None:
@@ -330,7 +339,7 @@ def test_the_table_and_the_summary() -> None:
 def test_the_heat_map_says_what_it_shows() -> None:
     """Well-formed, its text as text: every value once, captions, and for a cell that was not run no value."""
     for found, panels in ((result(missing=3), 2), (result(protocols=("published",)), 1), (result(missing=91), 1)):
-        written = svg(found)
+        written = render_svg(found)
         root = ElementTree.fromstring(written)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         texts = [" ".join("".join(e.itertext()).split()) for e in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -346,20 +355,23 @@ def test_the_heat_map_says_what_it_shows() -> None:
         ):
             assert word in said
         assert ("held out of the training split" in said) == (panels == 2)
-    assert svg(found) == written
+    assert render_svg(found) == written
 
 
 def test_features_stored_as_fp16_and_another_head_are_other_grids(
     featured: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, data = featured, grid.open_row(tiny_row().data, featured)
-    run(place, grid.Wish((20,), (9,), threads=1))
+    place, data = featured, grid.open_row_data(tiny_row(), featured)
+    own = GridRequest((20,), (9,))
+    run(place, own)
     for part, dataset in (("train", "ucf101"), ("test", "hmdb51")):
         put_features(place, data.splits[part].clips, dataset, "float16")
-    run(place, grid.Wish((20,), (9,), stored_as="fp16", threads=1))
+    run(place, replace(own, stored_as="float16"))
     assert [whole.features.cell for stored in all_runs(place.runs) if (whole := stored.read())] == [OWN, OWN]
-    with pytest.raises(MissingError, match="1 of 1 videos could not be scored"):  # and not: trained on other features
-        predicting.show(ROW, [data.splits["test"].clips[0].path], None, 1, place, Execution(), as_json=False)
+    # It cannot be decoded, and is not refused for a readout trained on other features.
+    video = data.splits["test"].clips[0].path
+    scored = predict_videos(tiny_row(), [video], None, place, Execution(), Reporter(to_stderr=True))
+    assert list(scored.failed) == [str(video)]
     with monkeypatch.context() as patch:
         real = stage.keeping.keep
 
@@ -369,9 +381,8 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
 
         patch.setattr(stage.training, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(place, grid.Wish((20,), (9,), stored_as="fp16", threads=1, protocols=("honest",)))
-    linear = grid.Wish((20,), (9,), "linear", ("honest",), "fp16", threads=1)
-    run(place, linear)
+            run(place, replace(own, stored_as="float16", protocols=("honest",)))
+    run(place, replace(own, head="linear", stored_as="float16", protocols=("honest",)))
     assert sorted(path.name for path in place.reports.glob("*.json")) == [
         "ucf_hmdb-grid-fp16.json", "ucf_hmdb-grid-linear-fp16.json", "ucf_hmdb-grid.json"
     ]  # fmt: skip
@@ -386,21 +397,23 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["ak_full_vjepa", "--grid"], "--grid: ak_full_vjepa reads vjepa, which has no timesteps"),
-        (["ak_full", "--grid", "--timesteps", "20,21"], "--timesteps 21: the grid has 0, 5, 10, 15, 20, 25, 29"),
-        (["ak_full", "--grid", "--layers", "9-14"], "--layers 14: the grid has 1, 2, 3"),
-        (["ak_full", "--grid", "--layers", "x"], "--layers x: expected numbers"),
-        (["ak_full", "--grid", "--jobs", "0"], "--jobs 0: expected a number from 1 on"),
+        (["grid", "ak_full_vjepa"], "--grid: ak_full_vjepa reads vjepa, which has no timesteps"),
+        (["grid", "ak_full", "--timesteps", "20,21"], "--timesteps 21: the grid has 0, 5, 10, 15, 20, 25, 29"),
+        (["grid", "ak_full", "--layers", "9-14"], "--layers 14: the grid has 1, 2, 3"),
+        (["grid", "ak_full", "--layers", "x"], "--layers x: expected numbers"),
+        (["grid", "ak_full", "--jobs", "0"], "--jobs 0: expected a number from 1 on"),
         (
-            ["charades_1to1", "--grid", "--head", "linear"],
+            ["grid", "charades_1to1", "--head", "linear"],
             "the release has linear grids of animal_kingdom, ucf101, hmdb51",
         ),
+        (["ak_full", "--grid"], "`repro grid ak_full`"),
+        (["run", "ak_full", "--seeds", "2", "--grid"], "`repro grid ak_full`"),
         (["ak_full", "--head", "linear"], "--head goes with `repro grid ROW`"),
         (["ak_full", "--jobs", "2"], "--jobs goes with `repro grid ROW`"),
         (["ak_full", "--protocol", "both"], "both"),
         (["grid", "ak_full", "--limit", "5"], "--limit"),
         (["smoke", "--grid"], "Unknown option"),
-        (["run", "smoke", "--grid"], "run `repro smoke`"),
+        (["grid", "smoke"], "run `repro smoke`"),
     ],
 )
 def test_what_is_no_grid_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
@@ -416,4 +429,3 @@ def test_parts_of_a_grid() -> None:
     assert len(cells) == 91
     assert part_of(cells, None, None) == cells
     assert [cell.name for cell in part_of(cells, (0, 29), (13,))] == ["t00_layer13", "t29_layer13"]
-    assert grid.wish("0,29", None, None, "both", None, None).protocols == ("published", "honest")

@@ -1,20 +1,147 @@
-"""What a row's data brings into its run records: missing clips, manifests, scores of parts of the test split."""
+"""A published row's way from the publishers' files to a record, on tiny data sets and the backbone that needs no weights;
+and what a row's data brings into its records: missing clips, manifests, scores of parts of the test split."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from builders import tiny_datasets
 from builders.reporters import RecordingReporter
+from builders.repro_rows import colour_row, read_out_here, run_here
 
 from repro.backbones.extractor import Execution
+from repro.cli import app as cli
+from repro.core.console import Reporter
+from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
+from repro.datasets import registry
+from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split
-from repro.pipeline.row import run_row
+from repro.pipeline import row_data
+from repro.pipeline.predict import ScoredVideos, predict_videos
+from repro.pipeline.row import RowRequest, extract_row
+from repro.pipeline.row_data import RowData
+from repro.pipeline.run_readout import run_readouts
+from repro.readout import checkpoints
 from repro.readout.metrics import all_scores
+from repro.records.record import RunRecord, all_runs
+from repro.table.row import Row
 from repro.table.rows import load_row
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
+
+ROW = "ucf_hmdb"
+
+
+@pytest.fixture
+def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with tiny UCF101 and HMDB51 and their own counts, and the row on mean colour."""
+    configs = {
+        "ucf101": tiny_datasets.ucf101(workspace.data / "ucf101"),
+        "hmdb51": tiny_datasets.hmdb51(workspace.data / "hmdb51"),
+    }
+
+    def opened(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> registry.Dataset:
+        return registry.open_dataset(name, workspace, configs[name])
+
+    monkeypatch.setattr(row_data, "open_dataset", opened)
+    return workspace
+
+
+def colour() -> Row:
+    return colour_row(ROW, epochs=2)
+
+
+def predict(workspace: Workspace, *videos: Path, seed: int | None = None) -> ScoredVideos:
+    return predict_videos(colour(), videos, seed, workspace, Execution(), Reporter(to_stderr=True))
+
+
+def records(workspace: Workspace) -> list[RunRecord]:
+    return [record for run in all_runs(workspace.runs) if (record := run.read())]
+
+
+def test_a_row_runs_is_reused_and_predicts(
+    place: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here(colour(), place, RowRequest(seeds=2))
+    said = capsys.readouterr().out
+    assert "ucf_hmdb seed 42: top1 best epoch on test" in said
+    assert "published 77.6" in said
+    first, second = records(place)
+    assert (first.seed, second.seed) == (42, 43)
+    assert first.features.identity["family"] == "mean_colour"
+    assert [subset.name for subset in first.subsets] == ["hmdb51/val"]
+    run_here(colour(), place, RowRequest(seeds=2), as_json=True)
+    told = capsys.readouterr()
+    assert len(json.loads(told.out)) == 2
+    assert told.err.count("reused all") >= 3  # features of both data sets, readouts
+    read_out_here(colour(), place)
+    assert "reused all 1" in capsys.readouterr().out
+    assert records(place) == [first, second]
+    video = next((place.data / "hmdb51" / "hmdb51_org").rglob("*.avi"))
+    broken = place.root / "broken.mp4"
+    broken.write_bytes(b"no video")
+    found = predict(place, broken, video, seed=43)
+    assert list(found.failed) == [str(broken)]
+    assert found.readout.seed == 43
+    assert list(found.scores) == [video]
+    assert len(found.scores[video]) == len(found.readout.classes) == 12
+    assert all(0 <= score <= 1 for score in found.scores[video])
+    verb = ["predict", ROW, str(broken), str(video), "--seed", "43", "--top", "3", "--workspace", str(place.root)]
+    monkeypatch.setattr("repro.cli.predict.load_row", lambda name: colour())
+    with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
+        cli.dispatch(verb)
+    assert capsys.readouterr().out.count(" %  ") == 3
+    with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
+        cli.dispatch([*verb, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (list(told["failed"]), told["seed"], told["videos"][0]["path"]) == ([str(broken)], 43, str(video))
+    assert list(told["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
+
+
+def test_missing_clips_are_refused_unless_allowed_and_recorded(
+    place: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = next((place.data / "hmdb51" / "hmdb51_org").rglob("*.avi"))
+    gone.unlink()
+    with pytest.raises(MissingError, match=r"1 of .* clips are missing.*--allow-missing"):
+        run_here(colour(), place)
+    run_here(colour(), place, RowRequest(allow_missing=True))
+    assert "left out, as allowed" in capsys.readouterr().err
+    (record,) = records(place)
+    assert len(record.test.missing_clips) == 1
+
+
+def test_the_readout_alone_says_what_features_are_lacking(place: Workspace) -> None:
+    with pytest.raises(MissingError, match=r"clips of ucf101/train have no features final .*`repro extract ucf101"):
+        read_out_here(colour(), place)
+
+
+def test_the_honest_protocol_is_a_run_of_its_own(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(colour(), place)
+    capsys.readouterr()
+    read_out_here(colour(), place, RowRequest(protocol="honest"))
+    assert "best epoch on held-out clips" in capsys.readouterr().out
+    read_out_here(colour(), place, precision="bf16")
+    made = {(record.protocol, record.precision) for record in records(place)}
+    assert made == {("published", "fp32"), ("honest", "fp32"), ("published", "bf16")}
+
+
+def test_a_row_without_a_trained_readout(place: Workspace) -> None:
+    with pytest.raises(MissingError, match=r"no trained readout in .*: `repro ucf_hmdb` trains one"):
+        predict(place, Path("x.mp4"))
+
+
+def test_a_readout_of_other_features_is_not_used(place: Workspace) -> None:
+    run_here(colour(), place)
+    (path,) = place.runs.glob(f"{ROW}/*/{checkpoints.SELECTED}")
+    tensors, about = checkpoints.read_tensors(path)
+    checkpoints.write_tensors(path, tensors, about | {"features": "0" * 16})
+    with pytest.raises(MissingError, match="was trained on features 0000000000000000, this machine would make"):
+        predict(place, Path("x.mp4"))
 
 
 def test_a_record_says_what_was_missing_and_how_a_part_scored(
@@ -26,9 +153,13 @@ def test_a_record_says_what_was_missing_and_how_a_part_scored(
     row = load_row("smoke_mean_colour")
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 3})})
     part = Split("smoke/part", ACTIONS, clips[:2])
-    arguments = ("smoke_mean_colour", row, splits, [1], workspace, told, Execution())
-    _, (plain,) = run_row(*arguments)
-    _, (record,) = run_row(*arguments, also=[part], missing={"test": ("gone",)}, manifests={"smoke": "0" * 64})
+    data = RowData(splits, also=(part,), missing={"test": ("gone",)}, manifests={"smoke": "0" * 64})
+
+    def recorded(data: RowData) -> RunRecord:
+        (record,) = run_readouts(extract_row(row, data, workspace, Execution(), told), [1], workspace, told)
+        return record
+
+    plain, record = recorded(RowData(splits)), recorded(data)
     assert (plain.subsets, plain.manifests, plain.test.missing_clips) == ((), {}, ())
     assert record.group != plain.group
     assert record.last_epoch == plain.last_epoch
@@ -47,5 +178,4 @@ def test_a_record_says_what_was_missing_and_how_a_part_scored(
     best = subset.best_epoch_on_test.scores[row.metric]
     assert best >= subset.last_epoch.scores[row.metric]
     # A manifest is no input of a number: another one trains nothing anew.
-    _, (again,) = run_row(*arguments, also=[part], missing={"test": ("gone",)}, manifests={})
-    assert again == record
+    assert recorded(replace(data, manifests={})) == record

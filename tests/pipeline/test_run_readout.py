@@ -1,6 +1,7 @@
 """The readout as a stage: from a store of features to records, checkpoints and predictions, and to a clip's scores."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from repro.features.store import Entry, FeatureStore
 from repro.judge import verdict as check
 from repro.judge.expected import rows_with_expected, table_path
 from repro.pipeline import run_readout as stage
-from repro.pipeline.run_readout import Source, read_out
+from repro.pipeline.row_data import RowData
+from repro.pipeline.run_readout import ReadoutInputs, run_readouts
 from repro.readout import checkpoints
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
@@ -51,7 +53,7 @@ def row(**changes: Any) -> Row:
 
 
 @pytest.fixture
-def source(workspace: Workspace) -> Source:
+def source(workspace: Workspace) -> ReadoutInputs:
     store = FeatureStore.open(workspace, "made_up", {"family": "made up"}, "smoke")
     splits = {}
     for part, numbers in (("train", range(36)), ("test", range(100, 118))):
@@ -60,21 +62,19 @@ def source(workspace: Workspace) -> Source:
         for n in numbers:
             store.write(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "decord"))
     videos = {clip.id: "0" * 64 for split in splits.values() for clip in split.clips}
-    return Source("smoke", row(), {"train": store, "test": store}, splits, videos)
+    return ReadoutInputs(row(), RowData(splits), {"train": store, "test": store}, videos)
 
 
 Run = Callable[..., list[RunRecord]]
 
 
 @pytest.fixture
-def run(source: Source, workspace: Workspace, told: RecordingReporter) -> Run:
+def run(source: ReadoutInputs, workspace: Workspace, told: RecordingReporter) -> Run:
     def run(
         *seeds: int, protocol: Protocol = "published", compute: Compute = ON_CPU, row: Row = source.row
     ) -> list[RunRecord]:
-        asked = Source(
-            source.name, row, source.stores, source.splits, source.video_sha256, {"head": (0,), "tail": (1, 2)}
-        )
-        return read_out(asked, seeds or (52,), workspace, told, protocol, compute)
+        data = replace(source.data, segments={"head": (0,), "tail": (1, 2)})
+        return run_readouts(replace(source, row=row, data=data), seeds or (52,), workspace, told, protocol, compute)
 
     return run
 
@@ -230,7 +230,9 @@ def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, dama
         (None, r"split smoke/train: 2 of 36 clips have no features .*: train4, train5"),
     ],
 )
-def test_features_that_do_not_suit_are_one_line(source: Source, spoil: dict[str, np.ndarray] | None, said: str) -> None:
+def test_features_that_do_not_suit_are_one_line(
+    source: ReadoutInputs, spoil: dict[str, np.ndarray] | None, said: str
+) -> None:
     if spoil is None:
         source.store.path("train4").unlink()
         source.store.path("train5").unlink()
@@ -238,18 +240,18 @@ def test_features_that_do_not_suit_are_one_line(source: Source, spoil: dict[str,
         source.store.path("train4").unlink()
         source.store.write("train4", Entry(spoil, "0" * 64, "decord"))
     with pytest.raises(MissingError, match=said) as caught:
-        load_sequences(source.store, source.splits["train"], CELL, 8)
+        load_sequences(source.store, source.data.splits["train"], CELL, 8)
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_row_asks_for_is_held_against_the_features(source: Source) -> None:
+def test_what_a_row_asks_for_is_held_against_the_features(source: ReadoutInputs) -> None:
     with pytest.raises(MissingError, match="is 16 wide, expected 1280"):
-        load_sequences(source.store, source.splits["train"], CELL, 8, width=1280)
+        load_sequences(source.store, source.data.splits["train"], CELL, 8, width=1280)
     with pytest.raises(UsageError, match="max_length 0: expected at least 1 frame"):
-        load_sequences(source.store, source.splits["train"], CELL, 0)
-    other = Split("smoke/train", CLASSES[:2], source.splits["train"].clips)
+        load_sequences(source.store, source.data.splits["train"], CELL, 0)
+    other = Split("smoke/train", CLASSES[:2], source.data.splits["train"].clips)
     with pytest.raises(UsageError, match="clip train2 has label 2, there are 2 classes"):
         load_sequences(source.store, other, CELL, 8)
-    sequences = load_sequences(source.store, source.splits["train"], CELL, 8)
+    sequences = load_sequences(source.store, source.data.splits["train"], CELL, 8)
     assert max(len(f) for f in sequences.features) == 8
     assert sequences.groups is None

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from builders import tiny_datasets
 from builders.commands import run_repro
-from builders.repro_rows import colour_row
+from builders.repro_rows import colour_row, run_here
 
+from repro.backbones.extractor import Execution
 from repro.backbones.registry import backbone_names, describe_backbone, likely_identity, load_backbone
 from repro.cli import plan as planning
 from repro.cli.app import dispatch
+from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.remote_file import bytes_of
 from repro.core.workspace import Workspace
@@ -27,9 +29,8 @@ from repro.datasets.ucf_hmdb import CLASSES
 from repro.features import rates
 from repro.features.rates import Kind
 from repro.features.store import Entry, FeatureStore
-from repro.pipeline import extract as extraction
-from repro.pipeline import row_data as opening
-from repro.pipeline import running
+from repro.pipeline import row_data
+from repro.pipeline.extract import ExtractRequest, extract_source
 from repro.plan import windows as counting
 from repro.plan import workspace_state as here
 from repro.plan.amounts import counted
@@ -38,7 +39,6 @@ from repro.plan.figures import as_json, stages
 from repro.plan.lengths import from_audit, from_config
 from repro.plan.plan import Plan, make
 from repro.readout.heads import build_head
-from repro.table import requirements
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
 
@@ -202,10 +202,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     def opened(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> registry.Dataset:
         return registry.open_dataset(name, workspace, configs[name])
 
-    for module in (running, opening):
-        monkeypatch.setattr(module, "open_dataset", opened)
-    monkeypatch.setattr(running, "load_row", lambda name: row())
-    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
+    monkeypatch.setattr(row_data, "open_dataset", opened)
     monkeypatch.setattr(here, "load_dataset", lambda name: configs[name])
     monkeypatch.setattr("repro.judge.verdict.row_datasets", lambda row: configs)
     return workspace
@@ -261,7 +258,7 @@ def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
 def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     fresh = plan(place, ucf_hmdb=row(), kind="cpu")
     assert [job.hours for job in fresh.jobs] == [None, None]  # hours of a CPU are not made up
-    running.run("ucf_hmdb", running.Options(workers=1), place, as_json=False)
+    run_here(row(), place)
     before = everything_in(place.root)
     done = plan(place, ucf_hmdb=row(), kind="cpu", seeds=3)
     capsys.readouterr()
@@ -307,8 +304,8 @@ def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None
 
 def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Workspace) -> None:
     folder = next(iter(rendered.values())).parent
-    wanted = extraction.Wanted(str(folder), ("mean_colour",), None, None, False, "fp32", None, {"frames.window": "5"})
-    extraction.run(wanted, workspace, workers=1, device="cpu", batch=None, as_json=False)
+    request = ExtractRequest(str(folder), ("mean_colour",), changes={"frames.window": "5"})
+    extract_source(request, workspace, Execution(), Reporter())
     (rate,) = rates.read(workspace)
     assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
     assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames

@@ -8,7 +8,7 @@ import pytest
 from builders import tiny_datasets
 from builders.commands import ROOT, run_repro
 from builders.records import record, write
-from builders.repro_rows import colour_row
+from builders.repro_rows import colour_row, read_out_here, run_here
 
 from repro.backbones.extractor import Backbone
 from repro.backbones.registry import backbone_names
@@ -21,10 +21,10 @@ from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.config import DatasetConfig
-from repro.pipeline import row_data as opening
-from repro.pipeline import running
+from repro.pipeline import row_data
+from repro.pipeline.row import extract_command
 from repro.records.record import all_runs
-from repro.table import extras, requirements, rows
+from repro.table import extras, rows
 from repro.table.row import Row, row_backbone, row_datasets
 from repro.table.rows import extra_names, load_row, row_names
 
@@ -242,10 +242,10 @@ def test_an_extra_is_asked_for_by_its_name(tmp_path: Path) -> None:
     done = run_repro("ak_full_window17", "--workspace", tmp_path)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "did you mean 'ak_full_window" in done.err
-    assert running._extraction("hmdb51", load_row("ucf_hmdb_up_07")) == (
+    assert extract_command(load_row("ucf_hmdb_up_07"), "hmdb51") == (
         "repro extract hmdb51 --backbone svd_xt --timesteps 20 --layers up_7"
     )
-    assert running._extraction("animal_kingdom", load_row("ak_full_window16")) == (
+    assert extract_command(load_row("ak_full_window16"), "animal_kingdom") == (
         "repro extract animal_kingdom --backbone svd_xt --set frames.window=16"
     )
 
@@ -258,26 +258,27 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     def opened(name: str, workspace: Workspace, _: DatasetConfig | None = None) -> registry.Dataset:
         return registry.open_dataset(name, workspace, config)
 
-    def coloured(name: str) -> Row:
-        changes = {"frames.window": "2"} if "window" in name else {}
-        return colour_row("ucf_ucf", epochs=1).model_copy(update={"changes": changes})
-
-    for module in (running, opening):
-        monkeypatch.setattr(module, "open_dataset", opened)
-    monkeypatch.setattr(running, "load_row", coloured)
-    monkeypatch.setattr(requirements, "require_all", lambda *_, **__: None)
+    monkeypatch.setattr(row_data, "open_dataset", opened)
     return workspace
+
+
+def coloured(name: str) -> Row:
+    """ucf_ucf on mean colour, under another name."""
+    changes = {"frames.window": "2"} if "window" in name else {}
+    return colour_row("ucf_ucf", epochs=1).model_copy(update={"name": name, "changes": changes})
 
 
 def test_an_extra_runs_and_is_not_judged(
     place: Workspace, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Learning from a data set and tested on the same one's other clips."""
-    running.run("ucf_ucf", running.Options(workers=1), place, as_json=False)
+    run_here(coloured("ucf_ucf"), place)
     assert "an extra: there is no published value to judge it by" in capsys.readouterr().out
-    with pytest.raises(MissingError, match=r"repro extract ucf101 --backbone mean_colour --set frames.window=2` makes"):
-        running.read_out_alone("ucf_ucf_window2", running.Options(), place, as_json=False)
-    running.run("ucf_ucf_window2", running.Options(workers=1), place, as_json=False)
+    with pytest.raises(
+        MissingError, match=r"repro extract ucf101 --backbone mean_colour --set frames.window=2` extracts"
+    ):
+        read_out_here(coloured("ucf_ucf_window2"), place)
+    run_here(coloured("ucf_ucf_window2"), place)
     first, second = (found for run in all_runs(place.runs) if (found := run.read()))
     assert (first.kind, first.seed, first.metric) == ("extra", 42, "top1")
     assert (first.train.name, first.test.name) == ("ucf101/train", "ucf101/val")

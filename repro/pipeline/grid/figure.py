@@ -1,4 +1,4 @@
-"""A grid as a heat map (SVG): a panel a protocol, timesteps down and layers across, scores in the cells."""
+"""A grid as a heat map (SVG): one panel per protocol, timesteps down, layers across, scores in the cells."""
 
 import io
 import logging
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from repro.backbones.config import Cell
-from repro.pipeline.grid.report import RULES, GridResult, told_seeds
+from repro.pipeline.grid.report import RULES, GridResult, describe_seeds
 from repro.readout.recipe import Protocol
 
 if TYPE_CHECKING:
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 
 METRICS = {"map_micro": "mAP (micro)", "top1": "top-1 accuracy"}
 COLOURS = "cividis"
-"""Its lightness rises evenly, and it looks alike to people with and without a colour vision deficiency."""
+"""Lightness rises evenly, and the map reads the same with a colour vision deficiency."""
 
 LUMA = np.array([0.2126, 0.7152, 0.0722])
-"""How much red, green and blue add to a colour's lightness (Rec. 709)."""
+"""Weights of red, green and blue in a colour's lightness (Rec. 709)."""
 
 
-def svg(result: GridResult) -> bytes:
+def render_svg(result: GridResult) -> bytes:
     """The heat map as an SVG file, its text as text; the same result gives the same bytes."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies is nothing a user asked about
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about the folder of its font cache
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "actiondiff", "font.family": "sans-serif"}):
         written = io.BytesIO()
-        figure(result).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        draw_figure(result).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     return written.getvalue()
 
 
-def figure(result: GridResult) -> "Figure":
+def draw_figure(result: GridResult) -> "Figure":
     from matplotlib.figure import Figure
 
     timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
     layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
     height = 0.36 * len(timesteps) + 1.15
-    drawn = Figure(figsize=(0.62 * len(layers) + 2.2, height * len(result.protocols) + 1.45), layout="constrained")
-    drawn.suptitle(f"{result.row.title}, {result.row.readout.head} readout", fontsize=12)
-    panels = drawn.subplots(len(result.protocols), 1, squeeze=False)[:, 0]
+    heat_map = Figure(figsize=(0.62 * len(layers) + 2.2, height * len(result.protocols) + 1.45), layout="constrained")
+    heat_map.suptitle(f"{result.row.title}, {result.row.readout.head} readout", fontsize=12)
+    panels = heat_map.subplots(len(result.protocols), 1, squeeze=False)[:, 0]
     for panel, protocol in zip(panels, result.protocols, strict=True):
-        _draw(panel, result, protocol, timesteps, layers)
-    drawn.supxlabel("\n".join(textwrap.wrap(caption(result), 24 + 11 * len(layers))), fontsize=8, x=0.02, ha="left")
-    return drawn
+        _draw_panel(panel, result, protocol, timesteps, layers)
+    heat_map.supxlabel("\n".join(textwrap.wrap(caption(result), 24 + 11 * len(layers))), fontsize=8, x=0.02, ha="left")
+    return heat_map
 
 
 def caption(result: GridResult) -> str:
-    """What the figure shows, for a reader who has nothing but it."""
+    """A caption that explains the figure on its own."""
     top, bottom = (" (top)", " (bottom)") if len(result.protocols) > 1 else ("", "")
     clips = f"trained on {result.row.data.train}, tested on {result.row.data.test}"
-    parts = [f"{METRICS[result.row.metric]} in percent, {told_seeds(result.seeds)}; {clips}."]
+    parts = [f"{METRICS[result.row.metric]} in percent, {describe_seeds(result.seeds)}; {clips}."]
     if "published" in result.protocols:
         parts.append(f"Published protocol{top}: each cell's best epoch on the test split; {result.optimism}.")
     if "honest" in result.protocols:
@@ -67,7 +67,7 @@ def caption(result: GridResult) -> str:
     return " ".join(parts)
 
 
-def _draw(
+def _draw_panel(
     panel: "Axes", result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
 ) -> None:
     from matplotlib.patches import Rectangle
@@ -112,6 +112,6 @@ def _draw(
 def _values(
     result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
 ) -> Float[np.ndarray, "S L"]:
-    """What cells are chosen by, in points; NaN where a cell was not run."""
+    """The scores that cells are selected by, in points; NaN for a cell that was not run."""
     means = [[result.mean(protocol, Cell(timestep=t, layer=layer)) for layer in layers] for t in timesteps]
     return np.array([[np.nan if mean is None else mean for mean in line] for line in means])

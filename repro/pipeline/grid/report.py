@@ -1,4 +1,4 @@
-"""A grid's result: its runs by protocol, seed and cell, as JSON, CSV and the lines a person reads. Scores in points."""
+"""A grid's result: its runs by protocol, seed and cell, as JSON, CSV and lines of text. Scores in points (percent)."""
 
 import csv
 import io
@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
+from repro.features.store import StoredAs
 from repro.judge.grid_selection import Selected, compared, picked, select
+from repro.pipeline.extract import PRECISION_NAMES
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
 from repro.table.row import Row
@@ -34,15 +36,19 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class GridResult:
-    name: str
+    """The recorded runs of a row's grid."""
+
     row: Row
     """With the head that was trained."""
     cells: tuple[Cell, ...]
-    """Of the whole grid."""
+    """Of the complete grid, whether they were run or not."""
     seeds: tuple[int, ...]
     runs: Mapping[tuple[Protocol, int, str], RunRecord]
-    """By protocol, seed and cell: those that are there."""
-    stored_as: str
+    """By protocol, seed and cell."""
+    stored_as: StoredAs
+    """Type of the stored features."""
+    report: str
+    """Name of the report's files."""
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -50,7 +56,7 @@ class GridResult:
 
     @property
     def optimism(self) -> str:
-        """What the published rule does to its number."""
+        """The caveat that goes with the published rule's number."""
         return f"the best of {self.count('published')} cells on the test split is optimistic by construction"
 
     def of(self, protocol: Protocol, seed: int) -> dict[str, RunRecord]:
@@ -58,17 +64,19 @@ class GridResult:
         return {cell: run for (p, s, cell), run in self.runs.items() if (p, s) == (protocol, seed)}
 
     def selected(self, protocol: Protocol) -> list[Selected]:
-        """What the protocol's rule picks, seed by seed, of the seeds that have as many cells as any: a best of few beside a
-        best of many would be no mean of anything."""
+        """What the protocol's rule selects for each seed with the most cells.
+
+        Seeds with fewer cells are left out: the best of few and the best of many cells have no common mean.
+        """
         order, most = [cell.name for cell in self.cells], self.count(protocol)
         return [select(runs, order) for seed in self.seeds if len(runs := self.of(protocol, seed)) == most]
 
     def count(self, protocol: Protocol) -> int:
-        """Cells of the seeds that have most."""
+        """The largest number of cells that a seed has."""
         return max(len(self.of(protocol, seed)) for seed in self.seeds)
 
     def mean(self, protocol: Protocol, cell: Cell) -> float | None:
-        """What the cell is chosen by, in the mean over the seeds that have it, in points; None where none has."""
+        """Mean, over the seeds that have the cell, of the score it is selected by, in points; None if no seed has it."""
         scores = [compared(run) for seed in self.seeds if (run := self.of(protocol, seed).get(cell.name))]
         return 100 * statistics.fmean(scores) if scores else None
 
@@ -77,20 +85,24 @@ def as_json(result: GridResult) -> dict[str, object]:
     row, published = result.row, result.row.published
     first = next(iter(result.runs.values()))
     return {
-        "row": result.name,
+        "row": result.row.name,
         "metric": row.metric,
         "published": None if published is None else published.value,
         "train": row.data.train,
         "test": row.data.test,
         "recipe": row.readout.model_dump(mode="json"),
-        "features": {"backbone": row.backbone, "key": first.features.key, "stored_as": result.stored_as},
+        "features": {
+            "backbone": row.backbone,
+            "key": first.features.key,
+            "stored_as": PRECISION_NAMES[result.stored_as],
+        },
         "seeds": list(result.seeds),
         "timesteps": sorted({cell.timestep for cell in result.cells if cell.timestep is not None}),
         "layers": sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)}),
         "cells_of_grid": len(result.cells),
         "note": result.optimism if "published" in result.protocols else "",
         "protocols": {protocol: _protocol_json(result, protocol) for protocol in result.protocols},
-        "scores": lines(result),
+        "scores": list_runs(result),
     }
 
 
@@ -110,8 +122,8 @@ def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
     }
 
 
-def lines(result: GridResult) -> list[dict[str, object]]:
-    """One entry a run, in the grid's order."""
+def list_runs(result: GridResult) -> list[dict[str, object]]:
+    """One entry per run: by protocol and seed, then in the grid's order."""
     found: list[dict[str, object]] = []
     for protocol in result.protocols:
         for seed in result.seeds:
@@ -121,7 +133,7 @@ def lines(result: GridResult) -> list[dict[str, object]]:
                     run = runs[cell.name]
                     found.append(
                         {
-                            "row": result.name,
+                            "row": result.row.name,
                             "head": run.recipe.head,
                             "protocol": protocol,
                             "seed": seed,
@@ -139,62 +151,62 @@ def lines(result: GridResult) -> list[dict[str, object]]:
 
 
 def as_csv(result: GridResult) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines(result))
-    return text.getvalue()
+    writer.writerows(list_runs(result))
+    return file.getvalue()
 
 
 def table(result: GridResult, protocol: Protocol) -> list[str]:
-    """Timesteps across, layers down; `*` marks what the rule picks of any seed."""
+    """Lines of a table with timesteps across and layers down; `*` marks what the rule selects for any seed."""
     timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
     layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
     marked = {one.cell for one in result.selected(protocol)}
-    told = [f"{'layer':>5} " + "".join(f"{f't{t}':>7} " for t in timesteps).rstrip()]
+    text = [f"{'layer':>5} " + "".join(f"{f't{t}':>7} " for t in timesteps).rstrip()]
     for layer in layers:
         parts = []
         for timestep in timesteps:
             cell = Cell(timestep=timestep, layer=layer)
             value = result.mean(protocol, cell)
             parts.append(f"{'-' if value is None else f'{value:.2f}':>7}" + ("*" if cell.name in marked else " "))
-        told.append(f"{layer:>5} " + "".join(parts).rstrip())
-    return told
+        text.append(f"{layer:>5} " + "".join(parts).rstrip())
+    return text
 
 
 def summary(result: GridResult) -> list[str]:
-    """The selections side by side."""
+    """Lines that state what each rule selects, seed by seed, and the published value."""
     metric, whole = result.row.metric, len(result.cells)
-    told = []
+    text = []
     for protocol in result.protocols:
         chosen = result.selected(protocol)
         scores = [100 * one.test for one in chosen]
         spread = f" ± {statistics.stdev(scores):.2f} over {len(scores)} seeds" if len(scores) > 1 else ""
-        told.append(
+        text.append(
             f"{protocol:<10} {metric} {statistics.fmean(scores):.2f}{spread} on test: {RULES[protocol]}, "
             f"{result.count(protocol)} of {whole} cells"
         )
         for one in chosen:
             on = "" if protocol == "published" else f", {100 * one.chosen_on:.2f} on held-out clips"
-            told.append(
+            text.append(
                 f"{'':<10} seed {one.seed}: {one.cell} epoch {one.epoch}, {100 * one.test:.2f} on test{on}; its last epoch "
                 f"{100 * one.last_epoch:.2f}{f'; the first of {one.equals} equals' if one.equals > 1 else ''}"
             )
             own = result.of(protocol, one.seed).get(result.row.features.name)
             if own is not None and one.cell != result.row.features.name:
-                told.append(
+                text.append(
                     f"{'':<10} seed {one.seed}: the row's own cell {own.features.cell}, epoch {picked(own).epoch}, "
                     f"{100 * picked(own).scores[metric]:.2f} on test"
                 )
     published = result.row.published
     if published is not None:
-        told.append(f"{'the table':<10} {metric} {published.value:.{published.digits}f}")
+        text.append(f"{'the table':<10} {metric} {published.value:.{published.digits}f}")
     if "published" in result.protocols:
-        told.append(result.optimism)
-    return told
+        text.append(result.optimism)
+    return text
 
 
-def told_seeds(seeds: Sequence[int]) -> str:
+def describe_seeds(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
 
 

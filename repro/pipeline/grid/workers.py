@@ -10,7 +10,7 @@ from repro.backbones.config import Cell
 from repro.core.console import Quiet
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
-from repro.pipeline.run_readout import Source, read_out
+from repro.pipeline.run_readout import ReadoutInputs, run_readouts
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.video.workers import Work, WorkerLostError, WorkerPool
@@ -26,13 +26,13 @@ class Job:
     seeds: tuple[int, ...]
 
 
-def of_cell(source: Source, cell: Cell) -> Source:
-    """`source`, read at another cell."""
-    return replace(source, row=source.row.model_copy(update={"features": cell}))
+def of_cell(inputs: ReadoutInputs, cell: Cell) -> ReadoutInputs:
+    """`inputs` of the same row, read at another cell."""
+    return replace(inputs, row=inputs.row.model_copy(update={"features": cell}))
 
 
 def read_out_cells(
-    source: Source, jobs: Sequence[Job], workspace: Workspace, workers: int, after: Callable[[Job, str], None]
+    inputs: ReadoutInputs, jobs: Sequence[Job], workspace: Workspace, workers: int, after: Callable[[Job, str], None]
 ) -> None:
     """Do every job, in this process or in `workers` others; `after` is told of each, with why it failed or "".
 
@@ -40,22 +40,22 @@ def read_out_cells(
     """
     if workers == 1:
         for job in jobs:
-            after(job, _do(source, job, workspace))
+            after(job, _do(inputs, job, workspace))
         return
-    with WorkerPool[Job](prepare_readouts, (source, workspace), name="readout", size=min(workers, len(jobs))) as pool:
+    with WorkerPool[Job](prepare_readouts, (inputs, workspace), name="readout", size=min(workers, len(jobs))) as pool:
         for job, answer in pool.run(deque(jobs)):
             after(job, str(answer) if isinstance(answer, WorkerLostError) else answer.value)
 
 
-def prepare_readouts(source: Source, workspace: Workspace) -> Work:
+def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> Work:
     """Run once in each worker process."""
-    return lambda job, _: _do(source, job, workspace)
+    return lambda job, _: _do(inputs, job, workspace)
 
 
-def _do(source: Source, job: Job, workspace: Workspace) -> str:
+def _do(inputs: ReadoutInputs, job: Job, workspace: Workspace) -> str:
     """ "" where the job's runs are there now; else why not. A defect of this project is raised."""
     try:
-        read_out(of_cell(source, job.cell), job.seeds, workspace, Quiet(to_stderr=True), job.protocol, job.compute)
+        run_readouts(of_cell(inputs, job.cell), job.seeds, workspace, Quiet(to_stderr=True), job.protocol, job.compute)
     except ReproError as error:
         return str(error)
     except torch.OutOfMemoryError as error:

@@ -19,8 +19,8 @@ from repro.backbones.svd.model import Place, Request, SvdModel
 from repro.backbones.svd.networks import Needs, Networks
 from repro.backbones.svd.pictures import pad_window
 from repro.backbones.svd.plain import NEEDS, compute_plain_window
+from repro.cli.options import parse_layers
 from repro.core.errors import UsageError
-from repro.pipeline.extract import layers
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 UPS = [f"up_{n}" for n in range(1, 13)]
@@ -107,9 +107,9 @@ def test_its_width_is_known_before_anything_is_loaded() -> None:
 def test_cells_are_named_and_chosen(small: SvdConfig, tiny_checkpoint: Path) -> None:
     assert Cell(timestep=20, layer="up_7").name == "t20_up_07"
     assert (Cell(timestep=3, layer=9).name, Cell(layer="final").name) == ("t03_layer09", "final")
-    assert layers("9,up_1-up_3") == (9, "up_1", "up_2", "up_3")
-    assert (layers("up_12"), layers("1-2"), layers(None)) == (("up_12",), (1, 2), None)
-    cells = choose_cells(small, layers=layers("1,up_2"))
+    assert parse_layers("9,up_1-up_3") == (9, "up_1", "up_2", "up_3")
+    assert (parse_layers("up_12"), parse_layers("1-2"), parse_layers(None)) == (("up_12",), (1, 2), None)
+    cells = choose_cells(small, layers=parse_layers("1,up_2"))
     assert [cell.name for cell in cells] == ["t20_layer01", "t20_up_02"]
     extractor = SvdExtractor([(Backbone(small, tiny_checkpoint, "sha", "diffusers"), cells)])
     frames = np.zeros((2, 40, 60, 3), np.uint8)
@@ -120,7 +120,7 @@ def test_cells_are_named_and_chosen(small: SvdConfig, tiny_checkpoint: Path) -> 
 @pytest.mark.parametrize("text", ["up_", "up_1-x", "upper", "up_3-up_1", "up_1,,2"])
 def test_layers_that_make_no_sense(text: str) -> None:
     with pytest.raises(UsageError, match="--layers"):
-        layers(text)
+        parse_layers(text)
 
 
 def test_a_decoder_layer_that_does_not_exist() -> None:
