@@ -6,6 +6,7 @@ from pathlib import Path
 from repro.backbones.config import choose_cells
 from repro.cli.plan import format_count, format_hours
 from repro.core.workspace import Workspace
+from repro.datasets.split import SplitName
 from repro.features.rates import kind_of
 from repro.judge.expected import load_expected, table_path
 from repro.plan.amounts import total
@@ -68,8 +69,8 @@ def script(name: str) -> str:
     )
 
 
-def extraction(row: Row, split: str) -> str:
-    words = ["repro", "extract", split, "--backbone", row.backbone]
+def extraction(row: Row, split: SplitName) -> str:
+    words = ["repro", "extract", str(split), "--backbone", row.backbone]
     if row.features.timestep is not None:
         words += ["--timesteps", str(row.features.timestep), "--layers", str(row.features.layer)]
     assert row.features.timestep is not None or (row.features,) == choose_cells(row_backbone(row))

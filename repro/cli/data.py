@@ -15,7 +15,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.audit import audit
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import Manifest, differences, read_manifest, stored_manifest
-from repro.datasets.prepare import prepare
+from repro.datasets.prepare import prepare_dataset
 from repro.datasets.presence import missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset
 
@@ -68,7 +68,7 @@ def data_prepare(
         from_: Archives, or folders with the archives or their contents [default: archives in the data set's folder].
     """
     workspace, config = common.open_workspace(), _config(name)
-    placed = prepare(name, config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
+    placed = prepare_dataset(config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
     report = _status(name, workspace)
     if common.as_json:
         print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
@@ -97,7 +97,7 @@ def data_audit(
         workers: Processes that decode videos [default: one per core].
     """
     workspace, config = common.open_workspace(), _config(name)
-    dataset = list_dataset(name, workspace, config)
+    dataset = list_dataset(config, workspace)
     done = audit(dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json))
     manifest = done.manifest
     decoded = [clip for clip in manifest.clips if not clip.error]
@@ -191,7 +191,7 @@ def _status(name: str, workspace: Workspace) -> dict[str, Any]:
         "ready": False,
     }
     try:
-        dataset = list_dataset(name, workspace, config)
+        dataset = list_dataset(config, workspace)
         manifest = stored_manifest(workspace, name)
     except ReproError as error:
         return report | {"problem": str(error)}

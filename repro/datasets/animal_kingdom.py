@@ -18,7 +18,7 @@ from typing import Any
 
 from repro.datasets.annotations import DataError, Listing, inside, plain_name, refuse_twice
 from repro.datasets.config import DatasetConfig
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 from repro.datasets.workbook import Rows, read_workbook
 
 METADATA = "AR_metadata.xlsx"
@@ -107,9 +107,11 @@ def read(folder: Path, config: DatasetConfig) -> Listing:
     }
     actions = TRAIN_ACTIONS + TEST_ACTIONS
     return Listing(
-        {name: Split(f"animal_kingdom/{name}", classes, tuple(clips)) for name, clips in splits.items()}
+        {name: Split(SplitName(config.name, name), classes, tuple(clips)) for name, clips in splits.items()}
         | {
-            f"unseen_actions_{part}": Split(f"animal_kingdom/unseen_actions_{part}", actions, _of_actions(rows, names))
+            f"unseen_actions_{part}": Split(
+                SplitName(config.name, f"unseen_actions_{part}"), actions, _of_actions(rows, names)
+            )
             for part, names in (("train", TRAIN_ACTIONS), ("test", TEST_ACTIONS))
         }
     )

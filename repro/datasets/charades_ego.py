@@ -24,7 +24,7 @@ from repro.datasets.annotations import (
     text_lines,
 )
 from repro.datasets.config import DatasetConfig
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 
 FOLDER = "CharadesEgo"
 CLASSES = f"{FOLDER}/Charades_v1_classes.txt"
@@ -66,7 +66,7 @@ def read(folder: Path, config: DatasetConfig) -> Listing:
     for name, part in SPLITS.items():
         relative = _csv(part)
         clips = tuple(_clips(folder, relative, videos, config.classes, first_person=part.endswith("1st")))
-        splits[name] = Split(f"charades_ego/{name}", classes, clips)
+        splits[name] = Split(SplitName(config.name, name), classes, clips)
     refuse_twice((clip for split in splits.values() for clip in split.clips), folder)
     return Listing(splits, tuple(_agreement(folder, splits)))
 

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, NamedConfig, configs_folder, fill_path, load_config
 from repro.core.errors import UsageError
-from repro.core.remote_file import RemoteFile
+from repro.core.remote_file import RemoteFile, fetch_command
+from repro.core.workspace import Workspace
 
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
@@ -78,7 +79,7 @@ class Part(Config):
         return " or ".join(self.names)
 
 
-class DatasetConfig(Config):
+class DatasetConfig(NamedConfig):
     title: str
     version: Annotated[int, Field(ge=1)]
     source: str
@@ -122,6 +123,12 @@ class DatasetConfig(Config):
     def absent(self, folder: Path) -> list[Part]:
         """Parts that `folder` does not hold."""
         return [part for part in self.parts if not part.there(folder)]
+
+    def how_to_obtain(self, workspace: Workspace) -> str:
+        """The commands that bring the dataset into `workspace`, or how to request it from its publisher."""
+        if self.obtain is not None:
+            return fill_path(self.obtain, workspace.data / self.folder)
+        return f"{fetch_command(self.name, workspace)}, then repro data prepare {self.name}{workspace.option}"
 
     def videos(self, folder: Path) -> str:
         """Name of the folder of clips in `folder`, also where it is not there yet."""

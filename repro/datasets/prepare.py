@@ -23,7 +23,6 @@ from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.config import DatasetConfig, Part
-from repro.datasets.remedy import remedy
 from repro.datasets.unpack import suffix_of, unpack
 
 DEPTH = 5
@@ -45,8 +44,8 @@ class Placed:
     source: str
 
 
-def prepare(
-    name: str, config: DatasetConfig, workspace: Workspace, given: Sequence[Path], reporter: Reporter
+def prepare_dataset(
+    config: DatasetConfig, workspace: Workspace, given: Sequence[Path], reporter: Reporter
 ) -> list[Placed]:
     """Make the data set's folder hold each of its parts, from `given` or from its folder of archives.
 
@@ -79,8 +78,8 @@ def prepare(
             or f"{folder / 'archives'}, which is empty"
         )
         raise MissingError(
-            f"data {name}: no {' and no '.join(map(str, absent))} in {looked}; pass the archive or folder with --from, "
-            f"or: {remedy(name, config, workspace)}"
+            f"data {config.name}: no {' and no '.join(map(str, absent))} in {looked}; pass the archive or folder with --from, "
+            f"or: {config.how_to_obtain(workspace)}"
         )
     return placed
 

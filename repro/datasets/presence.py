@@ -81,7 +81,7 @@ def without_missing(
     gone = missing(split, folder, manifest)
     if gone and (not allow_missing or len(gone) == len(split.clips)):
         shown = "; ".join(list(gone.values())[:3]) + ("; ..." if len(gone) > 3 else "")
-        name = split.name.split("/")[0]
+        name = split.name.dataset
         remedy = (
             f"bring them (`repro data status {name}` says what is there)"
             if allow_missing

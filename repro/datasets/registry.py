@@ -18,8 +18,7 @@ from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
 from repro.datasets.annotations import DataError, Listing, check_not_empty
 from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
-from repro.datasets.remedy import remedy
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 
 VERSION = 1
 """Part of a listing's key: raised when the same annotation files would be read otherwise."""
@@ -42,7 +41,6 @@ ADAPTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    name: str
     config: DatasetConfig
     folder: Path
     splits: Mapping[str, Split]
@@ -50,6 +48,10 @@ class Dataset:
     notes: tuple[str, ...]
     key: str
     """Content key of the annotation files and how they are read."""
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
     def split(self, name: str) -> Split:
         """
@@ -84,16 +86,15 @@ def brought_names() -> list[str]:
     return [name for name in dataset_names() if load_dataset(name).adapter in ADAPTERS]
 
 
-def open_dataset(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> Dataset:
-    """A data set whose counts are as expected; whether its clips are there is repro/datasets/presence.py's business.
-
-    `config` stands in for configs/datasets/<name>.yaml.
+def open_dataset(config: DatasetConfig, workspace: Workspace) -> Dataset:
+    """Read a dataset's annotation files and check the number of clips they list. Whether the clips themselves are present
+    is checked by repro/datasets/presence.py.
 
     Raises:
-        UsageError: no such data set.
-        MissingError: its annotation files are not there, are damaged, or list other numbers of clips.
+        UsageError: not a dataset that a user provides.
+        MissingError: its annotation files are missing or damaged, or list an unexpected number of clips.
     """
-    dataset = list_dataset(name, workspace, config)
+    dataset = list_dataset(config, workspace)
     if dataset.miscounted:
         raise DataError(
             f"{dataset.folder}: {'; '.join(dataset.miscounted)}: annotation files were changed or cut off, or are of another "
@@ -102,18 +103,17 @@ def open_dataset(name: str, workspace: Workspace, config: DatasetConfig | None =
     return dataset
 
 
-def list_dataset(name: str, workspace: Workspace, config: DatasetConfig | None = None, *, keep: bool = True) -> Dataset:
-    """As open_dataset, whatever the counts. Not to `keep` is to leave the workspace as it is."""
-    config = config or load_dataset(name)
+def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = True) -> Dataset:
+    """As open_dataset, without checking counts. With keep=False, nothing is written to the workspace."""
     if config.adapter not in ADAPTERS:
-        raise UsageError(f"{name}: not a data set that a user brings: {', '.join(brought_names())}")
+        raise UsageError(f"{config.name}: not a data set that a user brings: {', '.join(brought_names())}")
     adapter = ADAPTERS[config.adapter]
     folder = workspace.data / config.folder
     absent = [part for part in config.parts[:-1] if not part.there(folder)]
     if absent:
         raise MissingError(
-            f"data {name}: no {' and no '.join(map(str, absent))} in {folder} ({config.size}; licence: {config.licence}); "
-            f"to bring it: {remedy(name, config, workspace)}"
+            f"data {config.name}: no {' and no '.join(map(str, absent))} in {folder} ({config.size}; licence: {config.licence}); "
+            f"to bring it: {config.how_to_obtain(workspace)}"
         )
     contents = {str(path.relative_to(folder)): _sha256(path) for path in adapter.files(folder)}
     key = content_key(
@@ -125,13 +125,13 @@ def list_dataset(name: str, workspace: Workspace, config: DatasetConfig | None =
             "files": contents,
         }
     )
-    kept = workspace.listings / f"{name}-{key}.jsonl"
+    kept = workspace.listings / f"{config.name}-{key}.jsonl"
     listing = _read(kept, folder)
     if listing is None:
         listing = adapter.read(folder, config)
         if keep:
             _keep(kept, listing, folder)
-    return Dataset(name, config, folder, listing.splits, listing.notes, key)
+    return Dataset(config, folder, listing.splits, listing.notes, key)
 
 
 def _sha256(path: Path) -> str:
@@ -147,7 +147,7 @@ def _keep(path: Path, listing: Listing, folder: Path) -> None:
             "notes": listing.notes,
             "splits": {
                 name: {
-                    "name": split.name,
+                    "name": str(split.name),
                     "classes": split.classes,
                     "clips": [[c.id, str(c.path)[start:], c.target, c.group, c.listed] for c in split.clips],
                 }
@@ -175,7 +175,7 @@ def _read(path: Path, folder: Path) -> Listing | None:
     return Listing(
         {
             name: Split(
-                split["name"],
+                SplitName.parse(split["name"]),
                 tuple(split["classes"]),
                 tuple(
                     Clip(clip, Path(base + relative), tuple(target), group, listed)

@@ -1,33 +1,74 @@
 """Clips and splits: which clips, with which labels."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+_NAME = re.compile(r"([a-z0-9_]+)/([a-z0-9_]+)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SplitName:
+    """The name of a split, written `<dataset>/<split>` as in `ucf101/train`.
+
+    As a pydantic field it is read from that text and dumped as it, so that records, dumps and content keys hold a string.
+    """
+
+    dataset: str
+    split: str
+
+    @classmethod
+    def parse(cls, text: str) -> "SplitName":
+        """
+        Raises:
+            ValueError: not of the form <dataset>/<split>.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None:
+            raise ValueError(f"'{text}': expected <dataset>/<split>, such as ucf101/train")
+        return cls(match[1], match[2])
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.split}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        from_text = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
+        return core_schema.json_or_python_schema(
+            json_schema=from_text,
+            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_text]),
+            serialization=core_schema.to_string_ser_schema(when_used="always"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     id: str
-    """The owners' name of the clip, unique in its dataset."""
+    """The publisher's name of the clip, unique in its dataset."""
     path: Path
     target: tuple[int, ...]
     """Label ids: one for single-label datasets, any number for multi-label ones."""
     group: str = ""
-    """What it was cut from or who is in it: clips of one group are not independent, and belong on one side of a
-    held-out split. Each adapter says what its groups are."""
+    """Clips that are not independent share a group, for example because they are cut from the same source video or show
+    the same person. A held-out split must not divide a group. Each adapter documents its groups."""
     listed: str = ""
-    """The file, in the dataset's folder, and row that list it."""
+    """Where the clip is listed: file (relative to the dataset's folder) and row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    name: str
+    name: SplitName
     classes: tuple[str, ...]
-    """Their places are the label ids."""
+    """A class's index is its label id."""
     clips: tuple[Clip, ...]
 
     @property
     def positives(self) -> tuple[int, ...]:
-        """Clips of each class, by label id. The owners' mAP leaves out the classes with none."""
+        """Number of clips per class, by label id. The publishers' mAP skips classes without clips."""
         counts = [0] * len(self.classes)
         for clip in self.clips:
             for label in clip.target:

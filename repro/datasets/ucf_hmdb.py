@@ -13,7 +13,7 @@ from pathlib import Path
 
 from repro.datasets.annotations import DataError, Listing, inside, one_line, plain_name, refuse_twice, text_lines
 from repro.datasets.config import DatasetConfig
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 
 CLASSES = {
     "climb": ("RockClimbingIndoor", "RopeClimbing"),
@@ -51,7 +51,7 @@ def read_ucf(folder: Path, config: DatasetConfig) -> Listing:
     """
     labels = {theirs: number for number, names in enumerate(CLASSES.values()) for theirs in names}
     parts = {part: list(_ucf_clips(folder, name, labels)) for part, name in UCF_LISTS.items()}
-    return _listing("ucf101", parts, folder)
+    return _listing(config.name, parts, folder)
 
 
 def _ucf_clips(folder: Path, relative: str, labels: dict[str, int]) -> Iterator[Clip]:
@@ -100,7 +100,7 @@ def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
                 )
             )
     refuse_twice((clip for clips in parts.values() for clip in clips), folder)
-    return _listing("hmdb51", {part: parts[part] for part in ("train", "val")}, folder)
+    return _listing(config.name, {part: parts[part] for part in ("train", "val")}, folder)
 
 
 def _hmdb_list(class_name: str) -> str:
@@ -112,4 +112,4 @@ def _listing(name: str, parts: dict[str, list[Clip]], folder: Path) -> Listing:
     parts = {part: sorted(clips, key=lambda clip: clip.target) for part, clips in parts.items()}
     parts["full"] = parts["train"] + parts["val"]
     refuse_twice(parts["full"], folder)
-    return Listing({part: Split(f"{name}/{part}", tuple(CLASSES), tuple(clips)) for part, clips in parts.items()})
+    return Listing({part: Split(SplitName(name, part), tuple(CLASSES), tuple(clips)) for part, clips in parts.items()})

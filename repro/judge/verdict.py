@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from repro.core.errors import Exit
+from repro.datasets.split import SplitName
 from repro.judge.expected import Expected
 from repro.judge.grid_selection import Selected, grid_cells, has_grid, select
 from repro.records.record import RunRecord
@@ -139,8 +140,8 @@ def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),
-        ("training split", record.train.name, row.data.train),
-        ("test split", record.test.name, row.data.test),
+        ("training split", record.train.name, str(row.data.train)),
+        ("test split", record.test.name, str(row.data.test)),
     ):
         if theirs != ours:
             return f"{what} {theirs}, the row has {ours}"
@@ -163,8 +164,8 @@ def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
         return f"another recipe: {differing[0]} {recipe[differing[0]]}, the row has {configured[differing[0]]}"
     datasets = row_datasets(row)
     for split in (record.train, record.test):
-        dataset, part = split.name.split("/")
-        clips = datasets[dataset].splits[part].clips
+        name = SplitName.parse(split.name)
+        clips = datasets[name.dataset].splits[name.split].clips
         if clips is not None and split.clips + len(split.missing_clips) != clips:
             return f"{split.clips} clips of {split.name}, which has {clips}"
     return ""

@@ -16,6 +16,7 @@ from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.console import Reporter, sized
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
+from repro.datasets.config import load_dataset
 from repro.datasets.registry import brought_names, open_dataset
 from repro.datasets.split import Clip
 from repro.features import rates
@@ -207,7 +208,7 @@ def _open_collection(source: str, workspace: Workspace) -> Collection:
     folder = Path(source)
     # A folder named as a data set is only meant if the path goes on below it.
     if name in brought_names() and (not split or not folder.exists()):
-        dataset = open_dataset(name, workspace)
+        dataset = open_dataset(load_dataset(name), workspace)
         return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
     if not source or not folder.exists():
         raise UsageError(

@@ -179,7 +179,7 @@ def extract_command(row: Row, source: str) -> str:
 
 
 def _dataset_of(row: Row, part: str) -> str:
-    return (row.data.train if part == "train" else row.data.test).split("/")[0]
+    return (row.data.train if part == "train" else row.data.test).dataset
 
 
 def _shorten(clips: Sequence[str]) -> str:

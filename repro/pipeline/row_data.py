@@ -10,7 +10,7 @@ from repro.datasets.config import load_dataset
 from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 from repro.table.row import Row
 
 
@@ -56,7 +56,7 @@ def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False
     Raises:
         MissingError: a data set is missing or damaged, or clips are missing and that was not allowed.
     """
-    datasets = {name: open_dataset(name, workspace) for name in row.data.datasets}
+    datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
     audits = _audits(datasets, workspace)
     splits, missing = {}, {}
     for part, name in (("train", row.data.train), ("test", row.data.test)):
@@ -80,7 +80,7 @@ def list_row_data(row: Row, workspace: Workspace) -> RowData:
     Raises:
         MissingError: annotation files of a data set are missing or damaged.
     """
-    datasets = {name: open_dataset(name, workspace) for name in row.data.datasets}
+    datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
     names = {"train": row.data.train, "test": row.data.test}
     return RowData(
         splits={part: _find_split(name, datasets)[1] for part, name in names.items()},
@@ -111,9 +111,8 @@ def _audits(datasets: Mapping[str, Dataset], workspace: Workspace) -> dict[str, 
     return {name: found for name, dataset in datasets.items() if (found := matching_manifest(dataset, workspace))}
 
 
-def _find_split(name: str, datasets: Mapping[str, Dataset]) -> tuple[Dataset, Split]:
-    dataset, split = name.split("/")
-    return datasets[dataset], datasets[dataset].split(split)
+def _find_split(name: SplitName, datasets: Mapping[str, Dataset]) -> tuple[Dataset, Split]:
+    return datasets[name.dataset], datasets[name.dataset].split(name.split)
 
 
 def _also(row: Row, datasets: Mapping[str, Dataset]) -> list[Split]:

@@ -88,7 +88,7 @@ class RunPlan:
             "protocol": self.protocol,
             "precision": self.compute.precision,
             "segments": data.segments,
-            "also": [split.name for split in data.also],
+            "also": [str(split.name) for split in data.also],
         }
 
     def stored_run(self, seed: int, workspace: Workspace) -> StoredRun:
@@ -336,7 +336,7 @@ def _subset_record(
     scores = [all_scores(predictions[chosen], targets, segments) for predictions in trained.predictions]
     best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # ties go to the earlier epoch
     return SubsetRecord(
-        name=split.name,
+        name=str(split.name),
         clips=len(targets),
         best_epoch_on_test=Selection(epoch=best + 1, scores=scores[best]),
         last_epoch=Selection(epoch=len(scores), scores=scores[-1]),
@@ -346,7 +346,7 @@ def _subset_record(
 def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...] = ()) -> SplitRecord:
     contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
     digest = hashlib.sha256(canonical_json({"classes": list(split.classes), "clips": contents})).hexdigest()
-    return SplitRecord(name=split.name, clips=len(split.clips), sha256=digest, missing_clips=missing)
+    return SplitRecord(name=str(split.name), clips=len(split.clips), sha256=digest, missing_clips=missing)
 
 
 def _held_out_record(inputs: ReadoutInputs, held_out: Sequences) -> SplitRecord:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
-from repro.datasets.remedy import remedy
 from repro.fetch.catalogue import assets
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.workspace_state import Here
@@ -88,7 +87,7 @@ def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:
         licence=config.licence,
         licence_url=config.licence_url or config.source,
         ready=ready,
-        brings="" if ready else remedy(name, config, workspace),
+        brings="" if ready else config.how_to_obtain(workspace),
     )  # fmt: skip
 
 

@@ -116,9 +116,8 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
         own: dict[str, list[str]] = {}
         asked = here.asks(row)
         for place in (row.data.train, row.data.test):
-            dataset, split = place.split("/")
-            own.setdefault(dataset, []).append(split)
-            wanted.setdefault((dataset, asked, row.features), []).append(split)
+            own.setdefault(place.dataset, []).append(place.split)
+            wanted.setdefault((place.dataset, asked, row.features), []).append(place.split)
         jobs = tuple(_job(counts, kind, dataset, asked, row.features, splits) for dataset, splits in own.items())
         plans.append(
             RowPlan(
@@ -187,11 +186,10 @@ def _readouts(counts: Counts, kind: Kind, name: str, row: Row, seeds: int, proto
     here, recipe, rates = counts.here, row.readout, reckoning().readout
     asked = here.asks(row)
     width = here.backbone(asked).channels(row.features) or 0
-    classes = here.config(row.data.test.split("/")[0]).classes
+    classes = here.config(row.data.test.dataset).classes
     tokens, clips = [], []
     for place in (row.data.train, row.data.test):
-        dataset, split = place.split("/")
-        whole = counts.split(dataset, split, asked, row.features).whole
+        whole = counts.split(place.dataset, place.split, asked, row.features).whole
         mean = whole.vectors.likely / max(1, whole.clips.likely)
         tokens.append(whole.clips.likely * (min(mean, recipe.max_length) + 1))  # and the CLS token
         clips.append(whole.clips)

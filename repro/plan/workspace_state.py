@@ -13,6 +13,7 @@ from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import ClipFacts
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
+from repro.datasets.split import SplitName
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
 from repro.judge.verdict import unlike
@@ -74,7 +75,7 @@ class Here:
             )
             return None
         try:
-            found = list_dataset(name, self.workspace, config, keep=False)
+            found = list_dataset(config, self.workspace, keep=False)
         except ReproError as error:
             self.problems.append(str(error))
             return None
@@ -91,14 +92,13 @@ class Here:
             return {}
         return {clip.id: clip for clip in manifest.clips} if manifest else {}
 
-    def _lacking(self, place: str) -> MissingItem | None:
+    def _lacking(self, place: SplitName) -> MissingItem | None:
         """What to say of clips of a split, as ucf101/train, that are not there although its data set's folders are."""
-        name, split = place.split("/")
-        dataset = self.dataset(name)
+        dataset = self.dataset(place.dataset)
         if dataset is None or dataset.config.absent(dataset.folder):
             return None
         try:
-            without_missing(dataset.split(split), dataset.folder)
+            without_missing(dataset.split(place.split), dataset.folder)
         except MissingError as error:
             return MissingItem(f"clips of {place}", str(error))
         return None
@@ -127,7 +127,7 @@ class Here:
 
     def records(self, name: str, row: Row, protocol: Protocol) -> list[RunRecord]:
         """Runs of the row as it is configured now, from the features that would be read now."""
-        store = self._store(row.data.test.split("/")[0], self.asks(row))
+        store = self._store(row.data.test.dataset, self.asks(row))
         found = []
         for path in sorted(self.workspace.runs.glob(f"{name}/seed*/record.json")):
             try:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from repro.core.console import Reporter
 from repro.core.files import remove_partials, replacing_file, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
 
@@ -100,7 +100,7 @@ def splits(folder: Path) -> dict[str, Split]:
     """Train and test split of the rendered clips; the test split's species are not in the training split."""
     return {
         name: Split(
-            name=f"smoke/{name}",
+            name=SplitName("smoke", name),
             classes=ACTIONS,
             clips=tuple(
                 Clip(scene.id, folder / f"{scene.id}.mp4", (ACTIONS.index(scene.action),))

@@ -43,7 +43,7 @@ def with_head(row: Row, head: Literal["transformer", "linear"]) -> Row:
         return row
     if head == "transformer":
         raise UsageError(f"--head transformer: {row.name} has a linear readout, and no recipe of a transformer")
-    grid, dataset = load_linear_grid(), row.data.train.split("/")[0]
+    grid, dataset = load_linear_grid(), row.data.train.dataset
     if dataset not in grid.max_length:
         raise UsageError(
             f"--head linear: the release has linear grids of {', '.join(grid.max_length)}, none of {dataset}: leave --head out"

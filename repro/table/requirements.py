@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from repro.backbones.weights import explain_missing_checkpoint
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
-from repro.datasets.remedy import remedy
 from repro.table.row import Row, row_backbone, row_datasets
 
 
@@ -77,7 +76,7 @@ def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
             yield MissingItem(
                 f"data {name}",
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
-                f"to bring it: {remedy(name, dataset, workspace)}",
+                f"to bring it: {dataset.how_to_obtain(workspace)}",
             )
     backbone = row_backbone(row)
     checkpoint = backbone.checkpoint

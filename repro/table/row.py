@@ -14,13 +14,11 @@ from repro.backbones.registry import load_backbone
 from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
+from repro.datasets.split import SplitName
 from repro.readout.recipe import Metric, Positive, Recipe
 
 Kind = Literal["published", "smoke", "extra"]
 """published: one of the 24; extra: another experiment, without a published value, never judged."""
-
-SplitName = Annotated[str, Field(pattern="^[a-z0-9_]+/[a-z0-9_]+$")]
-"""`<dataset>/<split>`, as in configs/datasets."""
 
 
 class Data(Config):
@@ -35,7 +33,7 @@ class Data(Config):
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets a run needs, without duplicates."""
-        return tuple(dict.fromkeys(split.split("/")[0] for split in (self.train, self.test)))
+        return tuple(dict.fromkeys(name.dataset for name in (self.train, self.test)))
 
 
 class Published(Config):
@@ -104,12 +102,12 @@ def check_references(row: Row, where: str) -> Row:
     datasets = row_datasets(row)
     named = [("train", row.data.train), ("test", row.data.test), *(("also", name) for name in row.data.also)]
     for part, name in named:
-        dataset, split = name.split("/")
-        if part == "also" and dataset != row.data.test.split("/")[0]:
+        if part == "also" and name.dataset != row.data.test.dataset:
             raise UsageError(f"{where}: data.also: {name} is of another data set than the test split {row.data.test}")
-        if split not in datasets[dataset].splits:
+        if name.split not in datasets[name.dataset].splits:
             raise UsageError(
-                f"{where}: data.{part}: {dataset} has no split '{split}': {', '.join(datasets[dataset].splits)}"
+                f"{where}: data.{part}: {name.dataset} has no split '{name.split}': "
+                f"{', '.join(datasets[name.dataset].splits)}"
             )
     if (row.kind == "published") != (row.published is not None):
         raise UsageError(

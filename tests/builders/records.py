@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from repro.datasets.split import SplitName
 from repro.records.record import (
     EpochRecord,
     FeaturesRecord,
@@ -19,15 +20,16 @@ from repro.table.rows import load_row
 PREDICTIONS = b"predictions"
 
 
-def split(name: str) -> SplitRecord:
+def split(name: SplitName) -> SplitRecord:
     """A split with as many clips as its data set's config says."""
-    dataset, part = name.split("/")
     row = next(
         r
         for r in map(load_row, ("ak_full", "ak_unseen", "charades_1to1", "charades_3to1", "ucf_hmdb"))
-        if dataset in r.data.datasets
+        if name.dataset in r.data.datasets
     )
-    return SplitRecord(name=name, clips=row_datasets(row)[dataset].splits[part].clips or 10, sha256="0" * 64)
+    return SplitRecord(
+        name=str(name), clips=row_datasets(row)[name.dataset].splits[name.split].clips or 10, sha256="0" * 64
+    )
 
 
 def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:

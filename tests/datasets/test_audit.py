@@ -35,7 +35,7 @@ from repro.video import probe
 
 @pytest.fixture
 def hmdb(workspace: Workspace) -> Dataset:
-    return open_dataset("hmdb51", workspace, tiny_data.hmdb51(workspace.data / "hmdb51"))
+    return open_dataset(tiny_data.hmdb51(workspace.data / "hmdb51"), workspace)
 
 
 def by_id(manifest: Manifest) -> dict[str, ClipFacts]:
@@ -128,7 +128,7 @@ from repro.core.workspace import Workspace
 
 if __name__ == "__main__":
     workspace = Workspace(Path(sys.argv[1]))
-    dataset = open_dataset("hmdb51", workspace, tiny_datasets.config("hmdb51"))
+    dataset = open_dataset(tiny_datasets.config("hmdb51"), workspace)
     audit.audit(dataset, workspace, 1, Reporter())
 """
 

@@ -16,7 +16,7 @@ from builders.reporters import RecordingReporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
-from repro.datasets.prepare import Placed, prepare
+from repro.datasets.prepare import Placed, prepare_dataset
 from repro.datasets.presence import missing
 from repro.datasets.registry import open_dataset
 
@@ -61,7 +61,7 @@ def whole(name: str, workspace: Workspace) -> None:
     """The data set is as the owners' and nothing is left of the work."""
     counts = {"ucf101": 45, "hmdb51": 24, "animal_kingdom": 10, "charades_ego": 10}
     config = tiny_data.config(name)
-    dataset = open_dataset(name, workspace, config)
+    dataset = open_dataset(config, workspace)
     assert len(dataset.clips) == counts[name]
     for split in dataset.splits.values():
         assert missing(split, dataset.folder) == {}
@@ -69,7 +69,7 @@ def whole(name: str, workspace: Workspace) -> None:
 
 
 def run(name: str, workspace: Workspace, told: RecordingReporter, *given: Path) -> list[Placed]:
-    return prepare(name, tiny_data.config(name), workspace, given, told)
+    return prepare_dataset(tiny_data.config(name), workspace, given, told)
 
 
 @pytest.mark.parametrize("name", list(tiny_data.MAKERS))
@@ -256,7 +256,7 @@ def or_die(step):
 archives._write = or_die(archives._write)
 prepare._place = or_die(prepare._place)
 Path.rename = or_die(Path.rename)
-prepare.prepare("hmdb51", tiny_datasets.config("hmdb51"), Workspace(Path(sys.argv[2])), [], Reporter())
+prepare.prepare_dataset(tiny_datasets.config("hmdb51"), Workspace(Path(sys.argv[2])), [], Reporter())
 """
 
 

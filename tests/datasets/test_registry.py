@@ -12,8 +12,10 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, ucf_hmdb
 from repro.datasets.annotations import DataError
+from repro.datasets.config import load_dataset
 from repro.datasets.presence import missing, without_missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset, open_dataset
+from repro.datasets.split import SplitName
 from repro.pipeline.row_data import open_row_data
 from repro.table.rows import load_row
 
@@ -26,7 +28,7 @@ def made(workspace: Workspace) -> Callable[[str], Dataset]:
 
     def make(name: str) -> Dataset:
         config = ROOM[name](workspace.data / name, films=False)
-        return open_dataset(name, workspace, config)
+        return open_dataset(config, workspace)
 
     return make
 
@@ -44,7 +46,7 @@ def test_an_owners_layout_gives_its_splits(made: Callable[[str], Dataset], name:
     dataset = made(name)
     assert set(dataset.splits) == set(dataset.config.splits)
     for part, split in dataset.splits.items():
-        assert split.name == f"{name}/{part}"
+        assert split.name == SplitName(name, part)
         assert len(split.clips) == dataset.config.splits[part].clips
         for clip in split.clips:
             assert clip.path.is_relative_to(dataset.folder)
@@ -109,7 +111,7 @@ def test_charades_ego(made: Callable[[str], Dataset]) -> None:
 
 def test_charades_ego_at_its_original_size(workspace: Workspace) -> None:
     config = tiny_data.charades_ego(workspace.data / "charades_ego", videos="CharadesEgo_v1")
-    dataset = open_dataset("charades_ego", workspace, config)
+    dataset = open_dataset(config, workspace)
     assert {clip.path.parent.name for clip in dataset.clips} == {"CharadesEgo_v1"}
     assert missing(dataset.split("first_test"), dataset.folder) == {}
 
@@ -118,7 +120,7 @@ def test_views_that_do_not_add_up_are_said(workspace: Workspace) -> None:
     config = tiny_data.charades_ego(workspace.data / "charades_ego", films=False)
     path = workspace.data / "charades_ego/CharadesEgo/CharadesEgo_v1_test.csv"
     path.write_text(tiny_data.charades_csv(tiny_data.charades_rows("test", "first")))
-    notes = open_dataset("charades_ego", workspace, config).notes
+    notes = open_dataset(config, workspace).notes
     assert notes[1].endswith("CharadesEgo/CharadesEgo_v1_test.csv lists 2: they differ in 2, as 46GP8")
 
 
@@ -139,7 +141,7 @@ def real(reference: Path, workspace: Workspace) -> Callable[[str], Dataset]:
             "animal_kingdom": ("AR_metadata.xlsx", data / "animal_kingdom" / "AR_metadata.xlsx"),
         }[name]
         (folder / target).symlink_to(source)
-        return open_dataset(name, workspace)
+        return open_dataset(load_dataset(name), workspace)
 
     return real_dataset
 
@@ -185,7 +187,7 @@ def test_the_real_workbook_of_animal_kingdom(
     }  # fmt: skip
     # Parsed once: a later start reads the listing kept in the workspace.
     monkeypatch.delattr(animal_kingdom, "read_workbook")
-    assert open_dataset("animal_kingdom", workspace) == dataset
+    assert open_dataset(load_dataset("animal_kingdom"), workspace) == dataset
 
 
 # What is wrong is one line with file and row.
@@ -194,7 +196,7 @@ def test_the_real_workbook_of_animal_kingdom(
 def refused(name: str, workspace: Workspace, *said: str) -> None:
     config = tiny_data.config(name)
     with pytest.raises(MissingError) as caught:
-        open_dataset(name, workspace, config)
+        open_dataset(config, workspace)
     text = str(caught.value)
     assert "\n" not in text
     for part in said:
@@ -279,7 +281,7 @@ def test_a_mark_of_byte_order_and_other_line_ends_change_nothing(
     before = made(name)
     for path in [*before.folder.rglob("*.txt"), *before.folder.rglob("*.csv")]:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", ends))
-    after = open_dataset(name, workspace, before.config)
+    after = open_dataset(before.config, workspace)
     assert after.key != before.key
     assert [(c.id, c.target, c.group) for c in after.clips] == [(c.id, c.target, c.group) for c in before.clips]
 
@@ -367,7 +369,7 @@ def test_a_column_more_and_a_sheet_more_change_nothing(workspace: Workspace) -> 
     book = openpyxl.load_workbook(workspace.data / "animal_kingdom" / "AR_metadata.xlsx")
     book.create_sheet("video_url")
     book.save(workspace.data / "animal_kingdom" / "AR_metadata.xlsx")
-    assert len(open_dataset("animal_kingdom", workspace, config).clips) == len(rows)
+    assert len(open_dataset(config, workspace).clips) == len(rows)
 
 
 def workbook(workspace: Workspace, edit: Callable[[openpyxl.Workbook], None]) -> Path:
@@ -413,22 +415,22 @@ def test_counts_are_asserted(workspace: Workspace) -> None:
     """The tiny data set is refused where the real one's counts are asked for."""
     tiny_data.hmdb51(workspace.data / "hmdb51", films=False)
     with pytest.raises(DataError, match="hmdb51/train: its files list 12 clips, expected 840; hmdb51/val"):
-        open_dataset("hmdb51", workspace)
-    assert list_dataset("hmdb51", workspace).miscounted[0].endswith("expected 840")
+        open_dataset(load_dataset("hmdb51"), workspace)
+    assert list_dataset(load_dataset("hmdb51"), workspace).miscounted[0].endswith("expected 840")
 
 
 def test_names_that_are_none(workspace: Workspace, made: Callable[[str], Dataset]) -> None:
     with pytest.raises(UsageError, match="unknown dataset 'kinetics'"):
-        open_dataset("kinetics", workspace)
+        open_dataset(load_dataset("kinetics"), workspace)
     with pytest.raises(UsageError, match="smoke: not a data set that a user brings"):
-        open_dataset("smoke", workspace)
+        open_dataset(load_dataset("smoke"), workspace)
     with pytest.raises(UsageError, match="hmdb51 has no split 'test': train, val, full"):
         made("hmdb51").split("test")
 
 
 def test_no_data_is_said_with_what_brings_it(workspace: Workspace) -> None:
     with pytest.raises(MissingError, match=r"data charades_ego: no CharadesEgo in .*to bring it"):
-        open_dataset("charades_ego", workspace)
+        open_dataset(load_dataset("charades_ego"), workspace)
 
 
 # The listing is kept.
@@ -439,7 +441,7 @@ def test_a_listing_is_parsed_once(
 ) -> None:
     dataset = made("animal_kingdom")
     monkeypatch.setattr(animal_kingdom, "read_workbook", None)  # would be called
-    assert open_dataset("animal_kingdom", workspace, dataset.config) == dataset
+    assert open_dataset(dataset.config, workspace) == dataset
 
 
 @pytest.mark.parametrize("damage", ["cut off", "edited", "empty"])
@@ -448,7 +450,7 @@ def test_a_damaged_listing_is_made_again(workspace: Workspace, made: Callable[[s
     (kept,) = workspace.listings.iterdir()
     whole = kept.read_bytes()
     kept.write_bytes({"cut off": whole[:-9], "edited": whole.replace(b"[7]", b"[8]"), "empty": b""}[damage])
-    assert open_dataset("hmdb51", workspace, dataset.config) == dataset
+    assert open_dataset(dataset.config, workspace) == dataset
     assert kept.read_bytes() == whole
 
 
@@ -456,18 +458,18 @@ def test_other_files_are_another_listing(workspace: Workspace, made: Callable[[s
     dataset = made("charades_ego")
     path = dataset.folder / "CharadesEgo/CharadesEgo_v1_test_only1st.csv"
     path.write_text(path.read_text().replace("c003", "c004"))
-    again = open_dataset("charades_ego", workspace, dataset.config)
+    again = open_dataset(dataset.config, workspace)
     assert again.key != dataset.key
     assert again.split("first_test").clips[0].target == (4,)
     (dataset.folder / "CharadesEgo_v1").mkdir()
-    assert open_dataset("charades_ego", workspace, dataset.config).key not in (dataset.key, again.key)
+    assert open_dataset(dataset.config, workspace).key not in (dataset.key, again.key)
 
 
 def test_a_workspace_that_cannot_be_written_is_none_of_its_business(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     place = Workspace(tmp_path / "file" / "workspace", tmp_path / "data")
     config = tiny_data.hmdb51(tmp_path / "data" / "hmdb51", films=False)
-    assert len(open_dataset("hmdb51", place, config).clips) == 24
+    assert len(open_dataset(config, place).clips) == 24
 
 
 # What is not there.
@@ -476,7 +478,7 @@ def test_a_workspace_that_cannot_be_written_is_none_of_its_business(tmp_path: Pa
 @pytest.fixture
 def hmdb(workspace: Workspace) -> Dataset:
     config = tiny_data.hmdb51(workspace.data / "hmdb51", films=False)
-    dataset = open_dataset("hmdb51", workspace, config)
+    dataset = open_dataset(config, workspace)
     for clip in dataset.clips:
         clip.path.parent.mkdir(parents=True, exist_ok=True)
         clip.path.write_bytes(b"video")
@@ -538,13 +540,13 @@ def test_going_on_without_clips_must_be_allowed(hmdb: Dataset) -> None:
 def test_a_rows_data(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hmdb: Dataset) -> None:
     ucf = tiny_data.ucf101(workspace.data / "ucf101", films=False)
     configs = {"hmdb51": hmdb.config, "ucf101": ucf}
-    monkeypatch.setattr("repro.datasets.registry.load_dataset", lambda name: configs[name])
-    for clip in open_dataset("ucf101", workspace).clips:
+    monkeypatch.setattr("repro.pipeline.row_data.load_dataset", lambda name: configs[name])
+    for clip in open_dataset(ucf, workspace).clips:
         clip.path.parent.mkdir(parents=True, exist_ok=True)
         clip.path.write_bytes(b"video")
     row = load_row("ucf_hmdb")
     data = open_row_data(row, workspace)
-    assert [split.name for split in (*data.splits.values(), *data.also)] == [
+    assert [str(split.name) for split in (*data.splits.values(), *data.also)] == [
         "ucf101/train",
         "hmdb51/full",
         "hmdb51/val",

@@ -73,7 +73,7 @@ def test_all_24_rows_run_end_to_end_and_then_reuse_everything(
     made = {name: made[name] for name in sorted(row_names())}
     for name, record in made.items():
         row = load_row(name)
-        assert (record.train.name, record.test.name) == (row.data.train, row.data.test), name
+        assert (record.train.name, record.test.name) == (str(row.data.train), str(row.data.test)), name
         assert record.recipe == row.readout
         assert record.features.cell == row.features.name
         assert record.features.identity["family"] == {"sdv2": "svd", "svd_xt": "svd"}.get(row.backbone, row.backbone)
@@ -112,7 +112,7 @@ def test_every_kind_of_extra_runs_end_to_end(project: Workspace, capsys: pytest.
     made = records(project)
     for name in EXTRAS:
         row, record = load_row(name), made[name]
-        assert (record.kind, record.train.name, record.test.name) == ("extra", row.data.train, row.data.test)
+        assert (record.kind, record.train.name, record.test.name) == ("extra", str(row.data.train), str(row.data.test))
         assert record.recipe == row.readout
         assert record.features.cell == row.features.name
     # Another window, conditioning or noise is another set of features.

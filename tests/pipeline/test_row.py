@@ -19,7 +19,7 @@ from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.config import DatasetConfig
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 from repro.pipeline import row_data
 from repro.pipeline.predict import ScoredVideos, predict_videos
 from repro.pipeline.row import RowRequest, extract_row
@@ -44,8 +44,8 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         "hmdb51": tiny_datasets.hmdb51(workspace.data / "hmdb51"),
     }
 
-    def opened(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> registry.Dataset:
-        return registry.open_dataset(name, workspace, configs[name])
+    def opened(config: DatasetConfig, workspace: Workspace) -> registry.Dataset:
+        return registry.open_dataset(configs[config.name], workspace)
 
     monkeypatch.setattr(row_data, "open_dataset", opened)
     return workspace
@@ -149,7 +149,7 @@ def test_a_record_says_what_was_missing_and_how_a_part_scored(
 ) -> None:
     actions = {scene.id: ACTIONS.index(scene.action) for scene in scenes.smoke_scenes()}
     clips = tuple(Clip(name, path, (actions[name],)) for name, path in rendered.items())
-    splits = {part: Split(f"smoke/{part}", ACTIONS, clips) for part in ("train", "test")}
+    splits = {part: Split(SplitName("smoke", part), ACTIONS, clips) for part in ("train", "test")}
     row = load_row("smoke_mean_colour")
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 3})})
     part = Split("smoke/part", ACTIONS, clips[:2])

@@ -12,7 +12,7 @@ from builders.reporters import RecordingReporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets.split import Clip, Split
+from repro.datasets.split import Clip, Split, SplitName
 from repro.features.store import Entry, FeatureStore
 from repro.judge import verdict as check
 from repro.judge.expected import rows_with_expected, table_path
@@ -58,7 +58,7 @@ def source(workspace: Workspace) -> ReadoutInputs:
     splits = {}
     for part, numbers in (("train", range(36)), ("test", range(100, 118))):
         clips = tuple(Clip(f"{part}{n}", Path("nowhere"), (n % 3,)) for n in numbers)
-        splits[part] = Split(f"smoke/{part}", CLASSES, clips)
+        splits[part] = Split(SplitName("smoke", part), CLASSES, clips)
         for n in numbers:
             store.write(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "decord"))
     videos = {clip.id: "0" * 64 for split in splits.values() for clip in split.clips}

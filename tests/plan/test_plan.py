@@ -199,8 +199,8 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         splits = {split: SplitFacts(clips=facts.clips, frames=LENGTHS) for split, facts in config.splits.items()}
         configs[name] = config.model_copy(update={"splits": splits})
 
-    def opened(name: str, workspace: Workspace, config: DatasetConfig | None = None) -> registry.Dataset:
-        return registry.open_dataset(name, workspace, configs[name])
+    def opened(config: DatasetConfig, workspace: Workspace) -> registry.Dataset:
+        return registry.open_dataset(configs[config.name], workspace)
 
     monkeypatch.setattr(row_data, "open_dataset", opened)
     monkeypatch.setattr(here, "load_dataset", lambda name: configs[name])
@@ -215,7 +215,7 @@ def row() -> Row:
 def audit(workspace: Workspace, name: str, frames: int) -> None:
     """As if every clip of a data set had been audited and held so many frames."""
     config = here.load_dataset(name)
-    dataset = registry.list_dataset(name, workspace, config)
+    dataset = registry.list_dataset(config, workspace)
     facts = [
         ClipFacts(clip.id, clip.path.name, ("train",), True, 1, frames, 25.0, 64, 48, 1.0, "decord", "", "0" * 64)
         for clip in dataset.clips
@@ -239,7 +239,7 @@ def test_an_audits_frames_override(place: Workspace) -> None:
 
 def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     audit(place, "ucf101", frames=250)
-    clips = registry.list_dataset("ucf101", place, here.load_dataset("ucf101")).split("train").clips
+    clips = registry.list_dataset(here.load_dataset("ucf101"), place).split("train").clips
     config = load_backbone("mean_colour")
     store = FeatureStore.open(place, "mean_colour", describe_backbone(config, place).identity(), "ucf101")
     for clip in clips[:5]:

@@ -112,7 +112,9 @@ def test_an_extra_has_the_values_of_the_releases_config(source: str) -> None:
     assert (r.batch_size, r.heads, r.warmup_epochs) == (16, 8, 4)
     folder, name = source.removesuffix(".bash").split("/")
     known = SPLITS.get(name.removesuffix("mlp").removesuffix("val"))
-    assert (row.data.train, row.data.test) == (known or ("animal_kingdom/full_train", "animal_kingdom/full_test"))
+    assert (str(row.data.train), str(row.data.test)) == (
+        known or ("animal_kingdom/full_train", "animal_kingdom/full_test")
+    )
     assert row.backbone == {"videoMAE": "videomaev2", "vjepa": "vjepa", "sdv2": "sdv2", "svd": "svd"}.get(
         folder, "svd_xt"
     )
@@ -128,12 +130,12 @@ def test_every_name_in_an_extra_resolves(name: str) -> None:
     assert row.published is None
     assert row.seeds.planned == 5
     assert row.title.count(":") == 1
-    assert {split.split("/")[0] for split in (row.data.train, row.data.test)} == set(row_datasets(row))
+    assert {name.dataset for name in (row.data.train, row.data.test)} == set(row_datasets(row))
     config = row_backbone(row)
     assert config.channels(row.features) != 0
     if isinstance(config, SvdConfig) and config.conditioning.actions_of:
-        dataset, split = config.conditioning.actions_of.split("/")
-        assert split in row_datasets(row)[dataset].splits
+        name = config.conditioning.actions_of
+        assert name.split in row_datasets(row)[name.dataset].splits
 
 
 def test_what_differs_is_what_was_meant() -> None:
@@ -148,7 +150,7 @@ def test_what_differs_is_what_was_meant() -> None:
         assert isinstance(config, SvdConfig)
         assert config.latent_noise
     assert load_row("ucf_hmdb_up_07").features.name == "t20_up_07"
-    assert load_row("ak_actions").data.train == "animal_kingdom/unseen_actions_train"
+    assert str(load_row("ak_actions").data.train) == "animal_kingdom/unseen_actions_train"
 
 
 def test_a_row_whose_recipe_is_a_fixed_config_is_that_config() -> None:
@@ -255,8 +257,8 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace with a tiny UCF101, and rows on mean colour."""
     config = tiny_datasets.ucf101(workspace.data / "ucf101")
 
-    def opened(name: str, workspace: Workspace, _: DatasetConfig | None = None) -> registry.Dataset:
-        return registry.open_dataset(name, workspace, config)
+    def opened(_: DatasetConfig, workspace: Workspace) -> registry.Dataset:
+        return registry.open_dataset(config, workspace)
 
     monkeypatch.setattr(row_data, "open_dataset", opened)
     return workspace

@@ -9,6 +9,7 @@ from repro.backbones.svd import text_files
 from repro.backbones.svd.architecture import SVD_GRID, SVD_LAYERS, SVD_UPS, SvdArchitecture, layer_width
 from repro.core.config import Config
 from repro.core.workspace import Workspace
+from repro.datasets.split import SplitName
 
 
 def _check_grid(side: int) -> int:
@@ -35,7 +36,7 @@ class SvdConditioning(Config):
     actions, empty_text: text embeddings replace the image embedding, of every class name or of "" (the release's `actions`
     and `empty_str`, docs/deviations.md 29); the condition latent stays."""
     # Left out of dumps if None, so that it does not enter the content keys of features made before the key existed.
-    actions_of: str | None = Field(default=None, exclude_if=lambda split: split is None)
+    actions_of: SplitName | None = Field(default=None, exclude_if=lambda split: split is None)
     """<data set>/<split> whose class names the texts are."""
     fps_id: int = 6
     motion_bucket_id: int = 127

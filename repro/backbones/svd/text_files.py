@@ -7,6 +7,8 @@ from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
 from repro.datasets import registry
+from repro.datasets.config import load_dataset
+from repro.datasets.split import SplitName
 
 NAME = "openclip_text"
 """The asset's name for `repro fetch`."""
@@ -55,11 +57,11 @@ def explain_missing_files(workspace: Workspace) -> str:
     )
 
 
-def find_texts_and_files(actions_of: str | None, workspace: Workspace, to_compute: bool) -> OtherInputs:
+def find_texts_and_files(actions_of: SplitName | None, workspace: Workspace, to_compute: bool) -> OtherInputs:
     """Find the text tower's files, and the texts: the class names of the split `actions_of`, or only the empty text.
 
     Args:
-        actions_of: <data set>/<split>.
+        actions_of: the split; None for the empty text.
         to_compute: False if the features exist, so that the files may be missing.
 
     Raises:
@@ -83,10 +85,9 @@ def find_texts_and_files(actions_of: str | None, workspace: Workspace, to_comput
     return OtherInputs({"text": {"texts": list(texts), "tower": encoder.tower.model_dump(mode="json")} | sha256}, paths)
 
 
-def _class_names(place: str, workspace: Workspace) -> tuple[str, ...]:
-    dataset, _, split = place.partition("/")
-    if dataset not in registry.brought_names():
+def _class_names(name: SplitName, workspace: Workspace) -> tuple[str, ...]:
+    if name.dataset not in registry.brought_names():
         raise UsageError(
-            f"conditioning.actions_of: {place}: expected <data set>/<split>, of {', '.join(registry.brought_names())}"
+            f"conditioning.actions_of: {name}: expected <data set>/<split>, of {', '.join(registry.brought_names())}"
         )
-    return registry.open_dataset(dataset, workspace).split(split).classes
+    return registry.open_dataset(load_dataset(name.dataset), workspace).split(name.split).classes

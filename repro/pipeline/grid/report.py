@@ -88,8 +88,8 @@ def as_json(result: GridResult) -> dict[str, object]:
         "row": result.row.name,
         "metric": row.metric,
         "published": None if published is None else published.value,
-        "train": row.data.train,
-        "test": row.data.test,
+        "train": str(row.data.train),
+        "test": str(row.data.test),
         "recipe": row.readout.model_dump(mode="json"),
         "features": {
             "backbone": row.backbone,

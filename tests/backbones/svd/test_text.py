@@ -28,7 +28,7 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import content_key, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets import registry
-from repro.datasets.split import Split
+from repro.datasets.split import Split, SplitName
 
 NOISE = WindowNoise(23, "0" * 64, 0)
 ACTIONS = {"conditioning.source": "actions", "conditioning.actions_of": "animal_kingdom/full_train"}
@@ -160,9 +160,9 @@ def place(
 def name_classes(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     class Opened:
         def split(self, name: str) -> Split:
-            return Split(name, names, ())
+            return Split(SplitName("zoo", name), names, ())
 
-    monkeypatch.setattr(registry, "open_dataset", lambda name, workspace: Opened())
+    monkeypatch.setattr(registry, "open_dataset", lambda config, workspace: Opened())
 
 
 def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
