@@ -152,7 +152,7 @@ def test_a_record_says_what_was_missing_and_how_a_part_scored(
     splits = {part: Split(SplitName("smoke", part), ACTIONS, clips) for part in ("train", "test")}
     row = load_row("smoke_mean_colour")
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 3})})
-    part = Split("smoke/part", ACTIONS, clips[:2])
+    part = Split(SplitName("smoke", "part"), ACTIONS, clips[:2])
     data = RowData(splits, also=(part,), missing={"test": ("gone",)}, manifests={"smoke": "0" * 64})
 
     def recorded(data: RowData) -> RunRecord:

@@ -249,7 +249,7 @@ def test_what_a_row_asks_for_is_held_against_the_features(source: ReadoutInputs)
         load_sequences(source.store, source.data.splits["train"], CELL, 8, width=1280)
     with pytest.raises(UsageError, match="max_length 0: expected at least 1 frame"):
         load_sequences(source.store, source.data.splits["train"], CELL, 0)
-    other = Split("smoke/train", CLASSES[:2], source.data.splits["train"].clips)
+    other = Split(SplitName("smoke", "train"), CLASSES[:2], source.data.splits["train"].clips)
     with pytest.raises(UsageError, match="clip train2 has label 2, there are 2 classes"):
         load_sequences(source.store, other, CELL, 8)
     sequences = load_sequences(source.store, source.data.splits["train"], CELL, 8)
