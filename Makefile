@@ -1,24 +1,34 @@
-# `make smoke` runs the smoke job, `make test` the tests. Both first create .venv from the lock if it does not exist.
+# `make check` is the quick check, `make test` runs every test, `make smoke` the main job. Each creates .venv from the lock first.
 # PYTHON=/path/to/python chooses the interpreter; without it, the first of python3.11, python3.12 and python3.13.
+# JOBS is the number of tests that run at once.
 PYTHON ?=
+JOBS ?= auto
 BIN := .venv/bin
+# The files of one test module run one after the other in one process: its fixtures are made once. One thread a process,
+# because the processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/image
 # Text that people read, checked for spelling and for the project's vocabulary.
 WRITTEN := repro tests docs scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
 	Makefile Dockerfile apptainer.def pyproject.toml .github .ci
 
-.PHONY: smoke test image-test faults lint format venv clean
+.PHONY: check test smoke image-test faults lint format venv clean
+
+# Lint, types and the fast tests: under three minutes on two cores.
+check: lint
+	$(PYTEST) -m "not slow and not faults"
+
+# Every test but those of the image: under ten minutes on two cores.
+test: lint
+	$(PYTEST)
 
 smoke: venv
 	$(BIN)/repro smoke
 
-test: lint
-	$(BIN)/pytest --ignore tests/image
-
-# Builds the cpu image without Docker and uses it as README describes. Skips with a message if buildah or root is missing.
+# Builds the cpu image without Docker and uses it as README says; skips, and says so, if buildah or root is missing.
 image-test: venv
 	$(BIN)/pytest tests/image
 
-# Kills rows fifty times at random moments; each must end with the record of an undisturbed run. Takes many minutes.
+# Kills rows fifty times at random moments; each must end with the record of an undisturbed run. Many minutes.
 faults: venv
 	$(BIN)/pytest -m faults -s tests/end_to_end/test_all_rows.py
 

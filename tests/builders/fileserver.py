@@ -85,7 +85,7 @@ def _send(
             status, extra["Content-Range"] = 416, f"bytes */{len(content)}"
         else:
             status, extra["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
-        extra |= way.get("range_headers", {})  # type: ignore[operator]
+        extra |= way.get("range_headers", {})
     rest = b"" if status == 416 or status >= 300 else content[start:]
     to.send_response(status)
     if etag:

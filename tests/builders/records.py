@@ -35,7 +35,7 @@ def split(name: SplitName) -> SplitRecord:
 def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:
     """A whole record of `row` as it is configured, whose best epoch scores `score` (a share of 1) on its metric."""
     config = load_row(row)
-    best = {config.metric: score}
+    best: dict[str, float] = {config.metric: score}
     backbone = row_backbone(config)
     identity = backbone.model_dump(mode="json", exclude=set(backbone.not_in_identity)) | {"checkpoint_sha256": "0" * 64}
     return RunRecord(

@@ -15,6 +15,7 @@ from builders.commands import ROOT
 from builders.shipped import use_shipped
 from repro.backbones.registry import family_of, load_backbone
 from repro.core.workspace import Workspace
+from repro.datasets.config import SplitFacts
 
 TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
 """What stands in for each; sdv2 follows svd_xt."""
@@ -76,9 +77,9 @@ def _shrink_text_tower(configs: Path, workspace: Workspace) -> None:
     path.write_text(yaml.safe_dump(config | {"tower": tower.model_dump()}))
 
 
-def _shrink_dataset(path: Path, splits: dict[str, object]) -> None:
+def _shrink_dataset(path: Path, splits: dict[str, SplitFacts]) -> None:
     config = yaml.safe_load(path.read_text())
-    config["splits"] = {name: facts.model_dump(exclude_none=True) for name, facts in splits.items()}  # type: ignore[attr-defined]
+    config["splits"] = {name: facts.model_dump(exclude_none=True) for name, facts in splits.items()}
     path.write_text(yaml.safe_dump(config))
 
 
