@@ -1,6 +1,8 @@
 """`repro readout ROW`: train a row's readout on stored features."""
 
-from typing import Literal
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from repro.cli.options import (
     COMMON,
@@ -13,6 +15,10 @@ from repro.cli.options import (
 )
 from repro.core.errors import Exit
 from repro.table.requirements import chosen_device
+from repro.table.row import Row
+
+if TYPE_CHECKING:
+    from repro.records.record import RunRecord
 
 
 def readout(
@@ -36,7 +42,6 @@ def readout(
     """
     found, workspace = load_requested_row(row), common.open_workspace()
 
-    from repro.cli.run import print_records
     from repro.core.console import Reporter
     from repro.pipeline.row import RowRequest, train_readouts
     from repro.readout.compute import Compute
@@ -46,3 +51,26 @@ def readout(
     records = train_readouts(found, RowRequest(seeds, protocol), workspace, compute, reporter)
     print_records(found, records, as_json=common.as_json)
     return Exit.OK
+
+
+def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) -> None:
+    """Print the scores of a row's runs, and whether `repro check` judges them; with `as_json` the records instead."""
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        return
+    published = f", published {row.published.value:.{row.published.digits}f}" if row.published else ""
+    print()
+    for record in records:
+        selected, rule = record.best_epoch_on_held_out, "best epoch on held-out clips"
+        if selected is None:
+            selected, rule = record.best_epoch_on_test, "best epoch on test"
+        score, last = (100 * one.scores[row.metric] for one in (selected, record.last_epoch))
+        print(f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}")
+    if row.kind == "extra":
+        print("an extra: there is no published value to judge it by")
+    elif not all(record.complete for record in records):
+        print("a trial on fewer clips: never judged")
+    elif any(record.protocol != "published" for record in records):
+        print("the honest protocol: not comparable with a published value, and not judged")
+    else:
+        print("`repro check` judges")

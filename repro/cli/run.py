@@ -1,9 +1,7 @@
 """`repro run ROW`, or `repro ROW`: a row end to end."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,13 +16,11 @@ from repro.cli.options import (
     load_requested_row,
     require_number,
 )
+from repro.cli.readout import print_records, readout
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.table import requirements
 from repro.table.row import Row
-
-if TYPE_CHECKING:
-    from repro.records.record import RunRecord
 
 
 @Parameter(name="*")
@@ -90,8 +86,6 @@ def run(
             raise UsageError(
                 "--from readout uses the stored features of all clips: not with --limit or --allow-missing"
             )
-        from repro.cli.readout import readout
-
         return readout(
             row,
             seeds=options.seeds,
@@ -130,26 +124,3 @@ def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
     named = device or device_from_environment()
     requirements.require_all(row, workspace, gpu=named is not None and named != "cpu")
     return requirements.chosen_device(device)
-
-
-def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) -> None:
-    """Print the scores of a row's runs, and whether `repro check` judges them; with `as_json` the records instead."""
-    if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
-        return
-    published = f", published {row.published.value:.{row.published.digits}f}" if row.published else ""
-    print()
-    for record in records:
-        selected, rule = record.best_epoch_on_held_out, "best epoch on held-out clips"
-        if selected is None:
-            selected, rule = record.best_epoch_on_test, "best epoch on test"
-        score, last = (100 * one.scores[row.metric] for one in (selected, record.last_epoch))
-        print(f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}")
-    if row.kind == "extra":
-        print("an extra: there is no published value to judge it by")
-    elif not all(record.complete for record in records):
-        print("a trial on fewer clips: never judged")
-    elif any(record.protocol != "published" for record in records):
-        print("the honest protocol: not comparable with a published value, and not judged")
-    else:
-        print("`repro check` judges")

@@ -1,16 +1,23 @@
-"""Unpack an owner's archive into a folder of its own. Every member's name is looked at before it is written: one that
-leads out of the folder, or is anything but a file or a folder, ends it, by name.
+"""Unpack a publisher's archive into a folder of its own.
 
-zip and tar are read here; rar by an installed unar or bsdtar (repro/datasets/rar.py).
+Every member's name is checked before anything is written: a member that leads out of the folder, or is neither a file nor a
+folder, is refused by name, and nothing of the archive is used.
+
+zip and tar are read here. rar is read by an installed unar (with lsar) or bsdtar, since there is no free reader to ship: its
+members are listed and checked first, and what was written is checked again, as these programs decide for themselves what they
+write. unar is preferred, since bsdtar does not verify a rar's checksums.
 """
 
 import bz2
 import gzip
 import io
+import json
 import lzma
+import os
 import re
 import shutil
 import stat
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -18,6 +25,7 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import cast
 
+from repro.core.errors import MissingError
 from repro.datasets.annotations import DataError, check_not_empty
 
 SUFFIXES = {
@@ -53,9 +61,7 @@ def unpack(path: Path, into: Path) -> None:
         )
     into.mkdir(parents=True, exist_ok=True)
     if kind == "rar":
-        from repro.datasets import rar
-
-        rar.unpack(path, into)
+        _unpack_rar(path, into)
         return
     try:
         if kind == "zip":
@@ -205,3 +211,86 @@ def _write(source: BufferedIOBase, target: Path, size: int) -> None:
 
 def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def _unpack_rar(path: Path, into: Path) -> None:
+    """Write the archive's files below `into`, which is emptied first.
+
+    Raises:
+        DataError: damaged, cut off, or a member's name is hostile.
+        MissingError: neither program is installed.
+    """
+    shutil.rmtree(into)
+    into.mkdir(parents=True)
+    # Seen alone under a plain name: unar takes files beside it, named alike, for further volumes.
+    alone = into.with_name(f"{into.name}.archive")
+    shutil.rmtree(alone, ignore_errors=True)
+    alone.mkdir()
+    link = alone / "archive.rar"
+    link.symlink_to(path.absolute())
+    try:
+        if shutil.which("unar") and shutil.which("lsar"):
+            _check_lsar(link, path)
+            _run_program(
+                ["unar", "-quiet", "-no-directory", "-no-recursion", "-output-directory", str(into), str(link)], path
+            )
+        elif shutil.which("bsdtar"):
+            _check_bsdtar(link, path)
+            _run_program(["bsdtar", "-x", "-f", str(link), "-C", str(into)], path)
+        else:
+            raise MissingError(
+                f"{path}: a rar archive, and neither unar nor bsdtar is installed: install one (Debian: unar or "
+                "libarchive-tools), or unpack it yourself and pass the folder with --from"
+            )
+    finally:
+        shutil.rmtree(alone)
+    _check_tree(into, path)
+
+
+def _check_lsar(link: Path, archive: Path) -> None:
+    try:
+        listing = json.loads(_run_program(["lsar", "-json", str(link)], archive))
+        if listing.get("lsarError"):
+            raise DataError(f"{archive}: damaged or cut off (lsar: error {listing['lsarError']}): fetch it again")
+        members = listing["lsarContents"]
+        for member in members:
+            name = str(member["XADFileName"])
+            member_path(name, archive)
+            mode = stat.S_IFMT(int(member.get("XADPosixPermissions", 0)))
+            if member.get("XADIsLink") or mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise refuse_kind(name, archive)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{archive}: lsar cannot list it: damaged or not a rar archive: fetch it again") from error
+
+
+def _check_bsdtar(link: Path, archive: Path) -> None:
+    names = _run_program(["bsdtar", "-t", "-f", str(link)], archive).splitlines()
+    kinds = [line[:1] for line in _run_program(["bsdtar", "-t", "-v", "-f", str(link)], archive).splitlines()]
+    if len(names) != len(kinds):
+        raise DataError(f"{archive}: bsdtar lists it in two ways: damaged: fetch it again")
+    for name, kind in zip(names, kinds, strict=True):
+        member_path(name, archive)
+        if kind not in "-d":
+            raise refuse_kind(name, archive)
+
+
+def _check_tree(folder: Path, archive: Path) -> None:
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            found = Path(parent, name).lstat()
+            plain = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
+            if not plain:
+                raise refuse_kind(str(Path(parent, name).relative_to(folder)), archive)
+
+
+def _run_program(words: list[str], archive: Path) -> str:
+    done = subprocess.run(  # noqa: S603  # one of three programs, and paths that begin with /
+        words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode != 0:
+        said = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
+        reason = said[-1][:160] if said else f"exit code {done.returncode}"
+        raise DataError(
+            f"{archive}: {words[0]} cannot unpack it ({reason}): damaged, cut off or encrypted: fetch it again"
+        )
+    return done.stdout

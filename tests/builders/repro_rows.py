@@ -2,7 +2,7 @@
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution
-from repro.cli.run import print_records
+from repro.cli.readout import print_records
 from repro.core.console import Reporter
 from repro.core.workspace import Workspace
 from repro.pipeline.row import RowRequest, run_row, train_readouts
