@@ -9,22 +9,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from repro.core.errors import MissingError, NothingToCheckError, ReproError, UsageError
     from repro.judge.api import judge_records, load_records
+    from repro.pipeline.api import extract_video_features as extract_features
+    from repro.pipeline.api import load_features, score_video
+    from repro.pipeline.api import train_split_features as train_readout
+    from repro.readout.trained import load_readout
     from repro.table.rows import extra_names, load_row, row_names
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    "MissingError": "repro.core.errors",
-    "NothingToCheckError": "repro.core.errors",
-    "ReproError": "repro.core.errors",
-    "UsageError": "repro.core.errors",
-    "extra_names": "repro.table.rows",
-    "judge_records": "repro.judge.api",
-    "load_records": "repro.judge.api",
-    "load_row": "repro.table.rows",
-    "row_names": "repro.table.rows",
+    "MissingError": ("repro.core.errors", "MissingError"),
+    "NothingToCheckError": ("repro.core.errors", "NothingToCheckError"),
+    "ReproError": ("repro.core.errors", "ReproError"),
+    "UsageError": ("repro.core.errors", "UsageError"),
+    "extra_names": ("repro.table.rows", "extra_names"),
+    "extract_features": ("repro.pipeline.api", "extract_video_features"),
+    "judge_records": ("repro.judge.api", "judge_records"),
+    "load_features": ("repro.pipeline.api", "load_features"),
+    "load_readout": ("repro.readout.trained", "load_readout"),
+    "load_records": ("repro.judge.api", "load_records"),
+    "load_row": ("repro.table.rows", "load_row"),
+    "row_names": ("repro.table.rows", "row_names"),
+    "score_video": ("repro.pipeline.api", "score_video"),
+    "train_readout": ("repro.pipeline.api", "train_split_features"),
 }
-"""The module of each public name."""
+"""The module of each public name, and its name there."""
 
 __all__ = [
     "MissingError",
@@ -33,17 +42,23 @@ __all__ = [
     "UsageError",
     "__version__",
     "extra_names",
+    "extract_features",
     "judge_records",
+    "load_features",
+    "load_readout",
     "load_records",
     "load_row",
     "row_names",
+    "score_video",
+    "train_readout",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'repro' has no attribute '{name}'")
-    return getattr(import_module(_PLACES[name]), name)
+    module, there = _PLACES[name]
+    return getattr(import_module(module), there)
 
 
 def __dir__() -> list[str]:

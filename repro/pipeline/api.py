@@ -1,0 +1,236 @@
+"""From Python: features of a video, stored features as arrays, training a readout, and scoring videos.
+
+Re-exported by `repro`; docs/api.md has an example. Workspaces are folders [default: REPRO_WORKSPACE, else ./workspace].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from repro.backbones.config import choose_cells
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone, load_backbone
+from repro.core.console import Reporter
+from repro.core.errors import MissingError, UsageError
+from repro.core.workspace import Workspace, open_workspace
+from repro.datasets.config import load_dataset
+from repro.datasets.registry import open_dataset
+from repro.datasets.split import Clip, SplitName
+from repro.features.collection import Collection
+from repro.features.store import FeatureStore
+from repro.pipeline.extract import compute_features, open_stores
+from repro.pipeline.predict import COLLECTION, predict_videos
+from repro.readout.checkpoints import TrainingData
+from repro.readout.compute import Compute
+from repro.readout.recipe import Metric, Recipe
+from repro.readout.sequences import Sequences, load_sequences
+from repro.readout.train import TrainingResult, train_readout
+from repro.readout.trained import Readout
+from repro.table.requirements import chosen_device
+from repro.table.rows import load_row
+
+ANY_LENGTH = 2**31
+"""Frames read of a clip where no recipe limits them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFeatures:
+    """Stored features of a split, with its targets."""
+
+    classes: tuple[str, ...]
+    """A class's index is its label id."""
+    sequences: Sequences
+    """What `train_split_features` trains on."""
+    backbone: str
+    cell: str
+    key: str
+    """Content key of the features."""
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Ids of the clips, in the split's order."""
+        return self.sequences.clips
+
+    @property
+    def features(self) -> tuple[Float32[np.ndarray, "_ C"], ...]:
+        """One array `[T, C]` per clip: sampled frames by channels."""
+        return tuple(features.numpy() for features in self.sequences.features)
+
+    @property
+    def targets(self) -> Int64[np.ndarray, "N K"]:
+        """1 where a clip has a class, else 0."""
+        targets: Int64[np.ndarray, "N K"] = self.sequences.targets.numpy().astype(np.int64)
+        return targets
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedReadout:
+    """A readout after its last epoch, and how it was trained."""
+
+    readout: Readout
+    result: TrainingResult
+    """Losses and test scores of every epoch, and the test probabilities."""
+
+
+def extract_video_features(
+    video: Path | str,
+    backbone: str = "svd_xt",
+    timestep: int | None = None,
+    layer: int | str | None = None,
+    *,
+    changes: Mapping[str, str] | None = None,
+    workspace: Path | str | None = None,
+    device: str | None = None,
+) -> Float32[np.ndarray, "T C"]:
+    """Extract the features of one video. They are stored in the workspace and not computed again.
+
+    Args:
+        video: A video file.
+        backbone: A name from configs/backbones.
+        timestep: Index into the noise schedule, 0 the noisiest [default: the backbone's usual one].
+        layer: A layer's number, "up_7" or "final" [default: the backbone's usual one].
+        changes: Changes of the backbone's config, as YAML text by dotted key: {"frames.window": "16"}.
+        workspace: Folder with the checkpoint.
+        device: cpu, cuda or cuda:N [default: REPRO_DEVICE, else cuda if a GPU is visible].
+
+    Returns:
+        Features `[T, C]`: one vector per sampled frame (of V-JEPA and VideoMAEv2 one per tubelet or window).
+
+    Raises:
+        UsageError: no such backbone, timestep, layer or device.
+        MissingError: the video cannot be decoded, or the checkpoint or a GPU is missing.
+    """
+    place, config = _open(workspace), load_backbone(backbone, changes)
+    (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
+    path = Path(video)
+    clip = Clip(str(path.absolute()), path, ())
+    asks = open_stores([(describe_backbone(config, place), (cell,))], COLLECTION, place)
+    reporter = Reporter(to_stderr=True)
+    execution = Execution(chosen_device(device), say=reporter.line)
+    done = compute_features(asks, Collection(COLLECTION, (clip,)), execution, reporter)
+    entry = None if done.failed else asks[0].store.cell_reader(cell.name)(clip.id)
+    if entry is None:
+        raise MissingError(done.failed.get(clip.id, f"clip {path}: its features are not in {asks[0].store.folder}"))
+    features: Float32[np.ndarray, "T C"] = entry.features[cell.name].astype(np.float32)
+    return features
+
+
+def load_features(
+    split: str,
+    backbone: str = "svd_xt",
+    timestep: int | None = None,
+    layer: int | str | None = None,
+    *,
+    changes: Mapping[str, str] | None = None,
+    workspace: Path | str | None = None,
+) -> SplitFeatures:
+    """Load the features of a split that `repro extract` or a row stored.
+
+    Args:
+        split: `<data set>/<split>`, for example "ucf101/train".
+        backbone: A name from configs/backbones.
+        timestep: As for extract_features.
+        layer: As for extract_features.
+        changes: As for extract_features.
+        workspace: Folder with data set annotations and features.
+
+    Raises:
+        UsageError: no such split, backbone, timestep or layer.
+        MissingError: annotation files, or the features of some clips, are missing or damaged.
+    """
+    try:
+        name = SplitName.parse(split)
+    except ValueError as error:
+        raise UsageError(f"split {error}") from error
+    place, config = _open(workspace), load_backbone(backbone, changes)
+    (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
+    found = open_dataset(load_dataset(name.dataset), place).split(name.split)
+    identity = describe_backbone(config, place, to_compute=False).identity()
+    store = FeatureStore.found(place, config.name, identity, name.dataset)
+    sequences = load_sequences(store, found, cell.name, ANY_LENGTH)
+    return SplitFeatures(found.classes, sequences, config.name, cell.name, store.key)
+
+
+def train_split_features(
+    train: SplitFeatures,
+    test: SplitFeatures,
+    recipe: Recipe,
+    seed: int,
+    *,
+    metric: Metric = "map_micro",
+    device: str = "cpu",
+) -> TrainedReadout:
+    """Train a readout on one split's features and score another split after every epoch. Nothing is stored.
+
+    Args:
+        train: Features to learn from.
+        test: Features to score.
+        recipe: How to train: a row's, `load_row("ucf_hmdb").readout`.
+        seed: Determines initial weights, order of clips, mixup and dropout.
+        metric: Selects the best epoch on the test split (docs/deviations.md 2).
+        device: cpu, cuda or cuda:N.
+
+    Raises:
+        MissingError: the splits have other classes or features, or the loss is not finite.
+        UsageError: no such device.
+    """
+    if (train.classes, train.key, train.cell) != (test.classes, test.key, test.cell):
+        raise MissingError("the two splits differ in their classes, backbone or cell: load both in the same way")
+    data = TrainingData(_cut(train.sequences, recipe.max_length), _cut(test.sequences, recipe.max_length))
+    result = train_readout(data, recipe, seed, metric=metric, compute=Compute(device).checked())
+    readout = Readout(
+        model=result.model, recipe=recipe, classes=train.classes, width=train.sequences.width, row="",
+        backbone=train.backbone, cell=train.cell, features=train.key, seed=seed, epoch=result.epochs[-1].number,
+    )  # fmt: skip
+    return TrainedReadout(readout, result)
+
+
+def score_video(
+    row: str,
+    video: Path | str,
+    *,
+    seed: int | None = None,
+    workspace: Path | str | None = None,
+    device: str | None = None,
+) -> dict[str, float]:
+    """Score one video with a row's trained readout.
+
+    Args:
+        row: A row that was run in the workspace.
+        video: A video file.
+        seed: Seed of the readout [default: the newest run's].
+        workspace: Folder of the row's run.
+        device: As for extract_features.
+
+    Returns:
+        Probability by class name, the likeliest first.
+
+    Raises:
+        UsageError: no such row or seed.
+        MissingError: the row has no trained readout, or the video cannot be decoded.
+    """
+    path = Path(video)
+    execution = Execution(chosen_device(device))
+    scored = predict_videos(load_row(row), [path], seed, _open(workspace), execution, Reporter(to_stderr=True))
+    if path not in scored.scores:
+        raise MissingError(next(iter(scored.failed.values()), f"clip {path}: it could not be scored"))
+    pairs = zip(scored.readout.classes, scored.scores[path].tolist(), strict=True)
+    return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def _open(workspace: Path | str | None) -> Workspace:
+    return open_workspace(None if workspace is None else Path(workspace))
+
+
+def _cut(sequences: Sequences, max_length: int) -> Sequences:
+    """At most `max_length` frames of each clip, from its start, as rows read them."""
+    return Sequences(
+        sequences.clips,
+        tuple(features[:max_length] for features in sequences.features),
+        sequences.targets,
+        sequences.readers,
+        sequences.groups,
+    )
