@@ -12,10 +12,8 @@ from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, JsonOption, r
 from repro.core.console import Reporter
 from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.workspace import Workspace
-from repro.datasets.audit import audit
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import Manifest, differences, read_manifest, stored_manifest
-from repro.datasets.prepare import prepare_dataset
 from repro.datasets.presence import missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset
 
@@ -67,6 +65,8 @@ def data_prepare(
         name: A name from configs/datasets.
         from_: Archives, or folders with the archives or their contents [default: archives in the data set's folder].
     """
+    from repro.datasets.prepare import prepare_dataset
+
     workspace, config = common.open_workspace(), _config(name)
     placed = prepare_dataset(config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
     report = _status(name, workspace)
@@ -96,6 +96,9 @@ def data_audit(
         name: A name from configs/datasets.
         workers: Processes that decode videos [default: one per core].
     """
+    # Here, as decoding takes libraries that the other verbs do without.
+    from repro.datasets.audit import audit
+
     workspace, config = common.open_workspace(), _config(name)
     dataset = list_dataset(config, workspace)
     done = audit(dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json))

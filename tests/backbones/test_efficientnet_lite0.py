@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,7 +115,9 @@ def test_the_smoke_job_runs_it_when_asked(
 ) -> None:
     ran: list[str] = []
     store = FeatureStore.open(workspace, "x", {}, "smoke")
-    monkeypatch.setattr(job, "run_row", lambda name, *_, **__: ran.append(name) or (store, []))
+    inputs = SimpleNamespace(store=store)
+    monkeypatch.setattr(job, "extract_row", lambda row, *_, **__: ran.append(row.name) or inputs)
+    monkeypatch.setattr(job, "run_readouts", lambda *_, **__: [])
     monkeypatch.setattr(job.clips, "render", lambda *_: {})
     monkeypatch.setattr(job.clips, "splits", lambda *_: {})
     job.make(workspace, [52], 1, told)

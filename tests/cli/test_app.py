@@ -59,14 +59,15 @@ from repro.records.record import StoredRun
         (["extract", ".", "--backbone", "vjepa", "--grid"], 2, "--grid: vjepa has no timesteps"),
         (["ak_full", "--device", "gpu"], 2, "--device gpu: expected cpu, cuda or cuda:N"),
         (["ak_full", "--dry-run", "--limit", "5"], 2, "--dry-run plans the complete row: not with --limit"),
-        (["ucf_hmdb_up_01", "--grid"], 2, "--grid goes over layers 1 to 13, and the row reads t20_up_01"),
+        (["ucf_hmdb", "--grid"], 2, "repro grid ucf_hmdb"),
+        (["grid", "ucf_hmdb_up_01"], 2, "layers 1 to 13, and the row reads t20_up_01"),
         (
             ["extract", ".", "--timesteps", "30"],
             2,
             "timestep 30 does not exist: svd_xt has timesteps 0 (the noisiest) to 29",
         ),
         (["extract", ".", "--backbone", "svd", "--timesteps", "25"], 2, "svd has timesteps 0 (the noisiest) to 24"),
-        (["extract", ".", "--backbone", "svd_xt,svd_xt"], 2, "each stands once"),
+        (["extract", ".", "--backbone", "svd_xt,svd_xt"], 2, "svd_xt,svd_xt: duplicate"),
         (
             ["extract", ".", "--backbone", "vjepa", "--layers", "33"],
             2,

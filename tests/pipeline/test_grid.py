@@ -36,6 +36,7 @@ from repro.pipeline.grid.grid import GridRequest, run_grid
 from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table
 from repro.pipeline.predict import predict_videos
 from repro.pipeline.row_data import RowData
+from repro.readout import checkpoints
 from repro.readout.checkpoints import STATE
 from repro.readout.compute import Compute
 from repro.records import mlflow_view as tracking
@@ -174,7 +175,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_killed_grid_goes_on(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed within a cell, after its first epoch: finished cells are kept, this one goes on, another cell may go before."""
     with monkeypatch.context() as patch:
-        real, epochs = stage.keeping.keep, []
+        real, epochs = checkpoints.save_training, []
 
         def killed(*arguments: Any) -> None:
             real(*arguments)
@@ -182,7 +183,7 @@ def test_a_killed_grid_goes_on(featured: Workspace, monkeypatch: pytest.MonkeyPa
             if len(epochs) == 5:
                 raise KeyboardInterrupt
 
-        patch.setattr(stage.training, "keep", killed)
+        patch.setattr(checkpoints, "save_training", killed)
         with pytest.raises(KeyboardInterrupt):
             run(featured)
     assert {cell for _, _, cell in records(featured)} == {"t20_layer08", OWN}
@@ -373,13 +374,13 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
     scored = predict_videos(tiny_row(), [video], None, place, Execution(), Reporter(to_stderr=True))
     assert list(scored.failed) == [str(video)]
     with monkeypatch.context() as patch:
-        real = stage.keeping.keep
+        real = checkpoints.save_training
 
         def killed(*arguments: Any) -> None:
             real(*arguments)
             raise KeyboardInterrupt
 
-        patch.setattr(stage.training, "keep", killed)
+        patch.setattr(checkpoints, "save_training", killed)
         with pytest.raises(KeyboardInterrupt):
             run(place, replace(own, stored_as="float16", protocols=("honest",)))
     run(place, replace(own, head="linear", stored_as="float16", protocols=("honest",)))

@@ -132,7 +132,7 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
     run: Run, monkeypatch: pytest.MonkeyPatch, told: RecordingReporter
 ) -> None:
     read = []
-    monkeypatch.setattr(stage, "load_sequences", lambda *a: read.append(a[1].name) or load_sequences(*a))
+    monkeypatch.setattr(stage, "load_sequences", lambda *a: read.append(str(a[1].name)) or load_sequences(*a))
     records = run(52, 53, 54)
     assert read == ["smoke/train", "smoke/test"]
     assert len({record.group for record in records}) == 1
@@ -210,7 +210,7 @@ def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, dama
         checkpoints.write_tensors(path, {}, {"row": "smoke"})
     said = {
         "none": "no trained readout there",
-        "cut off": "not a complete safetensors file",
+        "cut off": "damaged: not a complete safetensors file",
         "other": "not the checkpoint of",
     }
     with pytest.raises(MissingError, match=rf"last_epoch\.safetensors: {said[damage]}"):

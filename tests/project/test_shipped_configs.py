@@ -178,7 +178,7 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "datasets": set(dataset_names()),
         "assets": {"openclip_text"},
         "smoke": {*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS},
-        "configs": {"plan"},  # by repro/plan/assumptions.py
+        "configs": {"plan", "lineargrid"},  # by repro/plan/assumptions.py and repro/table/linear_grid.py
     }
     found = {(p.parent.name, p.stem) for p in configs_folder().rglob("*.*")}
     assert found == {(folder, name) for folder, names in read.items() for name in names} | {("configs", "extras")}
