@@ -1,4 +1,7 @@
-"""expected/results.csv: the published values and, fixed before any run, how near a measurement must come."""
+"""expected/results.csv: how each published value was selected and, fixed before any run, how near a measurement must come.
+
+What was published (value, digits, metric, source) and how many runs are planned is in the row's config, and nowhere else.
+"""
 
 import csv
 import hashlib
@@ -13,16 +16,14 @@ from repro.table.row import Row
 from repro.table.rows import load_row, row_names
 
 Status = Literal["documented", "reconstructed", "unknown checkpoint"]
-"""documented: the release states the whole recipe; reconstructed: parts are inferred (the note says which)."""
+"""documented: the release states the complete recipe; reconstructed: parts are inferred (the note says which)."""
 Rule = Literal["best epoch on test", "best cell and epoch on test"]
-COLUMNS = (
-    "row", "metric", "selection", "published", "digits", "margin", "planned_seeds", "source", "status", "note",
-)  # fmt: skip
+COLUMNS = ("row", "selection", "margin", "status", "note")
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One line of the table; values in points (percent)."""
+    """What was published for a row, and how a measurement of it is judged; values in points (percent)."""
 
     row: str
     metric: Metric
@@ -31,9 +32,9 @@ class Expected:
     digits: int
     """Decimals printed."""
     margin: float
-    """A measurement this near is taken to be the same, whatever its spread."""
+    """A measurement within this distance counts as the same, whatever its spread."""
     planned_seeds: int
-    """Runs a verdict beyond WITHIN MARGIN and INCONCLUSIVE needs."""
+    """Runs that a verdict other than WITHIN MARGIN and INCONCLUSIVE needs."""
     source: str
     status: Status
     note: str
@@ -57,10 +58,11 @@ def table_sha256(path: Path) -> str:
 
 
 def load_expected(path: Path) -> list[Expected]:
-    """Read the table, in its order.
+    """Read the table, in its order, and what was published from each row's config.
 
     Raises:
-        UsageError: not there, other columns, or a value that is not what its column holds; file and line are named.
+        UsageError: the file cannot be read, has other columns, an unknown row, or a value that its column cannot hold; the
+            message names file and line.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -71,76 +73,56 @@ def load_expected(path: Path) -> list[Expected]:
         raise UsageError(f"{path}: not a CSV file ({error})") from error
     if not lines or tuple(lines[0]) != COLUMNS:
         raise UsageError(f"{path}:1: expected the columns {','.join(COLUMNS)}")
-    rows: dict[str, Expected] = {}
+    found: dict[str, Expected] = {}
     for number, cells in enumerate(lines[1:], start=2):
+        where = f"{path}:{number}"
         if len(cells) != len(COLUMNS):
-            raise UsageError(f"{path}:{number}: {len(cells)} values, expected {len(COLUMNS)}")
-        row = _row(dict(zip(COLUMNS, cells, strict=True)), f"{path}:{number}")
-        if row.row in rows:
-            raise UsageError(f"{path}:{number}: row '{row.row}' stands twice")
-        rows[row.row] = row
-    return list(rows.values())
+            raise UsageError(f"{where}: {len(cells)} values, expected {len(COLUMNS)}")
+        line = _parse_line(dict(zip(COLUMNS, cells, strict=True)), where)
+        if line.row in found:
+            raise UsageError(f"{where}: duplicate row '{line.row}'")
+        found[line.row] = line
+    return list(found.values())
 
 
 def rows_with_expected(path: Path) -> dict[str, tuple[Row, Expected]]:
-    """Every row of configs/rows with its line of the table at `path`, in the table's order.
+    """Every row of configs/rows with its line of the table at `path`, in the order of configs/rows.
 
     Raises:
-        UsageError: the table is not valid, lacks a row, has one too many, or contradicts a row's config.
+        UsageError: the table is not valid, or lacks a row.
     """
     table = {line.row: line for line in load_expected(path)}
-    names = row_names()
-    for name in table:
-        if name not in names:
-            raise UsageError(f"{path}: row '{name}' is none of configs/rows")
-    both = {}
-    for name in names:
-        if name not in table:
-            raise UsageError(f"{path}: row '{name}' of configs/rows has no line")
-        row, line = load_row(name), table[name]
-        published = row.published
-        assert published is not None  # load_row sees to it
-        for column, there, here in (
-            ("metric", line.metric, row.metric),
-            ("published", line.published, published.value),
-            ("digits", line.digits, published.digits),
-            ("planned_seeds", line.planned_seeds, row.seeds.planned),
-        ):
-            if there != here:
-                raise UsageError(f"{path}: row '{name}': {column} is {there}, but configs/rows/{name}.yaml says {here}")
-        both[name] = (row, line)
-    return both
+    missing = [name for name in row_names() if name not in table]
+    if missing:  # a missing line would hide a verdict
+        raise UsageError(f"{path}: row '{missing[0]}' of configs/rows has no line")
+    return {name: (load_row(name), table[name]) for name in row_names()}
 
 
-def _row(cells: dict[str, str], where: str) -> Expected:
-    def whole(column: str, low: int, high: int) -> int:
-        if not cells[column].isdecimal() or not low <= int(cells[column]) <= high:
-            raise UsageError(f"{where}: {column}: '{cells[column]}': expected a whole number from {low} to {high}")
-        return int(cells[column])
-
-    def number(column: str, low: float, high: float) -> float:
-        try:
-            value = float(cells[column])
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise UsageError(f"{where}: {column}: '{cells[column]}': expected a number from {low:g} to {high:g}")
-        return value
-
+def _parse_line(cells: dict[str, str], where: str) -> Expected:
     def choice(column: str, allowed: tuple[str, ...]) -> str:
         if cells[column] not in allowed:
             raise UsageError(f"{where}: {column}: '{cells[column]}': expected one of {', '.join(allowed)}")
         return cells[column]
 
+    if cells["row"] not in row_names():
+        raise UsageError(f"{where}: row '{cells['row']}' is none of configs/rows")
+    try:
+        margin = float(cells["margin"])
+    except ValueError:
+        margin = float("nan")
+    if not 0 <= margin <= 100:  # NaN is refused too: it compares as false
+        raise UsageError(f"{where}: margin: '{cells['margin']}': expected a number from 0 to 100")
+    row = load_row(cells["row"])
+    assert row.published is not None  # rows of configs/rows are of kind published, which load_row checks
     return Expected(
-        row=cells["row"],
-        metric=cast(Metric, choice("metric", get_args(Metric))),
+        row=row.name,
+        metric=row.metric,
         selection=cast(Rule, choice("selection", get_args(Rule))),
-        published=number("published", 0, 100),
-        digits=whole("digits", 0, 6),
-        margin=number("margin", 0, 100),
-        planned_seeds=whole("planned_seeds", 2, 1000),
-        source=cells["source"],
+        published=row.published.value,
+        digits=row.published.digits,
+        margin=margin,
+        planned_seeds=row.seeds.planned,
+        source=row.published.source,
         status=cast(Status, choice("status", get_args(Status))),
         note=cells["note"],
     )

@@ -155,8 +155,6 @@ def test_the_expected_table_agrees_with_the_rows() -> None:
     for line in expected:
         row = load_row(line.row)
         assert row.published is not None
-        assert (line.published, line.digits, line.metric) == (row.published.value, row.published.digits, row.metric)
-        assert line.planned_seeds == row.seeds.planned
         backbone = row_backbone(row)
         assert not hasattr(backbone, "checkpoint") or backbone.checkpoint.assumed == (
             line.status == "unknown checkpoint"
@@ -186,4 +184,4 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
 
 def test_the_table_is_plain_csv() -> None:
     with table_path().open(newline="") as file:
-        assert {len(line) for line in csv.reader(file)} == {10}
+        assert {len(line) for line in csv.reader(file)} == {5}
