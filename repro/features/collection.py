@@ -1,4 +1,4 @@
-"""Clips whose features are kept together: those of a data set, or of any folder of videos."""
+"""Clips whose features are stored together: those of a data set, or of any folder of videos."""
 
 import hashlib
 import os
@@ -15,23 +15,23 @@ SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", "
 @dataclass(frozen=True, slots=True)
 class Collection:
     name: str
-    """Of its folder in the feature store."""
+    """Name of its folder in the feature store."""
     clips: tuple[Clip, ...]
     part: str = ""
-    """Of which shard, as in -2of4."""
+    """Suffix of a shard, such as -2of4; empty for all clips."""
 
     def shard(self, number: int, of: int) -> "Collection":
-        """Every `of`-th clip from the `number`-th on, 1 the first: shards are disjoint and together all."""
+        """Return every `of`-th clip starting at the `number`-th (from 1): shards are disjoint and together complete."""
         return Collection(self.name, self.clips[number - 1 :: of], f"-{number}of{of}")
 
 
 def dataset_collection(dataset: str, clips: Sequence[Clip]) -> Collection:
-    """The clips of one or more splits of a data set, each once."""
+    """Return the clips of one or more splits of a data set, without duplicates."""
     return Collection(dataset, tuple({clip.id: clip for clip in clips}.values()))
 
 
 def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
-    """Every video in `folder` and the folders below it, named by its path from there; `skip` is not entered.
+    """Return every video below `folder`, identified by its path relative to it; the folder `skip` is not entered.
 
     Raises:
         UsageError: no such folder, or no videos in it.
@@ -53,7 +53,7 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
         if not _is_text(str(path)):
             raise UsageError(f"{str(path)!r}: a name that is not UTF-8, which feature files cannot hold: rename it")
     whole = folder.resolve()
-    # Two folders of one name are two collections.
+    # The hash of the path keeps folders of the same name apart.
     name = f"videos-{whole.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:6]}"
     return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos))
 

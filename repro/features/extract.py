@@ -1,4 +1,8 @@
-"""Walk clips with frozen backbones into feature stores: what is missing is computed, what is there is left as it is."""
+"""Compute the features that stores are missing, clip by clip. Features that exist are never rewritten.
+
+Backbones that sample frames in the same way share one decoding of a clip. A clip that fails is reported and the others
+continue, so that one damaged file does not end a run of days.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +28,7 @@ from repro.video.readers import VideoError, check_file
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Cells wanted of a backbone, and the store they go to."""
+    """The requested cells of a backbone, and the store they go to."""
 
     backbone: Backbone
     cells: tuple[Cell, ...]
@@ -36,21 +40,21 @@ class Extraction:
     extracted: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    """Clip id to the one line that says why."""
+    """Why each failed clip failed, in one line, by clip id."""
     lacked: dict[str, int] = field(default_factory=dict)
-    """How many clips lacked features of each backbone before."""
+    """Number of clips that were missing features before, by backbone."""
     video_sha256: dict[str, str] = field(default_factory=dict)
     windows: int = 0
     seconds: float = 0.0
-    """Of decoding and computing."""
+    """Time spent on decoding and computing; loading the weights is not counted."""
 
     def made_of(self, backbone: str) -> int:
-        """Clips of which features of `backbone` were computed."""
+        """Number of clips whose features of `backbone` were computed."""
         return min(self.lacked.get(backbone, 0), len(self.extracted))
 
 
 Part = dict[str, dict[str, Float[np.ndarray, "_ _"]]]
-"""A window's features, by backbone and cell."""
+"""Features of the windows computed together, by backbone and cell."""
 
 
 def extract(
@@ -61,10 +65,17 @@ def extract(
     reporter: Reporter,
     before: Callable[[Sequence[Clip]], None] = lambda todo: None,
 ) -> Extraction:
-    """Bring the features of every clip asked for into their stores, packed when all of them are there.
+    """Compute the features of a collection that are missing from the stores of `asks`.
 
-    A clip that fails is reported and the others go on; it is tried again the next time. Backbones are loaded only if
-    something is missing. `origin` says what computes, for the record; `before` is called with the clips to compute.
+    A failed clip is reported and tried again by the next run. Backbones are loaded only if something is missing.
+
+    Args:
+        collection: the clips, possibly a shard.
+        asks: the requested cells of each backbone, with their stores.
+        execution: device, batch and decoding processes.
+        origin: software and machine, stored once and named by every entry.
+        reporter: where progress and failed clips are reported.
+        before: called with the clips to compute, before any is computed.
     """
     result = Extraction()
     for ask in asks:
@@ -83,7 +94,7 @@ def extract(
 
 
 def _list_failed(path: Path, failed: Mapping[str, str]) -> None:
-    """Leave the clips that failed, and why, in a file; none is left where none failed."""
+    """Write the failed clips and their reasons to `path`; remove the file if no clip failed."""
     if failed:
         write_json(path, dict(failed))
     else:
@@ -91,21 +102,24 @@ def _list_failed(path: Path, failed: Mapping[str, str]) -> None:
 
 
 def pack_if_whole(collection: Collection, asks: Sequence[Ask], result: Extraction, reporter: Reporter) -> None:
-    """Pack each store if it holds every clip of `collection`, of which `result` may be a shard."""
+    """Pack each store that holds all clips of `collection`; `result` may be of a shard of it."""
     if result.failed:
         return
     for ask in asks:
         holds = _Holdings(ask.store, {cell.name for cell in ask.cells}, reporter)
         if all(holds.whole(clip.id) for clip in collection.clips):
             for listed in ask.store.folder.glob("failed*.json"):
-                listed.unlink()  # by a part that failed then and has been mended since
+                listed.unlink()  # of an earlier run of a shard, whose clips have been computed since
             packed = pack_collection(ask.store, reporter.warn)
             if packed:
                 reporter.line(f"{'packed':<11} {packed} clips' features  {ask.store.folder / 'packed'}")
 
 
 def _missing(collection: Collection, asks: Sequence[Ask], result: Extraction, reporter: Reporter) -> dict[str, Missing]:
-    """By clip id what its stores lack of it, among the clips that can be read."""
+    """Return the missing cells of each readable clip, by clip id.
+
+    Features count as present only for the same video bytes: a replaced video is computed again.
+    """
     holdings = {ask.backbone.name: _Holdings(ask.store, {c.name for c in ask.cells}, reporter) for ask in asks}
     missing: dict[str, Missing] = {}
     for clip in collection.clips:
@@ -132,8 +146,8 @@ def _missing(collection: Collection, asks: Sequence[Ask], result: Extraction, re
 
 
 class _Holdings:
-    """Which cells a store holds of a clip: looked up in its packs, else in the clip's own file. What is damaged is set
-    aside, and counts as missing."""
+    """Which cells of a clip a store holds, in its packs or else in the clip's own file. Damaged files are renamed and count
+    as missing."""
 
     def __init__(self, store: FeatureStore, cells: set[str], reporter: Reporter) -> None:
         self.store, self.wanted, self.reporter = store, cells, reporter
@@ -151,7 +165,7 @@ class _Holdings:
         try:
             entry = self.store.read_own(clip_id)
         except DamagedFeaturesError as error:
-            if not path.exists():  # packed away meanwhile, or set aside by another process
+            if not path.exists():  # packed, or renamed, by another process in the meantime
                 return packed
             aside = set_aside(path)
             self.reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
@@ -160,7 +174,7 @@ class _Holdings:
         return packed | (own & self.wanted)
 
     def whole(self, clip_id: str) -> bool:
-        """Whether all wanted cells are there, whatever they were made from."""
+        """Whether all requested cells are stored, of whatever video bytes."""
         lacking = {cell for cell in self.wanted if cell not in self.packs or clip_id not in self.packs[cell].places}
         if not lacking:
             return True
@@ -186,7 +200,7 @@ def _extract(
     ]
     extractors = open_extractors([(backbone, cells) for backbone, cells in wanted if cells], execution)
     stores = {ask.backbone.name: ask.store for ask in asks}
-    # Backbones that sample frames in the same way share the decoding, however they cut them into windows.
+    # One group per frame sampling: its backbones share the decoding, however they cut the frames into windows.
     groups: dict[tuple[int, float], list[Extractor]] = {}
     for extractor in extractors:
         groups.setdefault((extractor.frames.stride, extractor.frames.max_seconds), []).append(extractor)
@@ -228,10 +242,10 @@ def _store(
     result: Extraction,
     reporter: Reporter,
 ) -> None:
-    """Write those of a clip's features that it lacks; what is there stays as it was.
+    """Write the features that a clip was missing; stored ones stay as they are.
 
     Raises:
-        VideoError: it was not decoded whole, or its features are not finite.
+        VideoError: the clip was not decoded completely, or its features are not finite.
     """
     if end.error is not None:
         raise end.error
@@ -240,11 +254,11 @@ def _store(
     whole: dict[str, Features] = {}
     for name, cells in lacking.items():
         own = [part[name] for part in parts if name in part]
-        if not own:  # another group's
+        if not own:  # computed with another group
             continue
         whole[name] = {}
         for cell in (cell.name for cell in cells):
-            with np.errstate(over="ignore"):  # beyond fp16 is infinite, and refused below
+            with np.errstate(over="ignore"):  # values beyond fp16 become infinite, and are refused below
                 values = np.concatenate([part[cell] for part in own]).astype(stores[name].stored_as)
             if not np.isfinite(values).all():
                 raise VideoError(

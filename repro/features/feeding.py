@@ -1,4 +1,4 @@
-"""Clips as work for extractors: their windows as they are decoded, each with the noise it takes."""
+"""Decoded clips as work for extractors: windows as soon as their frames are decoded, each with its noise."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,23 +17,23 @@ from repro.video.decoders import Decoding
 from repro.video.readers import Frames, VideoError
 
 Missing = dict[str, tuple[Cell, ...]]
-"""Cells a clip lacks, by backbone."""
+"""Cells that a clip is missing, by backbone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """As many of a clip's next windows as an extractor takes at once."""
+    """As many of a clip's next windows as an extractor processes at once."""
 
     clip: Clip
     extractor: Extractor
     first: int
-    """Number of the first of them."""
+    """Index of the first window within the clip."""
     frames: tuple[UInt8[np.ndarray, "_ H W 3"], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A clip has been decoded whole, or not."""
+    """The end of a clip: decoded completely, or failed with `error`."""
 
     clip: Clip
     decoding: Decoding
@@ -47,7 +47,7 @@ def lacks(missing: Mapping[str, Missing], clip: Clip, extractor: Extractor) -> b
 def events(
     clips: Sequence[Clip], decodings: Iterable[Decoding], group: Sequence[Extractor], missing: Mapping[str, Missing]
 ) -> Iterator[Work | End]:
-    """Every clip's windows, for each extractor it lacks something of, and its end."""
+    """Yield every clip's windows, for each extractor whose features it is missing, and then its end."""
     for clip, decoding in zip(clips, decodings, strict=True):
         cutting = [_Cutting(clip, extractor) for extractor in group if lacks(missing, clip, extractor)]
         error = None
@@ -63,7 +63,7 @@ def events(
 
 
 class _Cutting:
-    """A clip's frames on their way to an extractor."""
+    """Cuts a clip's frames into windows and groups them for one extractor."""
 
     def __init__(self, clip: Clip, extractor: Extractor) -> None:
         self.clip, self.extractor = clip, extractor
@@ -95,7 +95,10 @@ class _Cutting:
 def with_noise(
     coming: Iterator[Work | End], video_sha256: Mapping[str, str]
 ) -> Iterator[tuple[Work | End, list[SampledNoise]]]:
-    """Each event with the noise its windows take, drawn in a thread while the event before is computed."""
+    """Yield each event with its windows' noise, sampled in a thread while the event before is computed.
+
+    One event ahead is enough: sampling takes less time than computing, and more would hold frames in memory.
+    """
 
     def draw(event: Work | End) -> list[SampledNoise]:
         if isinstance(event, End):

@@ -1,4 +1,4 @@
-"""A clip's sampled frames, which come in chunks, cut into windows."""
+"""Cuts a clip's sampled frames, which arrive in chunks, into windows."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,10 @@ from repro.video.readers import Frames
 
 
 class Windows:
-    """Windows of one length, each beginning `hop` frames after the one before it.
+    """Windows of one length, each starting `hop` frames after the previous one.
 
-    A clip's last window is shorter where the clip has ended: it holds frames that no other window has. Repeats Frames.windows.
+    A clip's last window is shorter if the clip ends in it; it exists only if it holds frames that no other window has. The
+    number of windows equals Frames.windows, which plans use.
     """
 
     def __init__(self, sampling: Sampling) -> None:
@@ -20,7 +21,7 @@ class Windows:
         self.whole = 0
 
     def add(self, chunk: Frames) -> Iterator[Frames]:
-        """The windows that `chunk` makes whole."""
+        """Yield the windows that `chunk` completes."""
         frames = np.concatenate([*self.held, chunk]) if self.held else chunk
         while len(frames) >= self.length:
             yield frames[: self.length]
@@ -29,7 +30,7 @@ class Windows:
         self.held = [frames]
 
     def end(self) -> Iterator[Frames]:
-        """What is left when the clip has ended."""
+        """Yield the last, shorter window, if there is one."""
         rest = self.held[0] if self.held else None
         shared = self.length - self.hop if self.whole else 0
         if rest is not None and len(rest) > shared:
