@@ -1,4 +1,4 @@
-"""Pack a collection: from a file a clip to an array a cell (pack.py says how they lie).
+"""Pack a collection: from one file per clip to one array per cell (packed.py describes the layout).
 
 Each clip's file is read and checked once, its cells copied to their arrays; files whose cells are all packed go then.
 """

@@ -1,9 +1,9 @@
-"""Packed features: by cell one array of all clips, one after the other, and an index that says where each clip lies.
+"""Packed features: per cell one array of all clips, one after the other, and an index of where each clip is.
 
     packed/<cell>-<key>.npy   [tokens, C], to be memory-mapped
     packed/<cell>.parquet     clip, first token, tokens, video's sha256, reader, origins; the array's name and sha256
 
-An array is there before the index that names it takes the place of an older one: killed in between, nothing is lost.
+An array is complete before the index that names it replaces an older index: a run killed in between loses nothing.
 """
 
 import json
@@ -22,12 +22,12 @@ from repro.core.hashing import FileHashes
 
 
 class DamagedFeaturesError(Exception):
-    """A file of the store that is not what was written."""
+    """A file of the store is not as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a clip lies in a packed array, and what its features came from."""
+    """Where a clip is in a packed array, and what its features were computed from."""
 
     first: int
     tokens: int
@@ -46,7 +46,7 @@ class Packed:
     """By clip id, in the order of the array."""
 
     def values(self, clip_id: str) -> Float[np.ndarray, "T C"]:
-        """A clip's features: a view of the memory-mapped array."""
+        """Return a clip's features: a view of the memory-mapped array."""
         place = self.places[clip_id]
         return self.array[place.first : place.first + place.tokens]
 
@@ -65,10 +65,10 @@ def cells(folder: Path) -> list[str]:
 
 
 def read(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
-    """`cell` in `folder`; None where it is not packed.
+    """Read the pack of `cell` in `folder`; None if it is not packed.
 
     Raises:
-        DamagedFeaturesError: index or array is not what was written; with the reason in words.
+        DamagedFeaturesError: index or array is not as it was written; the message gives the reason.
     """
     index = index_path(folder, cell)
     if not index.is_file():
@@ -88,10 +88,10 @@ def read(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
 
 
 def clips(folder: Path, cell: str) -> set[str]:
-    """Ids of the clips of `cell` that its index lists, the array not looked into; none where it is not packed.
+    """Return the ids of the clips that the index of `cell` lists, without reading the array; empty if it is not packed.
 
     Raises:
-        DamagedFeaturesError: the index is not what was written, or there is no array.
+        DamagedFeaturesError: the index is not as it was written, or the array is missing.
     """
     index = index_path(folder, cell)
     if not index.is_file():
@@ -109,7 +109,7 @@ def clips(folder: Path, cell: str) -> set[str]:
 
 
 def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mapping[str, Place]) -> None:
-    """Let `array`, already in `folder`, be what `cell` is read from."""
+    """Write the index that makes `array`, which is in `folder` already, the pack of `cell`."""
     rows: list[dict[str, Any]] = [
         {
             "clip": clip, "first": place.first, "tokens": place.tokens, "video_sha256": place.video_sha256,

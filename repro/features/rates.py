@@ -1,7 +1,7 @@
 """How fast features were extracted in this workspace, remembered for `repro plan`: WORKSPACE/rates.json.
 
-A rate is of one backbone (all its features depend on), the cells computed, and the device. A later one takes its place,
-unless it is of so few windows that the one before says more: a clip that was mended after a whole data set.
+A rate belongs to one backbone (all that its features depend on), the cells computed and the device. A newer rate replaces an
+older one, unless it covers far fewer windows: one repaired clip says less than the data set before it.
 """
 
 import datetime
@@ -18,17 +18,17 @@ from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 
 FEWEST_WINDOWS = 8
-"""Below this, what happens once (first kernels, filling the decoders) weighs too much to be called a rate."""
+"""With fewer windows, one-time costs (first kernels, filling the decoders) would dominate the rate."""
 
 FEWER = 10
-"""A rate of that many times fewer windows than the one before does not take its place."""
+"""A rate of this many times fewer windows than the stored one does not replace it."""
 
 Kind = Literal["cpu", "cuda"]
 
 
 class Rate(Config):
     backbone: str
-    """Its name, to read."""
+    """Its name, for readers."""
     key: str
     """Content key of its identity."""
     cells: tuple[str, ...]
@@ -52,7 +52,7 @@ class _Rates(Config):
 
 
 class DamagedRatesError(Exception):
-    """The file is not what was written; the message is one line."""
+    """The file is not as it was written; the message is one line."""
 
 
 def rates_path(workspace: Workspace) -> Path:
@@ -64,7 +64,7 @@ def kind_of(device: str) -> Kind:
 
 
 def read(workspace: Workspace) -> tuple[Rate, ...]:
-    """Every rate remembered.
+    """Read every stored rate.
 
     Raises:
         DamagedRatesError: with the reason in words.
@@ -80,7 +80,7 @@ def read(workspace: Workspace) -> tuple[Rate, ...]:
 
 
 def find(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:
-    """The newest rate at which `cell` alone was extracted on such a device."""
+    """Return the newest rate at which only `cell` was extracted on this kind of device."""
     key = content_key(dict(identity))
     fitting = [r for r in rates if (r.key, r.cells, r.kind) == (key, (cell,), kind)]
     return max(fitting, key=lambda rate: rate.at, default=None)

@@ -48,7 +48,7 @@ class Entry:
     reader: str
     """What decoded the clip."""
     origins: tuple[str, ...] = ()
-    """Who computed it: names in the store's origins/."""
+    """Software and machines that computed it: names of files in the store's origins/."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class FeatureStore:
     """Of the collection."""
     key: str
     identity: dict[str, Any]
-    """All the features depend on beside video and cell."""
+    """All that the features depend on apart from video and cell."""
     hashes: FileHashes = field(repr=False)
     stored_as: StoredAs = "float32"
 
@@ -95,7 +95,7 @@ class FeatureStore:
         return cls(folder, key, identity, FileHashes(workspace.hashes), stored_as)
 
     def add_origin(self, about: dict[str, str]) -> str:
-        """Note who computes; returns the name entries carry."""
+        """Store what computes, once; return the name that entries refer to."""
         name = content_key(about)
         path = self.folder.parent / "origins" / f"{name}.json"
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Which cells make a row's grid, and which of them each rule picks. Imports no torch.
+"""The cells of a row's grid, and which of them each rule selects. Imports no torch.
 
 published: the cell and epoch that score best on the test split (docs/deviations.md 2 and 7).
 honest: the cell and epoch that score best on held-out training clips, which are the same clips for every cell of a seed.
@@ -54,28 +54,28 @@ def part_of(cells: Sequence[Cell], timesteps: Sequence[int] | None, layers: Sequ
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What a rule picks of one seed's runs; shares of 1, of the row's metric."""
+    """What a rule selects among one seed's runs; scores as fractions of 1, of the row's metric."""
 
     seed: int
     cell: str
     epoch: int
     chosen_on: float
-    """The score that was compared: on the test split, or on held-out clips."""
+    """The score that was maximised: on the test split, or on held-out clips."""
     test: float
     """On the test split, at that epoch."""
     last_epoch: float
     """On the test split, after the cell's last epoch."""
     equals: int
-    """How many cells were as good, this one among them."""
+    """Number of cells with the same score, this one included."""
 
 
 def picked(run: RunRecord) -> Selection:
-    """The epoch that the run's protocol picks."""
+    """Return the epoch that the run's protocol selects."""
     return run.best_epoch_on_held_out or run.best_epoch_on_test
 
 
 def compared(run: RunRecord) -> float:
-    """The score that a run's cell is chosen by: at the epoch picked, on what it was picked on."""
+    """Return the score that a run's cell is selected by: at the selected epoch, on the clips that selected it."""
     if run.best_epoch_on_held_out is None:
         return run.best_epoch_on_test.scores[run.metric]
     epoch = next(epoch for epoch in run.epochs if epoch.epoch == run.best_epoch_on_held_out.epoch)
@@ -84,7 +84,7 @@ def compared(run: RunRecord) -> float:
 
 
 def select(runs: Mapping[str, RunRecord], order: Sequence[str]) -> Selected:
-    """The best of one seed's `runs` (by cell) under their protocol; of equals the first in `order`."""
+    """Select the best of one seed's `runs` (by cell) under their protocol; ties go to the first in `order`."""
     cell = max((cell for cell in order if cell in runs), key=lambda cell: compared(runs[cell]))
     run = runs[cell]
     return Selected(

@@ -25,12 +25,11 @@ ALPHA = 0.05
 
 class Outcome(StrEnum):
     REPRODUCED = "REPRODUCED"
-    """Equivalent: two one-sided tests place the difference inside the margin."""
+    """Equivalent: two one-sided tests (Schuirmann 1987), each at 5 %, place the difference inside the margin."""
     CONSISTENT = "CONSISTENT"
     """Inside the margin and the 95 % prediction interval, without enough runs for equivalence."""
     WITHIN_MARGIN = "WITHIN MARGIN"
-    """Inside the margin: one run, or runs that agree so well among themselves that the published value lies outside
-    their prediction interval."""
+    """Inside the margin: a single run, or runs so alike that the published value is outside their prediction interval."""
     INCONCLUSIVE = "INCONCLUSIVE"
     HIGHER = "HIGHER"
     LOWER = "LOWER"
@@ -48,14 +47,14 @@ class Verdict:
     spread: float | None = None
     """Sample standard deviation over seeds; None for a single run."""
     last_epoch: float | None = None
-    """Mean of the last epoch, of the row's own cell: no choice made on the test split."""
+    """Mean score of the last epoch of the row's default cell: nothing was selected on the test split."""
     checkpoint_assumed: bool = False
     allowance: float = 0.0
-    """Points by which the margin is wider, for test clips that were missing."""
+    """Points by which missing test clips widen the margin."""
     cells: int = 0
-    """Of its grid, that were run; where the published value is the best of one."""
+    """Number of cells of its grid that were run, if the published value is the best of a grid."""
     best_of_grid: tuple[Selected, ...] = ()
-    """What the published rule picks of each seed's whole grid, where that is judged."""
+    """What the published rule selects in each seed's complete grid, if complete grids are judged."""
 
     @property
     def margin(self) -> float:
@@ -63,8 +62,20 @@ class Verdict:
 
 
 def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int = 91) -> tuple[Outcome, str]:
-    """The outcome of `values` (one a seed, in points) and why, in a few words. Where the published value is the best of a
-    grid, `cells` says how many of its cells were run: with fewer than all, values below it are no proof.
+    """Judge values against a published one.
+
+    The difference d to the published value has standard error s sqrt(1 + 1/k): a prediction interval for one further value,
+    since the published one is a single draw whose spread is taken to equal ours.
+
+    Args:
+        expected: published value, margin and planned number of runs.
+        values: one per seed, in points.
+        cells: if the published value is the best of a grid, how many of its cells were run. With fewer than all, values
+            below it prove nothing: the best cell may be missing.
+        of: cells of the grid.
+
+    Returns:
+        The outcome, and the reason in a few words.
     """
     if not values:
         return Outcome.NOT_RUN, "no run record"
@@ -103,8 +114,8 @@ def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int =
 def check(
     rows: dict[str, tuple[Row, Expected]], records: Iterable[RunRecord]
 ) -> tuple[list[Verdict], list[tuple[RunRecord, str]]]:
-    """One verdict a row, in the rows' order; and the records of published rows left out, each with why. Records of other
-    kinds are no concern of it."""
+    """Return one verdict per row, in the rows' order, and the records of published rows that were left out, each with the
+    reason. Records of other kinds are ignored."""
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
     left_out = []
     for record in records:
@@ -120,13 +131,13 @@ def check(
 
 
 def _accepted(row: Row, expected: Expected) -> list[str]:
-    """Cells that count: the row's own, and where the published value is the best of a grid all of it."""
+    """Names of the cells that count: the row's default cell, or all of its grid if the published value is the best of one."""
     whole = expected.best_of_grid and has_grid(row)
     return [cell.name for cell in grid_cells(row)] if whole else [row.features.name]
 
 
 def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
-    """Why a record is no measurement of `row` as it is configured now, at one of `cells`; "" where it is one."""
+    """Why `record` does not measure `row` as it is configured now, at one of `cells`; empty if it does."""
     if not record.complete:
         return "a trial on fewer clips"
     if record.protocol != "published":
@@ -135,8 +146,9 @@ def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
 
 
 def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
-    """What a record measured otherwise than `row` is configured now, whatever the protocol; "" where nothing. `cells` are those
-    that count; none named, the row's own."""
+    """Why `record` does not match the row's current config, whatever its protocol; empty if it does.
+
+    `cells` are the cells that count [default: the row's own]."""
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),
@@ -190,29 +202,29 @@ def _allowance(record: RunRecord) -> tuple[float, str]:
 
 @dataclass(slots=True)
 class _Runs:
-    """Runs that are alike but for seed and cell: a grid, or a part of one; the newest of each."""
+    """Runs that differ only in seed and cell: a grid, or a part of one; the newest run of each."""
 
     own: str
     """The row's cell."""
     cells: Sequence[str]
-    """Of the whole grid, in its order."""
+    """Cells of the complete grid, in its order."""
     by_seed: dict[int, dict[str, RunRecord]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
     def whole(self) -> list[int]:
-        """Seeds of which every cell of a grid was run."""
+        """Seeds with a run of every cell of the grid."""
         return [s for s, runs in sorted(self.by_seed.items()) if len(self.cells) > 1 and len(runs) == len(self.cells)]
 
     @property
     def seeds(self) -> list[int]:
-        """Those judged: of whole grids where there are any, else of the row's own cell."""
+        """The seeds that are judged: those with complete grids if there are any, else those with the row's own cell."""
         return self.whole or [seed for seed, runs in sorted(self.by_seed.items()) if self.own in runs]
 
     def own_runs(self) -> list[RunRecord]:
         return [self.by_seed[seed][self.own] for seed in self.seeds]
 
     def rank(self, planned: int) -> tuple[bool, bool, str]:
-        """A whole grid goes before single cells, the runs planned before fewer, the newer before the older."""
+        """Sort key: complete grids before single cells, as many runs as planned before fewer, newer before older."""
         return bool(self.whole), len(self.seeds) >= planned, max(run.made.at for run in self.own_runs())
 
 
@@ -230,12 +242,12 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
     chosen = max(candidates, key=lambda one: one.rank(expected.planned_seeds))
     runs = chosen.own_runs()
     best = tuple(select(chosen.by_seed[seed], chosen.cells) for seed in chosen.whole)
-    # select() goes by the same score as the published rule: these runs are all of its protocol.
+    # select() compares the same score as the published rule, since all these runs are of the published protocol.
     values = [
         100 * (best[n].test if best else run.best_epoch_on_test.scores[expected.metric]) for n, run in enumerate(runs)
     ]
     count = max(len(chosen.by_seed[seed]) for seed in chosen.seeds)
-    # Runs of one set read the same clips.
+    # All runs of one set read the same clips, so any of them tells which were missing.
     allowance, said = _allowance(runs[0])
     outcome, reason = judge(
         dataclasses.replace(expected, margin=expected.margin + allowance), values, count, len(chosen.cells)
@@ -265,7 +277,7 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
 
 
 def exit_code(verdicts: Sequence[Verdict], strict: bool) -> Exit:
-    """1 for any row judged different; with `strict` also for rows inconclusive or not run."""
+    """Return 1 if a row was judged different; with `strict` also if one is inconclusive or not run."""
     bad = {Outcome.HIGHER, Outcome.LOWER}
     if strict:
         bad |= {Outcome.INCONCLUSIVE, Outcome.NOT_RUN}
@@ -289,7 +301,7 @@ def line(verdict: Verdict) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """The last line: every outcome counted, and they add up."""
+    """Return the last line: the number of rows per outcome; the numbers add up to all rows."""
     counts = [f"{sum(v.outcome is outcome for v in verdicts)} {outcome.lower()}" for outcome in Outcome]
     return f"{len(verdicts)} rows: {', '.join(counts)}"
 
