@@ -1,4 +1,4 @@
-"""The feature store: a folder per content key, in it one per collection of clips.
+"""The feature store: one folder per content key, and in it one per collection of clips.
 
     <backbone>-<key>/manifest.json           what the key stands for
     <backbone>-<key>/origins/<origin>.json   machines and software that computed entries, each entry naming its own
@@ -30,7 +30,7 @@ from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Packed
 
 VERSION = 2
-"""Part of every key: raised when the same inputs would give other features, or another layout."""
+"""Part of every key: raised if the same inputs would give other features or another layout."""
 
 StoredAs = Literal["float32", "float16"]
 Features = dict[str, Float[np.ndarray, "T _"]]
@@ -46,7 +46,7 @@ class Entry:
     features: Features
     video_sha256: str
     reader: str
-    """What decoded the clip."""
+    """Name of the reader that decoded the clip."""
     origins: tuple[str, ...] = ()
     """Software and machines that computed it: names of files in the store's origins/."""
 
@@ -54,7 +54,7 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class FeatureStore:
     folder: Path
-    """Of the collection."""
+    """Folder of the collection."""
     key: str
     identity: dict[str, Any]
     """All that the features depend on apart from video and cell."""
@@ -70,7 +70,7 @@ class FeatureStore:
         collection: str,
         stored_as: StoredAs = "float32",
     ) -> "FeatureStore":
-        """The store of `identity` for the clips of `collection`; made where it is not there."""
+        """Open the store of `identity` for a collection; create it if it does not exist."""
         store = cls.found(workspace, backbone, identity, collection, stored_as)
         manifest = store.folder.parent / "manifest.json"
         if not _says(manifest, store.key):
@@ -89,7 +89,7 @@ class FeatureStore:
         collection: str,
         stored_as: StoredAs = "float32",
     ) -> "FeatureStore":
-        """The same as it lies there, which may be nowhere: nothing is made."""
+        """Open the store without creating anything; its folder may not exist."""
         key = content_key(_whole(identity, stored_as))
         folder = workspace.features / f"{backbone}-{key}" / collection
         return cls(folder, key, identity, FileHashes(workspace.hashes), stored_as)
@@ -103,15 +103,15 @@ class FeatureStore:
         return name
 
     def path(self, clip_id: str) -> Path:
-        """A clip's file. Ids may hold any character: all but plain ones are escaped."""
+        """Return the path of a clip's file. Ids may contain any character; all but plain ones are escaped."""
         name = quote(clip_id, safe=" ()[]!+,=@")
         if len(name) > 200:
-            # File systems end at 255 bytes a name; the id stands whole in the file.
+            # File systems allow 255 bytes per name; the complete id is stored in the file.
             name = f"{name[:160]}~{hashlib.sha256(clip_id.encode()).hexdigest()[:24]}"
         return self.folder / "clips" / f"{name}.safetensors"
 
     def write(self, clip_id: str, entry: Entry) -> None:
-        """Add `entry`; cells of the same video that the clip's file holds already stay."""
+        """Store `entry`. Cells of the same video that the clip's file already holds are kept."""
         before = self.read_own(clip_id)
         if before is not None and before.video_sha256 == entry.video_sha256:
             entry = Entry(
@@ -126,7 +126,7 @@ class FeatureStore:
         write_arrays(self.path(clip_id), entry.features, about, NUMPY)
 
     def read(self, clip_id: str, cells: Iterable[str] | None = None) -> Entry | None:
-        """What the store has of a clip, or of some of its cells; None where it has nothing.
+        """Read a clip's features, or those of some cells; None if the store has none.
 
         Raises:
             DamagedFeaturesError: with the reason in words.
@@ -141,7 +141,7 @@ class FeatureStore:
         return None if entry is None else Entry(features, entry.video_sha256, entry.reader, entry.origins)
 
     def cell_reader(self, cell: str) -> Callable[[str], Entry | None]:
-        """What reads `cell` of one clip after another: from the clip's own file, else from the pack, opened once.
+        """Return a function that reads `cell` of a clip: from the clip's own file, else from the pack, which is opened once.
 
         Raises:
             DamagedFeaturesError: with the reason in words; so does the reader.
@@ -165,7 +165,7 @@ class FeatureStore:
         return sorted({*pack.cells(self.folder / "packed"), *(own.features if own else ())})
 
     def packed(self, cell: str) -> Packed | None:
-        """A cell's packed features of all clips, checked against their hash; None where it is not packed.
+        """Open a cell's packed features, verified against their hash; None if it is not packed.
 
         Raises:
             DamagedFeaturesError: with the reason in words.
@@ -173,7 +173,7 @@ class FeatureStore:
         return pack.read(self.folder / "packed", cell, self.hashes)
 
     def packed_or_aside(self, cell: str, warn: Callable[[str], None]) -> Packed | None:
-        """The same; a damaged one is set aside, said through `warn`, and counts as not packed."""
+        """As `packed`; a damaged pack is renamed, reported through `warn`, and counts as not packed."""
         try:
             return self.packed(cell)
         except DamagedFeaturesError as error:
@@ -186,8 +186,11 @@ class FeatureStore:
         return sorted((self.folder / "clips").glob("*.safetensors"))
 
     def held(self, cell: str) -> set[str]:
-        """Ids of the clips whose `cell` is there, by what indexes and files say of themselves: values are not read, so
-        damaged ones count until they are. A damaged index or file holds nothing."""
+        """Return the ids of the clips whose `cell` is stored, according to indexes and file headers.
+
+        Values are not read, which would take minutes for a large data set: damaged values count until they are read. A damaged
+        index or header counts as nothing.
+        """
         try:
             held = pack.clips(self.folder / "packed", cell)
         except DamagedFeaturesError:
@@ -202,7 +205,7 @@ class FeatureStore:
         return held
 
     def read_own(self, clip_id: str) -> Entry | None:
-        """What a clip's own file holds; None where it has none.
+        """Read a clip's own file; None if there is none.
 
         Raises:
             DamagedFeaturesError: with the reason in words.
@@ -215,7 +218,7 @@ class FeatureStore:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What a clip's file says of itself, its values unread."""
+    """The header of a clip's file; its values are not read."""
 
     path: Path
     clip: str
@@ -226,11 +229,11 @@ class Outline:
     reader: str
     origins: tuple[str, ...]
     written: int
-    """When, in the file system's nanoseconds."""
+    """Modification time in nanoseconds."""
 
 
 def outline(path: Path) -> Outline | None:
-    """What a clip's file says of itself; None where there is none. Its values are not checked: read_file does that.
+    """Read the header of a clip's file; None if there is no file. `read_file` also verifies the values.
 
     Raises:
         DamagedFeaturesError: with the reason in words.
@@ -262,7 +265,7 @@ def outline(path: Path) -> Outline | None:
 
 
 def read_file(path: Path) -> tuple[str, Entry] | None:
-    """A clip's file: its id and what is in it; None where there is none.
+    """Read and verify a clip's file: its id and entry; None if there is no file.
 
     Raises:
         DamagedFeaturesError: with the reason in words.

@@ -1,4 +1,4 @@
-"""Run records: one JSON file per row and seed holds all that a number rests on. JSON is the truth, MLflow a view of it.
+"""Run records: one JSON file per row and seed with everything a number depends on. MLflow is a view of these files.
 
 runs/<row>/seed<seed>-<run>/record.json          written last: with it the run is whole
 runs/<row>/seed<seed>-<run>/predictions.parquet  scores of every test clip after the selected epochs
@@ -35,11 +35,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class SplitRecord(Record):
     name: str
     clips: int
-    """That were read."""
+    """Number of clips read."""
     sha256: str
-    """Of the clips' ids, targets and video hashes."""
+    """Hash of the clips' ids, targets and video hashes."""
     missing_clips: tuple[str, ...] = ()
-    """Ids of clips that the split lists and that were not there; only a run with --allow-missing has any."""
+    """Ids of listed clips that were missing; only a run with --allow-missing has any."""
 
 
 class FeaturesRecord(Record):
@@ -47,19 +47,19 @@ class FeaturesRecord(Record):
     cell: str
     width: int
     identity: dict[str, Any]
-    """All the features depend on beside the videos."""
+    """All that the features depend on apart from the videos."""
     stored_as: str = "float32"
     readers: dict[str, int]
-    """What decoded how many clips."""
+    """Number of clips decoded, by reader."""
 
 
 class EpochRecord(Record):
     epoch: int
     train_loss: float
     scores: dict[str, Share]
-    """Of the test split, shares of 1."""
+    """Scores on the test split, as fractions of 1."""
     held_out: dict[str, Share] | None = None
-    """Of the part held out of the training split."""
+    """Scores on the clips held out of the training split."""
 
 
 class Selection(Record):
@@ -69,7 +69,7 @@ class Selection(Record):
 
 
 class SubsetRecord(Record):
-    """Scores of a part of the test split, as if it had been the test split."""
+    """Scores on a part of the test split, as if it were the test split."""
 
     name: str
     clips: int
@@ -91,18 +91,18 @@ class Made(Record):
 class RunRecord(Record):
     format: Literal[1] = FORMAT
     run: str
-    """Content key of the run: the same key means the same inputs, recipe and seed."""
+    """Content key of the run: equal keys mean equal inputs, recipe and seed."""
     group: str
-    """The run's key without its seed: runs of one group are repetitions."""
+    """The run's key without the seed: runs of one group are repetitions."""
     grid: str = ""
-    """The group's key without its cell: runs of one grid differ in cell and seed alone."""
+    """The group's key without the cell: runs of one grid differ only in cell and seed."""
     row: str
     row_version: int
     kind: Kind
     seed: int
     protocol: Protocol = "published"
     complete: bool = True
-    """False for a trial on fewer clips: never judged."""
+    """False for a trial on fewer clips, which is never judged."""
     checkpoint_assumed: bool
     metric: Metric
     recipe: Recipe
@@ -110,28 +110,28 @@ class RunRecord(Record):
     train: SplitRecord
     test: SplitRecord
     held_out: SplitRecord | None = None
-    """The part of the training split that was not learned from (honest protocol)."""
+    """The held-out part of the training split (honest protocol)."""
     classes: tuple[str, ...]
     epochs: tuple[EpochRecord, ...]
     best_epoch_on_test: Selection
     """The published rule (docs/deviations.md 2)."""
     last_epoch: Selection
     best_epoch_on_held_out: Selection | None = None
-    """The honest rule: nothing was picked on the test split."""
+    """The honest rule: nothing was selected on the test split."""
     subsets: tuple[SubsetRecord, ...] = ()
-    """Of the splits a row's `data.also` names."""
+    """Scores on the splits that the row's `data.also` names."""
     manifests: dict[str, str] = {}
-    """Content hash of the audit's manifest by data set; none where a data set was not audited."""
+    """Content hash of the audit's manifest, by data set; data sets that were not audited are left out."""
     chance: dict[str, float]
-    """Expected scores of a guesser."""
+    """Expected scores of random guessing."""
     class_prior: dict[str, Share] = {}
-    """Scores of a predictor that knows how common each class is in the training split, and no more."""
+    """Scores of predicting each class's frequency in the training split for every clip."""
     constant: dict[str, Share] = {}
-    """Scores of a predictor that gives every class of every clip the same score."""
+    """Scores of predicting the same value for every class and clip."""
     precision: Precision = "fp32"
     """Of the readout's matrix products."""
     checkpoints: dict[str, str] = {}
-    """sha256 of the weights beside the record, by file name."""
+    """sha256 of the weights next to the record, by file name."""
     predictions_sha256: str
     made: Made
 
@@ -146,7 +146,7 @@ class RunRecord(Record):
 
 
 class DamagedRecordError(Exception):
-    """A record file that is not what was written; the message is one line."""
+    """A record file is not as it was written; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,10 @@ class StoredRun:
         return self.folder / "predictions.parquet"
 
     def read(self) -> RunRecord | None:
-        """The run's record, None where the run did not end.
+        """Read and verify the run's record; None if the run did not finish.
 
         Raises:
-            DamagedRecordError: the record, or the predictions beside it, are not what was written.
+            DamagedRecordError: the record or its predictions are not as they were written.
         """
         try:
             text = self.record_path.read_bytes()
@@ -206,7 +206,7 @@ def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:
 
 
 def all_runs(runs: Path) -> Iterator[StoredRun]:
-    """Every run folder with a record in it, in the order of their names."""
+    """Yield every run folder that has a record, ordered by name."""
     for path in sorted(runs.glob("*/seed*/record.json")):
         yield StoredRun(path.parent)
 
@@ -218,7 +218,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str = "cpu") -> dict[str, str]:
-    """What numbers are computed on."""
+    """Return the machine that numbers are computed on, for records and origins."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
