@@ -1,4 +1,4 @@
-"""What a row, or all of them, would take here: bytes, clips, windows, hours, disk, and what is there already.
+"""What rows would take in this workspace: bytes, clips, windows, hours, disk, and what exists already.
 
 amounts.py numbers that are known or estimated; reckoning.py configs/plan.yaml; lengths.py from clips to windows;
 here.py what the workspace holds; counting.py splits as they are here; downloads.py what is to be brought; making.py the

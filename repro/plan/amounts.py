@@ -1,4 +1,4 @@
-"""Numbers that are known, or estimated between a least and a most."""
+"""Numbers that are counted exactly, or estimated with a lower and an upper limit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class Amount:
     least: float
     most: float
     exact: bool = False
-    """Counted, not estimated."""
+    """True if counted, False if estimated."""
 
     def __add__(self, other: "Amount") -> "Amount":
         return Amount(
@@ -24,7 +24,7 @@ class Amount:
         return Amount(self.likely * factor, self.least * factor, self.most * factor, self.exact)
 
     def share(self, part: int, of: int) -> "Amount":
-        """Of so many clips out of all: what each of them takes is not known, so it is an estimate unless it is all or none."""
+        """The share of `part` clips out of `of`. Clips differ in length, so it is an estimate unless it is all or none."""
         if part == of:
             return self
         return counted(0) if part == 0 or of == 0 else estimated(*(v * part / of for v in self.ends))
@@ -34,7 +34,7 @@ class Amount:
         return self.likely, self.least, self.most
 
     def as_json(self) -> dict[str, object]:
-        """Whole numbers where they are counts."""
+        """As JSON; large values are rounded to whole numbers."""
         return {
             "likely": _plain(self.likely),
             "least": _plain(self.least),
@@ -52,7 +52,7 @@ def estimated(likely: float, least: float | None = None, most: float | None = No
 
 
 def total(amounts: Iterable[Amount | None]) -> Amount | None:
-    """The sum; None where a part is not known."""
+    """Return the sum; None if a part is unknown."""
     whole = counted(0)
     for amount in amounts:
         if amount is None:
@@ -62,5 +62,5 @@ def total(amounts: Iterable[Amount | None]) -> Amount | None:
 
 
 def _plain(value: float) -> float:
-    """Three decimals for what is small, none for what is large."""
+    """Round to three decimals, values of 1000 and more to whole numbers."""
     return round(value) if value >= 1000 or value == int(value) else round(value, 3)

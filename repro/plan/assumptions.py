@@ -1,4 +1,4 @@
-"""configs/plan.yaml: the work of a window and the rates that are assumed."""
+"""configs/plan.yaml: the work of one window, and the assumed speeds."""
 
 from functools import cache
 from typing import Annotated, get_args
@@ -15,7 +15,7 @@ Above0 = Annotated[float, Field(gt=0)]
 class Together(Config):
     backbones: tuple[str, ...]
     tflop: Above0
-    """Of a window, for all of them."""
+    """Work of one window for all of them together."""
 
 
 class Gpu(Config):
@@ -53,16 +53,17 @@ def reckoning() -> Reckoning:
 
 
 def parameters(recipe: Recipe, width: int, classes: int) -> int:
-    """Of the readout: biases and norms left out, which are under a hundredth."""
+    """Number of the readout's weights, without biases and norms, which are less than one percent."""
     if recipe.head == "linear":
         return width * recipe.max_length * classes
     return recipe.layers * (4 + 2 * recipe.feedforward_factor) * width**2 + width * classes
 
 
 def readout_tflop(recipe: Recipe, width: int, classes: int, train_tokens: float, test_tokens: float) -> float:
-    """One readout: a multiply-add a parameter and token, forward on both splits, and twice as much backward on training.
+    """Return the work of one readout in TFLOP.
 
-    A linear head reads a clip as one token, padded.
+    One multiply-add (2 FLOP) per parameter and token in the forward pass of both splits, and twice as much in the backward pass
+    of the training split. A linear head reads a clip as one padded token.
     """
     per_epoch = 2 * parameters(recipe, width, classes) * (3 * train_tokens + test_tokens)
     return recipe.epochs * per_epoch / 1e12

@@ -1,4 +1,4 @@
-"""What has to be brought for rows, from whom, under which licence: each thing once."""
+"""What must be downloaded for rows, from where and under which licence; each thing once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from repro.table.row import Row
 @dataclass(frozen=True, slots=True)
 class Download:
     name: str
-    """Of a data set, or of a backbone whose checkpoint it is."""
+    """Name of the data set, or of the backbone whose checkpoint it is."""
     kind: str
     """data or checkpoint."""
     rows: tuple[str, ...]
     size: str
-    """In words, as its config says."""
+    """Size as text, from its config."""
     whole: Amount | None
-    """Bytes of all files."""
+    """Total bytes of all files."""
     left: Amount | None
-    """Bytes still to come."""
+    """Bytes still to download."""
     unpacked: Amount | None
-    """Bytes that unpacking will take."""
+    """Bytes that unpacking takes."""
     licence: str
     licence_url: str
     ready: bool
-    """It can be read as it is."""
+    """True if it can be used as it is."""
     brings: str
-    """What a person does about it; "" where it is ready."""
+    """What the user must do; empty if it is ready."""
 
 
 def downloads(rows: Mapping[str, Row], here: Here) -> list[Download]:
@@ -82,7 +82,7 @@ def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:
     return Download(
         name, "data", rows, config.size, whole,
         left=counted(0) if ready else left,
-        # Videos are compressed as they are: unpacked they take about what their archives do.
+        # Videos are compressed already, so unpacked ones take about as much as their archives.
         unpacked=counted(0) if ready else whole and estimated(whole.likely),
         licence=config.licence,
         licence_url=config.licence_url or config.source,
@@ -115,7 +115,7 @@ def _bytes(file: RemoteFile) -> Amount | None:
 
 
 def _left(file: RemoteFile, folder: Path) -> Amount | None:
-    """Bytes of a file that have not come; one that lies there whole is `repro fetch`'s to verify."""
+    """Bytes still to download. A complete file counts as 0; `repro fetch` verifies it."""
     whole, begun = _bytes(file), folder / f"{file.file}.part"
     if (folder / file.file).is_file():
         return counted(0)

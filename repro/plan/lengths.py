@@ -1,4 +1,4 @@
-"""From clips to windows and vectors: clip by clip where an audit has counted frames, else from what is known of a split."""
+"""From clips to windows and vectors: clip by clip if an audit has counted frames, else from what is known of a split."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from repro.plan.amounts import Amount, counted, estimated
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Clips and what extraction makes of them."""
+    """Clips, and the windows and vectors that extraction makes of them."""
 
     clips: Amount
     windows: Amount
@@ -34,10 +34,10 @@ NOTHING = Portion(counted(0), counted(0), counted(0))
 
 
 def from_audit(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion:
-    """Exact: the frames that decode, of the seconds that are read."""
+    """Count exactly, from the frames that decode within the seconds that are read."""
     number = windows = vectors = 0
     for (native, fps), times in Counter((clip.frames, clip.fps) for clip in clips).items():
-        # Frames that start at or before the last second read.
+        # The reader keeps frames that start at or before max_seconds; frame 0 starts at 0, hence the + 1.
         read = min(native, math.floor(config.frames.max_seconds * fps) + 1) if fps > 0 else native
         sampled = -(-read // config.frames.stride)
         number += times
@@ -47,18 +47,21 @@ def from_audit(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion:
 
 
 def from_config(clips: Amount, known: ClipLengths, config: BackboneConfig) -> Portion:
-    """Exact only where the config has counted this very sampling; else from the mean length, lengths being taken to spread
-    evenly over a window's frames."""
+    """Estimate windows and vectors from what the data set's config knows of a split's lengths.
+
+    Exact only if the config counts this very sampling. Otherwise from the mean length, assuming that lengths are spread evenly
+    over one window: then the mean of ceil(length / window) is taken over that spread, not at the mean length.
+    """
     number, frames, count = clips.likely, config.frames, known.counted
     same_stride = count is not None and count.stride == frames.stride
     if count is not None and same_stride and count.window == frames.window == frames.hop:
         vectors = config.vectors(count.sampled)
-        # One vector a frame: as many for all frames as for each clip's frames; otherwise clips end within a step.
+        # With one vector per frame the total is the sum over clips; otherwise each clip's last step is rounded up by itself.
         one_each = vectors == count.sampled
         return Portion(clips, counted(count.windows), counted(vectors) if one_each else _mean(clips, known, config)[1])
     windows, vectors_about = _mean(clips, known, config)
     if known.total is not None:
-        # Whatever the lengths: a clip's last window is full, or holds one frame.
+        # Limits for any distribution of lengths: every clip's last window is full, or holds a single frame.
         whole = known.total / (frames.stride * frames.hop)
         least = max(number, number + whole - number * frames.window / frames.hop)
         windows = estimated(windows.likely, least, whole + number)
@@ -73,7 +76,7 @@ def _mean(clips: Amount, known: ClipLengths, config: BackboneConfig) -> tuple[Am
     else:
         assert known.mean is not None
         least, most = known.mean
-    # A clip's last sample stands for a stride that is not whole.
+    # Sampling every stride-th frame rounds up: on average (stride - 1) / 2 native frames follow the last sample.
     ends = [native / stride + (stride - 1) / (2 * stride) for native in (least, most)]
     if count is not None and count.stride == stride:
         ends = [count.sampled / clips.likely] * 2

@@ -1,4 +1,4 @@
-"""Clips, windows and vectors of splits as they are here: what is there, what is left, each counted once."""
+"""Clips, windows and vectors of splits in this workspace: stored ones and remaining ones, each counted once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from repro.plan.workspace_state import Here
 
 @dataclass(frozen=True, slots=True)
 class SplitCounts:
-    """One split's clips on their way to features of one backbone."""
+    """One split's clips and their features of one backbone."""
 
     whole: Portion
     left: Portion
-    """What is not there yet."""
+    """What remains to be computed."""
     held: int
-    """Clips whose features are there."""
+    """Number of clips whose features are stored."""
     basis: str
-    """What the counts rest on."""
+    """Source of the counts."""
 
 
 class Counts:
@@ -31,7 +31,7 @@ class Counts:
         self.split = cache(self._split)
 
     def clips(self, dataset: str, split: str) -> Amount:
-        """How many a split has.
+        """Return the number of clips of a split.
 
         Raises:
             UsageError: neither the data set's files nor its config say it.
@@ -75,6 +75,6 @@ class Counts:
 
 
 def uncovered(config: DatasetConfig, splits: Sequence[str]) -> tuple[str, ...]:
-    """The splits that hold all clips of `splits`, none of them twice."""
+    """Return the splits that together contain all clips of `splits`, none of them twice."""
     wanted = tuple(dict.fromkeys(splits))
     return tuple(s for s in wanted if not (within := config.splits[s].within) or not set(within) <= set(wanted))

@@ -1,4 +1,5 @@
-"""What the workspace holds of what rows need, each looked up once. Nothing is written, no video or checkpoint is read."""
+"""What a workspace already has of what rows need; each thing is looked up once. Nothing is written, no video or checkpoint
+is read."""
 
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +26,7 @@ from repro.table.row import Row
 
 
 class Here:
-    """A workspace as it is now. What is damaged counts as not there, and is named in `problems`."""
+    """A workspace as it is now. Damaged files count as missing and are named in `problems`."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -111,7 +112,7 @@ class Here:
         return None if identity is None else FeatureStore.found(self.workspace, self.name(backbone), identity, dataset)
 
     def _held(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
-        """Clips of the data set whose features are there."""
+        """Ids of the data set's clips whose features are stored."""
         store = self._store(dataset, backbone) if self._stores(dataset) else None
         held = frozenset(store.held(cell.name)) if store else frozenset()
         if held and self.dataset(dataset) is None:
@@ -126,7 +127,7 @@ class Here:
         return None if identity is None else find(self.rates, identity, cell.name, kind)
 
     def records(self, name: str, row: Row, protocol: Protocol) -> list[RunRecord]:
-        """Runs of the row as it is configured now, from the features that would be read now."""
+        """Return the runs of the row as it is configured now, on the features that would be read now."""
         store = self._store(row.data.test.dataset, self.asks(row))
         found = []
         for path in sorted(self.workspace.runs.glob(f"{name}/seed*/record.json")):
