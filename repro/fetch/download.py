@@ -1,4 +1,4 @@
-"""One file from an address to this machine. What has come is kept beside it as FILE.part, and the next call goes on there.
+"""Download one file. Received bytes are kept in FILE.part, and the next call resumes there.
 
 FILE.part.json says which address and which version of the file the part is of: only the rest is asked for, and a file that
 has changed meanwhile, or a server that sends no ranges, begins anew. A part is whole when it has the length the server named,
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """What a part is a part of."""
+    """Which file, and which version of it, a part belongs to."""
 
     source: str
-    """Key of the address, which may hold a secret."""
+    """Hash of the address, since the address may contain a secret."""
     validator: str | None
     """For If-Range: a strong ETag, else the date of the last change."""
     total: int | None
@@ -66,7 +66,7 @@ def download(source: Source, path: Path, reporter: Reporter) -> tuple[Path, str]
 
 
 def finish(part: Path, path: Path) -> None:
-    """Put a finished part in place."""
+    """Rename a finished part to its final name."""
     rename_synced(part, path)
     _memory_path(part).unlink(missing_ok=True)
 
@@ -161,7 +161,7 @@ def _validator(response: HTTPResponse) -> str | None:
 def _receive(
     response: HTTPResponse, part: Path, have: int, total: int | None, at: Callable[[int, int | None], None]
 ) -> int:
-    """Append what comes to `part`; how long it is then."""
+    """Append the received bytes to `part`; return its length."""
     with part.open("ab") as out:
         at(have, total)
         while True:
@@ -177,7 +177,7 @@ def _receive(
 
 
 def require_room(folder: Path, more: int, what: str) -> None:
-    """Raises UsageError where the disk of `folder` has no room for so many more bytes."""
+    """Raises UsageError if the disk of `folder` has less free space than `more` bytes."""
     free = shutil.disk_usage(folder).free
     if free < more:
         raise UsageError(
@@ -187,7 +187,7 @@ def require_room(folder: Path, more: int, what: str) -> None:
 
 
 def _come(source: Source, part: Path) -> int:
-    """How many bytes of what `source` names are there to go on from."""
+    """Return the number of received bytes from which a download of `source` can resume."""
     memory = _remembered(source, part)
     size = part.stat().st_size if memory and part.is_file() else 0
     return 0 if memory and memory.total is not None and size > memory.total else size

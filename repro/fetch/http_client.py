@@ -1,4 +1,8 @@
-"""Asking a server for a file, or for the end of one: http and https, redirects, and what a refusal means in one line."""
+"""Requests for a file or for the rest of one: http and https, redirects, and refusals explained in one line.
+
+Written on urllib because resuming needs control of Range and If-Range: huggingface_hub's `http_get` resumes by length alone, and
+would join the parts of two versions of a file.
+"""
 
 import socket
 import ssl
@@ -13,9 +17,9 @@ from repro import __version__
 from repro.core.errors import MissingError, ReproError, UsageError
 
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as dropped."""
+"""Seconds without a byte after which a connection counts as lost."""
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""What a server answers that may go better a little later."""
+"""Temporary statuses: the same request may succeed a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,13 @@ class Source:
     bytes: int | None = None
     sha256: str | None = None
     authorization: str | None = field(default=None, repr=False)
-    """Sent to the url's own host alone."""
+    """Sent only to the host of `url`, never to a host that it redirects to."""
     remedy: str = "bring the file yourself and name it with --from FILE"
-    """What to do where the server refuses."""
+    """What the user can do if the server refuses."""
 
 
 class DroppedError(Exception):
-    """A connection that may be tried again; the message says what happened."""
+    """The connection failed in a way that may be retried; the message says how."""
 
 
 def ask(source: Source, *, begin: int = 0, validator: str | None = None) -> HTTPResponse:
@@ -67,7 +71,7 @@ def ask(source: Source, *, begin: int = 0, validator: str | None = None) -> HTTP
 
 
 def refusal(status: int, source: Source) -> ReproError | DroppedError:
-    """What an HTTP status that brings no file means."""
+    """Return the error that an HTTP status without a file means."""
     where = shown(source.url)
     if status in PASSING:
         return DroppedError(f"{where} answers HTTP {status}")
@@ -81,13 +85,13 @@ def refusal(status: int, source: Source) -> ReproError | DroppedError:
 
 
 def failure(error: object) -> str:
-    """What a connection died of, in words."""
+    """Describe in words why a connection failed."""
     text = "nothing came in time" if isinstance(error, TimeoutError) else " ".join(str(error).split())
     return f"the connection failed ({text or type(error).__name__})"
 
 
 def shown(url: str) -> str:
-    """An address as it may be printed and recorded: its query or a user's name in it may be secrets."""
+    """Return an address as it may be printed and recorded: without query and user name, which may be secrets."""
     scheme, slashes, rest = url.partition("#")[0].partition("://")
     place, query, _ = rest.partition("?")
     host, slash, path = place.partition("/")

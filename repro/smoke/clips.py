@@ -1,4 +1,4 @@
-"""Renders the smoke job's clips to real H.264 files and keeps them whole."""
+"""Renders the smoke job's clips to H.264 files and verifies stored ones."""
 
 import json
 from fractions import Fraction
@@ -16,8 +16,8 @@ from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
 
 ENCODING = {
-    # A fixed quantiser and nothing that is decided in floating point, one thread, one choice of algorithms: the same
-    # bytes on every processor. Features depend on the file's bytes, through the noise that is keyed by them.
+    # A fixed quantiser, one thread, and no decision of the encoder in floating point: the same bytes on every processor.
+    # Features depend on the file's bytes, because the noise is keyed by them.
     "qp": "24",
     "preset": "fast",
     "x264-params": "aq-mode=0:mbtree=0:threads=1:lookahead-threads=1:sliced-threads=0:cpu-independent=1:weightp=0",
@@ -78,7 +78,7 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
                     if path.exists() and found != hashes[scene.id]:
                         aside = set_aside(path)
                         reporter.warn(f"{path}: not the clip that was rendered: kept as {aside.name}, rendered again")
-            # Each clip is entered as soon as it is whole, so that a killed run is taken up where it was.
+            # Each clip is listed as soon as it is complete, so that a killed run resumes with the next one.
             write_json(
                 manifest_path, {"key": key, "clips": hashes | {k: v for k, v in known.items() if k not in hashes}}
             )
@@ -88,7 +88,7 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
 
 
 def _read_manifest(path: Path, key: str) -> dict[str, str]:
-    """Hashes of the clips already rendered from these very scenes; empty where there are none."""
+    """Read the hashes of the clips rendered from these scenes; empty if there are none."""
     try:
         manifest = json.loads(path.read_text())
         return dict(manifest["clips"]) if manifest["key"] == key else {}

@@ -1,4 +1,4 @@
-"""What the smoke job must repeat: expected/smoke/golden.json and features.safetensors beside it.
+"""What the smoke job must repeat: expected/smoke/golden.json and features.safetensors.
 
 scripts/make_smoke_golden.py writes both. Features are kept of each clip's first, middle and last token.
 """
@@ -20,7 +20,7 @@ from repro.table.rows import SMOKE_ROWS
 from repro.video.synthetic.scenes import smoke_scenes
 
 FEATURE_LIMIT = 1e-4
-"""Relative L2 of a clip's features, on any machine of the platform the golden values were made on."""
+"""Limit of the relative L2 of a clip's features, on any machine of the golden values' platform."""
 
 
 class GoldenScore(BaseModel):
@@ -37,9 +37,9 @@ class Golden(BaseModel):
     """sha256 of each rendered clip."""
     checkpoint_sha256: str
     scores: dict[str, dict[str, GoldenScore]]
-    """Row, seed: best epoch on test, in points."""
+    """By row and seed: the score of the best epoch on test, in points."""
     tolerance: GoldenScore
-    """In points; expected/README.md says what it was measured on."""
+    """In points; expected/README.md describes how it was measured."""
     platform: str
 
 
@@ -92,14 +92,14 @@ def _clips() -> set[str]:
 
 
 def sampled(features: Float32[np.ndarray, "T C"]) -> Float32[np.ndarray, "3 C"]:
-    """The tokens golden features are kept of."""
+    """Select the tokens that golden features are stored for: the first, the middle and the last."""
     return features[[0, len(features) // 2, len(features) - 1]]
 
 
 def feature_deviations(
     store: FeatureStore, cell: str, golden: dict[str, Float32[np.ndarray, "3 C"]]
 ) -> list[FeatureDeviation]:
-    """Every golden clip's deviation; infinite where the store lacks the clip or its width differs."""
+    """Return every golden clip's deviation; infinite if the store has no such clip or its width differs."""
     deviations = []
     read = store.cell_reader(cell)
     for clip, expected in sorted(golden.items()):

@@ -1,4 +1,4 @@
-"""The smoke job, stage by stage; run again, it goes on where it was."""
+"""The smoke job, stage by stage; an interrupted job resumes where it was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ from repro.table.row import row_backbone
 from repro.table.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row
 
 READOUT_THREADS = 1
-"""Training this small is quickest on one thread, and then does not depend on how many cores there are."""
+"""Training this small is fastest on one thread; its results then do not depend on the number of cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One number of the job against its golden value."""
+    """One number of the job, compared with its golden value."""
 
     row: str
     seed: int
     metric: str
     measured: float
     golden: float | None
-    """None: there is no golden value for this seed."""
+    """None if there is no golden value for this seed."""
     tolerance: float
 
     @property
@@ -55,10 +55,10 @@ class SmokeResult:
     judgements: list[Judgement]
     worst_feature: golden.FeatureDeviation
     clips_changed: list[str]
-    """Rendered clips whose bytes are not the golden ones: their noise, and so their features, differ."""
+    """Rendered clips whose bytes differ from the golden ones. The noise is keyed by the bytes, so their features differ too."""
     checkpoint_changed: bool
     golden_platform: str
-    """What the golden values were made on."""
+    """The platform on which the golden values were computed."""
 
     @property
     def features_repeat(self) -> bool:
@@ -95,7 +95,7 @@ class SmokeResult:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the job's stages made, before anything is judged."""
+    """Results of the job's stages, before they are compared."""
 
     clips: dict[str, str]
     """sha256 of each rendered clip."""
@@ -109,7 +109,7 @@ class Made:
 def make(
     workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter, *, pretrained: bool = False
 ) -> Made:
-    """Render, draw, extract, train and log; every stage is reused where nothing it depends on has changed."""
+    """Render, generate weights, extract, train and log. A stage is reused if nothing it depends on has changed."""
     workspace.require_writable()
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
@@ -132,7 +132,7 @@ def make(
 def run_smoke(
     workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter, *, pretrained: bool = False
 ) -> SmokeResult:
-    """Make everything and judge it against the golden values."""
+    """Run the job and compare its results with the golden values."""
     expected, expected_features = golden.load_golden(), golden.load_golden_features()
     made = make(workspace, seeds, workers, reporter, pretrained=pretrained)
     deviations = golden.feature_deviations(made.features, load_row("smoke").features.name, expected_features)

@@ -18,14 +18,14 @@ SPECIES = TRAIN_SPECIES + TEST_SPECIES
 @dataclass(frozen=True, slots=True)
 class Limb:
     at: float
-    """Where on the torso it joins: 0 tail end, 1 head end."""
+    """Where it joins the torso: 0 is the tail end, 1 the head end."""
     lengths: tuple[float, float]
     rest: float
     """Angle of the upper bone at rest; straight down is -pi/2."""
     bend: float
     """Angle of the lower bone against the upper at rest."""
     phase: float
-    """Share of a step by which it is ahead."""
+    """Fraction of a step by which it leads."""
     width: float
     walks: bool = True
 
@@ -142,7 +142,7 @@ PLANS = {
 
 @dataclass(frozen=True, slots=True)
 class _Motion:
-    """What an action does to a body at one moment."""
+    """Displacement of a body by its action at one moment."""
 
     lift: float = 0.0
     forward: float = 0.0

@@ -1,4 +1,4 @@
-"""The smoke job's clips as lists of numbers: who does what, where, for how long; and their pictures.
+"""Synthetic scenes as lists of numbers (who does what, where, for how long), and their pictures.
 
 Pictures are the same bits on every machine: joints are rounded to 1/16 pixel before anything is drawn, and drawing is
 integer arithmetic.
@@ -16,9 +16,9 @@ from repro.video.synthetic.figures import ACTIONS, PLANS, SPECIES, TRAIN_SPECIES
 Picture = UInt8[np.ndarray, "H W 3"]
 
 VERSION = 1
-"""Raised when the same scene would give other pictures."""
+"""Raised if the same scene would give other pictures."""
 SUB = 16
-"""Joints lie on a grid of 1/16 pixel."""
+"""Joints are rounded to a grid of 1/16 pixel."""
 SIZES = ((120, 160), (144, 176), (108, 192), (128, 128), (160, 120))
 RATES = (10, 15, 24, 25, 30)
 FRAMES = (11, 23, 40, 58, 97, 104, 150, 212)
@@ -37,10 +37,10 @@ class Scene:
     """Frames a second."""
     frames: int
     period: float
-    """Seconds an action's repetition takes."""
+    """Seconds per repetition of the action."""
     facing: int
     drift: tuple[float, float]
-    """The camera's way over the clip, in pixels."""
+    """Movement of the camera over the clip, in pixels."""
     seed: int
     """Of the background and the colours."""
 
@@ -49,7 +49,7 @@ class Scene:
 
 
 def smoke_scenes() -> list[Scene]:
-    """40 clips: 4 actions by 3 species to learn from and by 2 others to be tested on, 2 takes each."""
+    """40 clips: 4 actions by 3 training species and 2 test species, 2 takes each."""
     scenes = []
     for species_number, species in enumerate(SPECIES):
         for action_number, action in enumerate(ACTIONS):
@@ -122,7 +122,7 @@ def _draw(
     for bone in bones:
         ends = []
         for x, y in (bone.start, bone.end):
-            # A walker that leaves on one side comes back on the other.
+            # A walker that leaves the picture on one side returns on the other.
             across = scene.facing * x * unit + (0.5 if scene.action != "walk" else 0.35) * scene.width
             ends.append((across - camera[0], ground - y * unit - camera[1]))
         shift = -span * np.floor((ends[0][0] + 0.15 * scene.width) / span) if scene.action == "walk" else 0.0
