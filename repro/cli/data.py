@@ -14,7 +14,7 @@ from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import Manifest, differences, read_manifest, stored_manifest
-from repro.datasets.presence import missing
+from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset, brought_names, list_dataset
 
 data = App(
@@ -97,11 +97,13 @@ def data_audit(
         workers: Processes that decode videos [default: one per core].
     """
     # Here, as decoding takes libraries that the other verbs do without.
-    from repro.datasets.audit import audit
+    from repro.datasets.audit import audit_dataset
 
     workspace, config = common.open_workspace(), _config(name)
     dataset = list_dataset(config, workspace)
-    done = audit(dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json))
+    done = audit_dataset(
+        dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json)
+    )
     manifest = done.manifest
     decoded = [clip for clip in manifest.clips if not clip.error]
     faulty = [clip for clip in manifest.clips if clip.error]
@@ -200,7 +202,7 @@ def _status(name: str, workspace: Workspace) -> dict[str, Any]:
         return report | {"problem": str(error)}
     report["notes"] = list(dataset.notes)
     report["problem"] = "; ".join(dataset.miscounted)
-    gone = {part: missing(split, dataset.folder) for part, split in dataset.splits.items()}
+    gone = {part: find_missing(split, dataset.folder) for part, split in dataset.splits.items()}
     for part, split in dataset.splits.items():
         report["splits"][part] = {
             "listed": len(split.clips),

@@ -1,12 +1,12 @@
-"""Animal Kingdom, action recognition, from the owners' AR_metadata.xlsx and video folder.
+"""Animal Kingdom, action recognition, from the publishers' AR_metadata.xlsx and video folder.
 
     AR_metadata.xlsx        video/<video_id>.mp4
 
-Labels are the ids of the sheet AR; the sheet Action only names them, and its names differ from those of the owners'
-other tables for six ids. Groups: the last four letters of an id, which look like a code of the source video.
+Label ids are those of the sheet AR. The sheet Action only names them, and for six ids the publishers' other tables have
+other names. Groups: the last four letters of an id, which appear to encode the source video.
 
-Unseen species and unseen actions are the release's own splits (its datasets/animalkingdom.py); the owners' sheet CARe
-names clips that are not in AR. Both mix the owners' train and test clips (docs/deviations.md 15).
+Unseen species and unseen actions are the release's own splits (its datasets/animalkingdom.py); the publishers' sheet CARe
+lists clips that are not in AR, so it cannot be used. Both mix the publishers' train and test clips (docs/deviations.md 15).
 """
 
 import ast
@@ -28,8 +28,9 @@ SHEETS = {
     "Animal": ("Animal", "Sub-Class"),
 }
 BLANK = (None, "", "#N/A")
-"""What stands in the sheet Action where the owners left a label out."""
+"""Values of a missing label in the sheet Action."""
 
+# The release's rules (its datasets/animalkingdom.py), in small letters. Unseen species: clips of six actions, trained on four sub-classes of animals and tested on five others.
 SPECIES_ACTIONS = ("moving", "eating", "attending", "swimming", "sensing", "keeping still")
 TRAIN_SPECIES = ("bird", "fish", "frog / toad", "snake / cobra / viper / python")
 TEST_SPECIES = (
@@ -40,7 +41,9 @@ TEST_SPECIES = (
     "water bird / duck / swan / goose",
 )
 OTHER_NAMES = {"common quail": "common quail bird", "cuckoo bird": "common cuckoo bird"}
-"""Animals that the sheet AR calls otherwise than the sheet Animal."""
+"""Animals whose name in the sheet AR differs from that in the sheet Animal."""
+# Unseen actions: trained on three actions and tested on three others, of the animals in both lists above. An action's index
+# in TRAIN_ACTIONS + TEST_ACTIONS is its label id.
 TRAIN_ACTIONS = ("eating", "attending", "moving")
 TEST_ACTIONS = ("swimming", "sensing", "keeping still")
 
@@ -50,21 +53,22 @@ class _Row:
     clip: Clip
     type: str
     animal: str
-    """The first the clip shows, in small letters; known for clips of one label, "" for others."""
+    """The first animal listed, in small letters; "" for clips of several labels."""
     action: str
-    """What the first animal does."""
+    """The action of that animal; "" for clips of several labels."""
 
 
 SEGMENTS = ("df_action.xlsx", "annotation/df_action.xlsx")
-"""Where the owners' table of head, middle and tail classes may lie; only some of their archives hold it."""
+"""Possible places of the publishers' table of head, middle and tail classes; only some of their archives contain it."""
 
 
-def segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | None:
-    """Label ids of each segment, as the owners' table has them (its counts are not the sheet AR's, so they are not made
-    anew); None where the table is not there.
+def read_segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | None:
+    """Read the label ids of the head, middle and tail classes; returns None if the publishers' table is missing.
+
+    The segments are not recomputed from the sheet AR, because the table's counts of clips differ from that sheet.
 
     Raises:
-        DataError: it is damaged, or a class is in no segment or in two.
+        DataError: the table is damaged, or a class is not in exactly one segment.
     """
     path = next((inside(folder, name) for name in SEGMENTS if (folder / name).is_file()), None)
     if path is None:
@@ -72,54 +76,59 @@ def segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | None:
     found: dict[str, list[int]] = {}
     for number, (index, segment) in read_workbook(path, {"AR_count": ("index", "segment")})["AR_count"]:
         if not isinstance(index, int) or not 0 <= index < classes or not isinstance(segment, str):
-            raise DataError(f"{path}: sheet AR_count row {number}: index {_shown(index)}, segment {_shown(segment)}")
+            raise DataError(
+                f"{path}: sheet AR_count row {number}: index {_format_value(index)}, segment {_format_value(segment)}"
+            )
         found.setdefault(segment.strip().lower(), []).append(index)
     if sorted(index for ids in found.values() for index in ids) != list(range(classes)):
         raise DataError(f"{path}: sheet AR_count does not put each of {classes} classes into one segment")
     return {name: tuple(sorted(ids)) for name, ids in sorted(found.items())}
 
 
-def files(folder: Path) -> list[Path]:
+def list_annotation_files(folder: Path) -> list[Path]:
     return [inside(folder, METADATA)]
 
 
-def read(folder: Path, config: DatasetConfig) -> Listing:
-    """Full, unseen species and unseen actions, each train and test.
+def read_listing(folder: Path, config: DatasetConfig) -> Listing:
+    """Read the splits full, unseen species and unseen actions, each with train and test.
 
     Raises:
-        DataError: the workbook is absent or damaged; sheet and row are named.
+        DataError: the workbook is missing or damaged; the message names sheet and row.
     """
     path = inside(folder, METADATA)
     sheets = read_workbook(path, SHEETS)
-    classes = _class_names(sheets["Action"], config.classes, path)
-    sub_class = _sub_classes(sheets["Animal"], path)
-    rows = list(_rows(sheets["AR"], config.classes, folder))
+    classes = _read_class_names(sheets["Action"], config.classes, path)
+    sub_class = _read_sub_classes(sheets["Animal"], path)
+    rows = list(_read_rows(sheets["AR"], config.classes, folder))
     refuse_twice((row.clip for row in rows), folder)
 
-    def species(row: _Row, wanted: tuple[str, ...]) -> bool:
+    def is_of_species(row: _Row, wanted: tuple[str, ...]) -> bool:
         return row.action in SPECIES_ACTIONS and sub_class.get(row.animal) in wanted
 
     splits = {
         "full_train": [row.clip for row in rows if row.type == "train"],
         "full_test": [row.clip for row in rows if row.type == "test"],
-        "unseen_species_train": [row.clip for row in rows if species(row, TRAIN_SPECIES)],
-        "unseen_species_test": [row.clip for row in rows if species(row, TEST_SPECIES)],
+        "unseen_species_train": [row.clip for row in rows if is_of_species(row, TRAIN_SPECIES)],
+        "unseen_species_test": [row.clip for row in rows if is_of_species(row, TEST_SPECIES)],
     }
     actions = TRAIN_ACTIONS + TEST_ACTIONS
     return Listing(
         {name: Split(SplitName(config.name, name), classes, tuple(clips)) for name, clips in splits.items()}
         | {
             f"unseen_actions_{part}": Split(
-                SplitName(config.name, f"unseen_actions_{part}"), actions, _of_actions(rows, names)
+                SplitName(config.name, f"unseen_actions_{part}"), actions, _select_actions(rows, names)
             )
             for part, names in (("train", TRAIN_ACTIONS), ("test", TEST_ACTIONS))
         }
     )
 
 
-def _of_actions(rows: list[_Row], names: tuple[str, ...]) -> tuple[Clip, ...]:
-    """Clips of one label whose first animal does one of `names`. The release looks the animal's own name up among names
-    of sub-classes, so that few clips remain (docs/deviations.md 16)."""
+def _select_actions(rows: list[_Row], names: tuple[str, ...]) -> tuple[Clip, ...]:
+    """Select the clips of one label whose first animal does one of `names`.
+
+    Like the release, this compares the animal's own name with names of sub-classes, which few animals share
+    (docs/deviations.md 16). Fixing that would change the published split.
+    """
     return tuple(
         Clip(
             id=row.clip.id,
@@ -133,38 +142,41 @@ def _of_actions(rows: list[_Row], names: tuple[str, ...]) -> tuple[Clip, ...]:
     )
 
 
-def _rows(sheet: Rows, classes: int, folder: Path) -> Iterator[_Row]:
+def _read_rows(sheet: Rows, classes: int, folder: Path) -> Iterator[_Row]:
     for number, (video_id, kind, labels, pairs) in sheet:
         where = f"{folder / METADATA}: sheet AR row {number}"
         if not isinstance(video_id, str):
-            raise DataError(f"{where}: video_id is {_shown(video_id)}, expected a clip's name")
+            raise DataError(f"{where}: video_id is {_format_value(video_id)}, expected a clip's name")
         name = plain_name(video_id, where)
         if kind not in ("train", "test"):
-            raise DataError(f"{where}: type of clip {name} is {_shown(kind)}, expected train or test")
-        target = _labels(labels, classes, f"{where}: labels of clip {name}")
+            raise DataError(f"{where}: type of clip {name} is {_format_value(kind)}, expected train or test")
+        target = _parse_labels(labels, classes, f"{where}: labels of clip {name}")
         # Of clips with several labels nothing but the labels is used.
-        animal, action = _first_pair(pairs, where) if len(target) == 1 and "," not in labels else ("", "")
+        animal, action = _parse_first_pair(pairs, where) if len(target) == 1 and "," not in labels else ("", "")
         clip = Clip(name, folder / "video" / f"{name}.mp4", target, name[-4:], f"{METADATA} sheet AR row {number}")
         yield _Row(clip, kind, OTHER_NAMES.get(animal, animal), action)
 
 
-def _labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
+def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
     if isinstance(value, int | float):
         raise DataError(
             f"{what}: the number {value}, expected text: a spreadsheet program saved the file anew, which may also have "
             "turned '2,40' into 240: fetch the owners' file again"
         )
     if not isinstance(value, str) or not re.fullmatch(r" *\d{1,4} *(, *\d{1,4} *)*", value, re.ASCII):
-        raise DataError(f"{what}: {_shown(value)}, expected label ids as 2,40")
+        raise DataError(f"{what}: {_format_value(value)}, expected label ids as 2,40")
     ids = sorted({int(part) for part in value.split(",")})
     if ids[-1] >= classes:
         raise DataError(f"{what}: label {ids[-1]}, expected 0 to {classes - 1}")
     return tuple(ids)
 
 
-def _first_pair(value: Any, where: str) -> tuple[str, str]:
-    """Animal and action named first, in small letters; two "" where none is named. The cell is a Python list of pairs, or
-    of texts that hold such lists (names with an apostrophe): then, as in the release, the first text counts."""
+def _parse_first_pair(value: Any, where: str) -> tuple[str, str]:
+    """Parse the first animal and its action, in small letters; two empty strings if the list is empty.
+
+    The cell is a Python list of pairs or, for names with an apostrophe, of texts that hold such lists. Of several texts
+    the first counts, as in the release.
+    """
     try:
         pairs = ast.literal_eval(value)
         if pairs and isinstance(pairs[0], str):
@@ -175,22 +187,25 @@ def _first_pair(value: Any, where: str) -> tuple[str, str]:
         return str(animal.lower()), str(action.lower())
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, RecursionError, MemoryError) as error:
         raise DataError(
-            f"{where}: list_animal_action is {_shown(value)}, expected a list as [('Bird', 'Eating')]"
+            f"{where}: list_animal_action is {_format_value(value)}, expected a list as [('Bird', 'Eating')]"
         ) from error
 
 
-def _class_names(sheet: Rows, classes: int, path: Path) -> tuple[str, ...]:
-    """Names by label id. One label may be left out, as Yawning's is: it has the one id that no other row has."""
+def _read_class_names(sheet: Rows, classes: int, path: Path) -> tuple[str, ...]:
+    """Read the class names, ordered by label id.
+
+    At most one label may be missing, as Yawning's is: its id is the only one that no other row has.
+    """
     names: dict[int, str] = {}
     without: list[str] = []
     for number, (label, action) in sheet:
         where = f"{path}: sheet Action row {number}"
         if not isinstance(action, str) or not action.strip():
-            raise DataError(f"{where}: Action is {_shown(action)}, expected a name")
+            raise DataError(f"{where}: Action is {_format_value(action)}, expected a name")
         if label in BLANK:
             without.append(action.strip())
         elif not isinstance(label, int) or not 0 <= label < classes:
-            raise DataError(f"{where}: Label of {action} is {_shown(label)}, expected 0 to {classes - 1}")
+            raise DataError(f"{where}: Label of {action} is {_format_value(label)}, expected 0 to {classes - 1}")
         elif label in names:
             raise DataError(f"{where}: Label {label} stands twice, for {names[label]} and {action}")
         else:
@@ -205,7 +220,7 @@ def _class_names(sheet: Rows, classes: int, path: Path) -> tuple[str, ...]:
     return tuple(names[label] for label in range(classes))
 
 
-def _sub_classes(sheet: Rows, path: Path) -> dict[str, str]:
+def _read_sub_classes(sheet: Rows, path: Path) -> dict[str, str]:
     result = {}
     for number, (animal, sub_class) in sheet:
         if not isinstance(animal, str) or not isinstance(sub_class, str):
@@ -214,5 +229,5 @@ def _sub_classes(sheet: Rows, path: Path) -> dict[str, str]:
     return result
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "empty" if value is None or value == "" else repr(value)[:80]

@@ -1,4 +1,4 @@
-"""The owners' annotation files: what is wrong in one is said with its file and row, and nothing leads out of the folder."""
+"""Reading the publishers' annotation files: errors name file and row, and no path leads out of the dataset's folder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,25 +9,27 @@ from repro.core.errors import MissingError
 from repro.datasets.split import Clip, Split
 
 MAX_NAME = 200
-"""Bytes of a clip's name; file systems allow 255 with an extension and what is put around it."""
+"""Maximal bytes of a clip's name. File systems allow 255, of which extensions and suffixes of partial files take some."""
 
 
 class DataError(MissingError):
-    """The owners' files are not as they should be: the message names the file and, where there is one, the row."""
+    """A publisher's file is missing or invalid. The message names the file and, if there is one, the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a data set's annotation files say."""
+    """The contents of a dataset's annotation files."""
 
     splits: dict[str, Split]
     notes: tuple[str, ...] = ()
-    """What was checked and found, for a reader."""
+    """Results of checks, shown to the user."""
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """`folder / relative`, kept in the data set. The first part may be a link of the user's own, as `repro data prepare`
-    makes them; a link below it that leads out is refused.
+    """Return `folder / relative` if it is inside the dataset.
+
+    Its first part may be a link, as `repro data prepare` makes them to a user's folders. A link below that must not lead
+    out of it: an unpacked archive must not make us read other files of the user.
 
     Raises:
         DataError: it leads out.
@@ -43,7 +45,8 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def check_not_empty(path: Path) -> None:
-    """
+    """Check that a file exists and is not empty.
+
     Raises:
         DataError: no such file, or it has no bytes.
     """
@@ -54,7 +57,7 @@ def check_not_empty(path: Path) -> None:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers. Any line ends and a byte order mark are allowed.
+    """Yield the lines that are not blank, with their numbers from 1. Any line ends and a byte order mark are allowed.
 
     Raises:
         DataError: no such file, empty, or not text.
@@ -71,12 +74,12 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def one_line(text: str, limit: int = 120) -> str:
-    """The start of what a file says, for a message."""
+    """Shorten text from a file to one line of a message."""
     return " ".join(text.split())[:limit]
 
 
 def plain_name(name: str, where: str) -> str:
-    """`name`, if it can be a file's name and nothing else.
+    """Return `name` if it is a plain file name.
 
     Raises:
         DataError: empty, too long, a path, hidden, or with control characters.
@@ -92,7 +95,8 @@ def plain_name(name: str, where: str) -> str:
 
 
 def refuse_twice(clips: Iterable[Clip], folder: Path) -> None:
-    """
+    """Check that no clip is listed twice.
+
     Raises:
         DataError: two clips share a name.
     """

@@ -1,10 +1,10 @@
-"""Audit a data set: decode every clip its splits list, in processes, and write down what was found.
+"""Audit a dataset: decode every clip of its splits in worker processes, and store the results.
 
-    audits/<dataset>/journal.jsonl      a line a clip, as soon as it is done: an audit that was killed goes on from here
-    audits/<dataset>/manifest.parquet   all of them, whole or absent (repro/datasets/manifest.py)
+    audits/<dataset>/journal.jsonl      one line per clip, written when it is done; an interrupted audit resumes from it
+    audits/<dataset>/manifest.parquet   all clips, written atomically at the end (repro/datasets/manifest.py)
 
-A clip is decoded again where its path, size, time of last change or inode is another than when it was last audited, or
-where it failed then.
+A clip is decoded again if its path, size, time of last change or inode has changed since its last audit, or if it failed
+then: a failure may have been the machine's (memory, a time limit).
 """
 
 import json
@@ -17,15 +17,16 @@ from repro.core.console import Reporter
 from repro.core.files import remove_partials, write_bytes
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
-from repro.datasets.presence import missing
+from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset
 from repro.datasets.split import Clip
 from repro.video.probe import Contents, Probe, probe_all
 
 VERSION = 1
-"""Of what the journal's lines mean; lines of another are passed over."""
+"""Version of the journal's lines; lines of other versions are ignored."""
 
 Stamp = tuple[str, int, int, int]
+"""Path, size in bytes, time of last change in ns, and inode of a clip: equal stamps mean the same file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class Audit:
     reused: int
 
 
-def audit(
+def audit_dataset(
     dataset: Dataset, workspace: Workspace, workers: int, reporter: Reporter, time_limit: float | None = None
 ) -> Audit:
-    """Look at every clip of `dataset` and write its manifest.
+    """Decode every clip of `dataset` that has changed since its last audit, and write the manifest.
 
     Raises:
-        UsageError: another process audits it in this workspace.
+        UsageError: another process audits the dataset in this workspace.
     """
     workspace.require_writable()
     folder = workspace.audits / dataset.name
@@ -50,38 +51,38 @@ def audit(
     with workspace.lock(f"audit-{dataset.name}"):
         remove_partials(folder)
         clips = dataset.clips
-        absent = _missing(dataset)
+        missing = _find_missing(dataset)
         journal = Journal(folder / "journal.jsonl")
-        stamps = {clip.id: _stamp(clip.path) for clip in clips if clip.id not in absent}
-        found = {name: probe for name, stamp in stamps.items() if (probe := journal.known(stamp)) is not None}
+        stamps = {clip.id: _stamp(clip.path) for clip in clips if clip.id not in missing}
+        found = {name: probe for name, stamp in stamps.items() if (probe := journal.find(stamp)) is not None}
         todo = [clip for clip in clips if clip.id in stamps and clip.id not in found]
         reused = len(found)
         limits = {} if time_limit is None else {"time_limit": time_limit}
         with reporter.progress("audit", len(todo)) as advance:
             for place, probe in probe_all([clip.path for clip in todo], workers, workspace.hashes, **limits):
                 clip = todo[place]
-                # Said without the folder: manifests of two machines are compared.
+                # Without the folder's path, because manifests of two machines are compared.
                 probe.error = probe.error.replace(f"{dataset.folder}{os.sep}", "")
                 found[clip.id] = probe
-                journal.add(stamps[clip.id], probe)
+                journal.append(stamps[clip.id], probe)
                 advance("")
-        manifest = Manifest(dataset.name, dataset.key, _facts(dataset, clips, absent, stamps, found))
+        manifest = Manifest(dataset.name, dataset.key, _collect_facts(dataset, clips, missing, stamps, found))
         path = manifest_path(workspace, dataset.name)
         write_manifest(path, manifest)
     return Audit(manifest, path, len(todo), reused)
 
 
-def _missing(dataset: Dataset) -> dict[str, str]:
+def _find_missing(dataset: Dataset) -> dict[str, str]:
     gone: dict[str, str] = {}
     for split in dataset.splits.values():
-        gone |= missing(split, dataset.folder)
+        gone |= find_missing(split, dataset.folder)
     return {name: why.replace(f"{dataset.folder}{os.sep}", "") for name, why in gone.items()}
 
 
-def _facts(
+def _collect_facts(
     dataset: Dataset,
     clips: Sequence[Clip],
-    absent: dict[str, str],
+    missing: dict[str, str],
     stamps: dict[str, Stamp],
     found: dict[str, Probe],
 ) -> tuple[ClipFacts, ...]:
@@ -91,7 +92,7 @@ def _facts(
             lists.setdefault(clip.id, []).append(name)
     rows = []
     for clip in clips:
-        probe = found.get(clip.id) or Probe(clip.path, error=absent[clip.id])
+        probe = found.get(clip.id) or Probe(clip.path, error=missing[clip.id])
         contents = probe.contents or Contents(0, 0.0, 0, 0, 0.0)
         rows.append(
             ClipFacts(
@@ -119,32 +120,33 @@ def _stamp(path: Path) -> Stamp:
 
 
 class Journal:
-    """Clips already decoded, a line each. Lines that make no sense, as a killed writer's last, are passed over."""
+    """Clips already decoded, one line each. Invalid lines, such as the torn last line of a killed process, are dropped."""
 
     def __init__(self, path: Path) -> None:
         self._known: dict[Stamp, Probe] = {}
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
-        kept = [line for line in lines if self._take(line)]
-        # Written anew, so that the next line does not follow on a torn one.
+        kept = [line for line in lines if self._parse_line(line)]
+        # Rewritten without a torn last line: the next line would be appended to it and be lost as well.
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
         self.path = path
 
-    def known(self, stamp: Stamp) -> Probe | None:
-        """What was found in this very file, if it decoded."""
+    def find(self, stamp: Stamp) -> Probe | None:
+        """Return the result for this unchanged file, or None if it is not known or did not decode."""
         probe = self._known.get(stamp)
         return probe if probe and not probe.error else None
 
-    def add(self, stamp: Stamp, probe: Probe) -> None:
+    def append(self, stamp: Stamp, probe: Probe) -> None:
         contents = probe.contents
         values = None if contents is None else [getattr(contents, name) for name in Contents.__slots__]
         line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)
+        # One unbuffered write per line, so that a killed process leaves at most one torn line.
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(handle, f"{line}\n".encode("utf-8", "surrogateescape"))
         finally:
             os.close(handle)
 
-    def _take(self, line: str) -> bool:
+    def _parse_line(self, line: str) -> bool:
         try:
             version, name, size, changed, inode, sha256, reader, error, values = json.loads(line)
             probe = Probe(Path(name), sha256, reader, None if values is None else Contents(*values), error)

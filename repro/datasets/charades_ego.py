@@ -1,10 +1,12 @@
-"""Charades-Ego v1, from the owners' six csv files, class file and videos.
+"""Charades-Ego v1, from the publishers' six csv files, class file and videos.
 
     CharadesEgo/CharadesEgo_v1_{train,test}{,_only1st,_only3rd}.csv     CharadesEgo/Charades_v1_classes.txt
     CharadesEgo_v1_480/<id>.mp4, or CharadesEgo_v1/<id>.mp4 at the original size
 
-A clip's target is every action in it, whenever it happens; a clip may have none. Groups: the person filmed, or, where the
-file does not say who that is, the pair of clips of one script.
+A clip's target is every action in it, whenever it happens; a clip may have none.
+
+Groups: the person filmed, since clips of one person are not independent. If the file does not name the person, the pair
+of first- and third-person clips of one script, whose ids differ only in the suffix EGO.
 """
 
 import csv
@@ -31,7 +33,7 @@ CLASSES = f"{FOLDER}/Charades_v1_classes.txt"
 COLUMNS = (
     "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions", "length",
 )  # fmt: skip
-"""Others may follow: v1 adds egocentric and charades_video."""
+"""Required columns. More may follow: v1 adds egocentric and charades_video."""
 SPLITS = {
     "first_train": "train_only1st",
     "first_test": "test_only1st",
@@ -43,37 +45,38 @@ SPLITS = {
 @dataclass(frozen=True, slots=True)
 class _Row:
     number: int
+    """Line of the file on which the row starts: quoted fields may hold line breaks."""
     values: dict[str, str]
 
 
-def _csv(part: str) -> str:
+def _csv_path(part: str) -> str:
     return f"{FOLDER}/CharadesEgo_v1_{part}.csv"
 
 
-def files(folder: Path) -> list[Path]:
-    return [inside(folder, name) for name in (CLASSES, *(_csv(p) for p in (*SPLITS.values(), "train", "test")))]
+def list_annotation_files(folder: Path) -> list[Path]:
+    return [inside(folder, name) for name in (CLASSES, *(_csv_path(p) for p in (*SPLITS.values(), "train", "test")))]
 
 
-def read(folder: Path, config: DatasetConfig) -> Listing:
-    """First and third person, each train and test.
+def read_listing(folder: Path, config: DatasetConfig) -> Listing:
+    """Read the splits of first and third person, each with train and test.
 
     Raises:
-        DataError: a file is absent or damaged; file and row are named.
+        DataError: a file is missing or damaged; the message names file and row.
     """
-    classes = _class_names(inside(folder, CLASSES), config.classes)
+    classes = _read_class_names(inside(folder, CLASSES), config.classes)
     videos = config.videos(folder)
     splits = {}
     for name, part in SPLITS.items():
-        relative = _csv(part)
-        clips = tuple(_clips(folder, relative, videos, config.classes, first_person=part.endswith("1st")))
+        relative = _csv_path(part)
+        clips = tuple(_read_clips(folder, relative, videos, config.classes, first_person=part.endswith("1st")))
         splits[name] = Split(SplitName(config.name, name), classes, clips)
     refuse_twice((clip for split in splits.values() for clip in split.clips), folder)
-    return Listing(splits, tuple(_agreement(folder, splits)))
+    return Listing(splits, tuple(_compare_with_all(folder, splits)))
 
 
-def _clips(folder: Path, relative: str, videos: str, classes: int, first_person: bool) -> Iterator[Clip]:
+def _read_clips(folder: Path, relative: str, videos: str, classes: int, first_person: bool) -> Iterator[Clip]:
     path = inside(folder, relative)
-    for row in _rows(path):
+    for row in _read_rows(path):
         where = f"{path}:{row.number}"
         name = plain_name(row.values["id"].strip(), where)
         if name.endswith("EGO") != first_person:
@@ -81,14 +84,15 @@ def _clips(folder: Path, relative: str, videos: str, classes: int, first_person:
         yield Clip(
             id=name,
             path=folder / videos / f"{name}.mp4",
-            target=_actions(row.values["actions"], classes, f"{where}: actions of clip {name}"),
+            target=_parse_actions(row.values["actions"], classes, f"{where}: actions of clip {name}"),
             group=row.values["subject"].strip() or name.removesuffix("EGO"),
             listed=f"{relative}:{row.number}",
         )
 
 
-def _rows(path: Path) -> Iterator[_Row]:
-    """
+def _read_rows(path: Path) -> Iterator[_Row]:
+    """Read the rows of one csv file.
+
     Raises:
         DataError: not a csv file with the columns, or a row with more or fewer values than there are columns.
     """
@@ -122,8 +126,8 @@ def _check_header(header: list[str], path: Path) -> None:
             raise DataError(f"{path}:1: {problem} '{column}', found {one_line(', '.join(header))}")
 
 
-def _actions(text: str, classes: int, what: str) -> tuple[int, ...]:
-    """Ids in `c092 11.90 21.20;c147 0.00 12.60`; none in an empty field."""
+def _parse_actions(text: str, classes: int, what: str) -> tuple[int, ...]:
+    """Parse the label ids of `c092 11.90 21.20;c147 0.00 12.60`; an empty field has none."""
     found = set()
     for part in filter(None, (part.strip() for part in text.split(";"))):
         match = re.fullmatch(r"c(\d{3}) +\d+(?:\.\d*)? +\d+(?:\.\d*)?", part, re.ASCII)
@@ -137,7 +141,7 @@ def _actions(text: str, classes: int, what: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _class_names(path: Path, classes: int) -> tuple[str, ...]:
+def _read_class_names(path: Path, classes: int) -> tuple[str, ...]:
     names: list[str] = []
     for number, line in text_lines(path):
         match = re.fullmatch(r"c(\d{3}) +(\S.*)", line.strip(), re.ASCII)
@@ -151,15 +155,17 @@ def _class_names(path: Path, classes: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _agreement(folder: Path, splits: dict[str, Split]) -> Iterator[str]:
-    """Whether the files of both views together list what the owners' file of all clips lists: no count of the third
-    person is published, so this is what its files are held against."""
+def _compare_with_all(folder: Path, splits: dict[str, Split]) -> Iterator[str]:
+    """Report whether the files of both views together list the clips of the publishers' file of all clips.
+
+    The number of third-person clips is not published, so this is the only check of those files.
+    """
     for part in ("train", "test"):
         both = {clip.id for view in ("first", "third") for clip in splits[f"{view}_{part}"].clips}
-        every = {row.values["id"].strip() for row in _rows(inside(folder, _csv(part)))}
+        every = {row.values["id"].strip() for row in _read_rows(inside(folder, _csv_path(part)))}
         counts = f"{len(splits[f'first_{part}'].clips)} first and {len(splits[f'third_{part}'].clips)} third person"
         if both == every:
-            yield f"{part}: {counts}, together the {len(every)} clips of {_csv(part)}"
+            yield f"{part}: {counts}, together the {len(every)} clips of {_csv_path(part)}"
         else:
             odd = sorted(both ^ every)
-            yield f"{part}: {counts}, but {_csv(part)} lists {len(every)}: they differ in {len(odd)}, as {odd[0]}"
+            yield f"{part}: {counts}, but {_csv_path(part)} lists {len(every)}: they differ in {len(odd)}, as {odd[0]}"

@@ -1,11 +1,10 @@
-"""What an audit found of every clip of a data set: a parquet file, with one row a clip.
+"""Manifest of an audit: a parquet file with one row per clip, audits/<dataset>/manifest.parquet.
 
-audits/<dataset>/manifest.parquet. Its content hash says which videos there are, whatever the file's own encoding: two
-people with the same hash have the same clips, byte for byte.
+Its sha256 is of the contents, not of the parquet file's bytes, which differ between versions of pyarrow. Two people with
+the same sha256 have the same clips, byte for byte.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from repro.core.errors import UsageError
 from repro.core.files import replacing_file
-from repro.core.hashing import canonical_json
+from repro.core.hashing import content_sha256
 from repro.core.workspace import Workspace
 
 FORMAT = "1"
@@ -24,29 +23,29 @@ FORMAT = "1"
 class ClipFacts:
     id: str
     path: str
-    """In the data set's folder."""
+    """Relative to the dataset's folder."""
     splits: tuple[str, ...]
-    """That list the clip."""
+    """Names of the splits that list the clip."""
     present: bool
     bytes: int
     frames: int
-    """Native frames that decode; 0 where the clip does not."""
+    """Native frames that decode; 0 if the clip does not decode."""
     fps: float
-    """Frames a second as the container says; 0 where it does not."""
+    """Frames per second according to the container; 0 if not given."""
     width: int
     height: int
     seconds: float
-    """As the container says; 0 where it does not."""
+    """Duration according to the container; 0 if not given."""
     reader: str
-    """What decoded it: decord, or pyav where decord does not read it."""
+    """The library that decoded it: decord, or pyav if decord cannot."""
     error: str
-    """The first thing wrong; "" where nothing is."""
+    """The first problem found, or an empty string."""
     sha256: str
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(ClipFacts))
 COMPARED = ("present", "bytes", "frames", "fps", "width", "height", "seconds", "sha256", "error")
-"""What `repro data diff` holds against each other. Not how clips are stored in folders, nor what decoded them."""
+"""Columns that `repro data diff` compares. Folders and decoding library may differ between machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,9 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Of every clip's id, frames and video hash: what a run record carries."""
+        """Hash of every clip's id, number of frames and video hash. A run record stores it."""
         contents = sorted([c.id, c.frames, c.sha256] for c in self.clips)
-        return hashlib.sha256(canonical_json({"dataset": self.dataset, "clips": contents})).hexdigest()
+        return content_sha256({"dataset": self.dataset, "clips": contents})
 
 
 def manifest_path(workspace: Workspace, dataset: str) -> Path:
@@ -68,7 +67,7 @@ def manifest_path(workspace: Workspace, dataset: str) -> Path:
 
 
 def stored_manifest(workspace: Workspace, dataset: str) -> Manifest | None:
-    """The manifest of the last audit of a data set in this workspace; None where there is none.
+    """Read the manifest of a dataset's last audit in this workspace; returns None if there is none.
 
     Raises:
         UsageError: it is damaged.
@@ -78,6 +77,7 @@ def stored_manifest(workspace: Workspace, dataset: str) -> Manifest | None:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -100,9 +100,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """
+    """Read a manifest and verify its sha256.
+
     Raises:
-        UsageError: no such file, or not a whole manifest.
+        UsageError: no such file, or it is incomplete, damaged or edited.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -110,7 +111,7 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise UsageError(f"{path}: no such manifest: `repro data audit NAME` writes one")
     try:
-        with pq.ParquetFile(path) as file:  # read_table imports pandas where there is one, which takes half a second
+        with pq.ParquetFile(path) as file:  # Not read_table: it imports pandas if installed, which takes 0.5 s.
             table = file.read()
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"manifest"])
         if about["format"] != FORMAT:
@@ -130,19 +131,21 @@ def read_manifest(path: Path) -> Manifest:
 class Difference:
     clip: str
     what: str
-    """The column that differs; "only in A" or "only in B" where one manifest alone has the clip."""
+    """The column that differs; "only in A" or "only in B" if one manifest does not list the clip."""
     a: Any = None
     b: Any = None
 
     def __str__(self) -> str:
-        return f"{self.clip}: {self.what}" + (f" {_shown(self.a)} -> {_shown(self.b)}" if self.a != self.b else "")
+        return f"{self.clip}: {self.what}" + (
+            f" {_format_value(self.a)} -> {_format_value(self.b)}" if self.a != self.b else ""
+        )
 
 
 def differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
-    """Clips that are not the same in both, by name, and how.
+    """List the differences between two manifests, ordered by clip id.
 
     Raises:
-        UsageError: they are of two data sets.
+        UsageError: they are of different datasets.
     """
     if a.dataset != b.dataset:
         raise UsageError(f"the manifests are of two data sets, {a.dataset} and {b.dataset}")
@@ -154,11 +157,11 @@ def differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
         for column in COMPARED:
             mine, theirs = getattr(left[name], column), getattr(right[name], column)
             if column == "error":
-                mine, theirs = bool(mine), bool(theirs)  # words differ from version to version
+                mine, theirs = bool(mine), bool(theirs)  # The wording differs between versions of the libraries.
             if mine != theirs:
                 yield Difference(name, column, getattr(left[name], column), getattr(right[name], column))
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return (text[:12] if len(text) == 64 else text[:100]) or "none"

@@ -1,11 +1,11 @@
-"""Bring the owners' archives or folders into a data set's folder, in the layout its adapter reads.
+"""Prepare a dataset's folder from the publishers' archives or from folders, in the layout that its adapter reads.
 
-    <folder>/archives/           archives as the owners distribute them (`repro fetch` puts them there)
-    <folder>/.unpacking/<key>/   an archive being unpacked: tree/, nested/ for the archives in it, and done at its end
-    <folder>/.prepared.json      which archive gave which part, so that none is unpacked for nothing
+    <folder>/archives/           archives as the publishers distribute them (`repro fetch` stores them there)
+    <folder>/.unpacking/<key>/   an archive being unpacked: tree/, nested/ for the archives in it, and done at the end
+    <folder>/.prepared.json      the parts that each archive held, so that none is unpacked needlessly
 
-A folder that a user has is linked, not copied. An archive is unpacked beside its part and moved there when it is whole; a
-run that was killed goes on with the member it was at (rar: with the archive). The archives themselves are left alone.
+A user's folder is linked, not copied. An archive is unpacked in `.unpacking` and moved to its place when it is complete. An
+interrupted run resumes with the member it was writing (rar: with the archive). The archives are not changed.
 """
 
 import fnmatch
@@ -26,13 +26,13 @@ from repro.datasets.config import DatasetConfig, Part
 from repro.datasets.unpack import suffix_of, unpack
 
 DEPTH = 5
-"""Folders below a source in which its parts are looked for."""
+"""Levels of folders below a source that are searched for parts."""
 
 
 @dataclass(slots=True)
 class Sources:
     links: list[Path] = field(default_factory=list)
-    """A user's own folders and files: linked."""
+    """The user's folders and files, which are linked."""
     archives: list[Path] = field(default_factory=list)
 
 
@@ -47,30 +47,30 @@ class Placed:
 def prepare_dataset(
     config: DatasetConfig, workspace: Workspace, given: Sequence[Path], reporter: Reporter
 ) -> list[Placed]:
-    """Make the data set's folder hold each of its parts, from `given` or from its folder of archives.
+    """Put each part of the dataset into its folder, from `given` or else from its folder of archives.
 
     Raises:
-        MissingError: a part is in none of the sources (those found are in place), or an archive cannot be used.
-        UsageError: a source does not exist or two serve for one part; or another process prepares the data set.
+        MissingError: a part is in none of the sources (those found are in place), or an archive is refused.
+        UsageError: a source does not exist, two sources have the same part, or another process prepares the dataset.
     """
     folder = workspace.data / config.folder
     placed = [Placed(there, "there", "") for part in config.parts if (there := part.there(folder))]
     if not config.absent(folder) and not (folder / ".unpacking").exists():
-        return placed  # also where the folder cannot be written
+        return placed  # Before anything is written: the folder may be read-only.
     folder.mkdir(parents=True, exist_ok=True)
     with Workspace(folder).lock("prepare"):
         absent = config.absent(folder)
         if not absent:
             shutil.rmtree(folder / ".unpacking", ignore_errors=True)
             return placed
-        sources = _sources(folder, given)
+        sources = _sort_sources(folder, given)
         for part in absent:
             found = _link(part, folder, sources.links)
             if found:
                 reporter.line(f"{found.part}: linked to {found.source}")
                 placed.append(found)
         if config.absent(folder):
-            placed += _from_archives(config, folder, sources.archives, reporter)
+            placed += _unpack_missing_parts(config, folder, sources.archives, reporter)
         absent = config.absent(folder)
     if absent:
         looked = (
@@ -84,7 +84,7 @@ def prepare_dataset(
     return placed
 
 
-def _sources(folder: Path, given: Sequence[Path]) -> Sources:
+def _sort_sources(folder: Path, given: Sequence[Path]) -> Sources:
     sources = Sources()
     for path in given or [folder / "archives"]:
         if not path.exists():
@@ -102,8 +102,8 @@ def _sources(folder: Path, given: Sequence[Path]) -> Sources:
 
 
 def _link(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | None:
-    """Link the part to the user's folder or file, where one of `sources` is it or has it."""
-    found = {os.path.realpath(path): path for source in sources for path in find(part, source)}
+    """Link the part to the user's folder or file if one of `sources` is it or contains it."""
+    found = {os.path.realpath(path): path for source in sources for path in find_part(part, source)}
     if not found:
         return None
     if len(found) > 1:
@@ -114,14 +114,14 @@ def _link(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | None:
     name = _name_for(part, path)
     target = folder / name
     if target.is_symlink():
-        target.unlink()  # it leads nowhere, else the part would be there
-    # A link within the folder is relative: it holds wherever the folder is mounted.
+        target.unlink()  # A broken link, or the part would not be missing.
+    # A link within the folder is relative, so that it stays valid if the folder is mounted elsewhere.
     target.symlink_to(os.path.relpath(path, folder) if path.is_relative_to(folder) else path)
     return Placed(name, "linked", str(path))
 
 
-def find(part: Part, source: Path) -> list[Path]:
-    """Where in `source` (a file, a folder, or what lies a few folders below) the part is: the shallowest places."""
+def find_part(part: Part, source: Path) -> list[Path]:
+    """Find a part in `source`, a file or a folder: all matches on the first level of folders that has any."""
     if not source.is_dir():
         return [source] if not part.holds and source.name in part.names else []
     level = [source]
@@ -154,10 +154,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _name_for(part: Part, path: Path) -> str:
-    """The name of the part's that `path` has, in itself or in the archive it came from.
+    """Return which of the part's names `path` has, in its own name or in that of the archive it came from.
 
     Raises:
-        UsageError: the part may have several names, and `path` none of them.
+        UsageError: the part may have several names, and `path` has none of them.
     """
     if len(part.names) == 1:
         return part.names[0]
@@ -168,42 +168,46 @@ def _name_for(part: Part, path: Path) -> str:
     raise UsageError(f"{path}: which of {', '.join(part.names)} it is cannot be told: give it that name")
 
 
-def _from_archives(
+def _unpack_missing_parts(
     config: DatasetConfig, folder: Path, archives: Sequence[Path], reporter: Reporter
 ) -> Iterator[Placed]:
     staging = folder / ".unpacking"
     record = folder / ".prepared.json"
-    held = _read_record(record)
+    parts_of = _read_record(record)
     homes: dict[Path, Path] = {}
     for archive in archives:
         stat = archive.stat()
         key = content_key([archive.name, stat.st_size, stat.st_mtime_ns])
-        # Under its own name too, by which the two sizes of Charades-Ego are told apart.
+        # The path contains the archive's name, from which `_name_for` recognises the two sizes of Charades-Ego.
         home = staging / key / archive.name
-        if key in held and not home.exists() and not any(str(part) in held[key] for part in config.absent(folder)):
+        if (
+            key in parts_of
+            and not home.exists()
+            and not any(str(part) in parts_of[key] for part in config.absent(folder))
+        ):
             continue
         if not (home / "done").exists():
             reporter.line(f"unpacking {archive}")
             try:
                 _unpack_all(archive, home)
             except DataError:
-                shutil.rmtree(staging / key)  # of an archive that is damaged or hostile nothing is used
+                shutil.rmtree(staging / key)  # Nothing of a damaged or hostile archive is used.
                 if not any(staging.iterdir()):
                     staging.rmdir()
                 raise
-            held[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
-            write_json(record, held)
+            parts_of[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
+            write_json(record, parts_of)
             write_bytes(home / "done", b"")
         homes[home] = archive
     for part in config.absent(folder):
         found = {path: archive for home, archive in homes.items() for path in _find_unpacked(part, home)}
         names = {_name_for(part, path.relative_to(staging)) for path in found}
-        names |= {name for name in part.names if _merged(staging, name).exists()}
+        names |= {name for name in part.names if _merged_folder(staging, name).exists()}
         if len(names) > 1:
             raise UsageError(f"archives of {' and of '.join(sorted(names))}: pass those of one with --from")
         for name in names:
             origin = ", ".join(sorted({archive.name for archive in found.values()}))
-            _place(folder / name, list(found), _merged(staging, name))
+            _place(folder / name, list(found), _merged_folder(staging, name))
             reporter.line(f"{name}: unpacked from {origin}")
             yield Placed(name, "unpacked", origin)
     if staging.exists():
@@ -211,13 +215,15 @@ def _from_archives(
 
 
 def _find_unpacked(part: Part, home: Path) -> list[Path]:
-    """Where the part is in an unpacked archive and in the archives that were in it."""
-    return [path for tree in (home / "tree", home / "nested") if tree.is_dir() for path in find(part, tree)]
+    """Find a part in an unpacked archive and in the archives that were inside it."""
+    return [path for tree in (home / "tree", home / "nested") if tree.is_dir() for path in find_part(part, tree)]
 
 
 def _unpack_all(archive: Path, home: Path) -> None:
-    """Unpack an archive to home/tree and each archive in it to the same place below home/nested, without its suffix. Each of
-    these is deleted when it is whole there, so that a run that was killed does not unpack it again."""
+    """Unpack an archive to home/tree, and each archive inside it to the same path below home/nested, without its suffix.
+
+    An inner archive is deleted once it is unpacked, so that a resumed run does not unpack it again.
+    """
     tree = home / "tree"
     if not (home / "unpacked").exists():
         unpack(archive, tree)
@@ -234,15 +240,18 @@ def _unpack_all(archive: Path, home: Path) -> None:
         path.unlink()
 
 
-def _merged(staging: Path, name: str) -> Path:
+def _merged_folder(staging: Path, name: str) -> Path:
     return staging / f"merged-{name}"
 
 
 def _place(target: Path, found: Sequence[Path], merged: Path) -> None:
-    """Move what was found to `target`; several folders (HMDB51: an archive a class) become one, in `merged`, where a run
-    that was killed may have brought some."""
+    """Move what was found to `target`.
+
+    The contents of several folders (HMDB51 has an archive per class) are first moved into `merged`, where an interrupted
+    run may have left some of them.
+    """
     if target.is_symlink():
-        target.unlink()  # it leads nowhere, else the part would be there
+        target.unlink()  # A broken link, or the part would not be missing.
     if len(found) == 1 and not merged.exists():
         found[0].rename(target)
         return

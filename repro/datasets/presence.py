@@ -1,4 +1,4 @@
-"""Which clips of a split are not there, and the refusal to go on without them."""
+"""Missing clips of a split, and the error if they were not allowed to be missing."""
 
 import os
 from dataclasses import replace
@@ -11,11 +11,16 @@ from repro.datasets.split import Split
 Entries = dict[str, os.DirEntry[str]]
 
 
-def missing(split: Split, folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
-    """Clips of `split` that cannot be read, in its order, each with why and where it is listed.
+def find_missing(split: Split, folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
+    """Find the clips that cannot be read. Only names and sizes are checked, one folder at a time.
 
-    Looks at names and sizes alone, a folder at a time. `folder` is the data set's; what a link in it leads to elsewhere
-    counts as missing. With the `manifest` of an audit also clips that did not decode and have not changed in size since.
+    Args:
+        split: The clips to look for.
+        folder: The dataset's folder. A clip that a link in it places elsewhere counts as missing.
+        manifest: Of an audit. Clips that did not decode in it, and still have the same size, count as missing.
+
+    Returns:
+        By clip id, in the split's order: why the clip is missing, and where it is listed.
     """
     faults = {facts.id: facts for facts in manifest.clips if facts.error} if manifest else {}
     folders: dict[str, Entries | str] = {}
@@ -23,9 +28,9 @@ def missing(split: Split, folder: Path, manifest: Manifest | None = None) -> dic
     for clip in split.clips:
         parent, name = os.path.split(clip.path)
         if parent not in folders:
-            folders[parent] = _entries(parent, folder)
+            folders[parent] = _scan_folder(parent, folder)
         found = folders[parent]
-        why, size = _look(found, name, folder) if isinstance(found, dict) else (found, 0)
+        why, size = _check_file(found, name, folder) if isinstance(found, dict) else (found, 0)
         if not why and clip.id in faults and faults[clip.id].bytes == size:
             why = f"it did not decode when it was audited ({faults[clip.id].error})"
         if why:
@@ -33,8 +38,8 @@ def missing(split: Split, folder: Path, manifest: Manifest | None = None) -> dic
     return gone
 
 
-def _entries(parent: str, folder: Path) -> Entries | str:
-    """What lies in a folder by name, or why nothing in it is read."""
+def _scan_folder(parent: str, folder: Path) -> Entries | str:
+    """Return the entries of a folder by name, or why the folder is not read."""
     top = _top(parent, folder)
     real = os.path.realpath(parent)
     if not _within(real, top):
@@ -46,8 +51,8 @@ def _entries(parent: str, folder: Path) -> Entries | str:
         return f"{(error.strerror or str(error)).lower()}"
 
 
-def _look(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
-    """Why a file cannot be read, "" where it can; and its bytes."""
+def _check_file(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
+    """Return why a file cannot be read, an empty string if it can, and its size in bytes."""
     entry = entries.get(name)
     if entry is None:
         return "no such file", 0
@@ -62,7 +67,7 @@ def _look(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
 
 
 def _top(path: str, folder: Path) -> str:
-    """Where the folder of all clips really lies: that one may be a link of the user's own."""
+    """Return the real path of the folder of all clips, which may itself be a link made by the user."""
     return os.path.realpath(folder / Path(path).relative_to(folder).parts[0])
 
 
@@ -73,12 +78,12 @@ def _within(real: str, top: str) -> bool:
 def without_missing(
     split: Split, folder: Path, *, allow_missing: bool = False, manifest: Manifest | None = None
 ) -> tuple[Split, tuple[str, ...]]:
-    """`split` less the clips that are missing, and the ids of these, which the run record keeps.
+    """Return `split` without its missing clips, and their ids, which the run record stores.
 
     Raises:
-        MissingError: clips are missing and that was not allowed, or all are.
+        MissingError: clips are missing and allow_missing is False, or all clips are missing.
     """
-    gone = missing(split, folder, manifest)
+    gone = find_missing(split, folder, manifest)
     if gone and (not allow_missing or len(gone) == len(split.clips)):
         shown = "; ".join(list(gone.values())[:3]) + ("; ..." if len(gone) > 3 else "")
         name = split.name.dataset

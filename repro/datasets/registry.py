@@ -1,10 +1,9 @@
-"""Data sets by name: which adapter reads each, and what its files list.
+"""Datasets by name: the adapter that reads each, and the clips that its annotation files list.
 
-A listing is parsed once and kept in the workspace under a key of the annotation files' contents, so that a later start
-takes no time. It is checked against the counts of configs/datasets, where they are known.
+A listing is parsed once and cached in the workspace under a key of the annotation files' contents, so that later commands
+start without parsing. It is checked against the counts in configs/datasets, if they are known.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.core.errors import MissingError, UsageError
-from repro.core.files import write_bytes
 from repro.core.hashing import content_key, file_sha256
+from repro.core.signed import read_signed_text, write_signed_text
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
 from repro.datasets.annotations import DataError, Listing, check_not_empty
@@ -21,30 +20,34 @@ from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
 from repro.datasets.split import Clip, Split, SplitName
 
 VERSION = 1
-"""Part of a listing's key: raised when the same annotation files would be read otherwise."""
+"""Part of a listing's key. Increase it when the same annotation files would give another listing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    files: Callable[[Path], list[Path]]
-    """The annotation files of the data set in a folder."""
-    read: Callable[[Path, DatasetConfig], Listing]
+    """How one publisher's annotation files are read."""
+
+    list_files: Callable[[Path], list[Path]]
+    """Returns the annotation files in the dataset's folder."""
+    read_listing: Callable[[Path, DatasetConfig], Listing]
 
 
 ADAPTERS = {
-    "ucf101": Adapter(ucf_hmdb.ucf_files, ucf_hmdb.read_ucf),
-    "hmdb51": Adapter(ucf_hmdb.hmdb_files, ucf_hmdb.read_hmdb),
-    "animal_kingdom": Adapter(animal_kingdom.files, animal_kingdom.read),
-    "charades_ego": Adapter(charades_ego.files, charades_ego.read),
+    "ucf101": Adapter(ucf_hmdb.list_ucf_files, ucf_hmdb.read_ucf),
+    "hmdb51": Adapter(ucf_hmdb.list_hmdb_files, ucf_hmdb.read_hmdb),
+    "animal_kingdom": Adapter(animal_kingdom.list_annotation_files, animal_kingdom.read_listing),
+    "charades_ego": Adapter(charades_ego.list_annotation_files, charades_ego.read_listing),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
+    """A dataset whose annotation files were read."""
+
     config: DatasetConfig
     folder: Path
     splits: Mapping[str, Split]
-    """By their names in the config."""
+    """By their names in the config, such as `train`."""
     notes: tuple[str, ...]
     key: str
     """Content key of the annotation files and how they are read."""
@@ -54,7 +57,8 @@ class Dataset:
         return self.config.name
 
     def split(self, name: str) -> Split:
-        """
+        """Return the split of that name in the config.
+
         Raises:
             UsageError: there is no such split.
         """
@@ -64,7 +68,7 @@ class Dataset:
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """Every clip of every split, once."""
+        """Every clip of every split; a clip of several splits is returned once."""
         once: dict[str, Clip] = {}
         for split in self.splits.values():
             for clip in split.clips:
@@ -73,7 +77,7 @@ class Dataset:
 
     @property
     def miscounted(self) -> list[str]:
-        """A line for each split that lists another number of clips than the config says."""
+        """One line for each split whose number of clips differs from the config."""
         return [
             f"{self.name}/{name}: its files list {len(self.splits[name].clips)} clips, expected {facts.clips}"
             for name, facts in self.config.splits.items()
@@ -82,7 +86,7 @@ class Dataset:
 
 
 def brought_names() -> list[str]:
-    """Data sets that a user brings."""
+    """Names of the datasets that a user provides, which excludes the generated clips of the smoke test."""
     return [name for name in dataset_names() if load_dataset(name).adapter in ADAPTERS]
 
 
@@ -104,18 +108,23 @@ def open_dataset(config: DatasetConfig, workspace: Workspace) -> Dataset:
 
 
 def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = True) -> Dataset:
-    """As open_dataset, without checking counts. With keep=False, nothing is written to the workspace."""
+    """Read a dataset's annotation files like `open_dataset`, but do not check the number of clips.
+
+    With keep=False, nothing is written to the workspace.
+    """
     if config.adapter not in ADAPTERS:
-        raise UsageError(f"{config.name}: not a data set that a user brings: {', '.join(brought_names())}")
+        raise UsageError(f"{config.name}: not a dataset that a user provides; available: {', '.join(brought_names())}")
     adapter = ADAPTERS[config.adapter]
     folder = workspace.data / config.folder
-    absent = [part for part in config.parts[:-1] if not part.there(folder)]
-    if absent:
+    # The last part is the folder of videos: listing needs only the annotation files.
+    missing = [part for part in config.parts[:-1] if not part.there(folder)]
+    if missing:
         raise MissingError(
-            f"data {config.name}: no {' and no '.join(map(str, absent))} in {folder} ({config.size}; licence: {config.licence}); "
+            f"data {config.name}: no {' and no '.join(map(str, missing))} in {folder} ({config.size}; licence: {config.licence}); "
             f"to bring it: {config.how_to_obtain(workspace)}"
         )
-    contents = {str(path.relative_to(folder)): _sha256(path) for path in adapter.files(folder)}
+    contents = {str(path.relative_to(folder)): _hash_annotation_file(path) for path in adapter.list_files(folder)}
+    # The folder of videos is part of the key because listings hold paths, and Charades-Ego has two sizes.
     key = content_key(
         {
             "version": VERSION,
@@ -125,24 +134,24 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
             "files": contents,
         }
     )
-    kept = workspace.listings / f"{config.name}-{key}.jsonl"
-    listing = _read(kept, folder)
+    cached = workspace.listings / f"{config.name}-{key}.jsonl"
+    listing = _read_listing(cached, folder)
     if listing is None:
-        listing = adapter.read(folder, config)
+        listing = adapter.read_listing(folder, config)
         if keep:
-            _keep(kept, listing, folder)
+            _write_listing(cached, listing, folder)
     return Dataset(config, folder, listing.splits, listing.notes, key)
 
 
-def _sha256(path: Path) -> str:
+def _hash_annotation_file(path: Path) -> str:
     check_not_empty(path)
     return file_sha256(path)
 
 
-def _keep(path: Path, listing: Listing, folder: Path) -> None:
-    """Two lines: the second's sha256, and the listing with paths below `folder`."""
+def _write_listing(path: Path, listing: Listing, folder: Path) -> None:
+    """Cache `listing` with paths relative to `folder`, so that the data can be mounted elsewhere."""
     start = len(str(folder)) + 1
-    body = json.dumps(
+    text = json.dumps(
         {
             "notes": listing.notes,
             "splits": {
@@ -157,20 +166,18 @@ def _keep(path: Path, listing: Listing, folder: Path) -> None:
         ensure_ascii=False,
     ).encode()
     try:
-        write_bytes(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body + b"\n")
+        write_signed_text(path, text)
     except OSError:
-        return  # a workspace that cannot be written: the files are parsed again the next time
+        return  # The workspace is read-only: the files are parsed again the next time.
 
 
-def _read(path: Path, folder: Path) -> Listing | None:
-    """The listing kept at `path`; None where there is none or it is not what was written."""
-    try:
-        digest, body = path.read_bytes().rstrip(b"\n").split(b"\n", 1)
-    except (OSError, ValueError):
+def _read_listing(path: Path, folder: Path) -> Listing | None:
+    """Read the cached listing at `path`; returns None if it is missing or damaged."""
+    text = read_signed_text(path)
+    if text is None:
         return None
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        return None
-    raw = json.loads(body)
+    raw = json.loads(text)
+    # Joining text is much faster than `folder / relative` for tens of thousands of clips.
     base = f"{folder}{os.sep}"
     return Listing(
         {

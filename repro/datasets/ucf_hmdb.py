@@ -1,10 +1,11 @@
-"""The 12 classes that UCF101 and HMDB51 share, from the owners' files for split 1. No list of the benchmark is needed:
-it follows from these.
+"""The 12 classes that UCF101 and HMDB51 share, from the publishers' files for split 1.
+
+The clips of the UCF-HMDB benchmark follow from these files, so its own lists are not needed.
 
     UCF-101/<Class>/v_<Class>_gNN_cNN.avi       ucfTrainTestlist/{trainlist01,testlist01}.txt
     hmdb51_org/<class>/<clip>.avi               testTrainMulti_7030_splits/<class>_test_split1.txt
 
-Groups: UCF101's own (class and gNN, one source video); in HMDB51 the name of the film.
+Groups: in UCF101 class and gNN, which is one source video; in HMDB51 the film that the clip's name begins with.
 """
 
 import re
@@ -29,35 +30,35 @@ CLASSES = {
     "shoot_bow": ("Archery",),
     "walk": ("WalkingWithDog",),
 }
-"""HMDB51's class to UCF101's, in the order of the label ids (TA3N's mapping, which the release's class lists follow)."""
+"""UCF101's classes by HMDB51's class, in the order of the label ids (TA3N's mapping, which the release's class lists follow)."""
 UCF_LISTS = {"train": "ucfTrainTestlist/trainlist01.txt", "val": "ucfTrainTestlist/testlist01.txt"}
 HMDB_TAGS = {"0": "", "1": "train", "2": "val"}
-"""0: in neither part of this split."""
+"""Part of the split by tag. Tag 0: the clip is in neither part, as split 1 takes 70 + 30 clips a class."""
 
 
-def ucf_files(folder: Path) -> list[Path]:
+def list_ucf_files(folder: Path) -> list[Path]:
     return [inside(folder, name) for name in UCF_LISTS.values()]
 
 
-def hmdb_files(folder: Path) -> list[Path]:
-    return [inside(folder, _hmdb_list(name)) for name in CLASSES]
+def list_hmdb_files(folder: Path) -> list[Path]:
+    return [inside(folder, _hmdb_list_path(name)) for name in CLASSES]
 
 
 def read_ucf(folder: Path, config: DatasetConfig) -> Listing:
-    """UCF101's clips of the 12 classes: train, val, and both as full.
+    """Read UCF101's clips of the 12 classes: train, val, and both as full.
 
     Raises:
-        DataError: a list is absent or damaged; file and row are named.
+        DataError: a list is missing or damaged; the message names file and row.
     """
     labels = {theirs: number for number, names in enumerate(CLASSES.values()) for theirs in names}
-    parts = {part: list(_ucf_clips(folder, name, labels)) for part, name in UCF_LISTS.items()}
-    return _listing(config.name, parts, folder)
+    parts = {part: list(_read_ucf_list(folder, name, labels)) for part, name in UCF_LISTS.items()}
+    return _build_listing(config.name, parts, folder)
 
 
-def _ucf_clips(folder: Path, relative: str, labels: dict[str, int]) -> Iterator[Clip]:
+def _read_ucf_list(folder: Path, relative: str, labels: dict[str, int]) -> Iterator[Clip]:
     path = inside(folder, relative)
     for number, line in text_lines(path):
-        # trainlist01.txt has a class number behind the path, testlist01.txt has none.
+        # In trainlist01.txt a class number follows the path, in testlist01.txt nothing.
         match = re.fullmatch(r"([^/\\]+)/([^/\\]+)\.avi(?: +\d+)?", line.strip())
         where = f"{path}:{number}"
         if match is None:
@@ -74,14 +75,14 @@ def _ucf_clips(folder: Path, relative: str, labels: dict[str, int]) -> Iterator[
 
 
 def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
-    """HMDB51's clips of the 12 classes: train, val, and both as full.
+    """Read HMDB51's clips of the 12 classes: train, val, and both as full.
 
     Raises:
-        DataError: a list is absent or damaged; file and row are named.
+        DataError: a list is missing or damaged; the message names file and row.
     """
     parts: dict[str, list[Clip]] = {"": [], "train": [], "val": []}
     for label, class_name in enumerate(CLASSES):
-        relative = _hmdb_list(class_name)
+        relative = _hmdb_list_path(class_name)
         path = inside(folder, relative)
         for number, line in text_lines(path):
             where = f"{path}:{number}"
@@ -95,20 +96,22 @@ def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
                     id=clip,
                     path=folder / "hmdb51_org" / class_name / name,
                     target=(label,),
+                    # A name ends in the class and the annotators' codes: visible body part, camera motion, number of
+                    # people, camera angle, quality, number of the clip. What comes before them is the film.
                     group=re.sub(rf"_{class_name}(_[a-z]+){{2}}_np\d+(_[a-z]+){{2}}_\d+$", "", clip),
                     listed=f"{relative}:{number}",
                 )
             )
     refuse_twice((clip for clips in parts.values() for clip in clips), folder)
-    return _listing(config.name, {part: parts[part] for part in ("train", "val")}, folder)
+    return _build_listing(config.name, {part: parts[part] for part in ("train", "val")}, folder)
 
 
-def _hmdb_list(class_name: str) -> str:
+def _hmdb_list_path(class_name: str) -> str:
     return f"testTrainMulti_7030_splits/{class_name}_test_split1.txt"
 
 
-def _listing(name: str, parts: dict[str, list[Clip]], folder: Path) -> Listing:
-    """Splits ordered by label, then as the owners list the clips; full is taken to be both (docs/deviations.md 9)."""
+def _build_listing(name: str, parts: dict[str, list[Clip]], folder: Path) -> Listing:
+    """Build the splits, ordered by label and then as listed; `full` is train and val together (docs/deviations.md 9)."""
     parts = {part: sorted(clips, key=lambda clip: clip.target) for part, clips in parts.items()}
     parts["full"] = parts["train"] + parts["val"]
     refuse_twice(parts["full"], folder)

@@ -1,11 +1,10 @@
-"""Unpack a publisher's archive into a folder of its own.
+"""Unpack a publisher's archive into its own folder.
 
-Every member's name is checked before anything is written: a member that leads out of the folder, or is neither a file nor a
-folder, is refused by name, and nothing of the archive is used.
+Archives are not trusted. A member whose name leads out of the folder, or that is neither a file nor a folder, is refused, and
+the caller deletes what was unpacked before it.
 
-zip and tar are read here. rar is read by an installed unar (with lsar) or bsdtar, since there is no free reader to ship: its
-members are listed and checked first, and what was written is checked again, as these programs decide for themselves what they
-write. unar is preferred, since bsdtar does not verify a rar's checksums.
+zip and tar are read by Python's standard library. rar is read by an installed unar (with lsar) or bsdtar, because there is no
+free reader to ship. unar is preferred, because bsdtar does not verify a rar's checksums.
 """
 
 import bz2
@@ -36,22 +35,22 @@ MAGIC = (
     (b"\xfd7zXZ\x00", "xz"), (b"7z\xbc\xaf\x27\x1c", "7z"),
 )  # fmt: skip
 KEPT = frozenset({".avi", ".mp4", ".csv", ".txt", ".xlsx", *SUFFIXES})
-"""What a data set may need of an archive; the rest (pictures, feature files) is left in it."""
+"""Types of files that a dataset may need. Others (pictures, feature files) are not unpacked from zip and tar, to save disk."""
 PARTIAL = ".partial"
 
 
 def suffix_of(path: Path | PurePosixPath) -> str:
-    """The ending by which a file is known as an archive, "" where it is none."""
+    """Return the suffix that makes `path` an archive, such as `.tar.gz`; an empty string if it is none."""
     name = path.name.lower()
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
 
 
 def unpack(path: Path, into: Path) -> None:
-    """Write the archive's files below `into`; those that a killed run left there whole are not written again.
+    """Write the archive's files below `into`. Complete files that an interrupted run left there are not written again.
 
     Raises:
-        DataError: empty, damaged, cut off, of another type than its name says, or a member's name is hostile.
-        MissingError: a rar archive, and nothing installed that reads it.
+        DataError: empty, damaged, cut off, of another type than its name says, or with a member that is refused.
+        MissingError: a rar archive, and no program that reads it is installed.
     """
     kind = SUFFIXES[suffix_of(path)]
     found = _kind_by_content(path)
@@ -69,29 +68,30 @@ def unpack(path: Path, into: Path) -> None:
         else:
             _unpack_tar(path, into, kind)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged or cut off ({_words(error)}): fetch it again") from error
+        raise DataError(f"{path}: damaged or cut off ({_describe_error(error)}): fetch it again") from error
     except (NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be unpacked here ({_words(error)}): unpack it yourself") from error
+        raise DataError(f"{path}: cannot be unpacked here ({_describe_error(error)}): unpack it yourself") from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise DataError(f"{path}: a member is both a file and a folder ({error.filename}): fetch it again") from error
     except OSError as error:
-        # bz2 says so of damaged data; what the system says has a number.
+        # bz2 raises OSError without a number for damaged data. Errors of the system, such as a full disk, have one.
         if error.errno is not None:
             raise
-        raise DataError(f"{path}: damaged or cut off ({_words(error)}): fetch it again") from error
+        raise DataError(f"{path}: damaged or cut off ({_describe_error(error)}): fetch it again") from error
 
 
 def member_path(name: str, archive: Path) -> PurePosixPath:
-    """Where a member may be written, below the archive's folder.
+    """Return where a member may be written, relative to the archive's folder.
 
     Raises:
-        DataError: absolute, with a `..`, or with characters no clip's name has.
+        DataError: the name is absolute, has a `..`, or has characters that no clip's name has.
     """
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or re.match("^[A-Za-z]:", name):
         raise DataError(
             f"{archive}: member '{name[:120]}' leads out of the folder it is unpacked into: nothing of it is used"
         )
+    # A backslash separates folders on other systems, so that `..\x` would pass the check above.
     if "\\" in name or not name.isprintable():
         raise DataError(
             f"{archive}: member {name[:120]!r} has characters that file names here may not: nothing of it is used"
@@ -99,11 +99,13 @@ def member_path(name: str, archive: Path) -> PurePosixPath:
     return path
 
 
-def refuse_kind(name: str, archive: Path) -> DataError:
+def link_or_device_error(name: str, archive: Path) -> DataError:
+    """Return the error for a member that could lead out of the folder or open a device."""
     return DataError(f"{archive}: member '{name[:120]}' is a link or a device, not a file: nothing of it is used")
 
 
 def _kind_by_content(path: Path) -> str:
+    """Tell the type from the first bytes: a saved login or error page may have an archive's name."""
     check_not_empty(path)
     with path.open("rb") as file:
         start = file.read(512)
@@ -125,12 +127,13 @@ def _unpack_zip(path: Path, into: Path) -> None:
         members = []
         for info in archive.infolist():
             target = member_path(info.filename, path)
+            # The upper 16 bits are the Unix mode, 0 in archives of other systems.
             mode = stat.S_IFMT(info.external_attr >> 16)
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise refuse_kind(info.filename, path)
+                raise link_or_device_error(info.filename, path)
             if info.is_dir():
                 continue
-            _refuse_twice(target, seen, path)
+            _refuse_duplicate(target, seen, path)
             if target.suffix.lower() in KEPT:
                 members.append((info, target))
         for info, target in members:
@@ -139,32 +142,33 @@ def _unpack_zip(path: Path, into: Path) -> None:
 
 
 def _unpack_tar(path: Path, into: Path, kind: str) -> None:
-    """A compressed tar is read once, from its start: members are looked at as they come."""
-    with _opened(path, kind) as raw:
+    """Check and write one member after the other: to check all first, a compressed tar would be read twice."""
+    with _open_decompressed(path, kind) as raw:
         tail = _Tail(raw)
         seen: set[PurePosixPath] = set()
         with tarfile.open(fileobj=tail, mode="r:") as archive:
             for member in archive:
                 target = member_path(member.name, path)
                 if not (member.isreg() or member.isdir()):
-                    raise refuse_kind(member.name, path)
-                tarfile.data_filter(member, str(into))  # a second opinion
+                    raise link_or_device_error(member.name, path)
+                tarfile.data_filter(member, str(into))  # The standard library's own checks, in addition.
                 if member.isdir():
                     continue
-                _refuse_twice(target, seen, path)
+                _refuse_duplicate(target, seen, path)
                 source = archive.extractfile(member)
-                assert source is not None  # it is a file
+                assert source is not None  # It is a regular file.
                 if target.suffix.lower() in KEPT:
                     with source:
                         _write(cast(BufferedIOBase, source), into / target, member.size)
+        # A tar ends with blocks of zeros. Without this check one that was cut off between two members would pass.
         if tail.last.strip(b"\0") or len(tail.last) < tarfile.BLOCKSIZE:
             raise DataError(f"{path}: cut off: it does not end as tar archives do: fetch it again")
         while raw.read(1 << 20):
-            pass  # to the end, where a compressed file's sum is
+            pass  # Read to the end, because the checksum of a compressed file is only verified there.
 
 
-def _opened(path: Path, kind: str) -> BufferedIOBase:
-    """What a tar archive's compression unfolds to."""
+def _open_decompressed(path: Path, kind: str) -> BufferedIOBase:
+    """Open the decompressed content of a tar archive."""
     if kind == "gzip":
         return gzip.GzipFile(path)
     if kind == "bzip2":
@@ -173,8 +177,8 @@ def _opened(path: Path, kind: str) -> BufferedIOBase:
 
 
 class _Tail(io.RawIOBase):
-    """A file that remembers what was last read of it. tarfile takes a file's end for the archive's; its own mark is a
-    block of zeros."""
+    """A file that remembers the last block read: tarfile takes the file's end for the archive's end, also if the end mark, a
+    block of zeros, is missing."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         self.file = file
@@ -191,13 +195,14 @@ class _Tail(io.RawIOBase):
         return self.file.tell()
 
 
-def _refuse_twice(target: PurePosixPath, seen: set[PurePosixPath], archive: Path) -> None:
+def _refuse_duplicate(target: PurePosixPath, seen: set[PurePosixPath], archive: Path) -> None:
     if target in seen:
         raise DataError(f"{archive}: two members are named '{target}': fetch it again")
     seen.add(target)
 
 
 def _write(source: BufferedIOBase, target: Path, size: int) -> None:
+    # A file of full size is complete, because it gets its name only after its last byte.
     if target.is_file() and target.stat().st_size == size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -209,20 +214,23 @@ def _write(source: BufferedIOBase, target: Path, size: int) -> None:
     partial.replace(target)
 
 
-def _words(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+# rar. The programs decide for themselves what they write, so the list of members is checked before and the written files after.
 
 
 def _unpack_rar(path: Path, into: Path) -> None:
     """Write the archive's files below `into`, which is emptied first.
 
     Raises:
-        DataError: damaged, cut off, or a member's name is hostile.
+        DataError: damaged, cut off, or with a member that is refused.
         MissingError: neither program is installed.
     """
     shutil.rmtree(into)
     into.mkdir(parents=True)
-    # Seen alone under a plain name: unar takes files beside it, named alike, for further volumes.
+    # Linked into an empty folder, because unar takes files with similar names alongside for further volumes.
     alone = into.with_name(f"{into.name}.archive")
     shutil.rmtree(alone, ignore_errors=True)
     alone.mkdir()
@@ -230,12 +238,12 @@ def _unpack_rar(path: Path, into: Path) -> None:
     link.symlink_to(path.absolute())
     try:
         if shutil.which("unar") and shutil.which("lsar"):
-            _check_lsar(link, path)
+            _check_members_with_lsar(link, path)
             _run_program(
                 ["unar", "-quiet", "-no-directory", "-no-recursion", "-output-directory", str(into), str(link)], path
             )
         elif shutil.which("bsdtar"):
-            _check_bsdtar(link, path)
+            _check_members_with_bsdtar(link, path)
             _run_program(["bsdtar", "-x", "-f", str(link), "-C", str(into)], path)
         else:
             raise MissingError(
@@ -244,10 +252,10 @@ def _unpack_rar(path: Path, into: Path) -> None:
             )
     finally:
         shutil.rmtree(alone)
-    _check_tree(into, path)
+    _check_unpacked_files(into, path)
 
 
-def _check_lsar(link: Path, archive: Path) -> None:
+def _check_members_with_lsar(link: Path, archive: Path) -> None:
     try:
         listing = json.loads(_run_program(["lsar", "-json", str(link)], archive))
         if listing.get("lsarError"):
@@ -258,33 +266,36 @@ def _check_lsar(link: Path, archive: Path) -> None:
             member_path(name, archive)
             mode = stat.S_IFMT(int(member.get("XADPosixPermissions", 0)))
             if member.get("XADIsLink") or mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise refuse_kind(name, archive)
+                raise link_or_device_error(name, archive)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{archive}: lsar cannot list it: damaged or not a rar archive: fetch it again") from error
 
 
-def _check_bsdtar(link: Path, archive: Path) -> None:
+def _check_members_with_bsdtar(link: Path, archive: Path) -> None:
     names = _run_program(["bsdtar", "-t", "-f", str(link)], archive).splitlines()
     kinds = [line[:1] for line in _run_program(["bsdtar", "-t", "-v", "-f", str(link)], archive).splitlines()]
     if len(names) != len(kinds):
         raise DataError(f"{archive}: bsdtar lists it in two ways: damaged: fetch it again")
+    # The first letter of a line of `-t -v` is the type, as in `ls -l`.
     for name, kind in zip(names, kinds, strict=True):
         member_path(name, archive)
         if kind not in "-d":
-            raise refuse_kind(name, archive)
+            raise link_or_device_error(name, archive)
 
 
-def _check_tree(folder: Path, archive: Path) -> None:
+def _check_unpacked_files(folder: Path, archive: Path) -> None:
+    """Refuse anything but folders and regular files."""
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             found = Path(parent, name).lstat()
+            # A file with a second name may be a hard link to a file outside.
             plain = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
             if not plain:
-                raise refuse_kind(str(Path(parent, name).relative_to(folder)), archive)
+                raise link_or_device_error(str(Path(parent, name).relative_to(folder)), archive)
 
 
 def _run_program(words: list[str], archive: Path) -> str:
-    done = subprocess.run(  # noqa: S603  # one of three programs, and paths that begin with /
+    done = subprocess.run(  # noqa: S603  # One of three programs, and paths that begin with /.
         words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode != 0:

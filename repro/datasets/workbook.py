@@ -1,4 +1,4 @@
-"""Sheets of an xlsx workbook, by name, and columns by their headings."""
+"""Read columns of xlsx sheets by their headings."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,22 +8,23 @@ from typing import Any
 from repro.datasets.annotations import DataError, check_not_empty, one_line
 
 Rows = list[tuple[int, tuple[Any, ...]]]
-"""Number of the row, as a spreadsheet shows it, and the values of the columns asked for."""
+"""Row number, as a spreadsheet program shows it, and the values of the requested columns."""
 
 
 def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
-    """The columns `wanted` of each sheet, in that order; other columns and sheets may stand beside them, and rows without
-    any of these values are left out.
+    """Read the columns `wanted` of each sheet, in that order.
+
+    Other columns and sheets are ignored, and so are rows in which all of these columns are empty.
 
     Raises:
-        DataError: not a workbook, or a sheet or column is not there.
+        DataError: not a workbook, or a sheet or column is missing.
     """
     import openpyxl
 
     check_not_empty(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of extensions it does not read: drop-down lists, colours
+            warnings.simplefilter("ignore")  # openpyxl warns of extensions that it ignores: drop-down lists, colours.
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
             try:
                 raw = {name: list(book[name].iter_rows(values_only=True)) for name in wanted if name in book.sheetnames}
@@ -31,7 +32,7 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
             finally:
                 book.close()
     except Exception as error:
-        # A damaged file fails anywhere in the unzipping and the XML, with whatever those raise.
+        # A damaged file can fail anywhere in unzipping or XML parsing, with any exception of theirs.
         reason = one_line(str(error)) or type(error).__name__
         raise DataError(f"{path}: not a whole xlsx workbook ({reason}): fetch the owners' file again") from error
     sheets = {}
@@ -40,11 +41,13 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
             raise DataError(
                 f"{path}: no sheet '{sheet}', but {one_line(', '.join(names))}: fetch the owners' file again"
             )
-        sheets[sheet] = list(_rows(f"{path}: sheet {sheet}", raw[sheet], columns))
+        sheets[sheet] = list(_select_columns(f"{path}: sheet {sheet}", raw[sheet], columns))
     return sheets
 
 
-def _rows(where: str, raw: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _select_columns(
+    where: str, raw: Sequence[tuple[Any, ...]], columns: Sequence[str]
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
     header = [str(value).strip() for value in raw[0]] if raw else []
     for column in columns:
         if header.count(column) != 1:

@@ -98,7 +98,7 @@ def row_segments(row: Row, workspace: Workspace) -> Mapping[str, Sequence[int]] 
     if row.data.datasets != ("animal_kingdom",):
         return None
     config = load_dataset("animal_kingdom")
-    return animal_kingdom.segments(workspace.data / config.folder, config.classes)
+    return animal_kingdom.read_segments(workspace.data / config.folder, config.classes)
 
 
 def matching_manifest(dataset: Dataset, workspace: Workspace) -> Manifest | None:

@@ -18,7 +18,7 @@ from builders.reporters import RecordingReporter
 from repro.core.errors import UsageError
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
-from repro.datasets.audit import audit
+from repro.datasets.audit import audit_dataset
 from repro.datasets.manifest import (
     ClipFacts,
     Manifest,
@@ -28,7 +28,7 @@ from repro.datasets.manifest import (
     stored_manifest,
     write_manifest,
 )
-from repro.datasets.presence import missing
+from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset, open_dataset
 from repro.video import probe
 
@@ -43,7 +43,7 @@ def by_id(manifest: Manifest) -> dict[str, ClipFacts]:
 
 
 def test_what_is_in_every_clip(hmdb: Dataset, workspace: Workspace, told: RecordingReporter) -> None:
-    done = audit(hmdb, workspace, 2, told)
+    done = audit_dataset(hmdb, workspace, 2, told)
     assert (done.decoded, done.reused) == (24, 0)
     assert done.path == manifest_path(workspace, "hmdb51")
     for clip, facts in zip(hmdb.clips, done.manifest.clips, strict=True):
@@ -70,7 +70,7 @@ def test_any_number_of_processes_finds_the_same(hmdb: Dataset, workspace: Worksp
     found = []
     for workers in (1, 3):
         place = Workspace(workspace.root / str(workers), workspace.data)
-        found.append(audit(hmdb, place, workers, told).manifest)
+        found.append(audit_dataset(hmdb, place, workers, told).manifest)
     assert found[0] == found[1]
     assert found[0].sha256 == found[1].sha256
 
@@ -83,7 +83,7 @@ def test_faults_are_named_and_the_other_clips_come(
     empty.path.write_bytes(b"")
     text.path.write_bytes(b"no video" * 100)
     cut.path.write_bytes(cut.path.read_bytes()[: cut.path.stat().st_size // 2])
-    done = audit(hmdb, workspace, 2, told)
+    done = audit_dataset(hmdb, workspace, 2, told)
     found = by_id(done.manifest)
     assert [clip.id for clip in done.manifest.clips if clip.error] == [c.id for c in (absent, empty, text, cut)]
     assert found[absent.id].error == f"hmdb51_org/climb/{absent.path.name}: no such file (listed in {absent.listed})"
@@ -95,24 +95,24 @@ def test_faults_are_named_and_the_other_clips_come(
         assert found[clip.id].sha256 == file_sha256(clip.path)
         assert found[clip.id].frames == 0
     # What did not decode counts as missing, until it is another file.
-    gone = missing(hmdb.split("full"), hmdb.folder, done.manifest)
+    gone = find_missing(hmdb.split("full"), hmdb.folder, done.manifest)
     assert set(gone) == {absent.id, empty.id, text.id, cut.id}
     assert "did not decode when it was audited" in gone[text.id]
     tiny_data.film(text.path, 99)
-    assert text.id not in missing(hmdb.split("full"), hmdb.folder, done.manifest)
-    again = audit(hmdb, workspace, 1, told)
+    assert text.id not in find_missing(hmdb.split("full"), hmdb.folder, done.manifest)
+    again = audit_dataset(hmdb, workspace, 1, told)
     assert (again.decoded, again.reused) == (2, 20)  # what was mended, and what failed
     assert not by_id(again.manifest)[text.id].error
 
 
 def test_what_is_as_it_was_is_not_decoded_again(hmdb: Dataset, workspace: Workspace, told: RecordingReporter) -> None:
-    first = audit(hmdb, workspace, 1, told)
-    again = audit(hmdb, workspace, 1, told)
+    first = audit_dataset(hmdb, workspace, 1, told)
+    again = audit_dataset(hmdb, workspace, 1, told)
     assert (again.decoded, again.reused) == (0, 24)
     assert again.manifest == first.manifest
     journal = workspace.audits / "hmdb51" / "journal.jsonl"
     journal.write_text(journal.read_text()[:-30] + "\nnonsense\n[1, 2]\n")
-    assert audit(hmdb, workspace, 1, told).decoded == 1
+    assert audit_dataset(hmdb, workspace, 1, told).decoded == 1
     assert read_manifest(first.path) == first.manifest
 
 
@@ -129,7 +129,7 @@ from repro.core.workspace import Workspace
 if __name__ == "__main__":
     workspace = Workspace(Path(sys.argv[1]))
     dataset = open_dataset(tiny_datasets.config("hmdb51"), workspace)
-    audit.audit(dataset, workspace, 1, Reporter())
+    audit.audit_dataset(dataset, workspace, 1, Reporter())
 """
 
 
@@ -147,7 +147,7 @@ def test_a_killed_audit_goes_on_where_it_was(
     run.wait()
     kept = journal.read_text().count("\n")
     assert kept >= 3
-    done = audit(hmdb, workspace, 2, told)
+    done = audit_dataset(hmdb, workspace, 2, told)
     assert done.reused >= kept
     assert done.decoded == 24 - done.reused
     assert all(not clip.error for clip in done.manifest.clips)

@@ -17,7 +17,7 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.prepare import Placed, prepare_dataset
-from repro.datasets.presence import missing
+from repro.datasets.presence import find_missing
 from repro.datasets.registry import open_dataset
 
 
@@ -64,7 +64,7 @@ def whole(name: str, workspace: Workspace) -> None:
     dataset = open_dataset(config, workspace)
     assert len(dataset.clips) == counts[name]
     for split in dataset.splits.values():
-        assert missing(split, dataset.folder) == {}
+        assert find_missing(split, dataset.folder) == {}
     assert not (dataset.folder / ".unpacking").exists()
 
 
