@@ -70,6 +70,7 @@ def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
     assert len(FISH & set(likely)) >= 2
 
 
+@pytest.mark.slow
 def test_features_are_a_vector_a_frame(
     rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
 ) -> None:
@@ -110,6 +111,7 @@ def test_from_the_smoke_jobs_clips_to_a_prediction(
     assert all(len(video["scores"]) == 4 for video in found)
 
 
+@pytest.mark.slow
 def test_the_smoke_job_runs_it_when_asked(
     workspace: Workspace, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,7 @@ def test_the_exit_code_says_that_nobody_reads() -> None:
 
 
 @pytest.mark.parametrize("name", ["runs", "smoke", "features", ".smoke.lock", "mlflow.db"])
+@pytest.mark.slow
 def test_a_folder_where_a_file_belongs_and_the_other_way_round(workspace: Workspace, name: str) -> None:
     workspace.require_writable()
     path = workspace.root / name

@@ -260,6 +260,7 @@ prepare.prepare_dataset(tiny_datasets.config("hmdb51"), Workspace(Path(sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on(
     owners: Path, workspace: Workspace, told: RecordingReporter, rar_reader: None
 ) -> None:

@@ -125,6 +125,7 @@ def test_shards_are_disjoint_and_together_all(rendered: dict[str, Path]) -> None
     assert len({shard.part for shard in shards}) == 3
 
 
+@pytest.mark.slow
 def test_another_batch_shape_is_noted_and_moves_nothing_but_float_noise(
     rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
 ) -> None:
@@ -142,6 +143,7 @@ def test_another_batch_shape_is_noted_and_moves_nothing_but_float_noise(
     assert np.linalg.norm(difference) < 1e-5 * np.linalg.norm(ours.features["t20_layer09"])
 
 
+@pytest.mark.slow
 def test_cells_asked_for_later_join_those_that_are_there(
     rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ def test_cells_asked_for_later_join_those_that_are_there(
     assert len(seen) == 1  # nor is a backbone loaded for nothing
 
 
+@pytest.mark.slow
 def test_halves_are_another_store(
     rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
 ) -> None:

@@ -310,6 +310,7 @@ def test_data_and_checkpoints_may_lie_elsewhere(tmp_path: Path, server: FileServ
     assert (tmp_path / "d" / "charades_ego" / "archives" / "CharadesEgo.zip").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_fetch_goes_on_where_it_was(tmp_path: Path, server: FileServer) -> None:
     server.ways = [{"stall": 120_000}]
     words = ["fetch", "svd", "--accept-license", "--from", server.url + "/x"]

@@ -93,6 +93,7 @@ def cell_runs(seed: int, score: float, cells: list[str], set_of: str = "g", at: 
     ]
 
 
+@pytest.mark.slow
 def test_a_whole_grid_is_judged_by_its_best_cell() -> None:
     """Of each seed its own best, as the published value is the best of one; the last epoch stays the row's own cell's."""
     shifted = [*CELLS[1:], CELLS[0]]
@@ -109,6 +110,7 @@ def test_a_whole_grid_is_judged_by_its_best_cell() -> None:
     assert check.exit_code([judged], False) is Exit.JUDGED_DIFFERENT
 
 
+@pytest.mark.slow
 def test_with_a_cell_lacking_the_rows_own_is_judged() -> None:
     runs = [one for seed in range(5) for one in cell_runs(seed, 0.70, CELLS[:-1])]
     judged = verdict("ucf_hmdb", *runs)
@@ -128,6 +130,7 @@ def test_one_seeds_whole_grid_goes_before_more_seeds_of_one_cell() -> None:
     assert "4 seeds without all cells not judged" in judged.reason
 
 
+@pytest.mark.slow
 def test_grids_that_differ_are_not_joined() -> None:
     """Half the cells on other features, or of another version: no whole grid."""
     judged = verdict("ucf_hmdb", *cell_runs(0, 0.70, CELLS[:60], "a"), *cell_runs(0, 0.70, CELLS[60:], "b"))

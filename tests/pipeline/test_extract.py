@@ -34,6 +34,7 @@ def extract(folder: Path, *options: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_shards_fill_one_store_that_is_packed_by_the_last(folder: Path) -> None:
     first = extract(folder, "--shard", "1/2")
     (store,) = first["stores"].values()  # type: ignore[attr-defined]
@@ -47,6 +48,7 @@ def test_shards_fill_one_store_that_is_packed_by_the_last(folder: Path) -> None:
     assert (again["extracted"], again["reused"], again["windows"]) == (0, 4, 0)
 
 
+@pytest.mark.slow
 def test_a_clip_that_fails_is_listed_and_tried_again(folder: Path) -> None:
     good = (folder / "clip #0.mp4").read_bytes()
     (folder / "clip #0.mp4").write_bytes(good[:1000])

@@ -127,6 +127,7 @@ def report(workspace: Workspace, name: str = f"{ROW}-grid") -> Any:
     return json.loads((workspace.reports / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_one_pass_over_the_clips_makes_all_cells(
     place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +206,7 @@ def plain(made: dict[Any, RunRecord]) -> dict[Any, dict[str, Any]]:
     return {key: r.model_dump(exclude={"made": {"at", "seconds"}}) for key, r in made.items()}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_runs_that_one_makes(
     featured: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +227,7 @@ def test_two_processes_make_the_runs_that_one_makes(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
     featured: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +249,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
         pass
 
 
+@pytest.mark.slow
 def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     pair = GridRequest((20, 25), (9,), seeds=2)
     run(featured, pair)
@@ -337,6 +341,7 @@ def test_the_table_and_the_summary() -> None:
     assert len(as_csv(found).splitlines()) == 1 + 91 + 88
 
 
+@pytest.mark.slow
 def test_the_heat_map_says_what_it_shows() -> None:
     """Well-formed, its text as text: every value once, captions, and for a cell that was not run no value."""
     for found, panels in ((result(missing=3), 2), (result(protocols=("published",)), 1), (result(missing=91), 1)):
@@ -359,6 +364,7 @@ def test_the_heat_map_says_what_it_shows() -> None:
     assert render_svg(found) == written
 
 
+@pytest.mark.slow
 def test_features_stored_as_fp16_and_another_head_are_other_grids(
     featured: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def records(workspace: Workspace) -> list[RunRecord]:
     return [record for run in all_runs(workspace.runs) if (record := run.read())]
 
 
+@pytest.mark.slow
 def test_a_row_runs_is_reused_and_predicts(
     place: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_the_readout_alone_says_what_features_are_lacking(place: Workspace) -> N
         read_out_here(colour(), place)
 
 
+@pytest.mark.slow
 def test_the_honest_protocol_is_a_run_of_its_own(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     run_here(colour(), place)
     capsys.readouterr()

@@ -255,6 +255,7 @@ def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     assert everything_in(place.root) == before
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     fresh = plan(place, ucf_hmdb=row(), kind="cpu")
     assert [job.hours for job in fresh.jobs] == [None, None]  # hours of a CPU are not made up

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import yaml
 from builders.commands import ROOT
 
@@ -32,6 +33,7 @@ def test_the_readmes_table_is_the_configs() -> None:
     assert script("readme_table").with_table(readme()) == readme()
 
 
+@pytest.mark.slow
 def test_every_row_has_its_script_and_no_other_is_there() -> None:
     folder = ROOT / "scripts" / "rows"
     assert {path.stem for path in folder.iterdir()} == set(row_names())

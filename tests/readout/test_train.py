@@ -128,6 +128,7 @@ def test_attention_on_padded_clips_is_attention_clip_by_clip(asked: list[int]) -
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_falls_on_packed_clips_as_often_as_asked() -> None:
     """Of the embedding, in every layer and on attention: the logits' spread is that of padded clips."""
     split = planted(6, 0.0, 1)

@@ -122,6 +122,7 @@ def test_a_damaged_database_is_kept_aside_and_made_again(
     assert Path(f"{workspace.mlflow_db}.damaged1").is_file()
 
 
+@pytest.mark.slow
 def test_a_database_of_another_place_or_use_is_made_again(
     stored: StoredRun, workspace: Workspace, told: RecordingReporter, tmp_path: Path
 ) -> None:

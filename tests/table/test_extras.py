@@ -270,6 +270,7 @@ def coloured(name: str) -> Row:
     return colour_row("ucf_ucf", epochs=1).model_copy(update={"name": name, "changes": changes})
 
 
+@pytest.mark.slow
 def test_an_extra_runs_and_is_not_judged(
     place: Workspace, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

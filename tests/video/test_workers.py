@@ -89,6 +89,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """Else they would train beside the workers of the resumed run."""
     script = tmp_path / "parent.py"

@@ -47,6 +47,7 @@ def test_no_two_tensors_share_a_source(tiny: SvdConfig) -> None:
     assert len({(s.name, s.third) for s in towers}) == len(towers)
 
 
+@pytest.mark.slow
 def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     def count(last: int) -> int:
         loaded = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
@@ -69,6 +70,7 @@ def test_the_published_model_up_to_layer_9() -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "unknown", "wrongly shaped", "cut off", "pickle", "absent", "empty"])
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "checkpoint.safetensors"
     weights = load_file(tiny_checkpoint)
@@ -101,6 +103,7 @@ def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, 
     assert said.get(damage, "not a complete safetensors file") in text
 
 
+@pytest.mark.slow
 def test_leftovers_of_the_published_file_are_passed_over(
     tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

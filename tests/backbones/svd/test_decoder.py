@@ -51,6 +51,7 @@ def means(config: SvdConfig, loaded: Networks, wanted: Request, window: np.ndarr
 
 
 @pytest.mark.parametrize("mixing", [True, False])
+@pytest.mark.slow
 def test_the_fast_path_goes_on_into_the_decoder(
     small: SvdConfig, tiny_checkpoint: Path, whole: Networks, window: np.ndarray, mixing: bool
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_fast_path_goes_on_into_the_decoder(
     assert not torch.allclose(narrow[1], narrow[2], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_decoder_is_cut_behind_the_layer_asked_for(
     small: SvdConfig, tiny_checkpoint: Path, whole: Networks, window: np.ndarray
 ) -> None:
@@ -104,6 +106,7 @@ def test_its_width_is_known_before_anything_is_loaded() -> None:
     assert widths == [320] * 4 + [640] * 3 + [1280] * 6 + [1280] * 6 + [640] * 3 + [320] * 3
 
 
+@pytest.mark.slow
 def test_cells_are_named_and_chosen(small: SvdConfig, tiny_checkpoint: Path) -> None:
     assert Cell(timestep=20, layer="up_7").name == "t20_up_07"
     assert (Cell(timestep=3, layer=9).name, Cell(layer="final").name) == ("t03_layer09", "final")

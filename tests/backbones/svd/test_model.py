@@ -83,6 +83,7 @@ def test_what_is_left_out_changes_nothing(
         assert deviation(mean[:7], plain[place][:7]) < 5e-6, place
 
 
+@pytest.mark.slow
 def test_padding_acts_on_real_frames(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
     """Why the windows must be padded as released: without it the features are others."""
     wanted = request([20], [9])
@@ -99,6 +100,7 @@ def test_without_temporal_mixing_frames_are_independent(tiny: SvdConfig, loaded:
     assert deviation(two[(20, 9)], together[(20, 9)][:2]) < 2e-6
 
 
+@pytest.mark.slow
 def test_temporal_branches_are_neither_loaded_nor_computed_where_they_count_for_nothing(
     tiny: SvdConfig, tiny_checkpoint: Path, loaded: Networks, frames: np.ndarray
 ) -> None:
@@ -110,6 +112,7 @@ def test_temporal_branches_are_neither_loaded_nor_computed_where_they_count_for_
         assert torch.equal(mean, means(tiny, loaded, wanted, frames, 7)[place])
 
 
+@pytest.mark.slow
 def test_layers_behind_the_last_one_asked_for_change_nothing(
     tiny: SvdConfig, tiny_checkpoint: Path, loaded: Networks, frames: np.ndarray
 ) -> None:
@@ -120,6 +123,7 @@ def test_layers_behind_the_last_one_asked_for_change_nothing(
         assert torch.equal(means(tiny, cut, request([20], [last]), window, 7)[(20, last)], every[(20, last)])
 
 
+@pytest.mark.slow
 def test_timesteps_together_are_timesteps_alone(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
     window = pad_window(frames, 25)
     together = means(tiny, loaded, request([0, 20, 29], [9]), window, 7)
@@ -128,6 +132,7 @@ def test_timesteps_together_are_timesteps_alone(tiny: SvdConfig, loaded: Network
         assert torch.equal(alone[(timestep, 9)], together[(timestep, 9)])
 
 
+@pytest.mark.slow
 def test_vae_and_image_tower_run_once_for_all_timesteps_and_both_backbones(
     tiny: SvdConfig, loaded: Networks, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +151,7 @@ def test_vae_and_image_tower_run_once_for_all_timesteps_and_both_backbones(
     assert calls == {"moments": 8, "image_embeds": 8, "condition_latent": 25}
 
 
+@pytest.mark.slow
 def test_without_conditioning_image_nothing_of_it_is_loaded(
     tiny: SvdConfig, tiny_checkpoint: Path, frames: np.ndarray
 ) -> None:
@@ -169,6 +175,7 @@ def test_noise_on_the_latent_is_off_as_released_and_counts_where_it_is_on(
 
 
 @pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.slow
 def test_frames_a_few_at_a_time_are_the_same_frames(
     tiny: SvdConfig, loaded: Networks, frames: np.ndarray, batch: int
 ) -> None:

@@ -165,6 +165,7 @@ def name_classes(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(registry, "open_dataset", lambda config, workspace: Opened())
 
 
+@pytest.mark.slow
 def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     """With several tokens, in the spatial and the temporal attention; the condition latent stays."""
     config = load_backbone("svd_xt_tiny", ACTIONS | {"frames.window": "4", "size": "[64, 64]"})
@@ -197,6 +198,7 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
         assert float((once - found[(20, 9)]).norm() / once.norm()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_backbone_with_texts_from_its_files_to_features(place: Workspace) -> None:
     config = load_backbone("svd_xt_tiny", ACTIONS | {"frames.window": "3"})
     backbone = describe_backbone(config, place)
@@ -212,6 +214,7 @@ def test_a_backbone_with_texts_from_its_files_to_features(place: Workspace) -> N
     assert float(np.linalg.norm(found - other) / np.linalg.norm(other)) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_features_key_knows_texts_and_text_tower(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def key() -> str:
         return content_key(describe_backbone(load_backbone("svd_xt_tiny", ACTIONS), place).identity())

@@ -316,6 +316,7 @@ def test_a_licence_is_shown_for_both(tmp_path: Path) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_was_unwrapped_is_said_where_it_is_used(tmp_path: Path, weights: dict[str, Tensors], clip: Path) -> None:
     """On the terminal of `repro extract` and `repro verify`."""
     place = Workspace(tmp_path / "workspace")

@@ -188,6 +188,7 @@ def plain_tokens(weights: Mapping[str, Tensor], seen: Tensor, heads: int, family
         (Sizes(width=32, depth=4, patch=16, tubelet=1, mlp=33), 2, 3, 32),
     ],
 )
+@pytest.mark.slow
 def test_any_size_equals_the_plain_computation(
     tmp_path: Path, family: str, sizes: Sizes, heads: int, frames: int, side: int
 ) -> None:
@@ -417,6 +418,7 @@ def asks(folder: Path, *names: str) -> list[Ask]:
     return found
 
 
+@pytest.mark.slow
 def test_backbones_asked_for_together_share_one_decoding(
     rendered: dict[str, Path], tmp_path: Path, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,6 +460,7 @@ def test_a_clip_of_one_frame_has_a_vector(tmp_path: Path, told: RecordingReporte
     assert entry.features["final"].shape == (1, 96)
 
 
+@pytest.mark.slow
 def test_verify_compares_on_this_machine(tmp_path: Path) -> None:
     describe_backbone(tiny("videomaev2"), Workspace(tmp_path))
     done = run_repro("verify", "videomaev2_tiny", "--workspace", tmp_path)
