@@ -13,11 +13,11 @@ WRITTEN := repro tests docs scripts benchmarks configs expected/README.md requir
 
 .PHONY: check test smoke image-test faults lint format venv clean
 
-# Lint, types and the fast tests: under three minutes on two cores.
+# Lint, types and the fast tests; meant to stay under three minutes on two cores.
 check: lint
 	$(PYTEST) -m "not slow and not faults"
 
-# Every test but those of the image: under ten minutes on two cores.
+# Every test but those of the image; meant to stay under ten minutes on two cores.
 test: lint
 	$(PYTEST)
 
