@@ -14,8 +14,6 @@ from builders.repro_rows import colour_row, run_here
 
 import repro
 from repro.core.workspace import Workspace
-from repro.datasets import registry
-from repro.datasets.config import DatasetConfig
 from repro.judge.verdict import Outcome
 from repro.pipeline import api, row_data
 from repro.table import rows
@@ -40,14 +38,7 @@ def test_every_public_name_is_there_and_documented() -> None:
 @pytest.fixture
 def ready(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Tiny UCF101 and HMDB51, and the row on mean colour, which needs no weights."""
-    configs = {
-        "ucf101": tiny_datasets.ucf101(workspace.data / "ucf101"),
-        "hmdb51": tiny_datasets.hmdb51(workspace.data / "hmdb51"),
-    }
-
-    def opened(config: DatasetConfig, workspace: Workspace) -> registry.Dataset:
-        return registry.open_dataset(configs[config.name], workspace)
-
+    opened = tiny_datasets.ucf_hmdb_opener(workspace)
     row = colour_row("ucf_hmdb", epochs=2)
     for module in (row_data, api):
         monkeypatch.setattr(module, "open_dataset", opened)

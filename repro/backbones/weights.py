@@ -3,7 +3,6 @@
 Imports no torch.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from repro.backbones.config import BackboneConfig, Checkpoint
 from repro.backbones.family import Family
 from repro.core.errors import MissingError
-from repro.core.files import replacing_file, set_aside, write_json
+from repro.core.files import read_json_or_none, replacing_file, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
 from repro.core.remote_file import fetch_command
 from repro.core.workspace import Workspace
@@ -59,11 +58,8 @@ def explain_missing_checkpoint(config: BackboneConfig, workspace: Workspace) -> 
 
 def read_noted_sha256(path: Path) -> str | None:
     """Return the sha256 that was noted in FILE.origin.json when an encoder was cut from the published file, if any."""
-    try:
-        noted = json.loads(path.with_name(f"{path.name}.origin.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return str(noted)
+    origin = read_json_or_none(path.with_name(f"{path.name}.origin.json"))
+    return str(origin["sha256"]) if isinstance(origin, dict) and "sha256" in origin else None
 
 
 def ensure_random_weights(
@@ -85,7 +81,7 @@ def ensure_random_weights(
     described = config.model_dump(mode="json", include=set(family.weights_depend_on))
     key = content_key({"seed": seed, "version": RANDOM_WEIGHTS_VERSION} | described)
     found = file_sha256(path) if path.is_file() else None
-    if found is not None and _read_stamp(stamp) == {"key": key, "sha256": found}:
+    if found is not None and read_json_or_none(stamp) == {"key": key, "sha256": found}:
         return path, found, True
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as partial:
@@ -121,13 +117,6 @@ def check_tensors(
                 f"{where}: {len(culprits)} tensors {problem}: {', '.join(culprits[:3])}{more}: "
                 "this is not the checkpoint that the config describes"
             )
-
-
-def _read_stamp(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _package_folder(name: str) -> Path | None:

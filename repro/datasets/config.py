@@ -55,10 +55,6 @@ class SplitFacts(Config):
     """Splits that together hold all clips of this one; splits that are not within others share no clips with them."""
     frames: ClipLengths | None = None
 
-    @property
-    def about_clips(self) -> int | None:
-        return self.clips or self.estimated_clips
-
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 

@@ -4,7 +4,6 @@ Beside each file lies FILE.origin.json: where it came from, its sha256 and wheth
 download had, and the licence that was agreed to.
 """
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
-from repro.core.files import lock_file, replacing_file, set_aside, write_json
+from repro.core.files import lock_file, read_json_or_none, replacing_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch import download as downloads
@@ -228,10 +227,7 @@ def origin_path(path: Path) -> Path:
 
 
 def read_origin(path: Path) -> dict[str, Any]:
-    """What FILE.origin.json says; nothing where it is not there or makes no sense."""
-    try:
-        origin = json.loads(origin_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    """Read FILE.origin.json; empty if it is missing or is not what `_record` wrote."""
+    origin = read_json_or_none(origin_path(path))
     known = isinstance(origin, dict) and re.fullmatch("[0-9a-f]{64}", str(origin.get("sha256")))
     return origin if known else {}

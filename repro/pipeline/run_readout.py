@@ -5,7 +5,6 @@ and predictions are on disk before the record that lists their sha256: a run wit
 """
 
 import datetime
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 
 from repro.core.console import Reporter
 from repro.core.files import remove_partials, set_aside
-from repro.core.hashing import canonical_json, content_key, file_sha256
+from repro.core.hashing import content_key, content_sha256, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import FeatureStore
@@ -345,7 +344,7 @@ def _subset_record(
 
 def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...] = ()) -> SplitRecord:
     contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
-    digest = hashlib.sha256(canonical_json({"classes": list(split.classes), "clips": contents})).hexdigest()
+    digest = content_sha256({"classes": list(split.classes), "clips": contents})
     return SplitRecord(name=str(split.name), clips=len(split.clips), sha256=digest, missing_clips=missing)
 
 

@@ -7,7 +7,6 @@
 Each file's header holds JSON that says what the file belongs to, and the sha256 of that and of the tensors.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from repro.core.errors import UsageError
 from repro.core.files import set_aside
-from repro.core.hashing import canonical_json
+from repro.core.hashing import content_key
 from repro.core.signed import ArrayLibrary, DamagedFileError, about_of, read_arrays, write_arrays
 from repro.readout.compute import Compute
 from repro.readout.heads import Head
@@ -97,7 +96,7 @@ def describe_training(
 
     def digest(split: Sequences) -> str:
         lengths = [len(features) for features in split.features]
-        return hashlib.sha256(canonical_json([split.clips, lengths, split.targets.tolist()])).hexdigest()[:16]
+        return content_key([split.clips, lengths, split.targets.tolist()])
 
     return {
         "version": VERSION,

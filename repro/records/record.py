@@ -5,7 +5,6 @@ runs/<row>/seed<seed>-<run>/predictions.parquet  scores of every test clip after
 runs/<row>/seed<seed>-<run>/*.safetensors        the trained readout (repro/readout/checkpoints.py)
 """
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from repro.core.files import write_json
-from repro.core.hashing import canonical_json, file_sha256
+from repro.core.hashing import file_sha256
+from repro.core.signed import parse_signed_json, write_signed_json
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.table.row import Kind
 
@@ -174,8 +173,7 @@ class StoredRun:
         except OSError as error:
             raise DamagedRecordError(f"{self.record_path}: cannot be read ({error.strerror})") from error
         try:
-            raw = json.loads(text, parse_constant=_refuse)
-            digest = raw.pop("sha256")
+            raw, intact = parse_signed_json(text)
             record = RunRecord.model_validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
@@ -183,9 +181,10 @@ class StoredRun:
             raise DamagedRecordError(
                 f"{self.record_path}: damaged or of another version: {where}: {first['msg']}"
             ) from error
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DamagedRecordError(f"{self.record_path}: damaged: not a run record ({error})") from error
-        if digest != _digest(raw):
+        # Asked last, since a record of another version is best told by the key that differs.
+        if not intact:
             raise DamagedRecordError(f"{self.record_path}: damaged or edited: it does not match its own sha256")
         try:
             if file_sha256(self.predictions_path) != record.predictions_sha256:
@@ -197,8 +196,7 @@ class StoredRun:
         return record
 
     def write(self, record: RunRecord) -> None:
-        raw = record.model_dump(mode="json")
-        write_json(self.record_path, raw | {"sha256": _digest(raw)})
+        write_signed_json(self.record_path, record.model_dump(mode="json"))
 
 
 def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:
@@ -228,11 +226,3 @@ def machine(device: str = "cpu") -> dict[str, str]:
         "device": name,
         "torch_threads": str(torch.get_num_threads()),
     }
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
-
-
-def _digest(raw: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(raw)).hexdigest()

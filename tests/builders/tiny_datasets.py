@@ -4,7 +4,7 @@ here. Counts of the real ones do not apply to them: each comes with a config tha
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import av
 import openpyxl
 
+from repro.core.workspace import Workspace
+from repro.datasets import registry
 from repro.datasets.config import DatasetConfig, SplitFacts, load_dataset
 from repro.datasets.ucf_hmdb import CLASSES
 from repro.smoke import clips
@@ -220,3 +222,9 @@ def charades_ego(folder: Path, films: bool = True, videos: str = "CharadesEgo_v1
 
 
 MAKERS = {"ucf101": ucf101, "hmdb51": hmdb51, "animal_kingdom": animal_kingdom, "charades_ego": charades_ego}
+
+
+def ucf_hmdb_opener(workspace: Workspace) -> Callable[[DatasetConfig, Workspace], registry.Dataset]:
+    """Make tiny UCF101 and HMDB51 in `workspace`; return what opens them by their own counts, in place of open_dataset."""
+    configs = {"ucf101": ucf101(workspace.data / "ucf101"), "hmdb51": hmdb51(workspace.data / "hmdb51")}
+    return lambda config, workspace: registry.open_dataset(configs[config.name], workspace)

@@ -17,8 +17,6 @@ from repro.cli import app as cli
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
-from repro.datasets import registry
-from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split, SplitName
 from repro.pipeline import row_data
 from repro.pipeline.predict import ScoredVideos, predict_videos
@@ -39,15 +37,7 @@ ROW = "ucf_hmdb"
 @pytest.fixture
 def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace with tiny UCF101 and HMDB51 and their own counts, and the row on mean colour."""
-    configs = {
-        "ucf101": tiny_datasets.ucf101(workspace.data / "ucf101"),
-        "hmdb51": tiny_datasets.hmdb51(workspace.data / "hmdb51"),
-    }
-
-    def opened(config: DatasetConfig, workspace: Workspace) -> registry.Dataset:
-        return registry.open_dataset(configs[config.name], workspace)
-
-    monkeypatch.setattr(row_data, "open_dataset", opened)
+    monkeypatch.setattr(row_data, "open_dataset", tiny_datasets.ucf_hmdb_opener(workspace))
     return workspace
 
 
