@@ -20,12 +20,12 @@ from repro.table.row import Row
 
 HOUR = 3600
 BYTES = 4
-"""Of a value of features and weights, fp32."""
+"""Bytes per value of features and weights (fp32)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Features of some splits of one data set by one backbone."""
+    """Extraction of some splits of one data set with one backbone."""
 
     dataset: str
     backbone: str
@@ -33,39 +33,39 @@ class Job:
     splits: tuple[str, ...]
     whole: Portion
     left: Portion
-    """What is not there yet."""
+    """The part that remains to be computed."""
     held: int
-    """Clips whose features are there."""
+    """Number of clips whose features are stored."""
     precision: Precision
     tflop: float | None
-    """Of a window, as configs/plan.yaml has it, in proportion where the row's windows are of another length."""
+    """Work of one window from configs/plan.yaml, scaled if the row's windows have another length."""
     rate: Rate | None
-    """Measured in this workspace."""
+    """Speed measured in this workspace."""
     hours: Amount | None
-    """Of what is left; None where there is nothing to reckon with."""
+    """Time for the remaining part; None if no speed is known or assumed."""
     disk: Amount | None
-    """Bytes of what is left."""
+    """Bytes of the remaining part."""
     basis: str
-    """What the counts rest on."""
+    """Source of the counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readouts:
     seeds: int
     recorded: int
-    """Runs that are there and would be reused."""
+    """Number of runs that exist and would be reused."""
     epochs: int
-    """Of one run."""
+    """Epochs of one run."""
     clips: Amount
-    """Of the training split: an epoch's."""
+    """Clips of the training split, which an epoch reads once."""
     tflop: float
-    """Of one run."""
+    """Work of one run."""
     measured_on: str
-    """The device this row's own runs took their time on; "" where it is reckoned."""
+    """The device on which this row's own runs were timed; empty if the time is an estimate."""
     hours: Amount | None
-    """Of the runs that are left."""
+    """Time for the remaining runs."""
     disk: Amount
-    """Bytes of the runs that are left."""
+    """Bytes of the remaining runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +80,25 @@ class RowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Jobs that `repro extract` would do together."""
+    """Jobs that one `repro extract` would compute together."""
 
     dataset: str
     together: Together
     tflop_apart: float
-    """Of a window."""
+    """Work of one window if computed apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     workspace: Workspace
     kind: Kind
-    """Of device the hours are of."""
+    """Kind of device that the hours are for."""
     rows: tuple[RowPlan, ...]
     downloads: tuple[Download, ...]
     clips: Amount
-    """Of all rows, each once."""
+    """Clips of all rows, each counted once."""
     jobs: tuple[Job, ...]
-    """Of all rows, each data set, backbone and cell once."""
+    """Jobs of all rows; each data set, backbone and cell once."""
     savings: tuple[Saving, ...]
     problems: tuple[str, ...]
 
@@ -138,7 +138,7 @@ def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, 
 
 
 def _clips(counts: Counts, jobs: Sequence[Job]) -> Amount:
-    """Of all jobs, each once whatever the backbones."""
+    """Count the clips of all jobs, each once whatever the backbones."""
     once = counted(0)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
         splits = [split for job in jobs if job.dataset == dataset for split in job.splits]
@@ -211,7 +211,7 @@ def _readouts(counts: Counts, kind: Kind, name: str, row: Row, seeds: int, proto
 
 
 def _savings(jobs: Sequence[Job]) -> tuple[Saving, ...]:
-    """What computing backbones together would save, where there is something to compute of each."""
+    """Return what computing backbones together would save, if each has something left to compute."""
     work = reckoning().tflop_per_window
     found = []
     for shared in reckoning().together:
