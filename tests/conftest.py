@@ -103,5 +103,5 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def told() -> RecordingReporter:
+def reporter() -> RecordingReporter:
     return RecordingReporter()

@@ -88,7 +88,7 @@ def test_features_are_those_of_the_command_and_readouts_those_of_the_row(ready: 
 
 
 def test_what_cannot_be_had_is_an_error_of_one_line(ready: Workspace, clip: Path, tmp_path: Path) -> None:
-    for mistake, told in (
+    for mistake, reporter in (
         (lambda: repro.load_features("ucf101", "mean_colour"), "expected <dataset>/<split>"),
         (lambda: repro.load_features("ucf101/train", "mean_colour"), "have no features"),
         (lambda: repro.extract_features(tmp_path / "none.mp4", "mean_colour"), "no such file"),
@@ -96,7 +96,7 @@ def test_what_cannot_be_had_is_an_error_of_one_line(ready: Workspace, clip: Path
         (lambda: repro.score_video("ucf_hmdb", clip), "no trained readout"),
         (lambda: repro.load_readout(tmp_path / "none.safetensors"), "no trained readout there"),
     ):
-        with pytest.raises(repro.ReproError, match=told) as refused:
+        with pytest.raises(repro.ReproError, match=reporter) as refused:
             mistake()
         assert "\n" not in str(refused.value)
 

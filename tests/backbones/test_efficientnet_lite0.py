@@ -72,12 +72,12 @@ def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
 
 @pytest.mark.slow
 def test_features_are_a_vector_a_frame(
-    rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
+    rendered: dict[str, Path], workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     backbone = describe_backbone(load_backbone(NAME), workspace)
     store = FeatureStore.open(workspace, NAME, backbone.identity(), "clips")
     some = tuple(Clip(name, path, (0,)) for name, path in rendered.items())
-    done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, told)
+    done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, reporter)
     assert done.extracted == [clip.id for clip in some]
     for clip in some:
         entry = store.read(clip.id)
@@ -89,16 +89,16 @@ def test_features_are_a_vector_a_frame(
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_from_the_smoke_jobs_clips_to_a_prediction(
-    rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
+    rendered: dict[str, Path], workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     """The row as `repro smoke --pretrained` runs it, on a fourth of the clips and for two epochs."""
     row = load_row(ROW)
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 2})})
-    clips.render(workspace.smoke / "clips", told)
+    clips.render(workspace.smoke / "clips", reporter)
     whole = clips.splits(workspace.smoke / "clips")
     splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
-    inputs = extract_row(row, RowData(splits), workspace, Execution(), told)
-    (record,) = run_readouts(inputs, [52], workspace, told, compute=Compute(threads=1))
+    inputs = extract_row(row, RowData(splits), workspace, Execution(), reporter)
+    (record,) = run_readouts(inputs, [52], workspace, reporter, compute=Compute(threads=1))
     assert record.features.width == 1280
     assert record.features.identity["checkpoint_sha256"] == file_sha256(
         describe_backbone(load_backbone(NAME), workspace).checkpoint
@@ -113,7 +113,7 @@ def test_from_the_smoke_jobs_clips_to_a_prediction(
 
 @pytest.mark.slow
 def test_the_smoke_job_runs_it_when_asked(
-    workspace: Workspace, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
     store = FeatureStore.open(workspace, "x", {}, "smoke")
@@ -122,7 +122,7 @@ def test_the_smoke_job_runs_it_when_asked(
     monkeypatch.setattr(job, "run_readouts", lambda *_, **__: [])
     monkeypatch.setattr(job.clips, "render", lambda *_: {})
     monkeypatch.setattr(job.clips, "splits", lambda *_: {})
-    job.make(workspace, [52], 1, told)
+    job.make(workspace, [52], 1, reporter)
     assert ran == ["smoke", "smoke_mean_colour"]
-    job.make(workspace, [52], 1, told, pretrained=True)
+    job.make(workspace, [52], 1, reporter, pretrained=True)
     assert ran[2:] == ["smoke", "smoke_mean_colour", ROW]

@@ -42,8 +42,8 @@ def by_id(manifest: Manifest) -> dict[str, ClipFacts]:
     return {clip.id: clip for clip in manifest.clips}
 
 
-def test_what_is_in_every_clip(hmdb: Dataset, workspace: Workspace, told: RecordingReporter) -> None:
-    done = audit_dataset(hmdb, workspace, 2, told)
+def test_what_is_in_every_clip(hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter) -> None:
+    done = audit_dataset(hmdb, workspace, 2, reporter)
     assert (done.decoded, done.reused) == (24, 0)
     assert done.path == manifest_path(workspace, "hmdb51")
     for clip, facts in zip(hmdb.clips, done.manifest.clips, strict=True):
@@ -66,24 +66,26 @@ def test_what_is_in_every_clip(hmdb: Dataset, workspace: Workspace, told: Record
     assert pq.read_table(done.path).num_rows == 24
 
 
-def test_any_number_of_processes_finds_the_same(hmdb: Dataset, workspace: Workspace, told: RecordingReporter) -> None:
+def test_any_number_of_processes_finds_the_same(
+    hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter
+) -> None:
     found = []
     for workers in (1, 3):
         place = Workspace(workspace.root / str(workers), workspace.data)
-        found.append(audit_dataset(hmdb, place, workers, told).manifest)
+        found.append(audit_dataset(hmdb, place, workers, reporter).manifest)
     assert found[0] == found[1]
     assert found[0].sha256 == found[1].sha256
 
 
 def test_faults_are_named_and_the_other_clips_come(
-    hmdb: Dataset, workspace: Workspace, told: RecordingReporter
+    hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     absent, empty, text, cut = hmdb.clips[:4]
     absent.path.unlink()
     empty.path.write_bytes(b"")
     text.path.write_bytes(b"no video" * 100)
     cut.path.write_bytes(cut.path.read_bytes()[: cut.path.stat().st_size // 2])
-    done = audit_dataset(hmdb, workspace, 2, told)
+    done = audit_dataset(hmdb, workspace, 2, reporter)
     found = by_id(done.manifest)
     assert [clip.id for clip in done.manifest.clips if clip.error] == [c.id for c in (absent, empty, text, cut)]
     assert found[absent.id].error == f"hmdb51_org/climb/{absent.path.name}: no such file (listed in {absent.listed})"
@@ -100,19 +102,21 @@ def test_faults_are_named_and_the_other_clips_come(
     assert "did not decode when it was audited" in gone[text.id]
     tiny_data.film(text.path, 99)
     assert text.id not in find_missing(hmdb.split("full"), hmdb.folder, done.manifest)
-    again = audit_dataset(hmdb, workspace, 1, told)
+    again = audit_dataset(hmdb, workspace, 1, reporter)
     assert (again.decoded, again.reused) == (2, 20)  # what was mended, and what failed
     assert not by_id(again.manifest)[text.id].error
 
 
-def test_what_is_as_it_was_is_not_decoded_again(hmdb: Dataset, workspace: Workspace, told: RecordingReporter) -> None:
-    first = audit_dataset(hmdb, workspace, 1, told)
-    again = audit_dataset(hmdb, workspace, 1, told)
+def test_what_is_as_it_was_is_not_decoded_again(
+    hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter
+) -> None:
+    first = audit_dataset(hmdb, workspace, 1, reporter)
+    again = audit_dataset(hmdb, workspace, 1, reporter)
     assert (again.decoded, again.reused) == (0, 24)
     assert again.manifest == first.manifest
     journal = workspace.audits / "hmdb51" / "journal.jsonl"
     journal.write_text(journal.read_text()[:-30] + "\nnonsense\n[1, 2]\n")
-    assert audit_dataset(hmdb, workspace, 1, told).decoded == 1
+    assert audit_dataset(hmdb, workspace, 1, reporter).decoded == 1
     assert read_manifest(first.path) == first.manifest
 
 
@@ -134,7 +138,7 @@ if __name__ == "__main__":
 
 
 def test_a_killed_audit_goes_on_where_it_was(
-    hmdb: Dataset, workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     script = tmp_path / "audit.py"
     script.write_text(KILLED)
@@ -147,7 +151,7 @@ def test_a_killed_audit_goes_on_where_it_was(
     run.wait()
     kept = journal.read_text().count("\n")
     assert kept >= 3
-    done = audit_dataset(hmdb, workspace, 2, told)
+    done = audit_dataset(hmdb, workspace, 2, reporter)
     assert done.reused >= kept
     assert done.decoded == 24 - done.reused
     assert all(not clip.error for clip in done.manifest.clips)

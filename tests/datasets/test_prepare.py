@@ -68,32 +68,32 @@ def whole(name: str, workspace: Workspace) -> None:
     assert not (dataset.folder / ".unpacking").exists()
 
 
-def run(name: str, workspace: Workspace, told: RecordingReporter, *given: Path) -> list[Placed]:
-    return prepare_dataset(tiny_data.config(name), workspace, given, told)
+def run(name: str, workspace: Workspace, reporter: RecordingReporter, *given: Path) -> list[Placed]:
+    return prepare_dataset(tiny_data.config(name), workspace, given, reporter)
 
 
 @pytest.mark.parametrize("name", list(tiny_data.MAKERS))
-def test_a_users_folders_are_linked(name: str, owners: Path, workspace: Workspace, told: RecordingReporter) -> None:
-    placed = run(name, workspace, told, owners / name)
+def test_a_users_folders_are_linked(name: str, owners: Path, workspace: Workspace, reporter: RecordingReporter) -> None:
+    placed = run(name, workspace, reporter, owners / name)
     assert {one.how for one in placed} == {"linked"}
     whole(name, workspace)
     for one in placed:
         assert (workspace.data / name / one.part).is_symlink()
-    assert {one.how for one in run(name, workspace, told)} == {"there"}
+    assert {one.how for one in run(name, workspace, reporter)} == {"there"}
     assert contents(owners / name)  # the user's own is untouched
 
 
-def test_each_part_may_be_passed_by_itself(owners: Path, workspace: Workspace, told: RecordingReporter) -> None:
+def test_each_part_may_be_passed_by_itself(owners: Path, workspace: Workspace, reporter: RecordingReporter) -> None:
     source = owners / "animal_kingdom"
     with pytest.raises(MissingError, match="data animal_kingdom: no video in"):
-        run("animal_kingdom", workspace, told, source / "AR_metadata.xlsx")
+        run("animal_kingdom", workspace, reporter, source / "AR_metadata.xlsx")
     assert (workspace.data / "animal_kingdom" / "AR_metadata.xlsx").is_symlink()
-    run("animal_kingdom", workspace, told, source / "video")
+    run("animal_kingdom", workspace, reporter, source / "video")
     whole("animal_kingdom", workspace)
 
 
 def test_ucf101_from_its_rar_and_zip(
-    owners: Path, workspace: Workspace, told: RecordingReporter, rar_reader: None
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, rar_reader: None
 ) -> None:
     archives = workspace.data / "ucf101" / "archives"
     write_rar(archives / "UCF101.rar", contents(owners / "ucf101" / "UCF-101", "UCF-101/"))
@@ -101,7 +101,7 @@ def test_ucf101_from_its_rar_and_zip(
         archives / "UCF101TrainTestSplits-RecognitionTask.zip",
         contents(owners / "ucf101" / "ucfTrainTestlist", "ucfTrainTestlist/"),
     )
-    placed = run("ucf101", workspace, told)
+    placed = run("ucf101", workspace, reporter)
     assert {(one.part, one.how, one.source) for one in placed} == {
         ("UCF-101", "unpacked", "UCF101.rar"),
         ("ucfTrainTestlist", "unpacked", "UCF101TrainTestSplits-RecognitionTask.zip"),
@@ -112,7 +112,7 @@ def test_ucf101_from_its_rar_and_zip(
 
 @pytest.mark.parametrize("form", ["rar of rars", "zip of folders", "rars", "rars without folders"])
 def test_hmdb51_from_the_forms_it_comes_in(
-    owners: Path, workspace: Workspace, told: RecordingReporter, rar_reader: None, tmp_path: Path, form: str
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, rar_reader: None, tmp_path: Path, form: str
 ) -> None:
     archives = workspace.data / "hmdb51" / "archives"
     videos = owners / "hmdb51" / "hmdb51_org"
@@ -129,108 +129,108 @@ def test_hmdb51_from_the_forms_it_comes_in(
         archives / "test_train_splits.rar",
         contents(owners / "hmdb51" / "testTrainMulti_7030_splits", "testTrainMulti_7030_splits/"),
     )
-    run("hmdb51", workspace, told)
+    run("hmdb51", workspace, reporter)
     whole("hmdb51", workspace)
     assert contents(workspace.data / "hmdb51" / "hmdb51_org") == contents(videos)
 
 
 def test_animal_kingdom_from_the_tar_of_its_form(
-    owners: Path, workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     given = tmp_path / "Animal_Kingdom" / "action_recognition"
     tar_of(given / "dataset" / "video.tar.gz", owners / "animal_kingdom" / "video", "action_recognition/dataset/video")
     given.mkdir(exist_ok=True)
     shutil.copy(owners / "animal_kingdom" / "AR_metadata.xlsx", given)
-    placed = run("animal_kingdom", workspace, told, given, given / "dataset" / "video.tar.gz")
+    placed = run("animal_kingdom", workspace, reporter, given, given / "dataset" / "video.tar.gz")
     assert {one.how for one in placed} == {"linked", "unpacked"}
     whole("animal_kingdom", workspace)
 
 
 @pytest.mark.parametrize("size", ["CharadesEgo_v1_480", "CharadesEgo_v1"])
 def test_charades_ego_at_the_size_its_archive_names(
-    owners: Path, workspace: Workspace, told: RecordingReporter, size: str
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, size: str
 ) -> None:
     source, archives = owners / "charades_ego", workspace.data / "charades_ego" / "archives"
     tar_of(archives / f"{size}.tar", source / "CharadesEgo_v1_480", size)
     zip_of(archives / "CharadesEgo.zip", contents(source / "CharadesEgo", "CharadesEgo/"))
-    run("charades_ego", workspace, told)
+    run("charades_ego", workspace, reporter)
     whole("charades_ego", workspace)
     assert (workspace.data / "charades_ego" / size).is_dir()
 
 
 def test_a_folder_that_could_be_either_size_is_refused(
-    owners: Path, workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     (tmp_path / "videos").symlink_to(owners / "charades_ego" / "CharadesEgo_v1_480")
     with pytest.raises(UsageError, match="which of CharadesEgo_v1_480, CharadesEgo_v1 it is cannot be told"):
-        run("charades_ego", workspace, told, owners / "charades_ego" / "CharadesEgo", tmp_path / "videos")
+        run("charades_ego", workspace, reporter, owners / "charades_ego" / "CharadesEgo", tmp_path / "videos")
 
 
 def test_two_folders_for_one_part_are_refused(
-    owners: Path, workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     for place in ("a", "b"):
         (tmp_path / place / "ucfTrainTestlist").mkdir(parents=True)
         (tmp_path / place / "ucfTrainTestlist" / "trainlist01.txt").write_text("x")
     with pytest.raises(UsageError, match="ucfTrainTestlist could be any of"):
-        run("ucf101", workspace, told, tmp_path / "a", tmp_path / "b")
+        run("ucf101", workspace, reporter, tmp_path / "a", tmp_path / "b")
     with pytest.raises(UsageError, match="--from /no/such: no such file"):
-        run("ucf101", workspace, told, Path("/no/such"))
+        run("ucf101", workspace, reporter, Path("/no/such"))
 
 
-def test_nothing_to_prepare_from_is_said(workspace: Workspace, told: RecordingReporter) -> None:
+def test_nothing_to_prepare_from_is_said(workspace: Workspace, reporter: RecordingReporter) -> None:
     with pytest.raises(
         MissingError, match=r"no ucfTrainTestlist and no UCF-101 in .*archives, which is empty"
     ) as caught:
-        run("ucf101", workspace, told)
+        run("ucf101", workspace, reporter)
     assert "\n" not in str(caught.value)
 
 
 def test_a_link_that_leads_nowhere_is_replaced(
-    owners: Path, workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     folder = workspace.data / "hmdb51"
     folder.mkdir(parents=True)
     (folder / "hmdb51_org").symlink_to(tmp_path / "gone")
-    run("hmdb51", workspace, told, owners / "hmdb51")
+    run("hmdb51", workspace, reporter, owners / "hmdb51")
     whole("hmdb51", workspace)
 
 
 @pytest.mark.parametrize("name", ["../escape.avi", "/tmp/actiondiff-escape.avi"])
 def test_a_hostile_archive_leaves_nothing(
-    workspace: Workspace, told: RecordingReporter, tmp_path: Path, name: str
+    workspace: Workspace, reporter: RecordingReporter, tmp_path: Path, name: str
 ) -> None:
     archive = zip_of(tmp_path / "UCF101.zip", {"UCF-101/Archery/v_Archery_g01_c01.avi": b"1", name: b"2"})
     with pytest.raises(DataError, match=r"UCF101\.zip: member '.*escape\.avi' leads out"):
-        run("ucf101", workspace, told, archive)
+        run("ucf101", workspace, reporter, archive)
     folder = workspace.data / "ucf101"
     assert sorted(path.name for path in folder.iterdir()) == [".prepare.lock"]
     assert not list(tmp_path.rglob("escape.avi"))
 
 
 def test_a_damaged_archive_within_leaves_nothing(
-    workspace: Workspace, told: RecordingReporter, tmp_path: Path, rar_reader: None
+    workspace: Workspace, reporter: RecordingReporter, tmp_path: Path, rar_reader: None
 ) -> None:
     write_rar(tmp_path / "in" / "climb.rar", {"climb/a_climb_f_cm_np1_ri_med_0.avi": b"1" * 500})
     whole_rar = (tmp_path / "in" / "climb.rar").read_bytes()
     write_rar(tmp_path / "hmdb51_org.rar", {"climb.rar": whole_rar[:300]})
     with pytest.raises(DataError, match=r"climb\.rar: bsdtar cannot unpack it"):
-        run("hmdb51", workspace, told, tmp_path / "hmdb51_org.rar")
+        run("hmdb51", workspace, reporter, tmp_path / "hmdb51_org.rar")
     assert contents(workspace.data / "hmdb51" / ".unpacking") == {}
     assert not (workspace.data / "hmdb51" / "hmdb51_org").exists()
 
 
 def test_an_archive_is_not_unpacked_for_what_it_does_not_hold(
-    owners: Path, workspace: Workspace, told: RecordingReporter
+    owners: Path, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     folder = workspace.data / "ucf101"
     zip_of(folder / "archives" / "videos.zip", contents(owners / "ucf101" / "UCF-101", "UCF-101/"))
     for _ in range(2):
         with pytest.raises(MissingError, match="no ucfTrainTestlist in"):
-            run("ucf101", workspace, told)
-    assert sum("unpacking" in line for line in told.lines) == 1
+            run("ucf101", workspace, reporter)
+    assert sum("unpacking" in line for line in reporter.lines) == 1
     shutil.rmtree(folder / "UCF-101")
-    run("ucf101", workspace, told, owners / "ucf101" / "ucfTrainTestlist", folder / "archives" / "videos.zip")
+    run("ucf101", workspace, reporter, owners / "ucf101" / "ucfTrainTestlist", folder / "archives" / "videos.zip")
     whole("ucf101", workspace)
 
 
@@ -262,7 +262,7 @@ prepare.prepare_dataset(tiny_datasets.config("hmdb51"), Workspace(Path(sys.argv[
 
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on(
-    owners: Path, workspace: Workspace, told: RecordingReporter, rar_reader: None
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, rar_reader: None
 ) -> None:
     """A kill before every few steps, the next run going on from what the one before left."""
     archives = workspace.data / "hmdb51" / "archives"

@@ -319,9 +319,11 @@ def test_with_permuted_labels_the_score_falls_to_chance(
         workspace = Workspace(tmp_path / what)
         (workspace.root).mkdir()
         (workspace.root / "checkpoints").symlink_to(folder / "workspace" / "checkpoints")
-        told = labels.copy() if what == "in order" else np.concatenate([draws.permutation(labels[:120]), labels[120:]])
+        reporter = (
+            labels.copy() if what == "in order" else np.concatenate([draws.permutation(labels[:120]), labels[120:]])
+        )
         rows = [
-            (name, "train" if n < 120 else "test", str(40 + int(told[n])), "[('Mallard', 'Eating')]")
+            (name, "train" if n < 120 else "test", str(40 + int(reporter[n])), "[('Mallard', 'Eating')]")
             for n, name in enumerate(names)
         ]
         facts = tiny_datasets.animal_kingdom(workspace.data / "animal_kingdom", films=False, rows=rows).splits

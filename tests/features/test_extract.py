@@ -66,10 +66,10 @@ def clips(rendered: dict[str, Path]) -> list[Clip]:
 
 
 def run(
-    some: Sequence[Clip], told: RecordingReporter, *asks: Ask, workers: int = 1, batch: int | None = None
+    some: Sequence[Clip], reporter: RecordingReporter, *asks: Ask, workers: int = 1, batch: int | None = None
 ) -> Extraction:
     return extract(
-        Collection("clips", tuple(some)), asks, Execution(workers=workers, batch=batch), {"by": "test"}, told
+        Collection("clips", tuple(some)), asks, Execution(workers=workers, batch=batch), {"by": "test"}, reporter
     )
 
 
@@ -84,13 +84,13 @@ def test_padding_is_black_and_behind() -> None:
 
 @pytest.mark.slow
 def test_order_workers_and_company_change_no_bit(
-    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     some = clips(rendered)
     one, other, single = (svd.ask(tmp_path / name) for name in ("one", "other", "single"))
-    run(some, told, one)
-    run(some[::-1], told, other, workers=2)
-    run(some[1:2], told, single)
+    run(some, reporter, one)
+    run(some[::-1], reporter, other, workers=2)
+    run(some[1:2], reporter, single)
     for clip in some:
         assert one.store.path(clip.id).read_bytes() == other.store.path(clip.id).read_bytes()
     assert one.store.path(some[1].id).read_bytes() == single.store.path(some[1].id).read_bytes()
@@ -98,16 +98,16 @@ def test_order_workers_and_company_change_no_bit(
 
 @pytest.mark.slow
 def test_backbones_together_are_backbones_alone(
-    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     """svd_xt and sdv2 share decoding, VAE and image tower; sdv2 alone does without the padding."""
     some = clips(rendered)[:2]
     cells = (Cell(timestep=0, layer=4), *T20)
     together = svd.ask(tmp_path / "a", cells), svd.ask(tmp_path / "a", cells, mixing=False)
     alone = svd.ask(tmp_path / "b", cells), svd.ask(tmp_path / "b", cells, mixing=False)
-    run(some, told, *together)
+    run(some, reporter, *together)
     for ask in alone:
-        run(some, told, ask)
+        run(some, reporter, ask)
     for one, other in zip(together, alone, strict=True):
         for clip in some:
             ours, theirs = one.store.read(clip.id), other.store.read(clip.id)
@@ -127,12 +127,12 @@ def test_shards_are_disjoint_and_together_all(rendered: dict[str, Path]) -> None
 
 @pytest.mark.slow
 def test_another_batch_shape_is_noted_and_moves_nothing_but_float_noise(
-    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     some = clips(rendered)[:1]
     one, other = svd.ask(tmp_path / "a"), svd.ask(tmp_path / "b")
-    run(some, told, one)
-    run(some, told, other, batch=2)
+    run(some, reporter, one)
+    run(some, reporter, other, batch=2)
     ours, theirs = one.store.read(some[0].id), other.store.read(some[0].id)
     assert ours is not None
     assert theirs is not None
@@ -145,10 +145,10 @@ def test_another_batch_shape_is_noted_and_moves_nothing_but_float_noise(
 
 @pytest.mark.slow
 def test_cells_asked_for_later_join_those_that_are_there(
-    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = clips(rendered)[:1]
-    run(some, told, svd.ask(tmp_path))
+    run(some, reporter, svd.ask(tmp_path))
     seen: list[tuple[Cell, ...]] = []
     opened = extracting.open_extractors
 
@@ -158,24 +158,24 @@ def test_cells_asked_for_later_join_those_that_are_there(
 
     monkeypatch.setattr(extracting, "open_extractors", spy)
     more = svd.ask(tmp_path, (Cell(timestep=5, layer=2), *T20))
-    run(some, told, more)
+    run(some, reporter, more)
     assert seen == [(Cell(timestep=5, layer=2),)]  # what is there is not computed again
     entry = more.store.read(some[0].id)
     assert entry is not None
     assert sorted(entry.features) == ["t05_layer02", "t20_layer09"]
-    assert run(some, told, more).reused == [some[0].id]
+    assert run(some, reporter, more).reused == [some[0].id]
     assert len(seen) == 1  # nor is a backbone loaded for nothing
 
 
 @pytest.mark.slow
 def test_halves_are_another_store(
-    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     some = clips(rendered)[:1]
     half, full = svd.ask(tmp_path, stored_as="float16"), svd.ask(tmp_path)
     assert half.store.key != full.store.key
-    run(some, told, half)
-    run(some, told, full)
+    run(some, reporter, half)
+    run(some, reporter, full)
     ours, theirs = half.store.read(some[0].id), full.store.read(some[0].id)
     assert ours is not None
     assert theirs is not None
@@ -183,11 +183,11 @@ def test_halves_are_another_store(
 
 
 def test_one_token_a_sampled_frame(
-    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     short = [c for c in clips(rendered) if c.path.stat().st_size == min(p.stat().st_size for p in rendered.values())]
     ask = svd.ask(tmp_path)
-    run(short, told, ask)
+    run(short, reporter, ask)
     entry = ask.store.read(short[0].id)
     assert entry is not None
     assert entry.features["t20_layer09"].shape == (-(-11 // 4), 128)
@@ -195,42 +195,42 @@ def test_one_token_a_sampled_frame(
     assert entry.video_sha256 == file_sha256(short[0].path)
 
 
-def test_a_clip_of_one_frame_is_one_token(svd: Tiny, tmp_path: Path, told: RecordingReporter) -> None:
+def test_a_clip_of_one_frame_is_one_token(svd: Tiny, tmp_path: Path, reporter: RecordingReporter) -> None:
     scene = dataclasses.replace(scenes.smoke_scenes()[0], frames=1)
     clip = Clip("one", tmp_path / "one.mp4", (0,))
     encode(clip.path, scene)
     ask = svd.ask(tmp_path)
-    assert run([clip], told, ask).extracted == ["one"]
+    assert run([clip], reporter, ask).extracted == ["one"]
     entry = ask.store.read("one")
     assert entry is not None
     assert entry.features["t20_layer09"].shape == (1, 128)
-    assert told.warnings == []
+    assert reporter.warnings == []
 
 
 def test_what_is_there_is_reused_and_what_changed_is_not(
-    rendered: dict[str, Path], tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     some = clips(rendered)
     copies = [Clip(c.id, tmp_path / f"{c.id}.mp4", (0,)) for c in some]
     for clip, copy in zip(some, copies, strict=True):
         copy.path.write_bytes(clip.path.read_bytes())
     ask = colour(tmp_path / "store")
-    assert run(copies, told, ask).extracted == [c.id for c in copies]
-    assert run(copies, told, ask).reused == [c.id for c in copies]
+    assert run(copies, reporter, ask).extracted == [c.id for c in copies]
+    assert run(copies, reporter, ask).reused == [c.id for c in copies]
     copies[0].path.write_bytes(some[1].path.read_bytes())
-    again = run(copies, told, ask)
+    again = run(copies, reporter, ask)
     assert again.extracted == [copies[0].id]
-    assert told.warnings == []
+    assert reporter.warnings == []
 
 
 @pytest.mark.parametrize("damage", ["cut off", "bit", "other clip", "text", "empty"])
 def test_a_damaged_file_is_kept_aside_and_made_again(
-    rendered: dict[str, Path], tmp_path: Path, told: RecordingReporter, damage: str
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, damage: str
 ) -> None:
     some = clips(rendered)
     ask = colour(tmp_path)
     place = ask.store
-    run(some, told, ask)
+    run(some, reporter, ask)
     path = place.path(some[0].id)
     good = path.read_bytes()
     bad = {
@@ -243,29 +243,29 @@ def test_a_damaged_file_is_kept_aside_and_made_again(
     path.write_bytes(bad)
     with pytest.raises(DamagedFeaturesError):
         place.read(some[0].id)
-    assert run(some, told, ask).extracted == [some[0].id]
+    assert run(some, reporter, ask).extracted == [some[0].id]
     assert path.read_bytes() == good
     assert path.with_name(path.name + ".damaged1").read_bytes() == bad
-    assert len(told.warnings) == 1
-    assert str(path) in told.warnings[0]
-    assert "\n" not in told.warnings[0]
+    assert len(reporter.warnings) == 1
+    assert str(path) in reporter.warnings[0]
+    assert "\n" not in reporter.warnings[0]
 
 
 def test_a_clip_that_fails_is_named_and_the_rest_goes_on(
-    rendered: dict[str, Path], tmp_path: Path, told: RecordingReporter
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter
 ) -> None:
     bad, absent = Clip("bad", tmp_path / "bad.mp4", (0,)), Clip("absent", tmp_path / "absent.mp4", (0,))
     bad.path.write_bytes(b"no video")
     good = clips(rendered)
     ask = colour(tmp_path)
-    result = run([bad, *good, absent], told, ask)
+    result = run([bad, *good, absent], reporter, ask)
     assert set(result.failed) == {"bad", "absent"}
     assert result.extracted == [c.id for c in good]
-    assert len(told.warnings) == 2
+    assert len(reporter.warnings) == 2
     bad.path.write_bytes(good[0].path.read_bytes())
     listed = json.loads((ask.store.folder / "failed.json").read_text())
     assert set(listed) == {"bad", "absent"}
-    assert run([bad, *good], told, ask).extracted == ["bad"]
+    assert run([bad, *good], reporter, ask).extracted == ["bad"]
     assert not (ask.store.folder / "failed.json").exists()
 
 
@@ -273,7 +273,7 @@ def test_a_clip_that_fails_is_named_and_the_rest_goes_on(
 def test_features_that_are_not_finite_are_not_stored(
     rendered: dict[str, Path],
     tmp_path: Path,
-    told: RecordingReporter,
+    reporter: RecordingReporter,
     monkeypatch: pytest.MonkeyPatch,
     value: float,
     stored_as: StoredAs,
@@ -294,7 +294,7 @@ def test_features_that_are_not_finite_are_not_stored(
     monkeypatch.setattr(extracting, "open_extractors", lambda asks, execution: [Broken()])
     some = clips(rendered)[:1]
     ask = dataclasses.replace(colour(tmp_path), store=store(tmp_path, stored_as=stored_as))
-    result = run(some, told, ask)
+    result = run(some, reporter, ask)
     assert "hold NaN or infinity" in result.failed[some[0].id]
     assert str(some[0].path) in result.failed[some[0].id]
     assert ask.store.read(some[0].id) is None

@@ -107,7 +107,7 @@ def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut off", "gone", "index"])
-def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, told: RecordingReporter, damage: str) -> None:
+def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, reporter: RecordingReporter, damage: str) -> None:
     store.write("one", entry(1, "a"))
     pack_collection(store, print)
     (array,) = (store.folder / "packed").glob("a-*.npy")
@@ -122,9 +122,9 @@ def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, told: Record
         pack.index_path(store.folder / "packed", "a").write_bytes(b"PAR1")
     with pytest.raises(DamagedFeaturesError):
         store.packed("a")
-    assert store.packed_or_aside("a", told.warn) is None
-    assert "extracting its clips again" in told.warnings[0]
-    assert "\n" not in told.warnings[0]
+    assert store.packed_or_aside("a", reporter.warn) is None
+    assert "extracting its clips again" in reporter.warnings[0]
+    assert "\n" not in reporter.warnings[0]
     assert store.packed("a") is None
 
 

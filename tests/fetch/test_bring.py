@@ -367,28 +367,28 @@ def asset(workspace: Workspace) -> tuple[Asset, RemoteFile]:
 
 
 def test_what_is_there_and_wrong_goes_only_when_the_right_one_has_come(
-    asset: tuple[Asset, RemoteFile], workspace: Workspace, server: FileServer, told: RecordingReporter
+    asset: tuple[Asset, RemoteFile], workspace: Workspace, server: FileServer, reporter: RecordingReporter
 ) -> None:
     path = asset[0].path(asset[1])
     write_bytes(path, b"short")
     hashes = FileHashes(workspace.hashes)
     server.always = {"status": 404}
     with pytest.raises(MissingError):
-        fetch.bring(*asset, server.url + "/a.bin", hashes, told)
+        fetch.bring(*asset, server.url + "/a.bin", hashes, reporter)
     assert path.read_bytes() == b"short"
     server.always = {}
-    brought = fetch.bring(*asset, server.url + "/a.bin", hashes, told)
+    brought = fetch.bring(*asset, server.url + "/a.bin", hashes, reporter)
     assert (brought.means, brought.published) == ("fetched", True)
     assert path.read_bytes() == CONTENT
     assert path.with_name("a.bin.damaged1").read_bytes() == b"short"
-    assert told.warnings == [f"{path} has 5 bytes, expected 200000: set aside as a.bin.damaged1"]
-    assert fetch.bring(*asset, None, hashes, told).means == "there"
+    assert reporter.warnings == [f"{path} has 5 bytes, expected 200000: set aside as a.bin.damaged1"]
+    assert fetch.bring(*asset, None, hashes, reporter).means == "there"
 
 
 def test_where_a_link_cannot_be_the_file_is_copied(
     asset: tuple[Asset, RemoteFile],
     workspace: Workspace,
-    told: RecordingReporter,
+    reporter: RecordingReporter,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -401,43 +401,43 @@ def test_where_a_link_cannot_be_the_file_is_copied(
     with monkeypatch.context() as patch:
         patch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         with pytest.raises(UsageError, match=r"10 bytes free, 200\.0 kB needed for a\.bin"):
-            fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told)
-    assert fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told).means == "copied"
+            fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter)
+    assert fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter).means == "copied"
     assert not path.samefile(tmp_path / "mine")
     assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], bytes(len(CONTENT))])
 def test_a_file_of_ones_own_that_is_not_the_one_is_refused(
-    asset: tuple[Asset, RemoteFile], workspace: Workspace, told: RecordingReporter, tmp_path: Path, content: bytes
+    asset: tuple[Asset, RemoteFile], workspace: Workspace, reporter: RecordingReporter, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "mine").write_bytes(content)
     with pytest.raises(MissingError, match=r"mine: has .* expected"):
-        fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told)
+        fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter)
     assert [p.name for p in workspace.checkpoints.iterdir()] == [".a.bin.lock"]
 
 
 def test_a_damaged_origin_is_no_origin(
-    asset: tuple[Asset, RemoteFile], workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    asset: tuple[Asset, RemoteFile], workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").write_bytes(CONTENT)
-    fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), told)
+    fetch.bring(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter)
     path = asset[0].path(asset[1])
     for text in ("", "[]", '{"sha256": 7}', "{"):
         fetch.origin_path(path).write_text(text)
         assert fetch.read_origin(path) == {}
-        assert fetch.bring(*asset, None, FileHashes(workspace.hashes), told).means == "there"
+        assert fetch.bring(*asset, None, FileHashes(workspace.hashes), reporter).means == "there"
 
 
 def test_a_file_that_is_being_fetched_is_left_alone(
-    asset: tuple[Asset, RemoteFile], workspace: Workspace, told: RecordingReporter
+    asset: tuple[Asset, RemoteFile], workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     workspace.checkpoints.mkdir(parents=True)
     with (
         lock_file(workspace.checkpoints / ".a.bin.lock", "", ""),
         pytest.raises(UsageError, match=r"is being fetched already .*: wait for it to end"),
     ):
-        fetch.bring(*asset, None, FileHashes(workspace.hashes), told)
+        fetch.bring(*asset, None, FileHashes(workspace.hashes), reporter)
 
 
 def test_sdv2_is_the_file_of_svd_xt(workspace: Workspace) -> None:

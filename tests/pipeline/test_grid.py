@@ -148,14 +148,14 @@ def test_one_pass_over_the_clips_makes_all_cells(
     assert set(made) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
     assert len({r.grid for r in made.values()}) == 1
     assert len({r.group for r in made.values()}) == 4
-    told = capsys.readouterr().out
-    assert "disk        about" in told
-    assert "mlflow      4 logged" in told
+    reporter = capsys.readouterr().out
+    assert "disk        about" in reporter
+    assert "mlflow      4 logged" in reporter
     run(place)
     assert done[-1].windows == 0
-    told = capsys.readouterr().out
-    assert "readout     reused all 4" in told
-    assert "4 of 91 cells" in told
+    reporter = capsys.readouterr().out
+    assert "readout     reused all 4" in reporter
+    assert "4 of 91 cells" in reporter
     assert records(place) == made
     run_here(tiny_row(), place)
     assert "readout     reused all 1" in capsys.readouterr().out
@@ -257,7 +257,7 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
     assert "the honest selection beside it: the same command with --protocol both" in first
     assert "honest protocol" not in first
     run(featured, replace(pair, protocols=("honest",)))
-    told = capsys.readouterr().out
+    reporter = capsys.readouterr().out
     made = records(featured)
     assert len(made) == 8
     found = report(featured)
@@ -266,8 +266,8 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
             own = {cell: r for (p, s, cell), r in made.items() if (p, s) == (protocol, one["seed"])}
             assert compared(own[one["cell"]]) == max(compared(r) for r in own.values())
             assert one["test"] == pytest.approx(100 * picked(own[one["cell"]]).scores["top1"])
-        assert f"ucf_hmdb, {protocol} protocol: top1" in told
-        assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in told
+        assert f"ucf_hmdb, {protocol} protocol: top1" in reporter
+        assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in reporter
     run(featured, pair, as_json=True)
     assert json.loads(capsys.readouterr().out) == found
     rows = list(csv.DictReader((featured.reports / f"{ROW}-grid.csv").read_text().splitlines()))

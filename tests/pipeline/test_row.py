@@ -66,9 +66,9 @@ def test_a_row_runs_is_reused_and_predicts(
     assert first.features.identity["family"] == "mean_colour"
     assert [subset.name for subset in first.subsets] == ["hmdb51/val"]
     run_here(colour(), place, RowRequest(seeds=2), as_json=True)
-    told = capsys.readouterr()
-    assert len(json.loads(told.out)) == 2
-    assert told.err.count("reused all") >= 3  # features of both data sets, readouts
+    reporter = capsys.readouterr()
+    assert len(json.loads(reporter.out)) == 2
+    assert reporter.err.count("reused all") >= 3  # features of both data sets, readouts
     read_out_here(colour(), place)
     assert "reused all 1" in capsys.readouterr().out
     assert records(place) == [first, second]
@@ -88,9 +88,13 @@ def test_a_row_runs_is_reused_and_predicts(
     assert capsys.readouterr().out.count(" %  ") == 3
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
         cli.dispatch([*verb, "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert (list(told["failed"]), told["seed"], told["videos"][0]["path"]) == ([str(broken)], 43, str(video))
-    assert list(told["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
+    reporter = json.loads(capsys.readouterr().out)
+    assert (list(reporter["failed"]), reporter["seed"], reporter["videos"][0]["path"]) == (
+        [str(broken)],
+        43,
+        str(video),
+    )
+    assert list(reporter["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
 
 
 def test_missing_clips_are_refused_unless_allowed_and_recorded(
@@ -137,7 +141,7 @@ def test_a_readout_of_other_features_is_not_used(place: Workspace) -> None:
 
 
 def test_a_record_says_what_was_missing_and_how_a_part_scored(
-    rendered: dict[str, Path], workspace: Workspace, told: RecordingReporter
+    rendered: dict[str, Path], workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     actions = {scene.id: ACTIONS.index(scene.action) for scene in scenes.smoke_scenes()}
     clips = tuple(Clip(name, path, (actions[name],)) for name, path in rendered.items())
@@ -148,7 +152,7 @@ def test_a_record_says_what_was_missing_and_how_a_part_scored(
     data = RowData(splits, also=(part,), missing={"test": ("gone",)}, manifests={"smoke": "0" * 64})
 
     def recorded(data: RowData) -> RunRecord:
-        (record,) = run_readouts(extract_row(row, data, workspace, Execution(), told), [1], workspace, told)
+        (record,) = run_readouts(extract_row(row, data, workspace, Execution(), reporter), [1], workspace, reporter)
         return record
 
     plain, record = recorded(RowData(splits)), recorded(data)

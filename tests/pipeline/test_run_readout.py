@@ -69,12 +69,12 @@ Run = Callable[..., list[RunRecord]]
 
 
 @pytest.fixture
-def run(source: ReadoutInputs, workspace: Workspace, told: RecordingReporter) -> Run:
+def run(source: ReadoutInputs, workspace: Workspace, reporter: RecordingReporter) -> Run:
     def run(
         *seeds: int, protocol: Protocol = "published", compute: Compute = ON_CPU, row: Row = source.row
     ) -> list[RunRecord]:
         data = replace(source.data, segments={"head": (0,), "tail": (1, 2)})
-        return run_readouts(replace(source, row=row, data=data), seeds or (52,), workspace, told, protocol, compute)
+        return run_readouts(replace(source, row=row, data=data), seeds or (52,), workspace, reporter, protocol, compute)
 
     return run
 
@@ -103,7 +103,7 @@ def test_a_record_holds_every_score_and_its_floor(run: Run, workspace: Workspace
 
 
 def test_an_honest_run_is_one_of_its_own_and_is_not_judged(
-    run: Run, workspace: Workspace, told: RecordingReporter
+    run: Run, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     (published,), (honest,) = run(), run(protocol="honest")
     assert honest.run != published.run
@@ -122,14 +122,14 @@ def test_an_honest_run_is_one_of_its_own_and_is_not_judged(
     stored = stored_run(workspace.runs, "smoke", 52, honest.run)
     assert load_readout(stored.folder / "selected_epoch.safetensors").epoch == chosen.epoch
     assert chosen.epoch in read_predictions(stored.predictions_path).by_epoch
-    assert "honest protocol" in told.lines[-1]
+    assert "honest protocol" in reporter.lines[-1]
     judged = honest.model_copy(update={"kind": "published", "row": "ak_full"})
     _, ((_, why),) = check.check(rows_with_expected(table_path()), [judged])
     assert why.startswith("the honest protocol")
 
 
 def test_features_are_read_once_for_all_seeds_and_records_are_reused(
-    run: Run, monkeypatch: pytest.MonkeyPatch, told: RecordingReporter
+    run: Run, monkeypatch: pytest.MonkeyPatch, reporter: RecordingReporter
 ) -> None:
     read = []
     monkeypatch.setattr(stage, "load_sequences", lambda *a: read.append(str(a[1].name)) or load_sequences(*a))
@@ -139,7 +139,7 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
     assert len({record.run for record in records}) == 3
     assert run(52, 53, 54) == records
     assert len(read) == 2
-    assert "reused all 3" in told.lines[-1]
+    assert "reused all 3" in reporter.lines[-1]
 
 
 def test_another_precision_is_another_run_and_says_so(run: Run) -> None:

@@ -92,61 +92,63 @@ def logged(workspace: Workspace) -> list[tuple[str, float]]:
 
 
 def test_mlflow_shows_what_the_record_says_once(
-    stored: StoredRun, workspace: Workspace, told: RecordingReporter
+    stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     for _ in range(2):
-        tracking.sync(workspace, told)
+        tracking.sync(workspace, reporter)
     assert logged(workspace) == [("g1", 0.8)]
-    assert "1 logged" in told.lines[0]
-    assert "reused all 1" in told.lines[1]
+    assert "1 logged" in reporter.lines[0]
+    assert "reused all 1" in reporter.lines[1]
     assert not list(workspace.root.glob(".*partial*"))
 
 
-def test_a_half_logged_run_is_logged_again(stored: StoredRun, workspace: Workspace, told: RecordingReporter) -> None:
-    tracking.sync(workspace, told)
+def test_a_half_logged_run_is_logged_again(
+    stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
+) -> None:
+    tracking.sync(workspace, reporter)
     with sqlite3.connect(workspace.mlflow_db) as database:
         database.execute("update runs set status = 'RUNNING'")
         database.execute("delete from latest_metrics")
-    tracking.sync(workspace, told)
+    tracking.sync(workspace, reporter)
     assert logged(workspace) == [("g1", 0.8)]
 
 
 def test_a_damaged_database_is_kept_aside_and_made_again(
-    stored: StoredRun, workspace: Workspace, told: RecordingReporter
+    stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
-    tracking.sync(workspace, told)
+    tracking.sync(workspace, reporter)
     workspace.mlflow_db.write_bytes(b"not a database" * 100)
-    tracking.sync(workspace, told)
+    tracking.sync(workspace, reporter)
     assert logged(workspace) == [("g1", 0.8)]
-    assert len(told.warnings) == 1
+    assert len(reporter.warnings) == 1
     assert Path(f"{workspace.mlflow_db}.damaged1").is_file()
 
 
 @pytest.mark.slow
 def test_a_database_of_another_place_or_use_is_made_again(
-    stored: StoredRun, workspace: Workspace, told: RecordingReporter, tmp_path: Path
+    stored: StoredRun, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     """A copied workspace logs into itself; one whose experiment was deleted is whole again."""
     write(workspace.runs, record("ak_full", 2, 0.7))
-    tracking.sync(workspace, told)
+    tracking.sync(workspace, reporter)
     copy = Workspace(tmp_path / "copy")
     shutil.copytree(workspace.root, copy.root)
     before = sorted(workspace.root.rglob("*"))
-    tracking.sync(copy, told)
+    tracking.sync(copy, reporter)
     assert logged(copy) == [("g1", 0.8), ("g2", 0.7)]
     assert sorted(workspace.root.rglob("*")) == before
     assert len(list((copy.root / "mlartifacts").rglob("record.json"))) == 4
     with sqlite3.connect(copy.mlflow_db) as database:
         database.execute("update experiments set lifecycle_stage = 'deleted'")
     write(copy.runs, record("ak_full", 3, 0.6))
-    tracking.sync(copy, told)
+    tracking.sync(copy, reporter)
     assert logged(copy) == [("g1", 0.8), ("g2", 0.7), ("g3", 0.6)]
-    assert len(told.warnings) == 2
+    assert len(reporter.warnings) == 2
 
 
-def test_lost_artifacts_are_logged_again(stored: StoredRun, workspace: Workspace, told: RecordingReporter) -> None:
-    tracking.sync(workspace, told)
+def test_lost_artifacts_are_logged_again(stored: StoredRun, workspace: Workspace, reporter: RecordingReporter) -> None:
+    tracking.sync(workspace, reporter)
     shutil.rmtree(workspace.root / "mlartifacts")
-    tracking.sync(workspace, told)
+    tracking.sync(workspace, reporter)
     assert len(list((workspace.root / "mlartifacts").rglob("record.json"))) == 1
     assert logged(workspace) == [("g1", 0.8)]

@@ -190,9 +190,9 @@ def test_the_table_of_the_releases_configs_is_whole() -> None:
     assert len(table) == len(lines) == 61
     published = {}
     for name in row_names():
-        told = load_row(name).published
-        assert told is not None
-        published[told.command.removeprefix("bash configs/")] = name
+        reporter = load_row(name).published
+        assert reporter is not None
+        published[reporter.command.removeprefix("bash configs/")] = name
     rows = published | by_source()
     assert set(table) == set(rows) | NO_ROW
     for source, told_row in table.items():
@@ -292,10 +292,10 @@ def test_an_extra_runs_and_is_not_judged(
     capsys.readouterr()
     write(place.runs, record("ucf_hmdb", 42, 0.776))
     assert check(common=CommonOptions(workspace=place.root)) is Exit.OK
-    told = capsys.readouterr()
-    assert "not judged: 2 records of extras, which have no published value: ucf_ucf, ucf_ucf_window2" in told.out
-    assert told.err == ""
-    assert told.out.splitlines()[-1].startswith("24 rows: 0 reproduced, 0 consistent, 1 within margin")
+    reporter = capsys.readouterr()
+    assert "not judged: 2 records of extras, which have no published value: ucf_ucf, ucf_ucf_window2" in reporter.out
+    assert reporter.err == ""
+    assert reporter.out.splitlines()[-1].startswith("24 rows: 0 reproduced, 0 consistent, 1 within margin")
     check(common=CommonOptions(workspace=place.root, as_json=True))
     report = json.loads(capsys.readouterr().out)
     assert [extra["row"] for extra in report["extras_not_judged"]] == ["ucf_ucf", "ucf_ucf_window2"]

@@ -420,7 +420,7 @@ def asks(folder: Path, *names: str) -> list[Ask]:
 
 @pytest.mark.slow
 def test_backbones_asked_for_together_share_one_decoding(
-    rendered: dict[str, Path], tmp_path: Path, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SVD cuts windows of 25, the others of 16, behind the same decoder; and nothing changes by it."""
     names = ("svd_xt_tiny", "vjepa_tiny", "videomaev2_tiny", "mean_colour")
@@ -434,11 +434,11 @@ def test_backbones_asked_for_together_share_one_decoding(
 
     monkeypatch.setattr(Decoders, "decode", spy)
     together = asks(tmp_path / "a", *names)
-    extract(clips, together, Execution(), {"by": "test"}, told)
+    extract(clips, together, Execution(), {"by": "test"}, reporter)
     assert len(decoded) == len(clips.clips)
     alone = asks(tmp_path / "b", *names)
     for ask in alone:
-        extract(clips, [ask], Execution(), {"by": "test"}, told)
+        extract(clips, [ask], Execution(), {"by": "test"}, reporter)
     for one, other in zip(together, alone, strict=True):
         for clip in clips.clips:
             ours, theirs = one.store.read(clip.id), other.store.read(clip.id)
@@ -448,12 +448,14 @@ def test_backbones_asked_for_together_share_one_decoding(
                 np.testing.assert_array_equal(values, theirs.features[cell])
 
 
-def test_a_clip_of_one_frame_has_a_vector(tmp_path: Path, told: RecordingReporter, rendered: dict[str, Path]) -> None:
+def test_a_clip_of_one_frame_has_a_vector(
+    tmp_path: Path, reporter: RecordingReporter, rendered: dict[str, Path]
+) -> None:
     (ask,) = asks(tmp_path, "vjepa_tiny")
     shortest = min(rendered.values(), key=lambda path: path.stat().st_size)
     config = ask.backbone.config.model_copy(update={"frames": Frames(window=16, stride=1000)})
     ask = replace(ask, backbone=replace(ask.backbone, config=config))
-    done = extract(Collection("clips", (Clip("one", shortest, (0,)),)), [ask], Execution(), {"by": "test"}, told)
+    done = extract(Collection("clips", (Clip("one", shortest, (0,)),)), [ask], Execution(), {"by": "test"}, reporter)
     assert done.extracted == ["one"]
     entry = ask.store.read("one")
     assert entry is not None
@@ -470,12 +472,12 @@ def test_verify_compares_on_this_machine(tmp_path: Path) -> None:
 
 
 def test_what_a_clip_has_is_not_computed_again_for_another(
-    rendered: dict[str, Path], tmp_path: Path, told: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clip that lacks one backbone's features does not go through another's, nor is its file written."""
     clips = tuple(Clip(name, path, (0,)) for name, path in list(rendered.items())[:3])
     both = asks(tmp_path, "mean_colour", "vjepa_tiny")
-    extract(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, told)
+    extract(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, reporter)
     before = both[0].store.path(clips[0].id).read_bytes()
     seen: list[int] = []
     compute = MeanColour.features
@@ -485,7 +487,7 @@ def test_what_a_clip_has_is_not_computed_again_for_another(
         return compute(self, windows, noises)
 
     monkeypatch.setattr(MeanColour, "features", spy)
-    done = extract(Collection("clips", clips), both, Execution(), {"by": "after"}, told)
+    done = extract(Collection("clips", clips), both, Execution(), {"by": "after"}, reporter)
     assert done.extracted == [clip.id for clip in clips]
     third = both[0].store.read(clips[2].id)
     assert third is not None
