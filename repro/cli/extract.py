@@ -19,7 +19,7 @@ from repro.cli.options import (
     parse_numbers,
     parse_shard,
 )
-from repro.core.console import spoken
+from repro.core.console import format_duration
 from repro.core.errors import Exit, MissingError
 from repro.table.requirements import chosen_device
 
@@ -94,7 +94,7 @@ def extract(
     done = extracted.done
     if done.windows:
         speed = f"{done.windows / done.seconds:.2f} windows/s"
-        reporter.line(f"{'':<11} {done.windows} windows in {spoken(done.seconds)}: {speed}")
+        reporter.line(f"{'':<11} {done.windows} windows in {format_duration(done.seconds)}: {speed}")
     if common.as_json:
         print(json.dumps(_as_json(extracted), indent=1))
     if done.failed:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption
-from repro.core.console import Reporter, open_console, sized
+from repro.core.console import Reporter, format_size, open_table_console
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
@@ -133,14 +133,14 @@ def _describe(brought: Brought) -> str:
     else:
         known = "recorded: it was cut here" if brought.means == "cut" else "recorded: none is published"
         judged = f"sha256 {brought.sha256}, " + ("as published" if brought.published else known)
-    return f"{brought.path}: {brought.means}, {sized(brought.bytes)}, {judged}"
+    return f"{brought.path}: {brought.means}, {format_size(brought.bytes)}, {judged}"
 
 
 def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_entry(asset) for asset in known.values()], indent=1))
         return
-    console = open_console(piped_width=200)
+    console = open_table_console(piped_width=200)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "size", "licence", "from", "here"):
         table.add_column(column, overflow="fold")
@@ -164,7 +164,7 @@ def _here(asset: Asset) -> str:
     parts = [asset.path(file).with_name(f"{file.file}.part") for file in asset.files]
     started = sum(part.stat().st_size for part in parts if part.is_file())
     found = [f"{len(there)} of {len(asset.files)} files"] if there else []
-    return ", ".join([*found, *([f"{sized(started)} started"] if started else [])]) or "no"
+    return ", ".join([*found, *([f"{format_size(started)} started"] if started else [])]) or "no"
 
 
 def _entry(asset: Asset) -> dict[str, object]:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from repro.cli.options import COMMON, CommonOptions
-from repro.core.console import open_console
+from repro.core.console import open_table_console
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
 from repro.judge.expected import Expected, rows_with_expected, table_path
@@ -38,7 +38,7 @@ def list_rows(
     if common.as_json:
         print(json.dumps([_entry(name, row, line, workspace) for name, (row, line) in rows.items()], indent=1))
         return Exit.OK
-    console = open_console(piped_width=200)
+    console = open_table_console(piped_width=200)
     console.print(_table(rows, workspace))
     more = f" and {len(rows) - published} extras" if all_ else ""
     console.print(f"{published} rows{more}; workspace {workspace.root}. `repro smoke` runs without data or downloads.")

@@ -17,7 +17,7 @@ from repro.cli.options import (
     SeedsOption,
     load_requested_row,
 )
-from repro.core.console import open_console, sized
+from repro.core.console import format_size, open_table_console
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of
@@ -79,7 +79,7 @@ def print_plan(
 
 
 def _print_tables(plan: Plan) -> None:
-    console = open_console(piped_width=120)
+    console = open_table_console(piped_width=120)
     console.print(_rows(plan))
     _heading(console, "data sets and checkpoints, each once, and the licences to agree to")
     console.print(_downloads(plan))
@@ -294,4 +294,4 @@ def format_bytes(amount: Amount | None) -> str:
     """Return the likely size, with ~ for an estimate."""
     if amount is None:
         return "unknown"
-    return "0" if amount.likely == 0 else ("" if amount.exact else "~") + sized(round(amount.likely))
+    return "0" if amount.likely == 0 else ("" if amount.exact else "~") + format_size(round(amount.likely))

@@ -81,10 +81,10 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
         if "name" in raw:
             raise UsageError(f"{path}: unknown key 'name': a config is named by its file")
         raw["name"] = path.stem
-    return validated(model, raw, str(path))
+    return validate_config(model, raw, str(path))
 
 
-def validated(model: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
+def validate_config(model: type[ConfigT], raw: Mapping[str, Any], where: str) -> ConfigT:
     """Validate `raw` as `model`. `where` names its source in error messages.
 
     Raises:

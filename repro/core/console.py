@@ -9,20 +9,20 @@ from pathlib import Path
 from rich.console import Console
 
 
-class Terminal(Console):
+class OutputConsole(Console):
     """A console whose closed pipe is an error like any other, not an exit code of its own."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-def open_console(piped_width: int) -> Terminal:
+def open_table_console(piped_width: int) -> OutputConsole:
     """Return a console for tables on stdout. A pipe has no width to fit into: its lines get `piped_width` columns."""
-    console = Terminal(highlight=False)
-    return console if console.is_terminal else Terminal(highlight=False, width=piped_width)
+    console = OutputConsole(highlight=False)
+    return console if console.is_terminal else OutputConsole(highlight=False, width=piped_width)
 
 
-def sized(count: int) -> str:
+def format_size(count: int) -> str:
     """Bytes to read, as 9.56 GB."""
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
         if count >= 10**power:
@@ -35,13 +35,13 @@ class Reporter:
 
     def __init__(self, to_stderr: bool = False) -> None:
         self.to_stderr = to_stderr
-        self.console = Terminal(stderr=to_stderr, highlight=False, soft_wrap=True)
+        self.console = OutputConsole(stderr=to_stderr, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        Terminal(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
+        OutputConsole(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
 
     def stage(self, name: str, *, total: int, reused: int, made: str, where: Path | None = None, why: str = "") -> None:
         """One line that says whether a stage ran or was reused, and why."""
@@ -110,7 +110,7 @@ class Reporter:
             nonlocal last
             if time.monotonic() - last > 10:
                 last = time.monotonic()
-                self.line(f"{what}: {sized(done)}" + (f" of {sized(total)}" if total else ""))
+                self.line(f"{what}: {format_size(done)}" + (f" of {format_size(total)}" if total else ""))
 
         return at
 
@@ -126,12 +126,12 @@ class Reporter:
             if now - last > 10:
                 last = now
                 left = (now - begun) / done * (total - done)
-                self.line(f"{what:<11} {done} of {total}, {spoken(left)} left" + (f", {note}" if note else ""))
+                self.line(f"{what:<11} {done} of {total}, {format_duration(left)} left" + (f", {note}" if note else ""))
 
         return advance
 
 
-class Quiet(Reporter):
+class QuietReporter(Reporter):
     """Passes on warnings alone: for one of many stages, whose progress is another's to tell."""
 
     def line(self, text: str) -> None:
@@ -142,7 +142,7 @@ class Quiet(Reporter):
         yield lambda note: None
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time as a person says it: 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 90:

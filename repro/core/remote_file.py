@@ -44,12 +44,12 @@ class RemoteFile(Config):
         return self.hub is not None or self.url is not None
 
     @property
-    def about_bytes(self) -> int | None:
+    def expected_bytes(self) -> int | None:
         """How many, as published, else as `size` says; None where that begins with no amount."""
-        return self.bytes or bytes_of(self.size)
+        return self.bytes or parse_bytes(self.size)
 
 
-def bytes_of(size: str) -> int | None:
+def parse_bytes(size: str) -> int | None:
     """The first amount in words as "about 9.56 GB", of "2 to 3 MB" the larger; None where there is none."""
     found = re.match(r"(?:about )?(?:[\d.]+ to )?(\d+(?:\.\d+)?) ([kMG])B\b", size)
     return round(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else None
@@ -58,7 +58,7 @@ def bytes_of(size: str) -> int | None:
 def fetch_command(name: str, workspace: Workspace, place: str | None = None) -> str:
     """The command that brings `name` to this workspace; who types it has read the licence."""
     source = f" --from {shlex.quote(place)}" if place else ""
-    return f"repro fetch {name} --accept-license{source}{workspace.option}"
+    return f"repro fetch {name} --accept-license{source}{workspace.command_option}"
 
 
 def _is_commit(revision: str) -> bool:

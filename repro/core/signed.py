@@ -70,7 +70,7 @@ def read_arrays(path: Path, library: ArrayLibrary[Array]) -> tuple[dict[str, Arr
     """
     try:
         with safe_open(path, framework=library.framework) as file:
-            about = about_of(file)
+            about = read_about(file)
             arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
@@ -82,7 +82,7 @@ def read_arrays(path: Path, library: ArrayLibrary[Array]) -> tuple[dict[str, Arr
     return arrays, about
 
 
-def about_of(file: Any) -> dict[str, Any]:
+def read_about(file: Any) -> dict[str, Any]:
     """Return the `about` of an open safetensors file, unverified and with its `sha256`.
 
     Raises:

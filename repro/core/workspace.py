@@ -77,7 +77,7 @@ class Workspace:
         return self.root / "mlflow.db"
 
     @property
-    def option(self) -> str:
+    def command_option(self) -> str:
         """What a command line adds to name this workspace; nothing for ./workspace."""
         return "" if self.root == Path("workspace").absolute() else f" --workspace {shlex.quote(str(self.root))}"
 

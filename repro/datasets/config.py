@@ -124,7 +124,7 @@ class DatasetConfig(NamedConfig):
         """The commands that bring the dataset into `workspace`, or how to request it from its publisher."""
         if self.obtain is not None:
             return fill_path(self.obtain, workspace.data / self.folder)
-        return f"{fetch_command(self.name, workspace)}, then repro data prepare {self.name}{workspace.option}"
+        return f"{fetch_command(self.name, workspace)}, then repro data prepare {self.name}{workspace.command_option}"
 
     def videos(self, folder: Path) -> str:
         """Name of the folder of clips in `folder`, also where it is not there yet."""

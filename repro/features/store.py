@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from repro.core.files import set_aside, write_json
 from repro.core.hashing import FileHashes, content_key
-from repro.core.signed import ArrayLibrary, DamagedFileError, about_of, read_arrays, write_arrays
+from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
 from repro.core.workspace import Workspace
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Packed
@@ -243,7 +243,7 @@ def outline(path: Path) -> Outline | None:
     try:
         written = path.stat().st_mtime_ns
         with safe_open(path, framework="np") as file:
-            about = about_of(file)
+            about = read_about(file)
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             kinds = {part.get_dtype() for part in slices.values()}

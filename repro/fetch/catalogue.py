@@ -68,6 +68,6 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
             name, d.title, d.files, place / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
             on_request=fill_path(d.obtain, place) if d.obtain else "",
             unpacked=place if ready else None,
-            then=f"repro data prepare {name}{workspace.option}",
+            then=f"repro data prepare {name}{workspace.command_option}",
         )  # fmt: skip
     return found

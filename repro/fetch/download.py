@@ -15,7 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TypeVar
 
-from repro.core.console import Reporter, sized
+from repro.core.console import Reporter, format_size
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import rename_synced, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
@@ -52,7 +52,7 @@ def download(source: Source, path: Path, reporter: Reporter) -> tuple[Path, str]
         retrying(lambda: _attempt(source, part, at), path.name, reporter, lambda: _come(source, part))
     size = part.stat().st_size
     if size >= 10**8:
-        reporter.line(f"{path.name}: {sized(size)} came, checking its sha256")
+        reporter.line(f"{path.name}: {format_size(size)} came, checking its sha256")
     digest = file_sha256(part)
     if (source.bytes or size) != size or (source.sha256 or digest) != digest:
         aside = set_aside(part)
@@ -86,7 +86,9 @@ def retrying(attempt: Callable[[], T], what: str, reporter: Reporter, come: Call
             if have > most:
                 failures, most = 0, have
             if failures == len(WAITS):
-                kept = f": the {sized(have)} that came are kept, the same command goes on from there" if have else ""
+                kept = (
+                    f": the {format_size(have)} that came are kept, the same command goes on from there" if have else ""
+                )
                 raise MissingError(
                     f"{what}: {dropped}, {failures + 1} times in a row{kept or ': try again later'}"
                 ) from dropped
@@ -118,7 +120,7 @@ def _attempt(source: Source, part: Path, at: Callable[[int, int | None], None]) 
         require_room(part.parent, (total or source.bytes or have) - have, part.stem)
         have = _receive(response, part, have, total, at)
     if total is not None and have < total:
-        raise DroppedError(f"the connection dropped at {sized(have)} of {sized(total)}")
+        raise DroppedError(f"the connection dropped at {format_size(have)} of {format_size(total)}")
     _remember(part, replace(memory, total=have))
 
 
@@ -181,7 +183,7 @@ def require_room(folder: Path, more: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < more:
         raise UsageError(
-            f"{folder}: {sized(free)} free, {sized(more)} needed for {what}: make room, or choose another disk with "
+            f"{folder}: {format_size(free)} free, {format_size(more)} needed for {what}: make room, or choose another disk with "
             "--workspace, REPRO_DATA or REPRO_CHECKPOINTS"
         )
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from repro.backbones.registry import family_of, load_backbone
-from repro.core.console import Reporter, sized
+from repro.core.console import Reporter, format_size
 from repro.core.errors import MissingError
 from repro.core.files import lock_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256
@@ -93,4 +93,4 @@ def _remove_left_over(original: Path) -> None:
 
 def _said(original: Brought) -> str:
     how = "as published" if original.published else "recorded: none is published"
-    return f"{original.path}: {original.means}, {sized(original.bytes)}, sha256 {original.sha256}, {how}; cutting the encoder out"
+    return f"{original.path}: {original.means}, {format_size(original.bytes)}, sha256 {original.sha256}, {how}; cutting the encoder out"

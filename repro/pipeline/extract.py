@@ -13,7 +13,7 @@ from pathlib import Path
 from repro.backbones.config import BackboneConfig, Cell, Layer, choose_cells
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone, load_backbone
-from repro.core.console import Reporter, sized
+from repro.core.console import Reporter, format_size
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
@@ -234,13 +234,13 @@ def _report_disk(clips: Sequence[Clip], asks: Sequence[Ask], reporter: Reporter)
     size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
     free = shutil.disk_usage(folder).free
     reporter.line(
-        f"{'disk':<11} about {sized(size)} for {len(clips)} clips ({mean:,.0f} values a clip, "
-        f"{PRECISION_NAMES[store.stored_as]}), as much again while they are packed; {sized(free)} free in {folder}"
+        f"{'disk':<11} about {format_size(size)} for {len(clips)} clips ({mean:,.0f} values a clip, "
+        f"{PRECISION_NAMES[store.stored_as]}), as much again while they are packed; {format_size(free)} free in {folder}"
     )
     # Packing writes a second copy before the first is removed.
     if 2 * size > free:
         raise MissingError(
-            f"features in {folder}: about {sized(2 * size)} needed, {sized(free)} free: make room, name another "
+            f"features in {folder}: about {format_size(2 * size)} needed, {format_size(free)} free: make room, name another "
             "--workspace, or take fewer --timesteps and --layers"
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
-from repro.core.remote_file import RemoteFile, bytes_of, fetch_command
+from repro.core.remote_file import RemoteFile, fetch_command, parse_bytes
 from repro.fetch.catalogue import assets
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.workspace_state import Here
@@ -77,7 +77,7 @@ def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:
         whole = total(_bytes(file) for file in config.files)
         left = total(_left(file, folder / "archives") for file in config.files)
     else:  # given on request alone, in words
-        said = bytes_of(config.size)
+        said = parse_bytes(config.size)
         whole = left = None if said is None else estimated(said)
     return Download(
         name, "data", rows, config.size, whole,
@@ -111,7 +111,7 @@ def _checkpoint(backbone: str, here: Here, rows: tuple[str, ...]) -> Download:
 def _bytes(file: RemoteFile) -> Amount | None:
     if file.bytes is not None:
         return counted(file.bytes)
-    return None if file.about_bytes is None else estimated(file.about_bytes)
+    return None if file.expected_bytes is None else estimated(file.expected_bytes)
 
 
 def _left(file: RemoteFile, folder: Path) -> Amount | None:

@@ -72,7 +72,7 @@ class Here:
         if not any(path.exists() for paths in places for path in paths):
             self.problems.append(
                 f"data {name}: its annotation files have not been read here: `repro data status {name}"
-                f"{self.workspace.option}` reads them, and says which clips are missing"
+                f"{self.workspace.command_option}` reads them, and says which clips are missing"
             )
             return None
         try:

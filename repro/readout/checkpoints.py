@@ -21,7 +21,7 @@ from torch import Tensor
 from repro.core.errors import UsageError
 from repro.core.files import set_aside
 from repro.core.hashing import content_key
-from repro.core.signed import ArrayLibrary, DamagedFileError, about_of, read_arrays, write_arrays
+from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
 from repro.readout.compute import Compute
 from repro.readout.heads import Head
 from repro.readout.recipe import Metric, Recipe
@@ -237,6 +237,6 @@ def read_header(path: Path) -> dict[str, Any] | None:
     """A checkpoint's header, without reading or verifying its tensors; None if the file is missing or incomplete."""
     try:
         with safe_open(path, framework="pt") as file:
-            return about_of(file)
+            return read_about(file)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from repro.backbones.config import Cell
-from repro.core.config import Config, configs_folder, load_config, validated
+from repro.core.config import Config, configs_folder, load_config, validate_config
 from repro.table.row import Data, Row, check_references
 
 
@@ -70,4 +70,4 @@ def extra_row(name: str, extra: Extra, base: Row) -> Row:
             raw[key] = value.model_dump(mode="json") if isinstance(value, Config) else value
     raw |= {"name": name, "kind": "extra", "version": extra.version, "title": extra.title}
     raw |= {"changes": dict(extra.changes), "source": extra.source, "note": extra.note}
-    return check_references(validated(Row, raw, where), where)
+    return check_references(validate_config(Row, raw, where), where)

@@ -20,7 +20,7 @@ from repro.cli import plan as planning
 from repro.cli.app import dispatch
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
-from repro.core.remote_file import bytes_of
+from repro.core.remote_file import parse_bytes
 from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, dataset_names, load_dataset
@@ -175,7 +175,7 @@ def test_the_readouts_work_is_of_its_parameters() -> None:
     [("9.56 GB", 9.56e9), ("about 11 GB", 11e9), ("2 to 3 MB", 3e6), ("10.4 GB, of which 2.5 GB are kept", 10.4e9), ("large", None)],
 )  # fmt: skip
 def test_sizes_in_words(size: str, expected: float | None) -> None:
-    assert bytes_of(size) == expected
+    assert parse_bytes(size) == expected
 
 
 def test_identities_are_found_without_loading(workspace: Workspace) -> None:
@@ -411,7 +411,7 @@ def test_the_table_names_everything_at_100_columns(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        planning, "open_console", lambda **_: planning.Console(width=100, highlight=False, force_terminal=True)
+        planning, "open_table_console", lambda **_: planning.Console(width=100, highlight=False, force_terminal=True)
     )
     planning.print_plan((), workspace, seeds=1, protocol="published", device=None, as_json=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)

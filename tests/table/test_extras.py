@@ -15,7 +15,7 @@ from repro.backbones.registry import backbone_names
 from repro.backbones.svd.config import SvdConfig
 from repro.cli.check import check
 from repro.cli.options import CommonOptions
-from repro.core.config import validated
+from repro.core.config import validate_config
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
@@ -213,7 +213,7 @@ def test_the_table_of_the_releases_configs_is_whole() -> None:
     ],
 )
 def test_an_extra_that_makes_no_sense(change: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = validated(extras.Extra, {"like": "ucf_hmdb", "title": "a: b"} | change, "here")
+    extra = validate_config(extras.Extra, {"like": "ucf_hmdb", "title": "a: b"} | change, "here")
     monkeypatch.setattr(rows, "read_extras", lambda: {"odd": extra})
     with pytest.raises(UsageError) as caught:
         load_row("odd")

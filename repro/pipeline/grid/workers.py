@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from repro.backbones.config import Cell
-from repro.core.console import Quiet
+from repro.core.console import QuietReporter
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
 from repro.pipeline.run_readout import ReadoutInputs, run_readouts
@@ -55,7 +55,9 @@ def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> Work:
 def _do(inputs: ReadoutInputs, job: Job, workspace: Workspace) -> str:
     """ "" where the job's runs are there now; else why not. A defect of this project is raised."""
     try:
-        run_readouts(of_cell(inputs, job.cell), job.seeds, workspace, Quiet(to_stderr=True), job.protocol, job.compute)
+        run_readouts(
+            of_cell(inputs, job.cell), job.seeds, workspace, QuietReporter(to_stderr=True), job.protocol, job.compute
+        )
     except ReproError as error:
         return str(error)
     except torch.OutOfMemoryError as error:
