@@ -46,37 +46,37 @@ class Zeros:
         return np.zeros(shape, np.float32)
 
 
-def request(timesteps: Sequence[int], layers: Sequence[int], mixing: bool = True) -> Request:
+def make_request(timesteps: Sequence[int], layers: Sequence[int], mixing: bool = True) -> Request:
     return Request(mixing, frozenset((t, n) for t in timesteps for n in layers))
 
 
 JOBS: dict[str, dict[str, Request]] = {
-    "one timestep": {"svd_xt": request([20], [9])},
-    "seven timesteps": {"svd_xt": request(GRID, [9])},
-    "one timestep, svd_xt and sdv2": {"svd_xt": request([20], [9]), "sdv2": request([20], [9], mixing=False)},
-    "one timestep, sdv2": {"sdv2": request([20], [9], mixing=False)},
+    "one timestep": {"svd_xt": make_request([20], [9])},
+    "seven timesteps": {"svd_xt": make_request(GRID, [9])},
+    "one timestep, svd_xt and sdv2": {"svd_xt": make_request([20], [9]), "sdv2": make_request([20], [9], mixing=False)},
+    "one timestep, sdv2": {"sdv2": make_request([20], [9], mixing=False)},
 }
 
 
-def ours(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
+def compute_ours(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
     frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
     SvdModel(config, networks, requests, device).compute_window(frames, len(frames), Zeros())
 
 
-def plain(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
+def compute_released(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
     frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
     for one in requests.values():
         compute_plain_window(config, networks, one, frames, Zeros(), device)
 
 
-def counted(run: Callable[[], None]) -> float:
+def count_teraflops(run: Callable[[], None]) -> float:
     """TFLOP. Attention is counted as the products it consists of."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return counter.get_total_flops() / 1e12
 
 
-def count(config: SvdConfig) -> None:
+def count_svd(config: SvdConfig) -> None:
     print("Counted work, TFLOP a window of 25 frames at 576x1024, layer 9\n")
     print("| | as released | ours | ratio |\n|---|---|---|---|")
     whole = DiffusersNetworks(config.architecture, NEEDS)
@@ -84,23 +84,23 @@ def count(config: SvdConfig) -> None:
     for name, requests in JOBS.items():
         networks = DiffusersNetworks(config.architecture, find_needs(config, requests.values()))
         networks.to("meta")
-        less = counted(lambda n=networks, r=requests: ours(config, n, r, "meta"))
-        more = counted(lambda r=requests: plain(config, whole, r, "meta"))
+        less = count_teraflops(lambda n=networks, r=requests: compute_ours(config, n, r, "meta"))
+        more = count_teraflops(lambda r=requests: compute_released(config, whole, r, "meta"))
         print(f"| {name} | {more:.1f} | {less:.1f} | {more / less:.2f} |", flush=True)
     print()
     for name, last in (("layer 9", 9), ("layer 13", 13)):
-        networks = DiffusersNetworks(config.architecture, find_needs(config, [request([20], [last])]))
+        networks = DiffusersNetworks(config.architecture, find_needs(config, [make_request([20], [last])]))
         print(
-            f"UNet parameters loaded for {name}: {parameters(networks) / 1e6:.0f} M of {parameters(whole) / 1e6:.0f} M"
+            f"UNet parameters loaded for {name}: {count_parameters(networks) / 1e6:.0f} M of {count_parameters(whole) / 1e6:.0f} M"
         )
     print()
 
 
-def parameters(networks: DiffusersNetworks) -> int:
+def count_parameters(networks: DiffusersNetworks) -> int:
     return sum(p.numel() for p in networks.unet.parameters())
 
 
-def filled(networks: DiffusersNetworks, device: str) -> DiffusersNetworks:
+def fill_randomly(networks: DiffusersNetworks, device: str) -> DiffusersNetworks:
     """Random weights of a size that keeps activations finite."""
     torch.manual_seed(0)
     for part in networks.parts:
@@ -146,21 +146,21 @@ def peak_memory(device: str) -> Iterator[list[float]]:
         found.append(max(0, most - before) / 1e9)
 
 
-def measure(config: SvdConfig, device: str, repeats: int) -> None:
+def measure_svd(config: SvdConfig, device: str, repeats: int) -> None:
     size = f"{config.size[0]}x{config.size[1]}"
     print(
         f"Seconds a window on {device} ({torch.get_num_threads()} threads), {size}, median of {repeats} interleaved\n"
     )
     print("| | as released | ours | ratio (lowest to highest) | windows/s, ours | peak memory, GB: released, ours |")
     print("|---|---|---|---|---|---|")
-    whole = filled(DiffusersNetworks(config.architecture, NEEDS), device)
+    whole = fill_randomly(DiffusersNetworks(config.architecture, NEEDS), device)
     for name, requests in JOBS.items():
-        networks = filled(DiffusersNetworks(config.architecture, find_needs(config, requests.values())), device)
-        ours(config, networks, requests, device)  # warm
+        networks = fill_randomly(DiffusersNetworks(config.architecture, find_needs(config, requests.values())), device)
+        compute_ours(config, networks, requests, device)  # warm
         pairs, memory = [], []
         for _ in range(repeats):
             timed = []
-            for run, with_networks in ((plain, whole), (ours, networks)):
+            for run, with_networks in ((compute_released, whole), (compute_ours, networks)):
                 with peak_memory(device) as peak:
                     started = time.perf_counter()
                     run(config, with_networks, requests, device)
@@ -178,7 +178,7 @@ def measure(config: SvdConfig, device: str, repeats: int) -> None:
         )
 
 
-def halved(config: SvdConfig) -> SvdConfig:
+def halve_sizes(config: SvdConfig) -> SvdConfig:
     """Every network at half the published width, frames and the image tower's input at a 72nd of the pixels."""
     tower = SvdImageTower(width=640, layers=32, heads=8, patch=14, image=28, embed_dim=512)
     unet = SvdUnet(channels=160, head_channels=64, context_dim=512)
@@ -197,7 +197,7 @@ VITS: dict[str, VitFamily[Any]] = {
 against one by one."""
 
 
-def vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
+def build_vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
     """Random weights of the published size."""
     config = cast(VitConfig, load_backbone(name))
     sizes = config.encoder
@@ -215,7 +215,7 @@ def vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
 def count_vits() -> None:
     print("Counted work of a window of 16 frames\n\n| | encoder, M parameters | tokens | TFLOP |\n|---|---|---|---|")
     for name in VITS:
-        config, encoder = vit(name, "meta")
+        config, encoder = build_vit(name, "meta")
         size, sizes = config.picture.size, encoder.sizes
         seen = torch.empty(1, 3, config.frames.window, size, size, device="meta")
 
@@ -227,7 +227,7 @@ def count_vits() -> None:
         values = sum(
             np.prod(s) for key, s in expected_tensors(sizes, config, VITS[name].layout, 0) if key != "pos_embed"
         )
-        print(f"| {config.title} | {values / 1e6:.1f} | {tokens} | {counted(run):.2f} |", flush=True)
+        print(f"| {config.title} | {values / 1e6:.1f} | {tokens} | {count_teraflops(run):.2f} |", flush=True)
     print()
 
 
@@ -236,7 +236,7 @@ def measure_vits(device: str, repeats: int) -> None:
         "| windows of 16 frames | one by one, s | 4 together, s | ratio (lowest to highest) | windows/s |\n|---|---|---|---|---|"
     )
     for name in ("videomaev2_s",) if device == "cpu" else ("vjepa", "videomaev2"):
-        config, encoder = vit(name, device)
+        config, encoder = build_vit(name, device)
         frames = np.zeros((config.frames.window, 240, 320, 3), np.uint8)
         alone, together = (VitExtractor(config, encoder, [Cell(layer="final")], device, n) for n in (1, 4))
         pairs = []
@@ -265,10 +265,10 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "fp16", "bf16"])
     options = parser.parse_args()
     config = cast(SvdConfig, load_backbone("svd_xt", {"precision": options.precision}))
-    count(config)
+    count_svd(config)
     count_vits()
     measure_vits(options.device, options.repeats)
-    measure(config if options.device != "cpu" else halved(config), options.device, options.repeats)
+    measure_svd(config if options.device != "cpu" else halve_sizes(config), options.device, options.repeats)
 
 
 if __name__ == "__main__":

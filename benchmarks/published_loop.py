@@ -34,7 +34,7 @@ class PaddedClips(Dataset[Item]):
         return features, torch.arange(self.max_length) < length, self.targets[number]
 
 
-def save(features: Iterable[Tensor], folder: Path) -> list[Path]:
+def save_clips(features: Iterable[Tensor], folder: Path) -> list[Path]:
     """One .npy a clip."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -44,14 +44,16 @@ def save(features: Iterable[Tensor], folder: Path) -> list[Path]:
     return files
 
 
-def mixes(alpha: float, batches: Iterable[Sequence[int]], draw: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
+def sample_mixup(
+    alpha: float, batches: Iterable[Sequence[int]], draw: np.random.Generator
+) -> Iterator[tuple[float, Tensor]]:
     """Lambda and partners of each batch."""
     for batch in batches:
         share = float(draw.beta(alpha, alpha)) if alpha > 0 else 1.0
         yield share, torch.from_numpy(draw.permutation(len(batch)))
 
 
-def one_epoch(
+def train_padded_epoch(
     model: nn.Module,
     loader: DataLoader[Item],
     recipe: Recipe,
@@ -75,14 +77,14 @@ def one_epoch(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loader: DataLoader[Item], recipe: Recipe) -> np.ndarray:
+def predict_padded(model: nn.Module, loader: DataLoader[Item], recipe: Recipe) -> np.ndarray:
     """Probabilities of every clip."""
     model.eval()
     logits = torch.cat([model(features, valid) for features, valid, _ in loader]).double()
     return (logits.softmax(1) if isinstance(recipe.loss, CrossEntropy) else logits.sigmoid()).numpy()
 
 
-def optimizer_of(
+def build_optimizer(
     model: nn.Module, recipe: Recipe, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW, and the schedule of `steps` steps an epoch."""

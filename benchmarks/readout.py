@@ -37,7 +37,7 @@ SHAPES = {
 CLASSES = 12
 
 
-def lengths(clips: int, shape: tuple[float, float, int, int], draw: np.random.Generator) -> list[int]:
+def sample_lengths(clips: int, shape: tuple[float, float, int, int], draw: np.random.Generator) -> list[int]:
     """Tokens of each clip: every 4th frame."""
     median, sigma, least, most = shape
     places = (np.arange(clips) + 0.5) / clips  # even quantiles, in any order
@@ -46,7 +46,7 @@ def lengths(clips: int, shape: tuple[float, float, int, int], draw: np.random.Ge
     return [int(n) for n in draw.permutation(np.ceil(frames / 4))]
 
 
-def planted(counts: list[int], width: int, max_length: int, seed: int) -> Sequences:
+def sample_sequences(counts: list[int], width: int, max_length: int, seed: int) -> Sequences:
     draw = torch.Generator().manual_seed(seed)
     features = tuple(torch.randn(count, width, generator=draw)[:max_length] for count in counts)
     labels = torch.arange(len(counts)) % CLASSES
@@ -54,23 +54,23 @@ def planted(counts: list[int], width: int, max_length: int, seed: int) -> Sequen
     return Sequences(names, features, functional.one_hot(labels, CLASSES).float(), Counter())
 
 
-def timed(work: Callable[[], object]) -> float:
+def time_call(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> None:
+def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path) -> None:
     row, share, train_shape, test_shape = SHAPES[name]
     recipe = load_row(row).readout
     draw = np.random.default_rng(0)
-    train = planted(lengths(clips, train_shape, draw), width, recipe.max_length, 1)
-    test = planted(lengths(max(1, round(share * clips)), test_shape, draw), width, recipe.max_length, 2)
+    train = sample_sequences(sample_lengths(clips, train_shape, draw), width, recipe.max_length, 1)
+    test = sample_sequences(sample_lengths(max(1, round(share * clips)), test_shape, draw), width, recipe.max_length, 2)
     workers = min(10, os.cpu_count() or 1)
     loaders = [
         DataLoader(
             published_loop.PaddedClips(
-                published_loop.save(split.features, folder / part), split.targets, recipe.max_length
+                published_loop.save_clips(split.features, folder / part), split.targets, recipe.max_length
             ),
             batch_size=recipe.batch_size,
             shuffle=part == "train",
@@ -82,24 +82,24 @@ def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> No
     plain, ours = build_head(recipe, width, CLASSES), build_head(recipe, width, CLASSES)
     ours.load_state_dict(plain.state_dict())
     fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-    optimizer, scheduler = published_loop.optimizer_of(plain, recipe, len(draws))
+    optimizer, scheduler = published_loop.build_optimizer(plain, recipe, len(draws))
 
     def plain_training() -> None:
-        mixed = published_loop.mixes(recipe.mixup, [d.clips for d in draws], draw)
-        published_loop.one_epoch(plain, loaders[0], recipe, optimizer, scheduler, mixed)
+        mixed = published_loop.sample_mixup(recipe.mixup, [d.clips for d in draws], draw)
+        published_loop.train_padded_epoch(plain, loaders[0], recipe, optimizer, scheduler, mixed)
 
     passes: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "training": (plain_training, lambda: training.train_one_epoch(ours, fused, train, recipe, 1, draws)),
         "scoring": (
-            lambda: published_loop.predict(plain, loaders[1], recipe),
+            lambda: published_loop.predict_padded(plain, loaders[1], recipe),
             lambda: training.predict_probabilities(ours, test, recipe, ON_CPU),
         ),
     }
-    warm(recipe, width)
+    warm_up(recipe, width)
     times: dict[str, list[tuple[float, float]]] = {what: [] for what in passes}
     for _ in range(repeats):
         for what, (theirs, own) in passes.items():
-            times[what].append((timed(theirs), timed(own)))
+            times[what].append((time_call(theirs), time_call(own)))
     times["epoch"] = [(a + c, b + d) for (a, b), (c, d) in zip(times["training"], times["scoring"], strict=True)]
     own_tokens = sum(len(f) + 1 for f in train.features)
     print(f"{name}: C {width}, {recipe.layers} layers, max_len {recipe.max_length}, {clips} clips, {len(test.clips)} to test on; "
@@ -115,7 +115,7 @@ def measure(name: str, clips: int, width: int, repeats: int, folder: Path) -> No
     print(f"  ceiling of packing (training): {clips * (recipe.max_length + 1) / own_tokens:.1f}")
 
 
-def warm(recipe: Recipe, width: int) -> None:
+def warm_up(recipe: Recipe, width: int) -> None:
     """The first products of a process take longer than all others."""
     model = build_head(recipe, width, CLASSES)
     features = torch.randn(64, width)
@@ -133,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        measure(options.shape, options.clips, options.width, options.repeats, Path(folder))
+        measure_shape(options.shape, options.clips, options.width, options.repeats, Path(folder))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from repro.core.console import Reporter
 from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
-from repro.datasets.manifest import Manifest, differences, read_manifest, stored_manifest
+from repro.datasets.manifest import Manifest, list_differences, read_manifest, stored_manifest
 from repro.datasets.presence import find_missing
-from repro.datasets.registry import Dataset, brought_names, list_dataset
+from repro.datasets.registry import Dataset, list_dataset, user_dataset_names
 
 data = App(
     name="data",
@@ -39,7 +39,7 @@ def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
         names: Names from configs/datasets [default: all].
     """
     workspace = common.open_workspace()
-    reports = [_status(name, workspace) for name in names or brought_names()]
+    reports = [_status(name, workspace) for name in names or user_dataset_names()]
     if common.as_json:
         print(json.dumps(reports, indent=1))
     else:
@@ -148,7 +148,7 @@ def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
         b: Another manifest.parquet.
     """
     left, right = read_manifest(a), read_manifest(b)
-    found = list(differences(left, right))
+    found = list(list_differences(left, right))
     if as_json:
         report = {
             "a": {"path": str(a), "sha256": left.sha256, "clips": len(left.clips)},
@@ -172,9 +172,11 @@ def _config(name: str) -> DatasetConfig:
     Raises:
         UsageError: no such data set, or one that is generated.
     """
-    if name not in brought_names():
+    if name not in user_dataset_names():
         load_dataset(name)  # refuses an unknown name; what is left is a generated data set, as smoke
-        raise UsageError(f"{name}: generated, not a data set that users bring; those are: {', '.join(brought_names())}")
+        raise UsageError(
+            f"{name}: generated, not a data set that users bring; those are: {', '.join(user_dataset_names())}"
+        )
     return load_dataset(name)
 
 
@@ -187,7 +189,7 @@ def _status(name: str, workspace: Workspace) -> dict[str, Any]:
         "title": config.title,
         "licence": config.licence,
         "folder": str(folder),
-        "parts": {str(part): _where(folder, part.there(folder)) for part in config.parts},
+        "parts": {str(part): _where(folder, part.find_name(folder)) for part in config.parts},
         "official_metric": config.official_metric,
         "splits": {},
         "notes": [],

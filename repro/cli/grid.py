@@ -100,7 +100,7 @@ def grid(
     )
     cells = plan_grid(found, request).cells
     device = require_ready(found, workspace, compute.device)
-    settings = Compute(device, deterministic=compute.deterministic).checked()
+    settings = Compute(device, deterministic=compute.deterministic).require_available()
     reporter = Reporter(to_stderr=common.as_json)
     result, failures = run_grid(found, request, workspace, compute.execution(device), settings, reporter)
     print_grid(result, workspace, as_json=common.as_json)
@@ -118,7 +118,7 @@ def print_grid(result: "GridResult", workspace: Workspace, *, as_json: bool) -> 
     from repro.pipeline.grid.grid import PROTOCOLS, report_paths
 
     if as_json:
-        print(json.dumps(report.as_json(result) if result.runs else {}, indent=1))
+        print(json.dumps(report.grid_as_json(result) if result.runs else {}, indent=1))
         return
     if not result.runs:
         return
@@ -126,9 +126,9 @@ def print_grid(result: "GridResult", workspace: Workspace, *, as_json: bool) -> 
         rule = "best epoch on test" if protocol == "published" else "best epoch on held-out clips"
         seeds = report.describe_seeds(result.seeds)
         print(f"\n{result.row.name}, {protocol} protocol: {result.row.metric}, {rule}, {seeds}")
-        print("\n".join(report.table(result, protocol)))
+        print("\n".join(report.format_table(result, protocol)))
     print()
-    print("\n".join(report.summary(result)))
+    print("\n".join(report.format_summary(result)))
     for other in PROTOCOLS:
         if other not in result.protocols:
             option = "both" if other == "honest" else other

@@ -46,7 +46,7 @@ def readout(
     from repro.pipeline.row import RowRequest, train_readouts
     from repro.readout.compute import Compute
 
-    compute = Compute(chosen_device(device), precision, deterministic).checked()
+    compute = Compute(chosen_device(device), precision, deterministic).require_available()
     reporter = Reporter(to_stderr=common.as_json)
     records = train_readouts(found, RowRequest(seeds, protocol), workspace, compute, reporter)
     print_records(found, records, as_json=common.as_json)

@@ -106,7 +106,7 @@ def run(
         RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing),
         workspace,
         compute.execution(device, reporter.line),
-        Compute(device, deterministic=compute.deterministic).checked(),
+        Compute(device, deterministic=compute.deterministic).require_available(),
         reporter,
     )
     print_records(found, records, as_json=common.as_json)

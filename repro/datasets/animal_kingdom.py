@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.datasets.annotations import DataError, Listing, inside, plain_name, refuse_twice
+from repro.datasets.annotations import DataError, Listing, check_plain_name, path_inside, refuse_duplicates
 from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split, SplitName
 from repro.datasets.workbook import Rows, read_workbook
@@ -49,7 +49,7 @@ TEST_ACTIONS = ("swimming", "sensing", "keeping still")
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _SheetClip:
     clip: Clip
     type: str
     animal: str
@@ -70,7 +70,7 @@ def read_segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | No
     Raises:
         DataError: the table is damaged, or a class is not in exactly one segment.
     """
-    path = next((inside(folder, name) for name in SEGMENTS if (folder / name).is_file()), None)
+    path = next((path_inside(folder, name) for name in SEGMENTS if (folder / name).is_file()), None)
     if path is None:
         return None
     found: dict[str, list[int]] = {}
@@ -85,24 +85,24 @@ def read_segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | No
     return {name: tuple(sorted(ids)) for name, ids in sorted(found.items())}
 
 
-def list_annotation_files(folder: Path) -> list[Path]:
-    return [inside(folder, METADATA)]
+def list_animal_kingdom_files(folder: Path) -> list[Path]:
+    return [path_inside(folder, METADATA)]
 
 
-def read_listing(folder: Path, config: DatasetConfig) -> Listing:
+def read_animal_kingdom(folder: Path, config: DatasetConfig) -> Listing:
     """Read the splits full, unseen species and unseen actions, each with train and test.
 
     Raises:
         DataError: the workbook is missing or damaged; the message names sheet and row.
     """
-    path = inside(folder, METADATA)
+    path = path_inside(folder, METADATA)
     sheets = read_workbook(path, SHEETS)
-    classes = _read_class_names(sheets["Action"], config.classes, path)
+    classes = _read_sheet_classes(sheets["Action"], config.classes, path)
     sub_class = _read_sub_classes(sheets["Animal"], path)
-    rows = list(_read_rows(sheets["AR"], config.classes, folder))
-    refuse_twice((row.clip for row in rows), folder)
+    rows = list(_read_sheet_clips(sheets["AR"], config.classes, folder))
+    refuse_duplicates((row.clip for row in rows), folder)
 
-    def is_of_species(row: _Row, wanted: tuple[str, ...]) -> bool:
+    def is_of_species(row: _SheetClip, wanted: tuple[str, ...]) -> bool:
         return row.action in SPECIES_ACTIONS and sub_class.get(row.animal) in wanted
 
     splits = {
@@ -123,7 +123,7 @@ def read_listing(folder: Path, config: DatasetConfig) -> Listing:
     )
 
 
-def _select_actions(rows: list[_Row], names: tuple[str, ...]) -> tuple[Clip, ...]:
+def _select_actions(rows: list[_SheetClip], names: tuple[str, ...]) -> tuple[Clip, ...]:
     """Select the clips of one label whose first animal does one of `names`.
 
     Like the release, this compares the animal's own name with names of sub-classes, which few animals share
@@ -142,19 +142,19 @@ def _select_actions(rows: list[_Row], names: tuple[str, ...]) -> tuple[Clip, ...
     )
 
 
-def _read_rows(sheet: Rows, classes: int, folder: Path) -> Iterator[_Row]:
+def _read_sheet_clips(sheet: Rows, classes: int, folder: Path) -> Iterator[_SheetClip]:
     for number, (video_id, kind, labels, pairs) in sheet:
         where = f"{folder / METADATA}: sheet AR row {number}"
         if not isinstance(video_id, str):
             raise DataError(f"{where}: video_id is {_format_value(video_id)}, expected a clip's name")
-        name = plain_name(video_id, where)
+        name = check_plain_name(video_id, where)
         if kind not in ("train", "test"):
             raise DataError(f"{where}: type of clip {name} is {_format_value(kind)}, expected train or test")
         target = _parse_labels(labels, classes, f"{where}: labels of clip {name}")
         # Of clips with several labels nothing but the labels is used.
         animal, action = _parse_first_pair(pairs, where) if len(target) == 1 and "," not in labels else ("", "")
         clip = Clip(name, folder / "video" / f"{name}.mp4", target, name[-4:], f"{METADATA} sheet AR row {number}")
-        yield _Row(clip, kind, OTHER_NAMES.get(animal, animal), action)
+        yield _SheetClip(clip, kind, OTHER_NAMES.get(animal, animal), action)
 
 
 def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ def _parse_first_pair(value: Any, where: str) -> tuple[str, str]:
         ) from error
 
 
-def _read_class_names(sheet: Rows, classes: int, path: Path) -> tuple[str, ...]:
+def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...]:
     """Read the class names, ordered by label id.
 
     At most one label may be missing, as Yawning's is: its id is the only one that no other row has.

@@ -25,7 +25,7 @@ class Listing:
     """Results of checks, shown to the user."""
 
 
-def inside(folder: Path, relative: str) -> Path:
+def path_inside(folder: Path, relative: str) -> Path:
     """Return `folder / relative` if it is inside the dataset.
 
     Its first part may be a link, as `repro data prepare` makes them to a user's folders. A link below that must not lead
@@ -56,7 +56,7 @@ def check_not_empty(path: Path) -> None:
         raise DataError(f"{path}: the file is empty (0 bytes): fetch or copy it again")
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers from 1. Any line ends and a byte order mark are allowed.
 
     Raises:
@@ -73,12 +73,12 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}:{number + 1}: not text ({error.reason}): fetch the owners' file again") from error
 
 
-def one_line(text: str, limit: int = 120) -> str:
+def to_one_line(text: str, limit: int = 120) -> str:
     """Shorten text from a file to one line of a message."""
     return " ".join(text.split())[:limit]
 
 
-def plain_name(name: str, where: str) -> str:
+def check_plain_name(name: str, where: str) -> str:
     """Return `name` if it is a plain file name.
 
     Raises:
@@ -94,7 +94,7 @@ def plain_name(name: str, where: str) -> str:
     return name
 
 
-def refuse_twice(clips: Iterable[Clip], folder: Path) -> None:
+def refuse_duplicates(clips: Iterable[Clip], folder: Path) -> None:
     """Check that no clip is listed twice.
 
     Raises:

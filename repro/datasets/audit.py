@@ -53,8 +53,8 @@ def audit_dataset(
         clips = dataset.clips
         missing = _find_missing(dataset)
         journal = Journal(folder / "journal.jsonl")
-        stamps = {clip.id: _stamp(clip.path) for clip in clips if clip.id not in missing}
-        found = {name: probe for name, stamp in stamps.items() if (probe := journal.find(stamp)) is not None}
+        stamps = {clip.id: _stamp_clip(clip.path) for clip in clips if clip.id not in missing}
+        found = {name: probe for name, stamp in stamps.items() if (probe := journal.find_result(stamp)) is not None}
         todo = [clip for clip in clips if clip.id in stamps and clip.id not in found]
         reused = len(found)
         limits = {} if time_limit is None else {"time_limit": time_limit}
@@ -64,7 +64,7 @@ def audit_dataset(
                 # Without the folder's path, because manifests of two machines are compared.
                 probe.error = probe.error.replace(f"{dataset.folder}{os.sep}", "")
                 found[clip.id] = probe
-                journal.append(stamps[clip.id], probe)
+                journal.append_result(stamps[clip.id], probe)
                 advance("")
         manifest = Manifest(dataset.name, dataset.key, _collect_facts(dataset, clips, missing, stamps, found))
         path = manifest_path(workspace, dataset.name)
@@ -114,7 +114,7 @@ def _collect_facts(
     return tuple(rows)
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp_clip(path: Path) -> Stamp:
     stat = path.stat()
     return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
@@ -130,12 +130,12 @@ class Journal:
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
         self.path = path
 
-    def find(self, stamp: Stamp) -> Probe | None:
+    def find_result(self, stamp: Stamp) -> Probe | None:
         """Return the result for this unchanged file, or None if it is not known or did not decode."""
         probe = self._known.get(stamp)
         return probe if probe and not probe.error else None
 
-    def append(self, stamp: Stamp, probe: Probe) -> None:
+    def append_result(self, stamp: Stamp, probe: Probe) -> None:
         contents = probe.contents
         values = None if contents is None else [getattr(contents, name) for name in Contents.__slots__]
         line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)

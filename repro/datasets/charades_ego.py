@@ -19,11 +19,11 @@ from repro.datasets.annotations import (
     DataError,
     Listing,
     check_not_empty,
-    inside,
-    one_line,
-    plain_name,
-    refuse_twice,
-    text_lines,
+    check_plain_name,
+    path_inside,
+    read_text_lines,
+    refuse_duplicates,
+    to_one_line,
 )
 from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split, SplitName
@@ -43,7 +43,7 @@ SPLITS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _CsvRow:
     number: int
     """Line of the file on which the row starts: quoted fields may hold line breaks."""
     values: dict[str, str]
@@ -53,32 +53,34 @@ def _csv_path(part: str) -> str:
     return f"{FOLDER}/CharadesEgo_v1_{part}.csv"
 
 
-def list_annotation_files(folder: Path) -> list[Path]:
-    return [inside(folder, name) for name in (CLASSES, *(_csv_path(p) for p in (*SPLITS.values(), "train", "test")))]
+def list_charades_files(folder: Path) -> list[Path]:
+    return [
+        path_inside(folder, name) for name in (CLASSES, *(_csv_path(p) for p in (*SPLITS.values(), "train", "test")))
+    ]
 
 
-def read_listing(folder: Path, config: DatasetConfig) -> Listing:
+def read_charades(folder: Path, config: DatasetConfig) -> Listing:
     """Read the splits of first and third person, each with train and test.
 
     Raises:
         DataError: a file is missing or damaged; the message names file and row.
     """
-    classes = _read_class_names(inside(folder, CLASSES), config.classes)
-    videos = config.videos(folder)
+    classes = _read_class_file(path_inside(folder, CLASSES), config.classes)
+    videos = config.videos_folder(folder)
     splits = {}
     for name, part in SPLITS.items():
         relative = _csv_path(part)
         clips = tuple(_read_clips(folder, relative, videos, config.classes, first_person=part.endswith("1st")))
         splits[name] = Split(SplitName(config.name, name), classes, clips)
-    refuse_twice((clip for split in splits.values() for clip in split.clips), folder)
+    refuse_duplicates((clip for split in splits.values() for clip in split.clips), folder)
     return Listing(splits, tuple(_compare_with_all(folder, splits)))
 
 
 def _read_clips(folder: Path, relative: str, videos: str, classes: int, first_person: bool) -> Iterator[Clip]:
-    path = inside(folder, relative)
-    for row in _read_rows(path):
+    path = path_inside(folder, relative)
+    for row in _read_csv_rows(path):
         where = f"{path}:{row.number}"
-        name = plain_name(row.values["id"].strip(), where)
+        name = check_plain_name(row.values["id"].strip(), where)
         if name.endswith("EGO") != first_person:
             raise DataError(f"{where}: clip '{name}': ids of first-person clips end in EGO, and no others do")
         yield Clip(
@@ -90,7 +92,7 @@ def _read_clips(folder: Path, relative: str, videos: str, classes: int, first_pe
         )
 
 
-def _read_rows(path: Path) -> Iterator[_Row]:
+def _read_csv_rows(path: Path) -> Iterator[_CsvRow]:
     """Read the rows of one csv file.
 
     Raises:
@@ -111,7 +113,7 @@ def _read_rows(path: Path) -> Iterator[_Row]:
                         raise DataError(
                             f"{path}:{number}: {len(values)} values, expected {len(header)} as in the header"
                         )
-                    yield _Row(number, dict(zip(header, values, strict=True)))
+                    yield _CsvRow(number, dict(zip(header, values, strict=True)))
                 number = lines.line_num + 1
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}:{number}: not a csv file ({error}): fetch the owners' file again") from error
@@ -119,11 +121,11 @@ def _read_rows(path: Path) -> Iterator[_Row]:
 
 def _check_header(header: list[str], path: Path) -> None:
     if len(header) == 1:
-        raise DataError(f"{path}:1: expected columns separated by commas, found '{one_line(header[0], 80)}'")
+        raise DataError(f"{path}:1: expected columns separated by commas, found '{to_one_line(header[0], 80)}'")
     for column in COLUMNS:
         if header.count(column) != 1:
             problem = "two columns" if column in header else "no column"
-            raise DataError(f"{path}:1: {problem} '{column}', found {one_line(', '.join(header))}")
+            raise DataError(f"{path}:1: {problem} '{column}', found {to_one_line(', '.join(header))}")
 
 
 def _parse_actions(text: str, classes: int, what: str) -> tuple[int, ...]:
@@ -133,7 +135,7 @@ def _parse_actions(text: str, classes: int, what: str) -> tuple[int, ...]:
         match = re.fullmatch(r"c(\d{3}) +\d+(?:\.\d*)? +\d+(?:\.\d*)?", part, re.ASCII)
         if match is None:
             raise DataError(
-                f"{what}: '{one_line(part, 60)}', expected an action with start and end, as c092 11.90 21.20"
+                f"{what}: '{to_one_line(part, 60)}', expected an action with start and end, as c092 11.90 21.20"
             )
         if int(match[1]) >= classes:
             raise DataError(f"{what}: c{match[1]}, expected c000 to c{classes - 1:03}")
@@ -141,13 +143,13 @@ def _parse_actions(text: str, classes: int, what: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _read_class_names(path: Path, classes: int) -> tuple[str, ...]:
+def _read_class_file(path: Path, classes: int) -> tuple[str, ...]:
     names: list[str] = []
-    for number, line in text_lines(path):
+    for number, line in read_text_lines(path):
         match = re.fullmatch(r"c(\d{3}) +(\S.*)", line.strip(), re.ASCII)
         if match is None or int(match[1]) != len(names):
             raise DataError(
-                f"{path}:{number}: '{one_line(line, 60)}', expected 'c{len(names):03} ' and the action's name"
+                f"{path}:{number}: '{to_one_line(line, 60)}', expected 'c{len(names):03} ' and the action's name"
             )
         names.append(match[2])
     if len(names) != classes:
@@ -162,7 +164,7 @@ def _compare_with_all(folder: Path, splits: dict[str, Split]) -> Iterator[str]:
     """
     for part in ("train", "test"):
         both = {clip.id for view in ("first", "third") for clip in splits[f"{view}_{part}"].clips}
-        every = {row.values["id"].strip() for row in _read_rows(inside(folder, _csv_path(part)))}
+        every = {row.values["id"].strip() for row in _read_csv_rows(path_inside(folder, _csv_path(part)))}
         counts = f"{len(splits[f'first_{part}'].clips)} first and {len(splits[f'third_{part}'].clips)} third person"
         if both == every:
             yield f"{part}: {counts}, together the {len(every)} clips of {_csv_path(part)}"

@@ -67,7 +67,7 @@ class Part(Config):
     holds: str = ""
     """A pattern for a file below it by which `repro data prepare` knows such a folder; empty for a file."""
 
-    def there(self, folder: Path) -> str:
+    def find_name(self, folder: Path) -> str:
         """The name under which it stands in `folder`, "" where under none."""
         return next((name for name in self.names if (folder / name).exists()), "")
 
@@ -116,9 +116,9 @@ class DatasetConfig(NamedConfig):
             raise ValueError(f"splits.*.within: there is no split '{min(unknown)}'")
         return self
 
-    def absent(self, folder: Path) -> list[Part]:
+    def missing_parts(self, folder: Path) -> list[Part]:
         """Parts that `folder` does not hold."""
-        return [part for part in self.parts if not part.there(folder)]
+        return [part for part in self.parts if not part.find_name(folder)]
 
     def how_to_obtain(self, workspace: Workspace) -> str:
         """The commands that bring the dataset into `workspace`, or how to request it from its publisher."""
@@ -126,9 +126,9 @@ class DatasetConfig(NamedConfig):
             return fill_path(self.obtain, workspace.data / self.folder)
         return f"{fetch_command(self.name, workspace)}, then repro data prepare {self.name}{workspace.command_option}"
 
-    def videos(self, folder: Path) -> str:
+    def videos_folder(self, folder: Path) -> str:
         """Name of the folder of clips in `folder`, also where it is not there yet."""
-        return self.parts[-1].there(folder) or self.parts[-1].names[0]
+        return self.parts[-1].find_name(folder) or self.parts[-1].names[0]
 
 
 def dataset_names() -> list[str]:

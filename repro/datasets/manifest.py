@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from repro.core.errors import UsageError
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
@@ -78,9 +81,6 @@ def stored_manifest(workspace: Workspace, dataset: str) -> Manifest | None:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest atomically."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     types = {
         "splits": pa.list_(pa.string()), "present": pa.bool_(), "bytes": pa.int64(), "frames": pa.int64(),
         "fps": pa.float64(), "width": pa.int32(), "height": pa.int32(), "seconds": pa.float64(),
@@ -105,9 +105,6 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         UsageError: no such file, or it is incomplete, damaged or edited.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise UsageError(f"{path}: no such manifest: `repro data audit NAME` writes one")
     try:
@@ -137,11 +134,11 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.clip}: {self.what}" + (
-            f" {_format_value(self.a)} -> {_format_value(self.b)}" if self.a != self.b else ""
+            f" {_shorten_value(self.a)} -> {_shorten_value(self.b)}" if self.a != self.b else ""
         )
 
 
-def differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
+def list_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     """List the differences between two manifests, ordered by clip id.
 
     Raises:
@@ -162,6 +159,6 @@ def differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
                 yield Difference(name, column, getattr(left[name], column), getattr(right[name], column))
 
 
-def _format_value(value: Any) -> str:
+def _shorten_value(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return (text[:12] if len(text) == 64 else text[:100]) or "none"

@@ -23,7 +23,7 @@ from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.config import DatasetConfig, Part
-from repro.datasets.unpack import suffix_of, unpack
+from repro.datasets.unpack import archive_suffix, unpack_archive
 
 DEPTH = 5
 """Levels of folders below a source that are searched for parts."""
@@ -54,24 +54,24 @@ def prepare_dataset(
         UsageError: a source does not exist, two sources have the same part, or another process prepares the dataset.
     """
     folder = workspace.data / config.folder
-    placed = [Placed(there, "there", "") for part in config.parts if (there := part.there(folder))]
-    if not config.absent(folder) and not (folder / ".unpacking").exists():
+    placed = [Placed(there, "there", "") for part in config.parts if (there := part.find_name(folder))]
+    if not config.missing_parts(folder) and not (folder / ".unpacking").exists():
         return placed  # Before anything is written: the folder may be read-only.
     folder.mkdir(parents=True, exist_ok=True)
     with Workspace(folder).lock("prepare"):
-        absent = config.absent(folder)
+        absent = config.missing_parts(folder)
         if not absent:
             shutil.rmtree(folder / ".unpacking", ignore_errors=True)
             return placed
         sources = _sort_sources(folder, given)
         for part in absent:
-            found = _link(part, folder, sources.links)
+            found = _link_part(part, folder, sources.links)
             if found:
                 reporter.line(f"{found.part}: linked to {found.source}")
                 placed.append(found)
-        if config.absent(folder):
+        if config.missing_parts(folder):
             placed += _unpack_missing_parts(config, folder, sources.archives, reporter)
-        absent = config.absent(folder)
+        absent = config.missing_parts(folder)
     if absent:
         looked = (
             ", ".join(str(path) for path in [*sources.links, *sources.archives])
@@ -92,16 +92,18 @@ def _sort_sources(folder: Path, given: Sequence[Path]) -> Sources:
                 raise UsageError(f"--from {path}: no such file or folder")
             continue
         if path.is_dir():
-            sources.archives += sorted(file.absolute() for file in path.iterdir() if file.is_file() and suffix_of(file))
+            sources.archives += sorted(
+                file.absolute() for file in path.iterdir() if file.is_file() and archive_suffix(file)
+            )
             sources.links.append(path.absolute())
-        elif suffix_of(path):
+        elif archive_suffix(path):
             sources.archives.append(path.absolute())
         else:
             sources.links.append(path.absolute())
     return sources
 
 
-def _link(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | None:
+def _link_part(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | None:
     """Link the part to the user's folder or file if one of `sources` is it or contains it."""
     found = {os.path.realpath(path): path for source in sources for path in find_part(part, source)}
     if not found:
@@ -127,24 +129,26 @@ def find_part(part: Part, source: Path) -> list[Path]:
     level = [source]
     for _ in range(DEPTH + 1):
         if part.holds:
-            hits = [folder for folder in level if _holds(folder, part.holds)]
+            hits = [folder for folder in level if _matches_pattern(folder, part.holds)]
         else:
             hits = [folder / name for folder in level for name in part.names if (folder / name).is_file()]
         if hits:
             return hits
-        level = [inner for folder in level for inner in _folders(folder)]
+        level = [inner for folder in level for inner in _list_folders(folder)]
     return []
 
 
-def _holds(folder: Path, pattern: str) -> bool:
+def _matches_pattern(folder: Path, pattern: str) -> bool:
     first, _, rest = pattern.partition("/")
     if rest:
-        return any(_holds(inner, rest) for inner in _folders(folder) if fnmatch.fnmatchcase(inner.name, first))
+        return any(
+            _matches_pattern(inner, rest) for inner in _list_folders(folder) if fnmatch.fnmatchcase(inner.name, first)
+        )
     with os.scandir(folder) as entries:
         return any(fnmatch.fnmatchcase(entry.name, first) for entry in entries)
 
 
-def _folders(folder: Path) -> list[Path]:
+def _list_folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         return sorted(
             Path(entry.path)
@@ -183,7 +187,7 @@ def _unpack_missing_parts(
         if (
             key in parts_of
             and not home.exists()
-            and not any(str(part) in parts_of[key] for part in config.absent(folder))
+            and not any(str(part) in parts_of[key] for part in config.missing_parts(folder))
         ):
             continue
         if not (home / "done").exists():
@@ -199,7 +203,7 @@ def _unpack_missing_parts(
             write_json(record, parts_of)
             write_bytes(home / "done", b"")
         homes[home] = archive
-    for part in config.absent(folder):
+    for part in config.missing_parts(folder):
         found = {path: archive for home, archive in homes.items() for path in _find_unpacked(part, home)}
         names = {_name_for(part, path.relative_to(staging)) for path in found}
         names |= {name for name in part.names if _merged_folder(staging, name).exists()}
@@ -207,7 +211,7 @@ def _unpack_missing_parts(
             raise UsageError(f"archives of {' and of '.join(sorted(names))}: pass those of one with --from")
         for name in names:
             origin = ", ".join(sorted({archive.name for archive in found.values()}))
-            _place(folder / name, list(found), _merged_folder(staging, name))
+            _move_to_place(folder / name, list(found), _merged_folder(staging, name))
             reporter.line(f"{name}: unpacked from {origin}")
             yield Placed(name, "unpacked", origin)
     if staging.exists():
@@ -226,16 +230,16 @@ def _unpack_all(archive: Path, home: Path) -> None:
     """
     tree = home / "tree"
     if not (home / "unpacked").exists():
-        unpack(archive, tree)
+        unpack_archive(archive, tree)
         write_bytes(home / "unpacked", b"")
-    inner = sorted(path for path in tree.rglob("*") if path.is_file() and suffix_of(path))
-    targets = [home / "nested" / str(path.relative_to(tree))[: -len(suffix_of(path))] for path in inner]
+    inner = sorted(path for path in tree.rglob("*") if path.is_file() and archive_suffix(path))
+    targets = [home / "nested" / str(path.relative_to(tree))[: -len(archive_suffix(path))] for path in inner]
     if len(set(targets)) < len(targets):
         raise DataError(f"{archive}: two archives in it have the same name but for their type: unpack it yourself")
     for path, target in zip(inner, targets, strict=True):
         if not target.exists():
             partial = target.with_name(f".{target.name}")
-            unpack(path, partial)
+            unpack_archive(path, partial)
             partial.rename(target)
         path.unlink()
 
@@ -244,7 +248,7 @@ def _merged_folder(staging: Path, name: str) -> Path:
     return staging / f"merged-{name}"
 
 
-def _place(target: Path, found: Sequence[Path], merged: Path) -> None:
+def _move_to_place(target: Path, found: Sequence[Path], merged: Path) -> None:
     """Move what was found to `target`.
 
     The contents of several folders (HMDB51 has an archive per class) are first moved into `merged`, where an interrupted

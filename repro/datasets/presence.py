@@ -40,9 +40,9 @@ def find_missing(split: Split, folder: Path, manifest: Manifest | None = None) -
 
 def _scan_folder(parent: str, folder: Path) -> Entries | str:
     """Return the entries of a folder by name, or why the folder is not read."""
-    top = _top(parent, folder)
+    top = _real_top(parent, folder)
     real = os.path.realpath(parent)
-    if not _within(real, top):
+    if not _is_within(real, top):
         return f"{parent} is a link that leads out of the data set, to {real}: not read"
     try:
         with os.scandir(parent) as entries:
@@ -58,7 +58,7 @@ def _check_file(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
         return "no such file", 0
     if entry.is_symlink():
         real = os.path.realpath(entry.path)
-        if not _within(real, _top(entry.path, folder)):
+        if not _is_within(real, _real_top(entry.path, folder)):
             return f"a link that leads out of the data set, to {real}: not read", 0
     if not entry.is_file():
         return "not a file", 0
@@ -66,12 +66,12 @@ def _check_file(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
     return ("" if size else "the file is empty (0 bytes)"), size
 
 
-def _top(path: str, folder: Path) -> str:
+def _real_top(path: str, folder: Path) -> str:
     """Return the real path of the folder of all clips, which may itself be a link made by the user."""
     return os.path.realpath(folder / Path(path).relative_to(folder).parts[0])
 
 
-def _within(real: str, top: str) -> bool:
+def _is_within(real: str, top: str) -> bool:
     return real == top or real.startswith(f"{top}{os.sep}")
 
 

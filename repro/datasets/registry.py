@@ -35,8 +35,8 @@ class Adapter:
 ADAPTERS = {
     "ucf101": Adapter(ucf_hmdb.list_ucf_files, ucf_hmdb.read_ucf),
     "hmdb51": Adapter(ucf_hmdb.list_hmdb_files, ucf_hmdb.read_hmdb),
-    "animal_kingdom": Adapter(animal_kingdom.list_annotation_files, animal_kingdom.read_listing),
-    "charades_ego": Adapter(charades_ego.list_annotation_files, charades_ego.read_listing),
+    "animal_kingdom": Adapter(animal_kingdom.list_animal_kingdom_files, animal_kingdom.read_animal_kingdom),
+    "charades_ego": Adapter(charades_ego.list_charades_files, charades_ego.read_charades),
 }
 
 
@@ -85,7 +85,7 @@ class Dataset:
         ]
 
 
-def brought_names() -> list[str]:
+def user_dataset_names() -> list[str]:
     """Names of the datasets that a user provides, which excludes the generated clips of the smoke test."""
     return [name for name in dataset_names() if load_dataset(name).adapter in ADAPTERS]
 
@@ -113,11 +113,13 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
     With keep=False, nothing is written to the workspace.
     """
     if config.adapter not in ADAPTERS:
-        raise UsageError(f"{config.name}: not a dataset that a user provides; available: {', '.join(brought_names())}")
+        raise UsageError(
+            f"{config.name}: not a dataset that a user provides; available: {', '.join(user_dataset_names())}"
+        )
     adapter = ADAPTERS[config.adapter]
     folder = workspace.data / config.folder
     # The last part is the folder of videos: listing needs only the annotation files.
-    missing = [part for part in config.parts[:-1] if not part.there(folder)]
+    missing = [part for part in config.parts[:-1] if not part.find_name(folder)]
     if missing:
         raise MissingError(
             f"data {config.name}: no {' and no '.join(map(str, missing))} in {folder} ({config.size}; licence: {config.licence}); "
@@ -130,7 +132,7 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
             "version": VERSION,
             "adapter": config.adapter,
             "classes": config.classes,
-            "videos": config.videos(folder),
+            "videos": config.videos_folder(folder),
             "files": contents,
         }
     )

@@ -12,7 +12,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from repro.datasets.annotations import DataError, Listing, inside, one_line, plain_name, refuse_twice, text_lines
+from repro.datasets.annotations import (
+    DataError,
+    Listing,
+    check_plain_name,
+    path_inside,
+    read_text_lines,
+    refuse_duplicates,
+    to_one_line,
+)
 from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split, SplitName
 
@@ -37,11 +45,11 @@ HMDB_TAGS = {"0": "", "1": "train", "2": "val"}
 
 
 def list_ucf_files(folder: Path) -> list[Path]:
-    return [inside(folder, name) for name in UCF_LISTS.values()]
+    return [path_inside(folder, name) for name in UCF_LISTS.values()]
 
 
 def list_hmdb_files(folder: Path) -> list[Path]:
-    return [inside(folder, _hmdb_list_path(name)) for name in CLASSES]
+    return [path_inside(folder, _hmdb_list_path(name)) for name in CLASSES]
 
 
 def read_ucf(folder: Path, config: DatasetConfig) -> Listing:
@@ -56,14 +64,14 @@ def read_ucf(folder: Path, config: DatasetConfig) -> Listing:
 
 
 def _read_ucf_list(folder: Path, relative: str, labels: dict[str, int]) -> Iterator[Clip]:
-    path = inside(folder, relative)
-    for number, line in text_lines(path):
+    path = path_inside(folder, relative)
+    for number, line in read_text_lines(path):
         # In trainlist01.txt a class number follows the path, in testlist01.txt nothing.
         match = re.fullmatch(r"([^/\\]+)/([^/\\]+)\.avi(?: +\d+)?", line.strip())
         where = f"{path}:{number}"
         if match is None:
-            raise DataError(f"{where}: '{one_line(line)}': expected <Class>/<clip>.avi")
-        class_name, name = plain_name(match[1], where), plain_name(match[2], where)
+            raise DataError(f"{where}: '{to_one_line(line)}': expected <Class>/<clip>.avi")
+        class_name, name = check_plain_name(match[1], where), check_plain_name(match[2], where)
         if class_name in labels:
             yield Clip(
                 id=name,
@@ -83,14 +91,14 @@ def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
     parts: dict[str, list[Clip]] = {"": [], "train": [], "val": []}
     for label, class_name in enumerate(CLASSES):
         relative = _hmdb_list_path(class_name)
-        path = inside(folder, relative)
-        for number, line in text_lines(path):
+        path = path_inside(folder, relative)
+        for number, line in read_text_lines(path):
             where = f"{path}:{number}"
             name, _, tag = line.strip().rpartition(" ")
             name = name.rstrip()
             if tag not in HMDB_TAGS or not name.endswith(".avi"):
-                raise DataError(f"{where}: '{one_line(line)}': expected <clip>.avi and 0, 1 or 2")
-            clip = plain_name(name.removesuffix(".avi"), where)
+                raise DataError(f"{where}: '{to_one_line(line)}': expected <clip>.avi and 0, 1 or 2")
+            clip = check_plain_name(name.removesuffix(".avi"), where)
             parts[HMDB_TAGS[tag]].append(
                 Clip(
                     id=clip,
@@ -102,7 +110,7 @@ def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
                     listed=f"{relative}:{number}",
                 )
             )
-    refuse_twice((clip for clips in parts.values() for clip in clips), folder)
+    refuse_duplicates((clip for clips in parts.values() for clip in clips), folder)
     return _build_listing(config.name, {part: parts[part] for part in ("train", "val")}, folder)
 
 
@@ -114,5 +122,5 @@ def _build_listing(name: str, parts: dict[str, list[Clip]], folder: Path) -> Lis
     """Build the splits, ordered by label and then as listed; `full` is train and val together (docs/deviations.md 9)."""
     parts = {part: sorted(clips, key=lambda clip: clip.target) for part, clips in parts.items()}
     parts["full"] = parts["train"] + parts["val"]
-    refuse_twice(parts["full"], folder)
+    refuse_duplicates(parts["full"], folder)
     return Listing({part: Split(SplitName(name, part), tuple(CLASSES), tuple(clips)) for part, clips in parts.items()})

@@ -39,20 +39,20 @@ KEPT = frozenset({".avi", ".mp4", ".csv", ".txt", ".xlsx", *SUFFIXES})
 PARTIAL = ".partial"
 
 
-def suffix_of(path: Path | PurePosixPath) -> str:
+def archive_suffix(path: Path | PurePosixPath) -> str:
     """Return the suffix that makes `path` an archive, such as `.tar.gz`; an empty string if it is none."""
     name = path.name.lower()
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
 
 
-def unpack(path: Path, into: Path) -> None:
+def unpack_archive(path: Path, into: Path) -> None:
     """Write the archive's files below `into`. Complete files that an interrupted run left there are not written again.
 
     Raises:
         DataError: empty, damaged, cut off, of another type than its name says, or with a member that is refused.
         MissingError: a rar archive, and no program that reads it is installed.
     """
-    kind = SUFFIXES[suffix_of(path)]
+    kind = SUFFIXES[archive_suffix(path)]
     found = _kind_by_content(path)
     if found != kind:
         raise DataError(
@@ -80,7 +80,7 @@ def unpack(path: Path, into: Path) -> None:
         raise DataError(f"{path}: damaged or cut off ({_describe_error(error)}): fetch it again") from error
 
 
-def member_path(name: str, archive: Path) -> PurePosixPath:
+def check_member_path(name: str, archive: Path) -> PurePosixPath:
     """Return where a member may be written, relative to the archive's folder.
 
     Raises:
@@ -126,7 +126,7 @@ def _unpack_zip(path: Path, into: Path) -> None:
         seen: set[PurePosixPath] = set()
         members = []
         for info in archive.infolist():
-            target = member_path(info.filename, path)
+            target = check_member_path(info.filename, path)
             # The upper 16 bits are the Unix mode, 0 in archives of other systems.
             mode = stat.S_IFMT(info.external_attr >> 16)
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -138,7 +138,7 @@ def _unpack_zip(path: Path, into: Path) -> None:
                 members.append((info, target))
         for info, target in members:
             with archive.open(info) as source:
-                _write(cast(BufferedIOBase, source), into / target, info.file_size)
+                _write_member(cast(BufferedIOBase, source), into / target, info.file_size)
 
 
 def _unpack_tar(path: Path, into: Path, kind: str) -> None:
@@ -148,7 +148,7 @@ def _unpack_tar(path: Path, into: Path, kind: str) -> None:
         seen: set[PurePosixPath] = set()
         with tarfile.open(fileobj=tail, mode="r:") as archive:
             for member in archive:
-                target = member_path(member.name, path)
+                target = check_member_path(member.name, path)
                 if not (member.isreg() or member.isdir()):
                     raise link_or_device_error(member.name, path)
                 tarfile.data_filter(member, str(into))  # The standard library's own checks, in addition.
@@ -159,7 +159,7 @@ def _unpack_tar(path: Path, into: Path, kind: str) -> None:
                 assert source is not None  # It is a regular file.
                 if target.suffix.lower() in KEPT:
                     with source:
-                        _write(cast(BufferedIOBase, source), into / target, member.size)
+                        _write_member(cast(BufferedIOBase, source), into / target, member.size)
         # A tar ends with blocks of zeros. Without this check one that was cut off between two members would pass.
         if tail.last.strip(b"\0") or len(tail.last) < tarfile.BLOCKSIZE:
             raise DataError(f"{path}: cut off: it does not end as tar archives do: fetch it again")
@@ -201,7 +201,7 @@ def _refuse_duplicate(target: PurePosixPath, seen: set[PurePosixPath], archive: 
     seen.add(target)
 
 
-def _write(source: BufferedIOBase, target: Path, size: int) -> None:
+def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
     # A file of full size is complete, because it gets its name only after its last byte.
     if target.is_file() and target.stat().st_size == size:
         return
@@ -263,7 +263,7 @@ def _check_members_with_lsar(link: Path, archive: Path) -> None:
         members = listing["lsarContents"]
         for member in members:
             name = str(member["XADFileName"])
-            member_path(name, archive)
+            check_member_path(name, archive)
             mode = stat.S_IFMT(int(member.get("XADPosixPermissions", 0)))
             if member.get("XADIsLink") or mode not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise link_or_device_error(name, archive)
@@ -278,7 +278,7 @@ def _check_members_with_bsdtar(link: Path, archive: Path) -> None:
         raise DataError(f"{archive}: bsdtar lists it in two ways: damaged: fetch it again")
     # The first letter of a line of `-t -v` is the type, as in `ls -l`.
     for name, kind in zip(names, kinds, strict=True):
-        member_path(name, archive)
+        check_member_path(name, archive)
         if kind not in "-d":
             raise link_or_device_error(name, archive)
 

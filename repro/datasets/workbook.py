@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.datasets.annotations import DataError, check_not_empty, one_line
+from repro.datasets.annotations import DataError, check_not_empty, to_one_line
 
 Rows = list[tuple[int, tuple[Any, ...]]]
 """Row number, as a spreadsheet program shows it, and the values of the requested columns."""
@@ -33,13 +33,13 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
                 book.close()
     except Exception as error:
         # A damaged file can fail anywhere in unzipping or XML parsing, with any exception of theirs.
-        reason = one_line(str(error)) or type(error).__name__
+        reason = to_one_line(str(error)) or type(error).__name__
         raise DataError(f"{path}: not a whole xlsx workbook ({reason}): fetch the owners' file again") from error
     sheets = {}
     for sheet, columns in wanted.items():
         if sheet not in raw:
             raise DataError(
-                f"{path}: no sheet '{sheet}', but {one_line(', '.join(names))}: fetch the owners' file again"
+                f"{path}: no sheet '{sheet}', but {to_one_line(', '.join(names))}: fetch the owners' file again"
             )
         sheets[sheet] = list(_select_columns(f"{path}: sheet {sheet}", raw[sheet], columns))
     return sheets
@@ -52,7 +52,7 @@ def _select_columns(
     for column in columns:
         if header.count(column) != 1:
             problem = "two columns" if column in header else "no column"
-            raise DataError(f"{where} row 1: {problem} '{column}', found {one_line(', '.join(header)) or 'nothing'}")
+            raise DataError(f"{where} row 1: {problem} '{column}', found {to_one_line(', '.join(header)) or 'nothing'}")
     places = [header.index(column) for column in columns]
     for number, row in enumerate(raw[1:], start=2):
         values = tuple(row[place] if place < len(row) else None for place in places)

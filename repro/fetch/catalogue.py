@@ -63,7 +63,7 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
         if d.adapter == "smoke":
             continue
         place = workspace.data / d.folder
-        ready = not d.absent(place)
+        ready = not d.missing_parts(place)
         found[name] = Asset(
             name, d.title, d.files, place / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
             on_request=fill_path(d.obtain, place) if d.obtain else "",

@@ -103,7 +103,7 @@ def extract_video_features(
         UsageError: no such backbone, timestep, layer or device.
         MissingError: the video cannot be decoded, or the checkpoint or a GPU is missing.
     """
-    place, config = _open(workspace), load_backbone(backbone, changes)
+    place, config = _open_workspace(workspace), load_backbone(backbone, changes)
     (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
     path = Path(video)
     clip = Clip(str(path.absolute()), path, ())
@@ -145,7 +145,7 @@ def load_features(
         name = SplitName.parse(split)
     except ValueError as error:
         raise UsageError(f"split {error}") from error
-    place, config = _open(workspace), load_backbone(backbone, changes)
+    place, config = _open_workspace(workspace), load_backbone(backbone, changes)
     (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
     found = open_dataset(load_dataset(name.dataset), place).split(name.split)
     identity = describe_backbone(config, place, to_compute=False).identity()
@@ -179,8 +179,10 @@ def train_split_features(
     """
     if (train.classes, train.key, train.cell) != (test.classes, test.key, test.cell):
         raise MissingError("the two splits differ in their classes, backbone or cell: load both in the same way")
-    data = TrainingData(_cut(train.sequences, recipe.max_length), _cut(test.sequences, recipe.max_length))
-    result = train_readout(data, recipe, seed, metric=metric, compute=Compute(device).checked())
+    data = TrainingData(
+        _truncate_clips(train.sequences, recipe.max_length), _truncate_clips(test.sequences, recipe.max_length)
+    )
+    result = train_readout(data, recipe, seed, metric=metric, compute=Compute(device).require_available())
     readout = Readout(
         model=result.model, recipe=recipe, classes=train.classes, width=train.sequences.width, row="",
         backbone=train.backbone, cell=train.cell, features=train.key, seed=seed, epoch=result.epochs[-1].number,
@@ -214,18 +216,20 @@ def score_video(
     """
     path = Path(video)
     execution = Execution(chosen_device(device))
-    scored = predict_videos(load_row(row), [path], seed, _open(workspace), execution, Reporter(to_stderr=True))
+    scored = predict_videos(
+        load_row(row), [path], seed, _open_workspace(workspace), execution, Reporter(to_stderr=True)
+    )
     if path not in scored.scores:
         raise MissingError(next(iter(scored.failed.values()), f"clip {path}: it could not be scored"))
     pairs = zip(scored.readout.classes, scored.scores[path].tolist(), strict=True)
     return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
 
-def _open(workspace: Path | str | None) -> Workspace:
+def _open_workspace(workspace: Path | str | None) -> Workspace:
     return open_workspace(None if workspace is None else Path(workspace))
 
 
-def _cut(sequences: Sequences, max_length: int) -> Sequences:
+def _truncate_clips(sequences: Sequences, max_length: int) -> Sequences:
     """At most `max_length` frames of each clip, from its start, as rows read them."""
     return Sequences(
         sequences.clips,

@@ -17,7 +17,7 @@ from repro.core.console import Reporter, format_size
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
-from repro.datasets.registry import brought_names, open_dataset
+from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
 from repro.features import rates
 from repro.features.collection import Collection, dataset_collection, folder_collection
@@ -207,12 +207,12 @@ def _open_collection(source: str, workspace: Workspace) -> Collection:
     name, _, split = source.partition("/")
     folder = Path(source)
     # A folder named as a data set is only meant if the path goes on below it.
-    if name in brought_names() and (not split or not folder.exists()):
+    if name in user_dataset_names() and (not split or not folder.exists()):
         dataset = open_dataset(load_dataset(name), workspace)
         return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
     if not source or not folder.exists():
         raise UsageError(
-            f"'{source}' is neither a data set ({', '.join(brought_names())}), nor a split of one (ucf101/train), nor a folder "
+            f"'{source}' is neither a data set ({', '.join(user_dataset_names())}), nor a split of one (ucf101/train), nor a folder "
             "of videos: name one of them"
         )
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)

@@ -2,7 +2,6 @@
 has changed."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.backbones.config import Cell
@@ -19,6 +18,7 @@ from repro.pipeline.row_data import RowData, list_row_data, open_row_data
 from repro.pipeline.run_readout import ReadoutInputs, run_readouts
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
+from repro.readout.sequences import name_first_clips
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone
@@ -61,10 +61,10 @@ def run_row(
     with workspace.lock(f"run {row.name}"):
         data = open_row_data(row, workspace, allow_missing=request.allow_missing)
         if request.limit is not None:
-            data = data.limited(request.limit)
+            data = data.limit_clips(request.limit)
         data.warn_of_left_out(reporter)
         inputs = extract_row(row, data, workspace, execution, reporter)
-        return _train(inputs, request, workspace, compute, reporter)
+        return _train_seeds(inputs, request, workspace, compute, reporter)
 
 
 def train_readouts(
@@ -79,10 +79,10 @@ def train_readouts(
     workspace.require_writable()
     inputs = open_stored_row(row, workspace)
     with workspace.lock(f"run {row.name}"):
-        return _train(inputs, request, workspace, compute, reporter)
+        return _train_seeds(inputs, request, workspace, compute, reporter)
 
 
-def _train(
+def _train_seeds(
     inputs: ReadoutInputs, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.first(request.seeds)
@@ -131,7 +131,7 @@ def extract_row(
     if failed:
         total = sum(len(clips) for clips in collections.values())
         raise MissingError(
-            f"row {row.name}: {len(failed)} of {total} clips could not be read ({_shorten(failed)}): fix or fetch them again "
+            f"row {row.name}: {len(failed)} of {total} clips could not be read ({name_first_clips(failed)}): fix or fetch them again "
             "and run the same command: the other clips' features are kept"
         )
     return ReadoutInputs(row, data, stores, video_sha256)
@@ -159,7 +159,7 @@ def open_stored_row(row: Row, workspace: Workspace) -> ReadoutInputs:
         if missing:
             raise MissingError(
                 f"row {row.name}: {len(missing)} of {len(entries)} clips of {split.name} have no features "
-                f"{row.features.name} in {store.folder} ({_shorten(missing)}): `{extract_command(row, dataset)}` extracts them"
+                f"{row.features.name} in {store.folder} ({name_first_clips(missing)}): `{extract_command(row, dataset)}` extracts them"
             )
         stores[part] = store
         video_sha256 |= {clip: entry.video_sha256 for clip, entry in entries.items() if entry is not None}
@@ -180,7 +180,3 @@ def extract_command(row: Row, source: str) -> str:
 
 def _dataset_of(row: Row, part: str) -> str:
     return (row.data.train if part == "train" else row.data.test).dataset
-
-
-def _shorten(clips: Sequence[str]) -> str:
-    return f"{', '.join(clips[:3])}{', ...' if len(clips) > 3 else ''}"

@@ -31,13 +31,13 @@ class RowData:
     complete: bool = True
     """False for a trial on fewer clips."""
 
-    def limited(self, clips: int) -> "RowData":
+    def limit_clips(self, clips: int) -> "RowData":
         """The same with at most `clips` clips of each split, spread over its length so that a trial has many classes."""
-        splits = {part: _spread(split, clips) for part, split in self.splits.items()}
+        splits = {part: _spread_clips(split, clips) for part, split in self.splits.items()}
         complete = splits == self.splits
         if complete:
             return self
-        also = [_part(split, splits["test"].clips) for split in self.also]
+        also = [_restrict_split(split, splits["test"].clips) for split in self.also]
         return replace(self, splits=splits, also=tuple(part for part in also if part.clips), complete=False)
 
     def warn_of_left_out(self, reporter: Reporter) -> None:
@@ -57,14 +57,14 @@ def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False
         MissingError: a data set is missing or damaged, or clips are missing and that was not allowed.
     """
     datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
-    audits = _audits(datasets, workspace)
+    audits = _matching_manifests(datasets, workspace)
     splits, missing = {}, {}
     for part, name in (("train", row.data.train), ("test", row.data.test)):
         dataset, split = _find_split(name, datasets)
         splits[part], missing[part] = without_missing(
             split, dataset.folder, allow_missing=allow_missing, manifest=audits.get(dataset.name)
         )
-    also = [_part(split, splits["test"].clips) for split in _also(row, datasets)]
+    also = [_restrict_split(split, splits["test"].clips) for split in _find_also_splits(row, datasets)]
     return RowData(
         splits=splits,
         also=tuple(part for part in also if part.clips),
@@ -84,8 +84,8 @@ def list_row_data(row: Row, workspace: Workspace) -> RowData:
     names = {"train": row.data.train, "test": row.data.test}
     return RowData(
         splits={part: _find_split(name, datasets)[1] for part, name in names.items()},
-        also=tuple(_also(row, datasets)),
-        manifests={name: manifest.sha256 for name, manifest in _audits(datasets, workspace).items()},
+        also=tuple(_find_also_splits(row, datasets)),
+        manifests={name: manifest.sha256 for name, manifest in _matching_manifests(datasets, workspace).items()},
         segments=row_segments(row, workspace),
     )
 
@@ -107,7 +107,7 @@ def matching_manifest(dataset: Dataset, workspace: Workspace) -> Manifest | None
     return manifest if manifest is not None and manifest.annotations == dataset.key else None
 
 
-def _audits(datasets: Mapping[str, Dataset], workspace: Workspace) -> dict[str, Manifest]:
+def _matching_manifests(datasets: Mapping[str, Dataset], workspace: Workspace) -> dict[str, Manifest]:
     return {name: found for name, dataset in datasets.items() if (found := matching_manifest(dataset, workspace))}
 
 
@@ -115,17 +115,17 @@ def _find_split(name: SplitName, datasets: Mapping[str, Dataset]) -> tuple[Datas
     return datasets[name.dataset], datasets[name.dataset].split(name.split)
 
 
-def _also(row: Row, datasets: Mapping[str, Dataset]) -> list[Split]:
+def _find_also_splits(row: Row, datasets: Mapping[str, Dataset]) -> list[Split]:
     return [_find_split(name, datasets)[1] for name in row.data.also]
 
 
-def _part(split: Split, clips: tuple[Clip, ...]) -> Split:
+def _restrict_split(split: Split, clips: tuple[Clip, ...]) -> Split:
     """`split` with only those of its clips that are among `clips`."""
     ids = {clip.id for clip in clips}
     return Split(split.name, split.classes, tuple(clip for clip in split.clips if clip.id in ids))
 
 
-def _spread(split: Split, count: int) -> Split:
+def _spread_clips(split: Split, count: int) -> Split:
     """At most `count` clips of `split`, at equal distances. Splits list their clips by class: the first ones would be of one."""
     clips = split.clips
     if len(clips) <= count:

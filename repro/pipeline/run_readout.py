@@ -176,7 +176,7 @@ def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> N
         UsageError: there is such a run; what differs, and what to do.
     """
 
-    def identify(recipe: Recipe) -> dict[str, object]:
+    def describe_recipe(recipe: Recipe) -> dict[str, object]:
         return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
 
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
@@ -188,7 +188,7 @@ def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> N
         except (KeyError, ValidationError):  # written by another version, which this one does not resume
             continue
         if (cell, recipe.head) == (row.features.name, row.readout.head):
-            checkpoints.refuse_changed(path, identify(recipe), identify(row.readout))
+            checkpoints.refuse_changed(path, describe_recipe(recipe), describe_recipe(row.readout))
 
 
 def _train_seed(
@@ -227,7 +227,7 @@ def _train_seed(
     return record
 
 
-def _targets(split: Sequences) -> Int64[np.ndarray, "N K"]:
+def _integer_targets(split: Sequences) -> Int64[np.ndarray, "N K"]:
     targets: Int64[np.ndarray, "N K"] = split.targets.numpy().astype(np.int64)
     return targets
 
@@ -241,7 +241,7 @@ def _write_predictions(
     predictions = Predictions(
         data.test.clips,
         plan.inputs.data.splits["test"].classes,
-        _targets(data.test),
+        _integer_targets(data.test),
         {number: trained.predictions[number - 1] for number in epochs},
         data.test.groups,
     )
@@ -259,7 +259,7 @@ def _build_record(
     """The record of a finished training, whose files are in `stored`."""
     inputs, row, segments = plan.inputs, plan.inputs.row, plan.inputs.data.segments
     best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
-    tested, learned = _targets(data.test), _targets(data.train)
+    tested, learned = _integer_targets(data.test), _integer_targets(data.train)
     checkpoint = row_backbone(row).checkpoint
     return RunRecord(
         run=stored.folder.name.split("-")[1],
@@ -296,7 +296,7 @@ def _build_record(
         precision=plan.compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
-        made=_made(plan.compute, seconds),
+        made=_made_record(plan.compute, seconds),
     )
 
 
@@ -312,7 +312,7 @@ def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> F
     )
 
 
-def _made(compute: Compute, seconds: float) -> Made:
+def _made_record(compute: Compute, seconds: float) -> Made:
     """When and on what the training ran."""
     on = machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
     if compute.threads is not None:
@@ -331,7 +331,7 @@ def _subset_record(
     """Scores of the clips of `split`, a part of the test split, under the same rules."""
     ids = {clip.id for clip in split.clips}
     chosen = np.array([clip in ids for clip in test.clips])
-    targets = _targets(test)[chosen]
+    targets = _integer_targets(test)[chosen]
     scores = [all_scores(predictions[chosen], targets, segments) for predictions in trained.predictions]
     best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # ties go to the earlier epoch
     return SubsetRecord(

@@ -72,7 +72,7 @@ def _beside(name: str, here: Here, rows: tuple[str, ...]) -> Download:
 def _data(name: str, here: Here, rows: tuple[str, ...]) -> Download:
     config, workspace = here.config(name), here.workspace
     folder = workspace.data / config.folder
-    ready = not config.absent(folder)
+    ready = not config.missing_parts(folder)
     if config.files:
         whole = total(_bytes(file) for file in config.files)
         left = total(_left(file, folder / "archives") for file in config.files)

@@ -66,7 +66,7 @@ class Here:
         list: for an audit or features."""
         config = self.config(name)
         folder = self.workspace.data / config.folder
-        if any(not part.there(folder) for part in config.parts[:-1]):
+        if any(not part.find_name(folder) for part in config.parts[:-1]):
             return None
         places = (self.workspace.listings.glob(f"{name}-*.jsonl"), self._stores(name), [self.workspace.audits / name])
         if not any(path.exists() for paths in places for path in paths):
@@ -96,7 +96,7 @@ class Here:
     def _lacking(self, place: SplitName) -> MissingItem | None:
         """What to say of clips of a split, as ucf101/train, that are not there although its data set's folders are."""
         dataset = self.dataset(place.dataset)
-        if dataset is None or dataset.config.absent(dataset.folder):
+        if dataset is None or dataset.config.missing_parts(dataset.folder):
             return None
         try:
             without_missing(dataset.split(place.split), dataset.folder)

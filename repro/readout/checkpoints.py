@@ -94,7 +94,7 @@ def describe_training(
 ) -> dict[str, Any]:
     """Everything a training depends on, except the values of the features (those are part of the run's content key)."""
 
-    def digest(split: Sequences) -> str:
+    def hash_split(split: Sequences) -> str:
         lengths = [len(features) for features in split.features]
         return content_key([split.clips, lengths, split.targets.tolist()])
 
@@ -106,9 +106,9 @@ def describe_training(
         "compute": compute.as_stored(),
         "width": data.train.width,
         "classes": data.train.targets.shape[1],
-        "train": digest(data.train),
-        "test": digest(data.test),
-        "held_out": None if data.held_out is None else digest(data.held_out),
+        "train": hash_split(data.train),
+        "test": hash_split(data.test),
+        "held_out": None if data.held_out is None else hash_split(data.held_out),
     }
 
 
@@ -193,7 +193,7 @@ def refuse_changed(path: Path, stored: Mapping[str, Any], current: Mapping[str, 
     Raises:
         UsageError: what differs, with both values.
     """
-    before, now = _flatten(stored), _flatten(current)
+    before, now = _flatten_settings(stored), _flatten_settings(current)
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
         shown = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
@@ -204,11 +204,11 @@ def refuse_changed(path: Path, stored: Mapping[str, Any], current: Mapping[str, 
         )
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten_settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         if isinstance(inner, Mapping):
-            flat |= _flatten(inner, f"{prefix}{name}.")
+            flat |= _flatten_settings(inner, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = inner
     return flat

@@ -23,7 +23,7 @@ class Compute:
     threads: int | None = None
     """CPU threads of PyTorch; None keeps the current number."""
 
-    def checked(self) -> "Compute":
+    def require_available(self) -> "Compute":
         """Return self if this machine can compute so.
 
         Raises:
@@ -53,7 +53,7 @@ class Compute:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @contextmanager
-    def settings(self) -> Iterator[torch.device]:
+    def apply_settings(self) -> Iterator[torch.device]:
         """Apply these settings to PyTorch within the block and restore the caller's afterwards, random state included."""
         device = torch.device(self.device)
         precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()

@@ -153,7 +153,7 @@ def attend_padded(
         longest = max(sizes)
         return torch.cat([torch.arange(n) + clip * longest for clip, n in enumerate(sizes)]).to(queries.device)
 
-    def pad(rows: Tensor, sizes: Sequence[int], positions: Tensor) -> Tensor:
+    def pad_clips(rows: Tensor, sizes: Sequence[int], positions: Tensor) -> Tensor:
         room = rows.new_zeros(clips * max(sizes), width)
         return room.index_copy(0, positions, rows).view(clips, -1, heads, width // heads).transpose(1, 2)
 
@@ -161,9 +161,9 @@ def attend_padded(
     is_token = torch.zeros(clips * max(spans), dtype=torch.bool, device=queries.device)
     is_token[key_positions] = True
     out = functional.scaled_dot_product_attention(
-        pad(queries, counts, query_positions),
-        pad(keys, spans, key_positions),
-        pad(values, spans, key_positions),
+        pad_clips(queries, counts, query_positions),
+        pad_clips(keys, spans, key_positions),
+        pad_clips(values, spans, key_positions),
         attn_mask=is_token.view(clips, 1, 1, -1),
         dropout_p=dropout,
     )

@@ -25,7 +25,7 @@ def split_held_out(split: Sequences, seed: int) -> tuple[Sequences, Sequences]:
             f"{len(split.clips)} training clips are too few to hold any out: --protocol honest needs three clips or "
             "source videos of some class"
         )
-    return split.select(kept), split.select(held_out)
+    return split.select_clips(kept), split.select_clips(held_out)
 
 
 def select_held_out(

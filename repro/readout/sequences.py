@@ -97,7 +97,7 @@ class Sequences:
         """Number of channels C."""
         return self.features[0].shape[1]
 
-    def select(self, indices: Sequence[int]) -> "Sequences":
+    def select_clips(self, indices: Sequence[int]) -> "Sequences":
         """The clips at `indices`, in that order."""
         return replace(
             self,
@@ -132,12 +132,12 @@ class Sequences:
         partners = [own[index] for index in plan.partners]
         lengths = [max(len(a), len(b)) if sees_padding else len(a) for a, b in zip(own, partners, strict=True)]
         # Mixup (Zhang et al. 2018): features and targets are mixed with the same weight.
-        mixed = plan.weight * _pack(own, lengths) + (1 - plan.weight) * _pack(partners, lengths)
+        mixed = plan.weight * _pack_clips(own, lengths) + (1 - plan.weight) * _pack_clips(partners, lengths)
         soft = plan.weight * targets + (1 - plan.weight) * targets[list(plan.partners)]
         return Batch(mixed, tuple(lengths), soft)
 
 
-def _pack(clips: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+def _pack_clips(clips: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
     """Concatenate clips, each truncated or zero-padded to its length."""
     parts = []
     for features, length in zip(clips, lengths, strict=True):
@@ -193,7 +193,7 @@ def load_sequences(
         if clips:
             raise MissingError(
                 f"split {split.name}: {len(clips)} of {len(split.clips)} clips {what} ({cell}) in {store.folder}: "
-                f"{_shorten(clips)}: extract them again"
+                f"{name_first_clips(clips)}: extract them again"
             )
     groups = tuple(clip.group or None for clip in split.clips)
     return Sequences(
@@ -224,5 +224,6 @@ def _as_tensor(values: Float32[np.ndarray, "T C"]) -> Float32[Tensor, "T C"]:
         return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _shorten(clips: Sequence[str]) -> str:
+def name_first_clips(clips: Sequence[str]) -> str:
+    """Name up to three clips, for an error message of one line."""
     return ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")

@@ -69,7 +69,7 @@ def train_readout(
     if recipe.head == "transformer" and width % recipe.heads:
         raise MissingError(f"features of width {width} cannot be read by {recipe.heads} heads")
     asked = checkpoints.describe_training(data, recipe, seed, metric, compute)
-    with compute.checked().settings() as device:
+    with compute.require_available().apply_settings() as device:
         # Initial weights and each epoch's dropout have seeds of their own, so that resuming changes nothing.
         torch.manual_seed(derive_seed(seed, "init"))
         model = build_head(recipe, width, classes).to(device)

@@ -71,7 +71,7 @@ def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
     """Everything `row` needs that `workspace` does not have, data first."""
     for name, dataset in row_datasets(row).items():
         folder = workspace.data / dataset.folder
-        absent = [str(part) for part in dataset.absent(folder)]
+        absent = [str(part) for part in dataset.missing_parts(folder)]
         if absent:
             yield MissingItem(
                 f"data {name}",

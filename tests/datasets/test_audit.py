@@ -22,7 +22,7 @@ from repro.datasets.audit import audit_dataset
 from repro.datasets.manifest import (
     ClipFacts,
     Manifest,
-    differences,
+    list_differences,
     manifest_path,
     read_manifest,
     stored_manifest,
@@ -203,15 +203,15 @@ def test_the_content_hash_is_of_what_the_clips_are() -> None:
 def test_differences_are_named() -> None:
     a = manifest(facts("1"), facts("2"), facts("3"), facts("4", error="cut off"))
     b = manifest(facts("2", sha256="b" * 64, bytes=11), facts("3", reader="pyav"), facts("4", error="cut"), facts("5"))
-    assert [str(one) for one in differences(a, b)] == [
+    assert [str(one) for one in list_differences(a, b)] == [
         "1: only in A",
         "2: bytes 10 -> 11",
         f"2: sha256 {'a' * 12} -> {'b' * 12}",
         "5: only in B",
     ]
-    assert list(differences(a, a)) == []
+    assert list(list_differences(a, a)) == []
     with pytest.raises(UsageError, match="of two data sets, hmdb51 and ucf101"):
-        list(differences(a, dataclasses.replace(b, dataset="ucf101")))
+        list(list_differences(a, dataclasses.replace(b, dataset="ucf101")))
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "text", "cut off", "other parquet", "edited", "other format"])

@@ -253,8 +253,8 @@ def or_die(step):
         return step(*words)
     return stepped
 
-archives._write = or_die(archives._write)
-prepare._place = or_die(prepare._place)
+archives._write_member = or_die(archives._write_member)
+prepare._move_to_place = or_die(prepare._move_to_place)
 Path.rename = or_die(Path.rename)
 prepare.prepare_dataset(tiny_datasets.config("hmdb51"), Workspace(Path(sys.argv[2])), [], Reporter())
 """

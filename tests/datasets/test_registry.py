@@ -14,7 +14,7 @@ from repro.datasets import animal_kingdom, ucf_hmdb
 from repro.datasets.annotations import DataError
 from repro.datasets.config import load_dataset
 from repro.datasets.presence import find_missing, without_missing
-from repro.datasets.registry import Dataset, brought_names, list_dataset, open_dataset
+from repro.datasets.registry import Dataset, list_dataset, open_dataset, user_dataset_names
 from repro.datasets.split import SplitName
 from repro.pipeline.row_data import open_row_data
 from repro.table.rows import load_row
@@ -38,7 +38,7 @@ def ids(dataset: Dataset, split: str) -> list[str]:
 
 
 def test_every_data_set_a_user_brings_has_a_tiny_one() -> None:
-    assert set(brought_names()) == set(ROOM)
+    assert set(user_dataset_names()) == set(ROOM)
 
 
 @pytest.mark.parametrize("name", list(ROOM))

@@ -13,7 +13,7 @@ from builders.rars import install_stand_in, write_rar
 
 from repro.core.errors import MissingError
 from repro.datasets.annotations import DataError
-from repro.datasets.unpack import unpack
+from repro.datasets.unpack import unpack_archive
 
 CONTENT = {
     "set/a & (b).avi": b"1" * 3000,
@@ -71,7 +71,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_what_was_packed_comes_out(tmp_path: Path, kind: str, rar_reader: str) -> None:
     archive = tmp_path / f"set{kind}"
     write(archive, CONTENT)
-    unpack(archive, tmp_path / "out")
+    unpack_archive(archive, tmp_path / "out")
     assert tree(tmp_path / "out") == CONTENT
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "programs", archive.name]
 
@@ -79,7 +79,7 @@ def test_what_was_packed_comes_out(tmp_path: Path, kind: str, rar_reader: str) -
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
 def test_what_no_data_set_needs_stays_in_the_archive(tmp_path: Path, kind: str) -> None:
     write(tmp_path / f"set{kind}", {**CONTENT, "image/1.jpg": b"x", "a.sh": b"x"})
-    unpack(tmp_path / f"set{kind}", tmp_path / "out")
+    unpack_archive(tmp_path / f"set{kind}", tmp_path / "out")
     assert tree(tmp_path / "out") == CONTENT
 
 
@@ -87,12 +87,12 @@ def test_what_no_data_set_needs_stays_in_the_archive(tmp_path: Path, kind: str) 
 def test_whole_files_of_a_killed_run_are_left_and_others_written_anew(tmp_path: Path, kind: str) -> None:
     archive, out = tmp_path / f"set{kind}", tmp_path / "out"
     write(archive, CONTENT)
-    unpack(archive, out)
+    unpack_archive(archive, out)
     kept, cut, gone = (out / name for name in CONTENT)
     os.utime(kept, (1, 1))
     cut.write_bytes(b"2")
     gone.unlink()
-    unpack(archive, out)
+    unpack_archive(archive, out)
     assert tree(out) == CONTENT
     assert kept.stat().st_mtime == 1
 
@@ -106,7 +106,7 @@ def test_a_name_that_leads_out_is_refused_by_name(tmp_path: Path, kind: str, nam
     archive = tmp_path / f"set{kind}"
     write(archive, {"fine.txt": b"1", name: b"2"})
     with pytest.raises(DataError) as caught:
-        unpack(archive, tmp_path / "in" / "out")
+        unpack_archive(archive, tmp_path / "in" / "out")
     text = str(caught.value)
     assert text.startswith(f"{archive}: ")
     assert "\n" not in text
@@ -136,7 +136,7 @@ def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
 def test_a_link_or_device_in_a_tar_is_refused_by_name(tmp_path: Path, member: tarfile.TarInfo) -> None:
     write_tar(tmp_path / "set.tar", CONTENT, member)
     with pytest.raises(DataError, match=r"member 'in\.avi' is a link or a device"):
-        unpack(tmp_path / "set.tar", tmp_path / "out")
+        unpack_archive(tmp_path / "set.tar", tmp_path / "out")
     assert not (tmp_path / "out" / "in.avi").exists()
 
 
@@ -147,14 +147,14 @@ def test_a_link_in_a_zip_is_refused_by_name(tmp_path: Path) -> None:
         archive.writestr("fine.txt", b"1")
         archive.writestr(info, b"/etc/passwd")
     with pytest.raises(DataError, match=r"member 'in\.avi' is a link"):
-        unpack(tmp_path / "set.zip", tmp_path / "out")
+        unpack_archive(tmp_path / "set.zip", tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 
 
 def test_a_link_in_a_rar_is_refused_by_name(tmp_path: Path, rar_reader: str) -> None:
     write_rar(tmp_path / "set.rar", CONTENT, {"in.avi": "/etc/passwd"})
     with pytest.raises(DataError, match=r"set\.rar: member 'in\.avi' is a link"):
-        unpack(tmp_path / "set.rar", tmp_path / "out")
+        unpack_archive(tmp_path / "set.rar", tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 
 
@@ -169,7 +169,7 @@ def test_a_link_that_a_listing_did_not_show_is_found_afterwards(
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
     write_rar(tmp_path / "set.rar", CONTENT, {"in.avi": "/etc/passwd"})
     with pytest.raises(DataError, match=r"set\.rar: member 'in\.avi' is a link"):
-        unpack(tmp_path / "set.rar", tmp_path / "out")
+        unpack_archive(tmp_path / "set.rar", tmp_path / "out")
 
 
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
         archive.writestr("a/b.avi", b"1")
         archive.writestr("a//b.avi", b"2")
     with pytest.raises(DataError, match=r"two members are named 'a/b\.avi'"):
-        unpack(tmp_path / "set.zip", tmp_path / "out")
+        unpack_archive(tmp_path / "set.zip", tmp_path / "out")
     write_tar(tmp_path / "set.tar", {"a.avi": b"1", "a.avi/b.avi": b"2"})
     with pytest.raises(DataError, match="both a file and a folder"):
-        unpack(tmp_path / "set.tar", tmp_path / "out")
+        unpack_archive(tmp_path / "set.tar", tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -195,7 +195,7 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path, kind: str, left: float | s
     end = 20 * 2048 if kind == ".tar" else len(whole) - 4
     archive.write_bytes(whole[: end if left == "end" else int(len(whole) * float(left))])
     with pytest.raises(DataError) as caught:
-        unpack(archive, tmp_path / "out")
+        unpack_archive(archive, tmp_path / "out")
     assert str(caught.value).startswith(f"{archive}: ")
     assert "\n" not in str(caught.value)
     assert "fetch it again" in str(caught.value)
@@ -214,7 +214,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str, rar_reader: str
         damaged[place] ^= 0x55
     archive.write_bytes(bytes(damaged))
     with pytest.raises(DataError, match="fetch it again"):
-        unpack(archive, tmp_path / "out")
+        unpack_archive(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str, rar_reader: str
 def test_another_type_than_its_name_says(tmp_path: Path, name: str, make: Callable[[Path], object], said: str) -> None:
     make(tmp_path / name)
     with pytest.raises(DataError) as caught:
-        unpack(tmp_path / name, tmp_path / "out")
+        unpack_archive(tmp_path / name, tmp_path / "out")
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
 
@@ -256,11 +256,11 @@ def test_an_encrypted_zip_is_said(tmp_path: Path) -> None:
     raw[raw.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "set.zip").write_bytes(bytes(raw))
     with pytest.raises(DataError, match=r"cannot be unpacked here .*password required"):
-        unpack(tmp_path / "set.zip", tmp_path / "out")
+        unpack_archive(tmp_path / "set.zip", tmp_path / "out")
 
 
 def test_a_rar_without_a_program_for_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     write_rar(tmp_path / "set.rar", CONTENT)
     with pytest.raises(MissingError, match="neither unar nor bsdtar is installed"):
-        unpack(tmp_path / "set.rar", tmp_path / "out")
+        unpack_archive(tmp_path / "set.rar", tmp_path / "out")

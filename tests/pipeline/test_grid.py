@@ -33,7 +33,7 @@ from repro.pipeline import run_readout as stage
 from repro.pipeline.grid import grid
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.grid import GridRequest, run_grid
-from repro.pipeline.grid.report import GridResult, as_csv, as_json, summary, table
+from repro.pipeline.grid.report import GridResult, format_summary, format_table, grid_as_csv, grid_as_json
 from repro.pipeline.predict import predict_videos
 from repro.pipeline.row_data import RowData
 from repro.readout import checkpoints
@@ -322,14 +322,14 @@ def result(missing: int = 0, protocols: tuple[str, ...] = ("published", "honest"
 
 def test_the_table_and_the_summary() -> None:
     found = result(missing=3)
-    lines = table(found, "published")
+    lines = format_table(found, "published")
     assert len(lines) == 14
     assert max(map(len, lines)) <= 80
     assert lines[-1].endswith(" 75.00*")
     assert "".join(lines).count("*") == 1
     assert lines[0].split() == ["layer", "t0", "t5", "t10", "t15", "t20", "t25", "t29"]
-    assert table(found, "honest")[1].split()[:3] == ["1", "-", "83.50"]
-    said = "\n".join(summary(found))
+    assert format_table(found, "honest")[1].split()[:3] == ["1", "-", "83.50"]
+    said = "\n".join(format_summary(found))
     assert "published  map_micro 75.00 on test: best cell and epoch on the test split, 91 of 91 cells" in said
     assert (
         "honest     map_micro 21.50 on test: cell and epoch picked on held-out training clips, 88 of 91 cells" in said
@@ -337,8 +337,8 @@ def test_the_table_and_the_summary() -> None:
     assert "seed 52: t00_layer04 epoch 2, 21.50 on test, 88.50 on held-out clips; its last epoch 31.50" in said
     assert "the row's own cell t20_layer09, epoch 1, 60.00 on test" in said
     assert "the best of 91 cells on the test split is optimistic by construction" in said
-    assert as_json(found)["cells_of_grid"] == 91
-    assert len(as_csv(found).splitlines()) == 1 + 91 + 88
+    assert grid_as_json(found)["cells_of_grid"] == 91
+    assert len(grid_as_csv(found).splitlines()) == 1 + 91 + 88
 
 
 @pytest.mark.slow

@@ -26,11 +26,11 @@ def benchmark(path: Path) -> ModuleType:
 @pytest.mark.parametrize(("name", "teraflop"), [("vjepa", 2.38), ("videomaev2", 5.09)])
 def test_counted_work_of_a_video_transformer(name: str, teraflop: float) -> None:
     extraction = benchmark(ROOT / "benchmarks" / "extraction.py")
-    config, encoder = extraction.vit(name, "meta")
+    config, encoder = extraction.build_vit(name, "meta")
     seen = torch.empty(1, 3, 16, config.picture.size, config.picture.size, device="meta")
-    assert extraction.counted(lambda: list(iterate_layers(encoder, seen, encoder.sizes.depth))) == pytest.approx(
-        teraflop, rel=0.01
-    )
+    assert extraction.count_teraflops(
+        lambda: list(iterate_layers(encoder, seen, encoder.sizes.depth))
+    ) == pytest.approx(teraflop, rel=0.01)
 
 
 @pytest.mark.slow
@@ -45,4 +45,4 @@ def test_counted_work_at_the_published_size(job: str, most: float) -> None:
     requests = extraction.JOBS[job]
     networks = extraction.DiffusersNetworks(config.architecture, find_needs(config, requests.values()))
     networks.to("meta")
-    assert extraction.counted(lambda: extraction.ours(config, networks, requests, "meta")) <= most
+    assert extraction.count_teraflops(lambda: extraction.compute_ours(config, networks, requests, "meta")) <= most

@@ -34,7 +34,7 @@ def plain_epoch(
         (draw.weight, torch.tensor(range(len(draw.clips)) if draw.partners is None else draw.partners))
         for draw in draws
     )
-    return published_loop.one_epoch(model, loader, asked, optimizer, scheduler, mixed)
+    return published_loop.train_padded_epoch(model, loader, asked, optimizer, scheduler, mixed)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_the_loss_curve_is_the_plain_loops(tmp_path: Path, changes: dict[str, ob
     """With no dropout, and the same order and mixup: some clips longer than max_length, most shorter."""
     asked = recipe(dropout=0.0, max_length=11, epochs=6, **({"layers": 2} | changes))
     split = planted(44, 0.0, 1)
-    files = published_loop.save(split.features, tmp_path)
+    files = published_loop.save_clips(split.features, tmp_path)
     cut = Sequences(split.clips, tuple(f[:11] for f in split.features), split.targets, split.readers)
     plain, ours = build_head(asked, 16, 4), build_head(asked, 16, 4)
     ours.load_state_dict(plain.state_dict())
-    optimizer, scheduler = published_loop.optimizer_of(plain, asked, 6)
+    optimizer, scheduler = published_loop.build_optimizer(plain, asked, 6)
     fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=asked.weight_decay, fused=True)
     curves = []
     for number in range(1, 7):
@@ -65,22 +65,22 @@ def plain_score(folder: Path, split: Sequences, test: Sequences, asked: Recipe, 
     loaders = {}
     for part, clips in (("train", split), ("test", test)):
         padded = published_loop.PaddedClips(
-            published_loop.save(clips.features, folder / part), clips.targets, asked.max_length
+            published_loop.save_clips(clips.features, folder / part), clips.targets, asked.max_length
         )
         loaders[part] = DataLoader(padded, batch_size=asked.batch_size, shuffle=part == "train")
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "init"))
         model = build_head(asked, 16, 4)
         torch.manual_seed(1000 + seed)
-        optimizer, scheduler = published_loop.optimizer_of(model, asked, len(loaders["train"]))
+        optimizer, scheduler = published_loop.build_optimizer(model, asked, len(loaders["train"]))
         draw = np.random.default_rng(1000 + seed)
         for _ in range(asked.epochs):
             batches = [
                 range(min(asked.batch_size, len(split.clips) - n)) for n in range(0, len(split.clips), asked.batch_size)
             ]
-            mixed = published_loop.mixes(asked.mixup, batches, draw)
-            published_loop.one_epoch(model, loaders["train"], asked, optimizer, scheduler, mixed)
-        scores = published_loop.predict(model, loaders["test"], asked)
+            mixed = published_loop.sample_mixup(asked.mixup, batches, draw)
+            published_loop.train_padded_epoch(model, loaders["train"], asked, optimizer, scheduler, mixed)
+        scores = published_loop.predict_padded(model, loaders["test"], asked)
     return all_scores(scores, test.targets.numpy().astype(np.int64))["map_micro"]
 
 
@@ -109,8 +109,8 @@ def test_scores_across_a_domain_shift_are_the_plain_loops(tmp_path: Path, loss: 
 def test_the_plain_loops_model_is_scored_alike(tmp_path: Path) -> None:
     asked, split = recipe(), planted(12, 0.0, 1)
     model = build_head(asked, 16, 4)
-    files = published_loop.save(split.features, tmp_path)
+    files = published_loop.save_clips(split.features, tmp_path)
     loader = DataLoader(published_loop.PaddedClips(files, split.targets, asked.max_length), batch_size=5)
     np.testing.assert_allclose(
-        published_loop.predict(model, loader, asked), predict_probabilities(model, split, asked), atol=1e-6
+        published_loop.predict_padded(model, loader, asked), predict_probabilities(model, split, asked), atol=1e-6
     )

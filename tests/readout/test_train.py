@@ -256,7 +256,7 @@ def test_splits_that_do_not_go_together() -> None:
     for other, said in (
         (narrow, "features of two widths: 16 to train on, 8 to test on"),
         (fewer, "two class counts: 4 to train on, 3 to test on"),
-        (learned.select([]), "8 clips to train on, 0 to test on"),
+        (learned.select_clips([]), "8 clips to train on, 0 to test on"),
     ):
         with pytest.raises(MissingError, match=said):
             train_readout(TrainingData(learned, other), recipe(), seed=1)

@@ -95,7 +95,7 @@ def test_every_extra_is_one_of_the_releases_or_one_of_ours() -> None:
     assert set(by_source()) == set(RELEASE)
     assert {name for name in extra_names() if not load_row(name).source} == OURS
     assert len(extra_names()) == len(RELEASE) + len(OURS) == 55
-    assert not set(extra_names()) & {*row_names(), *backbone_names(), *registry.brought_names()}
+    assert not set(extra_names()) & {*row_names(), *backbone_names(), *registry.user_dataset_names()}
     assert len(row_names()) == 24
 
 

@@ -86,8 +86,8 @@ def find_texts_and_files(actions_of: SplitName | None, workspace: Workspace, to_
 
 
 def _class_names(name: SplitName, workspace: Workspace) -> tuple[str, ...]:
-    if name.dataset not in registry.brought_names():
+    if name.dataset not in registry.user_dataset_names():
         raise UsageError(
-            f"conditioning.actions_of: {name}: expected <data set>/<split>, of {', '.join(registry.brought_names())}"
+            f"conditioning.actions_of: {name}: expected <data set>/<split>, of {', '.join(registry.user_dataset_names())}"
         )
     return registry.open_dataset(load_dataset(name.dataset), workspace).split(name.split).classes

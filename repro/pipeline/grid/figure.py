@@ -1,21 +1,19 @@
 """A grid as a heat map (SVG): one panel per protocol, timesteps down, layers across, scores in the cells."""
 
 import io
-import logging
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from repro.backbones.config import Cell
 from repro.pipeline.grid.report import RULES, GridResult, describe_seeds
 from repro.readout.recipe import Protocol
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 METRICS = {"map_micro": "mAP (micro)", "top1": "top-1 accuracy"}
 COLOURS = "cividis"
@@ -27,18 +25,13 @@ LUMA = np.array([0.2126, 0.7152, 0.0722])
 
 def render_svg(result: GridResult) -> bytes:
     """The heat map as an SVG file, its text as text; the same result gives the same bytes."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about the folder of its font cache
-    import matplotlib as mpl
-
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "actiondiff", "font.family": "sans-serif"}):
         written = io.BytesIO()
         draw_figure(result).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     return written.getvalue()
 
 
-def draw_figure(result: GridResult) -> "Figure":
-    from matplotlib.figure import Figure
-
+def draw_figure(result: GridResult) -> Figure:
     timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
     layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
     height = 0.36 * len(timesteps) + 1.15
@@ -47,11 +40,13 @@ def draw_figure(result: GridResult) -> "Figure":
     panels = heat_map.subplots(len(result.protocols), 1, squeeze=False)[:, 0]
     for panel, protocol in zip(panels, result.protocols, strict=True):
         _draw_panel(panel, result, protocol, timesteps, layers)
-    heat_map.supxlabel("\n".join(textwrap.wrap(caption(result), 24 + 11 * len(layers))), fontsize=8, x=0.02, ha="left")
+    heat_map.supxlabel(
+        "\n".join(textwrap.wrap(write_caption(result), 24 + 11 * len(layers))), fontsize=8, x=0.02, ha="left"
+    )
     return heat_map
 
 
-def caption(result: GridResult) -> str:
+def write_caption(result: GridResult) -> str:
     """A caption that explains the figure on its own."""
     top, bottom = (" (top)", " (bottom)") if len(result.protocols) > 1 else ("", "")
     clips = f"trained on {result.row.data.train}, tested on {result.row.data.test}"
@@ -68,17 +63,15 @@ def caption(result: GridResult) -> str:
 
 
 def _draw_panel(
-    panel: "Axes", result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
+    panel: Axes, result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
 ) -> None:
-    from matplotlib.patches import Rectangle
-
-    values = _values(result, protocol, timesteps, layers)
+    values = _selection_scores(result, protocol, timesteps, layers)
     image = panel.imshow(np.ma.masked_invalid(values), cmap=COLOURS, aspect="auto")
     lightness = np.asarray(image.to_rgba(values))[..., :3] @ LUMA
     panel.set_facecolor("#e8e8e8")
     panel.patch.set_hatch("////")
     panel.patch.set_edgecolor("#b0b0b0")
-    chosen = result.selected(protocol)
+    chosen = result.select_cells(protocol)
     marked = {one.cell for one in chosen}
     for down, timestep in enumerate(timesteps):
         for across, layer in enumerate(layers):
@@ -102,16 +95,16 @@ def _draw_panel(
     panel.set_ylabel("timestep (0 the noisiest)", fontsize=9)
     scores = sum(100 * one.test for one in chosen) / len(chosen)
     panel.set_title(
-        f"{protocol}: {RULES[protocol]}; {result.count(protocol)} of {len(result.cells)} cells; {scores:.2f} on test",
+        f"{protocol}: {RULES[protocol]}; {result.count_cells(protocol)} of {len(result.cells)} cells; {scores:.2f} on test",
         fontsize=9,
     )
     bar = panel.figure.colorbar(image, ax=panel, pad=0.01)
     bar.set_label("on test" if protocol == "published" else "on held-out clips", fontsize=8)
 
 
-def _values(
+def _selection_scores(
     result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
 ) -> Float[np.ndarray, "S L"]:
     """The scores that cells are selected by, in points; NaN for a cell that was not run."""
-    means = [[result.mean(protocol, Cell(timestep=t, layer=layer)) for layer in layers] for t in timesteps]
+    means = [[result.mean_score(protocol, Cell(timestep=t, layer=layer)) for layer in layers] for t in timesteps]
     return np.array([[np.nan if mean is None else mean for mean in line] for line in means])

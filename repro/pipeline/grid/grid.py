@@ -20,8 +20,8 @@ from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
 from repro.judge.grid_selection import grid_cells, part_of
 from repro.pipeline.grid.figure import render_svg
-from repro.pipeline.grid.report import GridResult, as_csv, as_json, describe_seeds
-from repro.pipeline.grid.workers import Job, of_cell, read_out_cells
+from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
+from repro.pipeline.grid.workers import CellJob, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row
 from repro.pipeline.row_data import open_row_data
 from repro.pipeline.run_readout import ReadoutInputs, plan_runs, read_record, split_records
@@ -115,7 +115,7 @@ def run_grid(
         features = RowFeatures(grid.cells, request.stored_as, show_disk=True)
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)
         cells = _Cells(grid, request, inputs, compute, workspace, reporter)
-        failures = cells.train()
+        failures = cells.train_missing()
         mlflow_view.sync(workspace, reporter)
         seeds = tuple(row.seeds.first(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
@@ -137,14 +137,14 @@ class _Cells:
     runs: dict[tuple[Protocol, int, str], RunRecord] = field(default_factory=dict)
     """Records by protocol, seed and cell."""
 
-    def train(self) -> dict[str, str]:
+    def train_missing(self) -> dict[str, str]:
         """Train the requested cells that have no record; returns why each failed that did."""
         grid, request, reporter = self.grid, self.request, self.reporter
         seeds, splits = grid.row.seeds.first(request.seeds), split_records(self.inputs)
 
         def find_records(protocol: Protocol, cell: Cell) -> tuple[int, ...]:
             """Read a cell's records into `runs`; returns the seeds without one."""
-            plan = plan_runs(of_cell(self.inputs, cell), protocol, self.compute, splits)
+            plan = plan_runs(inputs_at(self.inputs, cell), protocol, self.compute, splits)
             missing = []
             for seed in seeds:
                 record = self.runs.get((protocol, seed, cell.name))
@@ -158,7 +158,7 @@ class _Cells:
         # Also cells and protocols that are not requested: the report shows what earlier runs left.
         missing = {(p, cell.name): find_records(p, cell) for p in PROTOCOLS for cell in grid.complete}
         jobs = [
-            Job(cell, protocol, self.compute, missing[protocol, cell.name])
+            CellJob(cell, protocol, self.compute, missing[protocol, cell.name])
             for cell in grid.cells
             for protocol in request.protocols
             if missing[protocol, cell.name]
@@ -166,14 +166,14 @@ class _Cells:
         failures: dict[str, str] = {}
         with reporter.progress("readout", len(jobs)) as advance:
 
-            def finish(job: Job, failure: str) -> None:
+            def finish_job(job: CellJob, failure: str) -> None:
                 if failure:
                     failures[f"{job.cell.name} ({job.protocol})"] = failure
                     reporter.warn(f"cell {job.cell.name}, {job.protocol} protocol: {failure}")
                 find_records(job.protocol, job.cell)
                 advance(job.cell.name)
 
-            read_out_cells(self.inputs, jobs, self.workspace, request.jobs, finish)
+            train_cells(self.inputs, jobs, self.workspace, request.jobs, finish_job)
         requested = [(p, s, cell.name) for p in request.protocols for s in seeds for cell in grid.cells]
         reporter.stage(
             "readout",
@@ -194,6 +194,6 @@ def report_paths(result: GridResult, workspace: Workspace) -> list[Path]:
 
 def _write_report(result: GridResult, workspace: Workspace) -> None:
     table, lines, figure = report_paths(result, workspace)
-    write_json(table, as_json(result))
-    write_bytes(lines, as_csv(result).encode())
+    write_json(table, grid_as_json(result))
+    write_bytes(lines, grid_as_csv(result).encode())
     write_bytes(figure, render_svg(result))

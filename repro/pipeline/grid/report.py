@@ -57,31 +57,31 @@ class GridResult:
     @property
     def optimism(self) -> str:
         """The caveat that goes with the published rule's number."""
-        return f"the best of {self.count('published')} cells on the test split is optimistic by construction"
+        return f"the best of {self.count_cells('published')} cells on the test split is optimistic by construction"
 
-    def of(self, protocol: Protocol, seed: int) -> dict[str, RunRecord]:
+    def runs_of(self, protocol: Protocol, seed: int) -> dict[str, RunRecord]:
         """A seed's runs by cell."""
         return {cell: run for (p, s, cell), run in self.runs.items() if (p, s) == (protocol, seed)}
 
-    def selected(self, protocol: Protocol) -> list[Selected]:
+    def select_cells(self, protocol: Protocol) -> list[Selected]:
         """What the protocol's rule selects for each seed with the most cells.
 
         Seeds with fewer cells are left out: the best of few and the best of many cells have no common mean.
         """
-        order, most = [cell.name for cell in self.cells], self.count(protocol)
-        return [select(runs, order) for seed in self.seeds if len(runs := self.of(protocol, seed)) == most]
+        order, most = [cell.name for cell in self.cells], self.count_cells(protocol)
+        return [select(runs, order) for seed in self.seeds if len(runs := self.runs_of(protocol, seed)) == most]
 
-    def count(self, protocol: Protocol) -> int:
+    def count_cells(self, protocol: Protocol) -> int:
         """The largest number of cells that a seed has."""
-        return max(len(self.of(protocol, seed)) for seed in self.seeds)
+        return max(len(self.runs_of(protocol, seed)) for seed in self.seeds)
 
-    def mean(self, protocol: Protocol, cell: Cell) -> float | None:
+    def mean_score(self, protocol: Protocol, cell: Cell) -> float | None:
         """Mean, over the seeds that have the cell, of the score it is selected by, in points; None if no seed has it."""
-        scores = [compared(run) for seed in self.seeds if (run := self.of(protocol, seed).get(cell.name))]
+        scores = [compared(run) for seed in self.seeds if (run := self.runs_of(protocol, seed).get(cell.name))]
         return 100 * statistics.fmean(scores) if scores else None
 
 
-def as_json(result: GridResult) -> dict[str, object]:
+def grid_as_json(result: GridResult) -> dict[str, object]:
     row, published = result.row, result.row.published
     first = next(iter(result.runs.values()))
     return {
@@ -107,14 +107,14 @@ def as_json(result: GridResult) -> dict[str, object]:
 
 
 def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
-    chosen = result.selected(protocol)
+    chosen = result.select_cells(protocol)
     scores = [100 * one.test for one in chosen]
     return {
         "rule": RULES[protocol],
-        "cells": result.count(protocol),
-        "whole": result.count(protocol) == len(result.cells),
+        "cells": result.count_cells(protocol),
+        "whole": result.count_cells(protocol) == len(result.cells),
         "selected": [
-            asdict(one) | {name: _points(getattr(one, name)) for name in ("chosen_on", "test", "last_epoch")}
+            asdict(one) | {name: _to_points(getattr(one, name)) for name in ("chosen_on", "test", "last_epoch")}
             for one in chosen
         ],
         "test": round(statistics.fmean(scores), 4),
@@ -127,7 +127,7 @@ def list_runs(result: GridResult) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for protocol in result.protocols:
         for seed in result.seeds:
-            runs = result.of(protocol, seed)
+            runs = result.runs_of(protocol, seed)
             for cell in result.cells:
                 if cell.name in runs:
                     run = runs[cell.name]
@@ -141,16 +141,16 @@ def list_runs(result: GridResult) -> list[dict[str, object]]:
                             "layer": cell.layer,
                             "cell": cell.name,
                             "epoch": picked(run).epoch,
-                            "chosen_on": _points(compared(run)),
-                            "test": _points(picked(run).scores[run.metric]),
-                            "last_epoch": _points(run.last_epoch.scores[run.metric]),
+                            "chosen_on": _to_points(compared(run)),
+                            "test": _to_points(picked(run).scores[run.metric]),
+                            "last_epoch": _to_points(run.last_epoch.scores[run.metric]),
                             "run": run.run,
                         }
                     )
     return found
 
 
-def as_csv(result: GridResult) -> str:
+def grid_as_csv(result: GridResult) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -158,33 +158,33 @@ def as_csv(result: GridResult) -> str:
     return file.getvalue()
 
 
-def table(result: GridResult, protocol: Protocol) -> list[str]:
+def format_table(result: GridResult, protocol: Protocol) -> list[str]:
     """Lines of a table with timesteps across and layers down; `*` marks what the rule selects for any seed."""
     timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
     layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
-    marked = {one.cell for one in result.selected(protocol)}
+    marked = {one.cell for one in result.select_cells(protocol)}
     text = [f"{'layer':>5} " + "".join(f"{f't{t}':>7} " for t in timesteps).rstrip()]
     for layer in layers:
         parts = []
         for timestep in timesteps:
             cell = Cell(timestep=timestep, layer=layer)
-            value = result.mean(protocol, cell)
+            value = result.mean_score(protocol, cell)
             parts.append(f"{'-' if value is None else f'{value:.2f}':>7}" + ("*" if cell.name in marked else " "))
         text.append(f"{layer:>5} " + "".join(parts).rstrip())
     return text
 
 
-def summary(result: GridResult) -> list[str]:
+def format_summary(result: GridResult) -> list[str]:
     """Lines that state what each rule selects, seed by seed, and the published value."""
     metric, whole = result.row.metric, len(result.cells)
     text = []
     for protocol in result.protocols:
-        chosen = result.selected(protocol)
+        chosen = result.select_cells(protocol)
         scores = [100 * one.test for one in chosen]
         spread = f" ± {statistics.stdev(scores):.2f} over {len(scores)} seeds" if len(scores) > 1 else ""
         text.append(
             f"{protocol:<10} {metric} {statistics.fmean(scores):.2f}{spread} on test: {RULES[protocol]}, "
-            f"{result.count(protocol)} of {whole} cells"
+            f"{result.count_cells(protocol)} of {whole} cells"
         )
         for one in chosen:
             on = "" if protocol == "published" else f", {100 * one.chosen_on:.2f} on held-out clips"
@@ -192,7 +192,7 @@ def summary(result: GridResult) -> list[str]:
                 f"{'':<10} seed {one.seed}: {one.cell} epoch {one.epoch}, {100 * one.test:.2f} on test{on}; its last epoch "
                 f"{100 * one.last_epoch:.2f}{f'; the first of {one.equals} equals' if one.equals > 1 else ''}"
             )
-            own = result.of(protocol, one.seed).get(result.row.features.name)
+            own = result.runs_of(protocol, one.seed).get(result.row.features.name)
             if own is not None and one.cell != result.row.features.name:
                 text.append(
                     f"{'':<10} seed {one.seed}: the row's own cell {own.features.cell}, epoch {picked(own).epoch}, "
@@ -210,5 +210,5 @@ def describe_seeds(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
 
 
-def _points(share: float) -> float:
+def _to_points(share: float) -> float:
     return round(100 * share, 4)

@@ -17,7 +17,7 @@ from repro.video.workers import Work, WorkerLostError, WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CellJob:
     """One cell's readouts under one protocol."""
 
     cell: Cell
@@ -26,13 +26,17 @@ class Job:
     seeds: tuple[int, ...]
 
 
-def of_cell(inputs: ReadoutInputs, cell: Cell) -> ReadoutInputs:
+def inputs_at(inputs: ReadoutInputs, cell: Cell) -> ReadoutInputs:
     """`inputs` of the same row, read at another cell."""
     return replace(inputs, row=inputs.row.model_copy(update={"features": cell}))
 
 
-def read_out_cells(
-    inputs: ReadoutInputs, jobs: Sequence[Job], workspace: Workspace, workers: int, after: Callable[[Job, str], None]
+def train_cells(
+    inputs: ReadoutInputs,
+    jobs: Sequence[CellJob],
+    workspace: Workspace,
+    workers: int,
+    after: Callable[[CellJob, str], None],
 ) -> None:
     """Do every job, in this process or in `workers` others; `after` is told of each, with why it failed or "".
 
@@ -40,23 +44,25 @@ def read_out_cells(
     """
     if workers == 1:
         for job in jobs:
-            after(job, _do(inputs, job, workspace))
+            after(job, _train_cell(inputs, job, workspace))
         return
-    with WorkerPool[Job](prepare_readouts, (inputs, workspace), name="readout", size=min(workers, len(jobs))) as pool:
+    with WorkerPool[CellJob](
+        prepare_readouts, (inputs, workspace), name="readout", size=min(workers, len(jobs))
+    ) as pool:
         for job, answer in pool.run(deque(jobs)):
             after(job, str(answer) if isinstance(answer, WorkerLostError) else answer.value)
 
 
 def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> Work:
     """Run once in each worker process."""
-    return lambda job, _: _do(inputs, job, workspace)
+    return lambda job, _: _train_cell(inputs, job, workspace)
 
 
-def _do(inputs: ReadoutInputs, job: Job, workspace: Workspace) -> str:
+def _train_cell(inputs: ReadoutInputs, job: CellJob, workspace: Workspace) -> str:
     """ "" where the job's runs are there now; else why not. A defect of this project is raised."""
     try:
         run_readouts(
-            of_cell(inputs, job.cell), job.seeds, workspace, QuietReporter(to_stderr=True), job.protocol, job.compute
+            inputs_at(inputs, job.cell), job.seeds, workspace, QuietReporter(to_stderr=True), job.protocol, job.compute
         )
     except ReproError as error:
         return str(error)
