@@ -15,9 +15,8 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace, quiet_libraries
-from repro.fetch.bring import Brought, bring, standing
-from repro.fetch.catalogue import Asset, assets
-from repro.fetch.encoder import bring_encoder, encoder_standing
+from repro.fetch.catalogue import Asset, list_assets
+from repro.fetch.file_state import FetchedFile, inspect_encoder, inspect_file
 from repro.table import rows
 from repro.table.row import row_backbone, row_datasets
 
@@ -41,7 +40,7 @@ def fetch(
         from_: File, folder or address that has the files, instead of their publisher; they are verified all the same.
     """
     workspace = common.open_workspace()
-    known = assets(workspace)
+    known = list_assets(workspace)
     if not names:
         if from_ is not None:
             raise UsageError("--from needs the name of what to fetch from there (`repro fetch` lists the names)")
@@ -63,23 +62,27 @@ def fetch(
     quiet_libraries()
     if chosen:
         workspace.require_writable()
-    brought = _bring_all(chosen, from_, hashes, reporter)
+    fetched = _fetch_all(chosen, from_, hashes, reporter)
     if common.as_json:
-        print(json.dumps([asdict(b) | {"path": str(b.path)} for b in brought], indent=1))
+        print(json.dumps([asdict(f) | {"path": str(f.path)} for f in fetched], indent=1))
     return Exit.OK
 
 
-def _bring_all(chosen: Sequence[Asset], place: str | None, hashes: FileHashes, reporter: Reporter) -> list[Brought]:
-    """Download every file of `chosen`, from `place` if it is given; report each."""
-    brought = []
+def _fetch_all(chosen: Sequence[Asset], place: str | None, hashes: FileHashes, reporter: Reporter) -> list[FetchedFile]:
+    """Fetch every file of `chosen`, from `place` if it is given; report each."""
+    # Imported here because it imports huggingface_hub, after quiet_libraries has set what that reads at import.
+    from repro.fetch.encoder import fetch_encoder
+    from repro.fetch.fetch_file import fetch_file
+
+    fetched = []
     for asset in chosen:
-        bring_one = bring if asset.encoder is None else bring_encoder
+        fetch_one = fetch_file if asset.encoder is None else fetch_encoder
         for file in asset.files:
-            brought.append(bring_one(asset, file, place, hashes, reporter))
-            reporter.line(_describe(brought[-1]))
+            fetched.append(fetch_one(asset, file, place, hashes, reporter))
+            reporter.line(_describe_fetched(fetched[-1]))
         if asset.then:
             reporter.line(f"{asset.name}: next, run {asset.then}")
-    return brought
+    return fetched
 
 
 def _require_known(name: str, known: dict[str, Asset], workspace: Workspace) -> None:
@@ -118,22 +121,22 @@ def _require_nothing_new(chosen: Sequence[Asset], place: str | None, hashes: Fil
 
 def _what_is_missing(asset: Asset, file: RemoteFile, hashes: FileHashes) -> str:
     """Return the file to download with its size, or an empty string if the file is present and as expected."""
-    if asset.encoder is not None and encoder_standing(asset, file, hashes).good:
+    if asset.encoder is not None and inspect_encoder(asset, file, hashes).good:
         return ""
-    found = standing(asset.path(file), file, hashes)
-    if found.wrong:
-        return f"{asset.path(file)} {found.wrong}, to be renamed and downloaded again ({file.size})"
-    return "" if found.there else f"{file.file} ({file.size})"
+    state = inspect_file(asset.path(file), file, hashes)
+    if state.wrong:
+        return f"{asset.path(file)} {state.wrong}, to be renamed and downloaded again ({file.size})"
+    return "" if state.there else f"{file.file} ({file.size})"
 
 
-def _describe(brought: Brought) -> str:
+def _describe_fetched(fetched: FetchedFile) -> str:
     """Return one line on a file: how it came, its size, and what its sha256 was compared with."""
-    if brought.sha256 is None:
+    if fetched.sha256 is None:
         judged = "not verified: no checksum is published and none was recorded"
     else:
-        known = "recorded: it was cut here" if brought.means == "cut" else "recorded: none is published"
-        judged = f"sha256 {brought.sha256}, " + ("as published" if brought.published else known)
-    return f"{brought.path}: {brought.means}, {format_size(brought.bytes)}, {judged}"
+        known = "recorded: it was cut here" if fetched.means == "cut" else "recorded: none is published"
+        judged = f"sha256 {fetched.sha256}, " + ("as published" if fetched.published else known)
+    return f"{fetched.path}: {fetched.means}, {format_size(fetched.bytes)}, {judged}"
 
 
 def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: bool) -> None:

@@ -1,10 +1,10 @@
-"""What the rows need and this project does not hold: who owns it, under which licence, and where it belongs here."""
+"""What the rows need from others: which files, under which licence, and where they belong in the workspace."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.backbones.registry import backbone_names, load_backbone
-from repro.backbones.svd.text_files import NAME as TEXT
+from repro.backbones.svd.text_files import NAME as TEXT_ENCODER
 from repro.backbones.svd.text_files import load_text_encoder
 from repro.backbones.weights import checkpoint_path
 from repro.core.config import fill_path
@@ -15,12 +15,12 @@ from repro.datasets.config import dataset_names, load_dataset
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A checkpoint, the text tower or a data set."""
+    """A checkpoint, the text encoder or a data set."""
 
     name: str
     title: str
     files: tuple[RemoteFile, ...]
-    """Empty where the owners give it on request alone."""
+    """Empty if the publisher gives the data only on request."""
     folder: Path
     """Where the files belong."""
     size: str
@@ -28,24 +28,25 @@ class Asset:
     licence_url: str
     source: str
     on_request: str = ""
-    """What to do instead of fetching."""
+    """How to request the data from its publisher; empty if it can be downloaded."""
     unpacked: Path | None = None
-    """Where a data set lies ready to be read."""
+    """Folder of a data set that is unpacked; None if it is not."""
     encoder: Path | None = None
-    """What is kept of a training checkpoint, in place of its file."""
+    """File that is kept instead of a training checkpoint: its encoder."""
     then: str = ""
-    """The command that makes use of the files."""
+    """The command that uses the files."""
 
     def path(self, file: RemoteFile) -> Path:
         return self.folder / file.file
 
 
-def assets(workspace: Workspace) -> dict[str, Asset]:
-    """Everything with an owner: checkpoints, the text tower, then data sets."""
+def list_assets(workspace: Workspace) -> dict[str, Asset]:
+    """Return everything that is fetched, by name: checkpoints, the text encoder, then data sets."""
     found = {}
     for name in backbone_names():
         backbone = load_backbone(name)
         c = backbone.checkpoint
+        # Backbones without weights and those whose weights are generated have nothing to fetch.
         if c is None or not c.is_remote:
             continue
         path = checkpoint_path(c, workspace)
@@ -54,20 +55,19 @@ def assets(workspace: Workspace) -> dict[str, Asset]:
             encoder=path if c.encoder_file else None,
         )  # fmt: skip
     text = load_text_encoder()
-    found[TEXT] = Asset(
-        TEXT, text.title, (text.weights, text.merges), workspace.checkpoints, text.size, text.licence, text.licence_url,
-        text.source,
+    found[TEXT_ENCODER] = Asset(
+        TEXT_ENCODER, text.title, (text.weights, text.merges), workspace.checkpoints, text.size, text.licence,
+        text.licence_url, text.source,
     )  # fmt: skip
     for name in dataset_names():
         d = load_dataset(name)
-        if d.adapter == "smoke":
+        if d.adapter == "smoke":  # its clips are generated
             continue
-        place = workspace.data / d.folder
-        ready = not d.missing_parts(place)
+        folder = workspace.data / d.folder
         found[name] = Asset(
-            name, d.title, d.files, place / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
-            on_request=fill_path(d.obtain, place) if d.obtain else "",
-            unpacked=place if ready else None,
+            name, d.title, d.files, folder / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
+            on_request=fill_path(d.obtain, folder) if d.obtain else "",
+            unpacked=None if d.missing_parts(folder) else folder,
             then=f"repro data prepare {name}{workspace.command_option}",
         )  # fmt: skip
     return found

@@ -1,8 +1,8 @@
 """Download one file. Received bytes are kept in FILE.part, and the next call resumes there.
 
-FILE.part.json says which address and which version of the file the part is of: only the rest is asked for, and a file that
-has changed meanwhile, or a server that sends no ranges, begins anew. A part is whole when it has the length the server named,
-and good when its sha256 is the one expected. For one process at a time (repro/core/files.py).
+FILE.part.json says which address and which version of the file the part is of. Only the rest is requested; if the file has
+changed since, or the server ignores ranges, the download starts again. A part is complete when it has the length that the server
+named, and good when it has the expected sha256. One process at a time downloads a file: the caller holds a lock.
 """
 
 import json
@@ -19,75 +19,98 @@ from repro.core.console import Reporter, format_size
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import rename_synced, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
-from repro.fetch.http_client import DroppedError, Source, ask, failure, shown
+from repro.fetch.http_client import DownloadSource, DroppedError, describe_lost_connection, printable_url, request_file
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further try; a try that brought something begins the row anew."""
+"""Seconds before each retry. After an attempt that received something, the waits start again from the first."""
 CHUNK = 1 << 18
+"""Bytes read at once."""
+SLOW_TO_HASH = 10**8
+"""Bytes from which hashing is announced, since it takes seconds without other output."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Memory:
-    """Which file, and which version of it, a part belongs to."""
+class _PartInfo:
+    """Which file, and which version of it, a part belongs to. The fields are the keys of FILE.part.json."""
 
     source: str
     """Hash of the address, since the address may contain a secret."""
     validator: str | None
     """For If-Range: a strong ETag, else the date of the last change."""
     total: int | None
+    """Length of the file in bytes, if the server named it."""
 
 
-def download(source: Source, path: Path, reporter: Reporter) -> tuple[Path, str]:
-    """Bring the file for `path` to a part beside it; the finished part and its sha256. `path` itself is not touched.
+def download_to_part(source: DownloadSource, path: Path, reporter: Reporter) -> tuple[Path, str]:
+    """Download the file that belongs at `path` to a part alongside it. `path` itself is not touched.
+
+    Returns:
+        The complete part, and its sha256.
 
     Raises:
-        MissingError: refused, absent, not the file expected, or out of reach; what came is kept.
-        UsageError: the address makes no sense, or the disk has too little room.
+        MissingError: access denied, not found, not the expected file, or no connection; received bytes are kept.
+        UsageError: the address is invalid, or the disk has too little space.
     """
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with reporter.transfer(path.name) as at:
-        retrying(lambda: _attempt(source, part, at), path.name, reporter, lambda: _come(source, part))
+    with reporter.transfer(path.name) as show_progress:
+        retry_dropped(
+            lambda: _request_rest(source, part, show_progress),
+            path.name,
+            reporter,
+            lambda: _count_received(source, part),
+        )
     size = part.stat().st_size
-    if size >= 10**8:
-        reporter.line(f"{path.name}: {format_size(size)} came, checking its sha256")
+    if size >= SLOW_TO_HASH:
+        reporter.line(f"{path.name}: {format_size(size)} received, verifying its sha256")
     digest = file_sha256(part)
     if (source.bytes or size) != size or (source.sha256 or digest) != digest:
+        # Not resumed from, but kept: the user may want to see what the server sent.
         aside = set_aside(part)
-        _memory_path(part).unlink(missing_ok=True)
+        _info_path(part).unlink(missing_ok=True)
         expected = f"sha256 {source.sha256}" if source.sha256 else f"{source.bytes} bytes"
         raise MissingError(
-            f"{shown(source.url)}: sent {size} bytes with sha256 {digest}, expected {expected}: set aside as {aside}; run "
-            "it again, or name another place with --from"
+            f"{printable_url(source.url)}: sent {size} bytes with sha256 {digest}, expected {expected}: set aside as {aside}; "
+            "run it again, or name another place with --from"
         )
     return part, digest
 
 
-def finish(part: Path, path: Path) -> None:
-    """Rename a finished part to its final name."""
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a verified part to its final name."""
     rename_synced(part, path)
-    _memory_path(part).unlink(missing_ok=True)
+    _info_path(part).unlink(missing_ok=True)
 
 
-def retrying(attempt: Callable[[], T], what: str, reporter: Reporter, come: Callable[[], int] = int) -> T:
-    """What `attempt` returns; where it is dropped, it is tried again after a wait, for as long as `come` bytes grow.
+def retry_dropped(
+    attempt: Callable[[], T], what: str, reporter: Reporter, count_received: Callable[[], int] = int
+) -> T:
+    """Call `attempt` until it is not dropped, with growing waits between the calls, and return what it returns.
+
+    Args:
+        attempt: Raises DroppedError for a failure that may be temporary.
+        what: Name of the file, for messages.
+        reporter: Where each retry is reported.
+        count_received: Number of bytes received so far. While it grows, attempts are not counted.
 
     Raises:
-        MissingError: dropped as often as there are waits, and once more, with nothing new having come.
+        MissingError: dropped once more than there are waits, and nothing was received meanwhile.
     """
-    failures, most = 0, come()
+    # Progress is measured against the most that was ever there: a server without ranges, which restarts every attempt
+    # from zero and always drops, would otherwise seem to make progress for ever.
+    failures, most = 0, count_received()
     while True:
         try:
             return attempt()
         except DroppedError as dropped:
-            have = come()
-            if have > most:
-                failures, most = 0, have
+            received = count_received()
+            if received > most:
+                failures, most = 0, received
             if failures == len(WAITS):
                 kept = (
-                    f": the {format_size(have)} that came are kept, the same command goes on from there" if have else ""
+                    f": the {format_size(received)} received are kept; rerun the command to resume" if received else ""
                 )
                 raise MissingError(
                     f"{what}: {dropped}, {failures + 1} times in a row{kept or ': try again later'}"
@@ -97,36 +120,42 @@ def retrying(attempt: Callable[[], T], what: str, reporter: Reporter, come: Call
             failures += 1
 
 
-def _attempt(source: Source, part: Path, at: Callable[[int, int | None], None]) -> None:
-    """Get what is missing of `part`; it is whole when this returns.
+def _request_rest(source: DownloadSource, part: Path, show_progress: Callable[[int, int | None], None]) -> None:
+    """Request what `part` is missing and append it; `part` is complete when this returns.
 
     Raises:
-        DroppedError: only some of it came, or nothing.
+        DroppedError: only some of it was received, or nothing.
     """
-    memory, have = _remembered(source, part), _come(source, part)
-    if memory is not None and memory.total == have:
+    info, received = _read_part_info(source, part), _count_received(source, part)
+    if info is not None and info.total == received:
         return
-    with ask(source, begin=have, validator=memory.validator if memory else None) as response:
-        if response.status == 200:
-            memory, have = _begin(source, response, part), 0
-        elif memory is None or not _goes_on(response, memory, have):
+    with request_file(source, first=received, validator=info.validator if info else None) as response:
+        if response.status == 200:  # the complete file: nothing was there, it has changed, or ranges are ignored
+            info, received = _start_part(source, response, part), 0
+        elif info is None or not _continues_part(response, info, received):
             part.unlink(missing_ok=True)
             raise DroppedError("the server has another file than the part is of")
-        elif response.status == 416:  # nothing follows: the part is whole
+        elif response.status == 416:  # nothing follows: the part is complete
             return
-        total = memory.total
+        total = info.total
         if total is None and response.length is not None:
-            total = have + response.length
-        require_room(part.parent, (total or source.bytes or have) - have, part.stem)
-        have = _receive(response, part, have, total, at)
-    if total is not None and have < total:
-        raise DroppedError(f"the connection dropped at {format_size(have)} of {format_size(total)}")
-    _remember(part, replace(memory, total=have))
+            total = received + response.length
+        require_room(part.parent, (total or source.bytes or received) - received, part.stem)
+        received = _append_received(response, part, received, total, show_progress)
+    # A server that closes the connection early looks like the end of the file; only the length tells them apart.
+    if total is not None and received < total:
+        raise DroppedError(f"the connection dropped at {format_size(received)} of {format_size(total)}")
+    _write_part_info(part, replace(info, total=received))
 
 
-def _begin(source: Source, response: HTTPResponse, part: Path) -> _Memory:
-    """Begin `part` anew, with what the server says of the file."""
-    where, total = shown(source.url), response.length
+def _start_part(source: DownloadSource, response: HTTPResponse, part: Path) -> _PartInfo:
+    """Start `part` again, with what the server says of the file.
+
+    Raises:
+        MissingError: the response is not the file, or its end could not be recognised.
+    """
+    where, total = printable_url(source.url), response.length
+    # Servers answer with a login or error page and status 200.
     if response.headers.get_content_type() == "text/html" or total == 0:
         raise MissingError(f"{where}: the server sent a web page or nothing, expected the file: {source.remedy}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -136,78 +165,90 @@ def _begin(source: Source, response: HTTPResponse, part: Path) -> _Memory:
             f"{where}: the server offers {total} bytes, expected {source.bytes}: it is another file: name another place "
             "with --from"
         )
+    # Without length, chunks or hash a dropped connection could not be told from the end of the file.
     if total is None and not response.chunked and source.bytes is None and source.sha256 is None:
         raise MissingError(f"{where}: the server does not say how long the file is: {source.remedy}")
+    # The old part goes before the new info is written: killed in between, no part is taken for another version's.
     part.unlink(missing_ok=True)
-    memory = _Memory(content_key(source.url), _validator(response), total or source.bytes)
-    _remember(part, memory)
-    return memory
+    info = _PartInfo(content_key(source.url), _read_validator(response), total or source.bytes)
+    _write_part_info(part, info)
+    return info
 
 
-def _goes_on(response: HTTPResponse, memory: _Memory, have: int) -> bool:
-    """Whether a 206 or 416 speaks of what follows the first `have` bytes of the same file."""
-    if _validator(response) not in (None, memory.validator):
+def _continues_part(response: HTTPResponse, info: _PartInfo, received: int) -> bool:
+    """Whether a 206 or 416 is about what follows the first `received` bytes of the same version of the file."""
+    # If-Range should ensure the version, but some servers heed Range and ignore If-Range.
+    if _read_validator(response) not in (None, info.validator):
         return False
-    form = r"bytes \*/(\d+)" if response.status == 416 else rf"bytes {have}-\d+/(\d+|\*)"
-    told = re.fullmatch(form, response.headers.get("Content-Range", ""))
-    if told is None or (response.status == 416 and int(told[1]) != have):
+    pattern = r"bytes \*/(\d+)" if response.status == 416 else rf"bytes {received}-\d+/(\d+|\*)"
+    match = re.fullmatch(pattern, response.headers.get("Content-Range", ""))
+    if match is None or (response.status == 416 and int(match[1]) != received):
         return False
-    return told[1] == "*" or memory.total in (None, int(told[1]))
+    return match[1] == "*" or info.total in (None, int(match[1]))
 
 
-def _validator(response: HTTPResponse) -> str | None:
+def _read_validator(response: HTTPResponse) -> str | None:
+    """Return what identifies the version of the file, for If-Range."""
+    # A weak ETag (W/"...") promises equal meaning, not equal bytes: RFC 9110 forbids it in If-Range.
     etag = response.headers.get("ETag", "")
     return etag if re.fullmatch('"[^"]*"', etag) else response.headers.get("Last-Modified")
 
 
-def _receive(
-    response: HTTPResponse, part: Path, have: int, total: int | None, at: Callable[[int, int | None], None]
+def _append_received(
+    response: HTTPResponse,
+    part: Path,
+    received: int,
+    total: int | None,
+    show_progress: Callable[[int, int | None], None],
 ) -> int:
-    """Append the received bytes to `part`; return its length."""
+    """Append what is received to `part`; return its length in bytes."""
     with part.open("ab") as out:
-        at(have, total)
+        show_progress(received, total)
         while True:
             try:
+                # read1 returns what has arrived; read would wait for a full chunk, which a lost connection discards.
                 chunk = response.read1(CHUNK)
             except (OSError, HTTPException) as error:
-                raise DroppedError(failure(error)) from error
+                raise DroppedError(describe_lost_connection(error)) from error
             if not chunk:
-                return have
+                return received
             out.write(chunk)
-            have += len(chunk)
-            at(have, total)
+            received += len(chunk)
+            show_progress(received, total)
 
 
 def require_room(folder: Path, more: int, what: str) -> None:
-    """Raises UsageError if the disk of `folder` has less free space than `more` bytes."""
+    """Raise UsageError if the disk of `folder` has less free space than `more` bytes."""
     free = shutil.disk_usage(folder).free
     if free < more:
         raise UsageError(
-            f"{folder}: {format_size(free)} free, {format_size(more)} needed for {what}: make room, or choose another disk with "
+            f"{folder}: {format_size(free)} free, {format_size(more)} needed for {what}: free space, or choose another disk with "
             "--workspace, REPRO_DATA or REPRO_CHECKPOINTS"
         )
 
 
-def _come(source: Source, part: Path) -> int:
+def _count_received(source: DownloadSource, part: Path) -> int:
     """Return the number of received bytes from which a download of `source` can resume."""
-    memory = _remembered(source, part)
-    size = part.stat().st_size if memory and part.is_file() else 0
-    return 0 if memory and memory.total is not None and size > memory.total else size
+    info = _read_part_info(source, part)
+    size = part.stat().st_size if info and part.is_file() else 0
+    # A part longer than the file is no beginning of it.
+    return 0 if info and info.total is not None and size > info.total else size
 
 
-def _remembered(source: Source, part: Path) -> _Memory | None:
-    """What `part` is of; None where that is not known, is another address, or could not be told from another version."""
+def _read_part_info(source: DownloadSource, part: Path) -> _PartInfo | None:
+    """Read what `part` is of; None if that is unknown, of another address, or not safe to resume."""
     try:
-        memory = _Memory(**json.loads(_memory_path(part).read_text()))
+        info = _PartInfo(**json.loads(_info_path(part).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    usable = memory.source == content_key(source.url) and (memory.validator or source.sha256)
-    return memory if usable else None
+    # Without a validator two versions of the file could be joined; only a known sha256 would reveal it.
+    usable = info.source == content_key(source.url) and (info.validator or source.sha256)
+    return info if usable else None
 
 
-def _remember(part: Path, memory: _Memory) -> None:
-    write_json(_memory_path(part), asdict(memory))
+def _write_part_info(part: Path, info: _PartInfo) -> None:
+    write_json(_info_path(part), asdict(info))
 
 
-def _memory_path(part: Path) -> Path:
+def _info_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")

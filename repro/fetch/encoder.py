@@ -1,6 +1,7 @@
-"""Of a large training checkpoint, the encoder is kept, as safetensors, and the file it was cut from is removed.
+"""Fetch a large training checkpoint, keep its encoder as safetensors, and remove the checkpoint.
 
-ENCODER.origin.json notes both hashes; the original's own FILE.origin.json stays, and holds a later download to its sha256.
+ENCODER.origin.json records both hashes. The checkpoint's own FILE.origin.json stays, so that a later download of it is compared
+with the sha256 of the first.
 """
 
 from datetime import UTC, datetime
@@ -12,85 +13,83 @@ from repro.core.errors import MissingError
 from repro.core.files import lock_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256
 from repro.core.remote_file import RemoteFile
-from repro.fetch.bring import Brought, Standing, bring, origin_path, read_origin
 from repro.fetch.catalogue import Asset
+from repro.fetch.fetch_file import fetch_file
+from repro.fetch.file_state import FetchedFile, inspect_encoder, origin_path, read_origin
 
 
-def encoder_standing(asset: Asset, file: RemoteFile, hashes: FileHashes) -> Standing:
-    """Hold a kept encoder against what was noted when it was cut, and of what."""
-    path = asset.encoder
-    if path is None or not path.is_file():
-        return Standing(False)
-    origin = read_origin(path)
-    noted, original = origin.get("sha256"), origin.get("original", {}).get("sha256")
-    if noted is None:
-        return Standing(True, f"has no {origin_path(path).name} that says what it was cut from")
-    if (digest := hashes.sha256(path)) != noted:
-        return Standing(True, f"has sha256 {digest}, expected {noted}", noted)
-    if file.sha256 not in (None, original):
-        return Standing(True, f"was cut from a file with sha256 {original}, expected {file.sha256}", noted)
-    return Standing(True, "", noted)
+def fetch_encoder(
+    asset: Asset, file: RemoteFile, place: str | None, hashes: FileHashes, reporter: Reporter
+) -> FetchedFile:
+    """Verify an encoder that is present; otherwise fetch the checkpoint `file`, cut the encoder out and remove the checkpoint.
 
-
-def bring_encoder(asset: Asset, file: RemoteFile, place: str | None, hashes: FileHashes, reporter: Reporter) -> Brought:
-    """Make sure of an encoder: verify what is there, else bring the file it is cut from, cut it and remove that file.
+    Args:
+        asset: The backbone's asset, with the path of its encoder.
+        file: The checkpoint that the encoder is part of.
+        place: The argument of --from: a file, folder or address to use instead of the publisher's.
+        hashes: The workspace's cache of sha256s.
+        reporter: Where progress and files set aside are reported.
 
     Raises:
-        MissingError: it cannot be had, or is not the file expected, or holds another encoder than the config says.
-        UsageError: another process is at it; `place` makes no sense; no room.
+        MissingError: the checkpoint cannot be fetched, is not the expected one, or holds another encoder than the config says.
+        UsageError: another process is fetching it; `place` is invalid; the disk is full.
     """
     target = asset.encoder
     assert target is not None
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Around all of it, as several backbones may be readings of one encoder.
+    # One lock around fetching and cutting, named by the encoder: several backbones may be configs of one encoder.
     with lock_file(target.with_name(f".{target.name}.lock"), f"{target} is being made already", "wait for it to end"):
-        found = encoder_standing(asset, file, hashes)
-        if found.good:
-            _remove_left_over(asset.path(file))
-            return Brought(asset.name, target, target.stat().st_size, found.expected, False, "there")
-        original = bring(asset, file, place, hashes, reporter)
-        reporter.line(_said(original))
-        if found.wrong:
-            reporter.warn(f"{target} {found.wrong}: set aside as {set_aside(target).name}")
-        return _cut(asset, file, original, target, reporter)
+        state = inspect_encoder(asset, file, hashes)
+        if state.good:
+            _remove_leftover_checkpoint(asset.path(file))
+            return FetchedFile(asset.name, target, target.stat().st_size, state.expected, False, "there")
+        checkpoint = fetch_file(asset, file, place, hashes, reporter)
+        known = "as published" if checkpoint.published else "recorded: none is published"
+        reporter.line(
+            f"{checkpoint.path}: {checkpoint.means}, {format_size(checkpoint.bytes)}, sha256 {checkpoint.sha256}, {known}; cutting "
+            "the encoder out"
+        )
+        if state.wrong:
+            reporter.warn(f"{target} {state.wrong}: set aside as {set_aside(target).name}")
+        return _cut_encoder(asset, file, checkpoint, target, reporter)
 
 
-def _cut(asset: Asset, file: RemoteFile, original: Brought, target: Path, reporter: Reporter) -> Brought:
+def _cut_encoder(
+    asset: Asset, file: RemoteFile, checkpoint: FetchedFile, target: Path, reporter: Reporter
+) -> FetchedFile:
     config = load_backbone(asset.name)
     try:
-        words = family_of(config).cut_encoder(config, original.path, target)
+        kept = family_of(config).cut_encoder(config, checkpoint.path, target)
     except MissingError:
-        # It must not stand there as what was fetched, nor its hash as what the file has to have.
-        origin_path(original.path).unlink(missing_ok=True)
+        # Forget the recorded hash, so that the next download is not compared with that of a wrong file.
+        origin_path(checkpoint.path).unlink(missing_ok=True)
         reporter.warn(
-            f"{original.path}: set aside as {set_aside(original.path).name}: no encoder could be cut out of it"
+            f"{checkpoint.path}: set aside as {set_aside(checkpoint.path).name}: no encoder could be cut out of it"
         )
         raise
     digest = file_sha256(target)
-    of_original = original.sha256 or file_sha256(original.path)
+    # A checkpoint that was there already and of which nothing is known has not been hashed yet.
+    checkpoint_sha256 = checkpoint.sha256 or file_sha256(checkpoint.path)
     origin = {
         "file": target.name,
         "bytes": target.stat().st_size,
         "sha256": digest,
         "sha256_is": "recorded when it was cut",
-        "original": read_origin(original.path) | {"file": file.file, "sha256": of_original, "bytes": original.bytes},
-        "kept": words,
+        "original": read_origin(checkpoint.path)
+        | {"file": file.file, "sha256": checkpoint_sha256, "bytes": checkpoint.bytes},
+        "kept": kept,
         "licence": asset.licence,
         "licence_url": asset.licence_url,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    # The checkpoint is removed last: a call killed before has lost nothing, and the next one removes it.
     write_json(origin_path(target), origin)
-    original.path.unlink()
-    reporter.line(f"{target.name}: {words}; {file.file} removed")
-    return Brought(asset.name, target, target.stat().st_size, digest, False, "cut")
+    checkpoint.path.unlink()
+    reporter.line(f"{target.name}: {kept}; {file.file} removed")
+    return FetchedFile(asset.name, target, target.stat().st_size, digest, False, "cut")
 
 
-def _remove_left_over(original: Path) -> None:
-    """By a call that was killed before it removed what it had cut from; what nobody fetched is left."""
-    if original.is_file() and read_origin(original):
-        original.unlink()
-
-
-def _said(original: Brought) -> str:
-    how = "as published" if original.published else "recorded: none is published"
-    return f"{original.path}: {original.means}, {format_size(original.bytes)}, sha256 {original.sha256}, {how}; cutting the encoder out"
+def _remove_leftover_checkpoint(path: Path) -> None:
+    """Remove a checkpoint that a killed call had cut already. A file without origin was not fetched and is left alone."""
+    if path.is_file() and read_origin(path):
+        path.unlink()

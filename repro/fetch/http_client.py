@@ -18,18 +18,20 @@ from repro.core.errors import MissingError, ReproError, UsageError
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Temporary statuses: the same request may succeed a little later."""
+TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses with which the same request may succeed a little later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DownloadSource:
+    """The address of a file, and what is known of the file."""
+
     url: str
     bytes: int | None = None
     sha256: str | None = None
-    authorization: str | None = field(default=None, repr=False)
+    authorization: str | None = field(default=None, repr=False)  # no repr: it must not get into messages
     """Sent only to the host of `url`, never to a host that it redirects to."""
-    remedy: str = "bring the file yourself and name it with --from FILE"
+    remedy: str = "download the file yourself and name it with --from FILE"
     """What the user can do if the server refuses."""
 
 
@@ -37,80 +39,90 @@ class DroppedError(Exception):
     """The connection failed in a way that may be retried; the message says how."""
 
 
-def ask(source: Source, *, begin: int = 0, validator: str | None = None) -> HTTPResponse:
-    """The server's answer, 200, 206 or 416: the file, or what follows its first `begin` bytes if `validator` still holds.
+def request_file(source: DownloadSource, *, first: int = 0, validator: str | None = None) -> HTTPResponse:
+    """Request a file, or the rest of it.
+
+    Args:
+        source: The file.
+        first: Number of bytes already received; the server is asked for what follows them.
+        validator: ETag or date of the version that they are of. If the server has another version, it sends all of it.
+
+    Returns:
+        The response, of status 200 (all of the file), 206 (the rest) or 416 (nothing follows). The caller closes it.
 
     Raises:
-        DroppedError: it may go better a little later.
-        MissingError: refused, absent, or no such server.
-        UsageError: no address.
+        DroppedError: a temporary failure.
+        MissingError: access denied, no such file, or no such server.
+        UsageError: the address is invalid.
     """
+    # identity: with a compressed transfer, ranges and lengths would count other bytes than the file's.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"actiondiff-repro/{__version__}"}
     if source.authorization:
         headers["Authorization"] = source.authorization
-    if begin:
-        headers["Range"] = f"bytes={begin}-"
+    if first:
+        headers["Range"] = f"bytes={first}-"
         if validator:
             headers["If-Range"] = validator
     try:
-        request = Request(source.url, headers=headers)  # noqa: S310  # http and https alone, by the configs and --from
-        response: HTTPResponse = build_opener(_Redirects, _Answers).open(request, timeout=TIMEOUT)
-    except HTTPError as error:  # redirects that lead nowhere
+        request = Request(source.url, headers=headers)  # noqa: S310  # configs and --from allow http and https only
+        response: HTTPResponse = build_opener(_SafeRedirects, _KeepErrorStatuses).open(request, timeout=TIMEOUT)
+    except HTTPError as error:  # a redirect that leads nowhere
         with error:
-            raise refusal(error.code, source) from error
+            raise error_of_status(error.code, source) from error
     except URLError as error:
-        raise _unreachable(error.reason, source, begin) from error
+        raise _error_of_reason(error.reason, source, first) from error
     except (InvalidURL, ValueError) as error:
-        raise UsageError(f"{shown(source.url)}: not an address: {error}") from error
+        raise UsageError(f"{printable_url(source.url)}: not an address: {error}") from error
     except (OSError, HTTPException) as error:
-        raise DroppedError(failure(error)) from error
+        raise DroppedError(describe_lost_connection(error)) from error
     if response.status in (200, 206, 416):
         return response
     with response:
-        raise refusal(response.status, source)
+        raise error_of_status(response.status, source)
 
 
-def refusal(status: int, source: Source) -> ReproError | DroppedError:
-    """Return the error that an HTTP status without a file means."""
-    where = shown(source.url)
-    if status in PASSING:
+def error_of_status(status: int, source: DownloadSource) -> ReproError | DroppedError:
+    """Return the error that stands for an HTTP status without a file."""
+    where = printable_url(source.url)
+    if status in TEMPORARY_STATUSES:
         return DroppedError(f"{where} answers HTTP {status}")
     if status in (401, 403):
-        return MissingError(
-            f"{where}: the server gives it only to those who may have it (HTTP {status}): {source.remedy}"
-        )
+        return MissingError(f"{where}: access denied (HTTP {status}): {source.remedy}")
     if status in (404, 410):
-        return MissingError(f"{where}: not there (HTTP {status}): name another place with --from URL or --from FILE")
+        return MissingError(f"{where}: not found (HTTP {status}): name another place with --from URL or --from FILE")
     return MissingError(f"{where}: the server answers HTTP {status}, expected the file: {source.remedy}")
 
 
-def failure(error: object) -> str:
+def describe_lost_connection(error: object) -> str:
     """Describe in words why a connection failed."""
-    text = "nothing came in time" if isinstance(error, TimeoutError) else " ".join(str(error).split())
+    text = "no data arrived in time" if isinstance(error, TimeoutError) else " ".join(str(error).split())
     return f"the connection failed ({text or type(error).__name__})"
 
 
-def shown(url: str) -> str:
+def printable_url(url: str) -> str:
     """Return an address as it may be printed and recorded: without query and user name, which may be secrets."""
+    # By hand and not with urlsplit, which raises for the malformed addresses that messages also have to show.
     scheme, slashes, rest = url.partition("#")[0].partition("://")
     place, query, _ = rest.partition("?")
     host, slash, path = place.partition("/")
     return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}{query and '?...'}"
 
 
-def _unreachable(reason: object, source: Source, begin: int) -> ReproError | DroppedError:
-    where = shown(source.url)
+def _error_of_reason(reason: object, source: DownloadSource, first: int) -> ReproError | DroppedError:
+    """Return the error that stands for a failure to connect."""
+    where = printable_url(source.url)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return MissingError(
             f"{where}: the server's certificate cannot be verified ({reason.verify_message}): {source.remedy}"
         )
-    if isinstance(reason, socket.gaierror) and not begin:
-        return MissingError(f"{where}: no such host can be found from here: without a network, {source.remedy}")
-    return DroppedError(failure(reason))
+    # A host that was found before (some bytes have come) exists: its name service fails temporarily.
+    if isinstance(reason, socket.gaierror) and not first:
+        return MissingError(f"{where}: host not found: without a network, {source.remedy}")
+    return DroppedError(describe_lost_connection(reason))
 
 
-class _Answers(HTTPErrorProcessor):
-    """Leaves every answer but a redirect to whoever asked."""
+class _KeepErrorStatuses(HTTPErrorProcessor):
+    """Return responses with error statuses instead of raising; redirects are still followed."""
 
     def http_response(self, request: Request, response: HTTPResponse) -> HTTPResponse:
         if response.status >= 400:
@@ -121,15 +133,18 @@ class _Answers(HTTPErrorProcessor):
     https_response = http_response
 
 
-class _Redirects(HTTPRedirectHandler):
-    """Follows a server elsewhere, but takes no login there, and goes from https to nothing less."""
+class _SafeRedirects(HTTPRedirectHandler):
+    """Follow redirects, but never from https to http, and without the login if the host changes."""
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         old, new = urlsplit(req.full_url), urlsplit(newurl)
         if new.scheme not in ("https", old.scheme):
             fp.close()
-            raise MissingError(f"{shown(req.full_url)}: leads to {shown(newurl)}, which is not https: not followed")
+            raise MissingError(
+                f"{printable_url(req.full_url)}: leads to {printable_url(newurl)}, which is not https: not followed"
+            )
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        # urllib copies all headers to the new request. The Hub redirects to hosts that must not get the user's token.
         if request is not None and new.netloc != old.netloc:
             request.remove_header("Authorization")
         return request

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.core.remote_file import RemoteFile, fetch_command, parse_bytes
-from repro.fetch.catalogue import assets
+from repro.fetch.catalogue import list_assets
 from repro.plan.amounts import Amount, counted, estimated, total
 from repro.plan.workspace_state import Here
 from repro.table.row import Row
@@ -57,7 +57,7 @@ def downloads(rows: Mapping[str, Row], here: Here) -> list[Download]:
 
 def _beside(name: str, here: Here, rows: tuple[str, ...]) -> Download:
     """What a row's conditioning needs beside its checkpoint, and is not there."""
-    asset = assets(here.workspace)[name]
+    asset = list_assets(here.workspace)[name]
     return Download(
         name, "checkpoint", rows, asset.size, total(_bytes(file) for file in asset.files),
         left=total(_left(file, asset.folder) for file in asset.files),

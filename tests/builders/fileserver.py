@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine, which can do what bad servers and bad lines do."""
+"""A real HTTP server on this machine that can misbehave as bad servers and bad connections do."""
 
 import hashlib
 import re
@@ -11,27 +11,38 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class FileServer:
-    """Serves `content` at every path; each request takes the next of `ways`, and behaves well when there are none."""
+    """Serves `content` at every path. Each GET takes the next of `faults`; without one it is answered correctly."""
 
     content: bytes = b""
     etag: str | None = '"first"'
     ranges: bool = True
-    ways: list[dict[str, object]] = field(default_factory=list)
-    """Of one request each: status, headers, body, drop (bytes after which the line is cut), stall (bytes after which nothing
-    comes until `release`), claim (a false Content-Length), chunked, unmeasured (no length at all), careless (If-Range is not heeded), etag."""
+    faults: list[dict[str, object]] = field(default_factory=list)
+    """How single responses differ from correct ones:
+
+    status, headers, body, etag   sent in place of the correct ones
+    range_headers                 added to partial responses
+    drop                          bytes after which the connection is closed
+    stall                         bytes after which nothing is sent until `release` is set
+    claim                         a false Content-Length
+    chunked                       sent in chunks, without Content-Length
+    unmeasured                    without any length
+    careless                      If-Range is ignored
+    """
     always: dict[str, object] = field(default_factory=dict)
-    asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    """Faults of every response."""
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     """Method, path and headers of every request."""
     release: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
     @property
-    def ranges_asked(self) -> list[str | None]:
-        return [headers.get("range") for method, _, headers in self.asked if method == "GET"]
+    def requested_ranges(self) -> list[str | None]:
+        return [headers.get("range") for method, _, headers in self.requests if method == "GET"]
 
 
 @contextmanager
-def serving(content: bytes = b"", **settings: object) -> Iterator[FileServer]:
+def serve_file(content: bytes = b"", **settings: object) -> Iterator[FileServer]:
+    """Serve `content` on a free port while the block runs; `settings` are fields of FileServer."""
     state = FileServer(content, **settings)  # type: ignore[arg-type]
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,59 +52,61 @@ def serving(content: bytes = b"", **settings: object) -> Iterator[FileServer]:
             pass
 
         def do_HEAD(self) -> None:
-            self.answer(body=False)
+            self.send_answer(body=False)
 
         def do_GET(self) -> None:
-            self.answer(body=True)
+            self.send_answer(body=True)
 
-        def answer(self, *, body: bool) -> None:
+        def send_answer(self, *, body: bool) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            state.asked.append((self.command, self.path, headers))
-            way = {**state.always, **(state.ways.pop(0) if state.ways and body else {})}
+            state.requests.append((self.command, self.path, headers))
+            fault = {**state.always, **(state.faults.pop(0) if state.faults and body else {})}
             try:
-                _send(self, state, way, headers, body=body)
-            except (BrokenPipeError, ConnectionResetError):
+                _send_response(self, state, fault, headers, body=body)
+            except (BrokenPipeError, ConnectionResetError):  # the client was killed, or gave up
                 self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_port}"
+    # serve_forever polls for shutdown: its default of 0.5 s would be most of a test's time.
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield state
     finally:
-        state.release.set()
+        state.release.set()  # else a stalled response keeps its thread for 30 s
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def _send(
-    to: BaseHTTPRequestHandler, state: FileServer, way: dict[str, object], asked: dict[str, str], *, body: bool
+def _send_response(
+    to: BaseHTTPRequestHandler, state: FileServer, fault: dict[str, object], headers: dict[str, str], *, body: bool
 ) -> None:
-    content = way.get("body", state.content)
+    content = fault.get("body", state.content)
     assert isinstance(content, bytes)
-    etag = way.get("etag", state.etag)
-    status, start = int(str(way.get("status", 200))), 0
-    extra = dict(way.get("headers", {}))  # type: ignore[call-overload]
-    wanted = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
-    same = way.get("careless") or asked.get("if-range", etag) == etag
-    if status == 200 and wanted and state.ranges and same:
-        start = int(wanted[1])
+    etag = fault.get("etag", state.etag)
+    status, start = int(str(fault.get("status", 200))), 0
+    extra = dict(fault.get("headers", {}))  # type: ignore[call-overload]
+    requested = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+    # If-Range: the rest is sent only if the client's part is of this version, else all of the file.
+    same_version = fault.get("careless") or headers.get("if-range", etag) == etag
+    if status == 200 and requested and state.ranges and same_version:
+        start = int(requested[1])
         if start >= len(content):
             status, extra["Content-Range"] = 416, f"bytes */{len(content)}"
         else:
             status, extra["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
-        extra |= way.get("range_headers", {})
+        extra |= fault.get("range_headers", {})
     rest = b"" if status == 416 or status >= 300 else content[start:]
     to.send_response(status)
     if etag:
         to.send_header("ETag", str(etag))
-    if way.get("chunked"):
+    if fault.get("chunked"):
         to.send_header("Transfer-Encoding", "chunked")
-    elif not way.get("unmeasured"):
-        to.send_header("Content-Length", str(way.get("claim", len(rest))))
+    elif not fault.get("unmeasured"):
+        to.send_header("Content-Length", str(fault.get("claim", len(rest))))
     for name, value in extra.items():
         to.send_header(name, str(value))
     to.send_header("Connection", "close")
@@ -101,15 +114,15 @@ def _send(
     to.close_connection = True
     if not body:
         return
-    cut = min(int(str(way.get("drop", len(rest)))), int(str(way.get("stall", len(rest)))))
-    if way.get("chunked"):
+    cut = min(int(str(fault.get("drop", len(rest)))), int(str(fault.get("stall", len(rest)))))
+    if fault.get("chunked"):
         to.wfile.write(f"{cut:x}\r\n".encode() + rest[:cut] + b"\r\n")
         if cut == len(rest):
-            to.wfile.write(b"0\r\n\r\n")
+            to.wfile.write(b"0\r\n\r\n")  # the last chunk; without it the connection counts as dropped
     else:
         to.wfile.write(rest[:cut])
     to.wfile.flush()
-    if "stall" in way:
+    if "stall" in fault:
         state.release.wait(30)
 
 

@@ -13,7 +13,7 @@ from repro.backbones.registry import backbone_names, load_backbone
 from repro.core.config import configs_folder
 from repro.core.workspace import Workspace
 from repro.datasets.config import dataset_names, load_dataset
-from repro.fetch.catalogue import assets
+from repro.fetch.catalogue import list_assets
 from repro.judge.expected import load_expected, table_path
 from repro.readout.recipe import Focal
 from repro.table.row import row_backbone, row_datasets
@@ -104,7 +104,7 @@ def test_every_dataset_loads(name: str) -> None:
 
 def test_what_is_fetched_is_pinned() -> None:
     """A file of the Hub by its commit or its sha256; every one by https, with a licence that can be read."""
-    found = assets(Workspace(Path("nowhere")))
+    found = list_assets(Workspace(Path("nowhere")))
     there = {
         "sdv2", "svd", "svd_xt", "videomaev2", "vjepa", "openclip_text",
         "animal_kingdom", "charades_ego", "hmdb51", "ucf101",

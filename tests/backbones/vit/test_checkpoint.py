@@ -25,8 +25,8 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.files import lock_file
 from repro.core.hashing import FileHashes, file_sha256
 from repro.core.workspace import Workspace
-from repro.fetch.catalogue import assets
-from repro.fetch.encoder import bring_encoder
+from repro.fetch.catalogue import list_assets
+from repro.fetch.encoder import fetch_encoder
 
 VJEPA, VIDEOMAEV2 = VjepaFamily.layout, Videomaev2Family.layout
 LAYOUTS = {"vjepa": VJEPA, "videomaev2": VIDEOMAEV2}
@@ -264,33 +264,33 @@ def test_fetch_keeps_the_encoder_and_notes_what_it_was_cut_from(
     workspace, hashes = Workspace(tmp_path / "workspace"), FileHashes(tmp_path / "hashes.jsonl")
     mine = tmp_path / "mine.pth.tar"
     torch.save(training(weights["vjepa"]), mine)
-    asset = assets(workspace)[small]
+    asset = list_assets(workspace)[small]
     (file,) = asset.files
-    brought = bring_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True))
+    fetched = fetch_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True))
     target = workspace.checkpoints / "vith16.target_encoder.safetensors"
-    assert brought.path == target
-    assert brought.means == "cut"
+    assert fetched.path == target
+    assert fetched.means == "cut"
     assert mine.is_file()
     assert not (workspace.checkpoints / "vith16.pth.tar").exists()
     noted = json.loads((workspace.checkpoints / f"{target.name}.origin.json").read_text())
-    assert noted["sha256"] == brought.sha256
+    assert noted["sha256"] == fetched.sha256
     assert noted["original"]["sha256"] == hashes.sha256(mine)
     assert noted["original"]["from"] == str(mine)
-    again = bring_encoder(asset, file, None, hashes, Reporter(to_stderr=True))
-    assert (again.means, again.sha256) == ("there", brought.sha256)
+    again = fetch_encoder(asset, file, None, hashes, Reporter(to_stderr=True))
+    assert (again.means, again.sha256) == ("there", fetched.sha256)
     described = describe_backbone(load_backbone(small), workspace)
-    assert described.checkpoint_sha256 == brought.sha256
+    assert described.checkpoint_sha256 == fetched.sha256
     # Changed behind our back: refused, and made good by the next fetch.
     target.write_bytes(target.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(MissingError, match="it is damaged or another file"):
         describe_backbone(load_backbone(small), workspace)
-    assert bring_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True)).sha256 == brought.sha256
+    assert fetch_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True)).sha256 == fetched.sha256
     assert (workspace.checkpoints / f"{target.name}.damaged1").is_file()
     # Another original than the first one, of which no checksum is published.
     target.unlink()
     torch.save(training({n: v + 1 for n, v in weights["vjepa"].items()}), mine)
     with pytest.raises(MissingError, match="expected"):
-        bring_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True))
+        fetch_encoder(asset, file, str(mine), hashes, Reporter(to_stderr=True))
 
 
 def test_fetch_refuses_another_encoder_and_takes_the_right_one_then(
@@ -299,13 +299,13 @@ def test_fetch_refuses_another_encoder_and_takes_the_right_one_then(
     """What could not be cut is set aside, and is not what later files are held against."""
     workspace, hashes = Workspace(tmp_path / "workspace"), FileHashes(tmp_path / "hashes.jsonl")
     torch.save(training(without("norm.bias")(weights["vjepa"])), tmp_path / "mine.pth.tar")
-    asset = assets(workspace)[small]
+    asset = list_assets(workspace)[small]
     with pytest.raises(MissingError, match=r"tensors missing: norm\.bias"):
-        bring_encoder(asset, asset.files[0], str(tmp_path / "mine.pth.tar"), hashes, Reporter(to_stderr=True))
+        fetch_encoder(asset, asset.files[0], str(tmp_path / "mine.pth.tar"), hashes, Reporter(to_stderr=True))
     assert sorted(path.name for path in workspace.checkpoints.glob("[!.]*")) == ["vith16.pth.tar.damaged1"]
     torch.save(training(weights["vjepa"]), tmp_path / "mine.pth.tar")
-    brought = bring_encoder(asset, asset.files[0], str(tmp_path / "mine.pth.tar"), hashes, Reporter(to_stderr=True))
-    assert brought.means == "cut"
+    fetched = fetch_encoder(asset, asset.files[0], str(tmp_path / "mine.pth.tar"), hashes, Reporter(to_stderr=True))
+    assert fetched.means == "cut"
 
 
 def test_a_licence_is_shown_for_both(tmp_path: Path) -> None:
@@ -364,15 +364,15 @@ def test_a_file_put_there_by_hand_is_cut_and_its_hash_kept(
     mine = workspace.checkpoints / "vith16.pth.tar"
     torch.save(training(weights["vjepa"]), mine)
     sha256 = file_sha256(mine)
-    asset = assets(workspace)[small]
-    brought = bring_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
-    noted = json.loads((workspace.checkpoints / f"{brought.path.name}.origin.json").read_text())
+    asset = list_assets(workspace)[small]
+    fetched = fetch_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
+    noted = json.loads((workspace.checkpoints / f"{fetched.path.name}.origin.json").read_text())
     assert noted["original"]["sha256"] == sha256
     with (
-        lock_file(brought.path.with_name(f".{brought.path.name}.lock"), "x", "y"),
+        lock_file(fetched.path.with_name(f".{fetched.path.name}.lock"), "x", "y"),
         pytest.raises(UsageError, match="is being made"),
     ):
-        bring_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
+        fetch_encoder(asset, asset.files[0], None, hashes, Reporter(to_stderr=True))
 
 
 def test_a_file_is_what_it_says_whatever_its_name(tmp_path: Path, weights: dict[str, Tensors]) -> None:
