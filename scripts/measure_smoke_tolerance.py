@@ -16,7 +16,7 @@ from repro.features.store import FeatureStore
 from repro.readout.checkpoints import TrainingData
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import train_readout
-from repro.records.record import all_runs
+from repro.records.record import find_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
 from repro.table.row import Row
@@ -49,7 +49,7 @@ def main() -> None:
     splits = clips.splits(workspace.smoke / "clips")
     for name in SMOKE_ROWS:
         row = load_row(name)
-        records = [r for run in all_runs(workspace.runs) if (r := run.read()) and r.row == name]
+        records = [r for run in find_runs(workspace.runs) if (r := run.load_record()) and r.row == name]
         key, identity = records[0].features.key, records[0].features.identity
         store = FeatureStore(
             workspace.features / f"{row.backbone}-{key}" / "smoke", key, identity, FileHashes(workspace.hashes)

@@ -11,7 +11,7 @@ from repro.core.workspace import Workspace
 from repro.judge import verdict as judge
 from repro.judge.expected import rows_with_expected, table_path, table_sha256
 from repro.judge.verdict import Outcome, Verdict
-from repro.records.record import DamagedRecordError, RunRecord, all_runs
+from repro.records.record import DamagedRecordError, RunRecord, find_runs
 
 
 def check(*, expected: Path | None = None, strict: FlagOption = False, common: CommonOptions = COMMON) -> Exit:
@@ -26,14 +26,14 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
     workspace, path = common.open_workspace(), expected or table_path()
     rows = rows_with_expected(path)
     records, damaged = _read_records(workspace)
-    verdicts, left_out = judge.check(rows, records)
+    verdicts, left_out = judge.judge_rows(rows, records)
     extras = [record for record in records if record.kind == "extra"]
     for line in explain_left_out(left_out):
         print(f"warning: {line}", file=sys.stderr)
     if common.as_json:
         report = {
             "expected_sha256": table_sha256(path),
-            "verdicts": [judge.as_json(verdict) for verdict in verdicts],
+            "verdicts": [judge.verdict_as_json(verdict) for verdict in verdicts],
             "counts": {str(o): sum(v.outcome is o for v in verdicts) for o in Outcome},
             "damaged_records": damaged,
             "records_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run, "why": why} for r, why in left_out],
@@ -52,11 +52,11 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
 
 def _print_verdicts(verdicts: Sequence[Verdict], extras: Sequence[RunRecord], *, damaged: int, left_out: int) -> None:
     for verdict in verdicts:
-        print(judge.line(verdict))
+        print(judge.format_verdict(verdict))
     if extras:
         names = ", ".join(dict.fromkeys(record.row for record in extras))
         print(f"not judged: {len(extras)} records of extras, which have no published value: {names}")
-    notes = [judge.summary(verdicts)]
+    notes = [judge.format_counts(verdicts)]
     if damaged:
         notes.append(f"{damaged} damaged records left out")
     if left_out:
@@ -83,9 +83,9 @@ def explain_left_out(left_out: Sequence[tuple[RunRecord, str]]) -> list[str]:
 def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
     """Return the complete records, and a message for each damaged one, which is also printed."""
     records, damaged = [], []
-    for run in all_runs(workspace.runs):
+    for run in find_runs(workspace.runs):
         try:
-            record = run.read()
+            record = run.load_record()
         except DamagedRecordError as error:
             damaged.append(str(error))
             # A damaged record cannot say which row it is of; its folder can.

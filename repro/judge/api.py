@@ -9,8 +9,8 @@ from pathlib import Path
 from repro.core.errors import MissingError
 from repro.core.workspace import open_workspace
 from repro.judge.expected import rows_with_expected, table_path
-from repro.judge.verdict import Verdict, check
-from repro.records.record import DamagedRecordError, RunRecord, all_runs
+from repro.judge.verdict import Verdict, judge_rows
+from repro.records.record import DamagedRecordError, RunRecord, find_runs
 
 
 def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
@@ -24,7 +24,7 @@ def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
     """
     place = open_workspace(None if workspace is None else Path(workspace))
     try:
-        return [record for run in all_runs(place.runs) if (record := run.read()) is not None]
+        return [record for run in find_runs(place.runs) if (record := run.load_record()) is not None]
     except DamagedRecordError as error:
         raise MissingError(str(error)) from error
 
@@ -42,5 +42,5 @@ def judge_records(records: Iterable[RunRecord], expected: Path | str | None = No
         UsageError: the table cannot be read or names an unknown row.
     """
     rows = rows_with_expected(table_path() if expected is None else Path(expected))
-    verdicts, _ = check(rows, records)
+    verdicts, _ = judge_rows(rows, records)
     return verdicts

@@ -32,7 +32,9 @@ def has_grid(row: Row) -> bool:
     return row_backbone(row).axes().timesteps is not None
 
 
-def part_of(cells: Sequence[Cell], timesteps: Sequence[int] | None, layers: Sequence[int] | None) -> tuple[Cell, ...]:
+def choose_grid_part(
+    cells: Sequence[Cell], timesteps: Sequence[int] | None, layers: Sequence[int] | None
+) -> tuple[Cell, ...]:
     """The cells at those timesteps and layers; None: at all.
 
     Raises:
@@ -69,12 +71,12 @@ class Selected:
     """Number of cells with the same score, this one included."""
 
 
-def picked(run: RunRecord) -> Selection:
+def selection_of(run: RunRecord) -> Selection:
     """Return the epoch that the run's protocol selects."""
     return run.best_epoch_on_held_out or run.best_epoch_on_test
 
 
-def compared(run: RunRecord) -> float:
+def selection_score(run: RunRecord) -> float:
     """Return the score that a run's cell is selected by: at the selected epoch, on the clips that selected it."""
     if run.best_epoch_on_held_out is None:
         return run.best_epoch_on_test.scores[run.metric]
@@ -83,16 +85,16 @@ def compared(run: RunRecord) -> float:
     return epoch.held_out[run.metric]
 
 
-def select(runs: Mapping[str, RunRecord], order: Sequence[str]) -> Selected:
+def select_cell(runs: Mapping[str, RunRecord], order: Sequence[str]) -> Selected:
     """Select the best of one seed's `runs` (by cell) under their protocol; ties go to the first in `order`."""
-    cell = max((cell for cell in order if cell in runs), key=lambda cell: compared(runs[cell]))
+    cell = max((cell for cell in order if cell in runs), key=lambda cell: selection_score(runs[cell]))
     run = runs[cell]
     return Selected(
         run.seed,
         cell,
-        picked(run).epoch,
-        compared(run),
-        picked(run).scores[run.metric],
+        selection_of(run).epoch,
+        selection_score(run),
+        selection_of(run).scores[run.metric],
         run.last_epoch.scores[run.metric],
-        sum(compared(other) == compared(run) for other in runs.values()),
+        sum(selection_score(other) == selection_score(run) for other in runs.values()),
     )

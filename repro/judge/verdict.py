@@ -16,7 +16,7 @@ from enum import StrEnum
 from repro.core.errors import Exit
 from repro.datasets.split import SplitName
 from repro.judge.expected import Expected
-from repro.judge.grid_selection import Selected, grid_cells, has_grid, select
+from repro.judge.grid_selection import Selected, grid_cells, has_grid, select_cell
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone, row_datasets
 
@@ -61,7 +61,7 @@ class Verdict:
         return self.expected.margin + self.allowance
 
 
-def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int = 91) -> tuple[Outcome, str]:
+def judge_values(expected: Expected, values: Sequence[float], cells: int = 1, of: int = 91) -> tuple[Outcome, str]:
     """Judge values against a published one.
 
     The difference d to the published value has standard error s sqrt(1 + 1/k): a prediction interval for one further value,
@@ -111,7 +111,7 @@ def judge(expected: Expected, values: Sequence[float], cells: int = 1, of: int =
     return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), f"{interval}{also}"
 
 
-def check(
+def judge_rows(
     rows: dict[str, tuple[Row, Expected]], records: Iterable[RunRecord]
 ) -> tuple[list[Verdict], list[tuple[RunRecord, str]]]:
     """Return one verdict per row, in the rows' order, and the records of published rows that were left out, each with the
@@ -142,10 +142,10 @@ def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
         return "a trial on fewer clips"
     if record.protocol != "published":
         return f"the {record.protocol} protocol: the published rule alone is compared with published values"
-    return unlike(record, row, cells)
+    return explain_mismatch(record, row, cells)
 
 
-def unlike(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
+def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
     """Why `record` does not match the row's current config, whatever its protocol; empty if it does.
 
     `cells` are the cells that count [default: the row's own]."""
@@ -241,7 +241,7 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
         return Verdict(expected, Outcome.NOT_RUN, reason, checkpoint_assumed=expected.status == "unknown checkpoint")
     chosen = max(candidates, key=lambda one: one.rank(expected.planned_seeds))
     runs = chosen.own_runs()
-    best = tuple(select(chosen.by_seed[seed], chosen.cells) for seed in chosen.whole)
+    best = tuple(select_cell(chosen.by_seed[seed], chosen.cells) for seed in chosen.whole)
     # select() compares the same score as the published rule, since all these runs are of the published protocol.
     values = [
         100 * (best[n].test if best else run.best_epoch_on_test.scores[expected.metric]) for n, run in enumerate(runs)
@@ -249,7 +249,7 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
     count = max(len(chosen.by_seed[seed]) for seed in chosen.seeds)
     # All runs of one set read the same clips, so any of them tells which were missing.
     allowance, said = _allowance(runs[0])
-    outcome, reason = judge(
+    outcome, reason = judge_values(
         dataclasses.replace(expected, margin=expected.margin + allowance), values, count, len(chosen.cells)
     )
     reason += said
@@ -284,7 +284,7 @@ def exit_code(verdicts: Sequence[Verdict], strict: bool) -> Exit:
     return Exit.JUDGED_DIFFERENT if any(v.outcome in bad for v in verdicts) else Exit.OK
 
 
-def line(verdict: Verdict) -> str:
+def format_verdict(verdict: Verdict) -> str:
     """A verdict as one line."""
     expected = verdict.expected
     published = f"published {expected.published:.{expected.digits}f}"
@@ -300,13 +300,13 @@ def line(verdict: Verdict) -> str:
     return f"{expected.row:<24} {verdict.outcome:<13} {expected.metric:<9} {measured}  {verdict.reason}{assumed}"
 
 
-def summary(verdicts: Sequence[Verdict]) -> str:
+def format_counts(verdicts: Sequence[Verdict]) -> str:
     """Return the last line: the number of rows per outcome; the numbers add up to all rows."""
     counts = [f"{sum(v.outcome is outcome for v in verdicts)} {outcome.lower()}" for outcome in Outcome]
     return f"{len(verdicts)} rows: {', '.join(counts)}"
 
 
-def as_json(verdict: Verdict) -> dict[str, object]:
+def verdict_as_json(verdict: Verdict) -> dict[str, object]:
     expected = verdict.expected
     return {
         "row": expected.row,

@@ -23,7 +23,7 @@ from repro.features import rates
 from repro.features.collection import Collection, dataset_collection, folder_collection
 from repro.features.extract import Ask, Extraction, extract, pack_if_whole
 from repro.features.store import FeatureStore, StoredAs
-from repro.records.record import machine, versions
+from repro.records.record import describe_machine, software_versions
 from repro.video.readers import declared_frames
 
 SAMPLED_CLIPS = 200
@@ -138,7 +138,7 @@ def compute_features(
         if show_disk:
             _report_disk(clips, asks, reporter)
 
-    origin = versions() | machine(execution.device)
+    origin = software_versions() | describe_machine(execution.device)
     return extract(collection, asks, execution, origin, reporter, report_disk)
 
 
@@ -175,7 +175,7 @@ def extract_features(
             ask.backbone.name,
             ask.backbone.identity(),
             tuple(cell.name for cell in ask.cells),
-            machine(execution.device),
+            describe_machine(execution.device),
             done.windows,
             done.seconds,
         )

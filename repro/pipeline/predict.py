@@ -17,7 +17,7 @@ from repro.features.collection import Collection
 from repro.pipeline.extract import compute_features, open_stores
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
-from repro.records.record import DamagedRecordError, RunRecord, StoredRun, all_runs
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 from repro.table.row import Row, row_backbone
 
 COLLECTION = "predicted"
@@ -92,11 +92,11 @@ def _find_runs(row: Row, seed: int | None, workspace: Workspace) -> list[tuple[R
     """
     runs: list[tuple[RunRecord, StoredRun]] = []
     seeds, trials = set(), 0
-    for run in all_runs(workspace.runs):
+    for run in find_runs(workspace.runs):
         if run.folder.parent.name != row.name or not (run.folder / SELECTED).is_file():
             continue
         try:
-            record = run.read()
+            record = run.load_record()
         except DamagedRecordError:
             continue
         if record is None or (record.features.cell, record.recipe.head) != (row.features.name, row.readout.head):

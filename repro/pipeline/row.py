@@ -87,7 +87,7 @@ def _train_seeds(
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.first(request.seeds)
     records = run_readouts(inputs, seeds, workspace, reporter, request.protocol, compute)
-    mlflow_view.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     return records
 
 

@@ -34,15 +34,15 @@ from repro.records.record import (
     DamagedRecordError,
     EpochRecord,
     FeaturesRecord,
-    Made,
+    Provenance,
     RunRecord,
     Selection,
     SplitRecord,
     StoredRun,
     SubsetRecord,
-    machine,
+    describe_machine,
     stored_run,
-    versions,
+    software_versions,
 )
 from repro.table.row import Row, row_backbone
 
@@ -160,7 +160,7 @@ def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
 def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
     """The record of a run; None if it is missing or damaged, in which case the damaged file is renamed."""
     try:
-        return stored.read()
+        return stored.load_record()
     except DamagedRecordError as error:
         kept = [set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
         reporter.warn(f"{error}: kept as {' and '.join(kept)}, training this seed again")
@@ -221,7 +221,7 @@ def _train_seed(
     seconds = time.perf_counter() - started
     _write_predictions(stored, plan, data, trained)
     record = _build_record(plan, seed, stored, data, trained, seconds)
-    stored.write(record)
+    stored.write_record(record)
     # The training's state is of no use once the record vouches for the run.
     (stored.folder / checkpoints.STATE).unlink(missing_ok=True)
     return record
@@ -312,15 +312,15 @@ def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> F
     )
 
 
-def _made_record(compute: Compute, seconds: float) -> Made:
+def _made_record(compute: Compute, seconds: float) -> Provenance:
     """When and on what the training ran."""
-    on = machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
+    on = describe_machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
     if compute.threads is not None:
         on["torch_threads"] = str(compute.threads)
-    return Made(
+    return Provenance(
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
-        by=versions(),
+        by=software_versions(),
         on=on,
     )
 

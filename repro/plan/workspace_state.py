@@ -17,7 +17,7 @@ from repro.datasets.registry import Dataset, list_dataset
 from repro.datasets.split import SplitName
 from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
 from repro.features.store import FeatureStore
-from repro.judge.verdict import unlike
+from repro.judge.verdict import explain_mismatch
 from repro.pipeline.row_data import matching_manifest
 from repro.readout.recipe import Protocol
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
@@ -132,11 +132,11 @@ class Here:
         found = []
         for path in sorted(self.workspace.runs.glob(f"{name}/seed*/record.json")):
             try:
-                record = StoredRun(path.parent).read()
+                record = StoredRun(path.parent).load_record()
             except DamagedRecordError as error:
                 self.problems.append(str(error))
                 continue
-            if record is None or not record.complete or record.protocol != protocol or unlike(record, row):
+            if record is None or not record.complete or record.protocol != protocol or explain_mismatch(record, row):
                 continue
             if store is None or record.features.key == store.key:
                 found.append(record)

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 from repro.core.console import Reporter
 from repro.core.files import replacing_file, set_aside
 from repro.core.workspace import Workspace, quiet_libraries
-from repro.records.record import DamagedRecordError, RunRecord, StoredRun, all_runs
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,15 +21,15 @@ EXPERIMENT = "actiondiff"
 RUN_TAG = "repro.run"
 
 
-def sync(workspace: Workspace, reporter: Reporter) -> None:
+def log_runs(workspace: Workspace, reporter: Reporter) -> None:
     """Bring every whole run of the workspace into its MLflow database; runs it has already are left alone.
 
     A database that cannot be used, or that was made when the workspace lay elsewhere, is set aside and made again.
     """
     runs = []
-    for stored in all_runs(workspace.runs):
+    for stored in find_runs(workspace.runs):
         try:
-            record = stored.read()
+            record = stored.load_record()
         except DamagedRecordError as error:
             reporter.warn(f"{error}: not logged to MLflow")
             continue

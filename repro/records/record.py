@@ -76,7 +76,7 @@ class SubsetRecord(Record):
     last_epoch: Selection
 
 
-class Made(Record):
+class Provenance(Record):
     at: str
     """UTC, ISO 8601."""
     seconds: float
@@ -132,7 +132,7 @@ class RunRecord(Record):
     checkpoints: dict[str, str] = {}
     """sha256 of the weights next to the record, by file name."""
     predictions_sha256: str
-    made: Made
+    made: Provenance
 
     @model_validator(mode="after")
     def _has_its_metric(self) -> "RunRecord":
@@ -160,7 +160,7 @@ class StoredRun:
     def predictions_path(self) -> Path:
         return self.folder / "predictions.parquet"
 
-    def read(self) -> RunRecord | None:
+    def load_record(self) -> RunRecord | None:
         """Read and verify the run's record; None if the run did not finish.
 
         Raises:
@@ -195,7 +195,7 @@ class StoredRun:
             raise DamagedRecordError(f"{self.predictions_path}: cannot be read ({error.strerror})") from error
         return record
 
-    def write(self, record: RunRecord) -> None:
+    def write_record(self, record: RunRecord) -> None:
         write_signed_json(self.record_path, record.model_dump(mode="json"))
 
 
@@ -203,19 +203,19 @@ def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:
     return StoredRun(runs / row / f"seed{seed}-{run}")
 
 
-def all_runs(runs: Path) -> Iterator[StoredRun]:
+def find_runs(runs: Path) -> Iterator[StoredRun]:
     """Yield every run folder that has a record, ordered by name."""
     for path in sorted(runs.glob("*/seed*/record.json")):
         yield StoredRun(path.parent)
 
 
-def versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     from repro import __version__
 
     return {"actiondiff-repro": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
-def machine(device: str = "cpu") -> dict[str, str]:
+def describe_machine(device: str = "cpu") -> dict[str, str]:
     """Return the machine that numbers are computed on, for records and origins."""
     import torch
 

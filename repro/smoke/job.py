@@ -16,7 +16,7 @@ from repro.pipeline.row import extract_row
 from repro.pipeline.row_data import RowData
 from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
-from repro.records import mlflow_view as tracking
+from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
@@ -125,7 +125,7 @@ def make(
             inputs = extract_row(load_row(name), data, workspace, Execution(workers=workers), reporter)
             stores[name] = inputs.store
             records[name] = run_readouts(inputs, seeds, workspace, reporter, compute=compute)
-        tracking.sync(workspace, reporter)
+        mlflow_view.log_runs(workspace, reporter)
     return Made(hashes, checkpoint_sha256, stores["smoke"], records)
 
 

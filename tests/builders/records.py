@@ -7,7 +7,7 @@ from repro.datasets.split import SplitName
 from repro.records.record import (
     EpochRecord,
     FeaturesRecord,
-    Made,
+    Provenance,
     RunRecord,
     Selection,
     SplitRecord,
@@ -57,7 +57,7 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
         last_epoch=Selection(epoch=1, scores=best),
         chance={"top1": 0.5},
         predictions_sha256=hashlib.sha256(PREDICTIONS).hexdigest(),
-        made=Made(at=at, seconds=1.0, by={}, on={}),
+        made=Provenance(at=at, seconds=1.0, by={}, on={}),
     )
 
 
@@ -66,5 +66,5 @@ def write(runs: Path, made: RunRecord) -> StoredRun:
     stored = stored_run(runs, made.row, made.seed, made.run)
     stored.folder.mkdir(parents=True, exist_ok=True)
     stored.predictions_path.write_bytes(PREDICTIONS)
-    stored.write(made)
+    stored.write_record(made)
     return stored

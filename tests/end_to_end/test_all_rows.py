@@ -23,7 +23,7 @@ from builders.shipped import use_shipped
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
-from repro.records.record import RunRecord, all_runs
+from repro.records.record import RunRecord, find_runs
 from repro.table.rows import SETTINGS, load_row, row_names
 
 
@@ -57,7 +57,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def records(workspace: Workspace) -> dict[str, RunRecord]:
-    found = {run.folder.parent.name: run.read() for run in all_runs(workspace.runs)}
+    found = {run.folder.parent.name: run.load_record() for run in find_runs(workspace.runs)}
     return {name: record for name, record in found.items() if record is not None}
 
 

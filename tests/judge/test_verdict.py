@@ -11,10 +11,10 @@ from scipy import stats
 
 from repro.cli.check import explain_left_out
 from repro.core.errors import Exit, UsageError
-from repro.judge import verdict as check
+from repro.judge import verdict as judge
 from repro.judge.expected import Expected, rows_with_expected, table_path
 from repro.judge.grid_selection import grid_cells
-from repro.judge.verdict import Outcome, judge
+from repro.judge.verdict import Outcome, judge_values
 from repro.records.record import FeaturesRecord, RunRecord
 from repro.table.rows import load_row
 
@@ -57,27 +57,27 @@ def around(mean: float, spread: float, k: int = 5) -> list[float]:
     ],
 )
 def test_the_truth_table(values: list[float], outcome: Outcome) -> None:
-    assert judge(LINE, values)[0] is outcome
+    assert judge_values(LINE, values)[0] is outcome
 
 
 def test_one_cell_of_a_grid_is_never_lower() -> None:
     for values in ([60.0], around(60.0, 0.1)):
-        outcome, reason = judge(GRID, values)
+        outcome, reason = judge_values(GRID, values)
         assert outcome is Outcome.INCONCLUSIVE
         assert "1 cell of 91" in reason
-    assert judge(GRID, around(90.0, 0.1))[0] is Outcome.HIGHER
-    assert judge(LINE, around(60.0, 0.1))[0] is Outcome.LOWER
+    assert judge_values(GRID, around(90.0, 0.1))[0] is Outcome.HIGHER
+    assert judge_values(LINE, around(60.0, 0.1))[0] is Outcome.LOWER
 
 
 def test_a_part_of_a_grid_is_never_lower_and_a_whole_one_may_be() -> None:
     for values in ([60.0], around(60.0, 0.1)):
-        outcome, reason = judge(GRID, values, 90, 91)
+        outcome, reason = judge_values(GRID, values, 90, 91)
         assert outcome is Outcome.INCONCLUSIVE
         assert "90 cells of 91" in reason
-    outcome, reason = judge(GRID, around(60.0, 0.1), 91, 91)
+    outcome, reason = judge_values(GRID, around(60.0, 0.1), 91, 91)
     assert outcome is Outcome.LOWER
     assert "cells" not in reason
-    assert judge(GRID, [60.0], 91, 91) == (Outcome.INCONCLUSIVE, "one run of 5 planned")
+    assert judge_values(GRID, [60.0], 91, 91) == (Outcome.INCONCLUSIVE, "one run of 5 planned")
 
 
 CELLS = [cell.name for cell in grid_cells(load_row("ucf_hmdb"))]
@@ -105,9 +105,9 @@ def test_a_whole_grid_is_judged_by_its_best_cell() -> None:
     assert judged.cells == 91
     assert [one.cell for one in judged.best_of_grid] == ["t00_layer01", *["t00_layer02"] * 4]
     assert "best of 91 cells, seed 0 t00_layer01, seed 1 t00_layer02" in judged.reason
-    assert check.as_json(judged)["cells"] == 91
-    assert check.check(ROWS, runs)[1] == []
-    assert check.exit_code([judged], False) is Exit.JUDGED_DIFFERENT
+    assert judge.verdict_as_json(judged)["cells"] == 91
+    assert judge.judge_rows(ROWS, runs)[1] == []
+    assert judge.exit_code([judged], False) is Exit.JUDGED_DIFFERENT
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_other_cells_of_a_row_that_is_one_cell_are_named_together() -> None:
         )
         for cell in CELLS
     ]
-    verdicts, left_out = check.check(ROWS, runs)
+    verdicts, left_out = judge.judge_rows(ROWS, runs)
     judged = next(v for v in verdicts if v.expected.row == "ucf_hmdb_sdv2")
     assert (judged.outcome, judged.measured) == (Outcome.WITHIN_MARGIN, 76.5)
     assert len(left_out) == 90
@@ -162,22 +162,22 @@ def test_it_is_two_sided() -> None:
     """Mirrored differences get mirrored outcomes."""
     mirror = {Outcome.HIGHER: Outcome.LOWER, Outcome.LOWER: Outcome.HIGHER}
     for difference, spread, k in itertools.product((0.3, 1.9, 2.5, 8.0), (0.01, 0.5, 3.0), (1, 3, 5)):
-        up = judge(LINE, around(76.5 + difference, spread, k) if k > 1 else [76.5 + difference])[0]
-        down = judge(LINE, around(76.5 - difference, spread, k) if k > 1 else [76.5 - difference])[0]
+        up = judge_values(LINE, around(76.5 + difference, spread, k) if k > 1 else [76.5 + difference])[0]
+        down = judge_values(LINE, around(76.5 - difference, spread, k) if k > 1 else [76.5 - difference])[0]
         assert mirror.get(up, up) is down
 
 
 def test_the_interval_is_students() -> None:
     values = around(78.0, 0.7)
     half = stats.t.ppf(0.975, 4) * 0.7 * math.sqrt(1 + 1 / 5) + 0.05
-    assert f"{1.5 - half:+.2f} to {1.5 + half:+.2f}" in judge(LINE, values)[1]
+    assert f"{1.5 - half:+.2f} to {1.5 + half:+.2f}" in judge_values(LINE, values)[1]
 
 
 ROWS = rows_with_expected(table_path())
 
 
-def verdict(row: str, *runs: RunRecord) -> check.Verdict:
-    return next(v for v in check.check(ROWS, runs)[0] if v.expected.row == row)
+def verdict(row: str, *runs: RunRecord) -> judge.Verdict:
+    return next(v for v in judge.judge_rows(ROWS, runs)[0] if v.expected.row == row)
 
 
 def test_the_newest_finished_set_of_runs_is_judged() -> None:
@@ -218,7 +218,7 @@ def changed(**keys: object) -> FeaturesRecord:
 )
 def test_what_does_not_measure_the_row_is_not_judged_and_named(change: dict[str, object], said: str) -> None:
     run = record("ucf_hmdb_sdv2", 1, 0.765).model_copy(update=change)
-    verdicts, left_out = check.check(ROWS, [run])
+    verdicts, left_out = judge.judge_rows(ROWS, [run])
     assert {v.outcome for v in verdicts} == {Outcome.NOT_RUN}
     assert len(left_out) == 1
     assert said in left_out[0][1]
@@ -248,9 +248,9 @@ def test_missing_test_clips_widen_the_margin_of_accuracy() -> None:
         assert judged.outcome is outcome
         assert judged.margin == pytest.approx(2 + 100 * gone / 1200)
     judged = verdict("ucf_hmdb_sdv2", lacking(record("ucf_hmdb_sdv2", 1, 0.765), test=30))
-    assert "30 of 1200 test clips missing, margin wider by 2.50" in check.line(judged)
-    assert "margin 4.5" in check.line(judged)
-    assert (check.as_json(judged)["margin"], check.as_json(judged)["margin_widened_by"]) == (4.5, 2.5)
+    assert "30 of 1200 test clips missing, margin wider by 2.50" in judge.format_verdict(judged)
+    assert "margin 4.5" in judge.format_verdict(judged)
+    assert (judge.verdict_as_json(judged)["margin"], judge.verdict_as_json(judged)["margin_widened_by"]) == (4.5, 2.5)
 
 
 def test_nothing_is_allowed_for_other_missing_clips() -> None:
@@ -266,26 +266,26 @@ def test_nothing_is_allowed_for_other_missing_clips() -> None:
 def test_clips_that_are_neither_there_nor_said_to_be_missing() -> None:
     run = lacking(record("ucf_hmdb_sdv2", 1, 0.765), test=30)
     short = run.model_copy(update={"test": run.test.model_copy(update={"missing_clips": ("a",)})})
-    assert "1170 clips of hmdb51/full, which has 1200" in check.check(ROWS, [short])[1][0][1]
+    assert "1170 clips of hmdb51/full, which has 1200" in judge.judge_rows(ROWS, [short])[1][0][1]
 
 
 def test_smoke_records_are_none_of_its_business() -> None:
     run = record("ucf_hmdb_sdv2", 1, 0.765).model_copy(update={"kind": "smoke"})
-    assert check.check(ROWS, [run])[1] == []
+    assert judge.judge_rows(ROWS, [run])[1] == []
 
 
 def test_the_sum_adds_up_to_the_rows() -> None:
-    verdicts, _ = check.check(ROWS, [record("ucf_hmdb_sdv2", 1, 0.765), record("ak_full", 1, 0.5)])
-    text = check.summary(verdicts)
+    verdicts, _ = judge.judge_rows(ROWS, [record("ucf_hmdb_sdv2", 1, 0.765), record("ak_full", 1, 0.5)])
+    text = judge.format_counts(verdicts)
     assert text.startswith("24 rows: ")
     assert sum(int(part.split()[0]) for part in text.split(": ")[1].split(", ")) == 24
-    assert all("\n" not in check.line(v) for v in verdicts)
+    assert all("\n" not in judge.format_verdict(v) for v in verdicts)
 
 
 def test_exit_codes() -> None:
     def code(values: list[float], strict: bool) -> Exit:
-        outcome, reason = judge(LINE, values)
-        return check.exit_code([check.Verdict(LINE, outcome, reason)], strict)
+        outcome, reason = judge_values(LINE, values)
+        return judge.exit_code([judge.Verdict(LINE, outcome, reason)], strict)
 
     assert code(around(79.0, 0.2), False) is Exit.JUDGED_DIFFERENT
     assert code(around(74.0, 0.2), False) is Exit.JUDGED_DIFFERENT
@@ -296,7 +296,7 @@ def test_exit_codes() -> None:
 
 
 def test_an_assumed_checkpoint_is_said_beside_the_verdict() -> None:
-    line = check.line(verdict("ak_full_vjepa", record("ak_full_vjepa", 1, 0.7864)))
+    line = judge.format_verdict(verdict("ak_full_vjepa", record("ak_full_vjepa", 1, 0.7864)))
     assert "WITHIN MARGIN" in line
     assert line.endswith("[checkpoint assumed]")
 

@@ -26,7 +26,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
-from repro.judge.grid_selection import compared, grid_cells, part_of, picked, select
+from repro.judge.grid_selection import choose_grid_part, grid_cells, select_cell, selection_of, selection_score
 from repro.pipeline import extract as extraction
 from repro.pipeline import row as rows
 from repro.pipeline import run_readout as stage
@@ -39,8 +39,8 @@ from repro.pipeline.row_data import RowData
 from repro.readout import checkpoints
 from repro.readout.checkpoints import STATE
 from repro.readout.compute import Compute
-from repro.records import mlflow_view as tracking
-from repro.records.record import EpochRecord, RunRecord, Selection, all_runs
+from repro.records import mlflow_view
+from repro.records.record import EpochRecord, RunRecord, Selection, find_runs
 from repro.table.row import Row, row_backbone
 from repro.table.rows import load_row
 from repro.video import workers
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = "ucf_hmdb"
 OWN = "t20_layer09"
-LOGGED = tracking.sync
+LOGGED = mlflow_view.log_runs
 FEW = GridRequest(timesteps=(20, 25), layers=(8, 9))
 ONE_THREAD = Compute(threads=1)
 
@@ -83,7 +83,7 @@ def place(workspace: Workspace, drawn: Path, monkeypatch: pytest.MonkeyPatch) ->
         splits[part] = Split(name, ("a", "b"), clips)
     for module in (grid, rows):
         monkeypatch.setattr(module, "open_row_data", lambda *_, **__: RowData(splits))
-    monkeypatch.setattr(tracking, "sync", lambda *_: None)  # takes seconds; one test has it
+    monkeypatch.setattr(mlflow_view, "log_runs", lambda *_: None)  # takes seconds; one test has it
     return workspace
 
 
@@ -119,7 +119,7 @@ def run(workspace: Workspace, request: GridRequest = FEW, *, as_json: bool = Fal
 
 
 def records(workspace: Workspace) -> dict[tuple[str, int, str], RunRecord]:
-    found = [whole for stored in all_runs(workspace.runs) if (whole := stored.read())]
+    found = [whole for stored in find_runs(workspace.runs) if (whole := stored.load_record())]
     return {(r.protocol, r.seed, r.features.cell): r for r in found}
 
 
@@ -138,7 +138,7 @@ def test_one_pass_over_the_clips_makes_all_cells(
         tiny_datasets.film(clip.path, number)
     for module in (grid, rows):
         monkeypatch.setattr(module, "open_row_data", lambda *_, **__: RowData(few))
-    monkeypatch.setattr(tracking, "sync", LOGGED)
+    monkeypatch.setattr(mlflow_view, "log_runs", LOGGED)
     done: list[Extraction] = []
     real = extraction.extract
     monkeypatch.setattr(extraction, "extract", lambda *a: done.append(real(*a)) or done[-1])
@@ -264,8 +264,8 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
     for protocol in ("published", "honest"):
         for one in found["protocols"][protocol]["selected"]:
             own = {cell: r for (p, s, cell), r in made.items() if (p, s) == (protocol, one["seed"])}
-            assert compared(own[one["cell"]]) == max(compared(r) for r in own.values())
-            assert one["test"] == pytest.approx(100 * picked(own[one["cell"]]).scores["top1"])
+            assert selection_score(own[one["cell"]]) == max(selection_score(r) for r in own.values())
+            assert one["test"] == pytest.approx(100 * selection_of(own[one["cell"]]).scores["top1"])
         assert f"ucf_hmdb, {protocol} protocol: top1" in reporter
         assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in reporter
     run(featured, pair, as_json=True)
@@ -296,14 +296,14 @@ def made_up(protocol: str, cell: str, test: float, held: float | None = None, se
 def test_each_rule_picks_by_its_own_clips() -> None:
     order = ["t00_layer01", "t00_layer02", "t05_layer01"]
     published = {cell: made_up("published", cell, test) for cell, test in zip(order, (0.5, 0.7, 0.7), strict=True)}
-    chosen = select(published, order)
+    chosen = select_cell(published, order)
     assert (chosen.cell, chosen.epoch, chosen.chosen_on, chosen.test, chosen.equals) == ("t00_layer02", 1, 0.7, 0.7, 2)
     # Held-out clips prefer the cell that is worst on test, and an epoch that is not its best there.
     honest = {
         cell: made_up("honest", cell, test, held)
         for cell, test, held in zip(order, (0.5, 0.7, 0.7), (0.66, 0.65, 0.64), strict=True)
     }
-    chosen = select(honest, order)
+    chosen = select_cell(honest, order)
     assert (chosen.cell, chosen.epoch, chosen.chosen_on, chosen.equals) == ("t00_layer01", 2, 0.66, 1)
     assert chosen.test == pytest.approx(0.4)
     assert chosen.last_epoch == 0.5
@@ -374,7 +374,7 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
     for part, dataset in (("train", "ucf101"), ("test", "hmdb51")):
         put_features(place, data.splits[part].clips, dataset, "float16")
     run(place, replace(own, stored_as="float16"))
-    assert [whole.features.cell for stored in all_runs(place.runs) if (whole := stored.read())] == [OWN, OWN]
+    assert [whole.features.cell for stored in find_runs(place.runs) if (whole := stored.load_record())] == [OWN, OWN]
     # It cannot be decoded, and is not refused for a readout trained on other features.
     video = data.splits["test"].clips[0].path
     scored = predict_videos(tiny_row(), [video], None, place, Execution(), Reporter(to_stderr=True))
@@ -434,5 +434,5 @@ def test_what_is_no_grid_is_refused(words: list[str], said: str, tmp_path: Path)
 def test_parts_of_a_grid() -> None:
     cells = grid_cells(load_row("ak_full"))
     assert len(cells) == 91
-    assert part_of(cells, None, None) == cells
-    assert [cell.name for cell in part_of(cells, (0, 29), (13,))] == ["t00_layer13", "t29_layer13"]
+    assert choose_grid_part(cells, None, None) == cells
+    assert [cell.name for cell in choose_grid_part(cells, (0, 29), (13,))] == ["t00_layer13", "t29_layer13"]

@@ -25,7 +25,7 @@ from repro.pipeline.row_data import RowData
 from repro.pipeline.run_readout import run_readouts
 from repro.readout import checkpoints
 from repro.readout.metrics import all_scores
-from repro.records.record import RunRecord, all_runs
+from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
 from repro.table.rows import load_row
 from repro.video.synthetic import scenes
@@ -50,7 +50,7 @@ def predict(workspace: Workspace, *videos: Path, seed: int | None = None) -> Sco
 
 
 def records(workspace: Workspace) -> list[RunRecord]:
-    return [record for run in all_runs(workspace.runs) if (record := run.read())]
+    return [record for run in find_runs(workspace.runs) if (record := run.load_record())]
 
 
 @pytest.mark.slow

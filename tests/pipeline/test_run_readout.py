@@ -91,7 +91,7 @@ def test_a_record_holds_every_score_and_its_floor(run: Run, workspace: Workspace
     assert record.made.on["device"] == "cpu"
     assert record.made.on["deterministic"] == "false"
     stored = stored_run(workspace.runs, "smoke", 52, record.run)
-    assert stored.read() == record
+    assert stored.load_record() == record
     found = read_predictions(stored.predictions_path)
     for selection in (record.best_epoch_on_test, record.last_epoch):
         scores = all_scores(found.by_epoch[selection.epoch], found.targets, {"head": (0,), "tail": (1, 2)})
@@ -124,7 +124,7 @@ def test_an_honest_run_is_one_of_its_own_and_is_not_judged(
     assert chosen.epoch in read_predictions(stored.predictions_path).by_epoch
     assert "honest protocol" in reporter.lines[-1]
     judged = honest.model_copy(update={"kind": "published", "row": "ak_full"})
-    _, ((_, why),) = check.check(rows_with_expected(table_path()), [judged])
+    _, ((_, why),) = check.judge_rows(rows_with_expected(table_path()), [judged])
     assert why.startswith("the honest protocol")
 
 

@@ -10,8 +10,8 @@ from builders.records import record, write
 from builders.reporters import RecordingReporter
 
 from repro.core.workspace import Workspace
-from repro.records import mlflow_view as tracking
-from repro.records.record import DamagedRecordError, StoredRun, all_runs
+from repro.records import mlflow_view
+from repro.records.record import DamagedRecordError, StoredRun, find_runs
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def stored(workspace: Workspace) -> StoredRun:
 
 
 def test_a_record_is_read_as_it_was_written(stored: StoredRun, workspace: Workspace) -> None:
-    assert stored.read() == record("ak_full", 1, 0.8)
-    assert [run.folder for run in all_runs(workspace.runs)] == [stored.folder]
-    assert StoredRun(workspace.runs / "none").read() is None
+    assert stored.load_record() == record("ak_full", 1, 0.8)
+    assert [run.folder for run in find_runs(workspace.runs)] == [stored.folder]
+    assert StoredRun(workspace.runs / "none").load_record() is None
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_damaged_record_is_refused_in_one_line(stored: StoredRun, damage: str)
     else:
         stored.record_path.write_bytes(b"\xff\x00" if damage == "binary" else changed[damage].encode())
     with pytest.raises(DamagedRecordError) as caught:
-        stored.read()
+        stored.load_record()
     named = stored.predictions_path if "predictions" in damage else stored.record_path
     assert str(named) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_mlflow_shows_what_the_record_says_once(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     for _ in range(2):
-        tracking.sync(workspace, reporter)
+        mlflow_view.log_runs(workspace, reporter)
     assert logged(workspace) == [("g1", 0.8)]
     assert "1 logged" in reporter.lines[0]
     assert "reused all 1" in reporter.lines[1]
@@ -105,20 +105,20 @@ def test_mlflow_shows_what_the_record_says_once(
 def test_a_half_logged_run_is_logged_again(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     with sqlite3.connect(workspace.mlflow_db) as database:
         database.execute("update runs set status = 'RUNNING'")
         database.execute("delete from latest_metrics")
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     assert logged(workspace) == [("g1", 0.8)]
 
 
 def test_a_damaged_database_is_kept_aside_and_made_again(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     workspace.mlflow_db.write_bytes(b"not a database" * 100)
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     assert logged(workspace) == [("g1", 0.8)]
     assert len(reporter.warnings) == 1
     assert Path(f"{workspace.mlflow_db}.damaged1").is_file()
@@ -130,25 +130,25 @@ def test_a_database_of_another_place_or_use_is_made_again(
 ) -> None:
     """A copied workspace logs into itself; one whose experiment was deleted is whole again."""
     write(workspace.runs, record("ak_full", 2, 0.7))
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     copy = Workspace(tmp_path / "copy")
     shutil.copytree(workspace.root, copy.root)
     before = sorted(workspace.root.rglob("*"))
-    tracking.sync(copy, reporter)
+    mlflow_view.log_runs(copy, reporter)
     assert logged(copy) == [("g1", 0.8), ("g2", 0.7)]
     assert sorted(workspace.root.rglob("*")) == before
     assert len(list((copy.root / "mlartifacts").rglob("record.json"))) == 4
     with sqlite3.connect(copy.mlflow_db) as database:
         database.execute("update experiments set lifecycle_stage = 'deleted'")
     write(copy.runs, record("ak_full", 3, 0.6))
-    tracking.sync(copy, reporter)
+    mlflow_view.log_runs(copy, reporter)
     assert logged(copy) == [("g1", 0.8), ("g2", 0.7), ("g3", 0.6)]
     assert len(reporter.warnings) == 2
 
 
 def test_lost_artifacts_are_logged_again(stored: StoredRun, workspace: Workspace, reporter: RecordingReporter) -> None:
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     shutil.rmtree(workspace.root / "mlartifacts")
-    tracking.sync(workspace, reporter)
+    mlflow_view.log_runs(workspace, reporter)
     assert len(list((workspace.root / "mlartifacts").rglob("record.json"))) == 1
     assert logged(workspace) == [("g1", 0.8)]

@@ -23,7 +23,7 @@ from repro.datasets import registry
 from repro.datasets.config import DatasetConfig
 from repro.pipeline import row_data
 from repro.pipeline.row import extract_command
-from repro.records.record import all_runs
+from repro.records.record import find_runs
 from repro.table import extras, rows
 from repro.table.row import Row, row_backbone, row_datasets
 from repro.table.rows import extra_names, load_row, row_names
@@ -282,7 +282,7 @@ def test_an_extra_runs_and_is_not_judged(
     ):
         read_out_here(coloured("ucf_ucf_window2"), place)
     run_here(coloured("ucf_ucf_window2"), place)
-    first, second = (found for run in all_runs(place.runs) if (found := run.read()))
+    first, second = (found for run in find_runs(place.runs) if (found := run.load_record()))
     assert (first.kind, first.seed, first.metric) == ("extra", 42, "top1")
     assert (first.train.name, first.test.name) == ("ucf101/train", "ucf101/val")
     assert first.features.key != second.features.key

@@ -18,7 +18,7 @@ from repro.core.errors import UsageError
 from repro.core.files import write_bytes, write_json
 from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
-from repro.judge.grid_selection import grid_cells, part_of
+from repro.judge.grid_selection import grid_cells, choose_grid_part
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
 from repro.pipeline.grid.workers import CellJob, inputs_at, train_cells
@@ -82,7 +82,7 @@ def plan_grid(row: Row, request: GridRequest) -> Grid:
     trained = row if request.head is None else with_head(row, request.head)
     head = "" if trained.readout.head == row.readout.head else f"-{trained.readout.head}"
     report = f"{row.name}-grid{head}{'-fp16' if request.stored_as == 'float16' else ''}"
-    return Grid(trained, complete, part_of(complete, request.timesteps, request.layers), report)
+    return Grid(trained, complete, choose_grid_part(complete, request.timesteps, request.layers), report)
 
 
 def run_grid(
@@ -116,7 +116,7 @@ def run_grid(
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)
         cells = _Cells(grid, request, inputs, compute, workspace, reporter)
         failures = cells.train_missing()
-        mlflow_view.sync(workspace, reporter)
+        mlflow_view.log_runs(workspace, reporter)
         seeds = tuple(row.seeds.first(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
         if result.runs:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
 from repro.features.store import StoredAs
-from repro.judge.grid_selection import Selected, compared, picked, select
+from repro.judge.grid_selection import Selected, selection_score, selection_of, select_cell
 from repro.pipeline.extract import PRECISION_NAMES
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
@@ -69,7 +69,7 @@ class GridResult:
         Seeds with fewer cells are left out: the best of few and the best of many cells have no common mean.
         """
         order, most = [cell.name for cell in self.cells], self.count_cells(protocol)
-        return [select(runs, order) for seed in self.seeds if len(runs := self.runs_of(protocol, seed)) == most]
+        return [select_cell(runs, order) for seed in self.seeds if len(runs := self.runs_of(protocol, seed)) == most]
 
     def count_cells(self, protocol: Protocol) -> int:
         """The largest number of cells that a seed has."""
@@ -77,7 +77,7 @@ class GridResult:
 
     def mean_score(self, protocol: Protocol, cell: Cell) -> float | None:
         """Mean, over the seeds that have the cell, of the score it is selected by, in points; None if no seed has it."""
-        scores = [compared(run) for seed in self.seeds if (run := self.runs_of(protocol, seed).get(cell.name))]
+        scores = [selection_score(run) for seed in self.seeds if (run := self.runs_of(protocol, seed).get(cell.name))]
         return 100 * statistics.fmean(scores) if scores else None
 
 
@@ -140,9 +140,9 @@ def list_runs(result: GridResult) -> list[dict[str, object]]:
                             "timestep": cell.timestep,
                             "layer": cell.layer,
                             "cell": cell.name,
-                            "epoch": picked(run).epoch,
-                            "chosen_on": _to_points(compared(run)),
-                            "test": _to_points(picked(run).scores[run.metric]),
+                            "epoch": selection_of(run).epoch,
+                            "chosen_on": _to_points(selection_score(run)),
+                            "test": _to_points(selection_of(run).scores[run.metric]),
                             "last_epoch": _to_points(run.last_epoch.scores[run.metric]),
                             "run": run.run,
                         }
@@ -195,8 +195,8 @@ def format_summary(result: GridResult) -> list[str]:
             own = result.runs_of(protocol, one.seed).get(result.row.features.name)
             if own is not None and one.cell != result.row.features.name:
                 text.append(
-                    f"{'':<10} seed {one.seed}: the row's own cell {own.features.cell}, epoch {picked(own).epoch}, "
-                    f"{100 * picked(own).scores[metric]:.2f} on test"
+                    f"{'':<10} seed {one.seed}: the row's own cell {own.features.cell}, epoch {selection_of(own).epoch}, "
+                    f"{100 * selection_of(own).scores[metric]:.2f} on test"
                 )
     published = result.row.published
     if published is not None:
