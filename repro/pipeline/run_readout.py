@@ -41,8 +41,8 @@ from repro.records.record import (
     StoredRun,
     SubsetRecord,
     describe_machine,
-    stored_run,
     software_versions,
+    stored_run,
 )
 from repro.table.row import Row, row_backbone
 

@@ -18,7 +18,7 @@ from repro.core.errors import UsageError
 from repro.core.files import write_bytes, write_json
 from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
-from repro.judge.grid_selection import grid_cells, choose_grid_part
+from repro.judge.grid_selection import choose_grid_part, grid_cells
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
 from repro.pipeline.grid.workers import CellJob, inputs_at, train_cells

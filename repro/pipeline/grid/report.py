@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
 from repro.features.store import StoredAs
-from repro.judge.grid_selection import Selected, selection_score, selection_of, select_cell
+from repro.judge.grid_selection import Selected, select_cell, selection_of, selection_score
 from repro.pipeline.extract import PRECISION_NAMES
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
