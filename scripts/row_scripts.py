@@ -9,8 +9,8 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import SplitName
 from repro.features.rates import kind_of
 from repro.judge.expected import load_expected, table_path
-from repro.plan.amounts import total
-from repro.plan.plan import make
+from repro.plan.amounts import sum_amounts
+from repro.plan.plan import make_plan
 from repro.table.row import Row, row_backbone, row_datasets
 from repro.table.rows import load_row, row_names
 
@@ -80,10 +80,10 @@ def extraction(row: Row, split: SplitName) -> str:
 def cost(name: str) -> str:
     """Cost of the complete row on the GPU assumed in configs/plan.yaml (`repro plan` also uses existing results and measured
     speeds)."""
-    (row,) = make({name: load_row(name)}, Workspace(Path("/nowhere")), kind_of("cuda"), 1, "published").rows
-    clips, windows = (total([getattr(job.whole, what) for job in row.jobs]) for what in ("clips", "windows"))
-    time = total([job.hours for job in row.jobs])
-    fetched = total([one.whole for one in row.downloads])
+    (row,) = make_plan([load_row(name)], Workspace(Path("/nowhere")), kind_of("cuda"), 1, "published").rows
+    clips, windows = (sum_amounts([getattr(job.total, what) for job in row.jobs]) for what in ("clips", "windows"))
+    time = sum_amounts([job.hours for job in row.jobs])
+    fetched = sum_amounts([one.total_bytes for one in row.downloads])
     assert clips is not None
     assert windows is not None
     assert time is not None

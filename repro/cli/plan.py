@@ -1,4 +1,4 @@
-"""`repro plan` and `repro ROW --dry-run`: what rows would take, as tables or as JSON."""
+"""`repro plan` and `repro ROW --dry-run`: estimates of what rows would take, as tables or as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -21,13 +21,17 @@ from repro.core.console import format_size, open_table_console
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of
-from repro.plan.amounts import Amount, total
-from repro.plan.assumptions import reckoning
-from repro.plan.figures import as_json as plan_as_json
-from repro.plan.figures import here_in_words, portion, stages
-from repro.plan.plan import Plan, make
+from repro.plan.amounts import Amount, sum_amounts
+from repro.plan.assumptions import load_assumptions
+from repro.plan.figures import describe_existing, plan_as_json, sum_portions, sum_stages
+from repro.plan.plan import SECONDS_PER_HOUR, Plan, make_plan
 from repro.readout.recipe import Protocol
-from repro.table.rows import row_names
+from repro.table.rows import load_row, row_names
+
+DISK_ASSUMPTION = (
+    "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take as much "
+    "as their archives"
+)
 
 
 def plan(
@@ -65,12 +69,13 @@ def print_plan(
     Raises:
         UsageError: no such row, or a row of the smoke job.
     """
-    requested = {name: load_requested_row(name) for name in names if name != "all"}
+    # Names are checked also where `all` makes them superfluous.
+    rows = [load_requested_row(name) for name in dict.fromkeys(names) if name != "all"]
     if not names or "all" in names:
-        requested = {name: load_requested_row(name) for name in row_names()}
-    # The plan is for the machine that will compute, which need not be this one: a GPU unless told otherwise.
+        rows = [load_row(name) for name in row_names()]
+    # The plan is for the machine that will compute, which need not be this one: a GPU unless another device is named.
     kind = kind_of(device or device_from_environment() or "cuda")
-    made = make(requested, workspace, kind, seeds, protocol)
+    made = make_plan(rows, workspace, kind, seeds, protocol)
     if as_json:
         print(json.dumps(plan_as_json(made), indent=1))
     else:
@@ -80,111 +85,123 @@ def print_plan(
 
 def _print_tables(plan: Plan) -> None:
     console = open_table_console(piped_width=120)
-    console.print(_rows(plan))
-    _heading(console, "data sets and checkpoints, each once, and the licences to agree to")
-    console.print(_downloads(plan))
-    for one in plan.downloads:
-        console.print(f"{one.name}: {one.licence} ({one.licence_url})", markup=False, soft_wrap=True)
-    _heading(console, "features to extract, each once")
-    console.print(_jobs(plan))
-    _heading(console, "by stage")
-    console.print(_stages(plan))
-    _heading(console, "what this rests on")
-    for line in (*_assumptions(plan), *plan.problems):
+    console.print(_rows_table(plan))
+    _print_heading(console, "data sets and checkpoints, each once, and their licences")
+    console.print(_downloads_table(plan))
+    for download in plan.downloads:
+        console.print(f"{download.name}: {download.licence} ({download.licence_url})", markup=False, soft_wrap=True)
+    _print_heading(console, "features to extract, each once")
+    console.print(_extractions_table(plan))
+    _print_heading(console, "by stage")
+    console.print(_stages_table(plan))
+    _print_heading(console, "assumptions")
+    assumptions = (*_about_extraction(plan), *_about_readouts(plan), *_about_savings(plan), DISK_ASSUMPTION)
+    for line in (*assumptions, *plan.problems):
         console.print(f"- {line}", markup=False, soft_wrap=True)
-    missing = _missing(plan)
+    missing = _list_missing(plan)
     if missing:
-        _heading(console, f"missing in {plan.workspace.root}, and what brings it")
+        _print_heading(console, f"missing in {plan.workspace.root}, and how to get it")
         for line in missing:
             console.print(f"- {line}", markup=False, soft_wrap=True)
 
 
-def _missing(plan: Plan) -> list[str]:
-    """Whole data sets and checkpoints, licences being said above, and single clips."""
-    clips = [one.sentence for row in plan.rows for one in row.missing if one.what.startswith("clips ")]
-    whole = [f"{one.kind} {one.name}: {one.brings}" for one in plan.downloads if not one.ready]
-    return list(dict.fromkeys([*whole, *clips]))
+def _list_missing(plan: Plan) -> list[str]:
+    """Return a line for each missing data set, checkpoint and clip. Their licences are printed above."""
+    clips = [item.sentence for row in plan.rows for item in row.missing if item.what.startswith("clips ")]
+    downloads = [f"{one.kind} {one.name}: {one.remedy}" for one in plan.downloads if not one.ready]
+    return list(dict.fromkeys([*downloads, *clips]))
 
 
-def _heading(console: Console, text: str) -> None:
+def _print_heading(console: Console, text: str) -> None:
     console.print(f"\n[bold]{escape(text)}[/bold]")
 
 
-def _table(*columns: str, left: int = 1) -> Table:
-    """The first `left` columns are words, the others numbers."""
+def _new_table(*columns: str, left: int = 1) -> Table:
+    """Return an empty table whose first `left` columns are text, the others numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        words = place < left or column in ("here already", "here", "what it is")
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=place < left)
+    for index, column in enumerate(columns):
+        is_text = index < left or column in ("present", "present already", "kind", "backbone")
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=index < left)
     return table
 
 
-def _rows(plan: Plan) -> Table:
-    device = plan.kind.replace("cuda", "gpu").upper()
-    table = _table("row", "download", "clips", "windows", f"{device} extract", "readout", "disk", "here already")
+def _rows_table(plan: Plan) -> Table:
+    device = _device_label(plan)
+    table = _new_table("row", "download", "clips", "windows", f"{device} extract", "readout", "disk", "present already")
     for row in plan.rows:
-        whole = portion(row.jobs)
+        portion = sum_portions(row.jobs)
         table.add_row(
-            row.name,
-            format_bytes(total(one.left for one in row.downloads)),
-            format_count(whole.clips),
-            format_count(whole.windows),
-            format_hours(total(job.hours for job in row.jobs)),
+            row.row.name,
+            format_bytes(sum_amounts(download.bytes_to_download for download in row.downloads)),
+            format_count(portion.clips),
+            format_count(portion.windows),
+            format_hours(sum_amounts(job.hours for job in row.jobs)),
             format_hours(row.readouts.hours),
-            format_bytes(total([*(job.disk for job in row.jobs), row.readouts.disk])),
-            here_in_words(row),
+            format_bytes(sum_amounts([*(job.disk for job in row.jobs), row.readouts.disk])),
+            describe_existing(row),
         )
     if len(plan.rows) > 1:
-        figures = stages(plan)
-        made = [figures[stage] for stage in ("extract", "readout")]
+        # Not the sum of the lines above: rows share data sets, checkpoints and features.
+        figures = sum_stages(plan)
+        computed = [figures[stage] for stage in ("extract", "readout")]
         table.add_row(
-            f"all {len(plan.rows)}, shared once", format_bytes(figures["fetch"][1]), format_count(plan.clips),
-            format_count(portion(plan.jobs).windows),
-            *(format_hours(amount) for amount, _ in made), format_bytes(total(disk for _, disk in made)), "",
+            f"all {len(plan.rows)}, shared once",
+            format_bytes(figures["fetch"][1]),
+            format_count(plan.clips),
+            format_count(sum_portions(plan.jobs).windows),
+            *(format_hours(hours) for hours, _ in computed),
+            format_bytes(sum_amounts(disk for _, disk in computed)),
+            "",
             style="bold",
-        )  # fmt: skip
-    return table
-
-
-def _downloads(plan: Plan) -> Table:
-    table = _table("name", "what it is", "size", "to download", "here", left=2)
-    for one in plan.downloads:
-        here = "ready" if one.ready else "fetched, to be prepared" if one.left and not one.left.most else "no"
-        table.add_row(one.name, one.kind, one.size, format_bytes(one.left), here)
-    return table
-
-
-def _jobs(plan: Plan) -> Table:
-    device = plan.kind.replace("cuda", "gpu").upper()
-    table = _table("data set", "backbone", "clips", "windows", "there", f"{device} time", "disk", left=2)
-    for job in plan.jobs:
-        table.add_row(
-            job.dataset, f"{job.backbone} {job.cell}", format_count(job.whole.clips), format_spread(job.whole.windows),
-            f"{job.held:,}" if job.held else "none", format_hours(job.hours), format_bytes(job.disk),
-        )  # fmt: skip
-    return table
-
-
-def _stages(plan: Plan) -> Table:
-    table = _table("stage", f"{plan.kind.replace('cuda', 'gpu').upper()} time", "from", "to", "disk")
-    for name, (time, disk) in stages(plan).items():
-        known = time is not None
-        table.add_row(
-            name,
-            format_hours(time) if known else "unknown" if name in ("extract", "readout") else "",
-            *(
-                (format_length(time.least), format_length(time.most))
-                if time is not None and time.least < time.most
-                else ("", "")
-            ),
-            format_bytes(disk),
         )
     return table
 
 
-def _assumptions(plan: Plan) -> list[str]:
-    """A line for each thing that is not known but taken to be so."""
-    known = reckoning()
+def _downloads_table(plan: Plan) -> Table:
+    table = _new_table("name", "kind", "size", "to download", "present", left=2)
+    for one in plan.downloads:
+        # Nothing left to download of an archive that is not ready: it must be unpacked.
+        to_prepare = one.bytes_to_download is not None and not one.bytes_to_download.most
+        state = "ready" if one.ready else "fetched, to be prepared" if to_prepare else "no"
+        table.add_row(one.name, one.kind, one.size, format_bytes(one.bytes_to_download), state)
+    return table
+
+
+def _extractions_table(plan: Plan) -> Table:
+    # A backbone's label names the row's changes and may be long: its column wraps.
+    table = _new_table("data set", "backbone", "clips", "windows", "stored", f"{_device_label(plan)} time", "disk")
+    for job in plan.jobs:
+        table.add_row(
+            job.dataset,
+            f"{job.backbone} {job.cell}",
+            format_count(job.total.clips),
+            format_spread(job.total.windows),
+            f"{job.stored_clips:,}" if job.stored_clips else "none",
+            format_hours(job.hours),
+            format_bytes(job.disk),
+        )
+    return table
+
+
+def _stages_table(plan: Plan) -> Table:
+    table = _new_table("stage", f"{_device_label(plan)} time", "from", "to", "disk")
+    for stage, (hours, disk) in sum_stages(plan).items():
+        # Fetching and preparing have no hours: they depend on the network and the disk.
+        time = "" if hours is None and stage in ("fetch", "prepare") else format_hours(hours)
+        limits = ("", "")
+        if hours is not None and hours.least < hours.most:
+            limits = (format_length(hours.least), format_length(hours.most))
+        table.add_row(stage, time, *limits, format_bytes(disk))
+    return table
+
+
+def _device_label(plan: Plan) -> str:
+    return "GPU" if plan.kind == "cuda" else "CPU"
+
+
+def _about_extraction(plan: Plan) -> list[str]:
+    """Return a line for each source of windows and hours: counted, measured or assumed."""
+    known = load_assumptions()
     bases: dict[str, dict[str, list[str]]] = {}
     for job in plan.jobs:
         bases.setdefault(job.basis, {}).setdefault(job.backbone, []).append(job.dataset)
@@ -192,68 +209,71 @@ def _assumptions(plan: Plan) -> list[str]:
     for basis, backbones in bases.items():
         datasets = dict.fromkeys(name for names in backbones.values() for name in names)
         lines.append(f"windows of {' and '.join(datasets)} with {', '.join(backbones)}: {basis}")
-    for job in plan.jobs:
-        if job.rate is not None:
-            lines.append(
-                f"{job.backbone} {job.cell}: {job.rate.per_second:.3g} windows/s, measured here on {job.rate.device}, "
-                f"{job.rate.at}"
-            )
-    reckoned = {job.backbone: job for job in plan.jobs if job.rate is None and job.left.windows.most}
-    if reckoned and plan.kind == "cuda":
-        speeds = sorted({(job.precision, known.gpu.tflop_per_second[job.precision]) for job in reckoned.values()})
+    lines += [
+        f"{job.backbone} {job.cell}: {job.rate.per_second:.3g} windows/s, measured in this workspace on {job.rate.device}, "
+        f"{job.rate.at}"
+        for job in plan.jobs
+        if job.rate is not None
+    ]
+    unmeasured = {job.backbone: job for job in plan.jobs if job.rate is None and job.remaining.windows.most}
+    if unmeasured and plan.kind == "cuda":
+        speeds = sorted({(job.precision, known.gpu.tflop_per_second[job.precision]) for job in unmeasured.values()})
         work = ", ".join(
-            f"{name} {tflop:g} ({known.gpu.tflop_per_second[job.precision] / tflop:.2g} windows/s)"
-            for name, job in reckoned.items()
-            if (tflop := reckoned[name].tflop)
+            f"{name} {job.tflop:g} ({known.gpu.tflop_per_second[job.precision] / job.tflop:.2g} windows/s)"
+            for name, job in unmeasured.items()
+            if job.tflop
         )
         lines.append(
             "GPU hours of extraction are ASSUMED, no GPU was measured: "
             + ", ".join(f"{speed:g} TFLOP/s sustained in {precision}" for precision, speed in speeds)
-            + f" on {known.gpu.device}, decoding keeping up; TFLOP a window: {work or 'not known'} (configs/plan.yaml)"
+            + f" on {known.gpu.device}, if decoding keeps up; TFLOP per window: {work or 'unknown'} (configs/plan.yaml)"
         )
-    elif reckoned:
+    elif unmeasured:
         lines.append(
-            "hours of extraction on a CPU are not known: none was measured here (`repro extract` remembers its rate); "
-            "--device cuda reckons with a GPU"
+            "CPU hours of extraction are unknown: none was measured in this workspace (`repro extract` saves its speed); "
+            "--device cuda estimates them for a GPU"
         )
-    lines += _about_readouts(plan)
-    shared: dict[tuple[str, float, float], list[str]] = {}
-    for saving in plan.savings:
-        key = ",".join(saving.together.backbones), saving.together.tflop, saving.tflop_apart
-        shared.setdefault(key, []).append(saving.dataset)
-    for (names, tflop, apart), sets in shared.items():
-        lines.append(
-            f"not counted: `repro extract DATASET --backbone {names}` computes both in one pass, {tflop:g} TFLOP a window "
-            f"instead of {apart:g}, for {', '.join(sets)}"
-        )
-    lines.append(
-        "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take what "
-        "their archives do"
-    )
     return lines
 
 
 def _about_readouts(plan: Plan) -> list[str]:
-    rates, cuda = reckoning().readout, plan.kind == "cuda"
-    lines = []
-    for row in plan.rows:
-        if row.readouts.measured_on:
-            lines.append(f"readouts of {row.name}: as long as its runs here took on {row.readouts.measured_on}")
-    reckoned = [row for row in plan.rows if not row.readouts.measured_on and row.readouts.recorded < row.readouts.seeds]
-    if reckoned:
-        thread = sum(r.readouts.tflop * (r.readouts.seeds - r.readouts.recorded) for r in reckoned)
-        on_a_thread = (
+    """Return the lines on the readouts' hours and on the number of runs."""
+    assumptions = load_assumptions()
+    rates, cuda = assumptions.readout, plan.kind == "cuda"
+    lines = [
+        f"readouts of {row.row.name}: as long as its runs in this workspace took on {row.readouts.measured_on}"
+        for row in plan.rows
+        if row.readouts.measured_on
+    ]
+    estimated = [
+        row.readouts for row in plan.rows if not row.readouts.measured_on and row.readouts.recorded < row.readouts.seeds
+    ]
+    if estimated:
+        tflop = sum(readouts.tflop * (readouts.seeds - readouts.recorded) for readouts in estimated)
+        hours = format_length(tflop / rates.cpu_thread_tflop_per_second / SECONDS_PER_HOUR)
+        cpu = (
             f"{rates.cpu_thread_tflop_per_second:g} TFLOP/s on one CPU thread (measured, benchmarks/README.md"
-            f"{'' if not cuda else f': {format_length(thread / rates.cpu_thread_tflop_per_second / 3600)} in all'})"
+            f"{f': {hours} in total' if cuda else ''})"
         )
-        assumed = f"ASSUMED {rates.gpu_tflop_per_second:g} TFLOP/s on {reckoning().gpu.device}"
-        lines.append(f"readouts: epochs x clips x parameters, {f'{assumed}; {on_a_thread}' if cuda else on_a_thread}")
+        gpu = f"ASSUMED {rates.gpu_tflop_per_second:g} TFLOP/s on {assumptions.gpu.device}; " if cuda else ""
+        lines.append(f"readouts: epochs x clips x parameters, {gpu}{cpu}")
     seeds = plan.rows[0].readouts.seeds
     planned = max(row.row.seeds.planned for row in plan.rows)
-    lines.append(
-        f"readouts a row: {seeds}" + (f"; a verdict needs {planned} (--seeds {planned})" if seeds < planned else "")
-    )
-    return lines
+    verdict = f"; a verdict needs {planned} (--seeds {planned})" if seeds < planned else ""
+    return [*lines, f"readouts a row: {seeds}{verdict}"]
+
+
+def _about_savings(plan: Plan) -> list[str]:
+    """Return a line for each group of backbones that one command would compute together, with its data sets."""
+    datasets: dict[tuple[str, float, float], list[str]] = {}
+    for saving in plan.savings:
+        key = ",".join(saving.shared.backbones), saving.shared.tflop, saving.tflop_apart
+        datasets.setdefault(key, []).append(saving.dataset)
+    return [
+        f"not counted: `repro extract DATASET --backbone {backbones}` computes both in one pass, {tflop:g} TFLOP per window "
+        f"instead of {apart:g}, for {', '.join(names)}"
+        for (backbones, tflop, apart), names in datasets.items()
+    ]
 
 
 def format_count(amount: Amount) -> str:
@@ -271,6 +291,7 @@ def format_spread(amount: Amount) -> str:
 
 
 def _three_digits(value: float) -> int:
+    """Round to three significant digits: an estimate has no more."""
     whole = round(value)
     return round(whole, min(0, 3 - len(str(abs(whole)))))
 

@@ -12,21 +12,25 @@ from repro.readout.recipe import Recipe
 Above0 = Annotated[float, Field(gt=0)]
 
 
-class Together(Config):
+class SharedWork(Config):
+    """Backbones that `repro extract --backbone A,B` computes together."""
+
     backbones: tuple[str, ...]
     tflop: Above0
     """Work of one window for all of them together."""
 
 
 class Gpu(Config):
+    """The GPU that is assumed if none was measured."""
+
     device: str
     tflop_per_second: dict[Precision, Above0]
 
     @model_validator(mode="after")
-    def _for_each(self) -> "Gpu":
-        lacking = set(get_args(Precision)) - set(self.tflop_per_second)
-        if lacking:
-            raise ValueError(f"tflop_per_second says nothing for {', '.join(sorted(lacking))}")
+    def _check_precisions(self) -> "Gpu":
+        missing = set(get_args(Precision)) - set(self.tflop_per_second)
+        if missing:
+            raise ValueError(f"tflop_per_second has no value for {', '.join(sorted(missing))}")
         return self
 
 
@@ -35,35 +39,43 @@ class ReadoutRates(Config):
     cpu_thread_tflop_per_second: Above0
 
 
-class Reckoning(Config):
+class Assumptions(Config):
     tflop_per_window: dict[str, Above0]
     """By backbone."""
-    together: tuple[Together, ...] = ()
+    together: tuple[SharedWork, ...] = ()
     gpu: Gpu
     readout: ReadoutRates
 
 
 @cache
-def reckoning() -> Reckoning:
-    """
+def load_assumptions() -> Assumptions:
+    """Read configs/plan.yaml.
+
     Raises:
-        UsageError: the file is not valid.
+        UsageError: it is not valid.
     """
-    return load_config(Reckoning, configs_folder() / "plan.yaml")
+    return load_config(Assumptions, configs_folder() / "plan.yaml")
 
 
-def parameters(recipe: Recipe, width: int, classes: int) -> int:
+def count_parameters(recipe: Recipe, width: int, classes: int) -> int:
     """Number of the readout's weights, without biases and norms, which are less than one percent."""
     if recipe.head == "linear":
         return width * recipe.max_length * classes
+    # Each layer has four square matrices of attention (query, key, value, output) and two of the feed-forward network.
     return recipe.layers * (4 + 2 * recipe.feedforward_factor) * width**2 + width * classes
 
 
-def readout_tflop(recipe: Recipe, width: int, classes: int, train_tokens: float, test_tokens: float) -> float:
-    """Return the work of one readout in TFLOP.
+def estimate_readout_tflop(recipe: Recipe, width: int, classes: int, train_tokens: float, test_tokens: float) -> float:
+    """Return the work of training one readout, in TFLOP.
 
-    One multiply-add (2 FLOP) per parameter and token in the forward pass of both splits, and twice as much in the backward pass
-    of the training split. A linear head reads a clip as one padded token.
+    Args:
+        recipe: The readout's recipe.
+        width: Channels of the features.
+        classes: Number of classes.
+        train_tokens: Tokens of all clips of the training split. A linear head reads a clip as one padded token.
+        test_tokens: The same for the test split, which is scored after every epoch.
     """
-    per_epoch = 2 * parameters(recipe, width, classes) * (3 * train_tokens + test_tokens)
+    # One multiply-add is 2 FLOP per parameter and token. The backward pass takes twice the forward pass, so a training
+    # token costs three forward passes and a test token one.
+    per_epoch = 2 * count_parameters(recipe, width, classes) * (3 * train_tokens + test_tokens)
     return recipe.epochs * per_epoch / 1e12

@@ -1,40 +1,39 @@
 """The plan of one or more rows: what each takes by itself, and all of them together, shared work counted once."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.backbones.config import Cell, Precision
 from repro.core.workspace import Workspace
 from repro.features.rates import Kind, Rate, kind_of
 from repro.plan.amounts import Amount, counted, estimated
-from repro.plan.assumptions import Together, parameters, readout_tflop, reckoning
-from repro.plan.downloads import Download, downloads
-from repro.plan.lengths import NOTHING, Portion
-from repro.plan.windows import Counts, uncovered
-from repro.plan.workspace_state import Here
+from repro.plan.assumptions import SharedWork, count_parameters, estimate_readout_tflop, load_assumptions
+from repro.plan.downloads import Download, list_downloads
+from repro.plan.windows import NO_CLIPS, Portion, SplitCounter, distinct_splits
+from repro.plan.workspace_state import WorkspaceState
 from repro.readout.recipe import Protocol
 from repro.table import requirements
 from repro.table.requirements import MissingItem
 from repro.table.row import Row
 
-HOUR = 3600
-BYTES = 4
-"""Bytes per value of features and weights (fp32)."""
+SECONDS_PER_HOUR = 3600
+BYTES_PER_VALUE = 4
+"""Of features and weights (fp32)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ExtractionJob:
     """Extraction of some splits of one data set with one backbone."""
 
     dataset: str
     backbone: str
     cell: str
     splits: tuple[str, ...]
-    whole: Portion
-    left: Portion
+    total: Portion
+    remaining: Portion
     """The part that remains to be computed."""
-    held: int
+    stored_clips: int
     """Number of clips whose features are stored."""
     precision: Precision
     tflop: float | None
@@ -50,7 +49,9 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Readouts:
+class ReadoutJob:
+    """Training of a row's readouts."""
+
     seeds: int
     recorded: int
     """Number of runs that exist and would be reused."""
@@ -70,12 +71,13 @@ class Readouts:
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    name: str
+    """What one row takes by itself."""
+
     row: Row
     missing: tuple[MissingItem, ...]
     downloads: tuple[Download, ...]
-    jobs: tuple[Job, ...]
-    readouts: Readouts
+    jobs: tuple[ExtractionJob, ...]
+    readouts: ReadoutJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,15 @@ class Saving:
     """Jobs that one `repro extract` would compute together."""
 
     dataset: str
-    together: Together
+    shared: SharedWork
     tflop_apart: float
     """Work of one window if computed apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """What all rows take together, and each by itself."""
+
     workspace: Workspace
     kind: Kind
     """Kind of device that the hours are for."""
@@ -97,126 +101,164 @@ class Plan:
     downloads: tuple[Download, ...]
     clips: Amount
     """Clips of all rows, each counted once."""
-    jobs: tuple[Job, ...]
+    jobs: tuple[ExtractionJob, ...]
     """Jobs of all rows; each data set, backbone and cell once."""
     savings: tuple[Saving, ...]
     problems: tuple[str, ...]
+    """Files of the workspace that count as missing because they are damaged or were not read."""
 
 
-def make(rows: Mapping[str, Row], workspace: Workspace, kind: Kind, seeds: int, protocol: Protocol) -> Plan:
-    """
+def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int, protocol: Protocol) -> Plan:
+    """Plan rows in a workspace, of which nothing is changed.
+
+    Args:
+        rows: The rows, each once.
+        workspace: The workspace; what it has already is subtracted.
+        kind: Kind of device to plan for.
+        seeds: Readouts of each row.
+        protocol: Protocol of the runs that count as present.
+
     Raises:
         UsageError: a config does not say how long a split's clips are, and no audit does.
     """
-    here = Here(workspace)
-    counts = Counts(here)
+    state = WorkspaceState(workspace)
+    counter = SplitCounter(state)
     plans = []
-    wanted: dict[tuple[str, str, Cell], list[str]] = {}
-    for name, row in rows.items():
+    # Splits by what is extracted of them: rows that read the same cell of a data set share the features.
+    shared: dict[tuple[str, str, Cell], list[str]] = {}
+    for row in rows:
         own: dict[str, list[str]] = {}
-        asked = here.asks(row)
-        for place in (row.data.train, row.data.test):
-            own.setdefault(place.dataset, []).append(place.split)
-            wanted.setdefault((place.dataset, asked, row.features), []).append(place.split)
-        jobs = tuple(_job(counts, kind, dataset, asked, row.features, splits) for dataset, splits in own.items())
+        backbone = state.label_backbone(row)
+        for name in (row.data.train, row.data.test):
+            own.setdefault(name.dataset, []).append(name.split)
+            shared.setdefault((name.dataset, backbone, row.features), []).append(name.split)
+        jobs = [_plan_extraction(counter, kind, dataset, backbone, row.features, own[dataset]) for dataset in own]
+        missing_clips = [found for name in (row.data.train, row.data.test) if (found := state.missing_clips(name))]
         plans.append(
             RowPlan(
-                name,
                 row,
-                (*requirements.missing_items(row, workspace), *_lacking(here, row)),
-                tuple(downloads({name: row}, here)),
-                jobs,
-                _readouts(counts, kind, name, row, seeds, protocol),
+                (*requirements.missing_items(row, workspace), *missing_clips),
+                tuple(list_downloads([row], state)),
+                tuple(jobs),
+                _plan_readouts(counter, kind, row, seeds, protocol),
             )
         )
-    together = tuple(_job(counts, kind, *key, splits) for key, splits in wanted.items())
+    all_jobs = tuple(_plan_extraction(counter, kind, *key, splits) for key, splits in shared.items())
     return Plan(
-        workspace, kind, tuple(plans), tuple(downloads(rows, here)), _clips(counts, together), together,
-        _savings(together),
-        tuple(dict.fromkeys(here.problems)),
-    )  # fmt: skip
+        workspace=workspace,
+        kind=kind,
+        rows=tuple(plans),
+        downloads=tuple(list_downloads(rows, state)),
+        clips=_count_distinct_clips(counter, all_jobs),
+        jobs=all_jobs,
+        savings=_find_savings(all_jobs),
+        problems=tuple(dict.fromkeys(state.problems)),
+    )
 
 
-def _clips(counts: Counts, jobs: Sequence[Job]) -> Amount:
+def _count_distinct_clips(counter: SplitCounter, jobs: Sequence[ExtractionJob]) -> Amount:
     """Count the clips of all jobs, each once whatever the backbones."""
-    once = counted(0)
+    total = counted(0)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
         splits = [split for job in jobs if job.dataset == dataset for split in job.splits]
-        for split in uncovered(counts.here.config(dataset), splits):
-            once += counts.clips(dataset, split)
-    return once
+        for split in distinct_splits(counter.state.dataset_config(dataset), splits):
+            total += counter.count_clips(dataset, split)
+    return total
 
 
-def _lacking(here: Here, row: Row) -> list[MissingItem]:
-    return [found for place in (row.data.train, row.data.test) if (found := here.lacking(place))]
-
-
-def _job(counts: Counts, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]) -> Job:
-    here = counts.here
-    config = here.backbone(backbone)
-    chosen = uncovered(here.config(dataset), splits)
-    whole, left, held, bases = NOTHING, NOTHING, 0, []
-    for split in chosen:
-        own = counts.split(dataset, split, backbone, cell)
-        whole, left, held = whole + own.whole, left + own.left, held + own.held
-        bases.append(own.basis)
+def _plan_extraction(
+    counter: SplitCounter, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]
+) -> ExtractionJob:
+    state = counter.state
+    config, unchanged = state.backbone(backbone), state.backbone(state.backbone_name(backbone))
+    own_splits = distinct_splits(state.dataset_config(dataset), splits)
+    total, remaining, stored_clips, bases = NO_CLIPS, NO_CLIPS, 0, []
+    for split in own_splits:
+        counts = counter.count_split(dataset, split, backbone, cell)
+        total, remaining = total + counts.total, remaining + counts.remaining
+        stored_clips += counts.stored_clips
+        bases.append(counts.basis)
     precision: Precision = getattr(config, "precision", "fp32")
-    rate = here.rate(backbone, cell, kind)
-    tflop = reckoning().tflop_per_window.get(here.name(backbone))
-    if tflop is not None and config.frames.window != here.backbone(here.name(backbone)).frames.window:
-        tflop *= config.frames.window / here.backbone(here.name(backbone)).frames.window
-    if left.windows.most == 0:
-        hours: Amount | None = counted(0)
+    rate = state.measured_rate(backbone, cell, kind)
+    tflop = load_assumptions().tflop_per_window.get(state.backbone_name(backbone))
+    # configs/plan.yaml has the work of the config's own windows; nearly all of it is proportional to their frames.
+    if tflop is not None and config.frames.window != unchanged.frames.window:
+        tflop *= config.frames.window / unchanged.frames.window
+    hours: Amount | None = None
+    if remaining.windows.most == 0:
+        hours = counted(0)
     elif rate is not None:
-        hours = estimated(*(windows / rate.per_second / HOUR for windows in left.windows.ends))
+        # A measured speed takes precedence over the assumed one, which exists for a GPU alone.
+        hours = remaining.windows.map_estimate(lambda windows: windows / rate.per_second / SECONDS_PER_HOUR)
     elif kind == "cuda" and tflop is not None:
-        per_second = reckoning().gpu.tflop_per_second[precision]
-        hours = estimated(*(windows * tflop / per_second / HOUR for windows in left.windows.ends))
-    else:
-        hours = None
+        work, speed = tflop, load_assumptions().gpu.tflop_per_second[precision]
+        hours = remaining.windows.map_estimate(lambda windows: windows * work / speed / SECONDS_PER_HOUR)
     channels = config.channels(cell)
-    disk = None if channels is None else left.vectors.times(channels * BYTES)
-    return Job(
-        dataset, backbone, cell.name, chosen, whole, left, held, precision, tflop, rate, hours, disk,
-        "; ".join(dict.fromkeys(bases)),
-    )  # fmt: skip
+    return ExtractionJob(
+        dataset=dataset,
+        backbone=backbone,
+        cell=cell.name,
+        splits=own_splits,
+        total=total,
+        remaining=remaining,
+        stored_clips=stored_clips,
+        precision=precision,
+        tflop=tflop,
+        rate=rate,
+        hours=hours,
+        disk=None if channels is None else remaining.vectors.times(channels * BYTES_PER_VALUE),
+        basis="; ".join(dict.fromkeys(bases)),
+    )
 
 
-def _readouts(counts: Counts, kind: Kind, name: str, row: Row, seeds: int, protocol: Protocol) -> Readouts:
-    here, recipe, rates = counts.here, row.readout, reckoning().readout
-    asked = here.asks(row)
-    width = here.backbone(asked).channels(row.features) or 0
-    classes = here.config(row.data.test.dataset).classes
+def _plan_readouts(counter: SplitCounter, kind: Kind, row: Row, seeds: int, protocol: Protocol) -> ReadoutJob:
+    state, recipe, rates = counter.state, row.readout, load_assumptions().readout
+    backbone = state.label_backbone(row)
+    width = state.backbone(backbone).channels(row.features) or 0
+    classes = state.dataset_config(row.data.test.dataset).classes
     tokens, clips = [], []
-    for place in (row.data.train, row.data.test):
-        whole = counts.split(place.dataset, place.split, asked, row.features).whole
-        mean = whole.vectors.likely / max(1, whole.clips.likely)
-        tokens.append(whole.clips.likely * (min(mean, recipe.max_length) + 1))  # and the CLS token
-        clips.append(whole.clips)
-    tflop = readout_tflop(recipe, width, classes, *tokens)
-    records = here.records(name, row, protocol)
+    for name in (row.data.train, row.data.test):
+        total = counter.count_split(name.dataset, name.split, backbone, row.features).total
+        mean = total.vectors.likely / max(1, total.clips.likely)
+        # The readout reads at most max_length vectors of a clip, and the CLS token.
+        tokens.append(total.clips.likely * (min(mean, recipe.max_length) + 1))
+        clips.append(total.clips)
+    tflop = estimate_readout_tflop(recipe, width, classes, *tokens)
+    records = state.matching_records(row, protocol)
     recorded = {record.seed for record in records} & set(row.seeds.first(seeds))
-    left = seeds - len(recorded)
-    own = [record for record in records if kind_of(record.made.on.get("device", "cpu")) == kind]
-    if own:
-        each = statistics.median(record.made.seconds for record in own)
+    remaining = seeds - len(recorded)
+    timed = [record for record in records if kind_of(record.made.on.get("device", "cpu")) == kind]
+    if timed:
+        # The median, so that one run on a busy machine does not count.
+        seconds = statistics.median(record.made.seconds for record in timed)
     else:
-        each = tflop / (rates.gpu_tflop_per_second if kind == "cuda" else rates.cpu_thread_tflop_per_second)
-    return Readouts(
-        seeds, len(recorded), recipe.epochs, clips[0], tflop, own[0].made.on.get("device", "cpu") if own else "",
-        estimated(left * each / HOUR) if left else counted(0),
+        seconds = tflop / (rates.gpu_tflop_per_second if kind == "cuda" else rates.cpu_thread_tflop_per_second)
+    return ReadoutJob(
+        seeds=seeds,
+        recorded=len(recorded),
+        epochs=recipe.epochs,
+        clips=clips[0],
+        tflop=tflop,
+        measured_on=timed[0].made.on.get("device", "cpu") if timed else "",
+        hours=estimated(remaining * seconds / SECONDS_PER_HOUR) if remaining else counted(0),
         # The weights of the selected and of the last epoch.
-        estimated(left * 2 * BYTES * parameters(recipe, width, classes)),
-    )  # fmt: skip
+        disk=estimated(remaining * 2 * BYTES_PER_VALUE * count_parameters(recipe, width, classes)),
+    )
 
 
-def _savings(jobs: Sequence[Job]) -> tuple[Saving, ...]:
+def _find_savings(jobs: Sequence[ExtractionJob]) -> tuple[Saving, ...]:
     """Return what computing backbones together would save, if each has something left to compute."""
-    work = reckoning().tflop_per_window
-    found = []
-    for shared in reckoning().together:
+    work = load_assumptions().tflop_per_window
+    savings = []
+    for shared in load_assumptions().together:
         for dataset in dict.fromkeys(job.dataset for job in jobs):
-            own = [j for j in jobs if j.dataset == dataset and j.backbone in shared.backbones and j.left.windows.most]
-            if {job.backbone for job in own} == set(shared.backbones) and len({job.cell for job in own}) == 1:
-                found.append(Saving(dataset, shared, sum(work[name] for name in shared.backbones)))
-    return tuple(found)
+            open_jobs = [
+                job
+                for job in jobs
+                if job.dataset == dataset and job.backbone in shared.backbones and job.remaining.windows.most
+            ]
+            # One pass extracts the same cells of every backbone, so jobs with different cells share nothing.
+            same_cell = len({job.cell for job in open_jobs}) == 1
+            if same_cell and {job.backbone for job in open_jobs} == set(shared.backbones):
+                savings.append(Saving(dataset, shared, sum(work[name] for name in shared.backbones)))
+    return tuple(savings)

@@ -1,5 +1,7 @@
-"""What a workspace already has of what rows need; each thing is looked up once. Nothing is written, no video or checkpoint
-is read."""
+"""What a workspace already has of what rows need; each thing is looked up once.
+
+Nothing is written, no video or checkpoint is read.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -25,67 +27,79 @@ from repro.table.requirements import MissingItem
 from repro.table.row import Row
 
 
-class Here:
-    """A workspace as it is now. Damaged files count as missing and are named in `problems`."""
+class WorkspaceState:
+    """A workspace as it is now. Damaged files count as missing and are named in `problems`.
+
+    Every lookup is cached, so that a plan of many rows reads each file once and reports each problem once.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.problems: list[str] = []
-        self.asked: dict[str, tuple[str, dict[str, str]]] = {}
-        self.backbone: Callable[[str], BackboneConfig] = cache(self._backbone)
-        self.config: Callable[[str], DatasetConfig] = cache(load_dataset)
-        self.identity = cache(self._identity)
-        self.dataset = cache(self._dataset)
-        self.audit = cache(self._audit)
-        self.held = cache(self._held)
-        self.lacking = cache(self._lacking)
+        self._labelled: dict[str, tuple[str, dict[str, str]]] = {}
+        """Name and changes of each backbone that has a label."""
+        self.backbone: Callable[[str], BackboneConfig] = cache(self._load_backbone)
+        self.dataset_config: Callable[[str], DatasetConfig] = cache(load_dataset)
+        self.identity = cache(self._find_identity)
+        self.listed_dataset = cache(self._list_dataset)
+        self.audited_clips = cache(self._read_audit)
+        self.stored_clips = cache(self._find_stored_clips)
+        self.missing_clips = cache(self._find_missing_clips)
         try:
             self.rates: tuple[Rate, ...] = read(workspace)
         except DamagedRatesError as error:
             self.rates = ()
             self.problems.append(str(error))
 
-    def asks(self, row: Row) -> str:
-        """What stands in this plan for the row's backbone as the row configures it."""
+    def label_backbone(self, row: Row) -> str:
+        """Return the label of the row's backbone with the row's changes, such as `svd_xt frames.window=16`.
+
+        Other methods take this label as `backbone`; a backbone without changes may be given by its name.
+        """
         label = " ".join([row.backbone, *(f"{key}={value}" for key, value in row.changes.items())])
-        self.asked[label] = (row.backbone, dict(row.changes))
+        self._labelled[label] = (row.backbone, dict(row.changes))
         return label
 
-    def name(self, asked: str) -> str:
-        """The backbone's own name."""
-        return self.asked.get(asked, (asked, {}))[0]
+    def backbone_name(self, backbone: str) -> str:
+        """Return the name of a labelled backbone, without the changes."""
+        return self._labelled.get(backbone, (backbone, {}))[0]
 
-    def _backbone(self, asked: str) -> BackboneConfig:
-        return load_backbone(*self.asked.get(asked, (asked, {})))
+    def _load_backbone(self, backbone: str) -> BackboneConfig:
+        return load_backbone(*self._labelled.get(backbone, (backbone, {})))
 
-    def _identity(self, backbone: str) -> dict[str, Any] | None:
+    def _find_identity(self, backbone: str) -> dict[str, Any] | None:
         return likely_identity(self.backbone(backbone), self.workspace)
 
-    def _dataset(self, name: str) -> Dataset | None:
-        """What its annotation files list. Files that were never read are parsed only where it matters which clips they
-        list: for an audit or features."""
-        config = self.config(name)
+    def _list_dataset(self, name: str) -> Dataset | None:
+        """Return what the data set's annotation files list; None if they are missing, damaged or not parsed.
+
+        Parsing takes seconds. Files that were never read are parsed only if it matters which clips they list, that is, if
+        there is an audit or there are features.
+        """
+        config = self.dataset_config(name)
         folder = self.workspace.data / config.folder
+        # The last part is the folder of the videos, which need not be present to list clips.
         if any(not part.find_name(folder) for part in config.parts[:-1]):
             return None
-        places = (self.workspace.listings.glob(f"{name}-*.jsonl"), self._stores(name), [self.workspace.audits / name])
-        if not any(path.exists() for paths in places for path in paths):
+        uses = (self.workspace.listings.glob(f"{name}-*.jsonl"), self._stores(name), [self.workspace.audits / name])
+        if not any(path.exists() for paths in uses for path in paths):
             self.problems.append(
-                f"data {name}: its annotation files have not been read here: `repro data status {name}"
-                f"{self.workspace.command_option}` reads them, and says which clips are missing"
+                f"data {name}: its annotation files have not been read yet: run `repro data status {name}"
+                f"{self.workspace.command_option}`, which also lists missing clips"
             )
             return None
         try:
-            found = list_dataset(config, self.workspace, keep=False)
+            # keep=False: a plan changes nothing, so the parsed listing is not saved.
+            dataset = list_dataset(config, self.workspace, keep=False)
         except ReproError as error:
             self.problems.append(str(error))
             return None
-        self.problems += found.miscounted
-        return None if found.miscounted else found
+        self.problems += dataset.miscounted
+        return None if dataset.miscounted else dataset
 
-    def _audit(self, name: str) -> dict[str, ClipFacts]:
-        """What decodes of each clip, by id; empty where the annotation files that lie here were not audited."""
-        dataset = self.dataset(name)
+    def _read_audit(self, name: str) -> dict[str, ClipFacts]:
+        """Return what decodes of each clip, by id; empty if the present annotation files have not been audited."""
+        dataset = self.listed_dataset(name)
         try:
             manifest = matching_manifest(dataset, self.workspace) if dataset else None
         except ReproError as error:
@@ -93,44 +107,48 @@ class Here:
             return {}
         return {clip.id: clip for clip in manifest.clips} if manifest else {}
 
-    def _lacking(self, place: SplitName) -> MissingItem | None:
-        """What to say of clips of a split, as ucf101/train, that are not there although its data set's folders are."""
-        dataset = self.dataset(place.dataset)
+    def _find_missing_clips(self, name: SplitName) -> MissingItem | None:
+        """Return the missing clips of a split; None if none is missing, or if the complete data set is."""
+        dataset = self.listed_dataset(name.dataset)
         if dataset is None or dataset.config.missing_parts(dataset.folder):
             return None
         try:
-            without_missing(dataset.split(place.split), dataset.folder)
+            without_missing(dataset.split(name.split), dataset.folder)
         except MissingError as error:
-            return MissingItem(f"clips of {place}", str(error))
+            return MissingItem(f"clips of {name}", str(error))
         return None
 
     def _stores(self, dataset: str) -> list[Path]:
         return sorted(self.workspace.features.glob(f"*/{dataset}"))
 
-    def _store(self, dataset: str, backbone: str) -> FeatureStore | None:
+    def _find_store(self, dataset: str, backbone: str) -> FeatureStore | None:
         identity = self.identity(backbone)
-        return None if identity is None else FeatureStore.found(self.workspace, self.name(backbone), identity, dataset)
+        if identity is None:
+            return None
+        return FeatureStore.found(self.workspace, self.backbone_name(backbone), identity, dataset)
 
-    def _held(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
-        """Ids of the data set's clips whose features are stored."""
-        store = self._store(dataset, backbone) if self._stores(dataset) else None
-        held = frozenset(store.held(cell.name)) if store else frozenset()
-        if held and self.dataset(dataset) is None:
+    def _find_stored_clips(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
+        """Return the ids of the data set's clips whose features are stored."""
+        # Without any store of the data set, the backbone's identity need not be known.
+        store = self._find_store(dataset, backbone) if self._stores(dataset) else None
+        stored = frozenset(store.held(cell.name)) if store else frozenset()
+        if stored and self.listed_dataset(dataset) is None:
             self.problems.append(
-                f"features of {len(held)} clips of {dataset} ({backbone} {cell.name}) are there, of which splits is not "
-                "known without its annotation files: not counted"
+                f"features of {len(stored)} clips of {dataset} ({backbone} {cell.name}) are not counted: without the "
+                "annotation files it is unknown which splits the clips are in"
             )
-        return held
+        return stored
 
-    def rate(self, backbone: str, cell: Cell, kind: Kind) -> Rate | None:
+    def measured_rate(self, backbone: str, cell: Cell, kind: Kind) -> Rate | None:
+        """Return the speed that was measured in this workspace for the backbone and cell on this kind of device."""
         identity = self.identity(backbone)
         return None if identity is None else find(self.rates, identity, cell.name, kind)
 
-    def records(self, name: str, row: Row, protocol: Protocol) -> list[RunRecord]:
+    def matching_records(self, row: Row, protocol: Protocol) -> list[RunRecord]:
         """Return the runs of the row as it is configured now, on the features that would be read now."""
-        store = self._store(row.data.test.dataset, self.asks(row))
-        found = []
-        for path in sorted(self.workspace.runs.glob(f"{name}/seed*/record.json")):
+        store = self._find_store(row.data.test.dataset, self.label_backbone(row))
+        matching = []
+        for path in sorted(self.workspace.runs.glob(f"{row.name}/seed*/record.json")):
             try:
                 record = StoredRun(path.parent).load_record()
             except DamagedRecordError as error:
@@ -139,5 +157,5 @@ class Here:
             if record is None or not record.complete or record.protocol != protocol or explain_mismatch(record, row):
                 continue
             if store is None or record.features.key == store.key:
-                found.append(record)
-        return found
+                matching.append(record)
+        return matching

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,12 @@ from repro.features.rates import Kind
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import row_data
 from repro.pipeline.extract import ExtractRequest, extract_source
-from repro.plan import windows as counting
-from repro.plan import workspace_state as here
+from repro.plan import workspace_state
 from repro.plan.amounts import counted
-from repro.plan.assumptions import parameters, readout_tflop, reckoning
-from repro.plan.figures import as_json, stages
-from repro.plan.lengths import from_audit, from_config
-from repro.plan.plan import Plan, make
+from repro.plan.assumptions import count_parameters, estimate_readout_tflop, load_assumptions
+from repro.plan.figures import plan_as_json, sum_stages
+from repro.plan.plan import Plan, make_plan
+from repro.plan.windows import count_audited, count_from_config
 from repro.readout.heads import build_head
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
@@ -45,8 +45,8 @@ from repro.table.rows import load_row, row_names
 LENGTHS = ClipLengths(mean=(40, 60), source="made up")
 
 
-def plan(workspace: Workspace, *names: str, kind: Kind = "cuda", seeds: int = 1, **own: Row) -> Plan:
-    return make({name: load_row(name) for name in names} | own, workspace, kind, seeds, "published")
+def plan(workspace: Workspace, *names: str, own: Sequence[Row] = (), kind: Kind = "cuda", seeds: int = 1) -> Plan:
+    return make_plan([*map(load_row, names), *own], workspace, kind, seeds, "published")
 
 
 # Counts of the real data sets.
@@ -54,17 +54,17 @@ def plan(workspace: Workspace, *names: str, kind: Kind = "cuda", seeds: int = 1,
 
 def test_ucf_and_hmdb_are_counted_exactly(workspace: Workspace) -> None:
     one = plan(workspace, "ucf_hmdb")
-    windows = {job.dataset: job.whole.windows for job in one.jobs}
+    windows = {job.dataset: job.total.windows for job in one.jobs}
     assert windows == {"ucf101": counted(3467), "hmdb51": counted(1194 + 483)}
     both = plan(workspace, "ucf_hmdb", "hmdb_ucf")
-    assert {(job.dataset, job.whole.windows) for job in both.jobs} == {
+    assert {(job.dataset, job.total.windows) for job in both.jobs} == {
         ("ucf101", counted(3467 + 1352)),
         ("hmdb51", counted(1194 + 483)),
     }
     assert both.clips == counted(3209)
-    assert sum(job.whole.windows.likely for job in both.jobs) == 6496
+    assert sum(job.total.windows.likely for job in both.jobs) == 6496
     # 1280 channels in fp32, a vector a sampled frame.
-    assert stages(both)["extract"][1] == counted((97114 + 30614) * 1280 * 4)
+    assert sum_stages(both)["extract"][1] == counted((97114 + 30614) * 1280 * 4)
 
 
 @pytest.mark.parametrize("name", ["ucf101", "hmdb51"])
@@ -90,7 +90,7 @@ def test_what_is_not_counted_is_an_estimate_that_holds(workspace: Workspace) -> 
         assert facts.frames
         assert facts.frames.counted
         assert facts.clips
-        guessed = from_config(
+        guessed = count_from_config(
             counted(facts.clips), ClipLengths(total=facts.frames.total, source=""), load_backbone("svd_xt")
         )
         truth = facts.frames.counted
@@ -99,24 +99,24 @@ def test_what_is_not_counted_is_an_estimate_that_holds(workspace: Workspace) -> 
         assert guessed.windows.likely == pytest.approx(truth.windows, rel=0.08)
         assert guessed.vectors.likely == pytest.approx(truth.sampled, rel=0.005)
     (kingdom,) = plan(workspace, "ak_full").jobs
-    assert kingdom.whole.windows.likely == pytest.approx(59_172, rel=0.01)
-    assert (kingdom.whole.windows.least, kingdom.whole.windows.most) == pytest.approx((44_122, 74_222))
+    assert kingdom.total.windows.likely == pytest.approx(59_172, rel=0.01)
+    assert (kingdom.total.windows.least, kingdom.total.windows.most) == pytest.approx((44_122, 74_222))
     (ego,) = plan(workspace, "charades_1to1", "charades_3to1").jobs
-    assert (ego.whole.windows.least, ego.whole.windows.most) == pytest.approx((56_241, 69_574), rel=0.01)
-    assert ego.whole.clips.likely == 7013
-    assert not ego.whole.clips.exact  # of one split the owners do not say it
+    assert (ego.total.windows.least, ego.total.windows.most) == pytest.approx((56_241, 69_574), rel=0.01)
+    assert ego.total.clips.likely == 7013
+    assert not ego.total.clips.exact  # of one split the owners do not say it
 
 
 def test_another_sampling_is_not_taken_to_be_counted(workspace: Workspace) -> None:
     (job, _) = plan(workspace, "ucf_hmdb_vjepa").jobs
-    assert not job.whole.windows.exact
-    assert 69973 / 16 < job.whole.windows.likely < 69973 / 16 + 1438
+    assert not job.total.windows.exact
+    assert 69973 / 16 < job.total.windows.likely < 69973 / 16 + 1438
 
 
 def test_windows_of_audited_clips_are_those_that_extraction_cuts() -> None:
     clip = ClipFacts("a", "a.avi", ("train",), True, 1, 401, 25.0, 64, 48, 16.0, "decord", "", "0" * 64)
     long = dataclasses.replace(clip, frames=100_000)  # 180 s at 25 frames a second: 4501 begin in them
-    whole = from_audit([clip, long], load_backbone("svd_xt"))
+    whole = count_audited([clip, long], load_backbone("svd_xt"))
     assert whole.windows == counted(5 + 46)
     assert whole.vectors == counted(101 + 1126)
 
@@ -135,9 +135,11 @@ def test_shared_work_is_counted_once(workspace: Workspace) -> None:
     assert len(weights.rows) == 12  # also those of sdv2, which is the same file
     kingdom = next(job for job in everything.jobs if job.dataset == "animal_kingdom")
     assert kingdom.splits == ("full_train", "full_test")  # unseen species are among them
-    assert kingdom.whole.clips == counted(30_100)
+    assert kingdom.total.clips == counted(30_100)
     assert everything.clips.likely == 30_100 + 7_013 + 3_209
-    extract, both_ways = (stages(one)["extract"][0] for one in (everything, plan(workspace, "ucf_hmdb", "hmdb_ucf")))
+    extract, both_ways = (
+        sum_stages(one)["extract"][0] for one in (everything, plan(workspace, "ucf_hmdb", "hmdb_ucf"))
+    )
     assert extract is not None
     assert both_ways is not None
     apart = sum(job.hours.likely for row in everything.rows for job in row.jobs if job.hours)
@@ -146,13 +148,13 @@ def test_shared_work_is_counted_once(workspace: Workspace) -> None:
     assert {saving.dataset for saving in everything.savings} == {"animal_kingdom", "charades_ego", "ucf101", "hmdb51"}
 
 
-# What is reckoned with.
+# Assumptions.
 
 
-def test_every_row_has_something_to_reckon_with(workspace: Workspace) -> None:
-    named = set(reckoning().tflop_per_window)
+def test_every_row_has_assumptions(workspace: Workspace) -> None:
+    named = set(load_assumptions().tflop_per_window)
     assert {load_row(name).backbone for name in row_names()} <= named <= set(backbone_names())
-    assert {name for shared in reckoning().together for name in shared.backbones} <= named
+    assert {name for shared in load_assumptions().together for name in shared.backbones} <= named
     for name in dataset_names():
         for split, facts in load_dataset(name).splits.items():
             assert name == "smoke" or (facts.frames and (facts.clips or facts.estimated_clips)), f"{name}/{split}"
@@ -161,13 +163,13 @@ def test_every_row_has_something_to_reckon_with(workspace: Workspace) -> None:
 def test_the_readouts_work_is_of_its_parameters() -> None:
     recipe = load_row("ak_full").readout
     real = sum(p.numel() for p in build_head(recipe.model_copy(update={"layers": 1}), 256, 12).parameters())
-    assert parameters(recipe.model_copy(update={"layers": 1}), 256, 12) == pytest.approx(real, rel=0.01)
-    assert parameters(recipe, 1280, 140) == pytest.approx(98.4e6, rel=0.005)
+    assert count_parameters(recipe.model_copy(update={"layers": 1}), 256, 12) == pytest.approx(real, rel=0.01)
+    assert count_parameters(recipe, 1280, 140) == pytest.approx(98.4e6, rel=0.005)
     # Both benchmarks at the rate of one thread (benchmarks/README.md): seconds an epoch.
     for name, seconds, train, test in (("ak_full", 1.62, 32 * 38, 8 * 38), ("ucf_hmdb", 2.17, 32 * 49.7, 27 * 26.7)):
         once = load_row(name).readout.model_copy(update={"epochs": 1})
-        work = readout_tflop(once, 512, 12, train, test)
-        assert work / reckoning().readout.cpu_thread_tflop_per_second == pytest.approx(seconds, rel=0.1)
+        work = estimate_readout_tflop(once, 512, 12, train, test)
+        assert work / load_assumptions().readout.cpu_thread_tflop_per_second == pytest.approx(seconds, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         return registry.open_dataset(configs[config.name], workspace)
 
     monkeypatch.setattr(row_data, "open_dataset", opened)
-    monkeypatch.setattr(here, "load_dataset", lambda name: configs[name])
+    monkeypatch.setattr(workspace_state, "load_dataset", lambda name: configs[name])
     monkeypatch.setattr("repro.judge.verdict.row_datasets", lambda row: configs)
     return workspace
 
@@ -214,7 +216,7 @@ def row() -> Row:
 
 def audit(workspace: Workspace, name: str, frames: int) -> None:
     """As if every clip of a data set had been audited and held so many frames."""
-    config = here.load_dataset(name)
+    config = workspace_state.load_dataset(name)
     dataset = registry.list_dataset(config, workspace)
     facts = [
         ClipFacts(clip.id, clip.path.name, ("train",), True, 1, frames, 25.0, 64, 48, 1.0, "decord", "", "0" * 64)
@@ -228,18 +230,18 @@ def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_an_audits_frames_override(place: Workspace) -> None:
-    train, test = plan(place, ucf_hmdb=row()).jobs
+    train, test = plan(place, own=[row()]).jobs
     assert train.basis == "estimated from made up"
     audit(place, "ucf101", frames=250)  # 63 sampled, 3 windows
-    train, test = plan(place, ucf_hmdb=row()).jobs
-    assert train.whole.windows == counted(15 * 3)
+    train, test = plan(place, own=[row()]).jobs
+    assert train.total.windows == counted(15 * 3)
     assert train.basis == "frames counted by `repro data audit`"
-    assert not test.whole.windows.exact
+    assert not test.total.windows.exact
 
 
 def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     audit(place, "ucf101", frames=250)
-    clips = registry.list_dataset(here.load_dataset("ucf101"), place).split("train").clips
+    clips = registry.list_dataset(workspace_state.load_dataset("ucf101"), place).split("train").clips
     config = load_backbone("mean_colour")
     store = FeatureStore.open(place, "mean_colour", describe_backbone(config, place).identity(), "ucf101")
     for clip in clips[:5]:
@@ -247,33 +249,33 @@ def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     store.write(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
     store.path(clips[6].id).write_bytes(b"cut off")
     before = everything_in(place.root)
-    train, test = plan(place, ucf_hmdb=row()).jobs
-    assert (train.held, test.held) == (5, 0)
-    assert train.left.windows == counted(10 * 3)
-    assert train.whole.windows == counted(15 * 3)
+    train, test = plan(place, own=[row()]).jobs
+    assert (train.stored_clips, test.stored_clips) == (5, 0)
+    assert train.remaining.windows == counted(10 * 3)
+    assert train.total.windows == counted(15 * 3)
     assert train.disk == counted(10 * 63 * 128 * 4)
     assert everything_in(place.root) == before
 
 
 @pytest.mark.slow
 def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    fresh = plan(place, ucf_hmdb=row(), kind="cpu")
+    fresh = plan(place, own=[row()], kind="cpu")
     assert [job.hours for job in fresh.jobs] == [None, None]  # hours of a CPU are not made up
     run_here(row(), place)
     before = everything_in(place.root)
-    done = plan(place, ucf_hmdb=row(), kind="cpu", seeds=3)
+    done = plan(place, own=[row()], kind="cpu", seeds=3)
     capsys.readouterr()
-    assert [(job.held, job.left.windows) for job in done.jobs] == [(15, counted(0)), (24, counted(0))]
+    assert [(job.stored_clips, job.remaining.windows) for job in done.jobs] == [(15, counted(0)), (24, counted(0))]
     assert [job.hours for job in done.jobs] == [counted(0), counted(0)]
     (one,) = done.rows
     assert (one.readouts.seeds, one.readouts.recorded, one.readouts.measured_on) == (3, 1, "cpu")
     assert everything_in(place.root) == before
-    found = as_json(done)["rows"][0]
+    found = plan_as_json(done)["rows"][0]
     assert found["here"] == "data, features of 39 clips, 1 run"
     (rate,) = rates.read(place)  # of HMDB51, the later
     assert (rate.backbone, rate.cells, rate.kind, rate.windows) == ("mean_colour", ("final",), "cpu", 24)
     other = row().model_copy(update={"version": 2})
-    assert plan(place, ucf_hmdb=other).rows[0].readouts.recorded == 0
+    assert plan(place, own=[other]).rows[0].readouts.recorded == 0
 
 
 # Rates.
@@ -402,7 +404,7 @@ def test_what_has_been_fetched_is_not_fetched_again(workspace: Workspace) -> Non
     workspace.checkpoints.mkdir(parents=True)
     (workspace.checkpoints / "svd_xt.safetensors").write_bytes(b"weights")
     one = plan(workspace, "ucf_hmdb")
-    left = {found.name: found.left for found in one.downloads}
+    left = {found.name: found.bytes_to_download for found in one.downloads}
     assert left["hmdb51"] == counted(4_246_812_000)
     assert left["svd_xt"] == counted(0)
 
@@ -456,17 +458,17 @@ def test_a_data_set_whose_lengths_are_not_known_is_refused(
 ) -> None:
     config = load_dataset("charades_ego")
     bare = config.model_copy(update={"splits": {**config.splits, "first_train": SplitFacts(clips=3085)}})
-    monkeypatch.setattr(here, "load_dataset", lambda name: bare)
-    with pytest.raises(counting.UsageError, match=r"splits.first_train does not say how long its clips are"):
+    monkeypatch.setattr(workspace_state, "load_dataset", lambda name: bare)
+    with pytest.raises(UsageError, match=r"splits.first_train does not say how long its clips are"):
         plan(workspace, "charades_1to1")
 
 
 def test_an_extra_is_planned_as_it_is_configured(workspace: Workspace) -> None:
     """Other windows are other windows, in number and in work, and no features of the row it is like; texts need their tower."""
     names = ("ak_full", "ak_full_window10", "ak_full_action_text")
-    plan = make({name: load_row(name) for name in names}, workspace, "cuda", 1, "published")
+    plan = make_plan([load_row(name) for name in names], workspace, "cuda", 1, "published")
     whole, short, texts = plan.rows
-    assert short.jobs[0].whole.windows.likely > 2 * whole.jobs[0].whole.windows.likely
+    assert short.jobs[0].total.windows.likely > 2 * whole.jobs[0].total.windows.likely
     assert whole.jobs[0].tflop == pytest.approx(2.5 * (short.jobs[0].tflop or 0))
     assert {job.backbone for job in plan.jobs} == {
         "svd_xt", "svd_xt frames.window=10",
