@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.checkpoint import write_random_checkpoint
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.implementations import published_shapes
+from repro.backbones.svd.with_diffusers import published_shapes
 from repro.core.workspace import Workspace
 from repro.smoke import clips
 from repro.video.synthetic import scenes

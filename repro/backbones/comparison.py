@@ -1,57 +1,17 @@
 """How far computed features are from others: what all families share of `repro verify`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from repro.backbones.family import Comparison
 from repro.core.errors import MissingError, UsageError
 
 LIMIT = 1e-5
 """Default bound on the relative L2, for fp32 on a CPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deviation:
-    """Deviation of one tensor from its golden values."""
-
-    file: str
-    tensor: str
-    relative_l2: float
-    """Norm of the difference over the golden tensor's norm; infinite if ours is not finite."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How far one way of computing is from another, over all compared cells."""
-
-    what: str
-    against: str
-    worst: float
-    """Relative L2 of the cell that is furthest off."""
-    cell: str
-    seconds: float
-    """Time of one window, measured once without warm-up: no benchmark."""
-    expected: float | None
-    """Upper bound on `worst`; None if they need not agree."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A remark to print with the comparisons."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A comparison that this machine does not allow."""
-
-    what: str
-    why: str
 
 
 def relative_l2(ours: np.ndarray, golden: np.ndarray) -> float:

@@ -8,8 +8,11 @@ from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint
 from repro.backbones.extractor import Backbone, Execution, Requests
-from repro.backbones.family import Family
+from repro.backbones.family import Family, LazyModule
 from repro.backbones.noise import Noise, Stream
+
+torch, efficientnet = LazyModule("torch"), LazyModule("efficientnet_lite_pytorch")
+precision = LazyModule("repro.backbones.precision")
 
 
 class EfficientNetLite0Config(BackboneConfig):
@@ -27,11 +30,8 @@ class EfficientNetLite0:
     at_once, batch, noise_seed = 1, "1 window", 0
 
     def __init__(self, backbone: Backbone, device: str) -> None:
-        import torch
-        from efficientnet_lite_pytorch import EfficientNet
-
         self.backbones, self.frames, self.device = (backbone.name,), backbone.config.frames, device
-        self.network = EfficientNet.from_name("efficientnet-lite0").eval().to(device)
+        self.network = efficientnet.EfficientNet.from_name("efficientnet-lite0").eval().to(device)
         self.network.load_state_dict(torch.load(str(backbone.checkpoint), map_location=device, weights_only=True))
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
@@ -40,13 +40,9 @@ class EfficientNetLite0:
     def features(
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
-        import torch
-
-        from repro.backbones.precision import fp32_products
-
         # The network was trained on pixels in [-1, 1].
         frames = torch.from_numpy(np.concatenate(windows)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.inference_mode(), fp32_products("fp32"):
+        with torch.inference_mode(), precision.fp32_products("fp32"):
             resized = torch.nn.functional.interpolate(frames, size=(224, 224), mode="bilinear", antialias=True)
             means = self.network.extract_features(resized).mean(dim=(2, 3))
         return {self.backbones[0]: {"final": means.cpu().numpy()}}

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float32, UInt8
 from typing_extensions import TypeVar
 
 from repro.backbones.config import BackboneConfig, Cell, Frames, OtherInputs
-from repro.backbones.noise import Noise, Stream
+
+if TYPE_CHECKING:  # `repro list` imports this module, and needs no arrays
+    import numpy as np
+    from jaxtyping import Float32, UInt8
+
+    from repro.backbones.noise import Noise, Stream
 
 ConfigT_co = TypeVar("ConfigT_co", bound=BackboneConfig, default=BackboneConfig, covariant=True)
 
@@ -44,13 +47,13 @@ class Extractor(Protocol):
         """Seed of the windows' noise (repro/backbones/noise.py)."""
         ...
 
-    def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
+    def noise_shapes(self, real: int) -> "Mapping[Stream, tuple[int, ...]]":
         """Shapes of the noise that a window with `real` frames takes."""
         ...
 
     def features(
-        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
-    ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+        self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: "Sequence[Noise]"
+    ) -> "dict[str, dict[str, Float32[np.ndarray, '_ _']]]":
         """Compute the feature vectors of consecutive windows of one clip.
 
         Args:

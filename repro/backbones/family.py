@@ -1,20 +1,71 @@
 """What a family of backbones implements: one config class, and how its networks are opened, verified and prepared.
 
-Modules that define a family import no torch: `repro list` reads all configs. Methods that load networks import what they
-need themselves. repro/backbones/registry.py finds the families.
+Modules that define a family import no torch, which takes seconds: `repro list` reads their configs. They name the modules
+that load networks as LazyModule. repro/backbones/registry.py finds the families.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig
 from repro.backbones.extractor import Execution, Extractor, Requests
 from repro.core.errors import UsageError
 
 ConfigT = TypeVar("ConfigT", bound=BackboneConfig)
+
+
+class LazyModule:
+    """A module that is imported when one of its names is first used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """Deviation of one tensor from its golden values."""
+
+    file: str
+    tensor: str
+    relative_l2: float
+    """Norm of the difference over the golden tensor's norm; infinite if the computed one is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far one way of computing is from another, over all compared cells."""
+
+    what: str
+    against: str
+    worst: float
+    """Relative L2 of the cell that is furthest off."""
+    cell: str
+    seconds: float
+    """Time of one window, measured once without warm-up: no benchmark."""
+    expected: float | None
+    """Upper bound on `worst`; None if they need not agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A remark to print with the comparisons."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A comparison that this machine does not allow."""
+
+    what: str
+    why: str
 
 
 class Family(ABC, Generic[ConfigT]):

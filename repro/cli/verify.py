@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repro.backbones import comparison
-from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.config import BackboneConfig
 from repro.backbones.extractor import Execution
+from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.registry import family_of, load_backbone
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions

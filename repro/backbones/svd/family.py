@@ -1,13 +1,23 @@
-"""Stable Video Diffusion as a family of backbones. Imports no torch: networks are imported by the methods that need them."""
+"""Stable Video Diffusion as a family of backbones. Imports no torch until networks are used."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.extractor import Execution, Extractor, Requests
-from repro.backbones.family import Family
+from repro.backbones.family import Comparison, Deviation, Family, LazyModule, Note, Skipped
 from repro.backbones.svd.config import SvdConfig
+
+if TYPE_CHECKING:
+    from repro.backbones.svd import checkpoint as checkpoint_file
+    from repro.backbones.svd import extractor, implementations, verify, with_diffusers
+else:
+    checkpoint_file = LazyModule("repro.backbones.svd.checkpoint")
+    extractor = LazyModule("repro.backbones.svd.extractor")
+    implementations = LazyModule("repro.backbones.svd.implementations")
+    verify = LazyModule("repro.backbones.svd.verify")
+    with_diffusers = LazyModule("repro.backbones.svd.with_diffusers")
 
 
 class SvdFamily(Family[SvdConfig]):
@@ -17,22 +27,17 @@ class SvdFamily(Family[SvdConfig]):
 
     def open_extractors(self, requests: Requests[SvdConfig], execution: Execution) -> list[Extractor]:
         """Backbones that differ in temporal mixing alone are computed together."""
-        from repro.backbones.svd.extractor import SvdExtractor
-
         groups: dict[str, Requests[SvdConfig]] = {}
         for backbone, cells in requests:
             config = backbone.config.model_dump(mode="json", exclude={"title", "version", "temporal_mixing"})
             key = repr((config, backbone.checkpoint_sha256))
             groups[key] = [*groups.get(key, ()), (backbone, cells)]
-        return [SvdExtractor(group, execution.device, execution.batch) for group in groups.values()]
+        return [extractor.SvdExtractor(group, execution.device, execution.batch) for group in groups.values()]
 
     def resolve_implementation(self, config: SvdConfig) -> str:
-        # The environment's sgm may be broken, so it is imported to see; `diffusers` needs no look.
-        if config.implementation == "diffusers":
-            return "diffusers"
-        from repro.backbones.svd import implementations
-
-        return implementations.resolve_implementation(config.implementation)
+        likely = self.likely_implementation(config)
+        # An installed sgm may be broken, so it is imported to see. Importing diffusers for its name would take seconds.
+        return implementations.resolve_implementation(config.implementation) if likely == "sgm" else likely
 
     def likely_implementation(self, config: SvdConfig) -> str:
         if config.implementation == "auto":
@@ -42,19 +47,13 @@ class SvdFamily(Family[SvdConfig]):
     def verify_against_golden(
         self, config: SvdConfig, checkpoint: Path, folder: Path, execution: Execution
     ) -> Iterator[Deviation | Note]:
-        from repro.backbones.svd.verify import verify_against_golden
-
-        return verify_against_golden(config, checkpoint, folder, execution)
+        return verify.verify_against_golden(config, checkpoint, folder, execution)
 
     def compare_ways(
         self, config: SvdConfig, checkpoint: Path, execution: Execution, limit: float
     ) -> Iterator[Comparison | Skipped | Note]:
-        from repro.backbones.svd.verify import compare_ways
-
-        return compare_ways(config, checkpoint, execution, limit)
+        return verify.compare_ways(config, checkpoint, execution, limit)
 
     def write_random_weights(self, config: SvdConfig, path: Path, seed: int) -> None:
-        from repro.backbones.svd.checkpoint import write_random_checkpoint
-        from repro.backbones.svd.implementations import published_shapes
-
-        write_random_checkpoint(path, published_shapes(config.architecture), seed)
+        shapes = with_diffusers.published_shapes(config.architecture)
+        checkpoint_file.write_random_checkpoint(path, shapes, seed)

@@ -1,38 +1,48 @@
-"""Choosing and loading an implementation of Stable Video Diffusion's networks.
+"""Choosing and loading an implementation of Stable Video Diffusion's networks."""
 
-with_diffusers.py, with_sgm.py and text.py import diffusers, open_clip and transformers, and these import torchvision if it
-is installed. They are therefore imported here, after `declare_torchvision_operators`, and by no other module of the package.
-"""
-
-import importlib.util
-import sys
-from collections.abc import Sequence
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from repro.backbones.config import OtherInputs
+from repro.backbones.family import LazyModule
 from repro.backbones.svd import text_files
 from repro.backbones.svd.architecture import SvdArchitecture
 from repro.backbones.svd.networks import Implementation, Needs, Networks
-from repro.backbones.weights import Shapes
+from repro.backbones.svd.text import embed_texts
+from repro.backbones.svd.with_diffusers import DiffusersNetworks
 from repro.core.errors import MissingError
+
+if TYPE_CHECKING:
+    from repro.backbones.svd import with_sgm
+else:
+    # It imports sgm, which may be missing or broken.
+    with_sgm = LazyModule("repro.backbones.svd.with_sgm")
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("sgm", "diffusers")
 
-_DECLARED: list[torch.library.Library] = []
-"""Keeps the declarations alive: they last as long as these objects."""
 
-
+@cache
 def explain_missing_sgm() -> str:
-    """Return why sgm cannot be imported, in one line; an empty string if it can."""
-    declare_torchvision_operators()
-    from repro.backbones.svd import with_sgm
-
-    return with_sgm.explain_import_error()
+    """Return why sgm, or what the networks need of it, cannot be imported, in one line; an empty string if it can."""
+    try:
+        with _silence_sgm():
+            import_module("sgm")
+            import_module("repro.backbones.svd.with_sgm")
+    except Exception as error:  # a broken installation may raise anything
+        return f"sgm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+    # sgm's attention uses a context manager that torch has renamed, so every block would warn in every window.
+    warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
+    return ""
 
 
 def resolve_implementation(requested: Literal["auto", "sgm", "diffusers"]) -> Implementation:
@@ -57,53 +67,29 @@ def load_networks(implementation: Implementation, path: Path, architecture: SvdA
     Raises:
         MissingError: the file is not a checkpoint of `architecture`.
     """
-    declare_torchvision_operators()
     if implementation == "sgm":
-        from repro.backbones.svd.with_sgm import SgmNetworks
-
-        return SgmNetworks(path, architecture, needs)
-    from repro.backbones.svd.with_diffusers import DiffusersNetworks
-
+        with _silence_sgm():
+            return with_sgm.SgmNetworks(path, architecture, needs)
     networks = DiffusersNetworks(architecture, needs)
     networks.fill(path)
     return networks
 
 
-def published_shapes(architecture: SvdArchitecture) -> Shapes:
-    """Return name and shape of every tensor of the published file that features could depend on."""
-    declare_torchvision_operators()
-    from repro.backbones.svd.with_diffusers import published_shapes
-
-    return published_shapes(architecture)
-
-
 def load_text_embeddings(inputs: OtherInputs) -> Float[Tensor, "N D"]:
     """Compute the embeddings of the texts that `inputs` names (svd/text_files.py)."""
-    declare_torchvision_operators()
-    from repro.backbones.svd.text import embed_texts
-
     texts: Sequence[str] = inputs.identity["text"]["texts"]
     tower = text_files.load_text_encoder().tower
     return embed_texts(tower, inputs.files["weights"], inputs.files["merges"], texts)
 
 
-def declare_torchvision_operators() -> None:
-    """Let torchvision be imported if it was built for CUDA and torch for the CPU.
-
-    Alongside a CPU torch the operators of a CUDA torchvision do not load, and its import ends at the first of them. None of
-    the networks calls any, so declaring them is enough. Does nothing if torchvision is not installed, or loads.
-    """
-    if _DECLARED or importlib.util.find_spec("torchvision") is None:
-        return
+@contextlib.contextmanager
+def _silence_sgm() -> Iterator[None]:
+    """Silence sgm, which prints and logs while it is imported and while it builds, and warns of optional packages."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        # Forget the half-imported modules, so that the next import starts anew.
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for operator in ("nms", "qnms"):
-            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-            _DECLARED.append(library)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,10 +1,12 @@
 """OpenCLIP's text embeddings, which can replace the image embedding (the release's generate_svd_maps.py with
 --conditioning actions or empty_str, and sgm's FrozenOpenCLIPEmbedder2; docs/deviations.md 29).
 
-Modules are transformers', filled from an OpenCLIP file; texts are tokenised as OpenCLIP does. Import this module through
-implementations.py, which first makes sure that torchvision can be imported.
+Modules are transformers', filled from an OpenCLIP file; texts are tokenised as OpenCLIP does.
 """
 
+import repro.backbones.torchvision_operators  # noqa: F401  # before transformers, which imports torchvision
+
+# isort: split
 import gzip
 import html
 import re

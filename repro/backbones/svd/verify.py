@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
-from repro.backbones.comparison import Comparison, Deviation, Skipped, compare_cells, read_golden, relative_l2
+from repro.backbones.comparison import compare_cells, read_golden, relative_l2
 from repro.backbones.config import Cell, Layer
 from repro.backbones.extractor import Execution
+from repro.backbones.family import Comparison, Deviation, Skipped
 from repro.backbones.noise import Stream, WindowNoise
 from repro.backbones.precision import move_to_device
 from repro.backbones.svd.architecture import SVD_GRID

@@ -1,9 +1,12 @@
 """Stable Video Diffusion's networks from diffusers and transformers, filled from a published file.
 
 diffusers' own forward takes one context per video and repeats it. Here every frame has its own, so the blocks are called one
-after another. Import this module through implementations.py, which first makes sure that torchvision can be imported.
+after another.
 """
 
+import repro.backbones.torchvision_operators  # noqa: F401  # before diffusers, which imports torchvision
+
+# isort: split
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

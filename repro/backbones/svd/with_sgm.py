@@ -1,24 +1,28 @@
 """Stable Video Diffusion's networks from the published modules: sgm, of the release's fork or Stability-AI/generative-models.
 
 Only UNet, VAE encoders and image tower are built, on the meta device, then filled from the file: nothing is downloaded, and
-attention is torch's own (no xformers). Import this module through implementations.py, which first makes sure that
-torchvision can be imported.
+attention is torch's own (no xformers). Only implementations.py imports this module, and only to use sgm: it keeps sgm silent.
 """
 
-import contextlib
-import io
+import repro.backbones.torchvision_operators  # noqa: F401  # before open_clip, which imports torchvision
+
+# isort: split
 import json
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
+from sgm.modules.attention import SpatialTransformer
+from sgm.modules.diffusionmodules.model import Encoder
+from sgm.modules.diffusionmodules.openaimodel import ResBlock
+from sgm.modules.diffusionmodules.util import timestep_embedding
+from sgm.modules.diffusionmodules.video_model import VideoUNet
+from sgm.modules.encoders.modules import FrozenOpenCLIPImageEmbedder
 from torch import Tensor, nn
 
 from repro.backbones.svd import checkpoint, pictures
@@ -31,26 +35,12 @@ ARCHITECTURE_NAME = "actiondiff-image-tower"
 """Name under which the image tower's architecture is registered with open_clip."""
 
 
-@cache
-def explain_import_error() -> str:
-    """Return why sgm, or what the networks need of it, cannot be imported, in one line; an empty string if it can."""
-    try:
-        with _quiet():
-            import sgm.modules.diffusionmodules.video_model
-            import sgm.modules.encoders.modules  # noqa: F401
-    except Exception as error:  # a broken installation may raise anything
-        return f"sgm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
-    # sgm's attention uses a context manager that torch has renamed, so every block would warn in every window.
-    warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
-    return ""
-
-
 class SgmNetworks:
     implementation: Implementation = "sgm"
 
     def __init__(self, path: Path, architecture: SvdArchitecture, needs: Needs) -> None:
         self.needs = needs
-        with open_checkpoint(path, published_shapes(architecture)) as file, _quiet():
+        with open_checkpoint(path, published_shapes(architecture)) as file:
             with torch.device("meta"):
                 self.unet = _build_unet(architecture)
                 self.latent_encoder = _build_encoder(architecture)
@@ -92,14 +82,10 @@ class SgmNetworks:
         return moments[:, :4]
 
     def vector(self, numbers: Float[Tensor, " n"]) -> Float[Tensor, " V"]:
-        from sgm.modules.diffusionmodules.util import timestep_embedding
-
         sinusoids: Tensor = timestep_embedding(numbers, EMBEDDED)
         return sinusoids.reshape(-1)
 
     def embedding(self, c_noise: float, vector: Float[Tensor, "T V"]) -> Float[Tensor, "T E"]:
-        from sgm.modules.diffusionmodules.util import timestep_embedding
-
         time = torch.full((len(vector),), c_noise, device=vector.device)
         sinusoids = timestep_embedding(time, self.unet.model_channels)
         emb: Tensor = self.unet.time_embed(sinusoids) + self.unet.label_emb(vector)
@@ -145,8 +131,6 @@ class SgmNetworks:
 
 def _build_unet(architecture: SvdArchitecture) -> Any:
     """Arguments are those of the published configuration, except that attention is torch's own."""
-    from sgm.modules.diffusionmodules.video_model import VideoUNet
-
     return VideoUNet(
         in_channels=8,
         out_channels=4,
@@ -169,8 +153,6 @@ def _build_unet(architecture: SvdArchitecture) -> Any:
 
 
 def _build_encoder(architecture: SvdArchitecture) -> nn.Module:
-    from sgm.modules.diffusionmodules.model import Encoder
-
     encoder: nn.Module = Encoder(
         ch=architecture.vae_channels,
         ch_mult=list(MULTIPLIERS),
@@ -188,9 +170,6 @@ def _build_encoder(architecture: SvdArchitecture) -> nn.Module:
 
 def _build_image_tower(architecture: SvdArchitecture) -> Any:
     """Build sgm's embedder around an open_clip model of the architecture; its text side is minimal and then dropped."""
-    import open_clip
-    from sgm.modules.encoders.modules import FrozenOpenCLIPImageEmbedder
-
     tower = architecture.image_tower
     described = {
         "embed_dim": tower.embed_dim,
@@ -238,9 +217,6 @@ def _drop_temporal(unet: Any) -> None:
 
 def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
     """Compute only the spatial branch of a module, which is all of it if the temporal branch has weight 0."""
-    from sgm.modules.attention import SpatialTransformer
-    from sgm.modules.diffusionmodules.openaimodel import ResBlock
-
     # The video modules extend the image ones, whose forward is the spatial branch.
     kind = type(part).__name__
     if kind == "VideoResBlock":
@@ -258,16 +234,3 @@ def _fill(module: nn.Module, prefix: str, file: safe_open) -> None:
         tensor: Tensor = file.get_tensor(prefix + name)  # type: ignore[no-untyped-call]
         state[name] = tensor.float()
     module.load_state_dict(state, strict=True, assign=True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence sgm, which prints and logs while it builds, and warns of optional packages."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

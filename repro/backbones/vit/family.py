@@ -1,17 +1,24 @@
-"""The families vjepa and videomaev2. Imports no torch: networks are imported by the methods that need them."""
+"""The families vjepa and videomaev2. Imports no torch until networks are used."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
-from repro.backbones.comparison import Comparison, Deviation, Note, Skipped
 from repro.backbones.extractor import Execution, Extractor, Requests
-from repro.backbones.family import Family
+from repro.backbones.family import Comparison, Deviation, Family, LazyModule, Note, Skipped
 from repro.backbones.vit.config import Layout, Videomaev2Config, VitConfig, VjepaConfig
 
 if TYPE_CHECKING:
+    from repro.backbones.vit import checkpoint as checkpoint_file
+    from repro.backbones.vit import extractor, verify, videomaev2, vjepa
     from repro.backbones.vit.encoder import BuildEncoder
+else:
+    checkpoint_file = LazyModule("repro.backbones.vit.checkpoint")
+    extractor = LazyModule("repro.backbones.vit.extractor")
+    verify = LazyModule("repro.backbones.vit.verify")
+    videomaev2 = LazyModule("repro.backbones.vit.videomaev2")
+    vjepa = LazyModule("repro.backbones.vit.vjepa")
 
 VitConfigT = TypeVar("VitConfigT", bound=VitConfig)
 
@@ -25,37 +32,31 @@ class VitFamily(Family[VitConfigT]):
 
     @abstractmethod
     def encoder_builder(self) -> "BuildEncoder":
-        """Import the encoder's modules."""
+        """Return the encoder's class, which imports its modules."""
 
     def open_extractors(self, requests: Requests[VitConfigT], execution: Execution) -> list[Extractor]:
-        from repro.backbones.vit.extractor import open_extractor
-
         build = self.encoder_builder()
-        return [open_extractor(backbone, cells, self.layout, build, execution) for backbone, cells in requests]
+        return [
+            extractor.open_extractor(backbone, cells, self.layout, build, execution) for backbone, cells in requests
+        ]
 
     def verify_against_golden(
         self, config: VitConfigT, checkpoint: Path, folder: Path, execution: Execution
     ) -> Iterator[Deviation | Note]:
-        from repro.backbones.vit.verify import verify_against_golden
-
-        return verify_against_golden(config, self.layout, self.encoder_builder(), checkpoint, folder, execution.device)
+        return verify.verify_against_golden(
+            config, self.layout, self.encoder_builder(), checkpoint, folder, execution.device
+        )
 
     def compare_ways(
         self, config: VitConfigT, checkpoint: Path, execution: Execution, limit: float
     ) -> Iterator[Comparison | Skipped | Note]:
-        from repro.backbones.vit.verify import compare_ways
-
-        return compare_ways(config, self.layout, self.encoder_builder(), checkpoint, execution.device, limit)
+        return verify.compare_ways(config, self.layout, self.encoder_builder(), checkpoint, execution.device, limit)
 
     def cut_encoder(self, config: VitConfigT, original: Path, target: Path) -> str:
-        from repro.backbones.vit.checkpoint import cut_encoder
-
-        return cut_encoder(config, self.layout, original, target)
+        return checkpoint_file.cut_encoder(config, self.layout, original, target)
 
     def write_random_weights(self, config: VitConfigT, path: Path, seed: int) -> None:
-        from repro.backbones.vit.checkpoint import write_random_encoder
-
-        write_random_encoder(path, config, self.layout, seed)
+        checkpoint_file.write_random_encoder(path, config, self.layout, seed)
 
 
 class VjepaFamily(VitFamily[VjepaConfig]):
@@ -74,9 +75,7 @@ class VjepaFamily(VitFamily[VjepaConfig]):
     )
 
     def encoder_builder(self) -> "BuildEncoder":
-        from repro.backbones.vit.vjepa import VjepaEncoder
-
-        return cast("BuildEncoder", VjepaEncoder)  # torch's types hide that its modules fit the protocol
+        return cast("BuildEncoder", vjepa.VjepaEncoder)  # torch's types hide that its modules fit the protocol
 
 
 class Videomaev2Family(VitFamily[Videomaev2Config]):
@@ -93,6 +92,4 @@ class Videomaev2Family(VitFamily[Videomaev2Config]):
     )
 
     def encoder_builder(self) -> "BuildEncoder":
-        from repro.backbones.vit.videomaev2 import Videomaev2Encoder
-
-        return Videomaev2Encoder
+        return videomaev2.Videomaev2Encoder

@@ -15,16 +15,9 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from repro.backbones.comparison import (
-    Comparison,
-    Deviation,
-    Note,
-    Skipped,
-    compare_cells,
-    read_golden,
-    relative_l2,
-)
+from repro.backbones.comparison import compare_cells, read_golden, relative_l2
 from repro.backbones.config import Cell
+from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.noise import SampledNoise
 from repro.backbones.precision import fp32_products, move_to_device
 from repro.backbones.vit.checkpoint import PATCHES, check_encoder, open_encoder

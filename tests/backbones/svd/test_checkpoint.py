@@ -18,7 +18,7 @@ from repro.core.errors import MissingError
 
 def test_every_tensor_of_the_kit_is_accounted_for(reference: Path, tiny: SvdConfig) -> None:
     kit = {name: tuple(shape) for name, shape in json.loads((reference / "parity" / "keys.json").read_text()).items()}
-    layout = implementations.published_shapes(tiny.architecture)
+    layout = with_diffusers.published_shapes(tiny.architecture)
     assert {name: kit[name] for name in layout} == layout
     unused = set(kit) - set(layout)
     assert len(unused) == 146
@@ -30,7 +30,7 @@ def test_the_published_size(tiny: SvdConfig) -> None:
     config = load_backbone("svd_xt")
     assert isinstance(config, SvdConfig)
     sizes: dict[str, int] = {}
-    for name, shape in implementations.published_shapes(config.architecture).items():
+    for name, shape in with_diffusers.published_shapes(config.architecture).items():
         part = next(
             p for p in (names.UNET, names.LATENT_VAE, names.CONDITION_VAE, names.IMAGE_TOWER) if name.startswith(p)
         )
