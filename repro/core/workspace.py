@@ -204,8 +204,11 @@ def _absolute(path: Path) -> Path:
 
 
 def quiet_libraries() -> None:
-    """Set what third-party libraries read at import: no telemetry, no look-ups of newer versions."""
+    """Set what third-party libraries read from the environment: no telemetry, no look-ups of newer versions, no connections
+    kept open by MLflow. Call it before importing them."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    # A pooled connection would go on writing to a database that has been renamed and replaced.
+    os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
