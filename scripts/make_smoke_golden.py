@@ -13,7 +13,7 @@ from repro.core.console import Reporter
 from repro.core.files import replacing_file, write_json
 from repro.core.workspace import Workspace
 from repro.smoke import golden, job
-from repro.table.rows import SMOKE_ROWS, load_row
+from repro.table.rows import load_row, smoke_row_names
 
 SEEDS = (52, 53)
 TOLERANCE = {"top1": 0.01, "map_micro": 0.5}
@@ -45,7 +45,7 @@ def main() -> None:
                     }
                     for run in made.records[name]
                 }
-                for name in SMOKE_ROWS
+                for name in smoke_row_names()
             },
             "tolerance": TOLERANCE,
             "platform": f"{platform.system()} {platform.machine()}",

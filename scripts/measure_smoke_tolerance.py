@@ -20,7 +20,7 @@ from repro.records.record import find_runs
 from repro.smoke import clips
 from repro.smoke.golden import FEATURE_LIMIT
 from repro.table.row import Row
-from repro.table.rows import SMOKE_ROWS, load_row
+from repro.table.rows import load_row, smoke_row_names
 
 TRIALS = 10
 METRICS = ("top1", "map_micro")
@@ -47,7 +47,7 @@ def best(row: Row, train_split: Sequences, test_split: Sequences, seed: int) -> 
 def main() -> None:
     workspace = Workspace(Path(sys.argv[1]).absolute())
     splits = clips.splits(workspace.smoke / "clips")
-    for name in SMOKE_ROWS:
+    for name in smoke_row_names():
         row = load_row(name)
         records = [r for run in find_runs(workspace.runs) if (r := run.load_record()) and r.row == name]
         key, identity = records[0].features.key, records[0].features.identity

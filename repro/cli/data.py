@@ -14,6 +14,7 @@ from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import Manifest, list_differences, read_manifest, stored_manifest
+from repro.datasets.prepare import prepare_dataset
 from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset, list_dataset, user_dataset_names
 
@@ -65,8 +66,6 @@ def data_prepare(
         name: A name from configs/datasets.
         from_: Archives, or folders with the archives or their contents [default: archives in the data set's folder].
     """
-    from repro.datasets.prepare import prepare_dataset
-
     workspace, config = common.open_workspace(), _config(name)
     placed = prepare_dataset(config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
     report = _status(name, workspace)
@@ -96,7 +95,7 @@ def data_audit(
         name: A name from configs/datasets.
         workers: Processes that decode videos [default: one per core].
     """
-    # Here, as decoding takes libraries that the other verbs do without.
+    # Imported here, because only this verb decodes videos.
     from repro.datasets.audit import audit_dataset
 
     workspace, config = common.open_workspace(), _config(name)

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,12 +19,10 @@ from repro.cli.options import (
     parse_numbers,
     parse_shard,
 )
-from repro.core.console import format_duration
+from repro.core.console import Reporter, format_duration
 from repro.core.errors import Exit, MissingError
+from repro.pipeline.extract import Extracted, ExtractRequest, extract_source
 from repro.table.requirements import chosen_device
-
-if TYPE_CHECKING:
-    from repro.pipeline.extract import Extracted
 
 
 @Parameter(name="*")
@@ -75,9 +73,6 @@ def extract(
     timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
     shard = parse_shard(options.shard)
 
-    from repro.core.console import Reporter
-    from repro.pipeline.extract import ExtractRequest, extract_source
-
     request = ExtractRequest(
         source=source,
         backbones=tuple(backbone.split(",")),
@@ -96,7 +91,7 @@ def extract(
         speed = f"{done.windows / done.seconds:.2f} windows/s"
         reporter.line(f"{'':<11} {done.windows} windows in {format_duration(done.seconds)}: {speed}")
     if common.as_json:
-        print(json.dumps(_as_json(extracted), indent=1))
+        print(json.dumps(_extraction_as_json(extracted), indent=1))
     if done.failed:
         raise MissingError(
             f"{len(done.failed)} of {extracted.clips} clips failed and are named in {extracted.failed_list}: fix them and run "
@@ -105,7 +100,7 @@ def extract(
     return Exit.OK
 
 
-def _as_json(extracted: "Extracted") -> dict[str, object]:
+def _extraction_as_json(extracted: Extracted) -> dict[str, object]:
     done = extracted.done
     return {
         "collection": extracted.collection,

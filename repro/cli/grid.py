@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -15,15 +15,16 @@ from repro.cli.options import (
     SeedsOption,
     TrainingOptions,
     load_requested_row,
+    open_compute,
     parse_numbers,
     require_number,
 )
 from repro.cli.run import require_ready
+from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError
 from repro.core.workspace import Workspace
-
-if TYPE_CHECKING:
-    from repro.pipeline.grid.report import GridResult
+from repro.pipeline.grid import report
+from repro.pipeline.grid.report import GridResult
 
 
 @Parameter(name="*")
@@ -84,9 +85,8 @@ def grid(
     timesteps = parse_numbers("--timesteps", options.timesteps)
     layers = parse_numbers("--layers", options.layers)
 
-    from repro.core.console import Reporter
+    # Imports torch, which takes seconds: mistakes in the options are reported before.
     from repro.pipeline.grid.grid import PROTOCOLS, GridRequest, plan_grid, run_grid
-    from repro.readout.compute import Compute
 
     request = GridRequest(
         timesteps=timesteps,
@@ -100,9 +100,9 @@ def grid(
     )
     cells = plan_grid(found, request).cells
     device = require_ready(found, workspace, compute.device)
-    settings = Compute(device, deterministic=compute.deterministic).require_available()
+    training = open_compute(device, deterministic=compute.deterministic)
     reporter = Reporter(to_stderr=common.as_json)
-    result, failures = run_grid(found, request, workspace, compute.execution(device), settings, reporter)
+    result, failures = run_grid(found, request, workspace, compute.execution(device), training, reporter)
     print_grid(result, workspace, as_json=common.as_json)
     if failures:
         raise MissingError(
@@ -112,9 +112,8 @@ def grid(
     return Exit.OK
 
 
-def print_grid(result: "GridResult", workspace: Workspace, *, as_json: bool) -> None:
+def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> None:
     """Print a table for each protocol, what its rule selects, and where the report is."""
-    from repro.pipeline.grid import report
     from repro.pipeline.grid.grid import PROTOCOLS, report_paths
 
     if as_json:

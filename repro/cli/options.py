@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from repro.backbones.config import Layer
+from repro.backbones.extractor import Execution
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, open_workspace
+from repro.table.row import Row
+from repro.table.rows import is_smoke_row, load_row, smoke_rows
 
 if TYPE_CHECKING:
-    from repro.backbones.config import Layer
-    from repro.backbones.extractor import Execution
     from repro.features.store import StoredAs
-    from repro.table.row import Row
+    from repro.readout.compute import Compute
+    from repro.readout.recipe import Precision
 
 MOST_WORKERS = 1024
 """Upper limit of --workers for every verb: beyond it, a typing error is likelier than a machine."""
@@ -130,9 +133,9 @@ class ComputeOptions(DeviceOptions):
         ),
     ] = None
 
-    def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> "Execution":
+    def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> Execution:
         """Return how features are computed on `device`; `say` receives notes about checkpoints."""
-        from repro.backbones.extractor import Execution
+        # Imported here, because every verb imports this module and few decode videos.
         from repro.video.decoders import spare_cores
 
         return Execution(device, self.batch, self.workers or spare_cores(), say)
@@ -189,6 +192,18 @@ TRAINING = TrainingOptions()
 BACKBONE = BackboneOptions()
 
 
+def open_compute(device: str, precision: "Precision" = "fp32", *, deterministic: bool = False) -> "Compute":
+    """Return how readouts are trained on `device`.
+
+    Raises:
+        UsageError: the device or the precision is not available on this machine.
+    """
+    # Imports torch, which takes seconds: verbs call this after everything that can be refused without it.
+    from repro.readout.compute import Compute
+
+    return Compute(device, precision, deterministic).require_available()
+
+
 def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     """Parse 20, 0,5,10 or 1-13 as ascending numbers without duplicates; None (not given) stays None.
 
@@ -208,7 +223,7 @@ def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     return tuple(sorted(numbers))
 
 
-def parse_layers(text: str | None) -> "tuple[Layer, ...] | None":
+def parse_layers(text: str | None) -> tuple[Layer, ...] | None:
     """Parse layers: numbers as parse_numbers, then up_1 or up_1-up_12 for a decoder's, then final.
 
     Raises:
@@ -243,21 +258,17 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 def command_for_row(name: str) -> str:
     """Return the command that runs a row: rows of the smoke job cannot be run alone."""
-    from repro.table.rows import PRETRAINED_SMOKE_ROWS, is_smoke_row
-
-    if name in PRETRAINED_SMOKE_ROWS:
-        return "repro smoke --pretrained"
-    return "repro smoke" if is_smoke_row(name) else f"repro {name}"
+    if not is_smoke_row(name):
+        return f"repro {name}"
+    return "repro smoke --pretrained" if smoke_rows()[name].pretrained else "repro smoke"
 
 
-def load_requested_row(name: str) -> "Row":
+def load_requested_row(name: str) -> Row:
     """Return the row that a verb was asked to run or plan.
 
     Raises:
         UsageError: no such row, a row of the smoke job, or a config that is not valid.
     """
-    from repro.table.rows import is_smoke_row, load_row
-
     if is_smoke_row(name):
         raise UsageError(f"{name} is part of the smoke job: run `{command_for_row(name)}`")
     return load_row(name)

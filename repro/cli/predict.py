@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from repro.cli.options import (
-    COMMON,
-    MOST_WORKERS,
-    ON_DEVICE,
-    CommonOptions,
-    DeviceOptions,
-    require_number,
-)
+from repro.backbones.extractor import Execution
+from repro.cli.options import COMMON, MOST_WORKERS, ON_DEVICE, CommonOptions, DeviceOptions, require_number
+from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
-from repro.table.rows import SMOKE_ROWS, load_row
+from repro.table.rows import load_row, smoke_row_names
 
 if TYPE_CHECKING:
     from repro.pipeline.predict import ScoredVideos
@@ -47,15 +42,14 @@ def predict(
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 
-    from repro.backbones.extractor import Execution
-    from repro.core.console import Reporter
+    # Imports torch, which takes seconds: mistakes are reported before.
     from repro.pipeline.predict import predict_videos
 
     execution = Execution(chosen_device(compute.device), compute.batch, workers)
     # Progress goes to stderr, so that stdout has the scores alone.
     scored = predict_videos(found, videos, seed, common.open_workspace(), execution, Reporter(to_stderr=True))
     if common.as_json:
-        print(json.dumps(_as_json(scored), indent=1))
+        print(json.dumps(_scores_as_json(scored), indent=1))
     elif scored.scores:
         _print_scores(scored, top)
     if scored.failed:
@@ -69,7 +63,7 @@ def _print_scores(scored: "ScoredVideos", top: int) -> None:
     print(f"{readout.row}, seed {readout.seed}, epoch {readout.epoch}: {readout.backbone} {readout.cell}")
     if readout.recipe.loss.name != "cross_entropy":
         print("each class is scored by itself: scores do not add up to 100 %")
-    if readout.row in SMOKE_ROWS:
+    if readout.row in smoke_row_names():
         print("nothing in this backbone was learnt: these scores mean nothing")
     for path, scores in scored.scores.items():
         print(path)
@@ -78,7 +72,7 @@ def _print_scores(scored: "ScoredVideos", top: int) -> None:
             print(f"  {100 * scores[label]:6.2f} %  {readout.classes[label]}")
 
 
-def _as_json(scored: "ScoredVideos") -> dict[str, object]:
+def _scores_as_json(scored: "ScoredVideos") -> dict[str, object]:
     readout = scored.readout
     return {
         "row": readout.row,

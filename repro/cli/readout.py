@@ -12,7 +12,9 @@ from repro.cli.options import (
     ProtocolOption,
     SeedsOption,
     load_requested_row,
+    open_compute,
 )
+from repro.core.console import Reporter
 from repro.core.errors import Exit
 from repro.table.requirements import chosen_device
 from repro.table.row import Row
@@ -41,12 +43,10 @@ def readout(
         precision: Precision of matrix products; part of the run's key, and recorded.
     """
     found, workspace = load_requested_row(row), common.open_workspace()
+    compute = open_compute(chosen_device(device), precision, deterministic=deterministic)
 
-    from repro.core.console import Reporter
-    from repro.pipeline.row import RowRequest, train_readouts
-    from repro.readout.compute import Compute
+    from repro.pipeline.row import RowRequest, train_readouts  # imports torch, which takes seconds
 
-    compute = Compute(chosen_device(device), precision, deterministic).require_available()
     reporter = Reporter(to_stderr=common.as_json)
     records = train_readouts(found, RowRequest(seeds, protocol), workspace, compute, reporter)
     print_records(found, records, as_json=common.as_json)

@@ -14,9 +14,12 @@ from repro.cli.options import (
     SeedsOption,
     TrainingOptions,
     load_requested_row,
+    open_compute,
     require_number,
 )
+from repro.cli.plan import print_plan
 from repro.cli.readout import print_records, readout
+from repro.core.console import Reporter
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.table import requirements
@@ -71,8 +74,6 @@ def run(
     if dry_run:
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")
-        from repro.cli.plan import print_plan
-
         return print_plan(
             [row],
             workspace,
@@ -95,10 +96,9 @@ def run(
             common=common,
         )
     device = require_ready(found, workspace, compute.device)
+    training = open_compute(device, deterministic=compute.deterministic)
 
-    from repro.core.console import Reporter
-    from repro.pipeline.row import RowRequest, run_row
-    from repro.readout.compute import Compute
+    from repro.pipeline.row import RowRequest, run_row  # imports torch, which takes seconds
 
     reporter = Reporter(to_stderr=common.as_json)
     records = run_row(
@@ -106,7 +106,7 @@ def run(
         RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing),
         workspace,
         compute.execution(device, reporter.line),
-        Compute(device, deterministic=compute.deterministic).require_available(),
+        training,
         reporter,
     )
     print_records(found, records, as_json=common.as_json)

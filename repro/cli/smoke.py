@@ -10,15 +10,11 @@ from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, FlagOption, r
 from repro.core.console import Reporter
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace, open_scratch_workspace
+from repro.smoke.golden import FEATURE_LIMIT
+from repro.table.rows import smoke_rows
 
 if TYPE_CHECKING:
     from repro.smoke.job import SmokeResult
-
-LABELS = {
-    "smoke": "tiny SVD, random weights",
-    "smoke_mean_colour": "mean colour over time",
-    "smoke_efficientnet_lite0": "EfficientNet-Lite0",
-}
 
 
 def smoke(
@@ -43,6 +39,7 @@ def smoke(
     chosen = _parse_seeds(seeds)
     workspace, note = open_scratch_workspace(common.workspace)
 
+    # Imports torch and more, which takes seconds: mistakes in the options are reported before.
     from repro.smoke import job
 
     reporter = Reporter(to_stderr=common.as_json)
@@ -68,8 +65,6 @@ def _parse_seeds(text: str) -> list[int]:
 
 def _print_result(result: "SmokeResult", workspace: Workspace) -> None:
     """Print features, scores and the verdict."""
-    from repro.smoke.golden import FEATURE_LIMIT
-
     worst = result.worst_feature
     verdict = "REPEATED" if result.features_repeat else "DIFFERENT"
     print(
@@ -90,7 +85,7 @@ def _print_result(result: "SmokeResult", workspace: Workspace) -> None:
     for j in result.judgements:
         golden = f"{j.golden:8.2f}" if j.golden is not None else f"{'none':>8}"
         print(
-            f"{LABELS[j.row]:<26} {j.seed:>4}  {j.metric:<9} {j.measured:8.2f} {golden} {chance[j.metric]:7.2f}  {j.outcome}"
+            f"{smoke_rows()[j.row].label:<26} {j.seed:>4}  {j.metric:<9} {j.measured:8.2f} {golden} {chance[j.metric]:7.2f}  {j.outcome}"
         )
     print("\nThe tiny SVD's weights are random: this shows that numbers repeat, not that actions are recognised.")
     print(f"records in {workspace.runs}, MLflow in {workspace.mlflow_db}")

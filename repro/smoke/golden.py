@@ -16,7 +16,7 @@ from repro.backbones.comparison import relative_l2
 from repro.core.config import expected_folder
 from repro.core.errors import UsageError
 from repro.features.store import FeatureStore
-from repro.table.rows import SMOKE_ROWS
+from repro.table.rows import smoke_row_names
 from repro.video.synthetic.scenes import smoke_scenes
 
 FEATURE_LIMIT = 1e-4
@@ -64,7 +64,7 @@ def load_golden() -> Golden:
         golden = Golden.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(f"{path}: the smoke job's golden values cannot be read: check the files out again") from error
-    if set(golden.scores) != set(SMOKE_ROWS) or not all(golden.scores.values()) or set(golden.clips) != _clips():
+    if set(golden.scores) != set(smoke_row_names()) or not all(golden.scores.values()) or set(golden.clips) != _clips():
         raise UsageError(f"{path}: golden values of some rows or clips are missing: check the files out again")
     return golden
 

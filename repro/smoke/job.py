@@ -21,7 +21,7 @@ from repro.records.record import RunRecord
 from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
 from repro.table.row import row_backbone
-from repro.table.rows import PRETRAINED_SMOKE_ROWS, SMOKE_ROWS, load_row
+from repro.table.rows import load_row, smoke_row_names
 
 READOUT_THREADS = 1
 """Training this small is fastest on one thread; its results then do not depend on the number of cores."""
@@ -121,7 +121,7 @@ def make(
         stores, records = {}, {}
         data = RowData(clips.splits(folder))
         compute = Compute(threads=READOUT_THREADS)
-        for name in (*SMOKE_ROWS, *(PRETRAINED_SMOKE_ROWS if pretrained else ())):
+        for name in smoke_row_names(pretrained=pretrained):
             inputs = extract_row(load_row(name), data, workspace, Execution(workers=workers), reporter)
             stores[name] = inputs.store
             records[name] = run_readouts(inputs, seeds, workspace, reporter, compute=compute)

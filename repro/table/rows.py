@@ -4,26 +4,62 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from repro.core.config import configs_folder, load_config
+from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.table.extras import extra_row, extras_path, read_extras
 from repro.table.row import Row, check_references
 
-SETTINGS = ("ak_full", "ak_unseen", "charades_1to1", "charades_3to1", "ucf_hmdb", "hmdb_ucf")
-BASELINES = ("videomaev2", "vjepa", "sdv2")
 
-SMOKE_ROWS = ("smoke", "smoke_mean_colour")
-PRETRAINED_SMOKE_ROWS = ("smoke_efficientnet_lite0",)
-"""Smoke rows with pretrained weights, which an optional dependency installs. They run on request and are not judged."""
+class TableOrder(Config):
+    """configs/table.yaml: how the 24 rows are ordered."""
+
+    settings: tuple[str, ...]
+    baselines: tuple[str, ...]
+    """Columns of the published table after ActionDiff's."""
+
+    def sort_key(self, row: str) -> tuple[int, int, str]:
+        """Return setting and column of a row, by its name. Rows that the table does not have come last."""
+        # Names are compared completely: one setting may be another's prefix.
+        for index, setting in enumerate(self.settings):
+            names = (setting, *(f"{setting}_{baseline}" for baseline in self.baselines))
+            if row in names:
+                return index, names.index(row), row
+        return len(self.settings), 0, row
 
 
-def rows_folder() -> Path:
-    return configs_folder() / "rows"
+class SmokeRow(Config):
+    """What configs/smoke.yaml states of a row that only the smoke job runs."""
+
+    label: str
+    """Printed next to its scores."""
+    pretrained: bool = False
+    """True if its backbone has pretrained weights, which an optional dependency installs. Runs on request, is not judged."""
+
+
+class _SmokeRows(Config):
+    rows: dict[str, SmokeRow]
+
+
+@cache
+def table_order() -> TableOrder:
+    """Read configs/table.yaml."""
+    return load_config(TableOrder, configs_folder() / "table.yaml")
+
+
+@cache
+def smoke_rows() -> dict[str, SmokeRow]:
+    """Read configs/smoke.yaml: every row of the smoke job by name, in the order in which it runs them."""
+    return load_config(_SmokeRows, configs_folder() / "smoke.yaml").rows
+
+
+def smoke_row_names(*, pretrained: bool = False) -> tuple[str, ...]:
+    """Return the names of the smoke job's rows; with `pretrained` also those with pretrained weights."""
+    return tuple(name for name, row in smoke_rows().items() if pretrained or not row.pretrained)
 
 
 def row_names() -> list[str]:
     """The 24 rows in the order of the published table: by setting, ActionDiff first."""
-    return sorted((path.stem for path in rows_folder().glob("*.yaml")), key=_table_order)
+    return sorted((path.stem for path in (configs_folder() / "rows").glob("*.yaml")), key=table_order().sort_key)
 
 
 def extra_names() -> tuple[str, ...]:
@@ -32,8 +68,8 @@ def extra_names() -> tuple[str, ...]:
 
 
 def is_smoke_row(name: str) -> bool:
-    """Whether `name` is a row that only the smoke job runs."""
-    return name in (*SMOKE_ROWS, *PRETRAINED_SMOKE_ROWS)
+    """Return True if `name` is a row that only the smoke job runs."""
+    return name in smoke_rows()
 
 
 @cache
@@ -46,7 +82,7 @@ def load_row(name: str) -> Row:
     if is_smoke_row(name):
         return _load_file(configs_folder() / "smoke" / f"{name}.yaml")
     if name in row_names():
-        return _load_file(rows_folder() / f"{name}.yaml")
+        return _load_file(configs_folder() / "rows" / f"{name}.yaml")
     if name in extra_names():
         extra = read_extras()[name]
         if extra.like not in row_names():
@@ -59,14 +95,3 @@ def load_row(name: str) -> Row:
 
 def _load_file(path: Path) -> Row:
     return check_references(load_config(Row, path), str(path))
-
-
-def _table_order(name: str) -> tuple[int, int, str]:
-    """Sort key: setting, then column of the published table (ActionDiff is column 0)."""
-    for place, setting in enumerate(SETTINGS):
-        if name == setting:
-            return (place, 0, name)
-        for column, baseline in enumerate(BASELINES, start=1):
-            if name == f"{setting}_{baseline}":
-                return (place, column, name)
-    return (len(SETTINGS), 0, name)

@@ -10,11 +10,11 @@ from builders.shipped import use_shipped
 from repro.core.config import configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.table.row import Row
-from repro.table.rows import load_row, rows_folder
+from repro.table.rows import load_row
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
-    text = (rows_folder() / "ak_full.yaml").read_text()
+    text = (configs_folder() / "rows" / "ak_full.yaml").read_text()
     assert old in text
     path = tmp_path / "row.yaml"
     path.write_text(text.replace(old, new))
