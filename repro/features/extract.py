@@ -21,7 +21,8 @@ from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.feeding import End, Missing, Work, events, lacks, with_noise
 from repro.features.pack_collection import pack_collection
-from repro.features.store import DamagedFeaturesError, Entry, Features, FeatureStore, outline
+from repro.features.packed import DamagedFeaturesError
+from repro.features.store import Entry, Features, FeatureStore, read_header
 from repro.video.decoders import Decoders, Job
 from repro.video.readers import VideoError, check_file
 
@@ -151,7 +152,9 @@ class _Holdings:
 
     def __init__(self, store: FeatureStore, cells: set[str], reporter: Reporter) -> None:
         self.store, self.wanted, self.reporter = store, cells, reporter
-        self.packs = {cell: pack for cell in sorted(cells) if (pack := store.packed_or_aside(cell, reporter.warn))}
+        self.packs = {
+            cell: pack for cell in sorted(cells) if (pack := store.open_pack_or_set_aside(cell, reporter.warn))
+        }
 
     def cells(self, clip_id: str, video_sha256: str) -> set[str]:
         packed = {
@@ -161,9 +164,9 @@ class _Holdings:
         }
         if packed == self.wanted:
             return packed
-        path = self.store.path(clip_id)
+        path = self.store.clip_path(clip_id)
         try:
-            entry = self.store.read_own(clip_id)
+            entry = self.store.read_own_file(clip_id)
         except DamagedFeaturesError as error:
             if not path.exists():  # packed, or renamed, by another process in the meantime
                 return packed
@@ -179,7 +182,7 @@ class _Holdings:
         if not lacking:
             return True
         try:
-            own = outline(self.store.path(clip_id))
+            own = read_header(self.store.clip_path(clip_id))
         except DamagedFeaturesError:
             return False
         return own is not None and lacking <= set(own.cells)
@@ -268,7 +271,7 @@ def _store(
             whole[name][cell] = values
     sha256 = result.video_sha256[end.clip.id]
     for name, features in whole.items():
-        stores[name].write(end.clip.id, Entry(features, sha256, end.decoding.reader, origins[name]))
+        stores[name].write_clip(end.clip.id, Entry(features, sha256, end.decoding.reader, origins[name]))
     if end.decoding.instead:
         reporter.line(f"decoded by PyAV instead of decord: {end.decoding.instead}")
 

@@ -1,6 +1,6 @@
 """Pack a collection: from one file per clip to one array per cell (packed.py describes the layout).
 
-Each clip's file is read and checked once, its cells copied to their arrays; files whose cells are all packed go then.
+Each clip's file is verified, then its cells are copied to their arrays. A file is removed only when all of its cells are packed.
 """
 
 import json
@@ -15,7 +15,7 @@ from repro.core.files import remove_partials, replacing_file, set_aside, try_loc
 from repro.core.hashing import content_key, file_sha256
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place
-from repro.features.store import FeatureStore, Outline, outline, read_file
+from repro.features.store import ClipHeader, FeatureStore, read_clip_file, read_header
 
 
 class _ChangedError(Exception):
@@ -23,14 +23,21 @@ class _ChangedError(Exception):
 
 
 def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
-    """Pack what clips' files hold, beside what is packed already; returns how many files were packed away.
+    """Pack the features in clips' files, together with those packed before.
 
-    Does nothing while another process packs the same collection, or writes to it: the next to end packs. A damaged file
-    is set aside, said through `warn`, and not packed.
+    Does nothing while another process packs the same collection, or if one writes to it meanwhile: its clips are packed by the
+    next call.
+
+    Args:
+        store: The collection to pack.
+        warn: Called with a line for each damaged file, which is renamed and not packed.
+
+    Returns:
+        The number of files that were packed and removed.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
     with try_lock_file(store.folder / ".pack.lock") as alone:
-        files = _whole_files(store, warn) if alone else {}
+        files = _verified_headers(store, warn) if alone else {}
         if not files:
             return 0
         folder = store.folder / "packed"
@@ -40,42 +47,48 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
             _write_arrays(store, files, folder, warn)
         except _ChangedError:
             return 0
+        # All indexes are written: only now may the files go.
         for found in files.values():
             with suppress(FileNotFoundError):
                 if found.path.stat().st_mtime_ns == found.written:  # else cells were added to it meanwhile
                     found.path.unlink()
-        _remove_superseded(folder)
+        _remove_superseded_arrays(folder)
         return len(files)
 
 
-def _whole_files(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, Outline]:
-    """What clips' files say of themselves, each read through and checked."""
+def _verified_headers(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, ClipHeader]:
+    """Return the headers of all clips' files that are intact, by clip id."""
     files = {}
     for path in store.clip_files():
         try:
-            found = outline(path)
-            if found is not None and read_file(path) is not None:
+            # The header is read before the contents: if the file is replaced in between, its `written` is too old, and
+            # the file is kept at the end.
+            found = read_header(path)
+            if found is not None and read_clip_file(path) is not None:
                 files[found.clip] = found
         except DamagedFeaturesError as error:
             warn(f"features {path}: damaged: {error}: kept as {set_aside(path).name}, to be extracted again")
     return files
 
 
-def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path, warn: Callable[[str], None]) -> None:
+def _write_arrays(store: FeatureStore, files: dict[str, ClipHeader], folder: Path, warn: Callable[[str], None]) -> None:
     cells = sorted({cell for found in files.values() for cell in found.cells})
-    before = {cell: store.packed_or_aside(cell, warn) for cell in cells}
+    before = {cell: store.open_pack_or_set_aside(cell, warn) for cell in cells}
     with ExitStack() as written:
         arrays, places, paths = {}, {}, {}
         for cell, old in before.items():
-            places[cell] = _places(cell, old.places if old else {}, files)
+            places[cell] = _assign_places(cell, old.places if old else {}, files)
+            # A name of its own for each content: the array that the present index names stays until the index is replaced.
+            # str(p) names the class and its fields: see Place.
             paths[cell] = pack.array_path(folder, cell, content_key([[c, str(p)] for c, p in places[cell].items()]))
             partial = written.enter_context(replacing_file(paths[cell]))
-            arrays[cell] = _made(partial, sum(place.tokens for place in places[cell].values()), cell, files)
+            arrays[cell] = _create_array(partial, sum(place.tokens for place in places[cell].values()), cell, files)
             for clip, place in places[cell].items():
                 if old is not None and (clip not in files or cell not in files[clip].cells):
-                    arrays[cell][place.first : place.first + place.tokens] = old.values(clip)
+                    arrays[cell][place.first : place.first + place.tokens] = old.clip_values(clip)
         for clip, found in files.items():
-            entry = read_file(found.path)
+            # The file may have been replaced since its header was read: by features of another video, or with more cells.
+            entry = read_clip_file(found.path)
             if (
                 entry is None
                 or entry[1].video_sha256 != found.video_sha256
@@ -85,6 +98,7 @@ def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path, 
             for cell in found.cells:
                 place = places[cell][clip]
                 arrays[cell][place.first : place.first + place.tokens] = entry[1].features[cell]
+        # Flushed and unmapped before replacing_file renames the arrays, so that the hashes below are of complete files.
         for array in arrays.values():
             array.flush()
         arrays.clear()
@@ -92,7 +106,8 @@ def _write_arrays(store: FeatureStore, files: dict[str, Outline], folder: Path, 
         pack.write_index(folder, cell, path, file_sha256(path), places[cell])
 
 
-def _made(partial: Path, tokens: int, cell: str, files: dict[str, Outline]) -> np.memmap:
+def _create_array(partial: Path, tokens: int, cell: str, files: dict[str, ClipHeader]) -> np.memmap:
+    # All files of a store have one dtype (part of its key), and all of a cell one number of channels.
     found = next(found for found in files.values() if cell in found.cells)
     array: np.memmap = np.lib.format.open_memmap(
         partial, mode="w+", dtype=found.dtype, shape=(tokens, found.cells[cell][1])
@@ -100,8 +115,11 @@ def _made(partial: Path, tokens: int, cell: str, files: dict[str, Outline]) -> n
     return array
 
 
-def _places(cell: str, old: dict[str, Place], files: dict[str, Outline]) -> dict[str, Place]:
-    """Where each clip of `cell` will lie: those packed before, those in files, a file's own in the place of an older one."""
+def _assign_places(cell: str, old: dict[str, Place], files: dict[str, ClipHeader]) -> dict[str, Place]:
+    """Assign each clip of `cell` its place in the new array: clips packed before and clips in files, ordered by id.
+
+    A clip's file takes precedence over what was packed of it.
+    """
     first = 0
     places: dict[str, Place] = {}
     for clip in sorted({*old, *(clip for clip, found in files.items() if cell in found.cells)}):
@@ -109,7 +127,7 @@ def _places(cell: str, old: dict[str, Place], files: dict[str, Outline]) -> dict
         if found is not None and cell in found.cells:
             place = Place(first, found.cells[cell][0], found.video_sha256, found.reader, found.origins)
         elif found is not None and found.video_sha256 != old[clip].video_sha256:
-            continue  # of another video than the clip is now
+            continue  # packed from another video than the file's other cells: out of date
         else:
             was = old[clip]
             place = Place(first, was.tokens, was.video_sha256, was.reader, was.origins)
@@ -118,15 +136,12 @@ def _places(cell: str, old: dict[str, Place], files: dict[str, Outline]) -> dict
     return places
 
 
-def _remove_superseded(folder: Path) -> None:
-    """Arrays that no index names any more."""
+def _remove_superseded_arrays(folder: Path) -> None:
+    """Remove arrays that no index names any more."""
     named = {
         json.loads(pq.read_schema(pack.index_path(folder, cell)).metadata[b"about"])["array"]
-        for cell in pack.cells(folder)
+        for cell in pack.list_packed_cells(folder)
     }
     for path in folder.glob("*.npy"):
         if path.name not in named:
             path.unlink()
-
-
-__all__ = ["DamagedFeaturesError", "pack_collection"]

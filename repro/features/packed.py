@@ -1,9 +1,10 @@
-"""Packed features: per cell one array of all clips, one after the other, and an index of where each clip is.
+"""Packed features: per cell one array of all clips, one after the other, and an index of where each clip is in it.
 
     packed/<cell>-<key>.npy   [tokens, C], to be memory-mapped
     packed/<cell>.parquet     clip, first token, tokens, video's sha256, reader, origins; the array's name and sha256
 
-An array is complete before the index that names it replaces an older index: a run killed in between loses nothing.
+An array is complete before the index that names it replaces an older index: a run killed in between loses nothing. A pack makes
+one file out of thousands, which a training reads in one go and file systems copy quickly.
 """
 
 import json
@@ -27,9 +28,14 @@ class DamagedFeaturesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a clip is in a packed array, and what its features were computed from."""
+    """Where a clip is in a packed array, and what its features were computed from.
+
+    The fields are the columns of the index. Arrays are named by a hash of the text form of these objects (pack_collection.py), so
+    that neither the class nor a field can be renamed without renaming files in existing workspaces.
+    """
 
     first: int
+    """Index of the clip's first token in the array."""
     tokens: int
     video_sha256: str
     reader: str
@@ -45,7 +51,7 @@ class Packed:
     places: dict[str, Place]
     """By clip id, in the order of the array."""
 
-    def values(self, clip_id: str) -> Float[np.ndarray, "T C"]:
+    def clip_values(self, clip_id: str) -> Float[np.ndarray, "T C"]:
         """Return a clip's features: a view of the memory-mapped array."""
         place = self.places[clip_id]
         return self.array[place.first : place.first + place.tokens]
@@ -59,13 +65,13 @@ def array_path(folder: Path, cell: str, key: str) -> Path:
     return folder / f"{cell}-{key}.npy"
 
 
-def cells(folder: Path) -> list[str]:
-    """Cells with an index in `folder`."""
+def list_packed_cells(folder: Path) -> list[str]:
+    """Return the cells with an index in `folder`."""
     return sorted(path.stem for path in folder.glob("*.parquet"))
 
 
-def read(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
-    """Read the pack of `cell` in `folder`; None if it is not packed.
+def open_pack(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
+    """Open the pack of `cell` in `folder`, verified against the sha256 in its index; None if it is not packed.
 
     Raises:
         DamagedFeaturesError: index or array is not as it was written; the message gives the reason.
@@ -77,17 +83,18 @@ def read(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
         table = pq.read_table(index)
         about = json.loads((table.schema.metadata or {})[b"about"])
         path = folder / about["array"]
+        # Memory-mapped, as one cell of a large data set is tens of GB. No pickles: they can run code when loaded.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        whole = hashes.sha256(path) == about["sha256"]
+        unchanged = hashes.sha256(path) == about["sha256"]
         places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
-    if not whole:
+    if not unchanged:
         raise DamagedFeaturesError(f"{path.name} does not match the sha256 in its index")
     return Packed(array, places)
 
 
-def clips(folder: Path, cell: str) -> set[str]:
+def list_packed_clips(folder: Path, cell: str) -> set[str]:
     """Return the ids of the clips that the index of `cell` lists, without reading the array; empty if it is not packed.
 
     Raises:
@@ -97,19 +104,20 @@ def clips(folder: Path, cell: str) -> set[str]:
     if not index.is_file():
         return set()
     try:
-        with pq.ParquetFile(index) as file:  # read_table imports pandas where there is one, which takes half a second
+        # read_table would import pandas if it is installed, which takes half a second of `repro plan`.
+        with pq.ParquetFile(index) as file:
             table = file.read(columns=["clip"])
         path = folder / json.loads((table.schema.metadata or {})[b"about"])["array"]
         listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
     if not path.is_file():
-        raise DamagedFeaturesError(f"there is no {path.name}")
+        raise DamagedFeaturesError(f"{path.name} is missing")
     return listed
 
 
 def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mapping[str, Place]) -> None:
-    """Write the index that makes `array`, which is in `folder` already, the pack of `cell`."""
+    """Write the index that makes `array` the pack of `cell`. The array is complete and in `folder` already."""
     rows: list[dict[str, Any]] = [
         {
             "clip": clip, "first": place.first, "tokens": place.tokens, "video_sha256": place.video_sha256,

@@ -1,4 +1,4 @@
-"""How fast features were extracted in this workspace, remembered for `repro plan`: WORKSPACE/rates.json.
+"""Measured speeds of extraction in this workspace, for `repro plan`: WORKSPACE/rates.json.
 
 A rate belongs to one backbone (all that its features depend on), the cells computed and the device. A newer rate replaces an
 older one, unless it covers far fewer windows: one repaired clip says less than the data set before it.
@@ -19,25 +19,27 @@ from repro.core.workspace import Workspace
 
 FEWEST_WINDOWS = 8
 """With fewer windows, one-time costs (first kernels, filling the decoders) would dominate the rate."""
-
-FEWER = 10
+FAR_FEWER = 10
 """A rate of this many times fewer windows than the stored one does not replace it."""
 
 Kind = Literal["cpu", "cuda"]
 
 
 class Rate(Config):
+    """One measured speed. The fields are the keys in rates.json."""
+
     backbone: str
-    """Its name, for readers."""
+    """The backbone's name, for readers of the file."""
     key: str
-    """Content key of its identity."""
+    """Content key of the backbone's identity, which includes its frame sampling and window length."""
     cells: tuple[str, ...]
+    """Cells computed at once: the deepest layer decides how much of the network runs."""
     kind: Kind
     device: str
-    """As the driver names it."""
+    """Name of the device as its driver gives it."""
     windows: int = Field(ge=1)
     seconds: float = Field(gt=0)
-    """Of decoding and computing, weights being loaded."""
+    """Time spent on decoding and computing, without loading the weights."""
     at: str
     """UTC, ISO 8601."""
 
@@ -63,11 +65,11 @@ def kind_of(device: str) -> Kind:
     return "cpu" if device == "cpu" else "cuda"
 
 
-def read(workspace: Workspace) -> tuple[Rate, ...]:
+def load_rates(workspace: Workspace) -> tuple[Rate, ...]:
     """Read every stored rate.
 
     Raises:
-        DamagedRatesError: with the reason in words.
+        DamagedRatesError: the file is damaged; the message gives the reason.
     """
     path = rates_path(workspace)
     try:
@@ -79,14 +81,14 @@ def read(workspace: Workspace) -> tuple[Rate, ...]:
         raise DamagedRatesError(f"{path}: not what `repro extract` wrote ({reason})") from error
 
 
-def find(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:
+def find_rate(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:
     """Return the newest rate at which only `cell` was extracted on this kind of device."""
     key = content_key(dict(identity))
-    fitting = [r for r in rates if (r.key, r.cells, r.kind) == (key, (cell,), kind)]
-    return max(fitting, key=lambda rate: rate.at, default=None)
+    matching = [r for r in rates if (r.key, r.cells, r.kind) == (key, (cell,), kind)]
+    return max(matching, key=lambda rate: rate.at, default=None)
 
 
-def record(
+def record_rate(
     workspace: Workspace,
     backbone: str,
     identity: Mapping[str, Any],
@@ -95,14 +97,21 @@ def record(
     windows: int,
     seconds: float,
 ) -> None:
-    """Remember the rate of an extraction of one backbone, if it had windows enough; `machine` as repro/records/record.py says it.
+    """Store the speed of an extraction of one backbone, if it had enough windows.
 
-    Of two processes that end at once, one's rate may be lost: the other's is as good.
+    Args:
+        workspace: Where it is stored.
+        backbone: The backbone's name.
+        identity: All that the backbone's features depend on.
+        cells: Names of the cells computed.
+        machine: What repro/records/record.py records of this machine.
+        windows: Number of windows computed.
+        seconds: Time spent on decoding and computing.
     """
     if windows < FEWEST_WINDOWS or seconds <= 0:
         return
     try:
-        before = read(workspace)
+        before = load_rates(workspace)
     except DamagedRatesError:
         set_aside(rates_path(workspace))
         before = ()
@@ -117,8 +126,9 @@ def record(
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     same = [r for r in before if (r.key, r.cells, r.device) == (new.key, new.cells, new.device)]
-    if any(FEWER * new.windows < r.windows for r in same):
+    if any(FAR_FEWER * new.windows < r.windows for r in same):
         return
     others = [r for r in before if r not in same]
+    # Without a lock: if two processes end at once, one rate is lost, and the other one is as good for an estimate.
     kept = _Rates(format=1, rates=(*others, new))
     write_json(rates_path(workspace), json.loads(kept.model_dump_json()))

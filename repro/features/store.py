@@ -3,10 +3,10 @@
     <backbone>-<key>/manifest.json           what the key stands for
     <backbone>-<key>/origins/<origin>.json   machines and software that computed entries, each entry naming its own
     <backbone>-<key>/<collection>/clips/     a safetensors file per clip, cells in it
-    <backbone>-<key>/<collection>/packed/    the same by cell, once all clips are there (repro/features/packed.py)
+    <backbone>-<key>/<collection>/packed/    the same by cell, once all clips are extracted (repro/features/packed.py)
 
-A file is whole or absent (written under another name, then renamed), and says which video's bytes it came from and what
-its own tensors hash to, so that neither another video nor a damaged file is taken for it.
+A file is either complete or missing (written under another name, then renamed). It records the sha256 of the video that it was
+computed from and of its own tensors, so that features of another video and damaged files are recognised.
 """
 
 import hashlib
@@ -30,32 +30,35 @@ from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Packed
 
 VERSION = 2
-"""Part of every key: raised if the same inputs would give other features or another layout."""
+"""Part of every content key: raised if the same inputs would give other features or another layout of files."""
 
 StoredAs = Literal["float32", "float16"]
 Features = dict[str, Float[np.ndarray, "T _"]]
 """By cell name; widths differ between layers."""
 
-NUMPY: ArrayLibrary[np.ndarray] = ArrayLibrary("np", save_file, np.ndarray.tobytes)
-
-__all__ = ["DamagedFeaturesError", "Entry", "FeatureStore", "Features", "StoredAs"]
+NUMPY_ARRAYS: ArrayLibrary[np.ndarray] = ArrayLibrary("np", save_file, np.ndarray.tobytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """A clip's features, and how they were computed."""
+
     features: Features
     video_sha256: str
     reader: str
     """Name of the reader that decoded the clip."""
     origins: tuple[str, ...] = ()
-    """Software and machines that computed it: names of files in the store's origins/."""
+    """Software and machines that computed the features: names of files in the store's origins/."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureStore:
+    """The features of one collection under one content key."""
+
     folder: Path
     """Folder of the collection."""
     key: str
+    """Content key of `identity`, the store's version and the stored type."""
     identity: dict[str, Any]
     """All that the features depend on apart from video and cell."""
     hashes: FileHashes = field(repr=False)
@@ -71,17 +74,18 @@ class FeatureStore:
         stored_as: StoredAs = "float32",
     ) -> "FeatureStore":
         """Open the store of `identity` for a collection; create it if it does not exist."""
-        store = cls.found(workspace, backbone, identity, collection, stored_as)
+        store = cls.locate(workspace, backbone, identity, collection, stored_as)
         manifest = store.folder.parent / "manifest.json"
-        if not _says(manifest, store.key):
+        # The manifest is for readers: features are found by the folder's name, so a damaged one is simply written again.
+        if not _has_key(manifest, store.key):
             if manifest.exists():
                 set_aside(manifest)
-            whole = _whole(identity, stored_as)
-            write_json(manifest, {"key": store.key, "backbone": backbone, "identity": whole})
+            complete = _complete_identity(identity, stored_as)
+            write_json(manifest, {"key": store.key, "backbone": backbone, "identity": complete})
         return store
 
     @classmethod
-    def found(
+    def locate(
         cls,
         workspace: Workspace,
         backbone: str,
@@ -89,30 +93,31 @@ class FeatureStore:
         collection: str,
         stored_as: StoredAs = "float32",
     ) -> "FeatureStore":
-        """Open the store without creating anything; its folder may not exist."""
-        key = content_key(_whole(identity, stored_as))
+        """As `open`, but create nothing; the store's folder may not exist."""
+        key = content_key(_complete_identity(identity, stored_as))
         folder = workspace.features / f"{backbone}-{key}" / collection
         return cls(folder, key, identity, FileHashes(workspace.hashes), stored_as)
 
     def add_origin(self, about: dict[str, str]) -> str:
-        """Store what computes, once; return the name that entries refer to."""
+        """Store a description of software and machine, once; return the name that entries refer to."""
         name = content_key(about)
         path = self.folder.parent / "origins" / f"{name}.json"
         if not path.is_file():
             write_json(path, about)
         return name
 
-    def path(self, clip_id: str) -> Path:
-        """Return the path of a clip's file. Ids may contain any character; all but plain ones are escaped."""
+    def clip_path(self, clip_id: str) -> Path:
+        """Return the path of a clip's file. Ids may contain any character; unusual ones are escaped."""
+        # Ids such as Goal_1_&_2 or a/../../b must not leave the folder; readable names help who looks into it.
         name = quote(clip_id, safe=" ()[]!+,=@")
         if len(name) > 200:
             # File systems allow 255 bytes per name; the complete id is stored in the file.
             name = f"{name[:160]}~{hashlib.sha256(clip_id.encode()).hexdigest()[:24]}"
         return self.folder / "clips" / f"{name}.safetensors"
 
-    def write(self, clip_id: str, entry: Entry) -> None:
-        """Store `entry`. Cells of the same video that the clip's file already holds are kept."""
-        before = self.read_own(clip_id)
+    def write_clip(self, clip_id: str, entry: Entry) -> None:
+        """Store `entry` in the clip's file. Cells of the same video that the file already holds are kept."""
+        before = self.read_own_file(clip_id)
         if before is not None and before.video_sha256 == entry.video_sha256:
             entry = Entry(
                 before.features | entry.features,
@@ -123,60 +128,70 @@ class FeatureStore:
         about = {
             "clip": clip_id, "video_sha256": entry.video_sha256, "reader": entry.reader, "origins": list(entry.origins)
         }  # fmt: skip
-        write_arrays(self.path(clip_id), entry.features, about, NUMPY)
+        write_arrays(self.clip_path(clip_id), entry.features, about, NUMPY_ARRAYS)
 
-    def read(self, clip_id: str, cells: Iterable[str] | None = None) -> Entry | None:
-        """Read a clip's features, or those of some cells; None if the store has none.
+    def read_clip(self, clip_id: str, cells: Iterable[str] | None = None) -> Entry | None:
+        """Read a clip's features from its file and the packs.
+
+        Args:
+            clip_id: The clip.
+            cells: Names of the cells to read; None: all that are stored.
+
+        Returns:
+            The features, or None if none of the cells is stored.
 
         Raises:
-            DamagedFeaturesError: with the reason in words.
+            DamagedFeaturesError: a file is damaged; the message gives the reason.
         """
         features: Features = {}
         entry = None
-        for cell in self._cells(clip_id) if cells is None else cells:
+        for cell in self._stored_cells(clip_id) if cells is None else cells:
             part = self.cell_reader(cell)(clip_id)
+            # Cells of an older video may still be packed: only cells of one video belong together.
             if part is not None and (entry is None or part.video_sha256 == entry.video_sha256):
                 entry = part
                 features |= part.features
         return None if entry is None else Entry(features, entry.video_sha256, entry.reader, entry.origins)
 
     def cell_reader(self, cell: str) -> Callable[[str], Entry | None]:
-        """Return a function that reads `cell` of a clip: from the clip's own file, else from the pack, which is opened once.
+        """Return a function that reads `cell` of a clip. The pack is opened and verified once, for all clips.
 
         Raises:
-            DamagedFeaturesError: with the reason in words; so does the reader.
+            DamagedFeaturesError: the pack is damaged; the function raises it for damaged files of clips.
         """
-        packed = self.packed(cell)
+        packed = self.open_pack(cell)
 
-        def read(clip_id: str) -> Entry | None:
-            own = self.read_own(clip_id)
+        def read_cell(clip_id: str) -> Entry | None:
+            # The clip's own file is newer than the pack, or it would have been packed.
+            own = self.read_own_file(clip_id)
             if own is not None and cell in own.features:
                 return Entry({cell: own.features[cell]}, own.video_sha256, own.reader, own.origins)
             place = None if packed is None else packed.places.get(clip_id)
             if packed is None or place is None or (own is not None and own.video_sha256 != place.video_sha256):
                 return None
-            values = np.array(packed.values(clip_id))  # out of the memory-mapped file
+            values = np.array(packed.clip_values(clip_id))  # a copy, which does not keep the array mapped
             return Entry({cell: values}, place.video_sha256, place.reader, place.origins)
 
-        return read
+        return read_cell
 
-    def _cells(self, clip_id: str) -> list[str]:
-        own = self.read_own(clip_id)
-        return sorted({*pack.cells(self.folder / "packed"), *(own.features if own else ())})
+    def _stored_cells(self, clip_id: str) -> list[str]:
+        own = self.read_own_file(clip_id)
+        return sorted({*pack.list_packed_cells(self.folder / "packed"), *(own.features if own else ())})
 
-    def packed(self, cell: str) -> Packed | None:
+    def open_pack(self, cell: str) -> Packed | None:
         """Open a cell's packed features, verified against their hash; None if it is not packed.
 
         Raises:
-            DamagedFeaturesError: with the reason in words.
+            DamagedFeaturesError: index or array are damaged; the message gives the reason.
         """
-        return pack.read(self.folder / "packed", cell, self.hashes)
+        return pack.open_pack(self.folder / "packed", cell, self.hashes)
 
-    def packed_or_aside(self, cell: str, warn: Callable[[str], None]) -> Packed | None:
-        """As `packed`; a damaged pack is renamed, reported through `warn`, and counts as not packed."""
+    def open_pack_or_set_aside(self, cell: str, warn: Callable[[str], None]) -> Packed | None:
+        """As `open_pack`, but a damaged pack is renamed, reported through `warn`, and counts as not packed."""
         try:
-            return self.packed(cell)
+            return self.open_pack(cell)
         except DamagedFeaturesError as error:
+            # Without its index an array is no pack; the array itself is removed by the next packing.
             index = pack.index_path(self.folder / "packed", cell)
             aside = set_aside(index)
             warn(f"features {index}: damaged: {error}: kept as {aside.name}, extracting its clips again")
@@ -185,40 +200,41 @@ class FeatureStore:
     def clip_files(self) -> list[Path]:
         return sorted((self.folder / "clips").glob("*.safetensors"))
 
-    def held(self, cell: str) -> set[str]:
+    def stored_clips(self, cell: str) -> set[str]:
         """Return the ids of the clips whose `cell` is stored, according to indexes and file headers.
 
-        Values are not read, which would take minutes for a large data set: damaged values count until they are read. A damaged
-        index or header counts as nothing.
+        Values are not read, which would take minutes for a large data set, so damaged values count as stored. Clips in a damaged
+        index or with a damaged header do not.
         """
         try:
-            held = pack.clips(self.folder / "packed", cell)
+            stored = pack.list_packed_clips(self.folder / "packed", cell)
         except DamagedFeaturesError:
-            held = set()
+            stored = set()
         for path in self.clip_files():
             try:
-                own = outline(path)
+                header = read_header(path)
             except DamagedFeaturesError:
                 continue
-            if own is not None and cell in own.cells:
-                held.add(own.clip)
-        return held
+            if header is not None and cell in header.cells:
+                stored.add(header.clip)
+        return stored
 
-    def read_own(self, clip_id: str) -> Entry | None:
-        """Read a clip's own file; None if there is none.
+    def read_own_file(self, clip_id: str) -> Entry | None:
+        """Read a clip's own file, without the packs; None if there is none.
 
         Raises:
-            DamagedFeaturesError: with the reason in words.
+            DamagedFeaturesError: the file is damaged; the message gives the reason.
         """
-        entry = read_file(self.path(clip_id))
+        entry = read_clip_file(self.clip_path(clip_id))
+        # A file that was renamed or copied by hand carries another clip's features, with a sha256 that is right.
         if entry is not None and entry[0] != clip_id:
             raise DamagedFeaturesError(f"it holds clip '{entry[0]}'")
         return None if entry is None else entry[1]
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
-    """The header of a clip's file; its values are not read."""
+class ClipHeader:
+    """The header of a clip's file, read without its values."""
 
     path: Path
     clip: str
@@ -232,15 +248,16 @@ class Outline:
     """Modification time in nanoseconds."""
 
 
-def outline(path: Path) -> Outline | None:
-    """Read the header of a clip's file; None if there is no file. `read_file` also verifies the values.
+def read_header(path: Path) -> ClipHeader | None:
+    """Read the header of a clip's file; None if there is no file. Only `read_clip_file` verifies the values.
 
     Raises:
-        DamagedFeaturesError: with the reason in words.
+        DamagedFeaturesError: the header is damaged; the message gives the reason.
     """
     if not path.is_file():
         return None
     try:
+        # Before the header: if the file is replaced in between, `written` is too old, which callers notice.
         written = path.stat().st_mtime_ns
         with safe_open(path, framework="np") as file:
             about = read_about(file)
@@ -248,7 +265,7 @@ def outline(path: Path) -> Outline | None:
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             kinds = {part.get_dtype() for part in slices.values()}
         dtype = np.dtype({"F32": "float32", "F16": "float16"}[kinds.pop()])
-        return Outline(
+        return ClipHeader(
             path,
             about["clip"],
             {name: (tokens, channels) for name, (tokens, channels) in shapes.items()},
@@ -258,34 +275,34 @@ def outline(path: Path) -> Outline | None:
             tuple(about["origins"]),
             written,
         )
-    except FileNotFoundError:  # packed away meanwhile
+    except FileNotFoundError:  # another process has packed it meanwhile
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise DamagedFeaturesError(f"not a complete safetensors file ({error})") from error
 
 
-def read_file(path: Path) -> tuple[str, Entry] | None:
-    """Read and verify a clip's file: its id and entry; None if there is no file.
+def read_clip_file(path: Path) -> tuple[str, Entry] | None:
+    """Read and verify a clip's file: the clip's id and its entry; None if there is no file.
 
     Raises:
-        DamagedFeaturesError: with the reason in words.
+        DamagedFeaturesError: the file is damaged; the message gives the reason.
     """
     if not path.is_file():
         return None
     try:
-        features, about = read_arrays(path, NUMPY)
-    except FileNotFoundError:  # packed away meanwhile
+        features, about = read_arrays(path, NUMPY_ARRAYS)
+    except FileNotFoundError:  # another process has packed it meanwhile
         return None
     except DamagedFileError as error:
         raise DamagedFeaturesError(str(error)) from error
     return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
 
 
-def _whole(identity: dict[str, Any], stored_as: StoredAs) -> dict[str, Any]:
+def _complete_identity(identity: dict[str, Any], stored_as: StoredAs) -> dict[str, Any]:
     return {"store": VERSION, "stored_as": stored_as} | identity
 
 
-def _says(manifest: Path, key: str) -> bool:
+def _has_key(manifest: Path, key: str) -> bool:
     try:
         return bool(json.loads(manifest.read_bytes())["key"] == key)
     except (OSError, ValueError, KeyError, TypeError):

@@ -149,7 +149,7 @@ def load_features(
     (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
     found = open_dataset(load_dataset(name.dataset), place).split(name.split)
     identity = describe_backbone(config, place, to_compute=False).identity()
-    store = FeatureStore.found(place, config.name, identity, name.dataset)
+    store = FeatureStore.locate(place, config.name, identity, name.dataset)
     sequences = load_sequences(store, found, cell.name, ANY_LENGTH)
     return SplitFeatures(found.classes, sequences, config.name, cell.name, store.key)
 

@@ -170,7 +170,7 @@ def extract_features(
         )
     if len(asks) == 1:  # backbones that share work have no speed of their own
         (ask,) = asks
-        rates.record(
+        rates.record_rate(
             workspace,
             ask.backbone.name,
             ask.backbone.identity(),

@@ -12,7 +12,8 @@ from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features.collection import dataset_collection
-from repro.features.store import DamagedFeaturesError, FeatureStore, StoredAs
+from repro.features.packed import DamagedFeaturesError
+from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.extract import extract_features, open_stores
 from repro.pipeline.row_data import RowData, list_row_data, open_row_data
 from repro.pipeline.run_readout import ReadoutInputs, run_readouts

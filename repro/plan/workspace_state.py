@@ -17,7 +17,7 @@ from repro.datasets.manifest import ClipFacts
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.datasets.split import SplitName
-from repro.features.rates import DamagedRatesError, Kind, Rate, find, read
+from repro.features.rates import DamagedRatesError, Kind, Rate, find_rate, load_rates
 from repro.features.store import FeatureStore
 from repro.judge.verdict import explain_mismatch
 from repro.pipeline.row_data import matching_manifest
@@ -46,7 +46,7 @@ class WorkspaceState:
         self.stored_clips = cache(self._find_stored_clips)
         self.missing_clips = cache(self._find_missing_clips)
         try:
-            self.rates: tuple[Rate, ...] = read(workspace)
+            self.rates: tuple[Rate, ...] = load_rates(workspace)
         except DamagedRatesError as error:
             self.rates = ()
             self.problems.append(str(error))
@@ -125,13 +125,13 @@ class WorkspaceState:
         identity = self.identity(backbone)
         if identity is None:
             return None
-        return FeatureStore.found(self.workspace, self.backbone_name(backbone), identity, dataset)
+        return FeatureStore.locate(self.workspace, self.backbone_name(backbone), identity, dataset)
 
     def _find_stored_clips(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
         """Return the ids of the data set's clips whose features are stored."""
         # Without any store of the data set, the backbone's identity need not be known.
         store = self._find_store(dataset, backbone) if self._stores(dataset) else None
-        stored = frozenset(store.held(cell.name)) if store else frozenset()
+        stored = frozenset(store.stored_clips(cell.name)) if store else frozenset()
         if stored and self.listed_dataset(dataset) is None:
             self.problems.append(
                 f"features of {len(stored)} clips of {dataset} ({backbone} {cell.name}) are not counted: without the "
@@ -142,7 +142,7 @@ class WorkspaceState:
     def measured_rate(self, backbone: str, cell: Cell, kind: Kind) -> Rate | None:
         """Return the speed that was measured in this workspace for the backbone and cell on this kind of device."""
         identity = self.identity(backbone)
-        return None if identity is None else find(self.rates, identity, cell.name, kind)
+        return None if identity is None else find_rate(self.rates, identity, cell.name, kind)
 
     def matching_records(self, row: Row, protocol: Protocol) -> list[RunRecord]:
         """Return the runs of the row as it is configured now, on the features that would be read now."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from repro.core.errors import MissingError, UsageError
 from repro.datasets.split import Split
-from repro.features.store import DamagedFeaturesError, FeatureStore
+from repro.features.packed import DamagedFeaturesError
+from repro.features.store import FeatureStore
 from repro.readout.recipe import Recipe
 
 
@@ -175,7 +176,7 @@ def load_sequences(
         try:
             entry = read(clip.id)
         except DamagedFeaturesError as error:
-            raise MissingError(f"features {store.path(clip.id)}: damaged: {error}: extract them again") from error
+            raise MissingError(f"features {store.clip_path(clip.id)}: damaged: {error}: extract them again") from error
         if entry is None:
             missing.append(clip.id)
             continue
@@ -184,7 +185,7 @@ def load_sequences(
         width = values.shape[1] if width is None else width
         if values.shape[1] != width:
             raise MissingError(
-                f"features {store.path(clip.id)}: '{cell}' is {values.shape[1]} wide, expected {width}: extract them again"
+                f"features {store.clip_path(clip.id)}: '{cell}' is {values.shape[1]} wide, expected {width}: extract them again"
             )
         if not len(values) or not np.isfinite(values).all():
             unfit.append(clip.id)

@@ -80,7 +80,7 @@ def test_features_are_a_vector_a_frame(
     done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, reporter)
     assert done.extracted == [clip.id for clip in some]
     for clip in some:
-        entry = store.read(clip.id)
+        entry = store.read_clip(clip.id)
         assert entry is not None
         assert entry.features["final"].shape[1] == 1280
         assert np.isfinite(entry.features["final"]).all()

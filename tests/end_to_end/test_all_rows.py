@@ -342,7 +342,7 @@ def test_with_permuted_labels_the_score_falls_to_chance(
         planted = np.random.default_rng(1).standard_normal((4, 96)).astype(np.float32)
         for n, name in enumerate(names):
             noise = np.random.default_rng(n).standard_normal((6, 96)).astype(np.float32)
-            store.write(name, Entry({"final": planted[labels[n]] + noise}, f"{n:064x}", "planted"))
+            store.write_clip(name, Entry({"final": planted[labels[n]] + noise}, f"{n:064x}", "planted"))
         read_out_here(load_row("ak_full_vjepa"), workspace, as_json=True)
         (record,) = json.loads(capsys.readouterr().out)
         scores[what] = record["last_epoch"]["scores"]["map_macro"]

@@ -22,7 +22,8 @@ from repro.datasets.split import Clip
 from repro.features import extract as extracting
 from repro.features.collection import Collection, folder_collection
 from repro.features.extract import Ask, Extraction, extract
-from repro.features.store import DamagedFeaturesError, Entry, FeatureStore, StoredAs
+from repro.features.packed import DamagedFeaturesError
+from repro.features.store import Entry, FeatureStore, StoredAs
 from repro.smoke.clips import encode
 from repro.video.synthetic import scenes
 
@@ -92,8 +93,8 @@ def test_order_workers_and_company_change_no_bit(
     run(some[::-1], reporter, other, workers=2)
     run(some[1:2], reporter, single)
     for clip in some:
-        assert one.store.path(clip.id).read_bytes() == other.store.path(clip.id).read_bytes()
-    assert one.store.path(some[1].id).read_bytes() == single.store.path(some[1].id).read_bytes()
+        assert one.store.clip_path(clip.id).read_bytes() == other.store.clip_path(clip.id).read_bytes()
+    assert one.store.clip_path(some[1].id).read_bytes() == single.store.clip_path(some[1].id).read_bytes()
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_backbones_together_are_backbones_alone(
         run(some, reporter, ask)
     for one, other in zip(together, alone, strict=True):
         for clip in some:
-            ours, theirs = one.store.read(clip.id), other.store.read(clip.id)
+            ours, theirs = one.store.read_clip(clip.id), other.store.read_clip(clip.id)
             assert ours is not None
             assert theirs is not None
             for cell in cells:
@@ -133,7 +134,7 @@ def test_another_batch_shape_is_noted_and_moves_nothing_but_float_noise(
     one, other = svd.ask(tmp_path / "a"), svd.ask(tmp_path / "b")
     run(some, reporter, one)
     run(some, reporter, other, batch=2)
-    ours, theirs = one.store.read(some[0].id), other.store.read(some[0].id)
+    ours, theirs = one.store.read_clip(some[0].id), other.store.read_clip(some[0].id)
     assert ours is not None
     assert theirs is not None
     assert ours.origins != theirs.origins
@@ -160,7 +161,7 @@ def test_cells_asked_for_later_join_those_that_are_there(
     more = svd.ask(tmp_path, (Cell(timestep=5, layer=2), *T20))
     run(some, reporter, more)
     assert seen == [(Cell(timestep=5, layer=2),)]  # what is there is not computed again
-    entry = more.store.read(some[0].id)
+    entry = more.store.read_clip(some[0].id)
     assert entry is not None
     assert sorted(entry.features) == ["t05_layer02", "t20_layer09"]
     assert run(some, reporter, more).reused == [some[0].id]
@@ -176,7 +177,7 @@ def test_halves_are_another_store(
     assert half.store.key != full.store.key
     run(some, reporter, half)
     run(some, reporter, full)
-    ours, theirs = half.store.read(some[0].id), full.store.read(some[0].id)
+    ours, theirs = half.store.read_clip(some[0].id), full.store.read_clip(some[0].id)
     assert ours is not None
     assert theirs is not None
     np.testing.assert_array_equal(ours.features["t20_layer09"], theirs.features["t20_layer09"].astype(np.float16))
@@ -188,7 +189,7 @@ def test_one_token_a_sampled_frame(
     short = [c for c in clips(rendered) if c.path.stat().st_size == min(p.stat().st_size for p in rendered.values())]
     ask = svd.ask(tmp_path)
     run(short, reporter, ask)
-    entry = ask.store.read(short[0].id)
+    entry = ask.store.read_clip(short[0].id)
     assert entry is not None
     assert entry.features["t20_layer09"].shape == (-(-11 // 4), 128)
     assert entry.features["t20_layer09"].dtype == np.float32
@@ -201,7 +202,7 @@ def test_a_clip_of_one_frame_is_one_token(svd: Tiny, tmp_path: Path, reporter: R
     encode(clip.path, scene)
     ask = svd.ask(tmp_path)
     assert run([clip], reporter, ask).extracted == ["one"]
-    entry = ask.store.read("one")
+    entry = ask.store.read_clip("one")
     assert entry is not None
     assert entry.features["t20_layer09"].shape == (1, 128)
     assert reporter.warnings == []
@@ -231,18 +232,18 @@ def test_a_damaged_file_is_kept_aside_and_made_again(
     ask = colour(tmp_path)
     place = ask.store
     run(some, reporter, ask)
-    path = place.path(some[0].id)
+    path = place.clip_path(some[0].id)
     good = path.read_bytes()
     bad = {
         "cut off": good[:-100],
         "bit": good[:-50] + bytes([good[-50] ^ 1]) + good[-49:],
-        "other clip": place.path(some[1].id).read_bytes(),
+        "other clip": place.clip_path(some[1].id).read_bytes(),
         "text": b"features",
         "empty": b"",
     }[damage]
     path.write_bytes(bad)
     with pytest.raises(DamagedFeaturesError):
-        place.read(some[0].id)
+        place.read_clip(some[0].id)
     assert run(some, reporter, ask).extracted == [some[0].id]
     assert path.read_bytes() == good
     assert path.with_name(path.name + ".damaged1").read_bytes() == bad
@@ -297,7 +298,7 @@ def test_features_that_are_not_finite_are_not_stored(
     result = run(some, reporter, ask)
     assert "hold NaN or infinity" in result.failed[some[0].id]
     assert str(some[0].path) in result.failed[some[0].id]
-    assert ask.store.read(some[0].id) is None
+    assert ask.store.read_clip(some[0].id) is None
 
 
 def test_a_folder_of_videos_is_walked_in_order(tmp_path: Path) -> None:
@@ -312,11 +313,11 @@ def test_a_folder_of_videos_is_walked_in_order(tmp_path: Path) -> None:
 )
 def test_any_clip_name_has_a_file_of_its_own(tmp_path: Path, name: str) -> None:
     place = store(tmp_path)
-    place.write(name, Entry({"final": np.ones((2, 3), np.float32)}, "v", "decord"))
-    entry = place.read(name)
+    place.write_clip(name, Entry({"final": np.ones((2, 3), np.float32)}, "v", "decord"))
+    entry = place.read_clip(name)
     assert entry is not None
     np.testing.assert_array_equal(entry.features["final"], np.ones((2, 3)))
-    assert place.path(name).parent == place.folder / "clips"
+    assert place.clip_path(name).parent == place.folder / "clips"
 
 
 def test_another_identity_is_another_folder(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from repro.core.workspace import Workspace
 from repro.features import pack_collection as packing
 from repro.features import packed as pack
 from repro.features.pack_collection import pack_collection
-from repro.features.store import DamagedFeaturesError, Entry, FeatureStore
+from repro.features.packed import DamagedFeaturesError
+from repro.features.store import Entry, FeatureStore
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def entry(seed: int, *cells: str, tokens: int = 4, video: str = "v") -> Entry:
 
 
 def same(store: FeatureStore, clip: str, expected: Entry) -> bool:
-    found = store.read(clip)
+    found = store.read_clip(clip)
     return (
         found is not None
         and found.video_sha256 == expected.video_sha256
@@ -40,12 +41,12 @@ def same(store: FeatureStore, clip: str, expected: Entry) -> bool:
 def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
     written = {f"c{n}/x": entry(10 * n, "a", "b", tokens=n + 1) for n in range(5)}
     for clip, what in written.items():
-        store.write(clip, what)
+        store.write_clip(clip, what)
     assert pack_collection(store, print) == 5
     assert store.clip_files() == []
     for clip, what in written.items():
         assert same(store, clip, what)
-    packed = store.packed("a")
+    packed = store.open_pack("a")
     assert packed is not None
     assert packed.array.shape == (15, 6)
     assert isinstance(packed.array, np.memmap)
@@ -54,10 +55,10 @@ def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
 
 def test_later_clips_and_cells_join(store: FeatureStore) -> None:
     first, later = entry(1, "a"), entry(2, "a")
-    store.write("one", first)
+    store.write_clip("one", first)
     pack_collection(store, print)
-    store.write("two", later)
-    store.write("one", Entry({"b": values(9)}, "v", "decord", ("p",)))
+    store.write_clip("two", later)
+    store.write_clip("one", Entry({"b": values(9)}, "v", "decord", ("p",)))
     pack_collection(store, print)
     assert same(store, "two", later)
     assert same(store, "one", Entry(first.features | {"b": values(9)}, "v", "decord"))
@@ -65,11 +66,11 @@ def test_later_clips_and_cells_join(store: FeatureStore) -> None:
 
 
 def test_another_video_takes_the_place_of_the_older(store: FeatureStore) -> None:
-    store.write("one", entry(1, "a", tokens=3))
-    store.write("two", entry(2, "a"))
+    store.write_clip("one", entry(1, "a", tokens=3))
+    store.write_clip("two", entry(2, "a"))
     pack_collection(store, print)
     changed = entry(5, "a", tokens=7, video="w")
-    store.write("one", changed)
+    store.write_clip("one", changed)
     assert same(store, "one", changed)
     pack_collection(store, print)
     assert same(store, "one", changed)
@@ -79,9 +80,9 @@ def test_another_video_takes_the_place_of_the_older(store: FeatureStore) -> None
 @pytest.mark.parametrize("when", ["arrays", "index", "files"])
 def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     written = {name: entry(n, "a", "b") for n, name in enumerate(("one", "two"))}
-    store.write("one", written["one"])
+    store.write_clip("one", written["one"])
     pack_collection(store, print)
-    store.write("two", written["two"])
+    store.write_clip("two", written["two"])
 
     class Killed(Exception):
         pass
@@ -91,7 +92,7 @@ def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         if when == "arrays":
-            patch.setattr(packing, "read_file", die)
+            patch.setattr(packing, "read_clip_file", die)
         elif when == "index":
             patch.setattr(pack, "write_index", die)
         else:
@@ -108,7 +109,7 @@ def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pyt
 
 @pytest.mark.parametrize("damage", ["bit", "cut off", "gone", "index"])
 def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, reporter: RecordingReporter, damage: str) -> None:
-    store.write("one", entry(1, "a"))
+    store.write_clip("one", entry(1, "a"))
     pack_collection(store, print)
     (array,) = (store.folder / "packed").glob("a-*.npy")
     content = array.read_bytes()
@@ -121,15 +122,15 @@ def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, reporter: Re
     else:
         pack.index_path(store.folder / "packed", "a").write_bytes(b"PAR1")
     with pytest.raises(DamagedFeaturesError):
-        store.packed("a")
-    assert store.packed_or_aside("a", reporter.warn) is None
+        store.open_pack("a")
+    assert store.open_pack_or_set_aside("a", reporter.warn) is None
     assert "extracting its clips again" in reporter.warnings[0]
     assert "\n" not in reporter.warnings[0]
-    assert store.packed("a") is None
+    assert store.open_pack("a") is None
 
 
 def test_one_process_packs(store: FeatureStore) -> None:
-    store.write("one", entry(1, "a"))
+    store.write_clip("one", entry(1, "a"))
     with try_lock_file(store.folder / ".pack.lock") as alone:
         assert alone
         assert pack_collection(store, print) == 0

@@ -99,7 +99,7 @@ def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, st
             features = draws.normal(size=(3, config.channels(cell) or 0)).astype(store.stored_as)
             features[:, clip.target[0]] += place % 4
             values[cell.name] = features
-        store.write(clip.id, Entry(values, store.hashes.sha256(clip.path), "decord"))
+        store.write_clip(clip.id, Entry(values, store.hashes.sha256(clip.path), "decord"))
 
 
 @pytest.fixture

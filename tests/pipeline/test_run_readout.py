@@ -60,7 +60,7 @@ def source(workspace: Workspace) -> ReadoutInputs:
         clips = tuple(Clip(f"{part}{n}", Path("nowhere"), (n % 3,)) for n in numbers)
         splits[part] = Split(SplitName("smoke", part), CLASSES, clips)
         for n in numbers:
-            store.write(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "decord"))
+            store.write_clip(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "decord"))
     videos = {clip.id: "0" * 64 for split in splits.values() for clip in split.clips}
     return ReadoutInputs(row(), RowData(splits), {"train": store, "test": store}, videos)
 
@@ -234,11 +234,11 @@ def test_features_that_do_not_suit_are_one_line(
     source: ReadoutInputs, spoil: dict[str, np.ndarray] | None, said: str
 ) -> None:
     if spoil is None:
-        source.store.path("train4").unlink()
-        source.store.path("train5").unlink()
+        source.store.clip_path("train4").unlink()
+        source.store.clip_path("train5").unlink()
     else:
-        source.store.path("train4").unlink()
-        source.store.write("train4", Entry(spoil, "0" * 64, "decord"))
+        source.store.clip_path("train4").unlink()
+        source.store.write_clip("train4", Entry(spoil, "0" * 64, "decord"))
     with pytest.raises(MissingError, match=said) as caught:
         load_sequences(source.store, source.data.splits["train"], CELL, 8)
     assert "\n" not in str(caught.value)

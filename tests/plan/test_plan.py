@@ -245,9 +245,9 @@ def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     config = load_backbone("mean_colour")
     store = FeatureStore.open(place, "mean_colour", describe_backbone(config, place).identity(), "ucf101")
     for clip in clips[:5]:
-        store.write(clip.id, Entry({"final": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
-    store.write(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
-    store.path(clips[6].id).write_bytes(b"cut off")
+        store.write_clip(clip.id, Entry({"final": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
+    store.write_clip(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
+    store.clip_path(clips[6].id).write_bytes(b"cut off")
     before = everything_in(place.root)
     train, test = plan(place, own=[row()]).jobs
     assert (train.stored_clips, test.stored_clips) == (5, 0)
@@ -272,7 +272,7 @@ def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.Ca
     assert everything_in(place.root) == before
     found = plan_as_json(done)["rows"][0]
     assert found["here"] == "data, features of 39 clips, 1 run"
-    (rate,) = rates.read(place)  # of HMDB51, the later
+    (rate,) = rates.load_rates(place)  # of HMDB51, the later
     assert (rate.backbone, rate.cells, rate.kind, rate.windows) == ("mean_colour", ("final",), "cpu", 24)
     other = row().model_copy(update={"version": 2})
     assert plan(place, own=[other]).rows[0].readouts.recorded == 0
@@ -284,7 +284,7 @@ def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.Ca
 def remember(workspace: Workspace, windows: int = 100, device: str = "NVIDIA H200", cell: str = "t20_layer09") -> None:
     identity = likely_identity(load_backbone("svd_xt"), workspace)
     assert identity is not None
-    rates.record(workspace, "svd_xt", identity, (cell,), {"device": device}, windows, 50.0)
+    rates.record_rate(workspace, "svd_xt", identity, (cell,), {"device": device}, windows, 50.0)
 
 
 def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None:
@@ -300,25 +300,25 @@ def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None
     assert sdv2.rate is None  # another backbone
     assert plan(workspace, "ucf_hmdb", kind="cpu").jobs[0].hours is None  # another kind of device
     remember(workspace, windows=200)
-    assert [rate.windows for rate in rates.read(workspace)] == [200]  # in its place
+    assert [rate.windows for rate in rates.load_rates(workspace)] == [200]  # in its place
     remember(workspace, windows=19)
-    assert [rate.windows for rate in rates.read(workspace)] == [200]  # a few more windows say less
+    assert [rate.windows for rate in rates.load_rates(workspace)] == [200]  # a few more windows say less
 
 
 def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Workspace) -> None:
     folder = next(iter(rendered.values())).parent
     request = ExtractRequest(str(folder), ("mean_colour",), changes={"frames.window": "5"})
     extract_source(request, workspace, Execution(), Reporter())
-    (rate,) = rates.read(workspace)
+    (rate,) = rates.load_rates(workspace)
     assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
     assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames
     config = load_backbone("mean_colour", {"frames.window": "5"})
     identity = likely_identity(config, workspace)
     assert identity is not None
-    assert rates.find([rate], identity, "final", "cpu") == rate
+    assert rates.find_rate([rate], identity, "final", "cpu") == rate
     usual = likely_identity(load_backbone("mean_colour"), workspace)
     assert usual is not None
-    assert rates.find([rate], usual, "final", "cpu") is None
+    assert rates.find_rate([rate], usual, "final", "cpu") is None
 
 
 def test_rates_that_say_nothing_are_not_taken(workspace: Workspace) -> None:
@@ -333,7 +333,7 @@ def test_damaged_rates_are_said_and_set_aside_when_there_are_new_ones(workspace:
     rates.rates_path(workspace).write_text('{"format": 1, "rates": [{}]}')
     assert "rates.json: not what `repro extract` wrote" in " ".join(plan(workspace, "ucf_hmdb").problems)
     remember(workspace)
-    assert len(rates.read(workspace)) == 1
+    assert len(rates.load_rates(workspace)) == 1
     assert (workspace.root / "rates.json.damaged1").exists()
 
 
@@ -360,7 +360,7 @@ def test_the_command_in_a_workspace_with_features_takes_no_torch(workspace: Work
     assert identity is not None
     store = FeatureStore.open(workspace, "svd_xt", identity, "ucf101")
     vectors = np.zeros((2, 1280), np.float32)
-    store.write("v_Fencing_g08_c7", Entry({"t20_layer09": vectors}, "0" * 64, "decord"))
+    store.write_clip("v_Fencing_g08_c7", Entry({"t20_layer09": vectors}, "0" * 64, "decord"))
     before = everything_in(workspace.root)
     code = (
         "import sys; from repro.__main__ import run; run(sys.argv[1:]);"

@@ -441,7 +441,7 @@ def test_backbones_asked_for_together_share_one_decoding(
         extract(clips, [ask], Execution(), {"by": "test"}, reporter)
     for one, other in zip(together, alone, strict=True):
         for clip in clips.clips:
-            ours, theirs = one.store.read(clip.id), other.store.read(clip.id)
+            ours, theirs = one.store.read_clip(clip.id), other.store.read_clip(clip.id)
             assert ours is not None
             assert theirs is not None
             for cell, values in ours.features.items():
@@ -457,7 +457,7 @@ def test_a_clip_of_one_frame_has_a_vector(
     ask = replace(ask, backbone=replace(ask.backbone, config=config))
     done = extract(Collection("clips", (Clip("one", shortest, (0,)),)), [ask], Execution(), {"by": "test"}, reporter)
     assert done.extracted == ["one"]
-    entry = ask.store.read("one")
+    entry = ask.store.read_clip("one")
     assert entry is not None
     assert entry.features["final"].shape == (1, 96)
 
@@ -478,7 +478,7 @@ def test_what_a_clip_has_is_not_computed_again_for_another(
     clips = tuple(Clip(name, path, (0,)) for name, path in list(rendered.items())[:3])
     both = asks(tmp_path, "mean_colour", "vjepa_tiny")
     extract(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, reporter)
-    before = both[0].store.path(clips[0].id).read_bytes()
+    before = both[0].store.clip_path(clips[0].id).read_bytes()
     seen: list[int] = []
     compute = MeanColour.features
 
@@ -489,8 +489,8 @@ def test_what_a_clip_has_is_not_computed_again_for_another(
     monkeypatch.setattr(MeanColour, "features", spy)
     done = extract(Collection("clips", clips), both, Execution(), {"by": "after"}, reporter)
     assert done.extracted == [clip.id for clip in clips]
-    third = both[0].store.read(clips[2].id)
+    third = both[0].store.read_clip(clips[2].id)
     assert third is not None
     assert sum(seen) == len(third.features["final"])
-    assert both[0].store.path(clips[0].id).read_bytes() == before
-    assert all(both[1].store.read(clip.id) for clip in clips)
+    assert both[0].store.clip_path(clips[0].id).read_bytes() == before
+    assert all(both[1].store.read_clip(clip.id) for clip in clips)
