@@ -104,8 +104,8 @@ def _extraction_as_json(extracted: Extracted) -> dict[str, object]:
     done = extracted.done
     return {
         "collection": extracted.collection,
-        "stores": {ask.backbone.name: str(ask.store.folder) for ask in extracted.asks},
-        "cells": {ask.backbone.name: [cell.name for cell in ask.cells] for ask in extracted.asks},
+        "stores": {r.backbone.name: str(r.store.folder) for r in extracted.requests},
+        "cells": {r.backbone.name: [cell.name for cell in r.cells] for r in extracted.requests},
         "clips": extracted.clips,
         "extracted": len(done.extracted),
         "reused": len(done.reused),

@@ -9,19 +9,24 @@ from pathlib import Path
 from repro.core.errors import UsageError
 from repro.datasets.split import Clip
 
-SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"})
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
+    """Clips whose features share a folder of the feature store."""
+
     name: str
-    """Name of its folder in the feature store."""
+    """The folder's name."""
     clips: tuple[Clip, ...]
     part: str = ""
     """Suffix of a shard, such as -2of4; empty for all clips."""
 
-    def shard(self, number: int, of: int) -> "Collection":
+    def take_shard(self, number: int, of: int) -> "Collection":
         """Return every `of`-th clip starting at the `number`-th (from 1): shards are disjoint and together complete."""
+        # Every n-th clip rather than a range: data sets are listed by class, and clips of a class are of similar length.
         return Collection(self.name, self.clips[number - 1 :: of], f"-{number}of{of}")
 
 
@@ -31,34 +36,36 @@ def dataset_collection(dataset: str, clips: Sequence[Clip]) -> Collection:
 
 
 def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
-    """Return every video below `folder`, identified by its path relative to it; the folder `skip` is not entered.
+    """Return every video below `folder`, identified by its path relative to it; the folder `skip` is skipped.
 
     Raises:
         UsageError: no such folder, or no videos in it.
     """
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder} is a file: name the folder it lies in" if folder.exists() else f"{folder}: no such folder"
-        )
+        raise UsageError(f"{folder} is a file: name its folder" if folder.exists() else f"{folder}: no such folder")
     found = []
     for place, folders, files in os.walk(folder):
+        # Sorted, and changed in place, which is how os.walk is told where to go. Hidden folders hold caches and thumbnails.
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and not (skip and (Path(place) / name).samefile(skip))
         )
         found += [Path(place) / name for name in files if not name.startswith(".")]
-    videos = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    videos = sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
-        raise UsageError(f"folder {folder}: no videos in it: expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise UsageError(
+            f"folder {folder}: no videos in it: expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}"
+        )
     for path in videos:
         if not _is_text(str(path)):
-            raise UsageError(f"{str(path)!r}: a name that is not UTF-8, which feature files cannot hold: rename it")
-    whole = folder.resolve()
-    # The hash of the path keeps folders of the same name apart.
-    name = f"videos-{whole.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:6]}"
+            raise UsageError(f"{str(path)!r}: its name is not UTF-8, which feature files cannot store: rename it")
+    resolved = folder.resolve()
+    # The hash of the path keeps folders of the same name apart; the name is cut because file systems allow 255 bytes.
+    name = f"videos-{resolved.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:6]}"
     return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos))
 
 
 def _is_text(name: str) -> bool:
+    # Python reads bytes of a name that are not UTF-8 as lone surrogates, which cannot be encoded again.
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -107,13 +107,13 @@ def extract_video_features(
     (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
     path = Path(video)
     clip = Clip(str(path.absolute()), path, ())
-    asks = open_stores([(describe_backbone(config, place), (cell,))], COLLECTION, place)
+    requests = open_stores([(describe_backbone(config, place), (cell,))], COLLECTION, place)
     reporter = Reporter(to_stderr=True)
     execution = Execution(chosen_device(device), say=reporter.line)
-    done = compute_features(asks, Collection(COLLECTION, (clip,)), execution, reporter)
-    entry = None if done.failed else asks[0].store.cell_reader(cell.name)(clip.id)
+    done = compute_features(requests, Collection(COLLECTION, (clip,)), execution, reporter)
+    entry = None if done.failed else requests[0].store.cell_reader(cell.name)(clip.id)
     if entry is None:
-        raise MissingError(done.failed.get(clip.id, f"clip {path}: its features are not in {asks[0].store.folder}"))
+        raise MissingError(done.failed.get(clip.id, f"clip {path}: its features are not in {requests[0].store.folder}"))
     features: Float32[np.ndarray, "T C"] = entry.features[cell.name].astype(np.float32)
     return features
 

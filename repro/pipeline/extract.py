@@ -21,7 +21,7 @@ from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
 from repro.features import rates
 from repro.features.collection import Collection, dataset_collection, folder_collection
-from repro.features.extract import Ask, Extraction, extract, pack_if_whole
+from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
 from repro.features.store import FeatureStore, StoredAs
 from repro.records.record import describe_machine, software_versions
 from repro.video.readers import declared_frames
@@ -58,7 +58,7 @@ class Extracted:
     collection: str
     """Name of the collection, of which `clips` may be a part."""
     clips: int
-    asks: tuple[Ask, ...]
+    requests: tuple[FeatureRequest, ...]
     """The cells of each backbone and the store that holds them."""
     done: Extraction
     failed_list: Path
@@ -80,7 +80,7 @@ def extract_source(
     complete = _open_collection(request.source, workspace)
     if not complete.clips:
         raise UsageError(f"{request.source}: its annotation files list no clips: bring the publishers' files again")
-    part = complete.shard(*request.shard) if request.shard else complete
+    part = complete.take_shard(*request.shard) if request.shard else complete
     if not part.clips and request.shard:
         number, count = request.shard
         raise UsageError(
@@ -91,9 +91,11 @@ def extract_source(
         for name in request.backbones:
             locks.enter_context(workspace.lock(f"extract {name} {complete.name}{part.part}"))
         wanted = [(describe_backbone(config, workspace), cells[name]) for name, config in configs.items()]
-        asks = open_stores(wanted, complete.name, workspace, request.stored_as)
-        done = extract_features(asks, part, workspace, execution, reporter, complete=complete, show_disk=True)
-    return Extracted(complete.name, len(part.clips), asks, done, asks[0].store.folder / f"failed{part.part}.json")
+        requests = open_stores(wanted, complete.name, workspace, request.stored_as)
+        done = extract_features(requests, part, workspace, execution, reporter, complete=complete, show_disk=True)
+    return Extracted(
+        complete.name, len(part.clips), requests, done, requests[0].store.folder / f"failed{part.part}.json"
+    )
 
 
 def open_stores(
@@ -101,10 +103,10 @@ def open_stores(
     collection: str,
     workspace: Workspace,
     stored_as: StoredAs = "float32",
-) -> tuple[Ask, ...]:
+) -> tuple[FeatureRequest, ...]:
     """The store of each backbone's features of a collection, with the cells it is to hold."""
     return tuple(
-        Ask(
+        FeatureRequest(
             backbone,
             cells,
             FeatureStore.open(workspace, backbone.name, backbone.identity(), collection, stored_as),
@@ -114,17 +116,17 @@ def open_stores(
 
 
 def compute_features(
-    asks: Sequence[Ask],
+    requests: Sequence[FeatureRequest],
     collection: Collection,
     execution: Execution,
     reporter: Reporter,
     *,
     show_disk: bool = False,
 ) -> Extraction:
-    """Compute the features that the stores of `asks` are missing, one clip file each.
+    """Compute the features that the stores of `requests` are missing, one clip file each.
 
     Args:
-        asks: cells of each backbone, with the store they go to.
+        requests: cells of each backbone, with the store they go to.
         collection: the clips.
         execution: device, batch and decoding processes.
         reporter: where progress and failed clips are reported.
@@ -136,14 +138,14 @@ def compute_features(
 
     def report_disk(clips: Sequence[Clip]) -> None:
         if show_disk:
-            _report_disk(clips, asks, reporter)
+            _report_disk(clips, requests, reporter)
 
     origin = software_versions() | describe_machine(execution.device)
-    return extract(collection, asks, execution, origin, reporter, report_disk)
+    return extract_missing(collection, requests, execution, origin, reporter, report_disk)
 
 
 def extract_features(
-    asks: Sequence[Ask],
+    requests: Sequence[FeatureRequest],
     collection: Collection,
     workspace: Workspace,
     execution: Execution,
@@ -156,30 +158,30 @@ def extract_features(
 
     `complete` is the collection of which `collection` is a shard.
     """
-    done = compute_features(asks, collection, execution, reporter, show_disk=show_disk)
+    done = compute_features(requests, collection, execution, reporter, show_disk=show_disk)
     readable = len(collection.clips) - len(done.failed)
-    for ask in asks:
-        cells = ask.cells[0].name if len(ask.cells) == 1 else f"{len(ask.cells)} cells"
+    for request in requests:
+        cells = request.cells[0].name if len(request.cells) == 1 else f"{len(request.cells)} cells"
         reporter.stage(
             "features",
             total=readable,
-            reused=readable - done.made_of(ask.backbone.name),
+            reused=readable - done.count_extracted(request.backbone.name),
             made="extracted",
-            why=f"{collection.name}, {ask.backbone.name}, {cells}",
-            where=ask.store.folder,
+            why=f"{collection.name}, {request.backbone.name}, {cells}",
+            where=request.store.folder,
         )
-    if len(asks) == 1:  # backbones that share work have no speed of their own
-        (ask,) = asks
+    if len(requests) == 1:  # backbones that share work have no speed of their own
+        (request,) = requests
         rates.record_rate(
             workspace,
-            ask.backbone.name,
-            ask.backbone.identity(),
-            tuple(cell.name for cell in ask.cells),
+            request.backbone.name,
+            request.backbone.identity(),
+            tuple(cell.name for cell in request.cells),
             describe_machine(execution.device),
             done.windows,
             done.seconds,
         )
-    pack_if_whole(complete or collection, asks, done, reporter)
+    pack_if_complete(complete or collection, requests, done, reporter)
     return done
 
 
@@ -218,18 +220,18 @@ def _open_collection(source: str, workspace: Workspace) -> Collection:
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 
 
-def _report_disk(clips: Sequence[Clip], asks: Sequence[Ask], reporter: Reporter) -> None:
+def _report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], reporter: Reporter) -> None:
     """Report how much disk the features of `clips` take at most, before anything is computed.
 
     Raises:
         MissingError: less than that is free.
     """
     sample = clips[:: max(1, len(clips) // SAMPLED_CLIPS)]
-    counted = [values for clip in sample if (values := _count_values(clip, asks)) is not None]
+    counted = [values for clip in sample if (values := _count_values(clip, requests)) is not None]
     if not counted:
         return
     mean = sum(counted) / len(counted)
-    store = asks[0].store
+    store = requests[0].store
     folder = store.folder.parent.parent
     size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
     free = shutil.disk_usage(folder).free
@@ -245,14 +247,14 @@ def _report_disk(clips: Sequence[Clip], asks: Sequence[Ask], reporter: Reporter)
         )
 
 
-def _count_values(clip: Clip, asks: Sequence[Ask]) -> int | None:
+def _count_values(clip: Clip, requests: Sequence[FeatureRequest]) -> int | None:
     """Numbers that the features of a clip hold, by its declared length; None if the file does not declare one."""
     values = 0
-    for ask in asks:
-        config = ask.backbone.config
+    for request in requests:
+        config = request.backbone.config
         frames = declared_frames(clip.path, config.frames.max_seconds)
         if not frames:
             return None
         vectors = config.vectors(-(-frames // config.frames.stride))
-        values += vectors * sum(config.channels(cell) or 0 for cell in ask.cells)
+        values += vectors * sum(config.channels(cell) or 0 for cell in request.cells)
     return values

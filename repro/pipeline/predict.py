@@ -59,8 +59,8 @@ def predict_videos(
     """
     runs = _find_runs(row, seed, workspace)
     backbone = describe_backbone(row_backbone(row), workspace)
-    asks = open_stores([(backbone, (row.features,))], COLLECTION, workspace)
-    store = asks[0].store
+    requests = open_stores([(backbone, (row.features,))], COLLECTION, workspace)
+    store = requests[0].store
     # A grid's runs may have been trained on features stored as float16, which have another key: prefer one of this key.
     run = next((run for record, run in runs if record.features.key == store.key), runs[0][1])
     readout = load_readout(run.folder / SELECTED, execution.device)
@@ -70,7 +70,7 @@ def predict_videos(
             f"it again with `repro {row.name}`, or use the checkpoint and implementation it was trained with"
         )
     clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
-    done = compute_features(asks, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter)
+    done = compute_features(requests, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter)
     read = store.cell_reader(row.features.name)
     scores = {}
     for clip in clips:

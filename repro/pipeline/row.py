@@ -123,10 +123,10 @@ def extract_row(
     failed: list[str] = []
     video_sha256: dict[str, str] = {}
     for dataset, clips in collections.items():
-        asks = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
+        requests = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
         collection = dataset_collection(dataset, clips)
-        done = extract_features(asks, collection, workspace, execution, reporter, show_disk=features.show_disk)
-        stores |= {part: asks[0].store for part in data.splits if _dataset_of(row, part) == dataset}
+        done = extract_features(requests, collection, workspace, execution, reporter, show_disk=features.show_disk)
+        stores |= {part: requests[0].store for part in data.splits if _dataset_of(row, part) == dataset}
         failed += done.failed
         video_sha256 |= done.video_sha256
     if failed:

@@ -18,7 +18,7 @@ from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.collection import Collection
-from repro.features.extract import Ask, extract
+from repro.features.extract import FeatureRequest, extract_missing
 from repro.features.store import FeatureStore
 from repro.pipeline.row import extract_row
 from repro.pipeline.row_data import RowData
@@ -77,7 +77,9 @@ def test_features_are_a_vector_a_frame(
     backbone = describe_backbone(load_backbone(NAME), workspace)
     store = FeatureStore.open(workspace, NAME, backbone.identity(), "clips")
     some = tuple(Clip(name, path, (0,)) for name, path in rendered.items())
-    done = extract(Collection("clips", some), [Ask(backbone, (Cell(layer="final"),), store)], Execution(), {}, reporter)
+    done = extract_missing(
+        Collection("clips", some), [FeatureRequest(backbone, (Cell(layer="final"),), store)], Execution(), {}, reporter
+    )
     assert done.extracted == [clip.id for clip in some]
     for clip in some:
         entry = store.read_clip(clip.id)

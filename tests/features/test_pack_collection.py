@@ -1,4 +1,4 @@
-"""Packing loses nothing: what was in clips' files is read from the arrays, whatever happens on the way."""
+"""Packing loses nothing: features are read back from the arrays, even if packing was killed."""
 
 from pathlib import Path
 
@@ -20,15 +20,15 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore.open(Workspace(tmp_path), "test", {"a": 1}, "clips")
 
 
-def values(seed: int, tokens: int = 4) -> np.ndarray:
+def random_values(seed: int, tokens: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((tokens, 6)).astype(np.float32)
 
 
-def entry(seed: int, *cells: str, tokens: int = 4, video: str = "v") -> Entry:
-    return Entry({cell: values(seed + n, tokens) for n, cell in enumerate(cells)}, video, "decord", ("o",))
+def random_entry(seed: int, *cells: str, tokens: int = 4, video: str = "v") -> Entry:
+    return Entry({cell: random_values(seed + n, tokens) for n, cell in enumerate(cells)}, video, "decord", ("o",))
 
 
-def same(store: FeatureStore, clip: str, expected: Entry) -> bool:
+def reads_back(store: FeatureStore, clip: str, expected: Entry) -> bool:
     found = store.read_clip(clip)
     return (
         found is not None
@@ -38,14 +38,14 @@ def same(store: FeatureStore, clip: str, expected: Entry) -> bool:
     )
 
 
-def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
-    written = {f"c{n}/x": entry(10 * n, "a", "b", tokens=n + 1) for n in range(5)}
-    for clip, what in written.items():
-        store.write_clip(clip, what)
+def test_packed_features_are_read_back(store: FeatureStore) -> None:
+    written = {f"c{n}/x": random_entry(10 * n, "a", "b", tokens=n + 1) for n in range(5)}
+    for clip, entry in written.items():
+        store.write_clip(clip, entry)
     assert pack_collection(store, print) == 5
     assert store.clip_files() == []
-    for clip, what in written.items():
-        assert same(store, clip, what)
+    for clip, entry in written.items():
+        assert reads_back(store, clip, entry)
     packed = store.open_pack("a")
     assert packed is not None
     assert packed.array.shape == (15, 6)
@@ -53,33 +53,33 @@ def test_what_was_packed_is_read_back(store: FeatureStore) -> None:
     assert pack_collection(store, print) == 0
 
 
-def test_later_clips_and_cells_join(store: FeatureStore) -> None:
-    first, later = entry(1, "a"), entry(2, "a")
+def test_later_clips_and_cells_are_added(store: FeatureStore) -> None:
+    first, later = random_entry(1, "a"), random_entry(2, "a")
     store.write_clip("one", first)
     pack_collection(store, print)
     store.write_clip("two", later)
-    store.write_clip("one", Entry({"b": values(9)}, "v", "decord", ("p",)))
+    store.write_clip("one", Entry({"b": random_values(9)}, "v", "decord", ("p",)))
     pack_collection(store, print)
-    assert same(store, "two", later)
-    assert same(store, "one", Entry(first.features | {"b": values(9)}, "v", "decord"))
+    assert reads_back(store, "two", later)
+    assert reads_back(store, "one", Entry(first.features | {"b": random_values(9)}, "v", "decord"))
     assert len(list((store.folder / "packed").glob("*.npy"))) == 2
 
 
-def test_another_video_takes_the_place_of_the_older(store: FeatureStore) -> None:
-    store.write_clip("one", entry(1, "a", tokens=3))
-    store.write_clip("two", entry(2, "a"))
+def test_features_of_a_replaced_video_replace_the_old_ones(store: FeatureStore) -> None:
+    store.write_clip("one", random_entry(1, "a", tokens=3))
+    store.write_clip("two", random_entry(2, "a"))
     pack_collection(store, print)
-    changed = entry(5, "a", tokens=7, video="w")
+    changed = random_entry(5, "a", tokens=7, video="w")
     store.write_clip("one", changed)
-    assert same(store, "one", changed)
+    assert reads_back(store, "one", changed)
     pack_collection(store, print)
-    assert same(store, "one", changed)
-    assert same(store, "two", entry(2, "a"))
+    assert reads_back(store, "one", changed)
+    assert reads_back(store, "two", random_entry(2, "a"))
 
 
 @pytest.mark.parametrize("when", ["arrays", "index", "files"])
-def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    written = {name: entry(n, "a", "b") for n, name in enumerate(("one", "two"))}
+def test_killed_while_packing_nothing_is_lost(store: FeatureStore, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    written = {name: random_entry(n, "a", "b") for n, name in enumerate(("one", "two"))}
     store.write_clip("one", written["one"])
     pack_collection(store, print)
     store.write_clip("two", written["two"])
@@ -99,17 +99,19 @@ def test_killed_in_between_nothing_is_lost(store: FeatureStore, monkeypatch: pyt
             patch.setattr(Path, "unlink", lambda self, missing_ok=False: die() if "clips" in self.parts[-2] else None)
         with pytest.raises(Killed):
             pack_collection(store, print)
-    for clip, what in written.items():
-        assert same(store, clip, what)
+    for clip, entry in written.items():
+        assert reads_back(store, clip, entry)
     pack_collection(store, print)
-    for clip, what in written.items():
-        assert same(store, clip, what)
+    for clip, entry in written.items():
+        assert reads_back(store, clip, entry)
     assert store.clip_files() == []
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut off", "gone", "index"])
-def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, reporter: RecordingReporter, damage: str) -> None:
-    store.write_clip("one", entry(1, "a"))
+def test_a_damaged_pack_is_reported_and_set_aside(
+    store: FeatureStore, reporter: RecordingReporter, damage: str
+) -> None:
+    store.write_clip("one", random_entry(1, "a"))
     pack_collection(store, print)
     (array,) = (store.folder / "packed").glob("a-*.npy")
     content = array.read_bytes()
@@ -129,8 +131,8 @@ def test_a_damaged_pack_is_named_and_set_aside(store: FeatureStore, reporter: Re
     assert store.open_pack("a") is None
 
 
-def test_one_process_packs(store: FeatureStore) -> None:
-    store.write_clip("one", entry(1, "a"))
+def test_only_one_process_packs(store: FeatureStore) -> None:
+    store.write_clip("one", random_entry(1, "a"))
     with try_lock_file(store.folder / ".pack.lock") as alone:
         assert alone
         assert pack_collection(store, print) == 0

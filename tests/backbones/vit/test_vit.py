@@ -29,9 +29,9 @@ from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
-from repro.features.extract import Ask, extract
+from repro.features.extract import FeatureRequest, extract_missing
 from repro.features.store import FeatureStore
-from repro.features.windows import Windows
+from repro.features.windows import WindowCutter
 from repro.video.decoders import Decoders
 
 FAMILIES = ("vjepa", "videomaev2")
@@ -314,28 +314,14 @@ def test_a_short_window_repeats_its_last_frame() -> None:
     assert fill_window(window, 8) is window
 
 
-@pytest.mark.parametrize("frames", [Frames(window=16), Frames(window=16, overlap=12), Frames(window=5, overlap=1)])
-@pytest.mark.parametrize("count", [1, 4, 5, 15, 16, 17, 20, 21, 33, 64])
-@pytest.mark.parametrize("chunk", [3, 16, 25])
-def test_windows_hold_every_frame_and_are_as_many_as_is_said(frames: Frames, count: int, chunk: int) -> None:
-    clip = np.arange(count, dtype=np.uint8).repeat(3).reshape(-1, 1, 1, 3)
-    cutting = Windows(frames)
-    found = [w for at in range(0, count, chunk) for w in cutting.add(clip[at : at + chunk])] + list(cutting.end())
-    assert len(found) == frames.windows(count)
-    for number, window in enumerate(found):
-        np.testing.assert_array_equal(window, clip[number * frames.hop : number * frames.hop + frames.window])
-    assert {int(i) for window in found for i in window.ravel()} == set(range(count))
-    assert list(cutting.end()) == []
-
-
 @pytest.mark.parametrize("changes", [{}, {"pooling": "window"}, {"frames__overlap": "12"}])
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
 def test_a_clip_has_as_many_vectors_as_its_config_says(
     workspace: Workspace, changes: dict[str, str], count: int
 ) -> None:
     extractor, config = opened("vjepa", workspace, **changes), tiny("vjepa", **changes)
-    cutting = Windows(config.frames)
-    windows = [*cutting.add(moving(count)), *cutting.end()]
+    cutter = WindowCutter(config.frames)
+    windows = [*cutter.add_chunk(moving(count)), *cutter.finish_clip()]
     assert len(rows(extractor, *windows)) == config.vectors(count)
 
 
@@ -360,8 +346,8 @@ def test_every_switch_gives_other_features_under_another_key(workspace: Workspac
     found = []
     for backbone in (before, after):
         extractor = open_extractors([(backbone, FINAL)], Execution())[0]
-        cutting = Windows(extractor.frames)
-        found.append(rows(extractor, *cutting.add(moving(20)), *cutting.end()))
+        cutter = WindowCutter(extractor.frames)
+        found.append(rows(extractor, *cutter.add_chunk(moving(20)), *cutter.finish_clip()))
     ours, theirs = found
     assert ours.shape != theirs.shape or relative_l2(ours, theirs) > 1e-3
 
@@ -407,14 +393,14 @@ def test_reduced_precision_is_near(workspace: Workspace, precision: str) -> None
 # Among the others.
 
 
-def asks(folder: Path, *names: str) -> list[Ask]:
+def make_requests(folder: Path, *names: str) -> list[FeatureRequest]:
     workspace = Workspace(folder)
     found = []
     for name in names:
         config = load_backbone(name)
         backbone = describe_backbone(config, workspace)
         store = FeatureStore.open(workspace, name, backbone.identity(), "clips")
-        found.append(Ask(backbone, (config.axes().usual,), store))
+        found.append(FeatureRequest(backbone, (config.axes().usual,), store))
     return found
 
 
@@ -433,12 +419,12 @@ def test_backbones_asked_for_together_share_one_decoding(
         return decode(self, jobs)
 
     monkeypatch.setattr(Decoders, "decode", spy)
-    together = asks(tmp_path / "a", *names)
-    extract(clips, together, Execution(), {"by": "test"}, reporter)
+    together = make_requests(tmp_path / "a", *names)
+    extract_missing(clips, together, Execution(), {"by": "test"}, reporter)
     assert len(decoded) == len(clips.clips)
-    alone = asks(tmp_path / "b", *names)
-    for ask in alone:
-        extract(clips, [ask], Execution(), {"by": "test"}, reporter)
+    alone = make_requests(tmp_path / "b", *names)
+    for request in alone:
+        extract_missing(clips, [request], Execution(), {"by": "test"}, reporter)
     for one, other in zip(together, alone, strict=True):
         for clip in clips.clips:
             ours, theirs = one.store.read_clip(clip.id), other.store.read_clip(clip.id)
@@ -451,13 +437,15 @@ def test_backbones_asked_for_together_share_one_decoding(
 def test_a_clip_of_one_frame_has_a_vector(
     tmp_path: Path, reporter: RecordingReporter, rendered: dict[str, Path]
 ) -> None:
-    (ask,) = asks(tmp_path, "vjepa_tiny")
+    (request,) = make_requests(tmp_path, "vjepa_tiny")
     shortest = min(rendered.values(), key=lambda path: path.stat().st_size)
-    config = ask.backbone.config.model_copy(update={"frames": Frames(window=16, stride=1000)})
-    ask = replace(ask, backbone=replace(ask.backbone, config=config))
-    done = extract(Collection("clips", (Clip("one", shortest, (0,)),)), [ask], Execution(), {"by": "test"}, reporter)
+    config = request.backbone.config.model_copy(update={"frames": Frames(window=16, stride=1000)})
+    request = replace(request, backbone=replace(request.backbone, config=config))
+    done = extract_missing(
+        Collection("clips", (Clip("one", shortest, (0,)),)), [request], Execution(), {"by": "test"}, reporter
+    )
     assert done.extracted == ["one"]
-    entry = ask.store.read_clip("one")
+    entry = request.store.read_clip("one")
     assert entry is not None
     assert entry.features["final"].shape == (1, 96)
 
@@ -476,8 +464,8 @@ def test_what_a_clip_has_is_not_computed_again_for_another(
 ) -> None:
     """A clip that lacks one backbone's features does not go through another's, nor is its file written."""
     clips = tuple(Clip(name, path, (0,)) for name, path in list(rendered.items())[:3])
-    both = asks(tmp_path, "mean_colour", "vjepa_tiny")
-    extract(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, reporter)
+    both = make_requests(tmp_path, "mean_colour", "vjepa_tiny")
+    extract_missing(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, reporter)
     before = both[0].store.clip_path(clips[0].id).read_bytes()
     seen: list[int] = []
     compute = MeanColour.features
@@ -487,7 +475,7 @@ def test_what_a_clip_has_is_not_computed_again_for_another(
         return compute(self, windows, noises)
 
     monkeypatch.setattr(MeanColour, "features", spy)
-    done = extract(Collection("clips", clips), both, Execution(), {"by": "after"}, reporter)
+    done = extract_missing(Collection("clips", clips), both, Execution(), {"by": "after"}, reporter)
     assert done.extracted == [clip.id for clip in clips]
     third = both[0].store.read_clip(clips[2].id)
     assert third is not None
