@@ -21,7 +21,7 @@ from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.pack_collection import pack_collection
 from repro.features.packed import DamagedFeaturesError
-from repro.features.store import Entry, Features, FeatureStore, read_header
+from repro.features.store import Entry, Features, FeatureStore, read_clip_header
 from repro.features.windows import ClipEnd, MissingCells, WindowBatch, add_noise, batch_windows, is_needed
 from repro.video.decoders import Decoders, Job
 from repro.video.readers import VideoError, check_file
@@ -88,7 +88,7 @@ def extract_missing(
         clips_folder.mkdir(parents=True, exist_ok=True)
         for folder in (request.store.folder.parent, request.store.folder, clips_folder):
             remove_partials(folder)
-    missing = _find_missing(collection, requests, result, reporter)
+    missing = _find_missing_cells(collection, requests, result, reporter)
     result.reused = [clip.id for clip in collection.clips if clip.id in result.video_sha256 and clip.id not in missing]
     if missing:
         todo = [clip for clip in collection.clips if clip.id in missing]
@@ -124,7 +124,7 @@ def pack_if_complete(
                 reporter.line(f"{'packed':<11} {packed} clips' features  {request.store.folder / 'packed'}")
 
 
-def _find_missing(
+def _find_missing_cells(
     collection: Collection, requests: Sequence[FeatureRequest], result: Extraction, reporter: Reporter
 ) -> dict[str, MissingCells]:
     """Return the missing cells of each readable clip, by clip id; clips that cannot be read are added to `result`.
@@ -197,7 +197,7 @@ class _StoredCells:
         if not unpacked:
             return True
         try:
-            header = read_header(self.store.clip_path(clip_id))
+            header = read_clip_header(self.store.clip_path(clip_id))
         except DamagedFeaturesError:
             return False
         return header is not None and unpacked <= set(header.cells)

@@ -15,7 +15,7 @@ from repro.core.files import remove_partials, replacing_file, set_aside, try_loc
 from repro.core.hashing import content_key, file_sha256
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place
-from repro.features.store import ClipHeader, FeatureStore, read_clip_file, read_header
+from repro.features.store import ClipHeader, FeatureStore, read_clip_file, read_clip_header
 
 
 class _ChangedError(Exception):
@@ -36,66 +36,73 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
         The number of files that were packed and removed.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
-    with try_lock_file(store.folder / ".pack.lock") as alone:
-        files = _verified_headers(store, warn) if alone else {}
-        if not files:
+    with try_lock_file(store.folder / ".pack.lock") as acquired:
+        headers = _verified_headers(store, warn) if acquired else {}
+        if not headers:
             return 0
         folder = store.folder / "packed"
         folder.mkdir(exist_ok=True)
         remove_partials(folder)
         try:
-            _write_arrays(store, files, folder, warn)
+            _write_arrays(store, headers, folder, warn)
         except _ChangedError:
             return 0
         # All indexes are written: only now may the files go.
-        for found in files.values():
+        for header in headers.values():
             with suppress(FileNotFoundError):
-                if found.path.stat().st_mtime_ns == found.written:  # else cells were added to it meanwhile
-                    found.path.unlink()
+                if header.path.stat().st_mtime_ns == header.written:  # else cells were added to it meanwhile
+                    header.path.unlink()
         _remove_superseded_arrays(folder)
-        return len(files)
+        return len(headers)
 
 
 def _verified_headers(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, ClipHeader]:
     """Return the headers of all clips' files that are intact, by clip id."""
-    files = {}
+    headers = {}
     for path in store.clip_files():
         try:
             # The header is read before the contents: if the file is replaced in between, its `written` is too old, and
             # the file is kept at the end.
-            found = read_header(path)
-            if found is not None and read_clip_file(path) is not None:
-                files[found.clip] = found
+            header = read_clip_header(path)
+            if header is not None and read_clip_file(path) is not None:
+                headers[header.clip] = header
         except DamagedFeaturesError as error:
             warn(f"features {path}: damaged: {error}: kept as {set_aside(path).name}, to be extracted again")
-    return files
+    return headers
 
 
-def _write_arrays(store: FeatureStore, files: dict[str, ClipHeader], folder: Path, warn: Callable[[str], None]) -> None:
-    cells = sorted({cell for found in files.values() for cell in found.cells})
+def _write_arrays(
+    store: FeatureStore, headers: dict[str, ClipHeader], folder: Path, warn: Callable[[str], None]
+) -> None:
+    """Write a new array and index for every cell that the files have, with the clips that were packed before.
+
+    Raises:
+        _ChangedError: a file was replaced meanwhile; arrays and indexes are as before.
+    """
+    cells = sorted({cell for header in headers.values() for cell in header.cells})
     before = {cell: store.open_pack_or_set_aside(cell, warn) for cell in cells}
     with ExitStack() as written:
         arrays, places, paths = {}, {}, {}
         for cell, old in before.items():
-            places[cell] = _assign_places(cell, old.places if old else {}, files)
-            # A name of its own for each content: the array that the present index names stays until the index is replaced.
-            # str(p) names the class and its fields: see Place.
+            places[cell] = _assign_places(cell, old.places if old else {}, headers)
+            # Another content has another name: the array that the present index names stays until the index is replaced.
+            # str(p) spells out the class and its fields: see Place.
             paths[cell] = pack.array_path(folder, cell, content_key([[c, str(p)] for c, p in places[cell].items()]))
             partial = written.enter_context(replacing_file(paths[cell]))
-            arrays[cell] = _create_array(partial, sum(place.tokens for place in places[cell].values()), cell, files)
+            arrays[cell] = _create_array(partial, sum(place.tokens for place in places[cell].values()), cell, headers)
             for clip, place in places[cell].items():
-                if old is not None and (clip not in files or cell not in files[clip].cells):
+                if old is not None and (clip not in headers or cell not in headers[clip].cells):
                     arrays[cell][place.first : place.first + place.tokens] = old.clip_values(clip)
-        for clip, found in files.items():
+        for clip, header in headers.items():
             # The file may have been replaced since its header was read: by features of another video, or with more cells.
-            entry = read_clip_file(found.path)
+            entry = read_clip_file(header.path)
             if (
                 entry is None
-                or entry[1].video_sha256 != found.video_sha256
-                or not set(found.cells) <= set(entry[1].features)
+                or entry[1].video_sha256 != header.video_sha256
+                or not set(header.cells) <= set(entry[1].features)
             ):
                 raise _ChangedError
-            for cell in found.cells:
+            for cell in header.cells:
                 place = places[cell][clip]
                 arrays[cell][place.first : place.first + place.tokens] = entry[1].features[cell]
         # Flushed and unmapped before replacing_file renames the arrays, so that the hashes below are of complete files.
@@ -106,27 +113,27 @@ def _write_arrays(store: FeatureStore, files: dict[str, ClipHeader], folder: Pat
         pack.write_index(folder, cell, path, file_sha256(path), places[cell])
 
 
-def _create_array(partial: Path, tokens: int, cell: str, files: dict[str, ClipHeader]) -> np.memmap:
+def _create_array(partial: Path, tokens: int, cell: str, headers: dict[str, ClipHeader]) -> np.memmap:
     # All files of a store have one dtype (part of its key), and all of a cell one number of channels.
-    found = next(found for found in files.values() if cell in found.cells)
+    header = next(header for header in headers.values() if cell in header.cells)
     array: np.memmap = np.lib.format.open_memmap(
-        partial, mode="w+", dtype=found.dtype, shape=(tokens, found.cells[cell][1])
+        partial, mode="w+", dtype=header.dtype, shape=(tokens, header.cells[cell][1])
     )
     return array
 
 
-def _assign_places(cell: str, old: dict[str, Place], files: dict[str, ClipHeader]) -> dict[str, Place]:
+def _assign_places(cell: str, old: dict[str, Place], headers: dict[str, ClipHeader]) -> dict[str, Place]:
     """Assign each clip of `cell` its place in the new array: clips packed before and clips in files, ordered by id.
 
     A clip's file takes precedence over what was packed of it.
     """
     first = 0
     places: dict[str, Place] = {}
-    for clip in sorted({*old, *(clip for clip, found in files.items() if cell in found.cells)}):
-        found = files.get(clip)
-        if found is not None and cell in found.cells:
-            place = Place(first, found.cells[cell][0], found.video_sha256, found.reader, found.origins)
-        elif found is not None and found.video_sha256 != old[clip].video_sha256:
+    for clip in sorted({*old, *(clip for clip, header in headers.items() if cell in header.cells)}):
+        header = headers.get(clip)
+        if header is not None and cell in header.cells:
+            place = Place(first, header.cells[cell][0], header.video_sha256, header.reader, header.origins)
+        elif header is not None and header.video_sha256 != old[clip].video_sha256:
             continue  # packed from another video than the file's other cells: out of date
         else:
             was = old[clip]

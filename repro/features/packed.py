@@ -111,6 +111,7 @@ def list_packed_clips(folder: Path, cell: str) -> set[str]:
         listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
+    # Whoever deletes an array to free disk leaves its index behind, and no features.
     if not path.is_file():
         raise DamagedFeaturesError(f"{path.name} is missing")
     return listed

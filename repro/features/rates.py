@@ -125,6 +125,7 @@ def record_rate(
         seconds=round(seconds, 3),
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    # Of another device of the same kind, rates are kept side by side: workspaces are shared by machines.
     same = [r for r in before if (r.key, r.cells, r.device) == (new.key, new.cells, new.device)]
     if any(FAR_FEWER * new.windows < r.windows for r in same):
         return

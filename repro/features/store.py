@@ -108,16 +108,17 @@ class FeatureStore:
 
     def clip_path(self, clip_id: str) -> Path:
         """Return the path of a clip's file. Ids may contain any character; unusual ones are escaped."""
-        # Ids such as Goal_1_&_2 or a/../../b must not leave the folder; readable names help who looks into it.
+        # An id such as a/../../b must not lead out of the folder. Ordinary names stay readable.
         name = quote(clip_id, safe=" ()[]!+,=@")
         if len(name) > 200:
-            # File systems allow 255 bytes per name; the complete id is stored in the file.
+            # File systems allow 255 bytes per name. The hash keeps apart long ids that begin alike; the file has the complete id.
             name = f"{name[:160]}~{hashlib.sha256(clip_id.encode()).hexdigest()[:24]}"
         return self.folder / "clips" / f"{name}.safetensors"
 
     def write_clip(self, clip_id: str, entry: Entry) -> None:
         """Store `entry` in the clip's file. Cells of the same video that the file already holds are kept."""
         before = self.read_own_file(clip_id)
+        # Features of another video are dropped with the file: one file is always of one video.
         if before is not None and before.video_sha256 == entry.video_sha256:
             entry = Entry(
                 before.features | entry.features,
@@ -212,7 +213,7 @@ class FeatureStore:
             stored = set()
         for path in self.clip_files():
             try:
-                header = read_header(path)
+                header = read_clip_header(path)
             except DamagedFeaturesError:
                 continue
             if header is not None and cell in header.cells:
@@ -248,7 +249,7 @@ class ClipHeader:
     """Modification time in nanoseconds."""
 
 
-def read_header(path: Path) -> ClipHeader | None:
+def read_clip_header(path: Path) -> ClipHeader | None:
     """Read the header of a clip's file; None if there is no file. Only `read_clip_file` verifies the values.
 
     Raises:
