@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from builders import serving
+from builders import bad_workers
 from builders import tiny_datasets as tiny_data
 from builders.commands import TESTS
 from builders.reporters import RecordingReporter
@@ -162,12 +162,12 @@ def test_a_reader_that_hangs_or_dies_costs_one_clip_at_most(
     hmdb: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [clip.path for clip in hmdb.clips[:2]]
-    for act in (serving.hang_in_decord, serving.die_in_decord):
+    for act in (bad_workers.hang_in_decord, bad_workers.die_in_decord):
         monkeypatch.setattr(probe, "prepare_probing", act)
         found = dict(probe.probe_all(paths, 2, workspace.hashes, time_limit=15.0))  # a process takes seconds to start
         assert [found[n].error for n in range(2)] == ["", ""]
         assert {found[n].reader for n in range(2)} == {"pyav"}
-    monkeypatch.setattr(probe, "prepare_probing", serving.die)
+    monkeypatch.setattr(probe, "prepare_probing", bad_workers.die_at_start)
     found = dict(probe.probe_all(paths[:1], 1, workspace.hashes))
     assert (found[0].error, found[0].contents) == ("its process died (exit code 9)", None)
 

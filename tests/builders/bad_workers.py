@@ -1,0 +1,35 @@
+"""Probe workers that hang or die, for tests of the audit. A module of its own, because each worker process imports it."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from repro.video.probe import read_contents
+from repro.video.workers import Send, Work
+
+
+def hang_in_decord(_: Path) -> Work:
+    # Longer than any time limit: only killing the worker ends it, as with a decord that hangs in C.
+    return _probe_after(lambda: time.sleep(600))
+
+
+def die_in_decord(_: Path) -> Work:
+    # _exit ends the process at once, as a crash in C does: no exception, no answer.
+    return _probe_after(lambda: os._exit(9))
+
+
+def die_at_start(_: Path) -> Work:
+    os._exit(9)
+
+
+def _probe_after(act: Callable[[], object]) -> Work:
+    """Return a probe that calls `act` before it reads a clip with decord; PyAV reads normally."""
+
+    def probe_clip(job: Any, send: Send) -> object:
+        if job.reader == "decord":
+            act()
+        return read_contents(job.path, job.reader, lambda: send(None))
+
+    return probe_clip
