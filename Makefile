@@ -30,7 +30,7 @@ image-test: venv
 
 # Kills rows fifty times at random moments; each must end with the record of an undisturbed run. Many minutes.
 faults: venv
-	$(BIN)/pytest -m faults -s tests/end_to_end/test_all_rows.py
+	$(BIN)/pytest -m faults -s tests/end_to_end/test_row_command.py
 
 lint: venv
 	$(BIN)/ruff format --check .

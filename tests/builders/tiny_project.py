@@ -16,6 +16,7 @@ from builders.shipped import use_shipped
 from repro.backbones.registry import family_of, load_backbone
 from repro.core.workspace import Workspace
 from repro.datasets.config import SplitFacts
+from repro.records.record import RunRecord, find_runs
 
 TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
 """What stands in for each; sdv2 follows svd_xt."""
@@ -86,3 +87,9 @@ def _shrink_dataset(path: Path, splits: dict[str, SplitFacts]) -> None:
 def use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read configs and expected values of the copy in this process."""
     use_shipped(monkeypatch, configs=folder / "configs", expected=folder / "expected")
+
+
+def load_records(workspace: Workspace) -> dict[str, RunRecord]:
+    """The workspace's records, by row; one of each row."""
+    found = {run.folder.parent.name: run.load_record() for run in find_runs(workspace.runs)}
+    return {name: record for name, record in found.items() if record is not None}
