@@ -34,6 +34,7 @@ from gpu_timing import (
     peak_memory,
     photographs,
     randomise,
+    reset_peak_memory,
     synchronise,
 )
 from torch import Tensor
@@ -135,13 +136,14 @@ def transformers(report: Report) -> None:
                         ((found,),) = (cells.values() for cells in extractor.features(windows, []).values())
                         return torch.from_numpy(found)
 
-                    with report.attempt(f"{name} {precision}, {batch}"), peak_memory(report) as peak:
+                    with report.attempt(f"{name} {precision}, {batch}"):
+                        reset_peak_memory(report)
                         timed = measure(report, run, seconds=1.0, most=5)
                         found = timed.result
                         reference = exact.setdefault(batch, found)
                         report.row(
                             f"{name} {precision}, batch {batch}", tflop=batch * tflop, timed=timed,
-                            windows_per_s=batch / timed.median, deviation=deviation(found, reference), **peak,
+                            windows_per_s=batch / timed.median, deviation=deviation(found, reference), **peak_memory(report),
                         )  # fmt: skip
 
 
@@ -250,7 +252,8 @@ def readouts(report: Report) -> None:
     for precision in ("fp32", "tf32", "bf16"):
         if precision == "tf32" and not report.cuda:
             continue
-        with report.attempt(precision), peak_memory(report) as peak:
+        with report.attempt(precision):
+            reset_peak_memory(report)
             compute = Compute(str(report.device), precision).checked()  # type: ignore[arg-type]
             with compute.settings() as device:
                 torch.manual_seed(SEED)
@@ -266,15 +269,17 @@ def readouts(report: Report) -> None:
 
                 losses[precision] = epoch(1)
                 timed = measure(report, lambda epoch=epoch: epoch(2), seconds=6.0, most=3)
-                more = {"busy_share": busy_share(lambda epoch=epoch: epoch(3, plans[:20]))} if report.cuda else {}
                 scoring = measure(
                     report, lambda m=model, s=on_device, c=compute: compute_logits(m, s, recipe, c), seconds=1.0
                 )
             report.row(
                 f"{precision}: {len(plans)} steps", tflop=tflop, timed=timed, steps_per_s=len(plans) / timed.median,
                 minutes_for_22515_steps=22_515 * timed.median / len(plans) / 60, clips_scored_per_s=clips / scoring.median,
-                first_loss=losses[precision], **more, **peak,
+                first_loss=losses[precision], **peak_memory(report),
             )  # fmt: skip
+            if report.cuda:
+                with report.attempt(f"{precision}: busy"), compute.settings():
+                    report.row(f"{precision}: busy", share_of_time=busy_share(lambda epoch=epoch: epoch(3, plans[:20])))
 
 
 def busy_share(work: Callable[[], object]) -> float:
@@ -288,7 +293,9 @@ def busy_share(work: Callable[[], object]) -> float:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         work()
         torch.cuda.synchronize()
-    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / wall
+    # The optimizer's own annotation spans kernels that are events themselves.
+    kernels = [event for event in profiler.key_averages() if not getattr(event, "is_user_annotation", False)]
+    return sum(event.self_device_time_total for event in kernels) / 1e6 / wall
 
 
 def compiled(report: Report) -> None:

@@ -157,16 +157,15 @@ def synchronise(report: Report) -> None:
         torch.cuda.synchronize()
 
 
-@contextmanager
-def peak_memory(report: Report) -> Iterator[dict[str, float]]:
-    """GB allocated at most in the block, weights included."""
-    found: dict[str, float] = {}
+def reset_peak_memory(report: Report) -> None:
     if report.cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    yield found
-    if report.cuda:
-        found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+
+
+def peak_memory(report: Report) -> dict[str, float]:
+    """GB allocated at most since the reset, weights included; nothing on a CPU."""
+    return {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if report.cuda else {}
 
 
 def deviation(values: Tensor, exact: Tensor) -> float:
