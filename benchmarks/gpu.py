@@ -4,7 +4,7 @@ Needs no data and no checkpoint: weights are random numbers made on the device a
 photographs that scikit-learn ships. Sections have deadlines, catch their own failures, and print as they measure; FILE is
 written after every line, so that a run that is stopped loses nothing. All sections together end within --minutes.
 
-`--tiny --device cpu` runs every section in a minute at the sizes of the tiny backbones, to see that it still works.
+`--tiny --device cpu` runs every section in a minute or two at the sizes of the tiny backbones, to see that it still works.
 """
 
 import argparse
