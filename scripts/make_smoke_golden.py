@@ -22,15 +22,15 @@ TOLERANCE = {"top1": 0.01, "map_micro": 0.5}
 
 def main() -> None:
     workspace = Workspace(Path(sys.argv[1]).absolute())
-    folder = golden.folder()
+    folder = golden.golden_folder()
     reporter = Reporter()
-    made = job.make(workspace, SEEDS, workers=1, reporter=reporter)
+    made = job.run_stages(workspace, SEEDS, workers=1, reporter=reporter)
     cell = load_row("smoke").features.name
     features = {}
     for clip in sorted(made.clips):
         entry = made.features.read(clip)
         assert entry is not None, clip
-        features[clip] = golden.sampled(entry.features[cell])
+        features[clip] = golden.select_tokens(entry.features[cell])
     with replacing_file(folder / "features.safetensors") as partial:
         save_file(features, partial)
     write_json(

@@ -46,7 +46,7 @@ def best(row: Row, train_split: Sequences, test_split: Sequences, seed: int) -> 
 
 def main() -> None:
     workspace = Workspace(Path(sys.argv[1]).absolute())
-    splits = clips.splits(workspace.smoke / "clips")
+    splits = clips.rendered_splits(workspace.smoke / "clips")
     for name in smoke_row_names():
         row = load_row(name)
         records = [r for run in find_runs(workspace.runs) if (r := run.load_record()) and r.row == name]

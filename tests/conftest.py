@@ -77,7 +77,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {}
     for scene in chosen.values():
         paths[scene.id] = folder / f"{scene.id}.mp4"
-        clips.encode(paths[scene.id], scene)
+        clips.encode_scene(paths[scene.id], scene)
     return paths
 
 

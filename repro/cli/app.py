@@ -87,6 +87,7 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         ReproError: raised by the verb.
     """
     words = list(arguments)
+    # The first word decides before cyclopts parses anything, so that a misspelt row gets a suggestion from both rows and commands.
     if words and not words[0].startswith("-") and words[0] not in verb_names():
         _require_row(words[0])
         words.insert(0, "run")
@@ -99,6 +100,7 @@ def dispatch(arguments: Sequence[str]) -> Exit:
     except CycloptsError as error:
         message = " ".join(str(error).split())
         if verb == "run" and isinstance(error, UnknownOptionError):
+            # Options that moved to `repro grid` are explained rather than called unknown.
             grids = [word for word in words if word.partition("=")[0] in _options("grid") - _options("run")]
             message = f"{grids[0]} goes with `repro grid ROW`" if grids else message
         raise UsageError(f"{message} (see `{' '.join(('repro', verb)).strip()} --help`)") from error
@@ -110,6 +112,7 @@ def _options(verb: str) -> set[str]:
 
 def _require_row(word: str) -> None:
     """Refuse a first word that is neither verb nor row, with the nearest of both."""
+    # Imported here, so that `repro --help` reads no config.
     from repro.table import rows
 
     names = [*rows.row_names(), *rows.extra_names()]

@@ -43,6 +43,7 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
     else:
         print(f"expected values {path.name}, sha256 {table_sha256(path)[:16]}")
         _print_verdicts(verdicts, extras, damaged=len(damaged), left_out=len(left_out))
+    # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
         raise NothingToCheckError(
             f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"

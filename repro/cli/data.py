@@ -40,7 +40,7 @@ def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
         names: Names from configs/datasets [default: all].
     """
     workspace = common.open_workspace()
-    reports = [_status(name, workspace) for name in names or user_dataset_names()]
+    reports = [_build_status(name, workspace) for name in names or user_dataset_names()]
     if common.as_json:
         print(json.dumps(reports, indent=1))
     else:
@@ -66,9 +66,9 @@ def data_prepare(
         name: A name from configs/datasets.
         from_: Archives, or folders with the archives or their contents [default: archives in the data set's folder].
     """
-    workspace, config = common.open_workspace(), _config(name)
+    workspace, config = common.open_workspace(), _load_user_config(name)
     placed = prepare_dataset(config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
-    report = _status(name, workspace)
+    report = _build_status(name, workspace)
     if common.as_json:
         print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
     else:
@@ -98,7 +98,7 @@ def data_audit(
     # Imported here, because only this verb decodes videos.
     from repro.datasets.audit import audit_dataset
 
-    workspace, config = common.open_workspace(), _config(name)
+    workspace, config = common.open_workspace(), _load_user_config(name)
     dataset = list_dataset(config, workspace)
     done = audit_dataset(
         dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json)
@@ -106,7 +106,7 @@ def data_audit(
     manifest = done.manifest
     decoded = [clip for clip in manifest.clips if not clip.error]
     faulty = [clip for clip in manifest.clips if clip.error]
-    counts = _counts(dataset, manifest)
+    counts = _count_splits(dataset, manifest)
     frames = sum(clip.frames for clip in decoded)
     if common.as_json:
         report = {
@@ -165,7 +165,7 @@ def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
     return Exit.JUDGED_DIFFERENT if found else Exit.OK
 
 
-def _config(name: str) -> DatasetConfig:
+def _load_user_config(name: str) -> DatasetConfig:
     """Return the config of a data set that users bring.
 
     Raises:
@@ -179,16 +179,16 @@ def _config(name: str) -> DatasetConfig:
     return load_dataset(name)
 
 
-def _status(name: str, workspace: Workspace) -> dict[str, Any]:
+def _build_status(name: str, workspace: Workspace) -> dict[str, Any]:
     """Return the state of a data set: the object that --json prints."""
-    config = _config(name)
+    config = _load_user_config(name)
     folder = workspace.data / config.folder
     report: dict[str, Any] = {
         "dataset": name,
         "title": config.title,
         "licence": config.licence,
         "folder": str(folder),
-        "parts": {str(part): _where(folder, part.find_name(folder)) for part in config.parts},
+        "parts": {str(part): _describe_part(folder, part.find_name(folder)) for part in config.parts},
         "official_metric": config.official_metric,
         "splits": {},
         "notes": [],
@@ -211,6 +211,7 @@ def _status(name: str, workspace: Workspace) -> dict[str, Any]:
             "there": len(split.clips) - len(gone[part]),
             "classes_without_clips": [label for label, count in enumerate(split.positives) if count == 0],
         }
+    # A clip of several splits is listed once.
     report["missing"] = list(dict.fromkeys(why for reasons in gone.values() for why in reasons.values()))
     report["ready"] = not report["missing"] and not report["problem"]
     if manifest is not None:
@@ -223,7 +224,7 @@ def _status(name: str, workspace: Workspace) -> dict[str, Any]:
     return report
 
 
-def _where(folder: Path, there: str) -> str:
+def _describe_part(folder: Path, there: str) -> str:
     """Say where a part of a data set is; `there` is its name in `folder`, or an empty string if it is missing."""
     if not there:
         return "absent"
@@ -239,6 +240,7 @@ def _status_lines(report: dict[str, Any]) -> list[str]:
     if report["problem"]:
         lines.append(f"  problem: {report['problem']}")
     gone = report.get("missing", [])
+    # If a part of the data set is missing, it is printed above, and naming each of its clips says nothing more.
     if gone and "absent" in report["parts"].values():
         lines.append(f"  missing: all {len(gone)} clips (run `repro data prepare {report['dataset']}`)")
         gone = []
@@ -256,7 +258,7 @@ def _status_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _counts(dataset: Dataset, manifest: Manifest) -> dict[str, dict[str, Any]]:
+def _count_splits(dataset: Dataset, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Return clips by split: listed in the annotations, expected by the config, and decoded."""
     return {
         name: {

@@ -83,6 +83,7 @@ def extract(
         shard=shard,
         changes=config.changes(precision=precision),
     )
+    # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
     extracted = extract_source(request, common.open_workspace(), execution, reporter)
@@ -92,6 +93,7 @@ def extract(
         reporter.line(f"{'':<11} {done.windows} windows in {format_duration(done.seconds)}: {speed}")
     if common.as_json:
         print(json.dumps(_extraction_as_json(extracted), indent=1))
+    # Printed results first: the other clips' features are stored and complete.
     if done.failed:
         raise MissingError(
             f"{len(done.failed)} of {extracted.clips} clips failed and are named in {extracted.failed_list}: fix them and run "

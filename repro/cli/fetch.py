@@ -56,6 +56,7 @@ def fetch(
         if asset.unpacked:
             reporter.line(f"{asset.name}: already unpacked in {asset.unpacked}")
     chosen = [asset for asset in chosen if not asset.unpacked]
+    # Everything that can be refused is refused before the first byte: a download takes hours.
     _require_given_freely(chosen)
     if not accept_license:
         _require_nothing_new(chosen, from_, hashes, workspace)
@@ -91,8 +92,8 @@ def _require_known(name: str, known: dict[str, Asset], workspace: Workspace) -> 
         return
     if name in (*rows.row_names(), *rows.extra_names()):
         row = rows.load_row(name)
-        beside = row_backbone(row).missing_inputs(workspace)
-        needs = [n for n in (*row_datasets(row), row.backbone, *beside) if n in known]
+        inputs = row_backbone(row).missing_inputs(workspace)
+        needs = [n for n in (*row_datasets(row), row.backbone, *inputs) if n in known]
         raise UsageError(f"'{name}' is a row; fetch what it needs: repro fetch {' '.join(needs)}")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -141,7 +142,7 @@ def _describe_fetched(fetched: FetchedFile) -> str:
 
 def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([_entry(asset) for asset in known.values()], indent=1))
+        print(json.dumps([_asset_as_json(asset) for asset in known.values()], indent=1))
         return
     console = open_table_console(piped_width=200)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -170,7 +171,7 @@ def _here(asset: Asset) -> str:
     return ", ".join([*found, *([f"{format_size(started)} started"] if started else [])]) or "no"
 
 
-def _entry(asset: Asset) -> dict[str, object]:
+def _asset_as_json(asset: Asset) -> dict[str, object]:
     return {
         "name": asset.name,
         "title": asset.title,

@@ -98,6 +98,7 @@ def grid(
         jobs=options.jobs or 1,
         allow_missing=allow_missing,
     )
+    # Planned before files are checked: a row whose features are no cell of the grid is refused whatever is missing.
     cells = plan_grid(found, request).cells
     device = require_ready(found, workspace, compute.device)
     training = open_compute(device, deterministic=compute.deterministic)
@@ -131,6 +132,6 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
     for other in PROTOCOLS:
         if other not in result.protocols:
             option = "both" if other == "honest" else other
-            print(f"the {other} selection beside it: the same command with --protocol {option}")
+            print(f"for the {other} selection too: the same command with --protocol {option}")
     print("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
     print("`repro check` judges")

@@ -31,21 +31,22 @@ def list_rows(
         all_: Also list the extras: the release's other experiments, which have no published value.
     """
     workspace = common.open_workspace()
+    # The expected table is the list of published rows; extras are none of its lines.
     rows: dict[str, tuple[Row, Expected | None]] = dict(rows_with_expected(table_path()))
     published = len(rows)
     if all_:
         rows |= {name: (load_row(name), None) for name in extra_names()}
     if common.as_json:
-        print(json.dumps([_entry(name, row, line, workspace) for name, (row, line) in rows.items()], indent=1))
+        print(json.dumps([_row_as_json(name, row, line, workspace) for name, (row, line) in rows.items()], indent=1))
         return Exit.OK
     console = open_table_console(piped_width=200)
-    console.print(_table(rows, workspace))
+    console.print(_build_table(rows, workspace))
     more = f" and {len(rows) - published} extras" if all_ else ""
     console.print(f"{published} rows{more}; workspace {workspace.root}. `repro smoke` runs without data or downloads.")
     return Exit.OK
 
 
-def _table(rows: dict[str, tuple[Row, Expected | None]], workspace: Workspace) -> Table:
+def _build_table(rows: dict[str, tuple[Row, Expected | None]], workspace: Workspace) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("row", "setting", "backbone", "metric", "published", "status", "missing to run it"):
         table.add_column(column, justify="right" if column == "published" else "left", overflow="fold")
@@ -58,7 +59,7 @@ def _table(rows: dict[str, tuple[Row, Expected | None]], workspace: Workspace) -
     return table
 
 
-def _entry(name: str, row: Row, line: Expected | None, workspace: Workspace) -> dict[str, object]:
+def _row_as_json(name: str, row: Row, line: Expected | None, workspace: Workspace) -> dict[str, object]:
     entry: dict[str, object] = {
         "row": name,
         "kind": row.kind,

@@ -79,6 +79,7 @@ def _print_deviations(
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"
             print(f"{deviation.file:<28} {deviation.tensor:<20} {deviation.relative_l2:.2e}{mark}", flush=True)
+    # The implementation is named, because `auto` depends on what is installed.
     implementation = family_of(config).resolve_implementation(config)
     worst = max(deviations, key=lambda d: d.relative_l2)
     above = sum(d.relative_l2 > limit for d in deviations)
@@ -98,6 +99,7 @@ def _print_deviations(
             f"{', '.join(filter(None, (backbone, implementation)))}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
             f"({worst.file} {worst.tensor}), {above} above {limit:g}"
         )
+        # Other weights or another size change features completely; another library or device does not.
         if worst.relative_l2 > 0.1:
             print(
                 f"deviations this large suggest that the golden values were computed with other weights than {path} or other "
@@ -127,6 +129,7 @@ def _print_comparisons(
             if not as_json:
                 print(f"{one.what:<22} skipped: {one.why}", flush=True)
             continue
+        # `not <=` rather than `>`, so that NaN counts as above the limit.
         off = one.expected is not None and not one.worst <= one.expected
         above += off
         verdict = "not judged" if one.expected is None else "ABOVE THE LIMIT" if off else "equal"

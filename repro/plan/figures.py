@@ -15,7 +15,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
     return {
         "workspace": str(plan.workspace.root),
         "device": plan.kind,
-        "rows": [_row_as_json(row) for row in plan.rows],
+        "rows": [_row_plan_as_json(row) for row in plan.rows],
         "downloads": [_download_as_json(download) for download in plan.downloads],
         "clips": plan.clips.as_json(),
         "extractions": [_job_as_json(job) for job in plan.jobs],
@@ -58,6 +58,7 @@ def sum_portions(jobs: Sequence[ExtractionJob]) -> Portion:
 def describe_existing(row: RowPlan) -> str:
     """Return in a few words what the workspace already has of a row."""
     parts = []
+    # "weights 1 of 2": a row with text conditioning needs two files.
     for kind, name in (("data", "data"), ("checkpoint", "weights")):
         downloads = [download for download in row.downloads if download.kind == kind]
         ready = sum(download.ready for download in downloads)
@@ -75,7 +76,7 @@ def _amount_as_json(amount: Amount | None) -> dict[str, object] | None:
     return None if amount is None else amount.as_json()
 
 
-def _row_as_json(row: RowPlan) -> dict[str, Any]:
+def _row_plan_as_json(row: RowPlan) -> dict[str, Any]:
     return {
         "row": row.row.name,
         "title": row.row.title,
@@ -118,6 +119,7 @@ def _job_as_json(job: ExtractionJob) -> dict[str, Any]:
         "counts_rest_on": job.basis,
         "precision": job.precision,
         "tflop_per_window": job.tflop,
+        # None also if a speed is assumed: "assumed" has that.
         "measured": None
         if job.rate is None
         else {"windows_per_second": round(job.rate.per_second, 4), "device": job.rate.device, "at": job.rate.at},

@@ -24,34 +24,37 @@ ENCODING = {
 }
 
 
-def encode(path: Path, scene: scenes.Scene, x264_params: str = "") -> None:
+def encode_scene(path: Path, scene: scenes.Scene, x264_params: str = "") -> None:
     """Write `scene` as an MP4 of H.264, yuv420p. `x264_params` is added to the encoder's own (for tests)."""
     options = dict(ENCODING)
     if x264_params:
         options["x264-params"] += f":{x264_params}"
+    # bitexact leaves FFmpeg's version out of the file.
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(scene.rate), options=options)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         stream.codec_context.thread_count = 1
         for picture in scenes.pictures(scene):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(yuv420(picture), format="yuv420p")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(convert_to_yuv420(picture), format="yuv420p")))
         container.mux(stream.encode())
 
 
-def yuv420(picture: scenes.Picture) -> UInt8[np.ndarray, "rows W"]:
+def convert_to_yuv420(picture: scenes.Picture) -> UInt8[np.ndarray, "rows W"]:
     """BT.601 studio-range Y, then U and V at half size, as PyAV takes them: `[3H/2, W]`. Integers only, so that no
     machine's choice of vector instructions changes a bit."""
+    # The coefficients are BT.601's times 256, so + 128 and >> 8 divide by 256 and round.
     red, green, blue = np.moveaxis(picture.astype(np.int64), 2, 0)
     luma = (66 * red + 129 * green + 25 * blue + 128 >> 8) + 16
     chroma = np.stack([-38 * red - 74 * green + 112 * blue, 112 * red - 94 * green - 18 * blue])
     height, width = luma.shape
+    # Chroma has half the size: each value is the mean of 2 x 2 pixels (256 * 4 = 1024), centred on 128.
     quarters = chroma.reshape(2, height // 2, 2, width // 2, 2).sum((2, 4))
     halved = (quarters + 512 >> 10) + 128
     return np.concatenate([luma, halved.reshape(-1, width)]).astype(np.uint8)
 
 
-def render(folder: Path, reporter: Reporter) -> dict[str, str]:
-    """Make `folder` hold every clip of the smoke job; returns each clip's sha256.
+def render_clips(folder: Path, reporter: Reporter) -> dict[str, str]:
+    """Render every clip of the smoke job to `folder`; returns each clip's sha256.
 
     A clip that differs from what was rendered is set aside (never deleted) and rendered again.
     """
@@ -67,13 +70,14 @@ def render(folder: Path, reporter: Reporter) -> dict[str, str]:
     with reporter.progress("render", len(todo)) as advance:
         for scene in todo:
             path = folder / f"{scene.id}.mp4"
+            # A clip is reused only if its bytes are those that were rendered, not if its name exists.
             found = file_sha256(path) if path.is_file() else None
             if found is not None and found == known.get(scene.id):
                 hashes[scene.id] = found
                 reused += 1
             else:
                 with replacing_file(path) as partial:
-                    encode(partial, scene)
+                    encode_scene(partial, scene)
                     hashes[scene.id] = file_sha256(partial)
                     if path.exists() and found != hashes[scene.id]:
                         aside = set_aside(path)
@@ -96,7 +100,7 @@ def _read_manifest(path: Path, key: str) -> dict[str, str]:
         return {}
 
 
-def splits(folder: Path) -> dict[str, Split]:
+def rendered_splits(folder: Path) -> dict[str, Split]:
     """Train and test split of the rendered clips; the test split's species are not in the training split."""
     return {
         name: Split(

@@ -49,54 +49,60 @@ class FeatureDeviation:
     relative_l2: float
 
 
-def folder() -> Path:
+def golden_folder() -> Path:
     return expected_folder() / "smoke"
 
 
 def load_golden() -> Golden:
-    """The golden values.
+    """Read the golden values.
 
     Raises:
-        UsageError: they are absent, damaged, or do not cover every row and clip.
+        UsageError: they are missing, damaged, or do not cover every row and clip.
     """
-    path = folder() / "golden.json"
+    path = golden_folder() / "golden.json"
+    # Incomplete golden values are an error: the job would pass without comparing what is missing.
     try:
         golden = Golden.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(f"{path}: the smoke job's golden values cannot be read: check the files out again") from error
-    if set(golden.scores) != set(smoke_row_names()) or not all(golden.scores.values()) or set(golden.clips) != _clips():
+    if (
+        set(golden.scores) != set(smoke_row_names())
+        or not all(golden.scores.values())
+        or set(golden.clips) != _clip_ids()
+    ):
         raise UsageError(f"{path}: golden values of some rows or clips are missing: check the files out again")
     return golden
 
 
 def load_golden_features() -> dict[str, Float32[np.ndarray, "3 C"]]:
-    """The golden features of every clip.
+    """Read the golden features of every clip.
 
     Raises:
-        UsageError: they are absent, damaged, or do not cover every clip.
+        UsageError: they are missing, damaged, or do not cover every clip.
     """
-    path = folder() / "features.safetensors"
+    path = golden_folder() / "features.safetensors"
     try:
         features = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(
             f"{path}: the smoke job's golden features cannot be read: check the files out again"
         ) from error
-    if set(features) != _clips():
+    if set(features) != _clip_ids():
         raise UsageError(f"{path}: golden features of some clips are missing: check the files out again")
     return features
 
 
-def _clips() -> set[str]:
+def _clip_ids() -> set[str]:
     return {scene.id for scene in smoke_scenes()}
 
 
-def sampled(features: Float32[np.ndarray, "T C"]) -> Float32[np.ndarray, "3 C"]:
+def select_tokens(features: Float32[np.ndarray, "T C"]) -> Float32[np.ndarray, "3 C"]:
     """Select the tokens that golden features are stored for: the first, the middle and the last."""
+    # Three tokens keep the shipped file small, and show a shift or a wrong length of a clip.
     return features[[0, len(features) // 2, len(features) - 1]]
 
 
-def feature_deviations(
+def compare_features(
     store: FeatureStore, cell: str, golden: dict[str, Float32[np.ndarray, "3 C"]]
 ) -> list[FeatureDeviation]:
     """Return every golden clip's deviation; infinite if the store has no such clip or its width differs."""
@@ -104,7 +110,8 @@ def feature_deviations(
     read = store.cell_reader(cell)
     for clip, expected in sorted(golden.items()):
         entry = read(clip)
-        ours = sampled(entry.features[cell]) if entry is not None else None
+        ours = select_tokens(entry.features[cell]) if entry is not None else None
+        # Without features of the right shape the deviation is infinite: the verdict is then DIFFERENT, not an error.
         same_shape = ours is not None and ours.shape == expected.shape
         deviations.append(
             FeatureDeviation(clip, relative_l2(ours, expected) if ours is not None and same_shape else np.inf)

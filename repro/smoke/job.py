@@ -43,6 +43,7 @@ class Judgement:
     def outcome(self) -> str:
         if self.golden is None:
             return "NOT JUDGED"
+        # Processors add in different orders, so scores are compared with a tolerance (expected/README.md: how it was measured).
         if abs(self.measured - self.golden) <= self.tolerance:
             return "REPEATED"
         return "HIGHER" if self.measured > self.golden else "LOWER"
@@ -75,6 +76,7 @@ class SmokeResult:
             "features": {
                 "repeat": self.features_repeat,
                 "worst_clip": self.worst_feature.clip,
+                # JSON has no infinity, which the deviation is if a clip has no features.
                 "worst_relative_l2": min(self.worst_feature.relative_l2, 1e9),
                 "limit": golden.FEATURE_LIMIT,
                 "clips_changed": self.clips_changed,
@@ -94,8 +96,8 @@ class SmokeResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Results of the job's stages, before they are compared."""
+class StageResults:
+    """Results of the job's stages, before they are compared with the golden values."""
 
     clips: dict[str, str]
     """sha256 of each rendered clip."""
@@ -106,57 +108,60 @@ class Made:
     """By row."""
 
 
-def make(
+def run_stages(
     workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter, *, pretrained: bool = False
-) -> Made:
+) -> StageResults:
     """Render, generate weights, extract, train and log. A stage is reused if nothing it depends on has changed."""
     workspace.require_writable()
+    # Two jobs in one workspace would write the same clips and features.
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
         for folder in (workspace.root, workspace.smoke, workspace.reports):
             remove_partials(folder)
         folder = workspace.smoke / "clips"
-        hashes = clips.render(folder, reporter)
-        checkpoint_sha256 = _checkpoint(workspace, reporter)
+        hashes = clips.render_clips(folder, reporter)
+        checkpoint_sha256 = _generate_checkpoint(workspace, reporter)
         stores, records = {}, {}
-        data = RowData(clips.splits(folder))
+        data = RowData(clips.rendered_splits(folder))
         compute = Compute(threads=READOUT_THREADS)
         for name in smoke_row_names(pretrained=pretrained):
             inputs = extract_row(load_row(name), data, workspace, Execution(workers=workers), reporter)
             stores[name] = inputs.store
             records[name] = run_readouts(inputs, seeds, workspace, reporter, compute=compute)
+        # Last, because the view is built from the records, which are complete without it.
         mlflow_view.log_runs(workspace, reporter)
-    return Made(hashes, checkpoint_sha256, stores["smoke"], records)
+    return StageResults(hashes, checkpoint_sha256, stores["smoke"], records)
 
 
 def run_smoke(
     workspace: Workspace, seeds: Sequence[int], workers: int, reporter: Reporter, *, pretrained: bool = False
 ) -> SmokeResult:
     """Run the job and compare its results with the golden values."""
+    # Read first, so that damaged golden files are reported before minutes of computing.
     expected, expected_features = golden.load_golden(), golden.load_golden_features()
-    made = make(workspace, seeds, workers, reporter, pretrained=pretrained)
-    deviations = golden.feature_deviations(made.features, load_row("smoke").features.name, expected_features)
+    results = run_stages(workspace, seeds, workers, reporter, pretrained=pretrained)
+    deviations = golden.compare_features(results.features, load_row("smoke").features.name, expected_features)
     result = SmokeResult(
-        records=made.records,
-        judgements=_judgements(made.records, expected),
+        records=results.records,
+        judgements=_judge_scores(results.records, expected),
         worst_feature=max(deviations, key=lambda d: d.relative_l2),
-        clips_changed=[clip for clip, sha256 in made.clips.items() if expected.clips[clip] != sha256],
-        checkpoint_changed=made.checkpoint_sha256 != expected.checkpoint_sha256,
+        clips_changed=[clip for clip, sha256 in results.clips.items() if expected.clips[clip] != sha256],
+        checkpoint_changed=results.checkpoint_sha256 != expected.checkpoint_sha256,
         golden_platform=expected.platform,
     )
     write_json(workspace.reports / "smoke.json", result.as_json())
     return result
 
 
-def _checkpoint(workspace: Workspace, reporter: Reporter) -> str:
-    """Generate the tiny backbone's weights unless they are there already; returns their sha256."""
+def _generate_checkpoint(workspace: Workspace, reporter: Reporter) -> str:
+    """Generate the tiny backbone's weights unless they are present; returns their sha256."""
     config = row_backbone(load_row("smoke"))
     path, sha256, there = ensure_random_weights(config, family_of(config), workspace, reporter.warn)
     reporter.stage("checkpoint", total=1, reused=int(there), made="drawn from a seed", where=path)
     return sha256
 
 
-def _judgements(records: dict[str, list[RunRecord]], expected: Golden) -> list[Judgement]:
+def _judge_scores(records: dict[str, list[RunRecord]], expected: Golden) -> list[Judgement]:
     judgements = []
     for row, runs in records.items():
         for run in runs:
@@ -167,6 +172,7 @@ def _judgements(records: dict[str, list[RunRecord]], expected: Golden) -> list[J
                         row=row,
                         seed=run.seed,
                         metric=metric,
+                        # Records have fractions, golden scores are in points (percent).
                         measured=100 * run.best_epoch_on_test.scores[metric],
                         golden=getattr(scores, metric) if scores else None,
                         tolerance=getattr(expected.tolerance, metric),

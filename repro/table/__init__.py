@@ -1,1 +1,1 @@
-"""What is asked for: rows of the results table, the release's other experiments, and what each needs."""
+"""Rows of the results table, the release's other experiments, and what each needs."""

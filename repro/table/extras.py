@@ -59,9 +59,11 @@ def extra_row(name: str, extra: Extra, base: Row) -> Row:
         UsageError: what differs is not valid.
     """
     where = f"{extras_path()}: {name}"
+    # The row is rebuilt from its base's dump and validated as a file would be, so that a wrong key is reported by name.
     raw = base.model_dump(mode="json", exclude={"published"})
     # Drop the base recipe's note: it does not apply to the changed recipe.
     raw["readout"] |= {"note": ""} | dict(extra.readout)
+    # Only the first seed differs; how many runs are planned stays the base row's.
     if extra.seed is not None:
         raw["seeds"]["published"] = extra.seed
     for key in ("setting", "backbone", "features", "data"):

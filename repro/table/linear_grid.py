@@ -48,5 +48,6 @@ def with_head(row: Row, head: Literal["transformer", "linear"]) -> Row:
         raise UsageError(
             f"--head linear: the release has linear grids of {', '.join(grid.max_length)}, none of {dataset}: leave --head out"
         )
+    # The grid's keys are names of the recipe's, so that its values replace the row's; the loss, batch and seed stay.
     changes = grid.model_dump() | {"max_length": grid.max_length[dataset]}
     return row.model_copy(update={"readout": Recipe.model_validate(row.readout.model_dump() | changes)})

@@ -18,7 +18,7 @@ class MissingItem:
     what: str
     """A few words, for a table."""
     sentence: str
-    """What is missing, where it was expected, and the command that brings it."""
+    """What is missing, where it was expected, and the command that gets it."""
 
 
 NO_GPU = MissingItem(
@@ -30,6 +30,7 @@ NO_GPU = MissingItem(
 
 def gpus_visible() -> int:
     """Number of GPUs the NVIDIA driver reports; 0 without a driver. Calls the driver directly, as importing torch takes seconds."""
+    # The driver's own library; neither the CUDA toolkit nor torch needs to be installed. Both calls return 0 for success.
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -53,10 +54,11 @@ def chosen_device(option: str | None) -> str:
 
     Raises:
         UsageError: no such kind of device.
-        MissingError: a GPU is asked for and none is visible.
+        MissingError: a GPU is requested and none is visible.
     """
     if option is not None:
         check_device_name(option)
+    # Only the default falls back to the CPU: a GPU that was named and is missing is an error, not a run of weeks on a CPU.
     named = option or device_from_environment()
     if named is None:
         return "cuda" if gpu_visible() else "cpu"
@@ -91,6 +93,7 @@ def require_all(row: Row, workspace: Workspace, gpu: bool) -> None:
     """Raise MissingError, in one line that lists everything, if anything is missing; with `gpu` also a missing GPU."""
     missing = list(missing_items(row, workspace))
     if gpu and not gpu_visible():
+        # First, because the rest of the line may be long.
         missing.insert(0, NO_GPU)
     if missing:
         raise MissingError(f"row {row.name} cannot run: " + "; ".join(m.sentence for m in missing))

@@ -102,6 +102,7 @@ def check_references(row: Row, where: str) -> Row:
     datasets = row_datasets(row)
     named = [("train", row.data.train), ("test", row.data.test), *(("also", name) for name in row.data.also)]
     for part, name in named:
+        # Parts are scored on the test split's predictions: a part of another data set has none.
         if part == "also" and name.dataset != row.data.test.dataset:
             raise UsageError(f"{where}: data.also: {name} is of another data set than the test split {row.data.test}")
         if name.split not in datasets[name.dataset].splits:
@@ -109,6 +110,7 @@ def check_references(row: Row, where: str) -> Row:
                 f"{where}: data.{part}: {name.dataset} has no split '{name.split}': "
                 f"{', '.join(datasets[name.dataset].splits)}"
             )
+    # Only a published value can be judged, and a published row without one would silently never be.
     if (row.kind == "published") != (row.published is not None):
         raise UsageError(
             f"{where}: a row of kind {row.kind} has {'no' if row.published is None else 'a'} published value"

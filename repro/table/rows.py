@@ -88,6 +88,7 @@ def load_row(name: str) -> Row:
         if extra.like not in row_names():
             raise UsageError(f"{extras_path()}: {name}: like: '{extra.like}' is none of the 24 rows")
         return extra_row(name, extra, load_row(extra.like))
+    # Extras are suggested too, although `repro list` shows them only with --all.
     near = difflib.get_close_matches(name, [*row_names(), *extra_names()], n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"unknown row '{name}'{hint} (`repro list --all` shows all {len(row_names())} and the extras)")

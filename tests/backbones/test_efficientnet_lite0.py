@@ -96,8 +96,8 @@ def test_from_the_smoke_jobs_clips_to_a_prediction(
     """The row as `repro smoke --pretrained` runs it, on a fourth of the clips and for two epochs."""
     row = load_row(ROW)
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 2})})
-    clips.render(workspace.smoke / "clips", reporter)
-    whole = clips.splits(workspace.smoke / "clips")
+    clips.render_clips(workspace.smoke / "clips", reporter)
+    whole = clips.rendered_splits(workspace.smoke / "clips")
     splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
     inputs = extract_row(row, RowData(splits), workspace, Execution(), reporter)
     (record,) = run_readouts(inputs, [52], workspace, reporter, compute=Compute(threads=1))
@@ -124,7 +124,7 @@ def test_the_smoke_job_runs_it_when_asked(
     monkeypatch.setattr(job, "run_readouts", lambda *_, **__: [])
     monkeypatch.setattr(job.clips, "render", lambda *_: {})
     monkeypatch.setattr(job.clips, "splits", lambda *_: {})
-    job.make(workspace, [52], 1, reporter)
+    job.run_stages(workspace, [52], 1, reporter)
     assert ran == ["smoke", "smoke_mean_colour"]
-    job.make(workspace, [52], 1, reporter, pretrained=True)
+    job.run_stages(workspace, [52], 1, reporter, pretrained=True)
     assert ran[2:] == ["smoke", "smoke_mean_colour", ROW]

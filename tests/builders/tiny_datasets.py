@@ -28,13 +28,13 @@ def film(path: Path, number: int, frames: int = 9) -> None:
         drawn[number % len(drawn)], seed=1000 + number, frames=frames, height=48, width=64, rate=25
     )
     if path.suffix != ".avi":
-        clips.encode(path, scene)
+        clips.encode_scene(path, scene)
         return
     with av.open(str(path), "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(scene.rate))
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         for picture in scenes.pictures(scene):
-            frame = av.VideoFrame.from_ndarray(clips.yuv420(picture), format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(clips.convert_to_yuv420(picture), format="yuv420p")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

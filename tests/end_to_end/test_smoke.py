@@ -89,15 +89,15 @@ def test_actions_move_the_body_each_in_its_way(species: str) -> None:
 def test_a_clips_bytes_do_not_depend_on_the_processors_vector_instructions(tmp_path: Path) -> None:
     """Features depend on them, through the noise keyed by them."""
     scene = scenes.smoke_scenes()[1]
-    clips.encode(tmp_path / "with.mp4", scene)
-    clips.encode(tmp_path / "without.mp4", scene, "asm=0")
+    clips.encode_scene(tmp_path / "with.mp4", scene)
+    clips.encode_scene(tmp_path / "without.mp4", scene, "asm=0")
     assert (tmp_path / "with.mp4").read_bytes() == (tmp_path / "without.mp4").read_bytes()
 
 
 def test_colours_are_converted_as_bt601_says() -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
     picture[:] = (255, 0, 0)
-    planes = clips.yuv420(picture)
+    planes = clips.convert_to_yuv420(picture)
     assert planes.shape == (6, 4)
     assert (planes[:4] == 82).all()
     assert (planes[4] == 90).all()

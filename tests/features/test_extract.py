@@ -24,7 +24,7 @@ from repro.features.collection import Collection
 from repro.features.extract import Extraction, FeatureRequest, extract_missing
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import FeatureStore, StoredAs
-from repro.smoke.clips import encode
+from repro.smoke.clips import encode_scene
 from repro.video.synthetic import scenes
 
 COLOUR = (Cell(layer="final"),)
@@ -198,7 +198,7 @@ def test_each_sampled_frame_gives_one_token(
 def test_a_clip_of_one_frame_gives_one_token(svd: Tiny, tmp_path: Path, reporter: RecordingReporter) -> None:
     scene = dataclasses.replace(scenes.smoke_scenes()[0], frames=1)
     clip = Clip("one", tmp_path / "one.mp4", (0,))
-    encode(clip.path, scene)
+    encode_scene(clip.path, scene)
     request = svd.request(tmp_path)
     assert run_extraction([clip], reporter, request).extracted == ["one"]
     entry = request.store.read_clip("one")
