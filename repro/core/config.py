@@ -1,4 +1,4 @@
-"""Reading YAML configs into models that reject unknown keys, and the folders that are shipped with the code."""
+"""YAML configs as models that reject unknown keys, and the folders that are shipped with the code."""
 
 import difflib
 import json
@@ -38,8 +38,10 @@ class Config(BaseModel):
 
 
 class NamedConfig(Config):
-    """A config that knows its name: that of its file without `.yaml`. The name is no key of the file, and never part of a
-    dump, so that no content key depends on it."""
+    """A config that carries its name: the name of its file without `.yaml`.
+
+    The name is not a key of the file and is excluded from every dump, so that no content key depends on it.
+    """
 
     name: Annotated[str, Field(exclude=True)]
 
@@ -109,7 +111,7 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
     base = path.parent / f"{raw.pop('extends')}.yaml"
     if base in (*extending, path):
         raise UsageError(f"{path}: extends {base.stem}, which extends it")
-    # Top-level keys are replaced, not merged: a checkpoint made of two configs' halves would describe no file.
+    # Top-level keys are replaced, not merged: a checkpoint with keys of two configs would describe no real file.
     return _read_extended(base, (*extending, path)) | raw
 
 

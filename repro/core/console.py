@@ -1,5 +1,7 @@
-"""What a person sees: stage lines and warnings always, progress bars on a terminal only. All of it on stderr or the
-console given, so that --json leaves stdout to the JSON alone."""
+"""What the user sees: a line per stage, warnings, and progress bars on a terminal.
+
+With --json all of it goes to stderr, so that stdout has the JSON alone.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,23 +9,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+LOG_INTERVAL = 10.0
+"""Seconds between progress lines where there is no terminal for a bar."""
 
 
 class OutputConsole(Console):
-    """A console whose closed pipe is an error like any other, not an exit code of its own."""
+    """A console that raises BrokenPipeError if the output pipe is closed."""
 
     def on_broken_pipe(self) -> None:
+        # rich would exit with code 1, which `repro check` uses for a row judged different.
         raise BrokenPipeError
 
 
 def open_table_console(piped_width: int) -> OutputConsole:
-    """Return a console for tables on stdout. A pipe has no width to fit into: its lines get `piped_width` columns."""
+    """Return a console for tables on stdout. A pipe has no width: there, lines may have `piped_width` columns."""
     console = OutputConsole(highlight=False)
     return console if console.is_terminal else OutputConsole(highlight=False, width=piped_width)
 
 
 def format_size(count: int) -> str:
-    """Bytes to read, as 9.56 GB."""
+    """Format a number of bytes, as in 9.56 GB (decimal units)."""
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
         if count >= 10**power:
             return f"{count / 10**power:.{2 if unit == 'GB' else 1}f} {unit}"
@@ -31,20 +46,34 @@ def format_size(count: int) -> str:
 
 
 class Reporter:
-    """Prints what a run does, a line a stage."""
+    """Prints what a run does, one line per stage.
+
+    Args:
+        to_stderr: Print to stderr instead of stdout. Warnings always go to stderr.
+    """
 
     def __init__(self, to_stderr: bool = False) -> None:
         self.to_stderr = to_stderr
         self.console = OutputConsole(stderr=to_stderr, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
+        # Without markup: rich would take the brackets of a path or of a list for a style.
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         OutputConsole(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
 
     def stage(self, name: str, *, total: int, reused: int, made: str, where: Path | None = None, why: str = "") -> None:
-        """One line that says whether a stage ran or was reused, and why."""
+        """Print whether a stage ran or was reused.
+
+        Args:
+            name: The stage.
+            total: Number of items.
+            reused: How many of them existed already.
+            made: What happened to the others, such as "extracted".
+            where: Folder or file with the result.
+            why: Why any of them were not reused.
+        """
         fresh = total - reused
         if fresh == 0:
             text = f"reused all {total}, nothing they depend on has changed"
@@ -58,10 +87,8 @@ class Reporter:
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
-        """Yield a function to call after each of `total` steps, with what is to be said of the work so far."""
+        """Yield a function to call after each of `total` steps, with a note on the work so far."""
         if self.console.is_terminal and total:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
             with Progress(
                 TextColumn("{task.description:<11}"),
                 BarColumn(),
@@ -74,21 +101,12 @@ class Reporter:
                 task = bar.add_task(what, total=total, note="")
                 yield lambda note: bar.update(task, advance=1, note=note)
         else:
-            yield self._logged(what, total)
+            yield self._log_steps(what, total)
 
     @contextmanager
     def transfer(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
-        """Yield a function to tell how many bytes have come so far, and of how many where that is known."""
+        """Yield a function to call with the number of bytes transferred so far, and the total or None if it is unknown."""
         if self.console.is_terminal:
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
-
             with Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -101,38 +119,37 @@ class Reporter:
                 task = bar.add_task(what, total=None)
                 yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
-            yield self._logged_transfer(what)
+            yield self._log_transfer(what)
 
-    def _logged_transfer(self, what: str) -> Callable[[int, int | None], None]:
+    def _log_transfer(self, what: str) -> Callable[[int, int | None], None]:
         last = time.monotonic()
 
-        def at(done: int, total: int | None) -> None:
+        def update(done: int, total: int | None) -> None:
             nonlocal last
-            if time.monotonic() - last > 10:
+            if time.monotonic() - last > LOG_INTERVAL:
                 last = time.monotonic()
                 self.line(f"{what}: {format_size(done)}" + (f" of {format_size(total)}" if total else ""))
 
-        return at
+        return update
 
-    def _logged(self, what: str, total: int) -> Callable[[str], None]:
-        """Where there is no terminal: a plain line every ten seconds."""
+    def _log_steps(self, what: str, total: int) -> Callable[[str], None]:
         done = 0
-        begun = last = time.monotonic()
+        started = last = time.monotonic()
 
         def advance(note: str) -> None:
             nonlocal done, last
             done += 1
             now = time.monotonic()
-            if now - last > 10:
+            if now - last > LOG_INTERVAL:
                 last = now
-                left = (now - begun) / done * (total - done)
+                left = (now - started) / done * (total - done)
                 self.line(f"{what:<11} {done} of {total}, {format_duration(left)} left" + (f", {note}" if note else ""))
 
         return advance
 
 
 class QuietReporter(Reporter):
-    """Passes on warnings alone: for one of many stages, whose progress is another's to tell."""
+    """Prints warnings only: for stages whose progress the caller reports."""
 
     def line(self, text: str) -> None:
         pass
@@ -143,7 +160,7 @@ class QuietReporter(Reporter):
 
 
 def format_duration(seconds: float) -> str:
-    """A length of time as a person says it: 45 s, 12 min, 3 h 20 min."""
+    """Format a duration, as in 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{round(seconds)} s"

@@ -1,20 +1,23 @@
-"""What can go wrong, and the exit code each kind ends in. Codes are stable; README lists them."""
+"""Errors that end a command with a message, and their exit codes. The codes are stable; README lists them."""
 
 from enum import IntEnum
 
 
 class Exit(IntEnum):
+    """Exit codes of `repro`."""
+
     OK = 0
     JUDGED_DIFFERENT = 1
+    # 2 is also what typer exits with for an unknown option.
     USAGE = 2
     INTERNAL = 3
     MISSING = 4
     NOTHING_TO_CHECK = 5
-    INTERRUPTED = 130
+    INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class ReproError(Exception):
-    """Something a person can mend: the message is one line saying what, where, what was expected and what to do."""
+    """A problem that the user can fix. The message is one line: what, where, what was expected and what to do."""
 
     exit_code = Exit.USAGE
 
@@ -24,7 +27,7 @@ class UsageError(ReproError):
 
 
 class MissingError(ReproError):
-    """Data, a checkpoint or a licence that a run needs is absent or unusable."""
+    """Data, weights or the acceptance of a licence that a run needs is missing, or a file is unusable."""
 
     exit_code = Exit.MISSING
 

@@ -1,4 +1,4 @@
-"""What a config says of a file that `repro fetch` brings. Imports nothing heavy: `repro list` reads these."""
+"""A file that `repro fetch` downloads, as configs describe it. Imports nothing heavy: `repro list` reads these configs."""
 
 import re
 import shlex
@@ -16,25 +16,28 @@ class HubPlace(Config):
     repo: Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$")]
     kind: Literal["model", "dataset"] = "model"
     revision: str
-    """A full commit; a branch where no commit is known to us and the sha256 says which file is meant."""
+    """A full commit, or a branch if the file has a sha256, which then says which version is meant."""
     path: str
 
 
 class RemoteFile(Config):
+    """A file and where it is published, pinned by a commit or a sha256. Without `hub` and `url`, the user brings it."""
+
     file: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     """Its name on this machine."""
     hub: HubPlace | None = None
     url: Annotated[str, Field(pattern="^https://")] | None = None
     bytes: Annotated[int, Field(ge=1)] | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """None where no checksum is published: the one of the first download is recorded beside the file."""
+    """None if none is published: the sha256 of the first download is then recorded next to the file."""
     size: str
-    """To read, as 9.56 GB."""
+    """For people, as in 9.56 GB."""
 
     @model_validator(mode="after")
     def _is_pinned(self) -> "RemoteFile":
         if self.hub and self.url:
-            raise ValueError("a file lies on the Hub or at a url, not both")
+            raise ValueError("a file is on the Hub or at a url, not both")
+        # A branch can move: without a checksum, two downloads of one config could be two different files.
         if self.hub and self.sha256 is None and not _is_commit(self.hub.revision):
             raise ValueError("a file on the Hub needs a full commit as its revision, or a sha256")
         return self
@@ -45,20 +48,20 @@ class RemoteFile(Config):
 
     @property
     def expected_bytes(self) -> int | None:
-        """How many, as published, else as `size` says; None where that begins with no amount."""
+        """Its published length in bytes, else the length that `size` states; None if it states none."""
         return self.bytes or parse_bytes(self.size)
 
 
 def parse_bytes(size: str) -> int | None:
-    """The first amount in words as "about 9.56 GB", of "2 to 3 MB" the larger; None where there is none."""
+    """Parse a text such as "about 9.56 GB", or "2 to 3 MB" (the larger counts); None if it does not start with a size."""
     found = re.match(r"(?:about )?(?:[\d.]+ to )?(\d+(?:\.\d+)?) ([kMG])B\b", size)
     return round(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]]) if found else None
 
 
-def fetch_command(name: str, workspace: Workspace, place: str | None = None) -> str:
-    """The command that brings `name` to this workspace; who types it has read the licence."""
-    source = f" --from {shlex.quote(place)}" if place else ""
-    return f"repro fetch {name} --accept-license{source}{workspace.command_option}"
+def fetch_command(name: str, workspace: Workspace, source: str | None = None) -> str:
+    """Return the command that fetches the asset `name`, from the folder or address `source` [default: its publisher]."""
+    option = f" --from {shlex.quote(source)}" if source else ""
+    return f"repro fetch {name} --accept-license{option}{workspace.command_option}"
 
 
 def _is_commit(revision: str) -> bool:

@@ -49,7 +49,7 @@ def write_arrays(
         path: The file.
         arrays: By name.
         about: What the file belongs to; anything JSON can hold.
-        library: Whose arrays they are.
+        library: The library that the arrays belong to.
     """
     text = json.dumps({**about, "sha256": _arrays_sha256(about, arrays, library)}, allow_nan=False)
     with replacing_file(path) as partial:
@@ -74,7 +74,7 @@ def read_arrays(path: Path, library: ArrayLibrary[Array]) -> tuple[dict[str, Arr
             arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
-    # A damaged header can ask for any amount of memory.
+    # MemoryError, because a damaged header can state any size.
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise DamagedFileError(f"not a complete safetensors file ({error})") from error
     if about.pop("sha256", None) != _arrays_sha256(about, arrays, library):
@@ -86,7 +86,7 @@ def read_about(file: Any) -> dict[str, Any]:
     """Return the `about` of an open safetensors file, unverified and with its `sha256`.
 
     Raises:
-        KeyError, TypeError, ValueError: it has none, or something else than a JSON object.
+        KeyError, TypeError, ValueError: it has none, or it is not a JSON object.
     """
     about = json.loads((file.metadata() or {})["about"])
     if not isinstance(about, dict):
@@ -113,8 +113,8 @@ def parse_signed_json(text: bytes) -> tuple[dict[str, Any], bool]:
     """Parse what `write_signed_json` wrote.
 
     Returns:
-        The object without its `sha256`, and whether that matches. A caller that validates the object can so tell what
-        is wrong with it before it says that it was edited.
+        The object without its `sha256`, and whether that matches. A caller can so validate the object first: an unknown
+        key says more than a wrong hash.
 
     Raises:
         ValueError: not a JSON object with a sha256; NaN or infinity in it.

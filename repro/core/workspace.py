@@ -1,9 +1,9 @@
-"""The workspace: the one folder a person's data, checkpoints, features and runs lie in.
+"""The workspace: the folder with the user's data, checkpoints, features and runs.
 
     workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db rates.json
 
-REPRO_DATA and REPRO_CHECKPOINTS may name folders elsewhere, as the image's mount points do.
-The only module that reads the environment.
+REPRO_DATA and REPRO_CHECKPOINTS may name folders outside it, as in the container image, where they are mount points.
+This is the only module that reads environment variables.
 """
 
 import errno
@@ -21,38 +21,40 @@ from repro.core.errors import UsageError
 from repro.core.files import lock_file, write_json
 
 FORMAT = 1
-"""Of the workspace's layout, in its workspace.json: raised when another version could not make sense of it."""
+"""Version of the workspace's layout, stored in its workspace.json. Raised if older versions could not read the layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
+    """Paths of a workspace. Creating one touches nothing on disk."""
+
     root: Path
     data_elsewhere: Path | None = None
     checkpoints_elsewhere: Path | None = None
 
     @property
     def data(self) -> Path:
-        """What a user brings: the data sets as their owners distribute them."""
+        """The data sets as their publishers distribute them."""
         return self.data_elsewhere or self.root / "data"
 
     @property
     def checkpoints(self) -> Path:
-        """What a user brings: published weights."""
+        """Published weights."""
         return self.checkpoints_elsewhere or self.root / "checkpoints"
 
     @property
     def smoke(self) -> Path:
-        """What the smoke job makes for itself: clips, and weights drawn from a seed."""
+        """What the smoke job generates: clips, and random weights."""
         return self.root / "smoke"
 
     @property
     def listings(self) -> Path:
-        """What the annotation files of data sets say, parsed; made again where it is not there."""
+        """Parsed annotation files of the data sets; rebuilt if missing."""
         return self.root / "listings"
 
     @property
     def audits(self) -> Path:
-        """What `repro data audit` found, a folder a data set."""
+        """Results of `repro data audit`, one folder per data set."""
         return self.root / "audits"
 
     @property
@@ -69,7 +71,7 @@ class Workspace:
 
     @property
     def hashes(self) -> Path:
-        """sha256 of large files, remembered (repro/core/hashing.py)."""
+        """Cache of the sha256 of large files (repro/core/hashing.py)."""
         return self.root / "hashes.jsonl"
 
     @property
@@ -78,16 +80,17 @@ class Workspace:
 
     @property
     def command_option(self) -> str:
-        """What a command line adds to name this workspace; nothing for ./workspace."""
+        """The option that names this workspace in a printed command; empty for ./workspace, the default."""
         return "" if self.root == Path("workspace").absolute() else f" --workspace {shlex.quote(str(self.root))}"
 
     def require_writable(self) -> None:
-        """Make the folder where it is absent and try a file in it.
+        """Create the folder if it is missing, and check that files can be written in it.
 
         Raises:
-            UsageError: it cannot be made or written.
+            UsageError: it cannot be created or written.
         """
         try:
+            # A real file, because permissions alone do not show a full disk or a read-only file system.
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-"):
                 pass
@@ -102,23 +105,24 @@ class Workspace:
 
     @property
     def stamp(self) -> Path:
-        """Which layout it has, and which version made it."""
+        """The file that states the layout, and which version created the workspace."""
         return self.root / "workspace.json"
 
     def require_readable(self) -> None:
-        """
+        """Check that this version knows the workspace's layout; a new workspace passes.
+
         Raises:
-            UsageError: another version's, of a layout this one does not know.
+            UsageError: it has another layout, or its stamp is damaged.
         """
         try:
             stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
             found, maker = stamp["format"], stamp["made_by"]
-        except OSError:  # none there; what cannot be read or written is said where that is tried
+        except OSError:  # missing; a folder that cannot be read is reported by the command that reads it
             return
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{self.stamp}: does not say which layout the workspace has: restore it, or delete it if the workspace is of "
-                "this version"
+                f"{self.stamp}: does not state the workspace's layout: restore it, or delete it if this version made the "
+                "workspace"
             ) from error
         if found != FORMAT:
             raise UsageError(
@@ -131,7 +135,7 @@ class Workspace:
         """Hold the workspace's lock `name`.
 
         Raises:
-            UsageError: another process holds it; the message says which.
+            UsageError: another process holds it; the message names that process.
         """
         busy = f"workspace {self.root}: '{name}' is already running here"
         with lock_file(self.root / f".{name}.lock", busy, "wait for it to end, or use another --workspace"):
@@ -139,12 +143,13 @@ class Workspace:
 
 
 def open_workspace(option: Path | None) -> Workspace:
-    """The workspace named by --workspace, else by REPRO_WORKSPACE, else ./workspace. Nothing is made on disk.
+    """Return the workspace named by --workspace, else by REPRO_WORKSPACE, else ./workspace. Creates nothing on disk.
 
     Raises:
-        UsageError: the path is there and is not a folder.
+        UsageError: the path is a file, has a character that cannot be used, or the workspace has another layout.
     """
     root = _absolute(option or Path(os.environ.get("REPRO_WORKSPACE") or "workspace"))
+    # MLflow is given the database's path inside a URL, where these characters have a meaning.
     unusable = [character for character in "?#%" if character in str(root)]
     if unusable:
         raise UsageError(
@@ -158,10 +163,13 @@ def open_workspace(option: Path | None) -> Workspace:
 
 
 def open_scratch_workspace(option: Path | None) -> tuple[Workspace, str]:
-    """A workspace that can be written, for a job that needs nothing a user brings; and a line to say, or "".
+    """Return a writable workspace for a job that needs no files of the user (the smoke job).
 
-    Where REPRO_SCRATCH is set, as in the image, and the workspace of the environment cannot be written, it is a folder
-    in there. A workspace named by the option is taken at its word.
+    If the workspace of the environment cannot be written and REPRO_SCRATCH is set, as in the container image, a folder in
+    REPRO_SCRATCH is used instead. A workspace named by the option is never replaced.
+
+    Returns:
+        The workspace, and a note for the user, or "".
 
     Raises:
         UsageError: it cannot be written.
@@ -180,10 +188,10 @@ def open_scratch_workspace(option: Path | None) -> tuple[Workspace, str]:
 
 
 def device_from_environment() -> str | None:
-    """cpu or cuda where REPRO_DEVICE says so, as the CUDA image does.
+    """Return the device that REPRO_DEVICE names, as in the CUDA image; None if it is not set.
 
     Raises:
-        UsageError: it says something else.
+        UsageError: it is neither cpu nor cuda.
     """
     device = os.environ.get("REPRO_DEVICE") or None
     if device not in (None, "cpu", "cuda"):
@@ -200,7 +208,7 @@ def _absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"{path}: {str(error).rstrip('.').lower()}: write the folder's whole path") from error
+        raise UsageError(f"{path}: {str(error).rstrip('.').lower()}: write its absolute path") from error
 
 
 def quiet_libraries() -> None:

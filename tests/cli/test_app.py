@@ -19,7 +19,7 @@ from repro.records.record import StoredRun
         (["run", "hmdb_ufc"], 2, "unknown row 'hmdb_ufc'; did you mean 'hmdb_ucf'?"),
         (["lits"], 2, "did you mean 'list'?"),
         (["run", "smoke"], 2, "the smoke job: run `repro smoke`"),
-        (["list", "--workspace", "~nosuchuser/x"], 2, "write the folder's whole path"),
+        (["list", "--workspace", "~nosuchuser/x"], 2, "~nosuchuser/x: "),
         (["list", "--workspace", "/tmp/what?"], 2, "has a '?' in its path"),
         (["smoke", "--workspace", "/tmp/" + "x" * 300], 2, "too long"),
         (["xyzzy"], 2, "unknown row or command 'xyzzy' (`repro list`"),
