@@ -22,9 +22,9 @@ def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
     Raises:
         MissingError: a record is damaged; `repro check` leaves such a record out with a warning.
     """
-    place = open_workspace(None if workspace is None else Path(workspace))
+    opened = open_workspace(None if workspace is None else Path(workspace))
     try:
-        return [record for run in find_runs(place.runs) if (record := run.load_record()) is not None]
+        return [record for run in find_runs(opened.runs) if (record := run.load_record()) is not None]
     except DamagedRecordError as error:
         raise MissingError(str(error)) from error
 
@@ -32,7 +32,7 @@ def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
 def judge_records(records: Iterable[RunRecord], expected: Path | str | None = None) -> list[Verdict]:
     """Judge run records against the published table: one verdict for each of its 24 rows, in the table's order.
 
-    Records that do not measure a row as it is configured now are left out, as are extras and smoke rows.
+    Records that do not match a row's current config are left out, as are those of extras and smoke rows.
 
     Args:
         records: Run records, as `load_records` returns them.

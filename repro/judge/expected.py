@@ -1,6 +1,6 @@
-"""expected/results.csv: how each published value was selected and, fixed before any run, how near a measurement must come.
+"""expected/results.csv: how each published value was selected, and how near a measurement must be (fixed before any run).
 
-What was published (value, digits, metric, source) and how many runs are planned is in the row's config, and nowhere else.
+The published value with its digits, metric and source, and the number of planned runs, are in the row's config only.
 """
 
 import csv
@@ -23,14 +23,14 @@ COLUMNS = ("row", "selection", "margin", "status", "note")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What was published for a row, and how a measurement of it is judged; values in points (percent)."""
+    """The published value of a row, and how a measurement of it is judged; values in points (percent)."""
 
     row: str
     metric: Metric
     selection: Rule
     published: float
     digits: int
-    """Decimals printed."""
+    """Number of decimals printed in the paper."""
     margin: float
     """A measurement within this distance counts as the same, whatever its spread."""
     planned_seeds: int
@@ -50,6 +50,7 @@ class Expected:
 
 
 def table_path() -> Path:
+    """Return the path of the shipped table."""
     return expected_folder() / "results.csv"
 
 
@@ -58,7 +59,7 @@ def table_sha256(path: Path) -> str:
 
 
 def load_expected(path: Path) -> list[Expected]:
-    """Read the table, in its order, and what was published from each row's config.
+    """Read the table, in its order, together with the published values from the rows' configs.
 
     Raises:
         UsageError: the file cannot be read, has other columns, an unknown row, or a value that its column cannot hold; the
@@ -86,10 +87,10 @@ def load_expected(path: Path) -> list[Expected]:
 
 
 def rows_with_expected(path: Path) -> dict[str, tuple[Row, Expected]]:
-    """Every row of configs/rows with its line of the table at `path`, in the order of configs/rows.
+    """Return every row of configs/rows with its line of the table at `path`, in the order of configs/rows.
 
     Raises:
-        UsageError: the table is not valid, or lacks a row.
+        UsageError: the table is not valid, or a row is missing from it.
     """
     table = {line.row: line for line in load_expected(path)}
     missing = [name for name in row_names() if name not in table]
@@ -110,7 +111,7 @@ def _parse_line(cells: dict[str, str], where: str) -> Expected:
         margin = float(cells["margin"])
     except ValueError:
         margin = float("nan")
-    if not 0 <= margin <= 100:  # NaN is refused too: it compares as false
+    if not 0 <= margin <= 100:  # also refuses NaN, which compares as false
         raise UsageError(f"{where}: margin: '{cells['margin']}': expected a number from 0 to 100")
     row = load_row(cells["row"])
     assert row.published is not None  # rows of configs/rows are of kind published, which load_row checks

@@ -1,8 +1,8 @@
-"""Judge measured rows against published ones: two-sided, one verdict a row.
+"""Judge measured rows against published values: two-sided, one verdict per row.
 
-A published number is one value of unknown spread; ours are k runs of one configuration. With their mean m and sample
-standard deviation s, the difference to the published value has standard error s sqrt(1 + 1/k), taking the authors'
-spread to equal ours; half the last printed digit is added for rounding. Values in points.
+A published number is one value of unknown spread; a measurement is k runs of one configuration, with mean m and sample
+standard deviation s. If the authors' spread equals ours, the difference between m and the published value has standard
+error s sqrt(1 + 1/k). Half a unit of the last printed digit is added for rounding. All values are in points (percent).
 """
 
 import dataclasses
@@ -21,9 +21,12 @@ from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone, row_datasets
 
 ALPHA = 0.05
+"""Error rate of the prediction interval (two-sided) and of each one-sided equivalence test."""
 
 
 class Outcome(StrEnum):
+    """The possible verdicts. HIGHER and LOWER alone say that the row was not reproduced."""
+
     REPRODUCED = "REPRODUCED"
     """Equivalent: two one-sided tests (Schuirmann 1987), each at 5 %, place the difference inside the margin."""
     CONSISTENT = "CONSISTENT"
@@ -31,13 +34,18 @@ class Outcome(StrEnum):
     WITHIN_MARGIN = "WITHIN MARGIN"
     """Inside the margin: a single run, or runs so alike that the published value is outside their prediction interval."""
     INCONCLUSIVE = "INCONCLUSIVE"
+    """Too few runs, too wide a spread, or cells of the grid missing: neither the same nor different."""
     HIGHER = "HIGHER"
+    """Above both the margin and the prediction interval."""
     LOWER = "LOWER"
+    """Below both."""
     NOT_RUN = "NOT RUN"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """How one row compares with its published value; scores in points."""
+
     expected: Expected
     outcome: Outcome
     reason: str
@@ -62,23 +70,21 @@ class Verdict:
 
 
 def judge_values(expected: Expected, values: Sequence[float], cells: int = 1, of: int = 91) -> tuple[Outcome, str]:
-    """Judge values against a published one.
-
-    The difference d to the published value has standard error s sqrt(1 + 1/k): a prediction interval for one further value,
-    since the published one is a single draw whose spread is taken to equal ours.
+    """Judge measured values against a published one.
 
     Args:
-        expected: published value, margin and planned number of runs.
-        values: one per seed, in points.
-        cells: if the published value is the best of a grid, how many of its cells were run. With fewer than all, values
+        expected: Published value, margin and planned number of runs.
+        values: One per seed, in points.
+        cells: If the published value is the best of a grid, how many of its cells were run. With fewer than all, values
             below it prove nothing: the best cell may be missing.
-        of: cells of the grid.
+        of: Number of cells of the grid.
 
     Returns:
-        The outcome, and the reason in a few words.
+        The outcome, and a short reason.
     """
     if not values:
         return Outcome.NOT_RUN, "no run record"
+    # The formulas' names: k runs, and the difference of their mean to the published value.
     k, plan = len(values), expected.planned_seeds
     difference = statistics.fmean(values) - expected.published
     part = ""
@@ -86,18 +92,25 @@ def judge_values(expected: Expected, values: Sequence[float], cells: int = 1, of
         part = f"{cells} cell{'s' if cells > 1 else ''} of {of}; the published value is the best of a grid"
     also = f"; {part}" if part else ""
     if k == 1:
+        # One run has no standard deviation and so no interval: it can be near, but never different.
         if abs(difference) <= expected.margin + expected.rounding:
             return Outcome.WITHIN_MARGIN, f"one run of {plan} planned{also}"
         return Outcome.INCONCLUSIVE, f"one run of {plan} planned{also}"
 
-    from scipy.special import stdtrit  # Student's t quantile; importing scipy.stats takes a second
+    # Student's t quantile. Imported here because scipy would slow the start of `repro plan`, which imports this module, too;
+    # scipy.stats would take a second more.
+    from scipy.special import stdtrit
 
+    # A prediction interval for one further value, m +- t s sqrt(1 + 1/k), not the narrower confidence interval of the mean:
+    # the published value is itself a single run, with a spread of its own.
     error = statistics.stdev(values) * math.sqrt(1 + 1 / k)
     half = float(stdtrit(k - 1, 1 - ALPHA / 2)) * error + expected.rounding
     interval = f"95 % prediction interval {difference - half:+.2f} to {difference + half:+.2f}"
     if k < plan:
         return Outcome.INCONCLUSIVE, f"{k} runs of {plan} planned; {interval}{also}"
     inside = abs(difference) <= half
+    # Two one-sided t tests (Schuirmann 1987) at level ALPHA are equivalent to this: the two-sided 90 % interval, widened by
+    # the rounding, lies within the margin. So the quantile is at 1 - ALPHA here, and at 1 - ALPHA / 2 above.
     if abs(difference) + float(stdtrit(k - 1, 1 - ALPHA)) * error + expected.rounding <= expected.margin:
         return Outcome.REPRODUCED, f"equivalent within the margin; {interval}{also}"
     if abs(difference) <= expected.margin:
@@ -106,6 +119,7 @@ def judge_values(expected: Expected, values: Sequence[float], cells: int = 1, of
         return Outcome.WITHIN_MARGIN, f"runs agree more closely than they do with the published value; {interval}{also}"
     if inside:
         return Outcome.INCONCLUSIVE, f"the difference exceeds the margin, the spread allows for it; {interval}{also}"
+    # The best of all cells is at least the best of some: from a part of the grid, only HIGHER can be concluded.
     if difference < 0 and part:
         return Outcome.INCONCLUSIVE, f"{part}; {interval}"
     return (Outcome.HIGHER if difference > 0 else Outcome.LOWER), f"{interval}{also}"
@@ -114,8 +128,15 @@ def judge_values(expected: Expected, values: Sequence[float], cells: int = 1, of
 def judge_rows(
     rows: dict[str, tuple[Row, Expected]], records: Iterable[RunRecord]
 ) -> tuple[list[Verdict], list[tuple[RunRecord, str]]]:
-    """Return one verdict per row, in the rows' order, and the records of published rows that were left out, each with the
-    reason. Records of other kinds are ignored."""
+    """Judge every row by the run records that measure it.
+
+    Args:
+        rows: Row and published value, by row name.
+        records: Any run records; those of extras and of the smoke job are ignored.
+
+    Returns:
+        One verdict per row, in the rows' order; and the records of published rows that were left out, each with the reason.
+    """
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
     left_out = []
     for record in records:
@@ -131,24 +152,30 @@ def judge_rows(
 
 
 def _accepted(row: Row, expected: Expected) -> list[str]:
-    """Names of the cells that count: the row's default cell, or all of its grid if the published value is the best of one."""
-    whole = expected.best_of_grid and has_grid(row)
-    return [cell.name for cell in grid_cells(row)] if whole else [row.features.name]
+    """Return the names of the cells that count: all of the row's grid if the published value is the best of one, else its
+    default cell."""
+    judges_grid = expected.best_of_grid and has_grid(row)
+    return [cell.name for cell in grid_cells(row)] if judges_grid else [row.features.name]
 
 
 def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
-    """Why `record` does not measure `row` as it is configured now, at one of `cells`; empty if it does."""
+    """Return why `record` cannot be judged as a measurement of `row` at one of `cells`; empty if it can."""
     if not record.complete:
         return "a trial on fewer clips"
     if record.protocol != "published":
+        # Published values were selected on the test split (docs/deviations.md 2): only the same rule compares like with like.
         return f"the {record.protocol} protocol: the published rule alone is compared with published values"
     return explain_mismatch(record, row, cells)
 
 
 def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
-    """Why `record` does not match the row's current config, whatever its protocol; empty if it does.
+    """Return why `record` does not match the row's current config, whatever its protocol; empty if it does.
 
-    `cells` are the cells that count [default: the row's own]."""
+    Args:
+        record: A run record of the row.
+        row: The row as it is configured now.
+        cells: Names of the cells that count [default: the row's default cell].
+    """
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),
@@ -163,6 +190,7 @@ def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> 
         return f"features {record.features.cell}, the row has {row.features.name}"
     backbone = row_backbone(row)
     ours_now = backbone.model_dump(mode="json", exclude=set(backbone.not_in_identity))
+    # The record's identity has more keys, such as the checkpoint's sha256: only what the config states is compared.
     changed = [key for key, value in ours_now.items() if record.features.identity.get(key) != value]
     if changed:
         return f"another backbone: its {changed[0]} is not the row's"
@@ -184,75 +212,83 @@ def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> 
 
 
 def _allowance(record: RunRecord) -> tuple[float, str]:
-    """Points by which missing clips widen the margin, and what to say of them. Each missing test clip would have been
-    right or wrong, so accuracy over all n clips lies within n_missing/n; no such bound holds for average precision, or
-    for clips missing from training."""
-    allowance, said = 0.0, ""
+    """Return by how many points missing clips widen the margin, and a note on them for the reason.
+
+    Each missing test clip would have been right or wrong, so accuracy over all n clips differs by at most n_missing/n. No
+    such bound holds for average precision, or for clips missing from training.
+    """
+    allowance, note = 0.0, ""
     for split, role in ((record.test, "test"), (record.train, "training")):
-        gone = len(split.missing_clips)
-        if gone:
-            said += f"; {gone} of {split.clips + gone} {role} clips missing"
+        missing = len(split.missing_clips)
+        if missing:
+            # `clips` counts the clips that were read, without the missing ones.
+            note += f"; {missing} of {split.clips + missing} {role} clips missing"
             if role == "test" and record.metric == "top1":
-                allowance = 100 * gone / (split.clips + gone)
-                said += f", margin wider by {allowance:.2f}"
+                allowance = 100 * missing / (split.clips + missing)
+                note += f", margin wider by {allowance:.2f}"
             else:
-                said += ", for which nothing is allowed"
-    return allowance, said
+                note += ", for which nothing is allowed"
+    return allowance, note
 
 
 @dataclass(slots=True)
-class _Runs:
-    """Runs that differ only in seed and cell: a grid, or a part of one; the newest run of each."""
+class _RunSet:
+    """Runs that differ only in seed and cell: a grid or a part of it, with the newest run of each seed and cell."""
 
     own: str
-    """The row's cell."""
+    """Name of the row's default cell."""
     cells: Sequence[str]
     """Cells of the complete grid, in its order."""
     by_seed: dict[int, dict[str, RunRecord]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
-    def whole(self) -> list[int]:
-        """Seeds with a run of every cell of the grid."""
+    def complete_seeds(self) -> list[int]:
+        """Seeds with a run of every cell of the grid; empty if the row is judged by one cell."""
         return [s for s, runs in sorted(self.by_seed.items()) if len(self.cells) > 1 and len(runs) == len(self.cells)]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that are judged: those with complete grids if there are any, else those with the row's own cell."""
-        return self.whole or [seed for seed, runs in sorted(self.by_seed.items()) if self.own in runs]
+        """The seeds that are judged: those with complete grids if there are any, else those with the default cell."""
+        return self.complete_seeds or [seed for seed, runs in sorted(self.by_seed.items()) if self.own in runs]
 
     def own_runs(self) -> list[RunRecord]:
         return [self.by_seed[seed][self.own] for seed in self.seeds]
 
     def rank(self, planned: int) -> tuple[bool, bool, str]:
-        """Sort key: complete grids before single cells, as many runs as planned before fewer, newer before older."""
-        return bool(self.whole), len(self.seeds) >= planned, max(run.made.at for run in self.own_runs())
+        """Return the sort key: complete grids before single cells, as many runs as planned before fewer, newer before older.
+
+        One complete grid takes precedence over single-cell runs, however many seeds: it is what was published.
+        """
+        return bool(self.complete_seeds), len(self.seeds) >= planned, max(run.made.at for run in self.own_runs())
 
 
 def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
-    sets: dict[str, _Runs] = {}
+    sets: dict[str, _RunSet] = {}
+    # Oldest first, so that the newest run of a seed and cell replaces the others. Runs of different grid keys differ in
+    # more than cell and seed, so their scores have no common mean.
     for record in sorted(records, key=lambda r: r.made.at):
-        one = sets.setdefault(record.grid or record.group, _Runs(row.features.name, _accepted(row, expected)))
-        one.by_seed[record.seed][record.features.cell] = record
-    candidates = [one for one in sets.values() if one.seeds]
+        runs_alike = sets.setdefault(record.grid or record.group, _RunSet(row.features.name, _accepted(row, expected)))
+        runs_alike.by_seed[record.seed][record.features.cell] = record
+    candidates = [runs_alike for runs_alike in sets.values() if runs_alike.seeds]
     if not candidates:
         reason = "no run record"
         if sets:
             reason += f" of its cell {row.features.name}, though of {len({r.features.cell for r in records})} others"
         return Verdict(expected, Outcome.NOT_RUN, reason, checkpoint_assumed=expected.status == "unknown checkpoint")
-    chosen = max(candidates, key=lambda one: one.rank(expected.planned_seeds))
+    chosen = max(candidates, key=lambda runs_alike: runs_alike.rank(expected.planned_seeds))
     runs = chosen.own_runs()
-    best = tuple(select_cell(chosen.by_seed[seed], chosen.cells) for seed in chosen.whole)
-    # select() compares the same score as the published rule, since all these runs are of the published protocol.
+    best = tuple(select_cell(chosen.by_seed[seed], chosen.cells) for seed in chosen.complete_seeds)
+    # All these runs are of the published protocol, so select_cell() maximises the test score, as the published rule does.
     values = [
         100 * (best[n].test if best else run.best_epoch_on_test.scores[expected.metric]) for n, run in enumerate(runs)
     ]
     count = max(len(chosen.by_seed[seed]) for seed in chosen.seeds)
-    # All runs of one set read the same clips, so any of them tells which were missing.
-    allowance, said = _allowance(runs[0])
+    # All runs of one set read the same clips, so any of them says which were missing.
+    allowance, missing_note = _allowance(runs[0])
     outcome, reason = judge_values(
         dataclasses.replace(expected, margin=expected.margin + allowance), values, count, len(chosen.cells)
     )
-    reason += said
+    reason += missing_note
     if best:
         reason += f"; best of {count} cells, {', '.join(f'seed {one.seed} {one.cell}' for one in best)}"
         if len(chosen.by_seed) > len(best):
@@ -285,7 +321,7 @@ def exit_code(verdicts: Sequence[Verdict], strict: bool) -> Exit:
 
 
 def format_verdict(verdict: Verdict) -> str:
-    """A verdict as one line."""
+    """Format a verdict as one line: row, outcome, metric, measured and published value, reason."""
     expected = verdict.expected
     published = f"published {expected.published:.{expected.digits}f}"
     if verdict.measured is None:
@@ -301,12 +337,13 @@ def format_verdict(verdict: Verdict) -> str:
 
 
 def format_counts(verdicts: Sequence[Verdict]) -> str:
-    """Return the last line: the number of rows per outcome; the numbers add up to all rows."""
+    """Format the number of rows per outcome; the numbers add up to all rows."""
     counts = [f"{sum(v.outcome is outcome for v in verdicts)} {outcome.lower()}" for outcome in Outcome]
     return f"{len(verdicts)} rows: {', '.join(counts)}"
 
 
 def verdict_as_json(verdict: Verdict) -> dict[str, object]:
+    """Return a verdict as an entry of `repro check --json`; scores in points."""
     expected = verdict.expected
     return {
         "row": expected.row,

@@ -1,6 +1,6 @@
 """Run records: one JSON file per row and seed with everything a number depends on. MLflow is a view of these files.
 
-runs/<row>/seed<seed>-<run>/record.json          written last: with it the run is whole
+runs/<row>/seed<seed>-<run>/record.json          written last: a run with a record is complete
 runs/<row>/seed<seed>-<run>/predictions.parquet  scores of every test clip after the selected epochs
 runs/<row>/seed<seed>-<run>/*.safetensors        the trained readout (repro/readout/checkpoints.py)
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from repro import __version__
 from repro.core.hashing import file_sha256
 from repro.core.signed import parse_signed_json, write_signed_json
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
@@ -25,13 +26,19 @@ PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "sciki
 
 
 class Record(BaseModel):
+    """Base of everything in a record file. Field names and their order are the file's format: they must not change."""
+
+    # Strict: a file whose values have other types was not written by this code, and is reported as damaged.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A score as a fraction of 1."""
 
 
 class SplitRecord(Record):
+    """The clips of a split, or of the part of it that a run read."""
+
     name: str
     clips: int
     """Number of clips read."""
@@ -42,6 +49,8 @@ class SplitRecord(Record):
 
 
 class FeaturesRecord(Record):
+    """The features that a readout was trained on."""
+
     key: str
     cell: str
     width: int
@@ -53,6 +62,8 @@ class FeaturesRecord(Record):
 
 
 class EpochRecord(Record):
+    """Loss and scores after one epoch."""
+
     epoch: int
     train_loss: float
     scores: dict[str, Share]
@@ -62,9 +73,11 @@ class EpochRecord(Record):
 
 
 class Selection(Record):
+    """The epoch that a rule selects."""
+
     epoch: int
     scores: dict[str, Share]
-    """Of the test split."""
+    """Scores on the test split after that epoch, whatever it was selected on."""
 
 
 class SubsetRecord(Record):
@@ -77,10 +90,12 @@ class SubsetRecord(Record):
 
 
 class Provenance(Record):
+    """When, by which software and on which machine a run was trained. No content key depends on it."""
+
     at: str
-    """UTC, ISO 8601."""
+    """Time of completion: UTC, ISO 8601."""
     seconds: float
-    """Of training."""
+    """Duration of training."""
     by: dict[str, str]
     """Versions of the project, Python and the packages that compute."""
     on: dict[str, str]
@@ -88,6 +103,8 @@ class Provenance(Record):
 
 
 class RunRecord(Record):
+    """One trained readout: its inputs, recipe, seed and scores."""
+
     format: Literal[1] = FORMAT
     run: str
     """Content key of the run: equal keys mean equal inputs, recipe and seed."""
@@ -128,7 +145,7 @@ class RunRecord(Record):
     constant: dict[str, Share] = {}
     """Scores of predicting the same value for every class and clip."""
     precision: Precision = "fp32"
-    """Of the readout's matrix products."""
+    """Precision of the readout's matrix products."""
     checkpoints: dict[str, str] = {}
     """sha256 of the weights next to the record, by file name."""
     predictions_sha256: str
@@ -137,6 +154,7 @@ class RunRecord(Record):
     @model_validator(mode="after")
     def _has_its_metric(self) -> "RunRecord":
         if (self.protocol == "honest") != (self.held_out is not None and self.best_epoch_on_held_out is not None):
+            # A record of the honest protocol without its selection would be selected by the published rule.
             raise ValueError(f"protocol {self.protocol}, and {'no' if self.held_out is None else 'a'} part held out")
         for selection in (self.best_epoch_on_test, self.last_epoch, self.best_epoch_on_held_out):
             if selection is not None and self.metric not in selection.scores:
@@ -145,11 +163,13 @@ class RunRecord(Record):
 
 
 class DamagedRecordError(Exception):
-    """A record file is not as it was written; the message is one line."""
+    """A record or its predictions are not as they were written. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
+    """A run's folder in the workspace."""
+
     folder: Path
 
     @property
@@ -183,7 +203,7 @@ class StoredRun:
             ) from error
         except (ValueError, TypeError, RecursionError) as error:
             raise DamagedRecordError(f"{self.record_path}: damaged: not a run record ({error})") from error
-        # Asked last, since a record of another version is best told by the key that differs.
+        # Checked after the model: for a record of another version, the key that differs says more than a wrong hash.
         if not intact:
             raise DamagedRecordError(f"{self.record_path}: damaged or edited: it does not match its own sha256")
         try:
@@ -196,10 +216,12 @@ class StoredRun:
         return record
 
     def write_record(self, record: RunRecord) -> None:
+        """Write the record atomically. Call it last: it marks the run as complete."""
         write_signed_json(self.record_path, record.model_dump(mode="json"))
 
 
 def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:
+    """Return the run with content key `run`, which need not exist."""
     return StoredRun(runs / row / f"seed{seed}-{run}")
 
 
@@ -210,13 +232,13 @@ def find_runs(runs: Path) -> Iterator[StoredRun]:
 
 
 def software_versions() -> dict[str, str]:
-    from repro import __version__
-
+    """Return the versions of this project, Python and the packages that compute, for records and origins."""
     return {"actiondiff-repro": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
 def describe_machine(device: str = "cpu") -> dict[str, str]:
-    """Return the machine that numbers are computed on, for records and origins."""
+    """Describe the machine and device that numbers are computed on, for records and origins."""
+    # Here, because `repro list` and `repro check` read records and must start without torch.
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
