@@ -1,6 +1,6 @@
 """Worker processes: one pool for decoding, for probing clips and for the cells of a grid.
 
-A worker that dies or hangs costs its job and no more: it is replaced, and the caller is told why. Workers end with their
+If a worker dies or hangs, only its job is lost: the worker is replaced, and the caller learns why. Workers end with their
 parent, however that ends.
 """
 
@@ -102,7 +102,7 @@ class WorkerPool(Generic[Job]):
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the workers that have been started."""
+        """Process ids of the workers that have been started."""
         return [worker.process.pid or 0 for worker in self._workers.values()]
 
     def send(self, place: int, job: Job) -> None:
@@ -144,12 +144,12 @@ class WorkerPool(Generic[Job]):
                 place = free.pop()
                 running[place], heard[place] = jobs.popleft(), time.monotonic()
                 self.send(place, running[place])
-            # Without a limit there is nothing to look after until a worker speaks or dies (which closes its pipe).
+            # Without a limit there is nothing to do until a worker sends something or dies, which closes its pipe.
             wait([self._workers[place].pipe for place in running], None if time_limit is None else 1.0)
             for place, job in [*running.items()]:
                 answer: Answer | WorkerLostError
                 try:
-                    # Asked anew, as the caller may have taken its time over the last answer.
+                    # Polled again: the caller may have taken long over the previous answer, and this worker sent one since.
                     if self._workers[place].pipe.poll():
                         answer = self._workers[place].receive()
                         heard[place] = time.monotonic()
@@ -189,8 +189,8 @@ def _serve(pipe: Connection, prepare: Callable[..., Work]) -> None:
 def _end_with_parent() -> None:
     """End this process when its parent ends, also when that is killed.
 
-    A killed parent tells its workers nothing, and one in the middle of a long job does not look at its pipe: it would do
-    the same job as the worker of a resumed run, at the same time.
+    A killed parent sends its workers nothing, and a worker in the middle of a long job does not read its pipe. It would go on
+    and write the same files as the worker of a resumed run, at the same time.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""Articulated figures in several body plans, and how each does each action.
+"""Articulated figures in several body plans, and how each performs each action.
 
 A figure is a set of bones in body units (1 is the torso's length), posed by an action's phase. Angles are in
 radians, x points forward, y up. Everything is a pure function of (species, action, time).
@@ -18,14 +18,14 @@ SPECIES = TRAIN_SPECIES + TEST_SPECIES
 @dataclass(frozen=True, slots=True)
 class Limb:
     at: float
-    """Where it joins the torso: 0 is the tail end, 1 the head end."""
+    """Where it joins the torso: 0 at the tail end, 1 at the head end."""
     lengths: tuple[float, float]
     rest: float
     """Angle of the upper bone at rest; straight down is -pi/2."""
     bend: float
     """Angle of the lower bone against the upper at rest."""
     phase: float
-    """Fraction of a step by which it leads."""
+    """Fraction of a cycle by which it leads; limbs that step in turn differ by 0.5."""
     width: float
     walks: bool = True
 
@@ -157,7 +157,7 @@ class _Motion:
 
 
 def _motion(action: str, cycle: float) -> _Motion:
-    """`cycle` counts repetitions of the action since the clip began."""
+    """Return the displacement after `cycle` repetitions of the action, which may be fractional."""
     wave = math.sin(TAU * cycle)
     if action == "walk":
         return _Motion(lift=0.03 * abs(wave), forward=0.55 * cycle, swing=0.55, free=0.4 * wave, neck=0.06 * wave)
@@ -174,9 +174,16 @@ def _motion(action: str, cycle: float) -> _Motion:
 
 
 def pose(species: str, action: str, cycle: float) -> list[Bone]:
-    """Bones back to front, feet near y = 0 when standing; far limbs come first."""
+    """Return a figure's bones back to front, in body units; standing feet are near y = 0.
+
+    Args:
+        species: Key of PLANS.
+        action: One of ACTIONS.
+        cycle: Repetitions of the action so far.
+    """
     plan, motion = PLANS[species], _motion(action, cycle)
     pitch = plan.pitch + motion.pitch
+    # Height of the hip at which the lowest walking limb, at rest, just reaches the ground.
     standing = max(
         -_reach(limb, 0.0, 0.0, 0.0)[1][1] - _along(plan.pitch, limb.at)[1] for limb in plan.limbs if limb.walks
     )
@@ -188,10 +195,13 @@ def pose(species: str, action: str, cycle: float) -> list[Bone]:
         joint = _add(hip, _along(pitch, limb.at))
         if limb.walks:
             stride = motion.swing * math.sin(TAU * (cycle + limb.phase))
+            # The knee bends only while the limb swings forward (the cosine is the stride's speed), which lifts the foot.
             knee = -motion.swing * 0.8 * max(0.0, math.cos(TAU * (cycle + limb.phase)))
             upper, lower = _reach(limb, stride + motion.crouch, knee - 1.6 * motion.crouch, 0.0)
         else:
+            # Arms and wings: a pair moves in opposite directions, which the phase decides.
             upper, lower = _reach(limb, motion.free * (1.0 if limb.phase < 0.25 else -1.0), 0.0, motion.pitch)
+        # Limbs alternate between near and far; the far ones are painted first and darker.
         bones = (far, 2) if number % 2 else (near, 1)
         bones[0].append(Bone(joint, _add(joint, upper), limb.width, bones[1]))
         bones[0].append(Bone(_add(joint, upper), _add(joint, lower), 0.8 * limb.width, bones[1]))
@@ -207,7 +217,7 @@ def pose(species: str, action: str, cycle: float) -> list[Bone]:
 
 
 def _reach(limb: Limb, turn: float, knee: float, tilt: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Ends of the upper and the lower bone, from the joint."""
+    """Return the ends of the upper and the lower bone, relative to the joint."""
     angle = limb.rest + turn + tilt
     upper = _polar(angle, limb.lengths[0])
     return upper, _add(upper, _polar(angle + limb.bend + knee, limb.lengths[1]))

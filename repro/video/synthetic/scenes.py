@@ -1,6 +1,6 @@
-"""Synthetic scenes as lists of numbers (who does what, where, for how long), and their pictures.
+"""Synthetic scenes, described by a few numbers (species, action, place, duration), and their pictures.
 
-Pictures are the same bits on every machine: joints are rounded to 1/16 pixel before anything is drawn, and drawing is
+Pictures have the same bits on every machine: joints are rounded to 1/16 pixel before anything is painted, and painting is
 integer arithmetic.
 """
 
@@ -16,7 +16,7 @@ from repro.video.synthetic.figures import ACTIONS, PLANS, SPECIES, TRAIN_SPECIES
 Picture = UInt8[np.ndarray, "H W 3"]
 
 VERSION = 1
-"""Raised if the same scene would give other pictures."""
+"""Raised if the same scene gives other pictures."""
 SUB = 16
 """Joints are rounded to a grid of 1/16 pixel."""
 SIZES = ((120, 160), (144, 176), (108, 192), (128, 128), (160, 120))
@@ -34,7 +34,7 @@ class Scene:
     height: int
     width: int
     rate: int
-    """Frames a second."""
+    """Frames per second."""
     frames: int
     period: float
     """Seconds per repetition of the action."""
@@ -42,19 +42,20 @@ class Scene:
     drift: tuple[float, float]
     """Movement of the camera over the clip, in pixels."""
     seed: int
-    """Of the background and the colours."""
+    """Seed of the background and the colours."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def smoke_scenes() -> list[Scene]:
-    """40 clips: 4 actions by 3 training species and 2 test species, 2 takes each."""
+    """Return the smoke job's 40 scenes: 4 actions by 3 training and 2 test species, 2 takes each."""
     scenes = []
     for species_number, species in enumerate(SPECIES):
         for action_number, action in enumerate(ACTIONS):
             for take in range(2):
                 number = (species_number * len(ACTIONS) + action_number) * 2 + take
+                # The order of the calls below is part of the scenes: another order gives other clips and golden values.
                 draw = np.random.default_rng([20250913, number])
                 height, width = SIZES[int(draw.integers(len(SIZES)))]
                 scenes.append(
@@ -77,13 +78,14 @@ def smoke_scenes() -> list[Scene]:
 
 
 def pictures(scene: Scene) -> Iterator[Picture]:
-    """Every frame of a scene, in order."""
+    """Yield every frame of a scene, in order."""
     draw = np.random.default_rng([7, scene.seed])
     world = _background(scene, draw)
     colours = _colours(draw)
     unit = PLANS[scene.species].scale * scene.height
     for number in range(scene.frames):
         share = number / max(scene.frames - 1, 1)
+        # The camera starts in the middle of the world's margin (32 and 16 pixels), which the drift never exceeds.
         left = 32 + round(scene.drift[0] * share)
         top = 16 + round(scene.drift[1] * share)
         picture = world[top : top + scene.height, left : left + scene.width].copy()
@@ -93,7 +95,7 @@ def pictures(scene: Scene) -> Iterator[Picture]:
 
 
 def _background(scene: Scene, draw: np.random.Generator) -> Picture:
-    """A world a little larger than the picture: sky and ground, boxes and stones, grain."""
+    """Generate a world a little larger than the picture: sky, ground, boxes of any colour, and grain."""
     height, width = scene.height + 32, scene.width + 64
     sky, ground = draw.integers(60, 200, 3), draw.integers(40, 160, 3)
     horizon = int(0.78 * scene.height) + 16
@@ -108,7 +110,7 @@ def _background(scene: Scene, draw: np.random.Generator) -> Picture:
 
 
 def _colours(draw: np.random.Generator) -> np.ndarray:
-    """Four shades of one coat, `[4, 3]`: torso, near limb, far limb, head."""
+    """Generate four shades of one coat, `[4, 3]`: torso, near limb, far limb, head."""
     coat = draw.integers(30, 226, 3)
     shades: np.ndarray = np.clip(coat + np.array([[0], [-25], [-50], [25]]), 0, 255).astype(np.uint8)
     return shades
@@ -122,16 +124,16 @@ def _draw(
     for bone in bones:
         ends = []
         for x, y in (bone.start, bone.end):
-            # A walker that leaves the picture on one side returns on the other.
             across = scene.facing * x * unit + (0.5 if scene.action != "walk" else 0.35) * scene.width
             ends.append((across - camera[0], ground - y * unit - camera[1]))
+        # A walker that leaves the picture on one side returns on the other.
         shift = -span * np.floor((ends[0][0] + 0.15 * scene.width) / span) if scene.action == "walk" else 0.0
         points = [(round((x + shift) * SUB), round(y * SUB)) for x, y in ends]
         capsule(picture, points[0], points[1], max(round(bone.width * unit * SUB / 2), SUB), colours[bone.shade])
 
 
 def capsule(picture: Picture, start: tuple[int, int], end: tuple[int, int], radius: int, colour: np.ndarray) -> None:
-    """Fill all pixels within `radius` of the line from `start` to `end` (x, y; all in 1/16 pixel), exactly."""
+    """Fill all pixels within `radius` of the line from `start` to `end` (x, y; all in 1/16 pixel), in integer arithmetic."""
     height, width = picture.shape[:2]
     low_x = max((min(start[0], end[0]) - radius) // SUB, 0)
     high_x = min((max(start[0], end[0]) + radius) // SUB + 1, width)
@@ -142,6 +144,8 @@ def capsule(picture: Picture, start: tuple[int, int], end: tuple[int, int], radi
     x = np.arange(low_x, high_x, dtype=np.int64)[None, :] * SUB + SUB // 2 - start[0]
     y = np.arange(low_y, high_y, dtype=np.int64)[:, None] * SUB + SUB // 2 - start[1]
     along_x, along_y = end[0] - start[0], end[1] - start[1]
+    # A pixel's centre is inside if it is within `radius` of either end, or its projection falls between the ends and its
+    # distance to the line, |cross| / length, is at most `radius`: squared and multiplied out, so that all is integer.
     length2 = along_x**2 + along_y**2
     dot = x * along_x + y * along_y
     near_start = x**2 + y**2 <= radius**2
