@@ -37,6 +37,7 @@ class Cell(Config):
     @property
     def name(self) -> str:
         """As in file names and records: t20_layer09, t20_up_03, layer12, final. Part of the workspace's file names."""
+        # Numbers are padded, so that file names sort in the order of layers.
         side, _, number = str(self.layer).rpartition("_")
         layer = "final" if self.layer == "final" else f"{side}_{int(number):02d}" if side else f"layer{self.layer:02d}"
         return layer if self.timestep is None else f"t{self.timestep:02d}_{layer}"
@@ -63,10 +64,12 @@ class Checkpoint(RemoteFile):
 
     @model_validator(mode="after")
     def _check_origin(self) -> "Checkpoint":
+        # Exactly one origin: otherwise it would depend on the code which of two files is used.
         if [self.is_remote, self.drawn_from_seed is not None, self.package is not None].count(True) != 1:
             raise ValueError("a checkpoint has one of hub, url, drawn_from_seed and package")
         if self.is_remote and self.licence_url is None:
             raise ValueError("a downloaded checkpoint needs a licence_url")
+        # Without the extra, no message could say how to install the package.
         if (self.package is None) != (self.extra is None):
             raise ValueError("package and extra belong together: the extra installs the package")
         return self
@@ -188,6 +191,7 @@ def choose_cells(
     """
     axes = config.axes()
     if grid and axes.timesteps is not None:
+        # As in the release, the grid has no output blocks.
         timesteps = [t for t in GRID_TIMESTEPS if t < axes.timesteps]
         layers = range(1, (axes.layers or 0) + 1)
     if not axes.words:

@@ -83,6 +83,7 @@ class Backbone(Generic[ConfigT_co]):
     def identity(self) -> dict[str, Any]:
         """Everything its features depend on besides the video and the cell. Content keys are made of it."""
         identity = self.config.model_dump(mode="json", exclude=set(self.config.not_in_identity))
+        # sgm and diffusers agree within rounding, not bit for bit, so each has its own key.
         if self.checkpoint is not None:
             identity |= {"checkpoint_sha256": self.checkpoint_sha256, "implementation": self.implementation}
         return identity | dict(self.other_inputs.identity)

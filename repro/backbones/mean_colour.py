@@ -49,6 +49,7 @@ class MeanColour:
     def features(
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+        # Mean over rows and columns, in float64, from [0, 255] to [-1, 1].
         colour = np.concatenate([frames.mean(axis=(1, 2)) for frames in windows]) / 127.5 - 1
         return {self.config.name: {"final": (colour @ self.spread.astype(np.float64)).astype(np.float32)}}
 

@@ -36,6 +36,7 @@ class WindowNoise:
         name = f"{self.seed}/{self.video_sha256}/{self.window}/{stream}"
         # A counter-based generator: any 128-bit key gives an independent stream, so the hash can be the key itself.
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
+        # Filled in row-major order, frames first: what makes a shorter window take the beginning.
         return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)
 
 

@@ -39,6 +39,7 @@ def fp32_products(precision: Precision) -> Iterator[None]:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Autocast for UNet, image tower and encoders; SVD's VAE encoders run outside of it."""
+    # fp32 and tf32 differ in fp32_products, not in the type of tensors, so both run without autocast.
     kind = _AUTOCAST.get(precision)
     return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)
 
@@ -63,4 +64,5 @@ def move_to_device(networks: Movable, device: str) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Recognise a lack of memory: a GPU's has its own exception type, torch's CPU allocator raises a plain RuntimeError."""
     text = str(error)
+    # The CPU allocator's message: "... can't allocate memory: you tried to allocate ...".
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("alloc" in text and "memory" in text)

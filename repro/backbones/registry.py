@@ -71,6 +71,7 @@ def _find_family(name: str, path: Path | None = None) -> Family[Any]:
         return FAMILIES[name]
     module = f"repro.backbones.{name}"
     members = vars(import_module(module)).values() if find_spec(module) else ()
+    # The module also holds the names it imports, Family itself among them: only its own subclass counts.
     for member in members:
         if isinstance(member, type) and issubclass(member, Family) and member.__module__ == module:
             family: Family[Any] = member()
@@ -139,9 +140,12 @@ def open_extractors(requests: Requests, execution: Execution) -> list[Extractor]
         UsageError: a cell does not exist.
         MissingError: a checkpoint is not what its config describes, or does not fit into memory.
     """
+    # A family gets all of its backbones in one call: svd_xt and sdv2 then share VAE and image tower.
     by_family: dict[str, list[Any]] = {}
     for backbone, cells in requests:
         by_family.setdefault(backbone.config.family, []).append((backbone, cells))
     return [
-        extractor for name, own in by_family.items() for extractor in _find_family(name).open_extractors(own, execution)
+        extractor
+        for name, own_requests in by_family.items()
+        for extractor in _find_family(name).open_extractors(own_requests, execution)
     ]

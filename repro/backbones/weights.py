@@ -65,25 +65,27 @@ def read_noted_sha256(path: Path) -> str | None:
 def ensure_random_weights(
     config: BackboneConfig, family: Family[Any], workspace: Workspace, warn: Callable[[str], None]
 ) -> tuple[Path, str, bool]:
-    """Generate the random weights of a config whose checkpoint has a seed, unless the file is there already.
+    """Generate the random weights of a config whose checkpoint has a seed, unless the file exists.
 
     FILE.drawn.json holds the file's sha256 and a key of what it was generated from. A file that does not match its stamp is
     renamed and regenerated.
 
     Returns:
-        The file, its sha256, and whether it was there already.
+        The file, its sha256, and whether it existed.
     """
     checkpoint = config.checkpoint
     assert checkpoint is not None
     assert checkpoint.drawn_from_seed is not None
     seed, path = checkpoint.drawn_from_seed, checkpoint_path(checkpoint, workspace)
     stamp = path.with_name(path.name + ".drawn.json")
+    # The key holds only what the weights depend on: other changes of a config keep the file.
     described = config.model_dump(mode="json", include=set(family.weights_depend_on))
     key = content_key({"seed": seed, "version": RANDOM_WEIGHTS_VERSION} | described)
     found = file_sha256(path) if path.is_file() else None
     if found is not None and read_json_or_none(stamp) == {"key": key, "sha256": found}:
         return path, found, True
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The stamp is written last: killed before that, the file matches no stamp, and the next run generates it again.
     with replacing_file(path) as partial:
         family.write_random_weights(config, partial, seed)
         generated = file_sha256(partial)
@@ -103,6 +105,7 @@ def check_tensors(
     Raises:
         MissingError: tensors are missing, unknown or of another shape; the first three are named.
     """
+    # Names and shapes decide, not counts: a single tensor left at its initial value would change features silently.
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected and not name.startswith(unused)]
     misshapen = [

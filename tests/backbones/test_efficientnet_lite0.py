@@ -27,6 +27,7 @@ from repro.readout.compute import Compute
 from repro.smoke import clips, job
 from repro.table.rows import load_row
 from repro.video.readers import READERS
+from repro.video.synthetic import scenes
 
 NAME = "efficientnet_lite0"
 ROW = f"smoke_{NAME}"
@@ -91,14 +92,16 @@ def test_features_are_a_vector_a_frame(
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_from_the_smoke_jobs_clips_to_a_prediction(
-    rendered: dict[str, Path], workspace: Workspace, reporter: RecordingReporter
+    rendered: dict[str, Path], tmp_path: Path, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     """The row as `repro smoke --pretrained` runs it, on a fourth of the clips and for two epochs."""
     row = load_row(ROW)
     row = row.model_copy(update={"readout": row.readout.model_copy(update={"epochs": 2})})
-    clips.render_clips(workspace.smoke / "clips", reporter)
-    whole = clips.rendered_splits(workspace.smoke / "clips")
-    splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in whole.items()}
+    complete = clips.rendered_splits(tmp_path)
+    splits = {part: Split(split.name, split.classes, split.clips[::4]) for part, split in complete.items()}
+    by_id = {scene.id: scene for scene in scenes.smoke_scenes()}
+    for clip in (*splits["train"].clips, *splits["test"].clips):
+        clips.encode_scene(clip.path, by_id[clip.id])
     inputs = extract_row(row, RowData(splits), workspace, Execution(), reporter)
     (record,) = run_readouts(inputs, [52], workspace, reporter, compute=Compute(threads=1))
     assert record.features.width == 1280

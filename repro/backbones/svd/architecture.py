@@ -59,6 +59,7 @@ def layer_depth(layer: Layer) -> int:
     Raises:
         UsageError: there is no such layer.
     """
+    # Layer n up to 12 is input_blocks[n - 1] of sgm's UNet, up_n is output_blocks[n - 1].
     if layer not in SVD_CELLS:
         raise UsageError(
             f"layer {layer} does not exist: layers 1 to {SVD_LAYERS - 1} are the input blocks, {SVD_LAYERS} the middle block, "

@@ -43,7 +43,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """A tensor of the file, and how a module's tensor is made of it."""
 
     name: str
@@ -68,6 +68,8 @@ class Source:
         return tensor.T.contiguous() if self.transposed else tensor
 
 
+# sgm's resnets are nn.Sequentials, whose numbers also count layers without weights (SiLU, dropout):
+# in_layers = norm, SiLU, conv; emb_layers = SiLU, linear; out_layers = norm, SiLU, dropout, conv.
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -87,35 +89,39 @@ _UNET_ENDS = {
 }
 
 
-def unet_source(name: str) -> Source:
+def unet_source(name: str) -> TensorSource:
     """Return the source of a tensor of UNetSpatioTemporalConditionModel."""
     owner, leaf = name.rsplit(".", 1)
     if owner in _UNET_ENDS:
-        return Source(f"{UNET}{_UNET_ENDS[owner]}.{leaf}")
+        return TensorSource(f"{UNET}{_UNET_ENDS[owner]}.{leaf}")
     match = re.fullmatch(
         r"(down_blocks|up_blocks)\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.+)", name
     )
     if match:
         side, block, kind, slot, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+        # input_blocks counts conv_in as 0, then per level two resnets (each with its attention) and a downsampler;
+        # output_blocks counts three resnets per level, and has no block for an upsampler.
         if kind == "downsamplers":
-            return Source(f"{UNET}input_blocks.{3 * block + 3}.0.{rest.replace('conv', 'op', 1)}")
+            # sgm calls the convolution `op`.
+            return TensorSource(f"{UNET}input_blocks.{3 * block + 3}.0.{rest.replace('conv', 'op', 1)}")
         if kind == "upsamplers":
             # After the resnet, and after the attention in blocks that have one (all but the first).
-            return Source(f"{UNET}output_blocks.{3 * block + 2}.{1 if block == 0 else 2}.{rest}")
+            return TensorSource(f"{UNET}output_blocks.{3 * block + 2}.{1 if block == 0 else 2}.{rest}")
         number = 3 * block + slot + (1 if side == "down_blocks" else 0)
         blocks = "input_blocks" if side == "down_blocks" else "output_blocks"
-        return Source(f"{UNET}{blocks}.{number}.{_unet_part(kind, rest)}")
+        return TensorSource(f"{UNET}{blocks}.{number}.{_unet_part(kind, rest)}")
     match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name)
     if match:
         # Resnet, attention, resnet.
         place = 1 if match[1] == "attentions" else 2 * int(match[2])
-        return Source(f"{UNET}middle_block.{place}.{_unet_part(match[1], match[3]).split('.', 1)[1]}")
+        return TensorSource(f"{UNET}middle_block.{place}.{_unet_part(match[1], match[3]).split('.', 1)[1]}")
     raise KeyError(name)
 
 
 def _unet_part(kind: str, rest: str) -> str:
     """Name of a tensor within its block: resnets are part 0, attentions part 1."""
     if kind == "resnets":
+        # The temporal resnet (time_stack) and the factor that mixes it in (time_mixer) are inside the spatial one.
         if rest.startswith("time_mixer."):
             return f"0.{rest}"
         branch, layer, leaf = rest.split(".")
@@ -128,34 +134,37 @@ def _unet_part(kind: str, rest: str) -> str:
     return f"1.{rest}"
 
 
+# diffusers names the VAE's attention as in its transformers; its query, key and value are linear layers there, and 1x1
+# convolutions in the file.
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def vae_source(name: str, prefix: str) -> Source:
+def vae_source(name: str, prefix: str) -> TensorSource:
     """Return the source of a tensor of AutoencoderKL's encoder; `prefix` says which of the two VAEs."""
     if name.startswith("quant_conv."):
-        return Source(prefix + name)
+        return TensorSource(prefix + name)
     inner = name.removeprefix("encoder.")
     match = re.fullmatch(r"down_blocks\.(\d)\.resnets\.(\d)\.(.+)", inner)
     if match:
-        return Source(
+        return TensorSource(
             f"{prefix}encoder.down.{match[1]}.block.{match[2]}.{match[3].replace('conv_shortcut', 'nin_shortcut')}"
         )
     match = re.fullmatch(r"down_blocks\.(\d)\.downsamplers\.0\.(.+)", inner)
     if match:
-        return Source(f"{prefix}encoder.down.{match[1]}.downsample.{match[2]}")
+        return TensorSource(f"{prefix}encoder.down.{match[1]}.downsample.{match[2]}")
+    # The middle is block_1, attn_1, block_2, counted from 1.
     match = re.fullmatch(r"mid_block\.resnets\.(\d)\.(.+)", inner)
     if match:
-        return Source(f"{prefix}encoder.mid.block_{int(match[1]) + 1}.{match[2]}")
+        return TensorSource(f"{prefix}encoder.mid.block_{int(match[1]) + 1}.{match[2]}")
     match = re.fullmatch(r"mid_block\.attentions\.0\.(.+)\.(weight|bias)", inner)
     if match:
         layer = _VAE_ATTENTION[match[1]]
-        return Source(
+        return TensorSource(
             f"{prefix}encoder.mid.attn_1.{layer}.{match[2]}", pointwise=layer != "norm" and match[2] == "weight"
         )
     match = re.fullmatch(r"(conv_in|conv_out|conv_norm_out)\.(.+)", inner)
     if match:
-        return Source(f"{prefix}encoder.{match[1].replace('conv_norm_out', 'norm_out')}.{match[2]}")
+        return TensorSource(f"{prefix}encoder.{match[1].replace('conv_norm_out', 'norm_out')}.{match[2]}")
     raise KeyError(name)
 
 
@@ -177,20 +186,22 @@ BLOCK_OF_TOWER = {
 }
 
 
-def tower_source(name: str) -> Source:
+def tower_source(name: str) -> TensorSource:
     """Return the source of a tensor of CLIPVisionModelWithProjection."""
+    # open_clip multiplies by `proj` from the right; a linear layer of torch multiplies by its transpose.
     if name == "visual_projection.weight":
-        return Source(f"{IMAGE_TOWER}proj", transposed=True)
+        return TensorSource(f"{IMAGE_TOWER}proj", transposed=True)
     inner = name.removeprefix("vision_model.")
     if inner in _TOWER_ENDS:
-        return Source(IMAGE_TOWER + _TOWER_ENDS[inner])
+        return TensorSource(IMAGE_TOWER + _TOWER_ENDS[inner])
     match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", inner)
     if match:
         block, layer, leaf = f"{IMAGE_TOWER}transformer.resblocks.{match[1]}.", match[2], match[3]
+        # open_clip's nn.MultiheadAttention packs query, key and value into one matrix; transformers has a layer for each.
         stacked = re.fullmatch(r"self_attn\.([qkv])_proj", layer)
         if stacked:
-            return Source(f"{block}attn.in_proj_{leaf}", third="qkv".index(stacked[1]))
-        return Source(f"{block}{BLOCK_OF_TOWER[layer]}.{leaf}")
+            return TensorSource(f"{block}attn.in_proj_{leaf}", third="qkv".index(stacked[1]))
+        return TensorSource(f"{block}{BLOCK_OF_TOWER[layer]}.{leaf}")
     raise KeyError(name)
 
 
@@ -208,6 +219,7 @@ def open_checkpoint(path: Path, expected: Shapes) -> safe_open:
         raise MissingError(
             f"checkpoint {path}: not a complete safetensors file ({error}): fetch it again and compare its sha256"
         ) from error
+    # Shapes are read off the header: no tensor is loaded before all of them are known to fit.
     found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
     check_tensors(f"checkpoint {path}", found, expected, UNUSED)
     return file
@@ -225,10 +237,12 @@ def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Float32[np.n
     # Keyed by the tensor's name, so that it does not depend on which others are generated.
     key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
     values = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)
+    # Unscaled: sigmoid(mix_factor) then gives spatial and temporal branches clearly different weights in every block.
     if name.endswith("mix_factor"):
         return values
     if name.endswith("bias"):
         return np.float32(0.05) * values
     if len(shape) == 1:
         return np.float32(1) + np.float32(0.1) * values
+    # Divided by the square root of the number of inputs, so that outputs keep the scale of inputs.
     return values / np.float32(math.sqrt(math.prod(shape[1:])))

@@ -25,6 +25,7 @@ class SvdSchedule(Config):
     """EDM noise levels (Karras et al. 2022, eq. 5); timestep 0 is the noisiest."""
 
     steps: Positive
+    # The published config's sigma_max of 700 is that of SVD; Karras et al. use 80 for pixels.
     sigma_max: Annotated[float, Field(gt=0)] = 700.0
     sigma_min: Annotated[float, Field(gt=0)] = 0.002
     rho: Annotated[float, Field(gt=0)] = 7.0
@@ -38,6 +39,7 @@ class SvdConditioning(Config):
     # Left out of dumps if None, so that it does not enter the content keys of features made before the key existed.
     actions_of: SplitName | None = Field(default=None, exclude_if=lambda split: split is None)
     """<data set>/<split> whose class names the texts are."""
+    # Defaults of sgm's scripts/sampling/simple_video_sample.py, like the noise seed 23 below. 6 stands for 7 frames per second.
     fps_id: int = 6
     motion_bucket_id: int = 127
     noise_augmentation: Annotated[float, Field(ge=0)] = 0.02
@@ -86,6 +88,7 @@ class SvdConfig(BackboneConfig):
             timesteps=self.schedule.steps,
             layers=SVD_LAYERS,
             ups=SVD_UPS,
+            # The cell that the release's rows read; a shorter schedule ends before timestep 20.
             usual=Cell(timestep=min(20, self.schedule.steps - 1), layer=9),
             words="12 input blocks and the middle block",
         )

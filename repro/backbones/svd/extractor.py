@@ -38,6 +38,7 @@ class SvdExtractor:
             for backbone, _ in requests
         }
         inputs = first.other_inputs
+        # Backbones of one extractor have equal conditioning, so the first one's texts are everyone's.
         text = load_text_embeddings(inputs) if self.config.conditioning.texts and inputs.files else None
         # Before the networks are loaded, which takes far longer.
         check_text(self.config, text)
@@ -74,9 +75,11 @@ class SvdExtractor:
     def features(
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+        # A single window: at_once is 1.
         ((frames,), (noise,)) = windows, noises
         means = self.model.compute_window(pad_window(frames, self.frames.window), len(frames), noise)
         return {
+            # Rows after the real frames are those of black padding.
             name: {cell: means[name][place][: len(frames)].cpu().numpy() for place, cell in places.items()}
             for name, places in self.names.items()
         }

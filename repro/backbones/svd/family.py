@@ -29,6 +29,7 @@ class SvdFamily(Family[SvdConfig]):
         """Backbones that differ in temporal mixing alone are computed together."""
         groups: dict[str, Requests[SvdConfig]] = {}
         for backbone, cells in requests:
+            # These keys change neither the weights nor the UNet's inputs, so backbones that differ in them share both.
             config = backbone.config.model_dump(mode="json", exclude={"title", "version", "temporal_mixing"})
             key = repr((config, backbone.checkpoint_sha256))
             groups[key] = [*groups.get(key, ()), (backbone, cells)]

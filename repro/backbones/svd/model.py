@@ -25,6 +25,7 @@ from repro.core.errors import MissingError, UsageError
 
 LATENT_SCALE = 0.18215
 """Factor on the sampled latent (sgm's scale_factor); the condition's latent is not scaled."""
+# Five frames of the published size.
 PIXELS_AT_ONCE = 5 * 576 * 1024
 """Pixels that the VAE encoders and the image tower take at once by default: it bounds their memory."""
 
@@ -64,9 +65,14 @@ def noise_level(schedule: SvdSchedule, timestep: int) -> float:
 
     sigma_i = (sigma_max^(1/rho) + i / (steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
     """
+    # Equal steps in sigma^(1/rho). rho = 7 makes the steps short at low noise.
     share = timestep / (schedule.steps - 1) if schedule.steps > 1 else 0.0
     high, low = schedule.sigma_max ** (1 / schedule.rho), schedule.sigma_min ** (1 / schedule.rho)
     return float((high + share * (low - high)) ** schedule.rho)
+
+
+# EDM preconditioning (Karras et al. 2022, eq. 7, with sigma_data = 1): the denoiser is
+# D(x) = c_skip x + c_out UNet(c_in x, c_noise). Features are inside the UNet, so only c_in and c_noise are needed.
 
 
 def input_scale(sigma: float) -> float:
@@ -198,12 +204,16 @@ class SvdModel:
         features: dict[str, dict[Place, Tensor]] = {}
         for name, request in self.requests.items():
             count = len(picture) if request.mixing else real
-            own = Conditioning(conditioning.crossattn[:count], conditioning.concat[:count], conditioning.vector[:count])
+            # A request without mixing leaves out the padding, although another request of the same window needs it.
+            inputs = Conditioning(
+                conditioning.crossattn[:count], conditioning.concat[:count], conditioning.vector[:count]
+            )
             features[name] = {}
             for timestep in request.timesteps:
                 sigma = noise_level(self.config.schedule, timestep)
+                # EDM's forward process is x + sigma n. As released the noise is left out (docs/deviations.md 3).
                 noisy = latent if grain is None else latent + sigma * grain
-                means = self._layer_means(noisy[:count], own, sigma, request.layers(timestep), request.mixing)
+                means = self._layer_means(noisy[:count], inputs, sigma, request.layers(timestep), request.mixing)
                 features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
         return features
 
@@ -213,11 +223,13 @@ class SvdModel:
         numbers = torch.tensor(
             [settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation], device=self.device
         )
+        # sgm's order of embedders in the conditioner. Every frame gets the same numbers.
         vector = networks.vector(numbers)[None].repeat(frames, 1)
         if settings.source == "none":
             height, width = picture.shape[-2:]
             embedding = torch.zeros(frames, 1, self.config.architecture.unet.context_dim, device=self.device)
             return Conditioning(embedding, torch.zeros(frames, 4, height // 8, width // 8, device=self.device), vector)
+        # N = number of texts: the cross-attention of every frame sees all class names, in no order.
         if self.text is not None:
             crossattn = self.text[None].expand(frames, -1, -1)
         else:
@@ -230,6 +242,7 @@ class SvdModel:
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
         """Sample the VAE's posterior, scaled."""
         moments = self._repeating_black(self.networks.moments, picture, real)
+        # The encoder's 8 channels are the posterior's moments: 4 of means, then 4 of log variances.
         mean, log_variance = moments.chunk(2, dim=1)
         # The clamp is sgm's (DiagonalGaussianDistribution).
         deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
@@ -265,6 +278,7 @@ class SvdModel:
         As in the release no noise is added to the latent: a timestep only scales it and sets the UNet's time
         (docs/deviations.md 3).
         """
+        # 8 input channels: 4 of the scaled latent, 4 of the conditioning frame, which is not scaled.
         x = torch.cat([latent * input_scale(sigma), conditioning.concat], dim=1)
         means: dict[Layer, Tensor] = {}
         last = max(layers, key=layer_depth)

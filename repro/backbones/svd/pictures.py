@@ -6,6 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+# The same as CLIP's own (Radford et al. 2021); open_clip's ViT-H/14 was trained with them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenCLIP's mean and standard deviation of pixels in [0, 1]."""
@@ -43,6 +44,7 @@ def to_image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[
     if height > side or width > side:
         # As in kornia, both axes are blurred as soon as one of them shrinks.
         picture = _blur(picture, height / side, width / side)
+    # align_corners=True as in sgm. Bicubic overshoots at edges, and values outside [-1, 1] are kept.
     resized = functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=True)
     mean, std = (torch.tensor(values, device=picture.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return ((resized + 1) / 2 - mean) / std
@@ -56,12 +58,15 @@ def _blur(picture: Float[Tensor, "T 3 H W"], down: float, across: float) -> Floa
         sigma = max((factor - 1) / 2, 0.001)
         taps = int(max(4 * sigma, 3))
         taps += 1 - taps % 2
+        # Distances of the taps from the centre, in pixels of the picture before it shrinks.
         at = torch.arange(taps, dtype=picture.dtype, device=picture.device) - taps // 2
         kernel = torch.exp(-0.5 * (at / sigma) ** 2)
         kernel = kernel / kernel.sum()
         shape = [1, 1, 1, 1]
         shape[axis] = taps
+        # functional.pad counts axes from the last: (left, right, top, bottom).
         edge = (0, 0, taps // 2, taps // 2) if axis == 2 else (taps // 2, taps // 2, 0, 0)
         reflected = functional.pad(picture, edge, mode="reflect")
+        # groups=3: the same kernel for each colour channel, and none of them mixed.
         picture = functional.conv2d(reflected, kernel.view(shape).repeat(3, 1, 1, 1), groups=3)
     return picture

@@ -40,6 +40,7 @@ def compute_plain_window(
     features: dict[Place, Tensor] = {}
     with fp32_products(config.precision):
         for timestep in request.timesteps:
+            # Everything anew for each timestep, as the release's loop does.
             picture = pictures.to_pixels(frames, config.size, where)
             grain = torch.from_numpy(noise.sample("augmentation", tuple(picture.shape))).to(where)
             noisy = picture + settings.noise_augmentation * grain
@@ -52,6 +53,7 @@ def compute_plain_window(
                 with autocast(config.precision, where):
                     embeds = networks.image_embeds(picture).float()
                 halves.append((weight * embeds[:, None], weight * networks.condition_latent(noisy)))
+            # sgm's guider stacks the halves: unconditional first.
             crossattn, concat = (torch.cat(parts) for parts in zip(*halves, strict=True))
             if text is not None:  # the unconditional half is dropped, so its text does not matter
                 crossattn = text.to(where).expand(2 * count, -1, -1)
@@ -67,5 +69,6 @@ def compute_plain_window(
             with autocast(config.precision, where):
                 outputs = networks.published_forward(x, time_input(sigma), crossattn, vector, count, request.mixing)
             for layer in request.layers(timestep):
+                # [count:] is the conditional half.
                 features[(timestep, layer)] = outputs[layer_depth(layer) - 1][count:].float().mean(dim=(2, 3))
     return features

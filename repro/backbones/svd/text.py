@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from repro.backbones.svd.checkpoint import BLOCK_OF_TOWER, Source
+from repro.backbones.svd.checkpoint import BLOCK_OF_TOWER, TensorSource
 from repro.backbones.svd.text_files import TextTower
 from repro.core.errors import MissingError, UsageError
 
@@ -56,11 +56,14 @@ def embed_texts(tower: TextTower, weights: Path, merges: Path, texts: Sequence[s
 
 def clean_text(text: str) -> str:
     """Normalise a text as OpenCLIP does, except for its repair of wrongly decoded characters: no class name has any."""
+    # Twice: web texts were often escaped twice ("&amp;amp;").
     return re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip().lower()
 
 
 def load_tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
     """Load the tokenizer. Ids, in order: bytes, bytes that end a word, merges as in the file, start and end of text."""
+    # 256 bytes, 256 bytes that end a word, and two marks are no merges. Line 0 of the file is a version header; the file
+    # has more merges than CLIP uses.
     count = vocabulary - 2 * 256 - 2
     try:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : count + 1]
@@ -87,8 +90,9 @@ def _load_model(tower: TextTower, path: Path) -> CLIPTextModelWithProjection:
                 num_hidden_layers=tower.layers,
                 num_attention_heads=tower.heads,
                 max_position_embeddings=tower.context,
-                hidden_act="gelu",
+                hidden_act="gelu",  # the exact one, as in open_clip's ViT-H/14
                 layer_norm_eps=1e-5,
+                # transformers reads the output at the end token, which it finds by this id.
                 bos_token_id=tower.vocabulary - 2,
                 eos_token_id=tower.vocabulary - 1,
             )
@@ -120,6 +124,7 @@ def _open_weights(path: Path) -> Any:
         return lambda name: file.get_tensor(name) if name in names else None  # type: ignore[no-untyped-call]
     except SafetensorError:
         pass
+    # weights_only: a pickle that would run code is refused. mmap: only the text tower's tensors are read from the disk.
     try:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True).get
     except Exception as error:  # a damaged pickle may raise anything
@@ -136,17 +141,17 @@ _ENDS = {
 }
 
 
-def text_source(name: str) -> Source:
+def text_source(name: str) -> TensorSource:
     """Return the source of a tensor of CLIPTextModelWithProjection in an OpenCLIP file."""
     if name == "text_projection.weight":
-        return Source("text_projection", transposed=True)
+        return TensorSource("text_projection", transposed=True)
     if name in _ENDS:
-        return Source(_ENDS[name])
+        return TensorSource(_ENDS[name])
     match = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
     if match is None:
         raise KeyError(name)
     block, layer, leaf = f"transformer.resblocks.{match[1]}.", match[2], match[3]
     stacked = re.fullmatch(r"self_attn\.([qkv])_proj", layer)
     if stacked:
-        return Source(f"{block}attn.in_proj_{leaf}", third="qkv".index(stacked[1]))
-    return Source(f"{block}{BLOCK_OF_TOWER[layer]}.{leaf}")
+        return TensorSource(f"{block}attn.in_proj_{leaf}", third="qkv".index(stacked[1]))
+    return TensorSource(f"{block}{BLOCK_OF_TOWER[layer]}.{leaf}")

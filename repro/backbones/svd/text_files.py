@@ -75,12 +75,14 @@ def find_texts_and_files(actions_of: SplitName | None, workspace: Workspace, to_
     hashes, sha256, paths = FileHashes(workspace.hashes), {}, {}
     for part, file in (("weights", encoder.weights), ("merges", encoder.merges)):
         paths[part] = workspace.checkpoints / file.file
+        # For stored features a missing file may be named by its published sha256.
         sha256[part] = hashes.sha256(paths[part]) if paths[part].is_file() else file.sha256
         if file.sha256 not in (None, sha256[part]):
             raise MissingError(
                 f"{paths[part]}: sha256 is {sha256[part]}, expected {file.sha256}: it is damaged or another file: fetch it "
                 "again"
             )
+    # Without class names, a single empty text: repeating it for each class would not change attention's result.
     texts = _class_names(actions_of, workspace) if actions_of is not None else ("",)
     return OtherInputs({"text": {"texts": list(texts), "tower": encoder.tower.model_dump(mode="json")} | sha256}, paths)
 

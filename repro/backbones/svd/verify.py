@@ -69,6 +69,7 @@ def verify_against_golden(
     """
     check_text(config, None)
     windows = read_golden(folder)
+    # All files are checked before the networks are loaded, which takes far longer.
     for path, golden in windows:
         _check_golden_file(path, golden)
     # A file may contain only the conditioning; then any place does.
@@ -85,6 +86,7 @@ def verify_against_golden(
     move_to_device(networks, execution.device)
     noise = GoldenNoise()
     for path, golden in windows:
+        # Golden windows have sizes of their own; the VAE divides heights and widths by 8.
         height, width = (8 * n for n in golden["concat"].shape[-2:])
         sized = config.model_copy(update={"size": (height, width)})
         # Golden values are of all frames. Without mixing the model would leave out padding, so all frames count as real.
@@ -155,6 +157,7 @@ def compare_ways(
         yield compare_cells(
             f"{name}, fast path", f"{name}, plain ({perf_counter() - start:.1f} s)", means, plain, seconds, limit
         )
+        # Both implementations, each equal to its own plain path, must also agree with each other.
         if fast:
             first = next(iter(fast))
             yield compare_cells(name, first, means, fast[first], seconds, limit)
@@ -166,6 +169,7 @@ def compare_ways(
             continue
         reduced = config.model_copy(update={"precision": precision})
         means, seconds = _compute_fast(reduced, chosen, checkpoint, request, frames, real, execution)
+        # No bound: reduced precision is reported, not judged.
         yield compare_cells(f"{chosen}, {precision}", f"{chosen}, fp32", means, fast[chosen], seconds, None)
 
 

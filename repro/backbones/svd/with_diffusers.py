@@ -20,11 +20,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from repro.backbones.svd import checkpoint, pictures
 from repro.backbones.svd.architecture import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
-from repro.backbones.svd.checkpoint import Source, open_checkpoint
+from repro.backbones.svd.checkpoint import TensorSource, open_checkpoint
 from repro.backbones.svd.networks import Implementation, Needs
 from repro.backbones.weights import Shapes
 
-Part = tuple[nn.Module, Callable[[str], Source]]
+SourcedModule = tuple[nn.Module, Callable[[str], TensorSource]]
 """A module, and the function that gives each of its tensors' source in the file."""
 
 
@@ -36,10 +36,10 @@ class DiffusersNetworks:
         self.architecture = architecture
         self.unet, self.latent_vae, self.condition_vae, self.image_tower = _build_modules(architecture)
         if not needs.complete:
-            _drop_later_layers(self.unet, layer_depth(needs.last_layer))
+            drop_later_layers(self.unet, layer_depth(needs.last_layer))
         if not needs.mixing:
-            _drop_temporal(self.unet)
-        self._sources: list[Part] = [
+            _drop_temporal_branches(self.unet)
+        self._sources: list[SourcedModule] = [
             (self.unet, checkpoint.unet_source),
             (self.latent_vae, lambda name: checkpoint.vae_source(name, checkpoint.LATENT_VAE)),
         ]
@@ -59,7 +59,7 @@ class DiffusersNetworks:
         """
         with open_checkpoint(path, published_shapes(self.architecture)) as file:
             for module, source in self._sources:
-                _fill(module, source, file)
+                _fill_module(module, source, file)
         # transformers computes this buffer when it builds the module, which on the meta device leaves it without values.
         embeddings = self.image_tower.vision_model.embeddings
         embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
@@ -77,11 +77,13 @@ class DiffusersNetworks:
         return embeds
 
     def moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
+        # The latent's VAE has no quant_conv: the encoder's output is the moments.
         moments: Tensor = self.latent_vae.encoder(picture)
         return moments
 
     def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
         moments: Tensor = self.condition_vae.quant_conv(self.condition_vae.encoder(picture))
+        # Channels 0 to 3 are the means, and the mode of a Gaussian is its mean (sgm's AutoencoderKLModeOnly).
         return moments[:, :4]
 
     def vector(self, numbers: Float[Tensor, " n"]) -> Float[Tensor, " V"]:
@@ -96,7 +98,9 @@ class DiffusersNetworks:
     def layers(
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
-        indicator = torch.zeros(1, len(x), device=x.device)  # 0: a frame of a video, whose temporal branches count
+        # A block's output is alpha * spatial + (1 - alpha) * temporal (AlphaBlender, learned_with_images), where alpha is
+        # sigmoid(mix_factor) for frames of a video (indicator 0) and 1 for single images (indicator 1).
+        indicator = torch.zeros(1, len(x), device=x.device)
         passed: list[Tensor] = []
         for layer, parts in enumerate(_iterate_layers(self.unet), start=1):
             if layer > SVD_LAYERS:
@@ -104,6 +108,7 @@ class DiffusersNetworks:
                 x = torch.cat([x, passed.pop()], dim=1)
             for part in parts:
                 x = _run_part(part, x, emb, context, indicator) if mixing else _run_spatial(part, x, emb, context)
+            # Only the decoder reads them; without one, each output is freed once its mean is taken.
             if layer < SVD_LAYERS and len(self.unet.up_blocks):
                 passed.append(x)
             yield x
@@ -133,6 +138,7 @@ class DiffusersNetworks:
                 del outputs[-len(up.resnets) :]
                 context_of_block = {"encoder_hidden_states": context} if hasattr(up, "attentions") else {}
                 x = up(x, temb=emb, res_hidden_states_tuple=taken, image_only_indicator=indicator, **context_of_block)
+            # The output is dropped, but the release computes it, and benchmarks count it.
             unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
         finally:
             for hook in hooks:
@@ -143,7 +149,7 @@ class DiffusersNetworks:
 def published_shapes(architecture: SvdArchitecture) -> Shapes:
     """Return name and shape of every tensor of the complete model, as in the published file, without checkpoint.UNUSED."""
     unet, latent_vae, condition_vae, image_tower = _build_modules(architecture)
-    parts: list[Part] = [
+    parts: list[SourcedModule] = [
         (unet, checkpoint.unet_source),
         (latent_vae, lambda name: checkpoint.vae_source(name, checkpoint.LATENT_VAE)),
         (condition_vae, lambda name: checkpoint.vae_source(name, checkpoint.CONDITION_VAE)),
@@ -163,14 +169,14 @@ def _build_modules(
     """Build UNet, VAE of the latent, VAE of the condition and image tower on the meta device."""
     with torch.device("meta"):
         return (
-            _build_unet(architecture),
+            build_unet(architecture),
             _build_vae(architecture, quantised=False),
             _build_vae(architecture, quantised=True),
-            _build_image_tower(architecture),
+            build_image_tower(architecture),
         )
 
 
-def _build_unet(architecture: SvdArchitecture) -> UNetSpatioTemporalConditionModel:
+def build_unet(architecture: SvdArchitecture) -> UNetSpatioTemporalConditionModel:
     widths = tuple(architecture.unet.channels * m for m in MULTIPLIERS)
     unet = UNetSpatioTemporalConditionModel(
         block_out_channels=widths,
@@ -199,7 +205,7 @@ def _build_vae(architecture: SvdArchitecture, quantised: bool) -> AutoencoderKL:
     return vae
 
 
-def _build_image_tower(architecture: SvdArchitecture) -> CLIPVisionModelWithProjection:
+def build_image_tower(architecture: SvdArchitecture) -> CLIPVisionModelWithProjection:
     tower = architecture.image_tower
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
@@ -243,15 +249,16 @@ def _first_output(output: Tensor | tuple[Tensor]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _drop_later_layers(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
+def drop_later_layers(unet: UNetSpatioTemporalConditionModel, last_layer: int) -> None:
     """Drop all modules after `last_layer`; 14 is the decoder's first layer."""
-    kept = 1
+    kept = 1  # conv_in is layer 1
     for down in unet.down_blocks:
         wanted = max(0, min(len(down.resnets), last_layer - kept))
         down.resnets = down.resnets[:wanted]
         if getattr(down, "attentions", None) is not None:
             down.attentions = down.attentions[:wanted]
         kept += wanted
+        # A downsampler is a layer too, after the resnets of its level.
         if down.downsamplers is not None and kept < last_layer:
             kept += 1
         else:
@@ -260,6 +267,7 @@ def _drop_later_layers(unet: UNetSpatioTemporalConditionModel, last_layer: int) 
         unet.mid_block = None
     ups = max(0, last_layer - SVD_LAYERS)
     unet.up_blocks = unet.up_blocks[: -(-ups // 3)]  # three layers per block, rounded up
+    # A level that is cut loses its upsampler, which belongs to its third layer.
     if ups % 3:
         last = unet.up_blocks[-1]
         last.resnets, last.upsamplers = last.resnets[: ups % 3], None
@@ -268,7 +276,7 @@ def _drop_later_layers(unet: UNetSpatioTemporalConditionModel, last_layer: int) 
     del unet.conv_norm_out, unet.conv_out
 
 
-def _drop_temporal(unet: UNetSpatioTemporalConditionModel) -> None:
+def _drop_temporal_branches(unet: UNetSpatioTemporalConditionModel) -> None:
     for module in unet.modules():
         kind = type(module).__name__
         if kind == "SpatioTemporalResBlock":
@@ -295,6 +303,8 @@ def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         out: Tensor = part.spatial_res_block(x, emb)
     elif kind == "TransformerSpatioTemporalModel":
         frames, channels, height, width = x.shape
+        # As TransformerSpatioTemporalModel.forward, without its temporal blocks: pixels become tokens, and the input is
+        # added to the result.
         tokens = part.proj_in(part.norm(x).permute(0, 2, 3, 1).reshape(frames, height * width, channels))
         for block in part.transformer_blocks:
             tokens = block(tokens, encoder_hidden_states=context)
@@ -304,10 +314,11 @@ def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
     return out
 
 
-def _fill(module: nn.Module, source: Callable[[str], Source], file: safe_open) -> None:
+def _fill_module(module: nn.Module, source: Callable[[str], TensorSource], file: safe_open) -> None:
     state = {}
     for name, target in module.state_dict().items():
         origin = source(name)
         tensor: Tensor = file.get_tensor(origin.name).float()  # type: ignore[no-untyped-call]
+        # reshape drops the two trailing dimensions of 1 of a pointwise convolution.
         state[name] = origin.convert(tensor).reshape(target.shape)
     module.load_state_dict(state, strict=True, assign=True)

@@ -42,24 +42,24 @@ class SgmNetworks:
         self.needs = needs
         with open_checkpoint(path, published_shapes(architecture)) as file:
             with torch.device("meta"):
-                self.unet = _build_unet(architecture)
+                self.unet = _build_video_unet(architecture)
                 self.latent_encoder = _build_encoder(architecture)
             if not needs.complete:
-                _drop_later_layers(self.unet, layer_depth(needs.last_layer))
+                _keep_first_layers(self.unet, layer_depth(needs.last_layer))
             if not needs.mixing:
-                _drop_temporal(self.unet)
-            _fill(self.unet, checkpoint.UNET, file)
-            _fill(self.latent_encoder, checkpoint.LATENT_VAE + "encoder.", file)
+                _drop_time_stacks(self.unet)
+            _fill_from_prefix(self.unet, checkpoint.UNET, file)
+            _fill_from_prefix(self.latent_encoder, checkpoint.LATENT_VAE + "encoder.", file)
             self.parts: list[nn.Module] = [self.unet, self.latent_encoder]
             if needs.image:
                 with torch.device("meta"):
                     self.condition_encoder, self.quantise = _build_encoder(architecture), nn.Conv2d(8, 8, 1)
-                _fill(self.condition_encoder, checkpoint.CONDITION_VAE + "encoder.", file)
-                _fill(self.quantise, checkpoint.CONDITION_VAE + "quant_conv.", file)
+                _fill_from_prefix(self.condition_encoder, checkpoint.CONDITION_VAE + "encoder.", file)
+                _fill_from_prefix(self.quantise, checkpoint.CONDITION_VAE + "quant_conv.", file)
                 self.parts += [self.condition_encoder, self.quantise]
             if needs.tower:
-                self.image_tower = _build_image_tower(architecture)
-                _fill(self.image_tower.model.visual, checkpoint.IMAGE_TOWER, file)
+                self.image_tower = _build_open_clip_tower(architecture)
+                _fill_from_prefix(self.image_tower.model.visual, checkpoint.IMAGE_TOWER, file)
                 self.parts.append(self.image_tower)
         for part in self.parts:
             part.eval().requires_grad_(False)
@@ -79,6 +79,7 @@ class SgmNetworks:
 
     def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
         moments: Tensor = self.quantise(self.condition_encoder(picture))
+        # Channels 0 to 3 are the means, and the mode of a Gaussian is its mean (sgm's AutoencoderKLModeOnly).
         return moments[:, :4]
 
     def vector(self, numbers: Float[Tensor, " n"]) -> Float[Tensor, " V"]:
@@ -94,7 +95,9 @@ class SgmNetworks:
     def layers(
         self, x: Float[Tensor, "T 8 h w"], emb: Float[Tensor, "T E"], context: Float[Tensor, "T N D"], mixing: bool
     ) -> Iterator[Float[Tensor, "T C _ _"]]:
-        indicator = torch.zeros(1, len(x), device=x.device)  # 0: a frame of a video, whose temporal branches count
+        # A block's output is alpha * spatial + (1 - alpha) * temporal (AlphaBlender, learned_with_images), where alpha is
+        # sigmoid(mix_factor) for frames of a video (indicator 0) and 1 for single images (indicator 1).
+        indicator = torch.zeros(1, len(x), device=x.device)
         unet = self.unet
         middle = [unet.middle_block] if unet.middle_block is not None else []
         passed: list[Tensor] = []
@@ -106,7 +109,8 @@ class SgmNetworks:
                 x = block(x, emb, context=context, image_only_indicator=indicator, num_video_frames=len(x))
             else:
                 for part in block:
-                    x = _run_spatial(part, x, emb, context)
+                    x = _run_image_branch(part, x, emb, context)
+            # Only the decoder reads them; without one, each output is freed once its mean is taken.
             if layer < SVD_LAYERS and len(unet.output_blocks):
                 passed.append(x)
             yield x
@@ -129,7 +133,7 @@ class SgmNetworks:
         return features
 
 
-def _build_unet(architecture: SvdArchitecture) -> Any:
+def _build_video_unet(architecture: SvdArchitecture) -> Any:
     """Arguments are those of the published configuration, except that attention is torch's own."""
     return VideoUNet(
         in_channels=8,
@@ -137,7 +141,7 @@ def _build_unet(architecture: SvdArchitecture) -> Any:
         model_channels=architecture.unet.channels,
         num_head_channels=architecture.unet.head_channels,
         context_dim=architecture.unet.context_dim,
-        adm_in_channels=3 * EMBEDDED,
+        adm_in_channels=3 * EMBEDDED,  # fps id, motion bucket id, noise augmentation
         channel_mult=list(MULTIPLIERS),
         num_res_blocks=2,
         attention_resolutions=[4, 2, 1],
@@ -148,7 +152,7 @@ def _build_unet(architecture: SvdArchitecture) -> Any:
         use_spatial_context=True,
         merge_strategy="learned_with_images",
         video_kernel_size=[3, 1, 1],
-        spatial_transformer_attn_type="softmax",
+        spatial_transformer_attn_type="softmax",  # the published config has softmax-xformers
     )
 
 
@@ -168,7 +172,7 @@ def _build_encoder(architecture: SvdArchitecture) -> nn.Module:
     return encoder
 
 
-def _build_image_tower(architecture: SvdArchitecture) -> Any:
+def _build_open_clip_tower(architecture: SvdArchitecture) -> Any:
     """Build sgm's embedder around an open_clip model of the architecture; its text side is minimal and then dropped."""
     tower = architecture.image_tower
     described = {
@@ -182,12 +186,14 @@ def _build_image_tower(architecture: SvdArchitecture) -> Any:
         },
         "text_cfg": {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1},
     }
+    # open_clip reads architectures from files only.
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / f"{ARCHITECTURE_NAME}.json"
         config.write_text(json.dumps(described))
         open_clip.add_model_config(config)
     with torch.device("meta"):
         embedder = FrozenOpenCLIPImageEmbedder(arch=ARCHITECTURE_NAME, version=None, init_device="meta", device="cpu")
+    # Built on the meta device, these buffers have no values, and the file does not contain them.
     for buffer, values in (("mean", pictures.MEAN), ("std", pictures.STD)):
         embedder.register_buffer(buffer, torch.tensor(values), persistent=False)
     # Keep only the image tower: the text side's tensors are in the same model, and have no values.
@@ -197,7 +203,7 @@ def _build_image_tower(architecture: SvdArchitecture) -> Any:
     return embedder
 
 
-def _drop_later_layers(unet: Any, layers: int) -> None:
+def _keep_first_layers(unet: Any, layers: int) -> None:
     """Keep the first `layers` layers."""
     unet.input_blocks = unet.input_blocks[:layers]
     if layers < SVD_LAYERS:
@@ -206,7 +212,7 @@ def _drop_later_layers(unet: Any, layers: int) -> None:
     del unet.out
 
 
-def _drop_temporal(unet: Any) -> None:
+def _drop_time_stacks(unet: Any) -> None:
     for module in unet.modules():
         kind = type(module).__name__
         if kind == "VideoResBlock":
@@ -215,7 +221,7 @@ def _drop_temporal(unet: Any) -> None:
             del module.time_stack, module.time_pos_embed, module.time_mixer
 
 
-def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+def _run_image_branch(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
     """Compute only the spatial branch of a module, which is all of it if the temporal branch has weight 0."""
     # The video modules extend the image ones, whose forward is the spatial branch.
     kind = type(part).__name__
@@ -228,7 +234,7 @@ def _run_spatial(part: Any, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
     return out
 
 
-def _fill(module: nn.Module, prefix: str, file: safe_open) -> None:
+def _fill_from_prefix(module: nn.Module, prefix: str, file: safe_open) -> None:
     state = {}
     for name in module.state_dict():
         tensor: Tensor = file.get_tensor(prefix + name)  # type: ignore[no-untyped-call]

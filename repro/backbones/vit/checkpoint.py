@@ -26,6 +26,7 @@ from repro.backbones.weights import check_tensors
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
 
+# Every encoder has it, and nothing else in a training checkpoint does: an encoder is where it is.
 PATCHES = "patch_embed.proj.weight"
 WRAPPERS = frozenset({"_orig_mod", "backbone", "encoder", "model", "module", "state_dict", "target_encoder"})
 FINETUNED = ("fc_norm.weight", "fc_norm.bias")
@@ -49,10 +50,10 @@ def open_encoder(path: Path, config: VitConfig, layout: Layout) -> OpenedEncoder
         MissingError: the file is missing, is no checkpoint, or has an encoder of another kind or size; or tensors are
             missing, unknown or of another shape.
     """
-    found, beside, prefix = _find_encoder(path, _flatten(_read_file(path)), layout)
+    found, others, prefix = _find_encoder(path, _flatten_mappings(_read_file(path)), layout)
     sizes = check_encoder(found, config, layout, f"checkpoint {path}")
     kept = {name: values.float() for name, values in found.items() if name not in CLASSIFIER}
-    ignored = sorted({*beside, *(["head"] if CLASSIFIER[0] in found else [])})
+    ignored = sorted({*others, *(["head"] if CLASSIFIER[0] in found else [])})
     note = ", ".join(
         part
         for part in (
@@ -73,6 +74,7 @@ def _describe_table(table: Tensor | None, sizes: EncoderSizes, config: VitConfig
     """
     if table is None:
         return ""
+    # The table is [1, tubelets * side * side, width]; the file does not say how many of each, so squares are assumed.
     tubelets = config.table_frames // sizes.tubelet
     side = math.isqrt(table.shape[1] // tubelets)
     if tubelets * side * side != table.shape[1]:
@@ -95,13 +97,14 @@ def cut_encoder(config: VitConfig, layout: Layout, original: Path, target: Path)
     Raises:
         MissingError: as open_encoder.
     """
-    found, beside, prefix = _find_encoder(original, _flatten(_read_file(original)), layout)
+    found, others, prefix = _find_encoder(original, _flatten_mappings(_read_file(original)), layout)
     check_encoder(found, config, layout, f"checkpoint {original}")
+    # contiguous: safetensors refuses views, such as slices of one large buffer.
     # Sorted tensors and fixed metadata: the same encoder gives the same bytes, whatever file it was in.
     kept = {name: found[name].contiguous() for name in sorted(found)}
     with replacing_file(target) as partial:
         save_file(kept, partial, metadata={"format": "pt"})
-    without = f", without {', '.join(sorted(beside))}" if beside else ""
+    without = f", without {', '.join(sorted(others))}" if others else ""
     return f"{len(kept)} tensors of {prefix or 'it'}{'*' if prefix else ''}{without}"
 
 
@@ -120,6 +123,7 @@ def check_encoder(tensors: Mapping[str, Tensor], config: VitConfig, layout: Layo
         raise MissingError(
             f"{where}: the encoder has {_describe_sizes(sizes)}, expected {_describe_sizes(config.encoder)}"
         )
+    # The only check of num_heads that tensors allow: any divisor of the width fits them.
     if sizes.width % config.num_heads:
         raise MissingError(
             f"{where}: num_heads {config.num_heads} does not divide its width {sizes.width}: set the number it was trained with"
@@ -133,6 +137,7 @@ def check_encoder(tensors: Mapping[str, Tensor], config: VitConfig, layout: Layo
 
 
 def _check_stage(tensors: Mapping[str, Tensor], config: VitConfig, where: str) -> None:
+    # Swapping the two norms would give plausible features, so the stage is checked before any tensor.
     tuned = [name for name in (*FINETUNED, *CLASSIFIER) if name in tensors]
     if config.stage == "pretrained" and tuned and "norm.weight" not in tensors:
         raise MissingError(
@@ -150,6 +155,7 @@ def _read_sizes(tensors: Mapping[str, Tensor], where: str) -> EncoderSizes:
     patches, hidden = tensors[PATCHES], tensors.get("blocks.0.mlp.fc1.weight")
     if patches.ndim != 5 or hidden is None or patches.shape[-1] != patches.shape[-2]:
         raise MissingError(f"{where}: {PATCHES} is {list(patches.shape)}: not the patches of a video transformer")
+    # patches [width, 3, tubelet, patch, patch]; blocks are numbered from 0.
     numbers = [name.split(".")[1] for name in tensors if name.startswith("blocks.")]
     depth = 1 + max(int(number) for number in numbers if number.isdecimal())
     return EncoderSizes(
@@ -238,14 +244,14 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _flatten(found: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
+def _flatten_mappings(found: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
     """Return every tensor of nested mappings, by the dotted path of keys."""
     flat: dict[str, Tensor] = {}
     for name, value in found.items():
         if isinstance(value, Tensor):
             flat[f"{prefix}{name}"] = value
         elif isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= _flatten_mappings(value, f"{prefix}{name}.")
     return flat
 
 
@@ -258,9 +264,9 @@ def _find_encoder(path: Path, flat: Mapping[str, Tensor], layout: Layout) -> tup
     Raises:
         MissingError: the file contains no encoder, or something unknown besides it.
     """
-    places = [name.removesuffix(PATCHES) for name in flat if name.endswith(PATCHES)]
-    places = [place for place in places if set(place.split(".")[:-1]) <= WRAPPERS]
-    if not places:
+    prefixes = [name.removesuffix(PATCHES) for name in flat if name.endswith(PATCHES)]
+    prefixes = [prefix for prefix in prefixes if set(prefix.split(".")[:-1]) <= WRAPPERS]
+    if not prefixes:
         some = ", ".join(list(flat)[:3])
         raise MissingError(
             f"checkpoint {path}: tensor {PATCHES} not found"
@@ -268,20 +274,20 @@ def _find_encoder(path: Path, flat: Mapping[str, Tensor], layout: Layout) -> tup
             + ": not the checkpoint of a video transformer"
         )
     # The preferred encoder first, then the one with the fewest wrappers.
-    place = min(places, key=lambda p: (layout.preferred not in p.split("."), len(p)))
-    own = {name.removeprefix(place): values for name, values in flat.items() if name.startswith(place)}
-    beside = {_group(name) for name in flat if not name.startswith(place)}
-    if not place:
+    prefix = min(prefixes, key=lambda p: (layout.preferred not in p.split("."), len(p)))
+    encoder = {name.removeprefix(prefix): values for name, values in flat.items() if name.startswith(prefix)}
+    others = {_group(name) for name in flat if not name.startswith(prefix)}
+    if not prefix:
         # Without a prefix, known other contents are siblings of the encoder's own tensors.
-        beside = {name.split(".")[0] for name in own} & set(layout.known_beside)
-        own = {name: values for name, values in own.items() if name.split(".")[0] not in beside}
-    unknown = sorted(beside - set(layout.known_beside))
+        others = {name.split(".")[0] for name in encoder} & set(layout.known_others)
+        encoder = {name: values for name, values in encoder.items() if name.split(".")[0] not in others}
+    unknown = sorted(others - set(layout.known_others))
     if unknown:
         raise MissingError(
-            f"checkpoint {path}: besides {place}* it contains unknown tensors of {', '.join(unknown[:3])}: this is not the "
+            f"checkpoint {path}: besides {prefix}* it contains unknown tensors of {', '.join(unknown[:3])}: this is not the "
             "checkpoint that the config describes"
         )
-    return own, beside, place
+    return encoder, others, prefix
 
 
 def _group(name: str) -> str:
@@ -300,6 +306,7 @@ def write_random_encoder(path: Path, config: VitConfig, layout: Layout, seed: in
     tensors = {}
     for name, shape in expected_tensors(sizes, config, layout, patches):
         values = random.standard_normal(shape, dtype=np.float32)
+        # Divided by the square root of the number of inputs, so that outputs keep the scale of inputs.
         if name.endswith("weight") and len(shape) > 1:
             values /= np.sqrt(np.prod(shape[1:], dtype=np.float32))
         elif name.endswith("weight"):

@@ -53,7 +53,7 @@ class Layout:
 
     preferred: str
     """Which encoder to read if a file has several."""
-    known_beside: tuple[str, ...]
+    known_others: tuple[str, ...]
     """What else such a file may hold, by the first part of the tensors' names; anything else is refused."""
     attention: tuple[str, ...]
     """Tensors of a block's attention."""
@@ -71,6 +71,7 @@ class VitConfig(BackboneConfig):
     """Cannot be read off the checkpoint: no tensor's shape depends on it."""
     stage: Literal["pretrained", "finetuned"] = "pretrained"
     """A pre-trained encoder ends in a LayerNorm of its tokens, a fine-tuned one in a LayerNorm of their mean."""
+    # Both publishers trained on clips of 16 frames.
     frames: Frames = Frames(window=16)
     picture: Picture = Picture(short_side=256)
     norm: Literal["encoder", "fc_norm"] = "encoder"
@@ -106,6 +107,7 @@ class VitConfig(BackboneConfig):
         windows, hop = self.frames.windows(sampled), self.frames.hop
         if self.pooling == "window" or windows == 0:
             return windows
+        # Every published encoder of the two families has tubelets of 2.
         tubelet = self.encoder.tubelet if self.encoder else 2
         # All windows but the last are full; the last one has a vector for each tubelet that holds a real frame.
         return (windows - 1) * (self.frames.window // tubelet) + -(-(sampled - (windows - 1) * hop) // tubelet)

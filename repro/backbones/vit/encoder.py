@@ -42,6 +42,7 @@ BuildEncoder = Callable[[Mapping[str, Tensor], EncoderSizes, int, int], Encoder]
 def iterate_layers(encoder: Encoder, pixels: Float[Tensor, "B 3 T H W"], last: int) -> Iterator[Float[Tensor, "B N C"]]:
     """Yield the tokens after blocks 1, 2, ... up to `last`, each computed when it is requested."""
     tokens = encoder.embed(pixels)
+    # Blocks after `last` are never computed.
     for block in encoder.blocks[:last]:
         tokens = block(tokens)
         yield tokens

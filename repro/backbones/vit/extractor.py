@@ -14,7 +14,7 @@ from repro.backbones.precision import autocast, fp32_products, is_out_of_memory,
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
 from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
-from repro.backbones.vit.pictures import fill_window, to_pixels
+from repro.backbones.vit.pictures import fill_window, to_encoder_input
 from repro.core.errors import MissingError, UsageError
 
 AT_ONCE = 8
@@ -105,10 +105,11 @@ class VitExtractor:
         # Tubelets that hold a real frame: those after them see only repeated frames, and are dropped.
         real = [-(-len(frames) // self.encoder.sizes.tubelet) for frames in windows]
         length = self.frames.window
-        pixels = to_pixels(
+        pixels = to_encoder_input(
             np.stack([fill_window(frames, length) for frames in windows]), self.config.picture, self.device
         )
         depth = self.encoder.sizes.depth
+        # `final` is the last block's output, with a norm that _pool adds; layerNN are outputs without one.
         numbers = {cell: cell.layer if isinstance(cell.layer, int) else depth for cell in self.cells}
         found: dict[str, Tensor] = {}
         with autocast(self.config.precision, self.device):
@@ -124,11 +125,13 @@ class VitExtractor:
         if final and config.norm == "encoder":
             tokens = encoder.norm(tokens)
         tubelets = self.frames.window // encoder.sizes.tubelet
+        # Tokens are frame-major: [B, tubelets * patches, C] to [B, tubelets, patches, C], then the mean over patches.
         steps = tokens.float().reshape(len(tokens), tubelets, -1, tokens.shape[-1]).mean(dim=2)
         vectors = torch.cat(
             [
-                own[:count] if config.pooling == "tubelet" else own[:count].mean(dim=0, keepdim=True)
-                for own, count in zip(steps, real, strict=True)
+                values[:count] if config.pooling == "tubelet" else values[:count].mean(dim=0, keepdim=True)
+                # Tubelets after `count` hold only repeated frames.
+                for values, count in zip(steps, real, strict=True)
             ]
         )
         return encoder.fc_norm(vectors).float() if final and config.norm == "fc_norm" else vectors

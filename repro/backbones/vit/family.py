@@ -69,7 +69,7 @@ class VjepaFamily(VitFamily[VjepaConfig]):
     layout = Layout(
         # A training checkpoint has `encoder` and its exponential moving average, which the publisher's evaluations read.
         preferred="target_encoder",
-        known_beside=("encoder", "target_encoder", "predictor", "opt", "scaler"),
+        known_others=("encoder", "target_encoder", "predictor", "opt", "scaler"),
         attention=("qkv.weight", "qkv.bias", "proj.weight", "proj.bias"),
         table=True,
     )
@@ -85,7 +85,7 @@ class Videomaev2Family(VitFamily[Videomaev2Config]):
     layout = Layout(
         preferred="encoder",
         # A pre-training checkpoint also has what reconstructs pixels; a training checkpoint what it resumes with.
-        known_beside=("decoder", "encoder_to_decoder", "mask_token", "optimizer", "scaler"),
+        known_others=("decoder", "encoder_to_decoder", "mask_token", "optimizer", "scaler"),
         # Keys have no bias: it would add the same number to all of a query's scores, which softmax ignores.
         attention=("qkv.weight", "q_bias", "v_bias", "proj.weight", "proj.bias"),
         table=False,

@@ -13,7 +13,7 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation of red, green and blue in [0, 1]."""
 
 
-def to_pixels(
+def to_encoder_input(
     windows: UInt8[np.ndarray, "B T H W 3"], picture: Picture, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "B 3 T size size"]:
     """Resize, crop and normalise every frame."""
@@ -21,6 +21,7 @@ def to_pixels(
     size = resized_size((height, width), picture)
     top, left = (round((side - picture.size) / 2) for side in size)
     # One window at a time: as float32, frames take four times the memory of the uint8 ones.
+    # interpolate without antialias takes the two nearest pixels, as cv2's INTER_LINEAR in the publishers' loaders.
     frames = torch.cat(
         [
             functional.interpolate(
@@ -34,6 +35,7 @@ def to_pixels(
     if picture.normalisation == "imagenet":
         mean, std = (torch.tensor(values, device=frames.device).view(3, 1, 1) for values in (MEAN, STD))
         frames = (frames - mean) / std
+    # Convolutions over tubelets take channels before time: [B, 3, T, H, W].
     return frames.reshape(batch, count, *frames.shape[1:]).transpose(1, 2).contiguous()
 
 
@@ -43,6 +45,7 @@ def resized_size(size: tuple[int, int] | torch.Size, picture: Picture) -> tuple[
     short = picture.short_side
     if short is None:
         return picture.size, picture.size
+    # int() truncates, as the publishers' loaders do.
     if height < width:
         return short, int(short * width / height)
     return int(short * height / width), short

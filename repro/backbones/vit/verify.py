@@ -46,24 +46,25 @@ def verify_against_golden(
         pixels, tokens = (golden.get(name, np.zeros(0)) for name in ("input", "tokens"))
         if pixels.ndim != 5 or pixels.shape[1] != 3 or tokens.ndim != 3:
             raise MissingError(f"golden file {path}: expected 'input' [B, 3, T, H, W] and 'tokens' [B, N, C]")
-        own = {n.removeprefix(WEIGHTS): torch.from_numpy(v) for n, v in golden.items() if n.startswith(WEIGHTS)}
-        if not own:
+        weights = {n.removeprefix(WEIGHTS): torch.from_numpy(v) for n, v in golden.items() if n.startswith(WEIGHTS)}
+        if not weights:
             opened = open_encoder(checkpoint, config, layout)
-            own, sizes, note = opened.tensors, opened.sizes, opened.note
+            weights, sizes, note = opened.tensors, opened.sizes, opened.note
         else:
-            sizes, note = _check_golden_weights(path, own, config, layout), ""
+            sizes, note = _check_golden_weights(path, weights, config, layout), ""
         if note:
             yield Note(note)
         # A table as long as the golden tokens is one for the golden frames.
-        table = own.get("pos_embed")
+        table = weights.get("pos_embed")
         same = table is not None and table.shape[1] == tokens.shape[1]
         frames = pixels.shape[2] if same else config.table_frames
-        encoder = build({n: v.float() for n, v in own.items()}, sizes, config.num_heads, frames)
+        encoder = build({n: v.float() for n, v in weights.items()}, sizes, config.num_heads, frames)
         move_to_device(encoder, device)
         with torch.inference_mode(), fp32_products(config.precision):
             for layer in iterate_layers(encoder, torch.from_numpy(pixels).float().to(device), encoder.sizes.depth):
                 last = layer
             ours = encoder.norm(last).cpu().numpy()
+        # Unequal shapes would broadcast, or fail without the file's name.
         if ours.shape != tokens.shape:
             raise MissingError(
                 f"golden file {path}: 'tokens' is {list(tokens.shape)}, this backbone gives {list(ours.shape)}"
@@ -71,10 +72,12 @@ def verify_against_golden(
         yield Deviation(path.name, "tokens", relative_l2(ours, tokens))
 
 
-def _check_golden_weights(path: Path, own: dict[str, torch.Tensor], config: VitConfig, layout: Layout) -> EncoderSizes:
-    if PATCHES not in own:
+def _check_golden_weights(
+    path: Path, weights: dict[str, torch.Tensor], config: VitConfig, layout: Layout
+) -> EncoderSizes:
+    if PATCHES not in weights:
         raise MissingError(f"golden file {path}: its weights have no {PATCHES}: not those of a video transformer")
-    return check_encoder(own, config, layout, f"golden file {path}")
+    return check_encoder(weights, config, layout, f"golden file {path}")
 
 
 def compare_ways(
@@ -98,6 +101,7 @@ def compare_ways(
             continue
         reduced = config.model_copy(update={"precision": precision})
         values, seconds = _compute(reduced, encoder, cells, windows, device, WINDOWS)
+        # No bound: reduced precision is reported, not judged.
         yield compare_cells(precision, "fp32", values, together, seconds, None)
 
 

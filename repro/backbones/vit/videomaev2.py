@@ -43,6 +43,7 @@ class Videomaev2Encoder:
         self, tensors: Mapping[str, Tensor], sizes: EncoderSizes, num_heads: int, table_frames: int = 0
     ) -> None:
         self.sizes = sizes
+        # Sizes of a single token: positions are computed here, so transformers' own table need not have the clip's size.
         config = VideoMAEConfig(
             image_size=sizes.patch,
             patch_size=sizes.patch,
@@ -58,8 +59,9 @@ class Videomaev2Encoder:
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
             self.model = VideoMAEModel(config)
-        own = {name: values for name, values in tensors.items() if not name.startswith("fc_norm.")}
-        self.model.load_state_dict(_rename_tensors(own), assign=True)
+        # transformers keeps fc_norm in its classifier, which is not built; the norm is applied by `fc_norm` below.
+        without_mean_norm = {name: values for name, values in tensors.items() if not name.startswith("fc_norm.")}
+        self.model.load_state_dict(_rename_tensors(without_mean_norm), assign=True)
         self.model.train(mode=False)
         self.model.requires_grad_(requires_grad=False)
         self.mean_norm = {name: tensors.get(f"fc_norm.{name}") for name in ("weight", "bias")}

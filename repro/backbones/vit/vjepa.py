@@ -22,6 +22,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        # The packed layer's outputs are ordered (query/key/value, head, channel), as in timm. [B, N, 3C] to 3 x [B, heads, N, c].
         queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
@@ -35,6 +36,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        # The exact GELU, torch's default, not the tanh approximation.
         out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
         return out
 
@@ -56,6 +58,7 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     def __init__(self, sizes: EncoderSizes) -> None:
         super().__init__()
+        # Kernel and stride are equal: tubelets (frames by patch by patch) do not overlap, and each becomes one token.
         step = (sizes.tubelet, sizes.patch, sizes.patch)
         self.proj = nn.Conv3d(3, sizes.width, kernel_size=step, stride=step)
 
@@ -84,6 +87,7 @@ class VjepaEncoder(nn.Module):
         self.eval().requires_grad_(requires_grad=False)
 
     def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:
+        # [B, C, t, h, w] to [B, t*h*w, C]: tubelets vary slowest, columns fastest, as the table of positions does.
         patches: Tensor = self.patch_embed(pixels)
         return patches.flatten(2).transpose(1, 2) + self.positions(patches.shape[-3:])
 
@@ -97,6 +101,7 @@ class VjepaEncoder(nn.Module):
         side = math.isqrt(table.shape[1] // tubelets)
         if tuple(grid) == (tubelets, side, side):
             return table
+        # interpolate takes channels before space: [1, C, tubelets, rows, columns].
         cube = table.view(1, tubelets, side, side, -1).permute(0, 4, 1, 2, 3)
         scale = (grid[0] / tubelets, grid[1] / side, grid[2] / side)
         return functional.interpolate(cube, scale_factor=scale, mode="trilinear").flatten(2).transpose(1, 2)

@@ -1,5 +1,6 @@
 """The published layout maps onto the modules one to one, and what does not fit is refused by name."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -41,22 +42,27 @@ def test_the_published_size(tiny: SvdConfig) -> None:
 
 
 def test_no_two_tensors_share_a_source(tiny: SvdConfig) -> None:
-    sources = [names.unet_source(name) for name in with_diffusers._build_unet(tiny.architecture).state_dict()]
+    sources = [names.unet_source(name) for name in with_diffusers.build_unet(tiny.architecture).state_dict()]
     assert len({s.name for s in sources}) == len(sources) == 1428
-    towers = [names.tower_source(name) for name in with_diffusers._build_image_tower(tiny.architecture).state_dict()]
+    towers = [names.tower_source(name) for name in with_diffusers.build_image_tower(tiny.architecture).state_dict()]
     assert len({(s.name, s.third) for s in towers}) == len(towers)
 
 
-@pytest.mark.slow
 def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
-    def count(last: int) -> int:
-        loaded = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, Needs(last))
-        return sum(p.numel() for p in loaded.unet.parameters())  # type: ignore[attr-defined]
+    def count(unet: torch.nn.Module) -> int:
+        return sum(p.numel() for p in unet.parameters())
 
-    sizes = [count(last) for last in range(1, SVD_LAYERS + 1)]
+    with torch.device("meta"):
+        complete = with_diffusers.build_unet(tiny.architecture)
+    sizes = []
+    for last in range(1, SVD_LAYERS + 1):
+        cut = copy.deepcopy(complete)
+        with_diffusers.drop_later_layers(cut, last)
+        sizes.append(count(cut))
     assert sizes == sorted(sizes)
-    nothing = sum(p.numel() for p in with_diffusers._build_unet(tiny.architecture).parameters())
-    assert sizes[-1] < nothing
+    assert sizes[-1] < count(complete)
+    loaded = implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, Needs(5))
+    assert count(loaded.unet) == sizes[4]  # type: ignore[attr-defined]
 
 
 def test_the_published_model_up_to_layer_9() -> None:
@@ -64,8 +70,8 @@ def test_the_published_model_up_to_layer_9() -> None:
     config = load_backbone("svd_xt")
     assert isinstance(config, SvdConfig)
     with torch.device("meta"):
-        unet = with_diffusers._build_unet(config.architecture)
-    with_diffusers._drop_later_layers(unet, 9)
+        unet = with_diffusers.build_unet(config.architecture)
+    with_diffusers.drop_later_layers(unet, 9)
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(384e6, abs=0.5e6)
 
 

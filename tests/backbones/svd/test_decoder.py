@@ -1,4 +1,4 @@
-"""The decoder's layers, up_1 to up_12: no golden values of them exist, so they are held against the whole UNet as released."""
+"""The decoder's layers, up_1 to up_12: no golden values of them exist, so they are compared with the complete UNet as released."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ def window() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
+def complete(tiny: SvdConfig, tiny_checkpoint: Path) -> Networks:
     return implementations.load_networks("diffusers", tiny_checkpoint, tiny.architecture, NEEDS)
 
 
@@ -53,28 +53,28 @@ def means(config: SvdConfig, loaded: Networks, wanted: Request, window: np.ndarr
 @pytest.mark.parametrize("mixing", [True, False])
 @pytest.mark.slow
 def test_the_fast_path_goes_on_into_the_decoder(
-    small: SvdConfig, tiny_checkpoint: Path, whole: Networks, window: np.ndarray, mixing: bool
+    small: SvdConfig, tiny_checkpoint: Path, complete: Networks, window: np.ndarray, mixing: bool
 ) -> None:
-    """Against the whole UNet's own forward, whose blocks compute three layers at once."""
+    """Against the forward of the complete UNet, whose blocks compute three layers at once."""
     wanted = request(mixing, 9, 13, *UPS)
     cut = implementations.load_networks("diffusers", tiny_checkpoint, small.architecture, Needs("up_12", mixing=mixing))
-    plain = compute_plain_window(small, whole, wanted, window, NOISE)
+    plain = compute_plain_window(small, complete, wanted, window, NOISE)
     found = means(small, cut, wanted, window)
     assert set(found) == set(plain)
     for place, mean in found.items():
         assert mean.shape[1] == plain[place].shape[1] == small.channels(Cell(timestep=20, layer=place[1]))
         assert float((mean[:3] - plain[place][:3]).norm() / plain[place][:3].norm()) < 5e-6, place
-    # Each is a layer of its own.
+    # Each is a separate layer.
     narrow = [found[(20, layer)] for layer in ("up_10", "up_11", "up_12")]
     assert not torch.allclose(narrow[0], narrow[1], rtol=0.1)
     assert not torch.allclose(narrow[1], narrow[2], rtol=0.1)
 
 
 @pytest.mark.slow
-def test_a_decoder_is_cut_behind_the_layer_asked_for(
-    small: SvdConfig, tiny_checkpoint: Path, whole: Networks, window: np.ndarray
+def test_a_decoder_is_cut_after_the_requested_layer(
+    small: SvdConfig, tiny_checkpoint: Path, complete: Networks, window: np.ndarray
 ) -> None:
-    every = means(small, whole, request(False, *UPS), window)
+    every = means(small, complete, request(False, *UPS), window)
     sizes = []
     for last in ("up_1", "up_6", "up_11"):
         cut = implementations.load_networks("diffusers", tiny_checkpoint, small.architecture, Needs(last, mixing=False))

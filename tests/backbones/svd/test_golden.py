@@ -53,4 +53,5 @@ def test_the_comparison_sees_what_is_wrong(
 
         monkeypatch.setattr(verify, "load_networks", with_wrong_eps)
     deviations = verify_against_golden(config, kit_checkpoint, reference / "parity" / "svd_xt", Execution())
-    assert max(d.relative_l2 for d in deviations) > LIMIT
+    # The first tensor that is off settles it; further windows are not computed.
+    assert any(d.relative_l2 > LIMIT for d in deviations)

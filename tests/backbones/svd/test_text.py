@@ -1,4 +1,4 @@
-"""Texts in place of the conditioning image: tokens, the text tower, what the UNet is told, and what the features' key knows."""
+"""Texts in place of the conditioning image: tokens, the text tower, the UNet's inputs, and the features' key."""
 
 import itertools
 import math
@@ -70,7 +70,7 @@ def plain_tokens(text: str) -> list[int]:
 
 
 def plain_embedding(weights: dict[str, torch.Tensor], ids: list[int]) -> torch.Tensor:
-    """The text transformer written out, on a text padded with zeros to its whole context, as OpenCLIP computes it."""
+    """The text transformer written out, on a text padded with zeros to its complete context, as OpenCLIP computes it."""
     context, heads = TOWER.context, TOWER.heads
     padded_ids = torch.tensor(ids + [0] * (context - len(ids)))
     x = weights["token_embedding.weight"][padded_ids] + weights["positional_embedding"]
@@ -172,7 +172,7 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
     assert isinstance(config, SvdConfig)
     window = pad_window(np.random.default_rng(2).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8), 4)
     text = torch.randn(3, 64, generator=torch.Generator().manual_seed(3))
-    whole = implementations.load_networks("diffusers", tiny_checkpoint, config.architecture, NEEDS)
+    complete = implementations.load_networks("diffusers", tiny_checkpoint, config.architecture, NEEDS)
     for mixing in (True, False):
         wanted = Request(mixing, frozenset({(20, 2), (20, 9), (20, 13)}))
         wants = find_needs(config, [wanted])
@@ -182,7 +182,7 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
         model = SvdModel(config, loaded, {"": wanted}, text=text)
         assert set(model.noise_shapes(4)) == {"posterior", "augmentation"}
         found = model.compute_window(window, 3, NOISE)[""]
-        plain = compute_plain_window(config, whole, wanted, window, NOISE, text=text)
+        plain = compute_plain_window(config, complete, wanted, window, NOISE, text=text)
         for cell, mean in found.items():
             assert float((mean[:3] - plain[cell][:3]).norm() / plain[cell][:3].norm()) < 5e-6
         # The order of the texts does not matter, and equal ones are as one: so "" stands once, not once a class.

@@ -1,4 +1,4 @@
-"""Owners' files as they come: wrapped, fine-tuned, of another size, damaged, or with more than tensors in them."""
+"""Publishers' files as they come: wrapped, fine-tuned, of another size, damaged, or with more than tensors in them."""
 
 import json
 import pickle
@@ -41,7 +41,7 @@ def config(family: str, **changes: str) -> VitConfig:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensors]:
-    """Of each family, by the owners' plain names."""
+    """Of each family, by the publishers' plain names."""
     workspace = Workspace(tmp_path_factory.mktemp("weights"))
     found = {}
     for family in LAYOUTS:
@@ -113,7 +113,7 @@ def test_half_precision_is_widened(tmp_path: Path, weights: dict[str, Tensors]) 
 
 
 def tuned(tensors: Tensors) -> Tensors:
-    """As the owners' fine-tuning leaves it: a norm of the mean and a classifier, no norm of tokens."""
+    """As the publishers' fine-tuning leaves it: a norm of the mean and a classifier, no norm of tokens."""
     kept = {name: values for name, values in tensors.items() if not name.startswith("norm.")}
     width = tensors["norm.weight"].shape[0]
     return kept | {

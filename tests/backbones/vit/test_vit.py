@@ -1,4 +1,4 @@
-"""V-JEPA and VideoMAEv2: exact against their owners' code, and every choice of clip and pooling is where it should be."""
+"""V-JEPA and VideoMAEv2: exact against their publishers' code, and every choice of clip and pooling is where it should be."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ from repro.backbones.vit import videomaev2, vjepa
 from repro.backbones.vit.config import EncoderSizes as Sizes
 from repro.backbones.vit.config import Picture, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
-from repro.backbones.vit.pictures import fill_window, resized_size, to_pixels
+from repro.backbones.vit.pictures import fill_window, resized_size, to_encoder_input
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
@@ -33,6 +33,7 @@ from repro.features.extract import FeatureRequest, extract_missing
 from repro.features.store import FeatureStore
 from repro.features.windows import WindowCutter
 from repro.video.decoders import Decoders
+from repro.video.synthetic.scenes import smoke_scenes
 
 FAMILIES = ("vjepa", "videomaev2")
 FINAL = (Cell(layer="final"),)
@@ -58,7 +59,7 @@ def rows(extractor: Extractor, *windows: np.ndarray, cell: str = "final") -> np.
     return found[cell]
 
 
-# Against the owners' own code.
+# Against the publishers' own code.
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -119,7 +120,7 @@ def test_golden_tokens_see_positions_swapped(reference: Path, tmp_path: Path, mo
 
 
 def drawn(sizes: Sizes, patches: int, family: str, seed: int) -> dict[str, Tensor]:
-    """Random weights of any size under the owners' names."""
+    """Random weights of any size under the publishers' names."""
     width, hidden = sizes.width, sizes.mlp
     shapes: dict[str, tuple[int, ...]] = {
         "patch_embed.proj.weight": (width, 3, sizes.tubelet, sizes.patch, sizes.patch),
@@ -205,7 +206,7 @@ def test_any_size_equals_the_plain_computation(
 
 
 def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
-    """As the owners' code does where a clip is longer or larger than the one a table is for: trilinear, by tubelets and patches."""
+    """As the publishers' code does where a clip is longer or larger than the one a table is for: trilinear, by tubelets and patches."""
     sizes = Sizes(width=16, depth=1, patch=8, tubelet=2, mlp=32)
     encoder = vjepa.VjepaEncoder(drawn(sizes, 8 * 2 * 2, "vjepa", 3), sizes, 2, 16)
     assert encoder.positions((8, 2, 2)) is encoder.pos_embed
@@ -224,11 +225,11 @@ def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
 def test_pixels_are_normalised_channel_by_channel() -> None:
     colour = np.array([10, 100, 250], np.uint8)
     windows = np.broadcast_to(colour, (1, 2, 30, 40, 3))
-    seen = to_pixels(windows, Picture(short_side=16, size=16))
+    seen = to_encoder_input(windows, Picture(short_side=16, size=16))
     assert seen.shape == (1, 3, 2, 16, 16)
     expected = (colour / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(seen[0, :, 0, 0, 0].numpy(), expected, rtol=1e-5)
-    unit = to_pixels(windows, Picture(short_side=16, size=16, normalisation="unit"))
+    unit = to_encoder_input(windows, Picture(short_side=16, size=16, normalisation="unit"))
     np.testing.assert_allclose(unit[0, :, 1, 3, 3].numpy(), colour / 255, rtol=1e-6)
 
 
@@ -240,17 +241,19 @@ def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
     assert resized_size((480, 854), Picture(fit="stretch", size=224)) == (224, 224)
     frames = np.zeros((1, 1, 40, 80, 3), np.uint8)
     frames[..., 20:60, :] = 255  # the middle square of a wide frame
-    assert (to_pixels(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
-    assert to_pixels(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
+    assert (to_encoder_input(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
+    assert to_encoder_input(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
         0.5, abs=0.02
     )
 
 
 def test_shrinking_is_bilinear_between_the_two_nearest_pixels_without_a_blur() -> None:
-    """As the owners' loaders (cv2's INTER_LINEAR): to a quarter, the middle two of four."""
+    """As the publishers' loaders (cv2's INTER_LINEAR): to a quarter, the middle two of four."""
     frames = moving(1, 16, 16)
     seen = (
-        to_pixels(frames[None], Picture(short_side=4, size=4, normalisation="unit"))[0, :, 0].permute(1, 2, 0).numpy()
+        to_encoder_input(frames[None], Picture(short_side=4, size=4, normalisation="unit"))[0, :, 0]
+        .permute(1, 2, 0)
+        .numpy()
     )
     near = frames[0].reshape(4, 4, 4, 4, 3)[:, 1:3, :, 1:3].mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(seen, near, atol=1e-6)
@@ -258,7 +261,7 @@ def test_shrinking_is_bilinear_between_the_two_nearest_pixels_without_a_blur() -
 
 def test_rows_columns_and_frames_keep_their_order() -> None:
     frames = moving(3, 16, 16)
-    seen = to_pixels(frames[None], Picture(short_side=16, size=16, normalisation="unit"))
+    seen = to_encoder_input(frames[None], Picture(short_side=16, size=16, normalisation="unit"))
     np.testing.assert_allclose(seen[0].permute(1, 2, 3, 0).numpy(), frames / 255, atol=1e-6)
 
 
@@ -393,11 +396,12 @@ def test_reduced_precision_is_near(workspace: Workspace, precision: str) -> None
 # Among the others.
 
 
-def make_requests(folder: Path, *names: str) -> list[FeatureRequest]:
+def make_requests(folder: Path, *names: str, **changes: dict[str, str]) -> list[FeatureRequest]:
+    """Requests of the named backbones' usual cells; `changes` to a config by the backbone's name."""
     workspace = Workspace(folder)
     found = []
     for name in names:
-        config = load_backbone(name)
+        config = load_backbone(name, changes.get(name))
         backbone = describe_backbone(config, workspace)
         store = FeatureStore.open(workspace, name, backbone.identity(), "clips")
         found.append(FeatureRequest(backbone, (config.axes().usual,), store))
@@ -408,9 +412,13 @@ def make_requests(folder: Path, *names: str) -> list[FeatureRequest]:
 def test_backbones_asked_for_together_share_one_decoding(
     rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SVD cuts windows of 25, the others of 16, behind the same decoder; and nothing changes by it."""
+    """One decoder feeds backbones that cut windows of 4, 8, 16 and 25 frames; their features are the same as alone."""
     names = ("svd_xt_tiny", "vjepa_tiny", "videomaev2_tiny", "mean_colour")
-    clips = Collection("clips", tuple(Clip(name, path, (0,)) for name, path in list(rendered.items())[:2]))
+    # Of the 3 and 10 frames sampled from the two shortest clips, SVD makes 1 and 3 windows, V-JEPA 1 and 2.
+    changes = {"svd_xt_tiny": {"frames.window": "4", "size": "[64, 64]"}, "vjepa_tiny": {"frames.window": "8"}}
+    frames = {scene.id: scene.frames for scene in smoke_scenes()}
+    shortest = sorted(rendered, key=lambda name: frames[name])[:2]
+    clips = Collection("clips", tuple(Clip(name, rendered[name], (0,)) for name in shortest))
     decoded = []
     decode = Decoders.decode
 
@@ -419,10 +427,10 @@ def test_backbones_asked_for_together_share_one_decoding(
         return decode(self, jobs)
 
     monkeypatch.setattr(Decoders, "decode", spy)
-    together = make_requests(tmp_path / "a", *names)
+    together = make_requests(tmp_path / "a", *names, **changes)
     extract_missing(clips, together, Execution(), {"by": "test"}, reporter)
     assert len(decoded) == len(clips.clips)
-    alone = make_requests(tmp_path / "b", *names)
+    alone = make_requests(tmp_path / "b", *names, **changes)
     for request in alone:
         extract_missing(clips, [request], Execution(), {"by": "test"}, reporter)
     for one, other in zip(together, alone, strict=True):
