@@ -67,7 +67,7 @@ def test_a_clip_that_fails_is_listed_and_tried_again(folder: Path) -> None:
 
 def test_a_file_or_nothing_for_a_folder(folder: Path) -> None:
     for words, said in (
-        ([folder / "clip #0.mp4"], "is a file: name the folder it lies in"),
+        ([folder / "clip #0.mp4"], "is a file: name its folder"),
         ([""], "'' is neither a data set"),
         ([folder, "--grid", "--layers", "3"], "--grid is 7 timesteps by 13 layers"),
     ):
