@@ -4,7 +4,7 @@ Re-exported by `repro`; docs/api.md has an example. Workspaces are folders [defa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from repro.table.requirements import chosen_device
 from repro.table.rows import load_row
 
 ANY_LENGTH = 2**31
-"""Frames read of a clip where no recipe limits them."""
+"""Maximal number of frames read from a clip if no recipe limits it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,10 @@ def extract_video_features(
         MissingError: the video cannot be decoded, or the checkpoint or a GPU is missing.
     """
     place, config = _open_workspace(workspace), load_backbone(backbone, changes)
+    # One timestep and one layer make one cell.
     (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
     path = Path(video)
+    # The path is the id: a video that belongs to no data set has no other name. Its labels are unknown.
     clip = Clip(str(path.absolute()), path, ())
     requests = open_stores([(describe_backbone(config, place), (cell,))], COLLECTION, place)
     reporter = Reporter(to_stderr=True)
@@ -132,9 +134,9 @@ def load_features(
     Args:
         split: `<data set>/<split>`, for example "ucf101/train".
         backbone: A name from configs/backbones.
-        timestep: As for extract_features.
-        layer: As for extract_features.
-        changes: As for extract_features.
+        timestep: As for extract_video_features.
+        layer: As for extract_video_features.
+        changes: As for extract_video_features.
         workspace: Folder with data set annotations and features.
 
     Raises:
@@ -177,12 +179,14 @@ def train_split_features(
         MissingError: the splits have other classes or features, or the loss is not finite.
         UsageError: no such device.
     """
+    # Label ids and channels mean the same only if classes, backbone and cell are the same.
     if (train.classes, train.key, train.cell) != (test.classes, test.key, test.cell):
         raise MissingError("the two splits differ in their classes, backbone or cell: load both in the same way")
     data = TrainingData(
         _truncate_clips(train.sequences, recipe.max_length), _truncate_clips(test.sequences, recipe.max_length)
     )
     result = train_readout(data, recipe, seed, metric=metric, compute=Compute(device).require_available())
+    # row="": no row describes this training.
     readout = Readout(
         model=result.model, recipe=recipe, classes=train.classes, width=train.sequences.width, row="",
         backbone=train.backbone, cell=train.cell, features=train.key, seed=seed, epoch=result.epochs[-1].number,
@@ -205,7 +209,7 @@ def score_video(
         video: A video file.
         seed: Seed of the readout [default: the newest run's].
         workspace: Folder of the row's run.
-        device: As for extract_features.
+        device: As for extract_video_features.
 
     Returns:
         Probability by class name, the likeliest first.
@@ -222,6 +226,7 @@ def score_video(
     if path not in scored.scores:
         raise MissingError(next(iter(scored.failed.values()), f"clip {path}: it could not be scored"))
     pairs = zip(scored.readout.classes, scored.scores[path].tolist(), strict=True)
+    # A stable sort: equal probabilities keep the order of the label ids.
     return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
 
@@ -230,11 +235,5 @@ def _open_workspace(workspace: Path | str | None) -> Workspace:
 
 
 def _truncate_clips(sequences: Sequences, max_length: int) -> Sequences:
-    """At most `max_length` frames of each clip, from its start, as rows read them."""
-    return Sequences(
-        sequences.clips,
-        tuple(features[:max_length] for features in sequences.features),
-        sequences.targets,
-        sequences.readers,
-        sequences.groups,
-    )
+    """Keep at most `max_length` frames of each clip, from its start, as rows do."""
+    return replace(sequences, features=tuple(features[:max_length] for features in sequences.features))

@@ -88,8 +88,11 @@ def extract_source(
         )
     workspace.require_writable()
     with ExitStack() as locks:
+        # One lock per backbone and shard: two processes on the same shard would compute every clip twice, while processes on
+        # different shards work at the same time.
         for name in request.backbones:
             locks.enter_context(workspace.lock(f"extract {name} {complete.name}{part.part}"))
+        # Reads or checks the sha256 of the weights, which is part of the features' key.
         wanted = [(describe_backbone(config, workspace), cells[name]) for name, config in configs.items()]
         requests = open_stores(wanted, complete.name, workspace, request.stored_as)
         done = extract_features(requests, part, workspace, execution, reporter, complete=complete, show_disk=True)
@@ -104,7 +107,7 @@ def open_stores(
     workspace: Workspace,
     stored_as: StoredAs = "float32",
 ) -> tuple[FeatureRequest, ...]:
-    """The store of each backbone's features of a collection, with the cells it is to hold."""
+    """Open the store of each backbone's features of a collection; returned with the cells that it is to hold."""
     return tuple(
         FeatureRequest(
             backbone,
@@ -140,6 +143,7 @@ def compute_features(
         if show_disk:
             _report_disk(clips, requests, reporter)
 
+    # Stored with the features for the record; no part of their key.
     origin = software_versions() | describe_machine(execution.device)
     return extract_missing(collection, requests, execution, origin, reporter, report_disk)
 
@@ -154,11 +158,12 @@ def extract_features(
     complete: Collection | None = None,
     show_disk: bool = False,
 ) -> Extraction:
-    """As compute_features; then report each store, remember the speed for `repro plan`, and pack complete stores.
+    """Do what compute_features does; then report each store, save the speed for `repro plan`, and pack complete stores.
 
     `complete` is the collection of which `collection` is a shard.
     """
     done = compute_features(requests, collection, execution, reporter, show_disk=show_disk)
+    # A clip that failed is neither extracted nor reused.
     readable = len(collection.clips) - len(done.failed)
     for request in requests:
         cells = request.cells[0].name if len(request.cells) == 1 else f"{len(request.cells)} cells"
@@ -181,12 +186,13 @@ def extract_features(
             done.windows,
             done.seconds,
         )
+    # A shard packs only if it was the last: packs hold complete collections.
     pack_if_complete(complete or collection, requests, done, reporter)
     return done
 
 
 def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig], dict[str, tuple[Cell, ...]]]:
-    """The configs and cells of the backbones of a request.
+    """Return the configs and cells of the backbones of a request.
 
     Raises:
         UsageError: an unknown or repeated backbone, or options that it does not have.
@@ -226,6 +232,7 @@ def _report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], repo
     Raises:
         MissingError: less than that is free.
     """
+    # Spread over the list: it is ordered by class, and classes differ in the length of their clips.
     sample = clips[:: max(1, len(clips) // SAMPLED_CLIPS)]
     counted = [values for clip in sample if (values := _count_values(clip, requests)) is not None]
     if not counted:
@@ -233,6 +240,7 @@ def _report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], repo
     mean = sum(counted) / len(counted)
     store = requests[0].store
     folder = store.folder.parent.parent
+    # Bytes per value: 2 for float16, 4 for float32.
     size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
     free = shutil.disk_usage(folder).free
     reporter.line(
@@ -248,13 +256,14 @@ def _report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], repo
 
 
 def _count_values(clip: Clip, requests: Sequence[FeatureRequest]) -> int | None:
-    """Numbers that the features of a clip hold, by its declared length; None if the file does not declare one."""
+    """Count the values in a clip's features, by its declared length; returns None if the file does not declare one."""
     values = 0
     for request in requests:
         config = request.backbone.config
         frames = declared_frames(clip.path, config.frames.max_seconds)
         if not frames:
             return None
+        # Every stride-th frame is sampled, from the first: ceil(frames / stride).
         vectors = config.vectors(-(-frames // config.frames.stride))
         values += vectors * sum(config.channels(cell) or 0 for cell in request.cells)
     return values

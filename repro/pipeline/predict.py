@@ -69,6 +69,7 @@ def predict_videos(
             f"the readout of {row.name} was trained on features {readout.features}, this machine would make {store.key}: train "
             f"it again with `repro {row.name}`, or use the checkpoint and implementation it was trained with"
         )
+    # dict.fromkeys drops duplicates and keeps the order.
     clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
     done = compute_features(requests, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter)
     read = store.cell_reader(row.features.name)
@@ -76,15 +77,16 @@ def predict_videos(
     for clip in clips:
         entry = None if clip.id in done.failed else read(clip.id)
         if entry is not None:
+            # Readouts compute in fp32; features may be stored as float16.
             scores[clip.path] = readout.score(entry.features[row.features.name].astype(np.float32))
     failed = {str(clip.path): done.failed[clip.id] for clip in clips if clip.id in done.failed}
     return ScoredVideos(readout, scores, failed)
 
 
 def _find_runs(row: Row, seed: int | None, workspace: Workspace) -> list[tuple[RunRecord, StoredRun]]:
-    """Runs of the row with a trained readout, those of the published protocol first, then the newest.
+    """Find runs of the row with a trained readout: those of the published protocol first, then the newest.
 
-    Runs of another cell or head, which a grid leaves, and trials on fewer clips do not count.
+    Runs of another cell or head and trials on fewer clips are left out.
 
     Raises:
         UsageError: there are some, but none of `seed`.
@@ -99,6 +101,7 @@ def _find_runs(row: Row, seed: int | None, workspace: Workspace) -> list[tuple[R
             record = run.load_record()
         except DamagedRecordError:
             continue
+        # A grid leaves runs of other cells and heads in the same folder.
         if record is None or (record.features.cell, record.recipe.head) != (row.features.name, row.readout.head):
             continue
         if not record.complete:
@@ -119,4 +122,5 @@ def _find_runs(row: Row, seed: int | None, workspace: Workspace) -> list[tuple[R
         elif any(folder.glob("*/record.json")):
             why = " (its runs were made by a version that stored no weights)"
         raise MissingError(f"row {row.name}: no trained readout in {folder}{why}: `repro {row.name}` trains one")
+    # False sorts before True and ISO times by date, so reversed: the published protocol first, then the newest.
     return sorted(runs, key=lambda found: (found[0].protocol == "published", found[0].made.at), reverse=True)

@@ -60,6 +60,7 @@ def run_row(
     workspace.require_writable()
     # One process a row: two would train the same run in the same folder.
     with workspace.lock(f"run {row.name}"):
+        # Every clip is looked for before any is decoded: an extraction of days must not end on a missing file.
         data = open_row_data(row, workspace, allow_missing=request.allow_missing)
         if request.limit is not None:
             data = data.limit_clips(request.limit)
@@ -88,6 +89,7 @@ def _train_seeds(
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.first(request.seeds)
     records = run_readouts(inputs, seeds, workspace, reporter, request.protocol, compute)
+    # A view of the records, made last: by now the records are on disk.
     mlflow_view.log_runs(workspace, reporter)
     return records
 
@@ -100,7 +102,7 @@ def extract_row(
     reporter: Reporter,
     features: RowFeatures | None = None,
 ) -> ReadoutInputs:
-    """Extract the features of a row's splits, all cells in one pass over a clip, and return what its readouts train on.
+    """Extract the features of a row's splits and return what its readouts train on. One pass over a clip computes all cells.
 
     Args:
         row: the row.
@@ -129,6 +131,7 @@ def extract_row(
         stores |= {part: requests[0].store for part in data.splits if _dataset_of(row, part) == dataset}
         failed += done.failed
         video_sha256 |= done.video_sha256
+    # Only now, so that one run reports the unreadable clips of all data sets, and the others' features are stored.
     if failed:
         total = sum(len(clips) for clips in collections.values())
         raise MissingError(
@@ -139,7 +142,7 @@ def extract_row(
 
 
 def open_stored_row(row: Row, workspace: Workspace) -> ReadoutInputs:
-    """What a row's readouts train on, from stored features alone.
+    """Return what a row's readouts train on, from stored features alone.
 
     Raises:
         MissingError: features of some clips, or annotation files, are missing.
@@ -168,8 +171,9 @@ def open_stored_row(row: Row, workspace: Workspace) -> ReadoutInputs:
 
 
 def extract_command(row: Row, source: str) -> str:
-    """The command that extracts the row's features of `source`, a data set or a split of one."""
+    """Return the command that extracts the row's features of `source`, a data set or a split of one."""
     words = ["repro", "extract", source, "--backbone", row.backbone]
+    # The usual cell is the default of `repro extract`.
     if row.features != row_backbone(row).axes().usual:
         if row.features.timestep is not None:
             words += ["--timesteps", str(row.features.timestep)]

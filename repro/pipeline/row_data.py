@@ -32,11 +32,12 @@ class RowData:
     """False for a trial on fewer clips."""
 
     def limit_clips(self, clips: int) -> "RowData":
-        """The same with at most `clips` clips of each split, spread over its length so that a trial has many classes."""
+        """Keep at most `clips` clips of each split, spread over its length so that a trial has many classes."""
         splits = {part: _spread_clips(split, clips) for part, split in self.splits.items()}
         complete = splits == self.splits
         if complete:
             return self
+        # Parts of the test split are scored on its predictions, so they have no other clips.
         also = [_restrict_split(split, splits["test"].clips) for split in self.also]
         return replace(self, splits=splits, also=tuple(part for part in also if part.clips), complete=False)
 
@@ -58,6 +59,7 @@ def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False
     """
     datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
     audits = _matching_manifests(datasets, workspace)
+    # The audit names clips that exist and do not decode: they count as missing here, before an extraction meets them.
     splits, missing = {}, {}
     for part, name in (("train", row.data.train), ("test", row.data.test)):
         dataset, split = _find_split(name, datasets)
@@ -75,7 +77,7 @@ def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False
 
 
 def list_row_data(row: Row, workspace: Workspace) -> RowData:
-    """A row's splits as its annotation files list them; videos are not looked at.
+    """Return a row's splits as its annotation files list them; videos are not looked at.
 
     Raises:
         MissingError: annotation files of a data set are missing or damaged.
@@ -91,10 +93,11 @@ def list_row_data(row: Row, workspace: Workspace) -> RowData:
 
 
 def row_segments(row: Row, workspace: Workspace) -> Mapping[str, Sequence[int]] | None:
-    """Animal Kingdom's classes by how common they are; None for other rows, or if the publishers' table is missing.
+    """Return Animal Kingdom's classes by frequency; None for other rows, or if the publishers' table is missing.
 
     Segments add scores to a record and are part of its run's key.
     """
+    # Only Animal Kingdom's publishers divide their classes.
     if row.data.datasets != ("animal_kingdom",):
         return None
     config = load_dataset("animal_kingdom")
@@ -102,7 +105,8 @@ def row_segments(row: Row, workspace: Workspace) -> Mapping[str, Sequence[int]] 
 
 
 def matching_manifest(dataset: Dataset, workspace: Workspace) -> Manifest | None:
-    """The manifest of the data set's audit, if there is one and it is of the annotation files now in the workspace."""
+    """Return the manifest of the data set's audit; None unless it is of the annotation files now in the workspace."""
+    # An audit of other annotation files may have looked at other clips under the same names.
     manifest = stored_manifest(workspace, dataset.name)
     return manifest if manifest is not None and manifest.annotations == dataset.key else None
 
@@ -120,14 +124,16 @@ def _find_also_splits(row: Row, datasets: Mapping[str, Dataset]) -> list[Split]:
 
 
 def _restrict_split(split: Split, clips: tuple[Clip, ...]) -> Split:
-    """`split` with only those of its clips that are among `clips`."""
+    """Return `split` with only those of its clips that are among `clips`."""
+    # By id: Clip objects of two listings are equal only if every field is.
     ids = {clip.id for clip in clips}
     return Split(split.name, split.classes, tuple(clip for clip in split.clips if clip.id in ids))
 
 
 def _spread_clips(split: Split, count: int) -> Split:
-    """At most `count` clips of `split`, at equal distances. Splits list their clips by class: the first ones would be of one."""
+    """Select at most `count` clips at equal distances. Splits list their clips by class, so the first ones would be of one class."""
     clips = split.clips
     if len(clips) <= count:
         return split
+    # Exact integer arithmetic: the same clips on every machine, and no clip twice.
     return Split(split.name, split.classes, tuple(clips[number * len(clips) // count] for number in range(count)))

@@ -78,14 +78,19 @@ class RunPlan:
         """Everything a run depends on but its seed. Hashed: changing a key or a value here orphans every recorded run."""
         row, data = self.inputs.row, self.inputs.data
         return {
+            # The code: raised if it would train other weights from the same inputs.
             "training": checkpoints.VERSION,
             "row": row.name,
             "row_version": row.version,
             "features": {"key": self.inputs.store.key, "cell": row.features.name},
+            # Ids, targets and video hashes of the clips, in order.
             "splits": {part: split.model_dump() for part, split in self.splits.items()},
             "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
             "protocol": self.protocol,
+            # Device and threads are left out: they change results by rounding alone, and a run made on another machine is
+            # still this run.
             "precision": self.compute.precision,
+            # These add scores to the record and train nothing else.
             "segments": data.segments,
             "also": [str(split.name) for split in data.also],
         }
@@ -102,7 +107,7 @@ def plan_runs(
     compute: Compute = ON_CPU,
     splits: Mapping[str, SplitRecord] | None = None,
 ) -> RunPlan:
-    """The runs of `inputs`. `splits` are those of another cell's plan, which saves hashing the clips again."""
+    """Plan the runs of `inputs`. `splits` are those of another cell's plan, which saves hashing the clips again."""
     return RunPlan(inputs, protocol, compute, split_records(inputs) if splits is None else splits)
 
 
@@ -117,7 +122,7 @@ def run_readouts(
     """Train the seeds that have no record, and return the records of all.
 
     Raises:
-        MissingError: features are missing or unfit, or a loss turned NaN.
+        MissingError: features are missing, damaged or not finite, or the loss became NaN.
         UsageError: no such device, or a seed has an unfinished training with another recipe.
     """
     row, plan = inputs.row, plan_runs(inputs, protocol, compute)
@@ -127,6 +132,7 @@ def run_readouts(
         stored = plan.stored_run(seed, workspace)
         record = read_record(stored, reporter)
         if record is None:
+            # Refused before features are loaded, which may take minutes.
             _refuse_other_training(stored, row, protocol)
             if not sequences:  # once for all seeds
                 sequences = {
@@ -150,7 +156,7 @@ def run_readouts(
 
 
 def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
-    """What records state of the splits. It is the same for every cell, recipe and seed."""
+    """Describe the splits for run records: the same for every cell, recipe and seed."""
     return {
         part: _split_record(split, inputs.video_sha256, inputs.data.missing.get(part, ()))
         for part, split in inputs.data.splits.items()
@@ -158,10 +164,11 @@ def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
 
 
 def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
-    """The record of a run; None if it is missing or damaged, in which case the damaged file is renamed."""
+    """Read the record of a run; returns None if it is missing or damaged. Damaged files are renamed."""
     try:
         return stored.load_record()
     except DamagedRecordError as error:
+        # Both are renamed: the record holds the sha256 of the predictions, so neither can be verified without the other.
         kept = [set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
         reporter.warn(f"{error}: kept as {' and '.join(kept)}, training this seed again")
         return None
@@ -179,6 +186,7 @@ def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> N
     def describe_recipe(recipe: Recipe) -> dict[str, object]:
         return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
 
+    # Folders are named seed<seed>-<run>: all unfinished runs of this seed.
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
         header = checkpoints.read_header(path)
         if path.parent == stored.folder or header is None or header.get("protocol") != protocol:
@@ -201,6 +209,7 @@ def _train_seed(
         train, held_out = split_held_out(train, seed)
     data = checkpoints.TrainingData(train, test, held_out, inputs.data.segments)
     stored.folder.mkdir(parents=True, exist_ok=True)
+    # Files that a killed process was still writing.
     remove_partials(stored.folder)
     # Stored in the checkpoints' headers: `repro predict` reads it.
     about = {
@@ -219,10 +228,11 @@ def _train_seed(
             after_epoch=lambda _: advance(""),
         )
     seconds = time.perf_counter() - started
+    # The record comes last and the training's state goes after it. A process killed in between finds the finished training in
+    # the state, trains nothing and writes these files again.
     _write_predictions(stored, plan, data, trained)
     record = _build_record(plan, seed, stored, data, trained, seconds)
     stored.write_record(record)
-    # The training's state is of no use once the record vouches for the run.
     (stored.folder / checkpoints.STATE).unlink(missing_ok=True)
     return record
 
@@ -237,11 +247,13 @@ def _write_predictions(
 ) -> None:
     """Write the test scores of every clip after the epochs that a rule selects."""
     best = best_epoch_on_test(trained.epochs, plan.inputs.row.metric)
+    # Three epochs at most: the predictions of all would take far more disk than every other file of a run.
     epochs = {epoch.number: epoch for epoch in (best, trained.selected, trained.epochs[-1])}
     predictions = Predictions(
         data.test.clips,
         plan.inputs.data.splits["test"].classes,
         _integer_targets(data.test),
+        # Epochs count from 1.
         {number: trained.predictions[number - 1] for number in epochs},
         data.test.groups,
     )
@@ -256,7 +268,7 @@ def _build_record(
     trained: TrainingResult,
     seconds: float,
 ) -> RunRecord:
-    """The record of a finished training, whose files are in `stored`."""
+    """Build the record of a finished training, whose files are in `stored`."""
     inputs, row, segments = plan.inputs, plan.inputs.row, plan.inputs.data.segments
     best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
     tested, learned = _integer_targets(data.test), _integer_targets(data.train)
@@ -264,6 +276,7 @@ def _build_record(
     return RunRecord(
         run=stored.folder.name.split("-")[1],
         group=content_key(plan.group),
+        # The group without the cell: equal for all cells of a grid.
         grid=content_key({**plan.group, "features": {"key": inputs.store.key}}),
         row=row.name,
         row_version=row.version,
@@ -313,7 +326,7 @@ def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> F
 
 
 def _made_record(compute: Compute, seconds: float) -> Provenance:
-    """When and on what the training ran."""
+    """Record when and on what the training ran."""
     on = describe_machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
     if compute.threads is not None:
         on["torch_threads"] = str(compute.threads)
@@ -328,12 +341,13 @@ def _made_record(compute: Compute, seconds: float) -> Provenance:
 def _subset_record(
     split: Split, test: Sequences, trained: TrainingResult, metric: str, segments: Segments | None
 ) -> SubsetRecord:
-    """Scores of the clips of `split`, a part of the test split, under the same rules."""
+    """Score the clips of `split`, a part of the test split, by the same rules."""
     ids = {clip.id for clip in split.clips}
     chosen = np.array([clip in ids for clip in test.clips])
     targets = _integer_targets(test)[chosen]
     scores = [all_scores(predictions[chosen], targets, segments) for predictions in trained.predictions]
-    best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # ties go to the earlier epoch
+    # The part's own best epoch, selected as if the part were the test split.
+    best = max(range(len(scores)), key=lambda epoch: scores[epoch][metric])  # ties go to the earliest
     return SubsetRecord(
         name=str(split.name),
         clips=len(targets),
@@ -343,6 +357,7 @@ def _subset_record(
 
 
 def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...] = ()) -> SplitRecord:
+    # What is learned from a clip, and not where its file is: the data may be moved.
     contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
     digest = content_sha256({"classes": list(split.classes), "clips": contents})
     return SplitRecord(name=str(split.name), clips=len(split.clips), sha256=digest, missing_clips=missing)

@@ -30,6 +30,7 @@ from repro.readout.sequences import Sequences
 VERSION = 2
 """Part of a run's content key: raised if the same features and seed would give another readout."""
 
+# Names of files in workspaces: another version must find them under the same names.
 STATE = "training.safetensors"
 SELECTED = "selected_epoch.safetensors"
 LAST = "last_epoch.safetensors"
@@ -92,16 +93,18 @@ class TrainingData:
 def describe_training(
     data: TrainingData, recipe: Recipe, seed: int, metric: Metric, compute: Compute
 ) -> dict[str, Any]:
-    """Everything a training depends on, except the values of the features (those are part of the run's content key)."""
+    """Return everything a training depends on, except the values of the features (those are part of the run's content key)."""
 
     def hash_split(split: Sequences) -> str:
         lengths = [len(features) for features in split.features]
+        # Lengths stand in for the features: their values are many gigabytes, and are part of the run's content key.
         return content_key([split.clips, lengths, split.targets.tolist()])
 
     return {
         "version": VERSION,
         "seed": seed,
         "metric": metric,
+        # The note explains the recipe to readers; rewording it must not make a training unusable.
         "recipe": recipe.model_dump(mode="json", exclude={"note"}),
         "compute": compute.as_stored(),
         "width": data.train.width,
@@ -148,7 +151,9 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
         aside = set_aside(path)
         folder.warn(f"{error}: the training's state is kept as {aside.name}, training from the first epoch")
         return
+    # Refused before anything is restored, so that `state` is never half of one training and half of another.
     refuse_changed(path, about["asked"], asked)
+    # Threads divide a sum in other places, and sums of floats depend on the order: a warning, since scores hardly change.
     if about["threads"] != torch.get_num_threads():
         folder.warn(
             f"{path}: began on {about['threads']} threads and resumes with {torch.get_num_threads()}: the weights' last "
@@ -156,9 +161,12 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
         )
     weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
     state.model.load_state_dict(weights)
+    # By name: an optimizer's own state_dict numbers the parameters by their order in the model.
     for name, parameter in state.model.named_parameters():
         state.optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in MOMENTS}
     state.epochs = [Epoch(**epoch) for epoch in about["epochs"]]
+    # Stored, because the weights of earlier epochs are gone: scores of a part of the test split need the logits of every
+    # epoch.
     state.logits = [tensors[f"logits/{epoch.number}"] for epoch in state.epochs]
 
 
@@ -194,8 +202,10 @@ def refuse_changed(path: Path, stored: Mapping[str, Any], current: Mapping[str, 
         UsageError: what differs, with both values.
     """
     before, now = _flatten_settings(stored), _flatten_settings(current)
+    # The keys of both: a setting that one of the two does not have also differs.
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
+        # Three are enough to recognise the change, and fit in one line.
         shown = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UsageError(
@@ -216,6 +226,7 @@ def _flatten_settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically; `about` is anything JSON can hold."""
+    # The file's sha256 is of the bytes in memory order, so the tensors must be contiguous and on the CPU.
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_arrays(path, on_cpu, about, TORCH)
 
@@ -228,13 +239,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DamagedCheckpointError: it is not as it was written.
     """
     try:
+        # Verifies the sha256 in the header: a flipped bit would otherwise become a plausible score.
         return read_arrays(path, TORCH)
     except DamagedFileError as error:
         raise DamagedCheckpointError(f"{path}: damaged: {error}") from error
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """A checkpoint's header, without reading or verifying its tensors; None if the file is missing or incomplete."""
+    """Return a checkpoint's header without reading or verifying its tensors; None if the file is missing or incomplete."""
     try:
         with safe_open(path, framework="pt") as file:
             return read_about(file)

@@ -29,6 +29,7 @@ class Compute:
         Raises:
             UsageError: the device or the precision is not available on this machine.
         """
+        # Checked first: a training would fail at its first product, after minutes of loading features.
         try:
             kind = torch.device(self.device).type
         except RuntimeError as error:
@@ -42,7 +43,7 @@ class Compute:
         return self
 
     def as_stored(self) -> dict[str, str | bool]:
-        """What training state stores of this. A saved training resumes only if it is equal.
+        """Return what training state stores of this. A saved training resumes only if it is equal.
 
         The thread count is not part of it: a different number gives a warning, not an error.
         """
@@ -57,6 +58,7 @@ class Compute:
         """Apply these settings to PyTorch within the block and restore the caller's afterwards, random state included."""
         device = torch.device(self.device)
         precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+        # The caller's settings, restored at the end: they are global, and a test or a notebook may go on with other work.
         deterministic = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         if self.deterministic:
@@ -68,9 +70,12 @@ class Compute:
         try:
             # "high" rounds the factors of fp32 products to TF32; "highest" does not.
             torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+            # Never less deterministic than the caller asked for.
             torch.use_deterministic_algorithms(self.deterministic or deterministic, warn_only=warn_only)
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
+            # fork_rng restores the random state afterwards. It is given the one GPU in use, or it would save the state of
+            # every GPU.
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), kernels:
                 yield device
         finally:

@@ -24,6 +24,7 @@ class ClassificationTransformer(nn.Module):
     The number of channels must be divisible by the recipe's heads.
     """
 
+    # Attention masks everything after a clip's end, so batches need no padding.
     sees_padding = False
 
     def __init__(self, width: int, classes: int, recipe: Recipe) -> None:
@@ -38,6 +39,7 @@ class ClassificationTransformer(nn.Module):
             dropout=recipe.dropout,
             batch_first=True,
         )
+        # Nested tensors are a fast path for inference with other kernels; without them scoring and training compute alike.
         self.encoder = nn.TransformerEncoder(layer, recipe.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
         self.classifier = nn.Linear(width, classes)
 
@@ -45,7 +47,9 @@ class ClassificationTransformer(nn.Module):
         """Logits of padded clips; `valid` is False at padding."""
         batch, _, width = features.shape
         tokens = torch.cat([self.cls_token.expand(batch, -1, -1), features], dim=1)
+        # As in the release, dropout falls on the sum of features and positions, and on the CLS token as well.
         tokens = self.dropout(tokens + position_encoding(tokens.shape[1], width).to(tokens.device))
+        # PyTorch masks where True, the opposite of `valid`. The CLS token is never masked.
         padding = torch.cat([torch.zeros(batch, 1, dtype=torch.bool, device=valid.device), ~valid], dim=1)
         encoded = self.encoder(tokens, src_key_padding_mask=padding)
         logits: Tensor = self.classifier(encoded[:, 0])
@@ -63,13 +67,16 @@ class ClassificationTransformer(nn.Module):
         tokens = torch.cat(
             [part for own in features.split_with_sizes(list(lengths)) for part in (self.cls_token[0], own)]
         )
+        # Positions start again at 0 with every clip's CLS token, as in a padded batch.
         tokens = self.dropout(tokens + torch.cat([table[:span] for span in spans]))
         *layers, last = self.encoder.layers
         for layer in layers:
             tokens = _encoder_layer(layer, tokens, spans, tokens, spans)
+        # Where each clip starts in the packed tokens.
         cls_positions = [0, *accumulate(spans)][:-1]
         cls_tokens = _encoder_layer(last, tokens[cls_positions], [1] * len(spans), tokens, spans)
         norm = self.encoder.norm
+        # The constructor passes a norm; PyTorch's type also allows None.
         assert norm is not None
         logits: Tensor = self.classifier(norm(cls_tokens))
         return logits
@@ -78,9 +85,11 @@ class ClassificationTransformer(nn.Module):
 def _encoder_layer(
     layer: nn.Module, inputs: Tensor, counts: Sequence[int], tokens: Tensor, spans: Sequence[int]
 ) -> Tensor:
-    """nn.TransformerEncoderLayer (post-norm, ReLU) at `inputs`, `counts` per clip, which attend to all `tokens` of their
-    clip, `spans` per clip."""
+    """Apply nn.TransformerEncoderLayer (post-norm, ReLU) to `inputs`, `counts` per clip, which attend to all `tokens` of
+    their clip, `spans` per clip."""
     assert isinstance(layer, nn.TransformerEncoderLayer)
+    # Post-norm (Vaswani et al. 2017): x = norm1(x + attention(x)), then x = norm2(x + feed_forward(x)). The dropout modules
+    # are the layer's own, so rates and training mode are those of the padded layer.
     inputs = layer.norm1(inputs + layer.dropout1(_self_attention(layer.self_attn, inputs, counts, tokens, spans)))
     hidden = layer.dropout(functional.relu(layer.linear1(inputs)))
     out: Tensor = layer.norm2(inputs + layer.dropout2(layer.linear2(hidden)))
@@ -130,6 +139,7 @@ def attend_per_clip(
         values.split_with_sizes(list(spans)),
         strict=True,
     ):
+        # [tokens, C] -> [1, heads, tokens, C / heads], the layout of scaled_dot_product_attention.
         q, k, v = (x.view(1, -1, heads, width // heads).transpose(1, 2) for x in (q, k, v))
         out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         attended.append(out.transpose(1, 2).reshape(-1, width))
@@ -158,6 +168,7 @@ def attend_padded(
         return room.index_copy(0, positions, rows).view(clips, -1, heads, width // heads).transpose(1, 2)
 
     query_positions, key_positions = padded_positions(counts), padded_positions(spans)
+    # Padded keys get no attention. The outputs of padded queries are left out below.
     is_token = torch.zeros(clips * max(spans), dtype=torch.bool, device=queries.device)
     is_token[key_positions] = True
     out = functional.scaled_dot_product_attention(
@@ -191,6 +202,7 @@ class FlattenedLinear(nn.Module):
 
     def __init__(self, width: int, classes: int, recipe: Recipe) -> None:
         super().__init__()
+        # A Sequential of one layer, for the release's tensor names layers.0.weight and layers.0.bias.
         self.layers = nn.Sequential(nn.Linear(width * recipe.max_length, classes))
 
     def forward(self, features: Float[Tensor, "B T C"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, "B K"]:
@@ -213,6 +225,6 @@ Head = ClassificationTransformer | FlattenedLinear
 
 
 def build_head(recipe: Recipe, width: int, classes: int) -> Head:
-    """The recipe's head with new weights, sampled from PyTorch's current random state."""
+    """Build the recipe's head with new weights, sampled from PyTorch's current random state."""
     kind = FlattenedLinear if recipe.head == "linear" else ClassificationTransformer
     return kind(width, classes, recipe)

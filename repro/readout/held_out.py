@@ -8,16 +8,18 @@ from jaxtyping import Num
 from repro.core.errors import MissingError
 from repro.readout.sequences import Sequences, derive_seed
 
+# The release holds nothing out; the share is this project's choice (docs/deviations.md 2).
 HELD_OUT_SHARE = 0.2
 """Share of the training clips that is held out: every fifth."""
 
 
 def split_held_out(split: Sequences, seed: int) -> tuple[Sequences, Sequences]:
-    """Divide a training split into the clips to train on and the clips held out.
+    """Divide a training split into the clips to train on and the clips held out, each in the split's order.
 
     Raises:
         MissingError: there are too few clips or source videos to hold any out.
     """
+    # A seed of its own: the part stays the same if other random numbers of a training change.
     held_out = select_held_out(split.targets.numpy(), split.groups, derive_seed(seed, "held out"))
     kept = sorted(set(range(len(split.clips))) - set(held_out))
     if not held_out or not kept:
@@ -50,6 +52,7 @@ def select_held_out(
         Indices of the held-out clips, ascending.
     """
     generator = np.random.default_rng(seed)
+    # The prefixes keep a clip without a video apart from a video whose name is that number.
     names = [f"clip {n}" if groups is None or groups[n] is None else f"video {groups[n]}" for n in range(len(targets))]
     members: dict[str, list[int]] = {}
     for n, name in enumerate(names):
@@ -71,6 +74,7 @@ def select_held_out(
             train_needs, held_out_needs = ((float(side[rarest]), float(side[-1])) for side in needed)
             side = int(held_out_needs > train_needs)
             needed[side] -= counts[video]
+            # All clips of a video go to one side: this is what prevents leakage, and why the shares are not exact.
             unassigned.remove(video)
             if side == 1:
                 held_out += videos[video]

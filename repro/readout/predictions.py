@@ -34,9 +34,12 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     groups = [None] * len(clips) if predictions.groups is None else list(predictions.groups)
     table = pa.table(
         {
+            # Epoch by epoch, the clips in the split's order within each. Types are fixed, because Arrow would infer another
+            # schema if no clip of a split has a label.
             "epoch": pa.array(np.repeat(list(by_epoch), len(clips)), pa.int32()),
             "clip": pa.array([clip for _ in by_epoch for clip in clips]),
             "targets": pa.array([row for _ in by_epoch for row in labels], pa.list_(pa.int32())),
+            # float64, so that metrics computed from the file equal those in the record.
             "scores": pa.array(
                 [row for scores in by_epoch.values() for row in scores.tolist()], pa.list_(pa.float64())
             ),
@@ -60,6 +63,7 @@ def read_predictions(path: Path) -> Predictions:
         epochs = table["epoch"].to_numpy()
         chosen = {int(epoch): np.flatnonzero(epochs == epoch) for epoch in dict.fromkeys(epochs.tolist())}
         scores = np.array(table["scores"].to_pylist(), np.float64)
+        # Every epoch repeats clips, targets and groups: one of them is read.
         first = table.take(next(iter(chosen.values())))
         groups = tuple(first["group"].to_pylist())
     except FileNotFoundError as error:

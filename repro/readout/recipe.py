@@ -42,6 +42,7 @@ class Bce(Config):
 class Recipe(Config):
     """How the readout is trained. Its dump, without `note`, is part of a run's content key."""
 
+    # Fields without a default differ between the published settings, so that every row must state them.
     head: Literal["transformer", "linear"] = "transformer"
     loss: Annotated[Focal | CrossEntropy | Bce, Field(discriminator="name")]
     epochs: Positive
@@ -66,6 +67,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check_layers_suit_the_head(self) -> "Recipe":
+        # Otherwise a config that changes the head alone would train another head than it appears to.
         if (self.head == "linear") != (self.layers == 0):
             raise ValueError(f"the {self.head} head has {'no' if self.head == 'linear' else 'at least 1'} layers")
         return self

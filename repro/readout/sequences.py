@@ -34,12 +34,13 @@ class BatchPlan:
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A separate seed for every purpose.
+    """Derive a separate seed for every purpose.
 
     Everything random in a training is seeded through this function. What an epoch samples therefore does not depend on what
     was sampled before it, and a resumed training samples what an uninterrupted one would.
     """
     text = "/".join(str(part) for part in (seed, *purpose))
+    # A hash, so that neighbouring seeds share nothing; 8 bytes are the most that torch.manual_seed takes.
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
@@ -57,6 +58,7 @@ def plan_epoch(seed: int, epoch: int, clips: int, recipe: Recipe) -> list[BatchP
     order = generator.permutation(clips).tolist()
     plans = []
     for start in range(0, clips, recipe.batch_size):
+        # A last batch of fewer clips is used, not dropped.
         chosen = tuple(order[start : start + recipe.batch_size])
         if recipe.mixup > 0:
             # One lambda per batch, as the release's scripts/train.py and Zhang et al. 2018.
@@ -99,7 +101,7 @@ class Sequences:
         return self.features[0].shape[1]
 
     def select_clips(self, indices: Sequence[int]) -> "Sequences":
-        """The clips at `indices`, in that order."""
+        """Return the clips at `indices`, in that order."""
         return replace(
             self,
             clips=tuple(self.clips[i] for i in indices),
@@ -110,12 +112,13 @@ class Sequences:
 
     def to_device(self, device: torch.device) -> "Sequences":
         """Copy the features to a GPU if they take at most half of its free memory; otherwise return self."""
+        # Half, because weights, AdamW's moments and activations need the rest.
         if device.type != "cuda" or sum(f.nbytes for f in self.features) > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         return replace(self, features=tuple(f.to(device) for f in self.features))
 
     def make_batch(self, plan: BatchPlan, sees_padding: bool = False) -> Batch:
-        """Pack the clips of `plan`, mixed with their partners.
+        """Pack the clips of `plan`, mixed with their partners (mixup, Zhang et al. 2018).
 
         The release pads all clips of a batch, mixes the padded features, and keeps each clip's own padding mask
         (docs/deviations.md 6). Packed, this means that a mixed clip keeps its own length: a longer partner is truncated and a
@@ -166,6 +169,7 @@ def load_sequences(
     """
     if max_length < 1:
         raise UsageError(f"max_length {max_length}: expected at least 1 frame")
+    # Collected over all clips, so that one message counts all and a user does not fix them one by one.
     features, missing, unfit = [], [], []
     readers: Counter[str] = Counter()
     try:
@@ -187,6 +191,7 @@ def load_sequences(
             raise MissingError(
                 f"features {store.clip_path(clip.id)}: '{cell}' is {values.shape[1]} wide, expected {width}: extract them again"
             )
+        # Also after max_length: a NaN anywhere shows that the extraction went wrong.
         if not len(values) or not np.isfinite(values).all():
             unfit.append(clip.id)
         features.append(_as_tensor(values[:max_length].astype(np.float32, copy=False)))  # a grid may store fp16
@@ -209,6 +214,7 @@ def load_sequences(
 def _multi_hot(split: Split) -> Float32[Tensor, "N K"]:
     targets = torch.zeros(len(split.clips), len(split.classes))
     for index, clip in enumerate(split.clips):
+        # PyTorch would take label -1 as the last class, and name no clip for one that is too large.
         outside = [label for label in clip.target if not 0 <= label < len(split.classes)]
         if outside:
             raise UsageError(

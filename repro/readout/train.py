@@ -73,7 +73,7 @@ def train_readout(
         # Initial weights and each epoch's dropout have seeds of their own, so that resuming changes nothing.
         torch.manual_seed(derive_seed(seed, "init"))
         model = build_head(recipe, width, classes).to(device)
-        # The learning rate is set before every step.
+        # The learning rate is set before every step. Fused: one kernel updates all parameters, on a CPU as well.
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
         state = TrainingState(model, optimizer, [], [])
         if folder is not None:
@@ -85,6 +85,7 @@ def train_readout(
             plans = plan_epoch(seed, number, len(train_split.clips), recipe)
             try:
                 train_loss = train_one_epoch(model, optimizer, train_split, recipe, number, plans, compute)
+                # Scoring samples no random numbers, so it changes nothing in the epochs that follow.
                 logits = _require_finite(compute_logits(model, test_split, recipe, compute), number)
             except FloatingPointError as error:
                 raise MissingError(_describe_stop(error, len(state.epochs), folder)) from error
@@ -97,6 +98,7 @@ def train_readout(
             state.epochs.append(epoch)
             state.logits.append(logits)
             if folder is not None:
+                # Saved before it is reported: an epoch that a user has seen is never trained again.
                 checkpoints.save_training(folder, asked, state, _select_epoch(state.epochs, metric))
             if after_epoch is not None:
                 after_epoch(epoch)
@@ -150,6 +152,7 @@ def train_one_epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += loss.item()
+    # As the release: the mean of batches, in which a smaller last batch counts as much as the others.
     return total / len(plans)
 
 
@@ -167,6 +170,7 @@ def learning_rate(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: i
     if step < warmup:
         # The first step has rate 0 and changes no weight, as in the release.
         return peak * step / warmup
+    # A scheduler also asks for the rate after the last step: max avoids 0 / 0 in a recipe of warm-up alone.
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 
@@ -175,6 +179,7 @@ def compute_loss(
 ) -> Float[Tensor, ""]:
     """Mean loss of a batch; targets may be soft (mixup)."""
     if isinstance(kind, CrossEntropy):
+        # Targets are probabilities, not label ids, because mixup makes them soft.
         return functional.cross_entropy(logits, targets)
     if isinstance(kind, Bce):
         return functional.binary_cross_entropy_with_logits(logits, targets)
@@ -190,23 +195,26 @@ def focal_loss(
     through the same formula, where exp(-BCE) is no longer a probability.
     """
     bce = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    # For a hard target BCE is -log(pt), so exp(-BCE) is pt, the probability given to what is true. (1 - pt)^gamma makes
+    # entries that are predicted well count less.
     return (alpha * (1 - (-bce).exp()) ** gamma * bce).mean()
 
 
 def predict_probabilities(
     model: Head, split: Sequences, recipe: Recipe, compute: Compute = ON_CPU
 ) -> Float64[np.ndarray, "N K"]:
-    """Class probabilities of every clip."""
+    """Compute the class probabilities of every clip."""
     return to_probabilities(compute_logits(model, split, recipe, compute), recipe)
 
 
 @torch.inference_mode()
 def compute_logits(model: Head, split: Sequences, recipe: Recipe, compute: Compute) -> Float32[Tensor, "N K"]:
-    """Logits of every clip, on the CPU."""
+    """Compute the logits of every clip, without dropout; returned on the CPU in fp32."""
     model.eval()
     device = next(model.parameters()).device
     logits = []
     for start in range(0, len(split.clips), recipe.batch_size):
+        # In the split's order and without mixup. Clips do not affect each other, so the batch size only changes the speed.
         batch = split.make_batch(BatchPlan(tuple(range(start, min(start + recipe.batch_size, len(split.clips))))))
         with compute.autocast():
             logits.append(model.forward_packed(batch.features.to(device), batch.lengths))
@@ -220,12 +228,14 @@ def to_probabilities(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[
 
 
 def best_epoch_on_test(epochs: Sequence[Epoch], metric: Metric) -> Epoch:
-    """The epoch with the best test score; ties go to the earliest."""
+    """Return the epoch with the best test score, the rule of the published numbers; ties go to the earliest."""
+    # max returns the first of equal items.
     return max(epochs, key=lambda epoch: epoch.scores[metric])
 
 
 def _select_epoch(epochs: Sequence[Epoch], metric: Metric) -> Epoch:
-    """The best epoch on held-out clips or, without them, on the test split; ties go to the earliest."""
+    """Return the best epoch on held-out clips or, without them, on the test split; ties go to the earliest."""
+    # With held-out clips, no choice is made on the test split.
     return max(epochs, key=lambda epoch: (epoch.scores if epoch.held_out is None else epoch.held_out)[metric])
 
 

@@ -34,7 +34,7 @@ class Readout:
 
     @torch.inference_mode()
     def score(self, features: Float32[np.ndarray, "T C"]) -> Float64[np.ndarray, " K"]:
-        """Class probabilities of one clip; frames after the recipe's max_length are ignored.
+        """Compute the class probabilities of one clip; frames after the recipe's max_length are ignored.
 
         Raises:
             MissingError: the features have another width, are empty or not finite.
@@ -43,6 +43,7 @@ class Readout:
             raise MissingError(f"features of shape {features.shape}: this readout reads frames of width {self.width}")
         if not len(features) or not np.isfinite(features).all():
             raise MissingError(f"features of {len(features)} frames: empty, or not finite")
+        # A copy, because stored features may be mapped read-only from their file.
         sequence = torch.from_numpy(np.array(features[: self.recipe.max_length], np.float32))
         device = next(self.model.parameters()).device
         logits = self.model.eval().forward_packed(sequence.to(device), [len(sequence)]).float().cpu()
@@ -58,10 +59,12 @@ def load_readout(path: Path, device: str = "cpu") -> Readout:
     """
     try:
         tensors, about = read_tensors(path)
+        # "asked" is what describe_training returned; the other keys are those of CheckpointFolder.about.
         recipe = Recipe.model_validate(about["asked"]["recipe"])
         classes = tuple(about["class_names"])
         width = int(about["asked"]["width"])
         model = build_head(recipe, width, len(classes))
+        # Refuses tensors of other names or shapes with a RuntimeError, caught below.
         model.load_state_dict(tensors)
         return Readout(
             model=model.to(device).eval(),

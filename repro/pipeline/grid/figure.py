@@ -24,7 +24,8 @@ LUMA = np.array([0.2126, 0.7152, 0.0722])
 
 
 def render_svg(result: GridResult) -> bytes:
-    """The heat map as an SVG file, its text as text; the same result gives the same bytes."""
+    """Render the heat map as an SVG file; the same result gives the same bytes."""
+    # Text stays text, not outlines. Without a fixed salt and with a date, the same grid would give other bytes each time.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "actiondiff", "font.family": "sans-serif"}):
         written = io.BytesIO()
         draw_figure(result).savefig(written, format="svg", metadata={"Date": None, "Creator": None})
@@ -34,6 +35,7 @@ def render_svg(result: GridResult) -> bytes:
 def draw_figure(result: GridResult) -> Figure:
     timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
     layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
+    # Inches: a cell holds a score of five characters at 8 points, with room for labels and the colour bar.
     height = 0.36 * len(timesteps) + 1.15
     heat_map = Figure(figsize=(0.62 * len(layers) + 2.2, height * len(result.protocols) + 1.45), layout="constrained")
     heat_map.suptitle(f"{result.row.title}, {result.row.readout.head} readout", fontsize=12)
@@ -47,7 +49,7 @@ def draw_figure(result: GridResult) -> Figure:
 
 
 def write_caption(result: GridResult) -> str:
-    """A caption that explains the figure on its own."""
+    """Write a caption that explains the figure on its own."""
     top, bottom = (" (top)", " (bottom)") if len(result.protocols) > 1 else ("", "")
     clips = f"trained on {result.row.data.train}, tested on {result.row.data.test}"
     parts = [f"{METRICS[result.row.metric]} in percent, {describe_seeds(result.seeds)}; {clips}."]
@@ -67,7 +69,9 @@ def _draw_panel(
 ) -> None:
     values = _selection_scores(result, protocol, timesteps, layers)
     image = panel.imshow(np.ma.masked_invalid(values), cmap=COLOURS, aspect="auto")
+    # Of the drawn colours, to choose black or white text for each cell.
     lightness = np.asarray(image.to_rgba(values))[..., :3] @ LUMA
+    # Seen through masked cells only: those that were not run.
     panel.set_facecolor("#e8e8e8")
     panel.patch.set_hatch("////")
     panel.patch.set_edgecolor("#b0b0b0")
@@ -105,6 +109,6 @@ def _draw_panel(
 def _selection_scores(
     result: GridResult, protocol: Protocol, timesteps: Sequence[int], layers: Sequence[int]
 ) -> Float[np.ndarray, "S L"]:
-    """The scores that cells are selected by, in points; NaN for a cell that was not run."""
+    """Return the scores that cells are selected by, in points; NaN for a cell that was not run."""
     means = [[result.mean_score(protocol, Cell(timestep=t, layer=layer)) for layer in layers] for t in timesteps]
     return np.array([[np.nan if mean is None else mean for mean in line] for line in means])

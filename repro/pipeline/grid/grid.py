@@ -57,7 +57,7 @@ class GridRequest:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The grid of a row, and the part of it that is requested."""
+    """The grid of a row, and its requested cells."""
 
     row: Row
     """With the head that is trained."""
@@ -69,7 +69,7 @@ class Grid:
 
 
 def plan_grid(row: Row, request: GridRequest) -> Grid:
-    """The cells that a request means.
+    """Resolve a request to cells.
 
     Raises:
         UsageError: a backbone without a grid, a cell outside it, or a head without a recipe.
@@ -107,8 +107,10 @@ def run_grid(
     """
     grid = plan_grid(row, request)
     if compute.threads is None and request.jobs > 1:
+        # Otherwise every process would start a thread per core, and they would wait for each other.
         compute = replace(compute, threads=max(1, len(os.sched_getaffinity(0)) // request.jobs))
     workspace.require_writable()
+    # The lock of `repro ROW`: a grid trains that run too.
     with workspace.lock(f"run {row.name}"):
         data = open_row_data(grid.row, workspace, allow_missing=request.allow_missing)
         data.warn_of_left_out(reporter)
@@ -119,6 +121,7 @@ def run_grid(
         mlflow_view.log_runs(workspace, reporter)
         seeds = tuple(row.seeds.first(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
+        # Also if cells failed: the report shows what is there, and the next run completes it.
         if result.runs:
             _write_report(result, workspace)
     return result, failures
@@ -144,6 +147,7 @@ class _Cells:
 
         def find_records(protocol: Protocol, cell: Cell) -> tuple[int, ...]:
             """Read a cell's records into `runs`; returns the seeds without one."""
+            # The splits are the same for all cells: hashed once for up to 91 of them.
             plan = plan_runs(inputs_at(self.inputs, cell), protocol, self.compute, splits)
             missing = []
             for seed in seeds:
@@ -158,6 +162,7 @@ class _Cells:
         # Also cells and protocols that are not requested: the report shows what earlier runs left.
         missing = {(p, cell.name): find_records(p, cell) for p in PROTOCOLS for cell in grid.complete}
         jobs = [
+            # All seeds of a cell in one job: its features are loaded once.
             CellJob(cell, protocol, self.compute, missing[protocol, cell.name])
             for cell in grid.cells
             for protocol in request.protocols
@@ -170,6 +175,7 @@ class _Cells:
                 if failure:
                     failures[f"{job.cell.name} ({job.protocol})"] = failure
                     reporter.warn(f"cell {job.cell.name}, {job.protocol} protocol: {failure}")
+                # Read back from disk, since a worker process may have written it.
                 find_records(job.protocol, job.cell)
                 advance(job.cell.name)
 

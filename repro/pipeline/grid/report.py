@@ -18,6 +18,7 @@ RULES: dict[Protocol, str] = {
     "published": "best cell and epoch on the test split",
     "honest": "cell and epoch picked on held-out training clips",
 }
+# The columns of the CSV, in order: the keys of list_runs.
 COLUMNS = (
     "row",
     "head",
@@ -68,6 +69,7 @@ class GridResult:
 
         Seeds with fewer cells are left out: the best of few and the best of many cells have no common mean.
         """
+        # Ties go to the first cell in the grid's order.
         order, most = [cell.name for cell in self.cells], self.count_cells(protocol)
         return [select_cell(runs, order) for seed in self.seeds if len(runs := self.runs_of(protocol, seed)) == most]
 
@@ -112,12 +114,14 @@ def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
     return {
         "rule": RULES[protocol],
         "cells": result.count_cells(protocol),
+        # Partial grids are reported; `repro check` judges only the best cell of a complete one.
         "whole": result.count_cells(protocol) == len(result.cells),
         "selected": [
             asdict(one) | {name: _to_points(getattr(one, name)) for name in ("chosen_on", "test", "last_epoch")}
             for one in chosen
         ],
         "test": round(statistics.fmean(scores), 4),
+        # Sample standard deviation over seeds (n - 1), undefined for one.
         "spread": round(statistics.stdev(scores), 4) if len(scores) > 1 else None,
     }
 
@@ -202,6 +206,7 @@ def format_summary(result: GridResult) -> list[str]:
     if published is not None:
         text.append(f"{'the table':<10} {metric} {published.value:.{published.digits}f}")
     if "published" in result.protocols:
+        # Stated with the number, so that neither is quoted without the other.
         text.append(result.optimism)
     return text
 
@@ -211,4 +216,5 @@ def describe_seeds(seeds: Sequence[int]) -> str:
 
 
 def _to_points(share: float) -> float:
+    # Two digits are published. Four show a single clip: 1 of 6,096 is 0.0164 points.
     return round(100 * share, 4)
