@@ -30,7 +30,9 @@ SHEETS = {
 BLANK = (None, "", "#N/A")
 """Values of a missing label in the sheet Action."""
 
-# The release's rules (its datasets/animalkingdom.py), in small letters. Unseen species: clips of six actions, trained on four sub-classes of animals and tested on five others.
+# The release's rules (its datasets/animalkingdom.py), in small letters. They are code and not config because a cached listing
+# depends on them: a change here is a change of registry.VERSION. Unseen species: clips of six actions, trained on four
+# sub-classes of animals and tested on five others.
 SPECIES_ACTIONS = ("moving", "eating", "attending", "swimming", "sensing", "keeping still")
 TRAIN_SPECIES = ("bird", "fish", "frog / toad", "snake / cobra / viper / python")
 TEST_SPECIES = (
@@ -70,6 +72,7 @@ def read_segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | No
     Raises:
         DataError: the table is damaged, or a class is not in exactly one segment.
     """
+    # The first place that has the table; not every archive contains it.
     path = next((path_inside(folder, name) for name in SEGMENTS if (folder / name).is_file()), None)
     if path is None:
         return None
@@ -98,8 +101,10 @@ def read_animal_kingdom(folder: Path, config: DatasetConfig) -> Listing:
     path = path_inside(folder, METADATA)
     sheets = read_workbook(path, SHEETS)
     classes = _read_sheet_classes(sheets["Action"], config.classes, path)
+    # Species are defined by sub-class, such as "fish"; the sheet AR names animals.
     sub_class = _read_sub_classes(sheets["Animal"], path)
     rows = list(_read_sheet_clips(sheets["AR"], config.classes, folder))
+    # A clip in two rows could be in train and test at once.
     refuse_duplicates((row.clip for row in rows), folder)
 
     def is_of_species(row: _SheetClip, wanted: tuple[str, ...]) -> bool:
@@ -151,6 +156,7 @@ def _read_sheet_clips(sheet: Rows, classes: int, folder: Path) -> Iterator[_Shee
         if kind not in ("train", "test"):
             raise DataError(f"{where}: type of clip {name} is {_format_value(kind)}, expected train or test")
         target = _parse_labels(labels, classes, f"{where}: labels of clip {name}")
+        # The id's last four letters appear to encode the source video: the group that a held-out split keeps together.
         # Of clips with several labels nothing but the labels is used.
         animal, action = _parse_first_pair(pairs, where) if len(target) == 1 and "," not in labels else ("", "")
         clip = Clip(name, folder / "video" / f"{name}.mp4", target, name[-4:], f"{METADATA} sheet AR row {number}")
@@ -163,8 +169,10 @@ def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
             f"{what}: the number {value}, expected text: a spreadsheet program saved the file anew, which may also have "
             "turned '2,40' into 240: fetch the owners' file again"
         )
+    # ASCII: \d also matches digits of other scripts, which are no label ids.
     if not isinstance(value, str) or not re.fullmatch(r" *\d{1,4} *(, *\d{1,4} *)*", value, re.ASCII):
         raise DataError(f"{what}: {_format_value(value)}, expected label ids as 2,40")
+    # A label named twice counts once: targets are 0 or 1.
     ids = sorted({int(part) for part in value.split(",")})
     if ids[-1] >= classes:
         raise DataError(f"{what}: label {ids[-1]}, expected 0 to {classes - 1}")
@@ -178,6 +186,7 @@ def _parse_first_pair(value: Any, where: str) -> tuple[str, str]:
     the first counts, as in the release.
     """
     try:
+        # literal_eval reads values only: a cell of the file cannot run code.
         pairs = ast.literal_eval(value)
         if pairs and isinstance(pairs[0], str):
             pairs = ast.literal_eval(pairs[0])
@@ -210,6 +219,7 @@ def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...
             raise DataError(f"{where}: Label {label} stands twice, for {names[label]} and {action}")
         else:
             names[label] = action.strip()
+    # With two labels missing, which name belongs to which id could not be told.
     left = [label for label in range(classes) if label not in names]
     if len(left) != len(without) or len(left) > 1:
         raise DataError(

@@ -35,6 +35,7 @@ def path_inside(folder: Path, relative: str) -> Path:
         DataError: it leads out.
     """
     path = folder / relative
+    # Both are resolved, so that neither `..` nor a chain of links leads out unseen.
     top = os.path.realpath(folder / Path(relative).parts[0])
     real = os.path.realpath(path)
     if real != top and not real.startswith(f"{top}{os.sep}"):
@@ -52,6 +53,7 @@ def check_not_empty(path: Path) -> None:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file: fetch the owners' files again")
+    # An interrupted copy leaves an empty file, which would read as a split without clips.
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes): fetch or copy it again")
 
@@ -65,6 +67,7 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
     check_not_empty(path)
     number = 0
     try:
+        # utf-8-sig drops the byte order mark that some spreadsheet programs write, which would become part of the first name.
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -84,6 +87,7 @@ def check_plain_name(name: str, where: str) -> str:
     Raises:
         DataError: empty, too long, a path, hidden, or with control characters.
     """
+    # The name becomes part of paths, keys and messages: it must stay in its folder and in one line.
     if (
         not name
         or name.startswith(".")
@@ -100,6 +104,7 @@ def refuse_duplicates(clips: Iterable[Clip], folder: Path) -> None:
     Raises:
         DataError: two clips share a name.
     """
+    # Features are stored by clip id, and a clip listed twice could be trained and tested on.
     first: dict[str, str] = {}
     for clip in clips:
         if clip.id in first:

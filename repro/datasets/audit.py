@@ -51,8 +51,11 @@ def audit_dataset(
     with workspace.lock(f"audit-{dataset.name}"):
         remove_partials(folder)
         clips = dataset.clips
+        # Missing clips are not decoded, but the manifest lists them.
         missing = _find_missing(dataset)
         journal = Journal(folder / "journal.jsonl")
+        # Taken before decoding: if a clip is replaced meanwhile, its old stamp no longer matches and the next audit decodes
+        # it.
         stamps = {clip.id: _stamp_clip(clip.path) for clip in clips if clip.id not in missing}
         found = {name: probe for name, stamp in stamps.items() if (probe := journal.find_result(stamp)) is not None}
         todo = [clip for clip in clips if clip.id in stamps and clip.id not in found]
@@ -64,9 +67,11 @@ def audit_dataset(
                 # Without the folder's path, because manifests of two machines are compared.
                 probe.error = probe.error.replace(f"{dataset.folder}{os.sep}", "")
                 found[clip.id] = probe
+                # Written clip by clip, since an audit of a large data set takes hours.
                 journal.append_result(stamps[clip.id], probe)
                 advance("")
         manifest = Manifest(dataset.name, dataset.key, _collect_facts(dataset, clips, missing, stamps, found))
+        # Only now: a manifest on disk is always of a complete audit.
         path = manifest_path(workspace, dataset.name)
         write_manifest(path, manifest)
     return Audit(manifest, path, len(todo), reused)
@@ -92,6 +97,7 @@ def _collect_facts(
             lists.setdefault(clip.id, []).append(name)
     rows = []
     for clip in clips:
+        # A clip that was not decoded is missing, and its error says why.
         probe = found.get(clip.id) or Probe(clip.path, error=missing[clip.id])
         contents = probe.contents or Contents(0, 0.0, 0, 0, 0.0)
         rows.append(
@@ -152,6 +158,7 @@ class Journal:
             probe = Probe(Path(name), sha256, reader, None if values is None else Contents(*values), error)
         except (ValueError, TypeError):
             return False
+        # A line of another version is valid JSON too: its fields may mean something else.
         if version != VERSION:
             return False
         self._known[(name, size, changed, inode)] = probe

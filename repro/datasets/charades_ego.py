@@ -81,12 +81,14 @@ def _read_clips(folder: Path, relative: str, videos: str, classes: int, first_pe
     for row in _read_csv_rows(path):
         where = f"{path}:{row.number}"
         name = check_plain_name(row.values["id"].strip(), where)
+        # The two views have the same columns and similar numbers of rows: only the ids show that files were swapped.
         if name.endswith("EGO") != first_person:
             raise DataError(f"{where}: clip '{name}': ids of first-person clips end in EGO, and no others do")
         yield Clip(
             id=name,
             path=folder / videos / f"{name}.mp4",
             target=_parse_actions(row.values["actions"], classes, f"{where}: actions of clip {name}"),
+            # Both views of a script show the same person and action, so without a subject they share a group.
             group=row.values["subject"].strip() or name.removesuffix("EGO"),
             listed=f"{relative}:{row.number}",
         )
@@ -102,10 +104,12 @@ def _read_csv_rows(path: Path) -> Iterator[_CsvRow]:
     header: list[str] = []
     number = 1
     try:
+        # newline="" as the csv module requires: quoted fields hold line breaks.
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file)
             header = [column.strip() for column in next(lines, [])]
             _check_header(header, path)
+            # line_num is the last line read; the next row starts after it.
             number = lines.line_num + 1
             for values in lines:
                 if values:
@@ -132,6 +136,7 @@ def _parse_actions(text: str, classes: int, what: str) -> tuple[int, ...]:
     """Parse the label ids of `c092 11.90 21.20;c147 0.00 12.60`; an empty field has none."""
     found = set()
     for part in filter(None, (part.strip() for part in text.split(";"))):
+        # Start and end are checked for form and then ignored: a clip's target is every action in it.
         match = re.fullmatch(r"c(\d{3}) +\d+(?:\.\d*)? +\d+(?:\.\d*)?", part, re.ASCII)
         if match is None:
             raise DataError(
@@ -147,6 +152,7 @@ def _read_class_file(path: Path, classes: int) -> tuple[str, ...]:
     names: list[str] = []
     for number, line in read_text_lines(path):
         match = re.fullmatch(r"c(\d{3}) +(\S.*)", line.strip(), re.ASCII)
+        # Ids must be consecutive, because a class's index is its label id.
         if match is None or int(match[1]) != len(names):
             raise DataError(
                 f"{path}:{number}: '{to_one_line(line, 60)}', expected 'c{len(names):03} ' and the action's name"

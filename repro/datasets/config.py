@@ -1,4 +1,4 @@
-"""What a dataset config may say. Imports nothing heavy: `repro list` reads these."""
+"""The fields of a dataset config, configs/datasets/<name>.yaml. Imports nothing heavy: `repro list` reads these."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ Length = Annotated[float, Field(gt=0)]
 
 
 class Counted(Config):
-    """What a split comes to when its clips are sampled and cut in one way, counted clip by clip."""
+    """Sampled frames and windows of a split for one stride and window length, counted clip by clip."""
 
     stride: Count
     window: Count
@@ -24,33 +24,30 @@ class Counted(Config):
 
 
 class ClipLengths(Config):
-    """How long a split's clips are in native frames, which is reckoned with until an audit has counted them here."""
+    """Length of a split's clips in native frames: what `repro plan` assumes until an audit has counted them."""
 
     total: Count | None = None
-    """Of all clips together."""
+    """Sum over all clips."""
     mean: tuple[Length, Length] | None = None
-    """Of one clip, at least and at most, where the total is not known: an estimate."""
+    """Estimated mean per clip, lowest and highest, if the total is not known."""
     counted: Counted | None = None
     source: str
 
     @model_validator(mode="after")
-    def _says_how_long(self) -> "ClipLengths":
+    def _check_lengths(self) -> "ClipLengths":
+        # Either known or estimated: a plan must say which of the two it assumes.
         if (self.total is None) == (self.mean is None) or (self.counted is not None and self.total is None):
             raise ValueError("frames have a total, which may be counted further, or a mean")
         if self.mean is not None and self.mean[0] > self.mean[1]:
             raise ValueError("mean: the least comes first")
         return self
 
-    @property
-    def exact(self) -> bool:
-        return self.total is not None
-
 
 class SplitFacts(Config):
     clips: Count | None = None
-    """How many the owners' files list; None where that is not known."""
+    """Number of clips in the publishers' files; None if it is not known."""
     estimated_clips: Count | None = None
-    """How many there will be, where that is not known: what is reckoned with, and never checked."""
+    """Assumed number if `clips` is not known; never checked."""
     within: tuple[str, ...] = ()
     """Splits that together hold all clips of this one; splits that are not within others share no clips with them."""
     frames: ClipLengths | None = None
@@ -60,15 +57,15 @@ Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Part(Config):
-    """A file or folder that a dataset's folder must hold."""
+    """A file or folder that a dataset's folder must contain."""
 
     names: Annotated[tuple[Name, ...], Field(min_length=1)]
-    """Under which it may stand there; of several that do, the first is read."""
+    """Its possible names; if several exist, the first is read."""
     holds: str = ""
-    """A pattern for a file below it by which `repro data prepare` knows such a folder; empty for a file."""
+    """Pattern of a file in the folder, by which `repro data prepare` recognises it; empty for a file."""
 
     def find_name(self, folder: Path) -> str:
-        """The name under which it stands in `folder`, "" where under none."""
+        """Return the name it has in `folder`; an empty string if it is missing."""
         return next((name for name in self.names if (folder / name).exists()), "")
 
     def __str__(self) -> str:
@@ -79,55 +76,57 @@ class DatasetConfig(NamedConfig):
     title: str
     version: Annotated[int, Field(ge=1)]
     source: str
-    """Public address of the owners' page."""
+    """Address of the publishers' page."""
     size: str
-    """To read, as about 6.5 GB."""
+    """Text for readers, such as "about 6.5 GB"."""
     licence: str
     licence_url: str | None = None
-    """Where its text stands, or what its owners say of it."""
+    """Address of the licence's text, or of what the publishers say about it."""
     folder: str
-    """Under the workspace's data/."""
+    """Name of its folder in the workspace's data/."""
     parts: tuple[Part, ...]
-    """What must lie in that folder: annotations first, videos last."""
+    """Required contents of that folder: annotations first, videos last."""
     files: tuple[RemoteFile, ...] = ()
-    """The archives that `repro fetch` brings to archives/ in that folder."""
+    """The archives that `repro fetch` downloads to archives/ in that folder."""
     obtain: str | None = None
-    """What brings the data to {path} where nothing can be fetched, in one line."""
+    """One line on how to get the data to {path} if it cannot be downloaded."""
     adapter: Literal["smoke", "ucf101", "hmdb51", "animal_kingdom", "charades_ego"]
-    """What reads it."""
+    """The code that reads its annotation files (repro/datasets/registry.py)."""
     classes: Annotated[int, Field(ge=2)]
     target: Literal["single", "multi"]
     official_metric: Literal["top1", "map_macro"]
-    """The owners' own, by its name in repro/readout/metrics.py; rows may be judged on another."""
+    """The publishers' metric, by its name in repro/readout/metrics.py; rows may be judged on another."""
     splits: dict[str, SplitFacts]
 
     @model_validator(mode="after")
-    def _can_be_had(self) -> "DatasetConfig":
+    def _check_source(self) -> "DatasetConfig":
         if bool(self.files) == (self.obtain is not None) or not all(file.is_remote for file in self.files):
             raise ValueError("a dataset has files, each with hub or url, or says how to obtain it")
+        # `repro fetch` shows the address before it downloads.
         if self.files and self.licence_url is None:
             raise ValueError("what is fetched needs a licence_url")
         return self
 
     @model_validator(mode="after")
-    def _splits_are_named(self) -> "DatasetConfig":
+    def _check_within(self) -> "DatasetConfig":
+        # A misspelled name would make `repro plan` count shared clips twice.
         unknown = {name for facts in self.splits.values() for name in facts.within} - set(self.splits)
         if unknown:
             raise ValueError(f"splits.*.within: there is no split '{min(unknown)}'")
         return self
 
     def missing_parts(self, folder: Path) -> list[Part]:
-        """Parts that `folder` does not hold."""
+        """Return the parts that are missing from `folder`."""
         return [part for part in self.parts if not part.find_name(folder)]
 
     def how_to_obtain(self, workspace: Workspace) -> str:
-        """The commands that bring the dataset into `workspace`, or how to request it from its publisher."""
+        """Return the commands that bring the dataset into `workspace`, or how to request it from its publishers."""
         if self.obtain is not None:
             return fill_path(self.obtain, workspace.data / self.folder)
         return f"{fetch_command(self.name, workspace)}, then repro data prepare {self.name}{workspace.command_option}"
 
     def videos_folder(self, folder: Path) -> str:
-        """Name of the folder of clips in `folder`, also where it is not there yet."""
+        """Return the name of the folder of clips in `folder`; if it is missing, the name it would have."""
         return self.parts[-1].find_name(folder) or self.parts[-1].names[0]
 
 
@@ -141,6 +140,7 @@ def load_dataset(name: str) -> DatasetConfig:
     Raises:
         UsageError: unknown name, or a config that is not valid.
     """
+    # Checked against the list, so that a name with `..` reads no other file.
     if name not in dataset_names():
         raise UsageError(f"unknown dataset '{name}': configs/datasets has {', '.join(dataset_names())}")
     return load_config(DatasetConfig, configs_folder() / "datasets" / f"{name}.yaml")

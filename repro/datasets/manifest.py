@@ -61,6 +61,8 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """Hash of every clip's id, number of frames and video hash. A run record stores it."""
+        # Sorted by id: independent of the order of the annotation files. Paths and reader are left out, as they differ
+        # between machines.
         contents = sorted([c.id, c.frames, c.sha256] for c in self.clips)
         return content_sha256({"dataset": self.dataset, "clips": contents})
 
@@ -81,6 +83,8 @@ def stored_manifest(workspace: Workspace, dataset: str) -> Manifest | None:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest atomically."""
+    # Widths are fixed, so that manifests of different machines have one schema; strings by default. bytes is 64-bit: videos
+    # may exceed 4 GB.
     types = {
         "splits": pa.list_(pa.string()), "present": pa.bool_(), "bytes": pa.int64(), "frames": pa.int64(),
         "fps": pa.float64(), "width": pa.int32(), "height": pa.int32(), "seconds": pa.float64(),
@@ -113,12 +117,14 @@ def read_manifest(path: Path) -> Manifest:
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"manifest"])
         if about["format"] != FORMAT:
             raise UsageError(f"{path}: a manifest of format {about['format']}, this version reads {FORMAT}")
+        # By name: a later version may add columns.
         rows = table.select(FIELDS).to_pylist()
         clips = tuple(ClipFacts(**(row | {"splits": tuple(row["splits"])})) for row in rows)
         manifest = Manifest(about["dataset"], about["annotations"], clips)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(f"{path}: not a whole manifest of `repro data audit` ({reason}): audit again") from error
+    # A program that edits the table can save a valid parquet file, but not the matching sha256.
     if manifest.sha256 != about["sha256"]:
         raise UsageError(f"{path}: damaged or edited: it does not match the sha256 written with it: audit again")
     return manifest
@@ -146,6 +152,7 @@ def list_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     """
     if a.dataset != b.dataset:
         raise UsageError(f"the manifests are of two data sets, {a.dataset} and {b.dataset}")
+    # By id, since the two may list clips in different orders.
     left, right = ({clip.id: clip for clip in manifest.clips} for manifest in (a, b))
     for name in sorted(left.keys() | right.keys()):
         if name not in left or name not in right:

@@ -58,7 +58,9 @@ def prepare_dataset(
     if not config.missing_parts(folder) and not (folder / ".unpacking").exists():
         return placed  # Before anything is written: the folder may be read-only.
     folder.mkdir(parents=True, exist_ok=True)
+    # The lock is in the data set's folder, which workspaces may share.
     with Workspace(folder).lock("prepare"):
+        # Again under the lock: another process may have placed the rest meanwhile.
         absent = config.missing_parts(folder)
         if not absent:
             shutil.rmtree(folder / ".unpacking", ignore_errors=True)
@@ -105,6 +107,7 @@ def _sort_sources(folder: Path, given: Sequence[Path]) -> Sources:
 
 def _link_part(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | None:
     """Link the part to the user's folder or file if one of `sources` is it or contains it."""
+    # By real path: the same folder given twice, or through a link, is one match.
     found = {os.path.realpath(path): path for source in sources for path in find_part(part, source)}
     if not found:
         return None
@@ -124,8 +127,10 @@ def _link_part(part: Part, folder: Path, sources: Sequence[Path]) -> Placed | No
 
 def find_part(part: Part, source: Path) -> list[Path]:
     """Find a part in `source`, a file or a folder: all matches on the first level of folders that has any."""
+    # A file that is no archive can only be a part itself, such as AR_metadata.xlsx.
     if not source.is_dir():
         return [source] if not part.holds and source.name in part.names else []
+    # Level by level, so that a nested copy deeper down does not count as a second match.
     level = [source]
     for _ in range(DEPTH + 1):
         if part.holds:
@@ -153,6 +158,7 @@ def _list_folders(folder: Path) -> list[Path]:
         return sorted(
             Path(entry.path)
             for entry in entries
+            # Links are not followed: a link to a folder above would be searched without end.
             if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
         )
 
@@ -181,6 +187,7 @@ def _unpack_missing_parts(
     homes: dict[Path, Path] = {}
     for archive in archives:
         stat = archive.stat()
+        # Name, size and time, since hashing an archive of 15 GB takes minutes.
         key = content_key([archive.name, stat.st_size, stat.st_mtime_ns])
         # The path contains the archive's name, from which `_name_for` recognises the two sizes of Charades-Ego.
         home = staging / key / archive.name
@@ -199,12 +206,14 @@ def _unpack_missing_parts(
                 if not any(staging.iterdir()):
                     staging.rmdir()
                 raise
+            # Recorded before `done`: once `done` exists, the archive is not unpacked again.
             parts_of[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
             write_json(record, parts_of)
             write_bytes(home / "done", b"")
         homes[home] = archive
     for part in config.missing_parts(folder):
         found = {path: archive for home, archive in homes.items() for path in _find_unpacked(part, home)}
+        # The two sizes of Charades-Ego are one part with two names; clips of both must not be mixed.
         names = {_name_for(part, path.relative_to(staging)) for path in found}
         names |= {name for name in part.names if _merged_folder(staging, name).exists()}
         if len(names) > 1:
@@ -214,6 +223,7 @@ def _unpack_missing_parts(
             _move_to_place(folder / name, list(found), _merged_folder(staging, name))
             reporter.line(f"{name}: unpacked from {origin}")
             yield Placed(name, "unpacked", origin)
+    # Last: until every part is in its place, a killed run can resume from what is unpacked.
     if staging.exists():
         shutil.rmtree(staging)
 
@@ -238,6 +248,7 @@ def _unpack_all(archive: Path, home: Path) -> None:
         raise DataError(f"{archive}: two archives in it have the same name but for their type: unpack it yourself")
     for path, target in zip(inner, targets, strict=True):
         if not target.exists():
+            # Renamed when complete, so that a target that exists needs no second look.
             partial = target.with_name(f".{target.name}")
             unpack_archive(path, partial)
             partial.rename(target)
@@ -257,11 +268,13 @@ def _move_to_place(target: Path, found: Sequence[Path], merged: Path) -> None:
     if target.is_symlink():
         target.unlink()  # A broken link, or the part would not be missing.
     if len(found) == 1 and not merged.exists():
+        # A rename within one file system: the part appears complete or not at all.
         found[0].rename(target)
         return
     merged.mkdir(exist_ok=True)
     for folder in found:
         for inner in sorted(folder.iterdir()):
+            # Two archives with the same class folder may be of different versions: neither is overwritten.
             if (merged / inner.name).exists():
                 raise DataError(
                     f"{target.name}: '{inner.name}' is in two of the archives: pass one of them with --from"

@@ -22,11 +22,13 @@ def find_missing(split: Split, folder: Path, manifest: Manifest | None = None) -
     Returns:
         By clip id, in the split's order: why the clip is missing, and where it is listed.
     """
+    # By size as well: a clip that was replaced since the audit gets another chance.
     faults = {facts.id: facts for facts in manifest.clips if facts.error} if manifest else {}
     folders: dict[str, Entries | str] = {}
     gone = {}
     for clip in split.clips:
         parent, name = os.path.split(clip.path)
+        # One scan per folder: tens of thousands of single lookups would take minutes on a network disk.
         if parent not in folders:
             folders[parent] = _scan_folder(parent, folder)
         found = folders[parent]
@@ -56,12 +58,14 @@ def _check_file(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
     entry = entries.get(name)
     if entry is None:
         return "no such file", 0
+    # A link is read only within the data set, so that an unpacked archive cannot make us read other files of the user.
     if entry.is_symlink():
         real = os.path.realpath(entry.path)
         if not _is_within(real, _real_top(entry.path, folder)):
             return f"a link that leads out of the data set, to {real}: not read", 0
     if not entry.is_file():
         return "not a file", 0
+    # Empty files are what an interrupted copy leaves.
     size = entry.stat().st_size
     return ("" if size else "the file is empty (0 bytes)"), size
 
@@ -84,7 +88,9 @@ def without_missing(
         MissingError: clips are missing and allow_missing is False, or all clips are missing.
     """
     gone = find_missing(split, folder, manifest)
+    # Missing clips change the score, so they are an error by default; a split without any clip has no score at all.
     if gone and (not allow_missing or len(gone) == len(split.clips)):
+        # Three are enough to recognise what is missing.
         shown = "; ".join(list(gone.values())[:3]) + ("; ..." if len(gone) > 3 else "")
         name = split.name.dataset
         remedy = (

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
+# Lower case and no dots: the name is also part of file names.
 _NAME = re.compile(r"([a-z0-9_]+)/([a-z0-9_]+)")
 
 
@@ -23,7 +24,8 @@ class SplitName:
 
     @classmethod
     def parse(cls, text: str) -> "SplitName":
-        """
+        """Parse `<dataset>/<split>`.
+
         Raises:
             ValueError: not of the form <dataset>/<split>.
         """
@@ -37,6 +39,7 @@ class SplitName:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        # Text from YAML or JSON is parsed; an instance passes through; both are dumped as text.
         from_text = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
         return core_schema.json_or_python_schema(
             json_schema=from_text,
@@ -68,7 +71,7 @@ class Split:
 
     @property
     def positives(self) -> tuple[int, ...]:
-        """Number of clips per class, by label id. The publishers' mAP skips classes without clips."""
+        """Number of clips per class, by label id. The publishers' mAP leaves out classes without clips."""
         counts = [0] * len(self.classes)
         for clip in self.clips:
             for label in clip.target:

@@ -58,6 +58,7 @@ def read_ucf(folder: Path, config: DatasetConfig) -> Listing:
     Raises:
         DataError: a list is missing or damaged; the message names file and row.
     """
+    # Several classes of UCF101 may share a label: both kinds of climbing are one class of HMDB51.
     labels = {theirs: number for number, names in enumerate(CLASSES.values()) for theirs in names}
     parts = {part: list(_read_ucf_list(folder, name, labels)) for part, name in UCF_LISTS.items()}
     return _build_listing(config.name, parts, folder)
@@ -72,11 +73,14 @@ def _read_ucf_list(folder: Path, relative: str, labels: dict[str, int]) -> Itera
         if match is None:
             raise DataError(f"{where}: '{to_one_line(line)}': expected <Class>/<clip>.avi")
         class_name, name = check_plain_name(match[1], where), check_plain_name(match[2], where)
+        # The other 86 classes of UCF101 have no counterpart in HMDB51.
         if class_name in labels:
             yield Clip(
                 id=name,
                 path=folder / "UCF-101" / class_name / f"{name}.avi",
                 target=(labels[class_name],),
+                # v_Biking_g08_c03 is clip 3 of source video g08. The official lists keep the clips of a source video on one
+                # side.
                 group=re.sub(r"_c\d+$", "", name).removeprefix("v_"),
                 listed=f"{relative}:{number}",
             )
@@ -94,6 +98,7 @@ def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
         path = path_inside(folder, relative)
         for number, line in read_text_lines(path):
             where = f"{path}:{number}"
+            # The tag is the last word of a line.
             name, _, tag = line.strip().rpartition(" ")
             name = name.rstrip()
             if tag not in HMDB_TAGS or not name.endswith(".avi"):
@@ -121,6 +126,7 @@ def _hmdb_list_path(class_name: str) -> str:
 def _build_listing(name: str, parts: dict[str, list[Clip]], folder: Path) -> Listing:
     """Build the splits, ordered by label and then as listed; `full` is train and val together (docs/deviations.md 9)."""
     parts = {part: sorted(clips, key=lambda clip: clip.target) for part, clips in parts.items()}
+    # The release's lists are not available; the order of clips is part of a run's key.
     parts["full"] = parts["train"] + parts["val"]
     refuse_duplicates(parts["full"], folder)
     return Listing({part: Split(SplitName(name, part), tuple(CLASSES), tuple(clips)) for part, clips in parts.items()})

@@ -87,6 +87,7 @@ def check_member_path(name: str, archive: Path) -> PurePosixPath:
         DataError: the name is absolute, has a `..`, or has characters that no clip's name has.
     """
     path = PurePosixPath(name)
+    # The last pattern is a drive letter, which is a plain name to PurePosixPath.
     if not name or path.is_absolute() or ".." in path.parts or re.match("^[A-Za-z]:", name):
         raise DataError(
             f"{archive}: member '{name[:120]}' leads out of the folder it is unpacked into: nothing of it is used"
@@ -112,6 +113,7 @@ def _kind_by_content(path: Path) -> str:
     for magic, kind in MAGIC:
         if start.startswith(magic):
             return kind
+    # A server that requires a login often answers with a page of HTML and status 200.
     if start.lstrip().startswith(b"<"):
         return "a web page"
     try:
@@ -123,12 +125,14 @@ def _kind_by_content(path: Path) -> str:
 
 def _unpack_zip(path: Path, into: Path) -> None:
     with zipfile.ZipFile(path) as archive:
+        # All members are checked before the first is written: a zip lists them at its end.
         seen: set[PurePosixPath] = set()
         members = []
         for info in archive.infolist():
             target = check_member_path(info.filename, path)
             # The upper 16 bits are the Unix mode, 0 in archives of other systems.
             mode = stat.S_IFMT(info.external_attr >> 16)
+            # A link that is written first could redirect a member written after it.
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise link_or_device_error(info.filename, path)
             if info.is_dir():
@@ -207,8 +211,10 @@ def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name[:200]}{PARTIAL}")
+    # copyfileobj reads to the end of the member, where zipfile verifies its checksum.
     with partial.open("wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
+    # Some streams that end early raise no error, so the size is compared as well.
     if partial.stat().st_size != size:
         raise EOFError(f"{target.name}: {partial.stat().st_size} bytes of {size}")
     partial.replace(target)
@@ -228,6 +234,7 @@ def _unpack_rar(path: Path, into: Path) -> None:
         DataError: damaged, cut off, or with a member that is refused.
         MissingError: neither program is installed.
     """
+    # The programs overwrite or skip existing files by rules of their own, so each run starts empty.
     shutil.rmtree(into)
     into.mkdir(parents=True)
     # Linked into an empty folder, because unar takes files with similar names alongside for further volumes.

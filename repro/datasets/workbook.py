@@ -55,6 +55,7 @@ def _select_columns(
             raise DataError(f"{where} row 1: {problem} '{column}', found {to_one_line(', '.join(header)) or 'nothing'}")
     places = [header.index(column) for column in columns]
     for number, row in enumerate(raw[1:], start=2):
+        # Trailing empty cells are not stored, so rows may be shorter than the header.
         values = tuple(row[place] if place < len(row) else None for place in places)
         if any(value is not None for value in values):
             yield number, values
