@@ -1,8 +1,8 @@
-"""What a window costs, ours against the computation as released: `python benchmarks/extraction.py [--device cuda]`.
+"""Cost of a window, ours compared with the computation as released: `python benchmarks/extraction.py [--device cuda]`.
 
-Counts the work at the published size (2 per multiply-add, on the modules, nothing computed), then times both on this
-machine, interleaved, same weights, one process: on a CPU everything at half the published width and a 72nd of the pixels,
-on a GPU at the published size, with random weights. Prints the tables benchmarks/README.md holds.
+Counts the work at the published size (2 per multiply-add, counted on the modules; nothing is computed). Then times both on
+this machine, alternating, with the same random weights in one process: on a GPU at the published size, on a CPU at half the
+published width and a 72nd of the pixels. Prints the tables of benchmarks/README.md.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PUBLISHED = {"one timestep": 372.0, "seven timesteps": 2606.0}
 
 
 class Zeros:
-    """Noise that takes no time to draw: it is not what is measured."""
+    """Noise that takes no time to generate, because it is not what is measured."""
 
     def sample(self, stream: Stream, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.float32)
@@ -70,7 +70,8 @@ def compute_released(config: SvdConfig, networks: DiffusersNetworks, requests: d
 
 
 def count_teraflops(run: Callable[[], None]) -> float:
-    """TFLOP. Attention is counted as the products it consists of."""
+    """Count the TFLOP of `run`. Attention is counted as the matrix products it consists of."""
+    # FlopCounterMode does not see inside fused kernels; the MATH backend is plain products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return counter.get_total_flops() / 1e12
@@ -84,6 +85,7 @@ def count_svd(config: SvdConfig) -> None:
     for name, requests in JOBS.items():
         networks = DiffusersNetworks(config.architecture, find_needs(config, requests.values()))
         networks.to("meta")
+        # On the meta device operations have shapes and no values, so the published size needs no memory.
         less = count_teraflops(lambda n=networks, r=requests: compute_ours(config, n, r, "meta"))
         more = count_teraflops(lambda r=requests: compute_released(config, whole, r, "meta"))
         print(f"| {name} | {more:.1f} | {less:.1f} | {more / less:.2f} |", flush=True)
@@ -101,7 +103,8 @@ def count_parameters(networks: DiffusersNetworks) -> int:
 
 
 def fill_randomly(networks: DiffusersNetworks, device: str) -> DiffusersNetworks:
-    """Random weights of a size that keeps activations finite."""
+    """Fill with random weights, scaled so that activations stay finite."""
+    # Variance 1 / fan-in keeps the scale of activations from layer to layer; norms get weight 1 and biases 0.
     torch.manual_seed(0)
     for part in networks.parts:
         part.to_empty(device=device)
@@ -110,6 +113,7 @@ def fill_randomly(networks: DiffusersNetworks, device: str) -> DiffusersNetworks
                 tensor.data.normal_(std=tensor[0].numel() ** -0.5)
             else:
                 tensor.data.fill_(0.0 if name.endswith("bias") else 1.0)
+    # A buffer, not a parameter: the loop above does not set it.
     embeddings = networks.image_tower.vision_model.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
     return networks
@@ -117,7 +121,7 @@ def fill_randomly(networks: DiffusersNetworks, device: str) -> DiffusersNetworks
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[list[float]]:
-    """GB beyond what was in use before, at most, within the block; of the process on a CPU, sampled each 5 ms."""
+    """Measure the peak memory of the block in GB, less what was in use before; on a CPU by sampling the process every 5 ms."""
     found: list[float] = []
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
@@ -128,6 +132,7 @@ def peak_memory(device: str) -> Iterator[list[float]]:
     done, most = threading.Event(), 0
 
     def resident() -> int:
+        # The second value is the resident size, in pages of 4096 bytes on x86.
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     def watch() -> None:
@@ -165,6 +170,7 @@ def measure_svd(config: SvdConfig, device: str, repeats: int) -> None:
                     started = time.perf_counter()
                     run(config, with_networks, requests, device)
                     if device != "cpu":
+                        # Kernels run asynchronously: without this, only their launch would be timed.
                         torch.cuda.synchronize()
                     timed.append(time.perf_counter() - started)
                 memory.append(peak[0])
@@ -179,7 +185,7 @@ def measure_svd(config: SvdConfig, device: str, repeats: int) -> None:
 
 
 def halve_sizes(config: SvdConfig) -> SvdConfig:
-    """Every network at half the published width, frames and the image tower's input at a 72nd of the pixels."""
+    """Return the config with every network at half the published width and inputs at a 72nd of the pixels, for a CPU."""
     tower = SvdImageTower(width=640, layers=32, heads=8, patch=14, image=28, embed_dim=512)
     unet = SvdUnet(channels=160, head_channels=64, context_dim=512)
     architecture = SvdArchitecture(unet=unet, vae_channels=64, image_tower=tower)
@@ -193,12 +199,12 @@ VITS: dict[str, VitFamily[Any]] = {
     "videomaev2_b": Videomaev2Family(),
     "videomaev2_s": Videomaev2Family(),
 }
-"""Of VideoMAEv2 and V-JEPA nothing was released to compare with: their work is counted, and windows together timed
-against one by one."""
+"""The release has no code for VideoMAEv2 and V-JEPA. Their work is counted, and several windows at once are compared with
+one at a time."""
 
 
 def build_vit(name: str, device: str) -> tuple[VitConfig, Encoder]:
-    """Random weights of the published size."""
+    """Build an encoder of the published size with random weights."""
     config = cast(VitConfig, load_backbone(name))
     sizes = config.encoder
     assert sizes is not None
@@ -248,7 +254,7 @@ def measure_vits(device: str, repeats: int) -> None:
                     extractor.features([frames] * extractor.at_once, [])
                 timed.append(time.perf_counter() - started)
             pairs.append(timed)
-        pairs = pairs[1:]  # the first is warm-up
+        pairs = pairs[1:]  # The first pair only warms up.
         slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
         ratios = sorted(a / b for a, b in pairs)
         print(

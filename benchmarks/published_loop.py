@@ -1,6 +1,6 @@
-"""The plain published training loop (the release's scripts/train.py), as what ours is held and timed against.
+"""The plain published training loop (the release's scripts/train.py), to which ours is compared in results and time.
 
-One .npy a clip, every clip padded to max_length, all tokens computed, AdamW as torch has it by default.
+One .npy file per clip, every clip padded to max_length, all tokens computed, PyTorch's default AdamW.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ Item = tuple[Tensor, Tensor, Tensor]
 
 
 class PaddedClips(Dataset[Item]):
-    """Features, which frames are a clip's own, and targets."""
+    """Padded features, a mask that is True at the clip's own frames, and targets."""
 
     def __init__(self, files: Sequence[Path], targets: Tensor, max_length: int) -> None:
         self.files, self.targets, self.max_length = files, targets, max_length
@@ -35,7 +35,7 @@ class PaddedClips(Dataset[Item]):
 
 
 def save_clips(features: Iterable[Tensor], folder: Path) -> list[Path]:
-    """One .npy a clip."""
+    """Write one .npy file per clip; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, own in enumerate(features):
@@ -45,12 +45,12 @@ def save_clips(features: Iterable[Tensor], folder: Path) -> list[Path]:
 
 
 def sample_mixup(
-    alpha: float, batches: Iterable[Sequence[int]], draw: np.random.Generator
+    alpha: float, batches: Iterable[Sequence[int]], generator: np.random.Generator
 ) -> Iterator[tuple[float, Tensor]]:
-    """Lambda and partners of each batch."""
+    """Sample mixup's lambda and the partners of each batch."""
     for batch in batches:
-        share = float(draw.beta(alpha, alpha)) if alpha > 0 else 1.0
-        yield share, torch.from_numpy(draw.permutation(len(batch)))
+        share = float(generator.beta(alpha, alpha)) if alpha > 0 else 1.0
+        yield share, torch.from_numpy(generator.permutation(len(batch)))
 
 
 def train_padded_epoch(
@@ -61,10 +61,11 @@ def train_padded_epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     mixed: Iterator[tuple[float, Tensor]],
 ) -> float:
-    """Mean loss of the batches."""
+    """Take one step per padded batch; returns the mean loss of the batches."""
     model.train()
     total = 0.0
     for (features, valid, targets), (share, partner) in zip(loader, mixed, strict=True):
+        # Features and targets are mixed, the padding mask is not (docs/deviations.md 6).
         features = share * features + (1 - share) * features[partner]
         targets = share * targets + (1 - share) * targets[partner]
         optimizer.zero_grad()
@@ -78,8 +79,9 @@ def train_padded_epoch(
 
 @torch.no_grad()
 def predict_padded(model: nn.Module, loader: DataLoader[Item], recipe: Recipe) -> np.ndarray:
-    """Probabilities of every clip."""
+    """Compute the class probabilities of every clip, from padded batches."""
     model.eval()
+    # float64 as in repro/readout/train.py: in fp32 large logits would round to equal scores.
     logits = torch.cat([model(features, valid) for features, valid, _ in loader]).double()
     return (logits.softmax(1) if isinstance(recipe.loss, CrossEntropy) else logits.sigmoid()).numpy()
 
@@ -87,8 +89,9 @@ def predict_padded(model: nn.Module, loader: DataLoader[Item], recipe: Recipe) -
 def build_optimizer(
     model: nn.Module, recipe: Recipe, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW, and the schedule of `steps` steps an epoch."""
+    """Build AdamW and its learning rate schedule, with `steps` steps per epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    # LambdaLR multiplies the optimizer's rate, so the peak passed here is 1.
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate(step, steps, recipe.epochs, recipe.warmup_epochs, 1.0)
     )

@@ -1,8 +1,8 @@
 """Epoch time of the readout against the plain published loop: `python benchmarks/readout.py ucf_hmdb` (or `ak`).
 
-The same model, features and machine, in one process; runs alternate, and the median of the ratios of neighbours is
-reported, so that a machine's other users weigh on both alike. The ceiling is what packing alone could reach: the tokens
-of padded clips over the clips' own. An epoch is a pass of training and one of scoring the test split.
+Both use the same model, features and machine in one process. Runs alternate, and the median of the ratios of neighbouring
+runs is reported, so that other users of the machine slow both equally. An epoch is one training pass and one pass that
+scores the test split. The ceiling is what packing alone could reach: padded tokens divided by the clips' own tokens.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from repro.readout.recipe import Recipe
 from repro.readout.sequences import Sequences, plan_epoch
 from repro.table.rows import load_row
 
-# Row; test clips for each training clip; log-normal of native frames (median, sigma), with their least and most.
-# UCF and HMDB: the frame counts of their lists (mean 193.4 and 100.6). Animal Kingdom: mean 146.6, the spread assumed.
+# Row; test clips per training clip; native frames of training and test clips as a log-normal distribution: median, sigma,
+# minimum and maximum. UCF101 and HMDB51: fitted to their lists (mean 193.4 and 100.6). Animal Kingdom: mean 146.6; the
+# spread is assumed.
 SHAPES = {
     "ucf_hmdb": ("ucf_hmdb", 1200 / 1438, (171, 0.496, 29, 641), (80, 0.68, 22, 727)),
     "ak": ("ak_full", 6096 / 24004, (106, 0.8, 8, 4500), (106, 0.8, 8, 4500)),
@@ -37,24 +38,28 @@ SHAPES = {
 CLASSES = 12
 
 
-def sample_lengths(clips: int, shape: tuple[float, float, int, int], draw: np.random.Generator) -> list[int]:
-    """Tokens of each clip: every 4th frame."""
+def sample_lengths(clips: int, shape: tuple[float, float, int, int], generator: np.random.Generator) -> list[int]:
+    """Sample the number of tokens of each clip: every 4th frame."""
     median, sigma, least, most = shape
-    places = (np.arange(clips) + 0.5) / clips  # even quantiles, in any order
+    # Even quantiles in random order: a few clips already have the mean and spread of the complete split.
+    places = (np.arange(clips) + 0.5) / clips
+    # The inverse of the normal distribution function: sqrt(2) erfinv(2p - 1).
     normal = np.sqrt(2) * torch.erfinv(torch.from_numpy(2 * places - 1)).numpy()
     frames = np.clip(median * np.exp(sigma * normal), least, most)
-    return [int(n) for n in draw.permutation(np.ceil(frames / 4))]
+    return [int(n) for n in generator.permutation(np.ceil(frames / 4))]
 
 
 def sample_sequences(counts: list[int], width: int, max_length: int, seed: int) -> Sequences:
-    draw = torch.Generator().manual_seed(seed)
-    features = tuple(torch.randn(count, width, generator=draw)[:max_length] for count in counts)
+    """Generate random features of clips with `counts` frames; values do not affect the time."""
+    generator = torch.Generator().manual_seed(seed)
+    features = tuple(torch.randn(count, width, generator=generator)[:max_length] for count in counts)
     labels = torch.arange(len(counts)) % CLASSES
     names = tuple(map(str, range(len(counts))))
     return Sequences(names, features, functional.one_hot(labels, CLASSES).float(), Counter())
 
 
 def time_call(work: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -63,9 +68,11 @@ def time_call(work: Callable[[], object]) -> float:
 def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path) -> None:
     row, share, train_shape, test_shape = SHAPES[name]
     recipe = load_row(row).readout
-    draw = np.random.default_rng(0)
-    train = sample_sequences(sample_lengths(clips, train_shape, draw), width, recipe.max_length, 1)
-    test = sample_sequences(sample_lengths(max(1, round(share * clips)), test_shape, draw), width, recipe.max_length, 2)
+    generator = np.random.default_rng(0)
+    train = sample_sequences(sample_lengths(clips, train_shape, generator), width, recipe.max_length, 1)
+    test = sample_sequences(
+        sample_lengths(max(1, round(share * clips)), test_shape, generator), width, recipe.max_length, 2
+    )
     workers = min(10, os.cpu_count() or 1)
     loaders = [
         DataLoader(
@@ -78,23 +85,25 @@ def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path)
         )
         for part, split in (("train", train), ("test", test))
     ]
-    draws = plan_epoch(0, 1, clips, recipe)
+    plans = plan_epoch(0, 1, clips, recipe)
     plain, ours = build_head(recipe, width, CLASSES), build_head(recipe, width, CLASSES)
+    # The same weights, so that both compute the same numbers.
     ours.load_state_dict(plain.state_dict())
     fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-    optimizer, scheduler = published_loop.build_optimizer(plain, recipe, len(draws))
+    optimizer, scheduler = published_loop.build_optimizer(plain, recipe, len(plans))
 
     def plain_training() -> None:
-        mixed = published_loop.sample_mixup(recipe.mixup, [d.clips for d in draws], draw)
+        mixed = published_loop.sample_mixup(recipe.mixup, [plan.clips for plan in plans], generator)
         published_loop.train_padded_epoch(plain, loaders[0], recipe, optimizer, scheduler, mixed)
 
     passes: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "training": (plain_training, lambda: training.train_one_epoch(ours, fused, train, recipe, 1, draws)),
+        "training": (plain_training, lambda: training.train_one_epoch(ours, fused, train, recipe, 1, plans)),
         "scoring": (
             lambda: published_loop.predict_padded(plain, loaders[1], recipe),
             lambda: training.predict_probabilities(ours, test, recipe, ON_CPU),
         ),
     }
+    # Before anything is timed.
     warm_up(recipe, width)
     times: dict[str, list[tuple[float, float]]] = {what: [] for what in passes}
     for _ in range(repeats):
@@ -116,7 +125,7 @@ def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path)
 
 
 def warm_up(recipe: Recipe, width: int) -> None:
-    """The first products of a process take longer than all others."""
+    """Run both forms of the model once: the first products of a process take longer than later ones."""
     model = build_head(recipe, width, CLASSES)
     features = torch.randn(64, width)
     model.forward_packed(features, [64]).sum().backward()

@@ -167,7 +167,7 @@ def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
     if isinstance(value, int | float):
         raise DataError(
             f"{what}: the number {value}, expected text: a spreadsheet program saved the file anew, which may also have "
-            "turned '2,40' into 240: fetch the owners' file again"
+            "turned '2,40' into 240: fetch the publisher's file again"
         )
     # ASCII: \d also matches digits of other scripts, which are no label ids.
     if not isinstance(value, str) or not re.fullmatch(r" *\d{1,4} *(, *\d{1,4} *)*", value, re.ASCII):
@@ -216,7 +216,7 @@ def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...
         elif not isinstance(label, int) or not 0 <= label < classes:
             raise DataError(f"{where}: Label of {action} is {_format_value(label)}, expected 0 to {classes - 1}")
         elif label in names:
-            raise DataError(f"{where}: Label {label} stands twice, for {names[label]} and {action}")
+            raise DataError(f"{where}: Label {label} is listed twice, for {names[label]} and {action}")
         else:
             names[label] = action.strip()
     # With two labels missing, which name belongs to which id could not be told.

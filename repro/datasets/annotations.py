@@ -52,7 +52,7 @@ def check_not_empty(path: Path) -> None:
         DataError: no such file, or it has no bytes.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file: fetch the owners' files again")
+        raise DataError(f"{path}: no such file: fetch the publisher's files again")
     # An interrupted copy leaves an empty file, which would read as a split without clips.
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes): fetch or copy it again")
@@ -73,7 +73,7 @@ def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number + 1}: not text ({error.reason}): fetch the owners' file again") from error
+        raise DataError(f"{path}:{number + 1}: not text ({error.reason}): fetch the publisher's file again") from error
 
 
 def to_one_line(text: str, limit: int = 120) -> str:
@@ -109,7 +109,7 @@ def refuse_duplicates(clips: Iterable[Clip], folder: Path) -> None:
     for clip in clips:
         if clip.id in first:
             raise DataError(
-                f"{folder / clip.listed}: clip '{clip.id}' stands twice, first at {first[clip.id]}: "
-                "fetch the owners' file again"
+                f"{folder / clip.listed}: clip '{clip.id}' is listed twice, first at {first[clip.id]}: "
+                "fetch the publisher's file again"
             )
         first[clip.id] = clip.listed

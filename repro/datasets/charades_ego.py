@@ -120,7 +120,7 @@ def _read_csv_rows(path: Path) -> Iterator[_CsvRow]:
                     yield _CsvRow(number, dict(zip(header, values, strict=True)))
                 number = lines.line_num + 1
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}:{number}: not a csv file ({error}): fetch the owners' file again") from error
+        raise DataError(f"{path}:{number}: not a csv file ({error}): fetch the publisher's file again") from error
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -159,7 +159,7 @@ def _read_class_file(path: Path, classes: int) -> tuple[str, ...]:
             )
         names.append(match[2])
     if len(names) != classes:
-        raise DataError(f"{path}: {len(names)} classes, expected {classes}: fetch the owners' file again")
+        raise DataError(f"{path}: {len(names)} classes, expected {classes}: fetch the publisher's file again")
     return tuple(names)
 
 

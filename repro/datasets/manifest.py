@@ -123,7 +123,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = Manifest(about["dataset"], about["annotations"], clips)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"{path}: not a whole manifest of `repro data audit` ({reason}): audit again") from error
+        raise UsageError(f"{path}: not a complete manifest of `repro data audit` ({reason}): audit again") from error
     # A program that edits the table can save a valid parquet file, but not the matching sha256.
     if manifest.sha256 != about["sha256"]:
         raise UsageError(f"{path}: damaged or edited: it does not match the sha256 written with it: audit again")

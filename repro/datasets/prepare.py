@@ -61,26 +61,26 @@ def prepare_dataset(
     # The lock is in the data set's folder, which workspaces may share.
     with Workspace(folder).lock("prepare"):
         # Again under the lock: another process may have placed the rest meanwhile.
-        absent = config.missing_parts(folder)
-        if not absent:
+        missing = config.missing_parts(folder)
+        if not missing:
             shutil.rmtree(folder / ".unpacking", ignore_errors=True)
             return placed
         sources = _sort_sources(folder, given)
-        for part in absent:
+        for part in missing:
             found = _link_part(part, folder, sources.links)
             if found:
                 reporter.line(f"{found.part}: linked to {found.source}")
                 placed.append(found)
         if config.missing_parts(folder):
             placed += _unpack_missing_parts(config, folder, sources.archives, reporter)
-        absent = config.missing_parts(folder)
-    if absent:
+        missing = config.missing_parts(folder)
+    if missing:
         looked = (
             ", ".join(str(path) for path in [*sources.links, *sources.archives])
             or f"{folder / 'archives'}, which is empty"
         )
         raise MissingError(
-            f"data {config.name}: no {' and no '.join(map(str, absent))} in {looked}; pass the archive or folder with --from, "
+            f"data {config.name}: no {' and no '.join(map(str, missing))} in {looked}; pass the archive or folder with --from, "
             f"or: {config.how_to_obtain(workspace)}"
         )
     return placed
@@ -175,7 +175,7 @@ def _name_for(part: Part, path: Path) -> str:
         for name in sorted(part.names, key=len, reverse=True):
             if piece == name or piece.startswith(f"{name}."):
                 return name
-    raise UsageError(f"{path}: which of {', '.join(part.names)} it is cannot be told: give it that name")
+    raise UsageError(f"{path}: cannot tell which of {', '.join(part.names)} it is: give it that name")
 
 
 def _unpack_missing_parts(

@@ -94,9 +94,9 @@ def without_missing(
         shown = "; ".join(list(gone.values())[:3]) + ("; ..." if len(gone) > 3 else "")
         name = split.name.dataset
         remedy = (
-            f"bring them (`repro data status {name}` says what is there)"
+            f"get them (`repro data status {name}` lists what is present)"
             if allow_missing
-            else f"bring them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the margin"
+            else f"get them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the margin"
         )
         raise MissingError(f"{split.name}: {len(gone)} of {len(split.clips)} clips are missing: {shown}: {remedy}")
     left = tuple(clip for clip in split.clips if clip.id not in gone)

@@ -103,7 +103,7 @@ def open_dataset(config: DatasetConfig, workspace: Workspace) -> Dataset:
     if dataset.miscounted:
         raise DataError(
             f"{dataset.folder}: {'; '.join(dataset.miscounted)}: annotation files were changed or cut off, or are of another "
-            "version: fetch the owners' files again"
+            "version: fetch the publisher's files again"
         )
     return dataset
 

@@ -34,12 +34,12 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
     except Exception as error:
         # A damaged file can fail anywhere in unzipping or XML parsing, with any exception of theirs.
         reason = to_one_line(str(error)) or type(error).__name__
-        raise DataError(f"{path}: not a whole xlsx workbook ({reason}): fetch the owners' file again") from error
+        raise DataError(f"{path}: not a complete xlsx workbook ({reason}): fetch the publisher's file again") from error
     sheets = {}
     for sheet, columns in wanted.items():
         if sheet not in raw:
             raise DataError(
-                f"{path}: no sheet '{sheet}', but {to_one_line(', '.join(names))}: fetch the owners' file again"
+                f"{path}: no sheet '{sheet}', but {to_one_line(', '.join(names))}: fetch the publisher's file again"
             )
         sheets[sheet] = list(_select_columns(f"{path}: sheet {sheet}", raw[sheet], columns))
     return sheets

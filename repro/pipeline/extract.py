@@ -79,7 +79,7 @@ def extract_source(
     configs, cells = _choose_backbones(request)
     complete = _open_collection(request.source, workspace)
     if not complete.clips:
-        raise UsageError(f"{request.source}: its annotation files list no clips: bring the publishers' files again")
+        raise UsageError(f"{request.source}: its annotation files list no clips: fetch the publishers' files again")
     part = complete.take_shard(*request.shard) if request.shard else complete
     if not part.clips and request.shard:
         number, count = request.shard

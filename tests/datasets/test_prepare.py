@@ -162,7 +162,7 @@ def test_a_folder_that_could_be_either_size_is_refused(
     owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     (tmp_path / "videos").symlink_to(owners / "charades_ego" / "CharadesEgo_v1_480")
-    with pytest.raises(UsageError, match="which of CharadesEgo_v1_480, CharadesEgo_v1 it is cannot be told"):
+    with pytest.raises(UsageError, match="cannot tell which of CharadesEgo_v1_480, CharadesEgo_v1 it is"):
         run("charades_ego", workspace, reporter, owners / "charades_ego" / "CharadesEgo", tmp_path / "videos")
 
 
