@@ -1,4 +1,4 @@
-"""The audit: what is in every clip, whatever the number of processes, taken up where it was killed; and what differs."""
+"""Audits: the facts of every clip, independent of the number of processes; resuming; differences of two manifests."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def by_id(manifest: Manifest) -> dict[str, ClipFacts]:
     return {clip.id: clip for clip in manifest.clips}
 
 
-def test_what_is_in_every_clip(hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter) -> None:
+def test_the_facts_of_every_clip(hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter) -> None:
     done = audit_dataset(hmdb, workspace, 2, reporter)
     assert (done.decoded, done.reused) == (24, 0)
     assert done.path == manifest_path(workspace, "hmdb51")
@@ -66,7 +66,7 @@ def test_what_is_in_every_clip(hmdb: Dataset, workspace: Workspace, reporter: Re
     assert pq.read_table(done.path).num_rows == 24
 
 
-def test_any_number_of_processes_finds_the_same(
+def test_the_number_of_processes_does_not_matter(
     hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     found = []
@@ -77,7 +77,7 @@ def test_any_number_of_processes_finds_the_same(
     assert found[0].sha256 == found[1].sha256
 
 
-def test_faults_are_named_and_the_other_clips_come(
+def test_faulty_clips_are_named_and_the_others_decoded(
     hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     absent, empty, text, cut = hmdb.clips[:4]
@@ -107,7 +107,7 @@ def test_faults_are_named_and_the_other_clips_come(
     assert not by_id(again.manifest)[text.id].error
 
 
-def test_what_is_as_it_was_is_not_decoded_again(
+def test_unchanged_clips_are_not_decoded_again(
     hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     first = audit_dataset(hmdb, workspace, 1, reporter)
@@ -137,7 +137,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_audit_goes_on_where_it_was(
+def test_a_killed_audit_resumes(
     hmdb: Dataset, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     script = tmp_path / "audit.py"
@@ -187,7 +187,7 @@ def manifest(*clips: ClipFacts) -> Manifest:
     return Manifest("hmdb51", "key", clips)
 
 
-def test_the_content_hash_is_of_what_the_clips_are() -> None:
+def test_the_content_hash_depends_on_the_clips_alone() -> None:
     a = manifest(facts("1"), facts("2"))
     same = manifest(facts("2", reader="pyav", path="elsewhere"), facts("1", splits=("val",)))
     assert a.sha256 == same.sha256

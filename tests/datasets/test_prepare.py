@@ -1,4 +1,4 @@
-"""From the owners' archives or a user's folders to the layout the adapters read; killed anywhere, it goes on."""
+"""From the publishers' archives or a user's folders to the layout that adapters read; killed anywhere, it resumes."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ from repro.datasets.registry import open_dataset
 
 @pytest.fixture(scope="module")
 def owners(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every tiny data set, as a user may have it somewhere."""
+    """Every tiny data set, as a user may have stored it."""
     folder = tmp_path_factory.mktemp("owners")
     for name, make in tiny_data.MAKERS.items():
         make(folder / name)
@@ -58,7 +58,7 @@ def tar_of(path: Path, folder: Path, name: str) -> Path:
 
 
 def whole(name: str, workspace: Workspace) -> None:
-    """The data set is as the owners' and nothing is left of the work."""
+    """Check that the data set is complete and no temporary files are left."""
     counts = {"ucf101": 45, "hmdb51": 24, "animal_kingdom": 10, "charades_ego": 10}
     config = tiny_data.config(name)
     dataset = open_dataset(config, workspace)
@@ -83,7 +83,7 @@ def test_a_users_folders_are_linked(name: str, owners: Path, workspace: Workspac
     assert contents(owners / name)  # the user's own is untouched
 
 
-def test_each_part_may_be_passed_by_itself(owners: Path, workspace: Workspace, reporter: RecordingReporter) -> None:
+def test_parts_may_be_passed_separately(owners: Path, workspace: Workspace, reporter: RecordingReporter) -> None:
     source = owners / "animal_kingdom"
     with pytest.raises(MissingError, match="data animal_kingdom: no video in"):
         run("animal_kingdom", workspace, reporter, source / "AR_metadata.xlsx")
@@ -111,7 +111,7 @@ def test_ucf101_from_its_rar_and_zip(
 
 
 @pytest.mark.parametrize("form", ["rar of rars", "zip of folders", "rars", "rars without folders"])
-def test_hmdb51_from_the_forms_it_comes_in(
+def test_hmdb51_from_each_form_of_its_archives(
     owners: Path, workspace: Workspace, reporter: RecordingReporter, rar_reader: None, tmp_path: Path, form: str
 ) -> None:
     archives = workspace.data / "hmdb51" / "archives"
@@ -134,7 +134,7 @@ def test_hmdb51_from_the_forms_it_comes_in(
     assert contents(workspace.data / "hmdb51" / "hmdb51_org") == contents(videos)
 
 
-def test_animal_kingdom_from_the_tar_of_its_form(
+def test_animal_kingdom_from_its_tar(
     owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     given = tmp_path / "Animal_Kingdom" / "action_recognition"
@@ -178,7 +178,7 @@ def test_two_folders_for_one_part_are_refused(
         run("ucf101", workspace, reporter, Path("/no/such"))
 
 
-def test_nothing_to_prepare_from_is_said(workspace: Workspace, reporter: RecordingReporter) -> None:
+def test_without_a_source_the_error_names_the_folder(workspace: Workspace, reporter: RecordingReporter) -> None:
     with pytest.raises(
         MissingError, match=r"no ucfTrainTestlist and no UCF-101 in .*archives, which is empty"
     ) as caught:
@@ -186,7 +186,7 @@ def test_nothing_to_prepare_from_is_said(workspace: Workspace, reporter: Recordi
     assert "\n" not in str(caught.value)
 
 
-def test_a_link_that_leads_nowhere_is_replaced(
+def test_a_broken_link_is_replaced(
     owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
 ) -> None:
     folder = workspace.data / "hmdb51"
@@ -220,7 +220,7 @@ def test_a_damaged_archive_within_leaves_nothing(
     assert not (workspace.data / "hmdb51" / "hmdb51_org").exists()
 
 
-def test_an_archive_is_not_unpacked_for_what_it_does_not_hold(
+def test_an_archive_without_a_missing_part_is_not_unpacked_again(
     owners: Path, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     folder = workspace.data / "ucf101"
@@ -261,10 +261,10 @@ prepare.prepare_dataset(tiny_datasets.config("hmdb51"), Workspace(Path(sys.argv[
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_goes_on(
+def test_killed_anywhere_it_resumes(
     owners: Path, workspace: Workspace, reporter: RecordingReporter, rar_reader: None
 ) -> None:
-    """A kill before every few steps, the next run going on from what the one before left."""
+    """Killed before every few steps; each run resumes from what the previous one left."""
     archives = workspace.data / "hmdb51" / "archives"
     videos = owners / "hmdb51" / "hmdb51_org"
     for class_name in sorted(path.name for path in videos.iterdir())[:6]:

@@ -1,4 +1,4 @@
-"""Adapters: the owners' layouts give the published splits, and what is wrong in a file is said with its file and row."""
+"""Adapters: the publishers' layouts give the published splits, and errors name file and row."""
 
 import re
 from collections.abc import Callable
@@ -37,12 +37,12 @@ def ids(dataset: Dataset, split: str) -> list[str]:
     return [clip.id for clip in dataset.split(split).clips]
 
 
-def test_every_data_set_a_user_brings_has_a_tiny_one() -> None:
+def test_every_user_dataset_has_a_tiny_version() -> None:
     assert set(user_dataset_names()) == set(ROOM)
 
 
 @pytest.mark.parametrize("name", list(ROOM))
-def test_an_owners_layout_gives_its_splits(made: Callable[[str], Dataset], name: str) -> None:
+def test_the_publishers_layout_gives_its_splits(made: Callable[[str], Dataset], name: str) -> None:
     dataset = made(name)
     assert set(dataset.splits) == set(dataset.config.splits)
     for part, split in dataset.splits.items():
@@ -116,7 +116,7 @@ def test_charades_ego_at_its_original_size(workspace: Workspace) -> None:
     assert find_missing(dataset.split("first_test"), dataset.folder) == {}
 
 
-def test_views_that_do_not_add_up_are_said(workspace: Workspace) -> None:
+def test_views_that_do_not_add_up_are_reported(workspace: Workspace) -> None:
     config = tiny_data.charades_ego(workspace.data / "charades_ego", films=False)
     path = workspace.data / "charades_ego/CharadesEgo/CharadesEgo_v1_test.csv"
     path.write_text(tiny_data.charades_csv(tiny_data.charades_rows("test", "first")))
@@ -193,18 +193,18 @@ def test_the_real_workbook_of_animal_kingdom(
 # What is wrong is one line with file and row.
 
 
-def refused(name: str, workspace: Workspace, *said: str) -> None:
+def refused(name: str, workspace: Workspace, *message: str) -> None:
     config = tiny_data.config(name)
     with pytest.raises(MissingError) as caught:
         open_dataset(config, workspace)
     text = str(caught.value)
     assert "\n" not in text
-    for part in said:
+    for part in message:
         assert part in text
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("Archery/v_Archery_g08_c01.avi 1", "clip 'v_Archery_g08_c01' is listed twice, first at ucfTrainTestlist/trainlist01.txt:"),
         ("v_Archery_g09_c01.avi 1", "trainlist01.txt:17: 'v_Archery_g09_c01.avi 1': expected <Class>/<clip>.avi"),
@@ -219,16 +219,16 @@ def refused(name: str, workspace: Workspace, *said: str) -> None:
         (f"Archery/{'v' * 250}.avi 1", "trainlist01.txt:17"),
     ],
 )  # fmt: skip
-def test_a_bad_line_of_ucf101(workspace: Workspace, line: str, said: str) -> None:
+def test_a_bad_line_of_ucf101(workspace: Workspace, line: str, message: str) -> None:
     tiny_data.ucf101(workspace.data / "ucf101", films=False)
     path = workspace.data / "ucf101/ucfTrainTestlist/trainlist01.txt"
     with path.open("a", newline="") as file:
         file.write(f"{line}\r\n")
-    refused("ucf101", workspace, said)
+    refused("ucf101", workspace, message)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("A_climb_f_cm_np1_ri_med_0.avi 3", "climb_test_split1.txt:4: 'A_climb_f_cm_np1_ri_med_0.avi 3': expected"),
         ("A_climb_f_cm_np1_ri_med_0.avi", "climb_test_split1.txt:4"),
@@ -239,11 +239,11 @@ def test_a_bad_line_of_ucf101(workspace: Workspace, line: str, said: str) -> Non
         ("A_Film_of_walk_now_walk_f_cm_np1_ri_med_0.avi 1", "walk_test_split1.txt:1: clip 'A_Film_of_walk_now_walk_f"),
     ],
 )
-def test_a_bad_line_of_hmdb51(workspace: Workspace, line: str, said: str) -> None:
+def test_a_bad_line_of_hmdb51(workspace: Workspace, line: str, message: str) -> None:
     tiny_data.hmdb51(workspace.data / "hmdb51", films=False)
     with (workspace.data / "hmdb51/testTrainMulti_7030_splits/climb_test_split1.txt").open("a") as file:
         file.write(f"{line} \n")
-    refused("hmdb51", workspace, said)
+    refused("hmdb51", workspace, message)
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "binary", "folder", "link out"])
@@ -256,7 +256,9 @@ def test_a_bad_line_of_hmdb51(workspace: Workspace, line: str, said: str) -> Non
         ("charades_ego", "CharadesEgo/Charades_v1_classes.txt"),
     ],
 )
-def test_a_file_that_is_none(workspace: Workspace, tmp_path: Path, name: str, file: str, damage: str) -> None:
+def test_a_missing_or_damaged_file_is_named(
+    workspace: Workspace, tmp_path: Path, name: str, file: str, damage: str
+) -> None:
     ROOM[name](workspace.data / name, films=False)
     path = workspace.data / name / file
     content = path.read_bytes()
@@ -275,7 +277,7 @@ def test_a_file_that_is_none(workspace: Workspace, tmp_path: Path, name: str, fi
 
 @pytest.mark.parametrize("name", ["ucf101", "hmdb51", "charades_ego"])
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
-def test_a_mark_of_byte_order_and_other_line_ends_change_nothing(
+def test_a_byte_order_mark_and_other_line_ends_change_nothing(
     made: Callable[[str], Dataset], workspace: Workspace, name: str, ends: bytes
 ) -> None:
     before = made(name)
@@ -293,7 +295,7 @@ def charades(workspace: Workspace, edit: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (lambda t: t.replace(",", ";"), "only1st.csv:1: expected columns separated by commas, found 'id;subject"),
         (lambda t: t.replace(",", "\t"), "only1st.csv:1: expected columns separated by commas"),
@@ -313,9 +315,9 @@ def charades(workspace: Workspace, edit: Callable[[str], str]) -> None:
         (lambda t: t[: len(t) * 2 // 3], "values, expected 13"),
     ],
 )  # fmt: skip
-def test_a_bad_csv_of_charades_ego(workspace: Workspace, edit: Callable[[str], str], said: str) -> None:
+def test_a_bad_csv_of_charades_ego(workspace: Workspace, edit: Callable[[str], str], message: str) -> None:
     charades(workspace, edit)
-    refused("charades_ego", workspace, said)
+    refused("charades_ego", workspace, message)
 
 
 def test_a_bad_class_file(workspace: Workspace) -> None:
@@ -336,7 +338,7 @@ def rows_with(number: int, **changed: object) -> list[list[object]]:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"labels": 78}, "sheet AR row 3: labels of clip BBBCXZTV: the number 78, expected text: a spreadsheet program"),
         ({"labels": 2.4}, "sheet AR row 3: labels of clip BBBCXZTV: the number 2.4"),
@@ -357,12 +359,12 @@ def rows_with(number: int, **changed: object) -> list[list[object]]:
         ({"animals": 7}, "sheet AR row 3: list_animal_action is 7"),
     ],
 )  # fmt: skip
-def test_a_bad_row_of_animal_kingdom(workspace: Workspace, changed: dict[str, object], said: str) -> None:
+def test_a_bad_row_of_animal_kingdom(workspace: Workspace, changed: dict[str, object], message: str) -> None:
     tiny_data.animal_kingdom(workspace.data / "animal_kingdom", films=False, rows=rows_with(1, **changed))
-    refused("animal_kingdom", workspace, str(workspace.data / "animal_kingdom" / "AR_metadata.xlsx"), said)
+    refused("animal_kingdom", workspace, str(workspace.data / "animal_kingdom" / "AR_metadata.xlsx"), message)
 
 
-def test_a_column_more_and_a_sheet_more_change_nothing(workspace: Workspace) -> None:
+def test_additional_columns_and_sheets_change_nothing(workspace: Workspace) -> None:
     header = (*tiny_data.AR_HEADER[:4], "x", "list_animal", "list_animal_action")
     rows = [[row[0], row[1], row[2], "", "['Common Crane']", row[3]] for row in tiny_data.AR_ROWS]
     config = tiny_data.animal_kingdom(workspace.data / "animal_kingdom", films=False, rows=rows, header=header)
@@ -382,7 +384,7 @@ def workbook(workspace: Workspace, edit: Callable[[openpyxl.Workbook], None]) ->
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (lambda b: b.remove(b["Animal"]), "no sheet 'Animal', but AR, CARe, Action"),
         (lambda b: setattr(b["AR"], "title", "Sheet1"), "no sheet 'AR', but Sheet1"),
@@ -397,13 +399,13 @@ def workbook(workspace: Workspace, edit: Callable[[openpyxl.Workbook], None]) ->
         (lambda b: b["Action"].delete_rows(5), "sheet Action: 138 labels and 1 actions without one"),
     ],
 )
-def test_a_bad_workbook(workspace: Workspace, edit: Callable[[openpyxl.Workbook], None], said: str) -> None:
+def test_a_bad_workbook(workspace: Workspace, edit: Callable[[openpyxl.Workbook], None], message: str) -> None:
     path = workbook(workspace, edit)
-    refused("animal_kingdom", workspace, str(path), said)
+    refused("animal_kingdom", workspace, str(path), message)
 
 
 @pytest.mark.parametrize("share", [0, 1, 2, 3])
-def test_a_workbook_that_is_cut_off_or_none(workspace: Workspace, share: int) -> None:
+def test_a_truncated_workbook_is_refused(workspace: Workspace, share: int) -> None:
     tiny_data.animal_kingdom(workspace.data / "animal_kingdom", films=False)
     path = workspace.data / "animal_kingdom" / "AR_metadata.xlsx"
     whole = path.read_bytes()
@@ -411,15 +413,15 @@ def test_a_workbook_that_is_cut_off_or_none(workspace: Workspace, share: int) ->
     refused("animal_kingdom", workspace, str(path))
 
 
-def test_counts_are_asserted(workspace: Workspace) -> None:
-    """The tiny data set is refused where the real one's counts are asked for."""
+def test_counts_of_clips_are_checked(workspace: Workspace) -> None:
+    """The tiny data set does not have the real one's number of clips."""
     tiny_data.hmdb51(workspace.data / "hmdb51", films=False)
     with pytest.raises(DataError, match="hmdb51/train: its files list 12 clips, expected 840; hmdb51/val"):
         open_dataset(load_dataset("hmdb51"), workspace)
     assert list_dataset(load_dataset("hmdb51"), workspace).miscounted[0].endswith("expected 840")
 
 
-def test_names_that_are_none(workspace: Workspace, made: Callable[[str], Dataset]) -> None:
+def test_unknown_names_are_refused(workspace: Workspace, made: Callable[[str], Dataset]) -> None:
     with pytest.raises(UsageError, match="unknown dataset 'kinetics'"):
         open_dataset(load_dataset("kinetics"), workspace)
     with pytest.raises(UsageError, match=r"^smoke: .*ucf101"):
@@ -428,7 +430,7 @@ def test_names_that_are_none(workspace: Workspace, made: Callable[[str], Dataset
         made("hmdb51").split("test")
 
 
-def test_no_data_is_said_with_what_brings_it(workspace: Workspace) -> None:
+def test_missing_data_is_an_error_that_names_the_remedy(workspace: Workspace) -> None:
     with pytest.raises(MissingError, match=r"data charades_ego: no CharadesEgo in .*to bring it"):
         open_dataset(load_dataset("charades_ego"), workspace)
 
@@ -445,7 +447,7 @@ def test_a_listing_is_parsed_once(
 
 
 @pytest.mark.parametrize("damage", ["cut off", "edited", "empty"])
-def test_a_damaged_listing_is_made_again(workspace: Workspace, made: Callable[[str], Dataset], damage: str) -> None:
+def test_a_damaged_listing_is_parsed_again(workspace: Workspace, made: Callable[[str], Dataset], damage: str) -> None:
     dataset = made("hmdb51")
     (kept,) = workspace.listings.iterdir()
     whole = kept.read_bytes()
@@ -454,7 +456,7 @@ def test_a_damaged_listing_is_made_again(workspace: Workspace, made: Callable[[s
     assert kept.read_bytes() == whole
 
 
-def test_other_files_are_another_listing(workspace: Workspace, made: Callable[[str], Dataset]) -> None:
+def test_changed_files_give_another_listing(workspace: Workspace, made: Callable[[str], Dataset]) -> None:
     dataset = made("charades_ego")
     path = dataset.folder / "CharadesEgo/CharadesEgo_v1_test_only1st.csv"
     path.write_text(path.read_text().replace("c003", "c004"))
@@ -465,7 +467,7 @@ def test_other_files_are_another_listing(workspace: Workspace, made: Callable[[s
     assert open_dataset(dataset.config, workspace).key not in (dataset.key, again.key)
 
 
-def test_a_workspace_that_cannot_be_written_is_none_of_its_business(tmp_path: Path) -> None:
+def test_a_read_only_workspace_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     place = Workspace(tmp_path / "file" / "workspace", tmp_path / "data")
     config = tiny_data.hmdb51(tmp_path / "data" / "hmdb51", films=False)
@@ -485,7 +487,7 @@ def hmdb(workspace: Workspace) -> Dataset:
     return dataset
 
 
-def test_clips_that_are_not_there_are_named_with_the_row_that_lists_them(hmdb: Dataset, tmp_path: Path) -> None:
+def test_missing_clips_are_named_with_the_row_that_lists_them(hmdb: Dataset, tmp_path: Path) -> None:
     split = hmdb.split("full")
     assert find_missing(split, hmdb.folder) == {}
     absent, empty, folder, leaving, within = (split.clips[n] for n in range(5))
@@ -504,7 +506,7 @@ def test_clips_that_are_not_there_are_named_with_the_row_that_lists_them(hmdb: D
     assert f"leads out of the data set, to {tmp_path / 'secret.avi'}: not read" in gone[leaving.id]
 
 
-def test_a_class_folder_that_leads_out_is_not_read(hmdb: Dataset, tmp_path: Path) -> None:
+def test_a_class_folder_linked_outside_is_not_read(hmdb: Dataset, tmp_path: Path) -> None:
     climb = hmdb.folder / "hmdb51_org" / "climb"
     climb.rename(tmp_path / "climb")
     climb.symlink_to(tmp_path / "climb")
@@ -520,7 +522,7 @@ def test_the_folder_of_all_videos_may_be_a_link(hmdb: Dataset, tmp_path: Path) -
     assert find_missing(hmdb.split("full"), hmdb.folder) == {}
 
 
-def test_going_on_without_clips_must_be_allowed(hmdb: Dataset) -> None:
+def test_missing_clips_must_be_allowed(hmdb: Dataset) -> None:
     split = hmdb.split("val")
     for clip in split.clips[:2]:
         clip.path.unlink()
@@ -561,8 +563,8 @@ def test_a_rows_data(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hmdb
 
 
 @pytest.mark.parametrize("damage", ["", "outside", "twice", "no column"])
-def test_animal_kingdoms_segments_are_the_owners(tmp_path: Path, damage: str) -> None:
-    """Head, middle and tail come from their table where it is there; nothing is made up where it is not."""
+def test_animal_kingdoms_segments_are_the_publishers(tmp_path: Path, damage: str) -> None:
+    """Head, middle and tail come from the publishers' table; without it there are no segments."""
     assert animal_kingdom.read_segments(tmp_path, 4) is None
     book = openpyxl.Workbook()
     sheet = book.create_sheet("AR_count")
@@ -575,6 +577,6 @@ def test_animal_kingdoms_segments_are_the_owners(tmp_path: Path, damage: str) ->
     if not damage:
         assert animal_kingdom.read_segments(tmp_path, 4) == {"head": (1,), "middle": (2,), "tail": (0, 3)}
         return
-    said = {"outside": "row 5: index 4", "twice": "each of 4 classes", "no column": "no column 'segment'"}[damage]
-    with pytest.raises(DataError, match=said):
+    message = {"outside": "row 5: index 4", "twice": "each of 4 classes", "no column": "no column 'segment'"}[damage]
+    with pytest.raises(DataError, match=message):
         animal_kingdom.read_segments(tmp_path, 4)

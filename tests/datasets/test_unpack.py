@@ -1,4 +1,4 @@
-"""Archives: what they hold comes out whole or not at all, and nothing lands outside the folder."""
+"""Archives are unpacked completely or not at all, and nothing is written outside the folder."""
 
 import io
 import os
@@ -45,13 +45,13 @@ def write(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def readers() -> list[str]:
-    """What can read rar archives here, beside the stand-in."""
+    """Programs that can read rar archives on this machine, and the stand-in."""
     return ["stand-in", *(name for name in ("unar", "bsdtar") if shutil.which(name))]
 
 
 @pytest.fixture(params=readers())
 def rar_reader(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Only this one program on the path."""
+    """Put only this program on the path."""
     programs = tmp_path / "programs"
     if request.param == "stand-in":
         install_stand_in(programs)
@@ -68,7 +68,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_packed_comes_out(tmp_path: Path, kind: str, rar_reader: str) -> None:
+def test_an_archives_files_are_unpacked(tmp_path: Path, kind: str, rar_reader: str) -> None:
     archive = tmp_path / f"set{kind}"
     write(archive, CONTENT)
     unpack_archive(archive, tmp_path / "out")
@@ -77,14 +77,14 @@ def test_what_was_packed_comes_out(tmp_path: Path, kind: str, rar_reader: str) -
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
-def test_what_no_data_set_needs_stays_in_the_archive(tmp_path: Path, kind: str) -> None:
+def test_file_types_that_no_data_set_needs_are_not_unpacked(tmp_path: Path, kind: str) -> None:
     write(tmp_path / f"set{kind}", {**CONTENT, "image/1.jpg": b"x", "a.sh": b"x"})
     unpack_archive(tmp_path / f"set{kind}", tmp_path / "out")
     assert tree(tmp_path / "out") == CONTENT
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
-def test_whole_files_of_a_killed_run_are_left_and_others_written_anew(tmp_path: Path, kind: str) -> None:
+def test_complete_files_of_a_killed_run_are_kept_and_others_rewritten(tmp_path: Path, kind: str) -> None:
     archive, out = tmp_path / f"set{kind}", tmp_path / "out"
     write(archive, CONTENT)
     unpack_archive(archive, out)
@@ -158,7 +158,7 @@ def test_a_link_in_a_rar_is_refused_by_name(tmp_path: Path, rar_reader: str) -> 
     assert tree(tmp_path / "out") == {}
 
 
-def test_a_link_that_a_listing_did_not_show_is_found_afterwards(
+def test_a_link_missing_from_the_listing_is_found_after_unpacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_stand_in(tmp_path / "programs")
@@ -218,7 +218,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str, rar_reader: str
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "said"),
+    ("name", "make", "message"),
     [
         ("UCF101.rar", lambda p: write_zip(p, CONTENT), "by its name a rar archive, by its content zip"),
         ("set.zip", lambda p: write_rar(p, CONTENT), "by its name a zip archive, by its content rar"),
@@ -230,11 +230,13 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, kind: str, rar_reader: str
         ("set.tar.gz", lambda p: _gzip_of_nothing(p), "damaged or cut off"),
     ],
 )
-def test_another_type_than_its_name_says(tmp_path: Path, name: str, make: Callable[[Path], object], said: str) -> None:
+def test_another_type_than_its_name_says(
+    tmp_path: Path, name: str, make: Callable[[Path], object], message: str
+) -> None:
     make(tmp_path / name)
     with pytest.raises(DataError) as caught:
         unpack_archive(tmp_path / name, tmp_path / "out")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
 
 
@@ -249,7 +251,7 @@ def _gzip_of_nothing(path: Path) -> None:
     path.write_bytes(gzip.compress(b"no tar" * 500))
 
 
-def test_an_encrypted_zip_is_said(tmp_path: Path) -> None:
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     write_zip(tmp_path / "set.zip", {"a.avi": b"1"})
     raw = bytearray((tmp_path / "set.zip").read_bytes())
     raw[6] |= 1  # the flag, in the member's header and in the directory's
@@ -259,7 +261,7 @@ def test_an_encrypted_zip_is_said(tmp_path: Path) -> None:
         unpack_archive(tmp_path / "set.zip", tmp_path / "out")
 
 
-def test_a_rar_without_a_program_for_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rar_without_an_unpacker_is_an_error_that_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     write_rar(tmp_path / "set.rar", CONTENT)
     with pytest.raises(MissingError, match="neither unar nor bsdtar is installed"):

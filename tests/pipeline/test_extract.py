@@ -1,4 +1,4 @@
-"""`repro extract` as a person runs it, on the backbone that needs no weights."""
+"""`repro extract` from the command line, on the backbone that needs no weights."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from repro.core.workspace import Workspace
 
 @pytest.fixture
 def folder(rendered: dict[str, Path], tmp_path: Path) -> Path:
-    """Four videos, one of them in a folder of its own."""
+    """Four videos, one of them in a subfolder."""
     place = tmp_path / "my videos"
     for n, path in enumerate(rendered.values()):
         target = place / ("more" if n == 3 else "") / f"clip #{n}.mp4"
@@ -49,7 +49,7 @@ def test_shards_fill_one_store_that_is_packed_by_the_last(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_clip_that_fails_is_listed_and_tried_again(folder: Path) -> None:
+def test_a_failed_clip_is_listed_and_retried(folder: Path) -> None:
     good = (folder / "clip #0.mp4").read_bytes()
     (folder / "clip #0.mp4").write_bytes(good[:1000])
     done = run_repro("extract", folder, "--backbone", "mean_colour", "--workspace", folder.parent / "w")
@@ -65,21 +65,19 @@ def test_a_clip_that_fails_is_listed_and_tried_again(folder: Path) -> None:
     assert not listed.exists()
 
 
-def test_a_file_or_nothing_for_a_folder(folder: Path) -> None:
-    for words, said in (
+def test_a_source_that_is_no_folder_is_refused(folder: Path) -> None:
+    for words, message in (
         ([folder / "clip #0.mp4"], "is a file: name its folder"),
         ([""], "'' is neither a data set"),
         ([folder, "--grid", "--layers", "3"], "--grid is 7 timesteps by 13 layers"),
     ):
         done = run_repro("extract", *words, "--workspace", folder.parent / "w")
         assert done.code == 2
-        assert said in done.err
+        assert message in done.err
         assert done.err.count("\n") == 1
 
 
-def test_a_checkpoint_that_is_not_the_one_named_is_refused(
-    tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_with_another_sha256_is_refused(tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     checkpoint = tiny.checkpoint.model_copy(update={"drawn_from_seed": None, "sha256": "0" * 64})
     config = tiny.model_copy(update={"checkpoint": checkpoint})
@@ -93,7 +91,7 @@ def test_a_checkpoint_that_is_not_the_one_named_is_refused(
         describe_backbone(config, workspace)
 
 
-def test_numbers_and_shards_as_they_are_typed() -> None:
+def test_numbers_and_shards_are_parsed() -> None:
     assert parse_numbers("--layers", "9") == (9,)
     assert parse_numbers("--layers", "3,1-2,2") == (1, 2, 3)
     assert parse_numbers("--layers", None) is None

@@ -1,4 +1,4 @@
-"""A grid of readouts: real stores and real readouts, on a backbone of 91 cells that recognises nothing."""
+"""A grid of readouts: real stores and readouts, on a tiny random backbone with 91 cells."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def place(workspace: Workspace, drawn: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, stored_as: Any = "float32") -> None:
-    """Features of all 91 cells, as an extraction would leave them; the class shows in some cells more than in others."""
+    """Store features of all 91 cells as an extraction would; some cells separate the classes better than others."""
     config = row_backbone(tiny_row())
     store = FeatureStore.open(
         workspace, "svd_xt_tiny", describe_backbone(config, workspace).identity(), dataset, stored_as
@@ -111,7 +111,7 @@ def featured(place: Workspace) -> Workspace:
 
 
 def run(workspace: Workspace, request: GridRequest = FEW, *, as_json: bool = False) -> dict[str, str]:
-    """What `repro grid ROW` does once nothing is missing; the cells that failed."""
+    """Run what `repro grid ROW` does once data are present; returns the failed cells."""
     reporter = Reporter(to_stderr=as_json)
     found, failures = run_grid(tiny_row(), request, workspace, Execution(), ONE_THREAD, reporter)
     print_grid(found, workspace, as_json=as_json)
@@ -128,10 +128,10 @@ def report(workspace: Workspace, name: str = f"{ROW}-grid") -> Any:
 
 
 @pytest.mark.slow
-def test_one_pass_over_the_clips_makes_all_cells(
+def test_one_pass_over_the_clips_extracts_all_cells(
     place: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From videos on: the cells of a grid, and then the row's own run, which is one of them."""
+    """From videos: the cells of a grid, then the row's own run, which is one of them."""
     data = grid.open_row_data(tiny_row(), place)
     few = {p: Split(s.name, s.classes, s.clips[: 2 if p == "train" else 1]) for p, s in data.splits.items()}
     for number, clip in enumerate(few["train"].clips + few["test"].clips):
@@ -148,14 +148,14 @@ def test_one_pass_over_the_clips_makes_all_cells(
     assert set(made) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
     assert len({r.grid for r in made.values()}) == 1
     assert len({r.group for r in made.values()}) == 4
-    reporter = capsys.readouterr().out
-    assert "disk        about" in reporter
-    assert "mlflow      4 logged" in reporter
+    captured = capsys.readouterr().out
+    assert "disk        about" in captured
+    assert "mlflow      4 logged" in captured
     run(place)
     assert done[-1].windows == 0
-    reporter = capsys.readouterr().out
-    assert "readout     reused all 4" in reporter
-    assert "4 of 91 cells" in reporter
+    captured = capsys.readouterr().out
+    assert "readout     reused all 4" in captured
+    assert "4 of 91 cells" in captured
     assert records(place) == made
     run_here(tiny_row(), place)
     assert "readout     reused all 1" in capsys.readouterr().out
@@ -166,15 +166,15 @@ def test_one_pass_over_the_clips_makes_all_cells(
 
 
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Cells whose training is begun from now on, in this process."""
+    """Record the cells whose training starts from now on in this process."""
     cells: list[str] = []
     real = stage._train_seed
     monkeypatch.setattr(stage, "_train_seed", lambda p, *a: cells.append(p.inputs.row.features.name) or real(p, *a))
     return cells
 
 
-def test_a_killed_grid_goes_on(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed within a cell, after its first epoch: finished cells are kept, this one goes on, another cell may go before."""
+def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in a cell after its first epoch: finished cells are kept, this one resumes, another cell may run first."""
     with monkeypatch.context() as patch:
         real, epochs = checkpoints.save_training, []
 
@@ -202,15 +202,15 @@ def test_a_killed_grid_goes_on(featured: Workspace, monkeypatch: pytest.MonkeyPa
 
 
 def plain(made: dict[Any, RunRecord]) -> dict[Any, dict[str, Any]]:
-    """Records without when and how long."""
+    """Dump records without their time and duration."""
     return {key: r.model_dump(exclude={"made": {"at", "seconds"}}) for key, r in made.items()}
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_runs_that_one_makes(
+def test_two_processes_train_the_same_runs_as_one(
     featured: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And a cell that fails is named while the others go on."""
+    """A cell that fails is named and the others continue."""
     run(featured)
     alone = plain(records(featured))
     shutil.rmtree(featured.runs)
@@ -228,7 +228,7 @@ def test_two_processes_make_the_runs_that_one_makes(
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
+def test_an_interrupt_ends_the_workers_and_keeps_finished_runs(
     featured: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = workers.wait, []
@@ -250,14 +250,14 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_finished(
 
 
 @pytest.mark.slow
-def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_protocols_are_reported_together(featured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     pair = GridRequest((20, 25), (9,), seeds=2)
     run(featured, pair)
     first = capsys.readouterr().out
     assert "the honest selection beside it: the same command with --protocol both" in first
     assert "honest protocol" not in first
     run(featured, replace(pair, protocols=("honest",)))
-    reporter = capsys.readouterr().out
+    captured = capsys.readouterr().out
     made = records(featured)
     assert len(made) == 8
     found = report(featured)
@@ -266,8 +266,8 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
             own = {cell: r for (p, s, cell), r in made.items() if (p, s) == (protocol, one["seed"])}
             assert selection_score(own[one["cell"]]) == max(selection_score(r) for r in own.values())
             assert one["test"] == pytest.approx(100 * selection_of(own[one["cell"]]).scores["top1"])
-        assert f"ucf_hmdb, {protocol} protocol: top1" in reporter
-        assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in reporter
+        assert f"ucf_hmdb, {protocol} protocol: top1" in captured
+        assert f"± {found['protocols'][protocol]['spread']:.2f} over 2 seeds on test" in captured
     run(featured, pair, as_json=True)
     assert json.loads(capsys.readouterr().out) == found
     rows = list(csv.DictReader((featured.reports / f"{ROW}-grid.csv").read_text().splitlines()))
@@ -280,7 +280,7 @@ def test_both_protocols_stand_side_by_side(featured: Workspace, capsys: pytest.C
 
 
 def made_up(protocol: str, cell: str, test: float, held: float | None = None, seed: int = 52) -> RunRecord:
-    """A record of one epoch picked on the test split, another on held-out clips."""
+    """A record with one epoch selected on the test split and, if `held` is given, another on held-out clips."""
     one = record("ak_full", seed, test)
     one = one.model_copy(update={"features": one.features.model_copy(update={"cell": cell}), "protocol": protocol})
     if held is None:
@@ -293,7 +293,7 @@ def made_up(protocol: str, cell: str, test: float, held: float | None = None, se
     return one.model_copy(update={"held_out": one.train, "best_epoch_on_held_out": chosen, "epochs": epochs})
 
 
-def test_each_rule_picks_by_its_own_clips() -> None:
+def test_each_rule_selects_by_its_own_clips() -> None:
     order = ["t00_layer01", "t00_layer02", "t05_layer01"]
     published = {cell: made_up("published", cell, test) for cell, test in zip(order, (0.5, 0.7, 0.7), strict=True)}
     chosen = select_cell(published, order)
@@ -329,21 +329,22 @@ def test_the_table_and_the_summary() -> None:
     assert "".join(lines).count("*") == 1
     assert lines[0].split() == ["layer", "t0", "t5", "t10", "t15", "t20", "t25", "t29"]
     assert format_table(found, "honest")[1].split()[:3] == ["1", "-", "83.50"]
-    said = "\n".join(format_summary(found))
-    assert "published  map_micro 75.00 on test: best cell and epoch on the test split, 91 of 91 cells" in said
+    message = "\n".join(format_summary(found))
+    assert "published  map_micro 75.00 on test: best cell and epoch on the test split, 91 of 91 cells" in message
     assert (
-        "honest     map_micro 21.50 on test: cell and epoch picked on held-out training clips, 88 of 91 cells" in said
+        "honest     map_micro 21.50 on test: cell and epoch picked on held-out training clips, 88 of 91 cells"
+        in message
     )
-    assert "seed 52: t00_layer04 epoch 2, 21.50 on test, 88.50 on held-out clips; its last epoch 31.50" in said
-    assert "the row's own cell t20_layer09, epoch 1, 60.00 on test" in said
-    assert "the best of 91 cells on the test split is optimistic by construction" in said
+    assert "seed 52: t00_layer04 epoch 2, 21.50 on test, 88.50 on held-out clips; its last epoch 31.50" in message
+    assert "the row's own cell t20_layer09, epoch 1, 60.00 on test" in message
+    assert "the best of 91 cells on the test split is optimistic by construction" in message
     assert grid_as_json(found)["cells_of_grid"] == 91
     assert len(grid_as_csv(found).splitlines()) == 1 + 91 + 88
 
 
 @pytest.mark.slow
-def test_the_heat_map_says_what_it_shows() -> None:
-    """Well-formed, its text as text: every value once, captions, and for a cell that was not run no value."""
+def test_the_heat_map_shows_every_value_and_a_caption() -> None:
+    """The SVG is well-formed and has text elements: every value once, captions, and no value for cells that were not run."""
     for found, panels in ((result(missing=3), 2), (result(protocols=("published",)), 1), (result(missing=91), 1)):
         written = render_svg(found)
         root = ElementTree.fromstring(written)
@@ -352,22 +353,20 @@ def test_the_heat_map_says_what_it_shows() -> None:
         values = [text for text in texts if text.replace(".", "").isdigit() and "." in text and len(text) == 5]
         assert len(values) == len(found.runs)
         assert texts.count("layer") == panels
-        said = " ".join(texts)
+        message = " ".join(texts)
         for word in (
             "Animal Kingdom, full dataset: ActionDiff, transformer readout",
             "mAP (micro) in percent, seed 52; trained on animal_kingdom/full_train, tested on animal_kingdom/full_test",
             "the best of 91 cells on the test split is optimistic by construction",
             "published: best cell and epoch on the test split; 91 of 91 cells; 75.00 on test",
         ):
-            assert word in said
-        assert ("held out of the training split" in said) == (panels == 2)
+            assert word in message
+        assert ("held out of the training split" in message) == (panels == 2)
     assert render_svg(found) == written
 
 
 @pytest.mark.slow
-def test_features_stored_as_fp16_and_another_head_are_other_grids(
-    featured: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_features_and_other_heads_are_separate_grids(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     place, data = featured, grid.open_row_data(tiny_row(), featured)
     own = GridRequest((20,), (9,))
     run(place, own)
@@ -402,7 +401,7 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["grid", "ak_full_vjepa"], "--grid: ak_full_vjepa reads vjepa, which has no timesteps"),
         (["grid", "ak_full", "--timesteps", "20,21"], "--timesteps 21: the grid has 0, 5, 10, 15, 20, 25, 29"),
@@ -423,10 +422,10 @@ def test_features_stored_as_fp16_and_another_head_are_other_grids(
         (["grid", "smoke"], "run `repro smoke`"),
     ],
 )
-def test_what_is_no_grid_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
+def test_invalid_grid_options_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         cli.dispatch([*words, "--workspace", str(tmp_path / "w")])
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "w").exists()
 

@@ -1,5 +1,5 @@
-"""A published row's way from the publishers' files to a record, on tiny data sets and the backbone that needs no weights;
-and what a row's data brings into its records: missing clips, manifests, scores of parts of the test split."""
+"""A published row from the publishers' files to a record, on tiny data sets and the backbone that needs no weights;
+and what its data add to records: missing clips, manifests, scores of parts of the test split."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ ROW = "ucf_hmdb"
 
 @pytest.fixture
 def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace with tiny UCF101 and HMDB51 and their own counts, and the row on mean colour."""
+    """A workspace with tiny UCF101 and HMDB51 and their numbers of clips; rows read mean colour."""
     monkeypatch.setattr(row_data, "open_dataset", tiny_datasets.ucf_hmdb_opener(workspace))
     return workspace
 
@@ -58,17 +58,17 @@ def test_a_row_runs_is_reused_and_predicts(
     place: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_here(colour(), place, RowRequest(seeds=2))
-    said = capsys.readouterr().out
-    assert "ucf_hmdb seed 42: top1 best epoch on test" in said
-    assert "published 77.6" in said
+    message = capsys.readouterr().out
+    assert "ucf_hmdb seed 42: top1 best epoch on test" in message
+    assert "published 77.6" in message
     first, second = records(place)
     assert (first.seed, second.seed) == (42, 43)
     assert first.features.identity["family"] == "mean_colour"
     assert [subset.name for subset in first.subsets] == ["hmdb51/val"]
     run_here(colour(), place, RowRequest(seeds=2), as_json=True)
-    reporter = capsys.readouterr()
-    assert len(json.loads(reporter.out)) == 2
-    assert reporter.err.count("reused all") >= 3  # features of both data sets, readouts
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)) == 2
+    assert captured.err.count("reused all") >= 3  # features of both data sets, readouts
     read_out_here(colour(), place)
     assert "reused all 1" in capsys.readouterr().out
     assert records(place) == [first, second]
@@ -88,13 +88,13 @@ def test_a_row_runs_is_reused_and_predicts(
     assert capsys.readouterr().out.count(" %  ") == 3
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
         cli.dispatch([*verb, "--json"])
-    reporter = json.loads(capsys.readouterr().out)
-    assert (list(reporter["failed"]), reporter["seed"], reporter["videos"][0]["path"]) == (
+    printed = json.loads(capsys.readouterr().out)
+    assert (list(printed["failed"]), printed["seed"], printed["videos"][0]["path"]) == (
         [str(broken)],
         43,
         str(video),
     )
-    assert list(reporter["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
+    assert list(printed["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
 
 
 def test_missing_clips_are_refused_unless_allowed_and_recorded(
@@ -110,13 +110,13 @@ def test_missing_clips_are_refused_unless_allowed_and_recorded(
     assert len(record.test.missing_clips) == 1
 
 
-def test_the_readout_alone_says_what_features_are_lacking(place: Workspace) -> None:
+def test_the_readout_alone_reports_missing_features(place: Workspace) -> None:
     with pytest.raises(MissingError, match=r"clips of ucf101/train have no features final .*`repro extract ucf101"):
         read_out_here(colour(), place)
 
 
 @pytest.mark.slow
-def test_the_honest_protocol_is_a_run_of_its_own(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_honest_protocol_is_a_separate_run(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     run_here(colour(), place)
     capsys.readouterr()
     read_out_here(colour(), place, RowRequest(protocol="honest"))
@@ -140,7 +140,7 @@ def test_a_readout_of_other_features_is_not_used(place: Workspace) -> None:
         predict(place, Path("x.mp4"))
 
 
-def test_a_record_says_what_was_missing_and_how_a_part_scored(
+def test_a_record_lists_missing_clips_and_scores_of_subsets(
     rendered: dict[str, Path], workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     actions = {scene.id: ACTIONS.index(scene.action) for scene in scenes.smoke_scenes()}

@@ -1,4 +1,4 @@
-"""The readout as a stage: from a store of features to records, checkpoints and predictions, and to a clip's scores."""
+"""From stored features to run records, checkpoints and predictions, and to the scores of a clip."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +39,7 @@ CLASSES = ("walk", "jump", "eat")
 
 
 def features(number: int, width: int = 16) -> np.ndarray:
-    """The clip's class is in its first channels; lengths differ."""
+    """Features whose first channels show the clip's class; lengths differ."""
     draw = np.random.default_rng(number)
     values = draw.normal(size=(3 + number % 7, width)).astype(np.float32)
     values[:, number % 3] += 3
@@ -79,7 +79,7 @@ def run(source: ReadoutInputs, workspace: Workspace, reporter: RecordingReporter
     return run
 
 
-def test_a_record_holds_every_score_and_its_floor(run: Run, workspace: Workspace) -> None:
+def test_a_record_has_every_score_and_its_baselines(run: Run, workspace: Workspace) -> None:
     (record,) = run()
     names = {
         "map_micro", "map_macro", "map_macro_head", "map_macro_tail", "top1", "top1_occurring", "class_accuracy"
@@ -102,9 +102,7 @@ def test_a_record_holds_every_score_and_its_floor(run: Run, workspace: Workspace
     assert not (stored.folder / "training.safetensors").exists()
 
 
-def test_an_honest_run_is_one_of_its_own_and_is_not_judged(
-    run: Run, workspace: Workspace, reporter: RecordingReporter
-) -> None:
+def test_an_honest_run_is_separate_and_not_judged(run: Run, workspace: Workspace, reporter: RecordingReporter) -> None:
     (published,), (honest,) = run(), run(protocol="honest")
     assert honest.run != published.run
     assert honest.protocol == "honest"
@@ -142,13 +140,13 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
     assert "reused all 3" in reporter.lines[-1]
 
 
-def test_another_precision_is_another_run_and_says_so(run: Run) -> None:
+def test_another_precision_is_a_separate_run(run: Run) -> None:
     (exact,), (near,) = run(), run(compute=Compute(precision="bf16"))
     assert near.precision == "bf16"
     assert near.group != exact.group
 
 
-def test_a_killed_stage_goes_on_and_a_changed_recipe_is_refused(
+def test_a_killed_stage_resumes_and_a_changed_recipe_is_refused(
     run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = checkpoints.write_tensors
@@ -189,17 +187,17 @@ def test_a_trained_readout_scores_a_clip_as_the_run_did(run: Run, workspace: Wor
     for number, clip in enumerate(found.clips):
         scores = readout.score(features(int(clip.removeprefix("test"))))
         np.testing.assert_allclose(scores, found.by_epoch[4][number], atol=1e-6)
-    for values, said in (
+    for values, message in (
         (features(1, width=8), r"shape \(4, 8\): this readout reads frames of width 16"),
         (np.zeros((0, 16), np.float32), "0 frames: empty"),
         (np.full((2, 16), np.nan, np.float32), "not finite"),
     ):
-        with pytest.raises(MissingError, match=said):
+        with pytest.raises(MissingError, match=message):
             readout.score(values)
 
 
 @pytest.mark.parametrize("damage", ["none", "cut off", "other"])
-def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, damage: str) -> None:
+def test_an_invalid_checkpoint_is_named(run: Run, workspace: Workspace, damage: str) -> None:
     (record,) = run()
     path = stored_run(workspace.runs, "smoke", 52, record.run).folder / "last_epoch.safetensors"
     if damage == "none":
@@ -208,17 +206,17 @@ def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, dama
         path.write_bytes(path.read_bytes()[:-3])
     else:
         checkpoints.write_tensors(path, {}, {"row": "smoke"})
-    said = {
+    message = {
         "none": "no trained readout there",
         "cut off": "damaged: not a complete safetensors file",
         "other": "not the checkpoint of",
     }
-    with pytest.raises(MissingError, match=rf"last_epoch\.safetensors: {said[damage]}"):
+    with pytest.raises(MissingError, match=rf"last_epoch\.safetensors: {message[damage]}"):
         load_readout(path)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (
             {CELL: np.full((3, 16), np.nan, np.float32)},
@@ -230,8 +228,8 @@ def test_a_checkpoint_that_is_none_is_named(run: Run, workspace: Workspace, dama
         (None, r"split smoke/train: 2 of 36 clips have no features .*: train4, train5"),
     ],
 )
-def test_features_that_do_not_suit_are_one_line(
-    source: ReadoutInputs, spoil: dict[str, np.ndarray] | None, said: str
+def test_unusable_features_are_an_error_of_one_line(
+    source: ReadoutInputs, spoil: dict[str, np.ndarray] | None, message: str
 ) -> None:
     if spoil is None:
         source.store.clip_path("train4").unlink()
@@ -239,12 +237,12 @@ def test_features_that_do_not_suit_are_one_line(
     else:
         source.store.clip_path("train4").unlink()
         source.store.write_clip("train4", Entry(spoil, "0" * 64, "decord"))
-    with pytest.raises(MissingError, match=said) as caught:
+    with pytest.raises(MissingError, match=message) as caught:
         load_sequences(source.store, source.data.splits["train"], CELL, 8)
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_row_asks_for_is_held_against_the_features(source: ReadoutInputs) -> None:
+def test_features_must_match_the_request(source: ReadoutInputs) -> None:
     with pytest.raises(MissingError, match="is 16 wide, expected 1280"):
         load_sequences(source.store, source.data.splits["train"], CELL, 8, width=1280)
     with pytest.raises(UsageError, match="max_length 0: expected at least 1 frame"):

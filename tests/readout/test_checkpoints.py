@@ -1,4 +1,4 @@
-"""A killed training goes on from its last epoch and ends with the same bits, or says in one line why it does not."""
+"""A killed training resumes after its last epoch and ends with the same bits, or fails with one line that says why."""
 
 import json
 import signal
@@ -143,7 +143,7 @@ def test_a_training_whose_recipe_changed_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damaged", [STATE, SELECTED])
 @pytest.mark.parametrize("damage", ["cut off", "a bit", "no file"])
-def test_a_damaged_state_is_set_aside_and_training_begins_again(tmp_path: Path, damaged: str, damage: str) -> None:
+def test_a_damaged_state_is_renamed_and_training_restarts(tmp_path: Path, damaged: str, damage: str) -> None:
     run(tmp_path / "whole")
     folder = tmp_path / "killed"
     with pytest.raises(KilledError):
@@ -161,7 +161,7 @@ def test_a_damaged_state_is_set_aside_and_training_begins_again(tmp_path: Path, 
         assert (folder / f"{STATE}.damaged1").is_file()
 
 
-def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
+def test_another_number_of_threads_gives_a_warning(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     with pytest.raises(KilledError):
         run(tmp_path, killed_after=2)
@@ -174,7 +174,7 @@ def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
     assert f"began on {threads} threads" in warnings[0]
 
 
-def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_loss_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from repro.readout import train as training
 
     real = training.train_one_epoch
@@ -199,7 +199,7 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_state(tmp_path: Path, monkeyp
     assert bits(tmp_path / "spoilt") == bits(tmp_path / "whole")
 
 
-def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_made_nan_by_the_last_step_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from repro.readout import train as training
 
     real = training.train_one_epoch
@@ -217,7 +217,7 @@ def test_weights_that_the_last_step_spoils_are_not_kept(tmp_path: Path, monkeypa
     assert len(read_header(tmp_path / STATE)["epochs"]) == 1  # type: ignore[index]
 
 
-def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
+def test_a_checkpoint_stores_its_header(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     checkpoints.write_tensors(path, {"a": torch.arange(3.0), "empty": torch.zeros(0, 2)}, {"row": "ucf_hmdb"})
     tensors, about = read_tensors(path)

@@ -1,4 +1,4 @@
-"""The honest protocol's held-out part: a fifth of every class, source videos whole, the same for the same seed."""
+"""The honest protocol's held-out part: a fifth of every class, no source video divided, the same for the same seed."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from repro.readout.held_out import HELD_OUT_SHARE, select_held_out, split_held_o
 
 
 @pytest.mark.parametrize("labels", ["single", "multi", "rare", "none"])
-def test_every_class_gives_its_share(labels: str) -> None:
+def test_a_fifth_of_every_class_is_held_out(labels: str) -> None:
     draw = np.random.default_rng(1)
     targets = np.eye(6)[draw.integers(0, 6, 400)]
     if labels == "multi":
@@ -28,7 +28,7 @@ def test_every_class_gives_its_share(labels: str) -> None:
         assert targets[held, 5].sum() == 0  # what occurs once is learned
 
 
-def test_source_videos_stay_whole() -> None:
+def test_source_videos_are_not_divided() -> None:
     draw = np.random.default_rng(2)
     videos = draw.integers(0, 60, 300)
     targets = np.eye(4)[videos % 4]
@@ -41,7 +41,7 @@ def test_source_videos_stay_whole() -> None:
         assert 0.1 < targets[sorted(held), k].sum() / targets[:, k].sum() < 0.3
 
 
-def test_a_seed_gives_one_part_and_another_seed_another() -> None:
+def test_the_held_out_part_depends_on_the_seed_alone() -> None:
     targets = np.eye(4)[np.arange(100) % 4]
     assert select_held_out(targets, None, 1) == select_held_out(targets, None, 1)
     assert select_held_out(targets, None, 1) != select_held_out(targets, None, 2)

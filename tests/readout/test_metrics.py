@@ -1,4 +1,4 @@
-"""Every score is its definition written out by brute force, and what the release and its golden values say."""
+"""Every score equals its definition, computed by brute force, and the release's golden values."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SEGMENTS = {"head": (0, 1), "tail": (2, 3, 4)}
 
 
 def brute_force_ap(scores: np.ndarray, targets: np.ndarray) -> float:
-    """The definition, threshold by threshold: sum of precision times the gain in recall; ties fall together."""
+    """Average precision by definition: sum over thresholds of precision times the gain in recall; ties share a threshold."""
     total, previous = 0.0, 0.0
     for threshold in sorted(set(scores.tolist()), reverse=True):
         taken = scores >= threshold
@@ -23,7 +23,7 @@ def brute_force_ap(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def brute_force(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Every score, pair by pair."""
+    """Compute every score pair by pair."""
     clips, classes = range(len(scores)), range(scores.shape[1])
     present = [k for k in classes if any(targets[n, k] for n in clips)]
     if not present:
@@ -63,7 +63,7 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_scores_are_their_definition(case: str) -> None:
+def test_scores_equal_their_definitions(case: str) -> None:
     draw = np.random.default_rng(4)
     scores = draw.random((40, 5))
     targets = (draw.random((40, 5)) < 0.3).astype(np.int64)
@@ -89,7 +89,7 @@ def test_scores_are_their_definition(case: str) -> None:
         assert ours[name] == pytest.approx(value, abs=1e-9), name
 
 
-def test_scores_are_the_releases(reference: Path) -> None:
+def test_scores_equal_the_releases(reference: Path) -> None:
     kit = load_file(reference / "parity" / "readout" / "transformer.safetensors")
     scores, targets = kit["metric/scores"].double().numpy(), kit["metric/targets"].numpy()
     assert map_micro(scores, targets) == pytest.approx(kit["metric/map_micro"].item(), abs=1e-6)
@@ -97,7 +97,7 @@ def test_scores_are_the_releases(reference: Path) -> None:
 
 
 def test_a_perfect_ranking_scores_one_and_not_more() -> None:
-    """A share of 1 and a rounding error would be refused by a run's record."""
+    """A run's record refuses a share that exceeds 1 by a rounding error."""
     draw = np.random.default_rng(0)
     for clips in range(1, 300):
         targets = (draw.random((clips, 3)) < 0.4).astype(np.int64)
@@ -106,11 +106,11 @@ def test_a_perfect_ranking_scores_one_and_not_more() -> None:
         assert perfect["map_micro"] == pytest.approx(float(targets.any()), abs=1e-12)
 
 
-def test_segments_are_no_scores_where_there_are_none() -> None:
+def test_without_segments_there_are_no_segment_scores() -> None:
     assert not [name for name in all_scores(np.zeros((2, 3)), np.eye(3, dtype=np.int64)[:2]) if "head" in name]
 
 
-def test_chance_is_what_guessing_scores_on_average() -> None:
+def test_chance_equals_the_mean_score_of_random_guesses() -> None:
     draw = np.random.default_rng(2)
     targets = (draw.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.0]).astype(np.int64)
     expected = chance_scores(targets)
@@ -121,7 +121,7 @@ def test_chance_is_what_guessing_scores_on_average() -> None:
     assert set(chance_scores(np.zeros_like(targets)).values()) == {0.0}
 
 
-def test_the_class_prior_and_a_constant_score_what_common_classes_give_away() -> None:
+def test_class_prior_and_constant_scores_reflect_class_frequencies() -> None:
     learned = np.eye(3, dtype=np.int64)[[0, 1, 1, 1]]
     targets = np.eye(3, dtype=np.int64)[[1, 1, 0, 2]]
     prior, constant = class_prior_scores(learned, targets), constant_scores(targets)

@@ -40,7 +40,7 @@ def plain_epoch(
 @pytest.mark.parametrize(
     "changes", [{}, {"mixup": 0.0, "loss": CrossEntropy(name="cross_entropy")}, {"head": "linear", "layers": 0}]
 )
-def test_the_loss_curve_is_the_plain_loops(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_the_loss_curve_equals_the_plain_loops(tmp_path: Path, changes: dict[str, object]) -> None:
     """With no dropout, and the same order and mixup: some clips longer than max_length, most shorter."""
     asked = recipe(dropout=0.0, max_length=11, epochs=6, **({"layers": 2} | changes))
     split = planted(44, 0.0, 1)
@@ -61,7 +61,7 @@ def test_the_loss_curve_is_the_plain_loops(tmp_path: Path, changes: dict[str, ob
 
 
 def plain_score(folder: Path, split: Sequences, test: Sequences, asked: Recipe, seed: int) -> float:
-    """Of the plain loop with draws of its own, from the same first weights."""
+    """Score of the plain loop with its own random numbers, from the same initial weights."""
     loaders = {}
     for part, clips in (("train", split), ("test", test)):
         padded = published_loop.PaddedClips(
@@ -85,7 +85,7 @@ def plain_score(folder: Path, split: Sequences, test: Sequences, asked: Recipe, 
 
 
 def paired(folder: Path, seeds: range, asked: Recipe) -> np.ndarray:
-    """Ours less the plain loop's, a seed each: the same data and first weights, draws of their own."""
+    """Our score minus the plain loop's for each seed: the same data and initial weights, different random numbers."""
     differences = []
     for seed in seeds:
         split, test = planted(96, 0.0, 10 + seed, signal=0.35), planted(96, 0.4, 50 + seed, signal=0.35)
@@ -96,8 +96,8 @@ def paired(folder: Path, seeds: range, asked: Recipe) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["focal", "cross_entropy"])
-def test_scores_across_a_domain_shift_are_the_plain_loops(tmp_path: Path, loss: str) -> None:
-    """Where the answer is neither obvious nor lost, over 5 paired seeds: at most 2 standard errors apart."""
+def test_scores_across_a_domain_shift_match_the_plain_loops(tmp_path: Path, loss: str) -> None:
+    """On a task of medium difficulty, over 5 paired seeds: at most 2 standard errors apart."""
     asked = recipe() if loss == "focal" else recipe(loss=CrossEntropy(name="cross_entropy"), mixup=0.0)
     differences = paired(tmp_path, range(5), asked)
     error = differences.std(ddof=1) / np.sqrt(len(differences))
@@ -106,7 +106,7 @@ def test_scores_across_a_domain_shift_are_the_plain_loops(tmp_path: Path, loss: 
     assert error < 0.03
 
 
-def test_the_plain_loops_model_is_scored_alike(tmp_path: Path) -> None:
+def test_both_loops_score_a_model_alike(tmp_path: Path) -> None:
     asked, split = recipe(), planted(12, 0.0, 1)
     model = build_head(asked, 16, 4)
     files = published_loop.save_clips(split.features, tmp_path)

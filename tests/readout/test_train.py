@@ -1,4 +1,4 @@
-"""The readout is the release's, learns what there is to learn, and repeats."""
+"""The readout equals the release's, learns planted features and nothing from noise, and is reproducible."""
 
 import math
 from collections import Counter
@@ -30,7 +30,7 @@ def kit(reference: Path) -> dict[str, torch.Tensor]:
     return load_file(reference / "parity" / "readout" / "transformer.safetensors")
 
 
-def test_logits_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
+def test_logits_equal_the_releases(kit: dict[str, torch.Tensor]) -> None:
     model = ClassificationTransformer(48, 7, recipe(layers=3)).eval()
     model.load_state_dict({name.removeprefix("weights/"): t for name, t in kit.items() if name.startswith("weights/")})
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def test_logits_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
     assert float((logits - kit["logits"]).abs().max()) < 1e-6
 
 
-def test_losses_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
+def test_losses_equal_the_releases(kit: dict[str, torch.Tensor]) -> None:
     logits, targets = kit["logits"], kit["targets"]
     one_hot = functional.one_hot(targets.argmax(1), 7).float()
     for name, value in {
@@ -50,7 +50,7 @@ def test_losses_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
         assert value.item() == pytest.approx(kit[name].item(), abs=1e-6)
 
 
-def test_the_learning_rate_is_the_releases(kit: dict[str, torch.Tensor]) -> None:
+def test_the_learning_rate_equals_the_releases(kit: dict[str, torch.Tensor]) -> None:
     golden = kit["schedule/lr_warmup4_epochs15_steps10_base1e-4"]
     ours = [learning_rate(step, 10, 15, 4, 1e-4) for step in range(150)]
     np.testing.assert_allclose(ours, golden.numpy(), rtol=0, atol=1e-12)
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_readout_and_another_gives_another() -> Non
     assert not np.array_equal(first.predictions[-1], other.predictions[-1])
 
 
-def test_training_leaves_the_callers_random_state_alone() -> None:
+def test_training_restores_the_callers_random_state() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -106,7 +106,7 @@ def test_packed_clips_get_the_logits_of_padded_ones(head: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_packed_logits_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
+def test_packed_logits_equal_the_releases(kit: dict[str, torch.Tensor]) -> None:
     model = ClassificationTransformer(48, 7, recipe(layers=3)).eval()
     model.load_state_dict({name.removeprefix("weights/"): t for name, t in kit.items() if name.startswith("weights/")})
     own = [f[m.bool()] for f, m in zip(kit["features"], kit["mask"], strict=True)]
@@ -116,8 +116,8 @@ def test_packed_logits_are_the_releases(kit: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("asked", [[3, 1, 6], [1, 1, 1]])
-def test_attention_on_padded_clips_is_attention_clip_by_clip(asked: list[int]) -> None:
-    """A GPU computes the one, a processor the other."""
+def test_padded_and_per_clip_attention_agree(asked: list[int]) -> None:
+    """A GPU uses attend_padded, a CPU attend_per_clip."""
     spans = [3, 1, 6]
     queries, keys, values = (torch.randn(n, 16, requires_grad=True) for n in (sum(asked), 10, 10))
     each, padded = (attend(queries, asked, keys, values, spans, 4, 0.0) for attend in (attend_per_clip, attend_padded))
@@ -129,8 +129,8 @@ def test_attention_on_padded_clips_is_attention_clip_by_clip(asked: list[int]) -
 
 
 @pytest.mark.slow
-def test_dropout_falls_on_packed_clips_as_often_as_asked() -> None:
-    """Of the embedding, in every layer and on attention: the logits' spread is that of padded clips."""
+def test_dropout_has_the_same_rate_on_packed_clips() -> None:
+    """Dropout of embeddings, layers and attention: the logits have the same spread as on padded clips."""
     split = planted(6, 0.0, 1)
     model = ClassificationTransformer(16, 4, recipe(layers=2, dropout=0.3)).train()
     batch = split.make_batch(BatchPlan(tuple(range(6))))
@@ -145,7 +145,7 @@ def test_dropout_falls_on_packed_clips_as_often_as_asked() -> None:
     assert float((ours.std(0) / spread).log().abs().max()) < 0.2
 
 
-def test_a_batch_is_scored_as_its_clips_are() -> None:
+def test_scores_do_not_depend_on_the_batch_size() -> None:
     split = planted(12, 0.0, 1)
     model = ClassificationTransformer(16, 4, recipe()).eval()
     together = predict_probabilities(model, split, recipe(batch_size=12))
@@ -154,7 +154,7 @@ def test_a_batch_is_scored_as_its_clips_are() -> None:
 
 
 def test_mixup_keeps_each_clips_own_mask() -> None:
-    """The released quirk: a longer partner's tail is mixed into frames that stay masked, so it changes nothing."""
+    """As released (docs/deviations.md 6): a longer partner's tail is mixed into masked frames, so it changes nothing."""
     split = Sequences(("a", "b"), (torch.full((2, 3), 1.0), torch.full((5, 3), 2.0)), torch.eye(2), Counter())
     batch = split.make_batch(BatchPlan((0, 1), 0.75, (1, 0)))
     assert batch.lengths == (2, 5)
@@ -162,14 +162,14 @@ def test_mixup_keeps_each_clips_own_mask() -> None:
     assert torch.equal(batch.features[:, 0], torch.tensor([1.25, 1.25, 1.75, 1.75, 1.5, 1.5, 1.5]))
 
 
-def test_a_head_without_a_mask_sees_what_mixup_puts_behind_a_clips_end() -> None:
+def test_a_head_without_a_mask_reads_the_longer_partners_tail() -> None:
     split = Sequences(("a", "b"), (torch.full((2, 3), 1.0), torch.full((5, 3), 2.0)), torch.eye(2), Counter())
     batch = split.make_batch(BatchPlan((0, 1), 0.75, (1, 0)), sees_padding=True)
     assert batch.lengths == (5, 5)
     assert torch.equal(batch.features[:5, 0], torch.tensor([1.25, 1.25, 0.5, 0.5, 0.5]))
 
 
-def test_draws_are_every_clip_once_and_repeat() -> None:
+def test_an_epoch_has_every_clip_once_and_depends_on_the_seed_alone() -> None:
     draws = plan_epoch(3, 1, 21, recipe())
     assert sorted(n for draw in draws for n in draw.clips) == list(range(21))
     assert [len(draw.clips) for draw in draws] == [8, 8, 5]
@@ -192,12 +192,12 @@ def test_the_linear_head_learns_planted_features() -> None:
     }
 
 
-def test_seeds_begin_with_the_published_one() -> None:
+def test_seeds_start_with_the_published_one() -> None:
     assert load_row("ucf_hmdb_sdv2").seeds.first(3) == [39, 40, 41]
 
 
 @pytest.mark.parametrize("changes", [{"head": "linear"}, {"layers": 0}, {"epochs": 0}, {"max_length": 0}])
-def test_a_recipe_that_makes_no_training_is_refused(changes: dict[str, object]) -> None:
+def test_an_invalid_recipe_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         recipe(**changes)
 
@@ -214,21 +214,21 @@ def test_bf16_is_near_fp32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compute", "said"),
+    ("compute", "message"),
     [
         (Compute(precision="tf32"), "precision tf32 is a GPU's"),
         (Compute(device="tpu"), "device 'tpu': expected cpu or cuda"),
         (Compute(device="cuda"), "PyTorch finds no GPU here"),
     ],
 )
-def test_what_cannot_be_computed_here_is_refused(compute: Compute, said: str) -> None:
+def test_an_unavailable_device_or_precision_is_refused(compute: Compute, message: str) -> None:
     if compute.device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         train_readout(TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)), recipe(), seed=1, compute=compute)
 
 
-def test_determinism_asked_for_ends_with_the_training() -> None:
+def test_deterministic_mode_ends_with_the_training() -> None:
     train_readout(
         TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)),
         recipe(epochs=1),
@@ -238,27 +238,27 @@ def test_determinism_asked_for_ends_with_the_training() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_loss_that_is_no_number_stops_training() -> None:
+def test_a_nan_loss_stops_training() -> None:
     broken = planted(8, math.nan, 1)
     with pytest.raises(MissingError, match=r"training stopped in epoch 1, step 1: the loss is nan"):
         train_readout(TrainingData(broken, planted(8, 0.0, 2)), recipe(), seed=1)
 
 
-def test_widths_that_do_not_fit() -> None:
+def test_a_width_that_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(MissingError, match="width 16 cannot be read by 5 heads"):
         train_readout(TrainingData(planted(8, 0.0, 1), planted(8, 0.0, 2)), recipe(heads=5), seed=1)
 
 
-def test_splits_that_do_not_go_together() -> None:
+def test_splits_of_different_widths_or_classes_are_refused() -> None:
     learned = planted(8, 0.0, 1)
     narrow = replace(learned, features=tuple(f[:, :8] for f in learned.features))
     fewer = replace(learned, targets=learned.targets[:, :3])
-    for other, said in (
+    for other, message in (
         (narrow, "features of two widths: 16 to train on, 8 to test on"),
         (fewer, "two class counts: 4 to train on, 3 to test on"),
         (learned.select_clips([]), "8 clips to train on, 0 to test on"),
     ):
-        with pytest.raises(MissingError, match=said):
+        with pytest.raises(MissingError, match=message):
             train_readout(TrainingData(learned, other), recipe(), seed=1)
     with pytest.raises(MissingError, match="8 to select the epoch on"):
         train_readout(TrainingData(learned, learned, narrow), recipe(), seed=1)
