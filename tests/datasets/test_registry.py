@@ -235,7 +235,7 @@ def test_a_bad_line_of_ucf101(workspace: Workspace, line: str, message: str) -> 
         ("A_climb_f_cm_np1_ri_med_0.mp4 1", "climb_test_split1.txt:4"),
         ("../A_climb.avi 1", "climb_test_split1.txt:4: clip '../A_climb': expected a plain file name"),
         ("/A_climb.avi 1", "climb_test_split1.txt:4"),
-        ("(HQ)_Rock_Climbing_-_Free_Solo_climb_f_cm_np1_ri_med_0.avi 2", "stands twice, first at"),
+        ("(HQ)_Rock_Climbing_-_Free_Solo_climb_f_cm_np1_ri_med_0.avi 2", "is listed twice, first at"),
         ("A_Film_of_walk_now_walk_f_cm_np1_ri_med_0.avi 1", "walk_test_split1.txt:1: clip 'A_Film_of_walk_now_walk_f"),
     ],
 )
