@@ -13,6 +13,7 @@ import math
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -225,7 +226,7 @@ def philox_normals(indices: Tensor, key: tuple[int, int], stream: tuple[int, int
 
 def readouts(report: Report) -> None:
     """Steps/s of the project's own training epoch at Animal Kingdom's lengths, width 1280, batches of 16."""
-    from readout import SHAPES, lengths, planted
+    from readout import SHAPES, sample_lengths, sample_sequences
 
     from repro.readout.compute import Compute
     from repro.readout.heads import build_head
@@ -235,10 +236,10 @@ def readouts(report: Report) -> None:
 
     width, classes, clips = (64, 7, 32) if report.tiny else (1280, 140, 1600)
     recipe = load_row("ak_full").readout
-    counts = lengths(clips, SHAPES["ak"][2], np.random.default_rng(SEED))
+    counts = sample_lengths(clips, SHAPES["ak"][2], np.random.default_rng(SEED))
     labels = torch.arange(clips) % classes
     split = replace(
-        planted(counts, width, recipe.max_length, SEED), targets=functional.one_hot(labels, classes).float()
+        sample_sequences(counts, width, recipe.max_length, SEED), targets=functional.one_hot(labels, classes).float()
     )
     plans = plan_epoch(0, 1, clips, recipe)
     with torch.device("meta"):
@@ -254,8 +255,8 @@ def readouts(report: Report) -> None:
             continue
         with report.attempt(precision):
             reset_peak_memory(report)
-            compute = Compute(str(report.device), precision).checked()  # type: ignore[arg-type]
-            with compute.settings() as device:
+            compute = Compute(str(report.device), precision).require_available()  # type: ignore[arg-type]
+            with compute.apply_settings() as device:
                 torch.manual_seed(SEED)
                 model = build_head(recipe, width, classes).to(device)
                 optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
@@ -278,7 +279,7 @@ def readouts(report: Report) -> None:
                 first_loss=losses[precision], **peak_memory(report),
             )  # fmt: skip
             if report.cuda:
-                with report.attempt(f"{precision}: busy"), compute.settings():
+                with report.attempt(f"{precision}: busy"), compute.apply_settings():
                     report.row(f"{precision}: busy", share_of_time=busy_share(lambda epoch=epoch: epoch(3, plans[:20])))
 
 
@@ -327,8 +328,47 @@ def svd(report: Report) -> None:
     measure_svd(report)
 
 
+def agreement(report: Report) -> None:
+    """Features of the small backbones on the device against those on the CPU in fp32, through the project's extractors."""
+    from repro.backbones.extractor import Execution
+    from repro.backbones.noise import WindowNoise
+    from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
+    from repro.core.workspace import Workspace
+
+    device = str(report.device)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("svd_xt_tiny", "sdv2_tiny", "videomaev2_tiny", "vjepa_tiny"):
+            found: dict[str, dict[str, np.ndarray]] = {}
+            for where, precision in (
+                ("cpu", "fp32"),
+                (device, "fp32"),
+                (device, "tf32"),
+                (device, "fp16"),
+                (device, "bf16"),
+            ):
+                what = f"{name}: {where} {precision}"
+                with report.attempt(what):
+                    config = load_backbone(name, {"precision": precision})
+                    backbone = describe_backbone(config, Workspace(Path(folder)))
+                    cells = (config.axes().usual,)
+                    (extractor,) = open_extractors([(backbone, cells)], Execution(where))
+                    pictures = np.random.default_rng(SEED).integers(
+                        0, 256, (1, extractor.frames.window, 120, 160, 3), np.uint8
+                    )
+                    noise = WindowNoise(extractor.noise_seed, "0" * 64, 0)
+                    found[what] = extractor.features(pictures, [noise])[name]
+                    reference = found[f"{name}: cpu fp32"]
+                    report.row(what, deviation=max(relative(found[what][cell], reference[cell]) for cell in reference))
+
+
+def relative(values: np.ndarray, reference: np.ndarray) -> float:
+    """Relative L2 deviation."""
+    return float(np.linalg.norm(values.astype(np.float64) - reference) / np.linalg.norm(reference))
+
+
 SECTIONS: dict[str, tuple[Callable[[Report], None], float]] = {
     "ceilings": (ceilings, 30),
+    "agreement": (agreement, 60),
     "svd": (svd, 180),
     "transformers": (transformers, 80),
     "noise": (noise, 20),
@@ -362,6 +402,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=7.5, help="for all sections together")
     parser.add_argument("--sections", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device here; --device cpu --tiny tries every section at small sizes")
     report = Report(torch.device(options.device), options.tiny, options.json)
     report.machine = describe_machine(report)
     if report.tiny:
