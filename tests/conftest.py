@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.checkpoint import write_random_checkpoint
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.with_diffusers import published_shapes
 from repro.core.workspace import Workspace
 from repro.smoke import clips
 from repro.video.synthetic import scenes
@@ -52,6 +51,8 @@ def tiny() -> SvdConfig:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny: SvdConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    from repro.backbones.svd.with_diffusers import published_shapes  # diffusers takes seconds to import
+
     write_random_checkpoint(path, published_shapes(tiny.architecture), seed=5)
     return path
 

@@ -48,6 +48,7 @@ def ready(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return workspace
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_runs(
     ready: Workspace, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_example_of_the_docs_runs(
     assert "'climb': 0." in said
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_command_and_readouts_those_of_the_row(ready: Workspace, clip: Path) -> None:
     run_here(rows.load_row("ucf_hmdb"), ready)
     train, test = (repro.load_features(name, "mean_colour") for name in ("ucf101/train", "hmdb51/full"))

@@ -15,6 +15,7 @@ from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile
 from repro.core.workspace import Workspace
+from repro.video.sampling import ReaderName
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -81,7 +82,9 @@ class Frames(Config):
     stride: Positive = 4
     """Sample every stride-th frame of the file, whatever its frame rate."""
     max_seconds: Annotated[float, Field(gt=0)] = 180.0
-    """Frames that start later are not read."""
+    """Frames presented later on the file's clock are not read."""
+    reader: ReaderName = "pyav"
+    """What decodes: pyav reads every clip; decord is faster, and refuses clips of which it would return other frames."""
     window: Positive = 25
     """Sampled frames per window."""
     overlap: Annotated[int, Field(ge=0)] = 0

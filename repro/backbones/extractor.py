@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, runtime_checkable
 from typing_extensions import TypeVar
 
 from repro.backbones.config import BackboneConfig, Cell, Frames, OtherInputs
+from repro.video.sampling import READER_VERSION
 
 if TYPE_CHECKING:  # `repro list` imports this module, and needs no arrays
     import numpy as np
@@ -83,6 +84,7 @@ class Backbone(Generic[ConfigT_co]):
     def identity(self) -> dict[str, Any]:
         """Everything its features depend on besides the video and the cell. Content keys are made of it."""
         identity = self.config.model_dump(mode="json", exclude=set(self.config.not_in_identity))
+        identity["reader_version"] = READER_VERSION
         # sgm and diffusers agree within rounding, not bit for bit, so each has its own key.
         if self.checkpoint is not None:
             identity |= {"checkpoint_sha256": self.checkpoint_sha256, "implementation": self.implementation}
@@ -103,5 +105,7 @@ class Execution:
     memory."""
     workers: int = 1
     """Processes that decode."""
+    allow_damaged: bool = False
+    """Use what decodes of damaged clips, as the release does, instead of refusing them."""
     say: Callable[[str], None] = lambda line: None
     """Called with each note about a checkpoint that the user should see."""

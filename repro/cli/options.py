@@ -80,6 +80,15 @@ DeterministicOption = Annotated[
         help="On a GPU, use only operations that repeat bit for bit.",
     ),
 ]
+DamagedOption = Annotated[
+    bool,
+    Parameter(
+        name="--allow-damaged",
+        negative="",
+        show_default=False,
+        help="Use what decodes of damaged clips, as the release does, instead of refusing them; recorded.",
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     Parameter(
@@ -132,13 +141,14 @@ class ComputeOptions(DeviceOptions):
             help="Processes that decode videos [default: number of cores minus one].",
         ),
     ] = None
+    allow_damaged: DamagedOption = False
 
     def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> Execution:
         """Return how features are computed on `device`; `say` receives notes about checkpoints."""
         # Imported here, because every verb imports this module and few decode videos.
-        from repro.video.decoders import spare_cores
+        from repro.video.decoders import count_spare_cores
 
-        return Execution(device, self.batch, self.workers or spare_cores(), say)
+        return Execution(device, self.batch, self.workers or count_spare_cores(), self.allow_damaged, say)
 
 
 @Parameter(name="*")

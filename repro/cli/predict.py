@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from repro.backbones.extractor import Execution
-from repro.cli.options import COMMON, MOST_WORKERS, ON_DEVICE, CommonOptions, DeviceOptions, require_number
+from repro.cli.options import (
+    COMMON,
+    MOST_WORKERS,
+    ON_DEVICE,
+    CommonOptions,
+    DamagedOption,
+    DeviceOptions,
+    require_number,
+)
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
@@ -24,6 +32,7 @@ def predict(
     seed: int | None = None,
     top: Annotated[int, Parameter(validator=require_number("--top", 1))] = 5,
     workers: Annotated[int, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = 1,
+    allow_damaged: DamagedOption = False,
     compute: DeviceOptions = ON_DEVICE,
     common: CommonOptions = COMMON,
 ) -> Exit:
@@ -45,7 +54,7 @@ def predict(
     # Imports torch, which takes seconds: mistakes are reported before.
     from repro.pipeline.predict import predict_videos
 
-    execution = Execution(chosen_device(compute.device), compute.batch, workers)
+    execution = Execution(chosen_device(compute.device), compute.batch, workers, allow_damaged)
     # Progress goes to stderr, so that stdout has the scores alone.
     scored = predict_videos(found, videos, seed, common.open_workspace(), execution, Reporter(to_stderr=True))
     if common.as_json:

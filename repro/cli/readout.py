@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from repro.cli.options import (
     COMMON,
     CommonOptions,
+    DamagedOption,
     DeterministicOption,
     DeviceOption,
     ProtocolOption,
@@ -32,6 +33,7 @@ def readout(
     precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     device: DeviceOption = None,
     deterministic: DeterministicOption = False,
+    allow_damaged: DamagedOption = False,
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Train a row's readout on stored features; no video is needed.
@@ -48,7 +50,8 @@ def readout(
     from repro.pipeline.row import RowRequest, train_readouts  # imports torch, which takes seconds
 
     reporter = Reporter(to_stderr=common.as_json)
-    records = train_readouts(found, RowRequest(seeds, protocol), workspace, compute, reporter)
+    request = RowRequest(seeds, protocol)
+    records = train_readouts(found, request, workspace, compute, reporter, allow_damaged=allow_damaged)
     print_records(found, records, as_json=common.as_json)
     return Exit.OK
 

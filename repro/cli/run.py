@@ -93,6 +93,7 @@ def run(
             protocol=options.protocol,
             device=compute.device,
             deterministic=compute.deterministic,
+            allow_damaged=compute.allow_damaged,
             common=common,
         )
     device = require_ready(found, workspace, compute.device)

@@ -75,6 +75,8 @@ def _print_result(result: "SmokeResult", workspace: Workspace) -> None:
             f"            {len(result.clips_changed)} generated clips differ from the golden ones "
             "(another video encoder?): their features cannot repeat"
         )
+    if result.readers_differ:
+        print(f"            decord returns other frames than PyAV of {', '.join(result.readers_differ)}")
     if result.checkpoint_changed:
         print("            the generated weights differ from the golden ones: the features cannot repeat")
     here = f"{platform.system()} {platform.machine()}"

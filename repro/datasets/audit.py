@@ -22,7 +22,7 @@ from repro.datasets.registry import Dataset
 from repro.datasets.split import Clip
 from repro.video.probe import Contents, Probe, probe_all
 
-VERSION = 1
+VERSION = 2
 """Version of the journal's lines; lines of other versions are ignored."""
 
 Stamp = tuple[str, int, int, int]

@@ -11,19 +11,26 @@ from repro.datasets.split import Split
 Entries = dict[str, os.DirEntry[str]]
 
 
-def find_missing(split: Split, folder: Path, manifest: Manifest | None = None) -> dict[str, str]:
+def find_missing(
+    split: Split, folder: Path, manifest: Manifest | None = None, *, allow_damaged: bool = False
+) -> dict[str, str]:
     """Find the clips that cannot be read. Only names and sizes are checked, one folder at a time.
 
     Args:
         split: The clips to look for.
         folder: The dataset's folder. A clip that a link in it places elsewhere counts as missing.
-        manifest: Of an audit. Clips that did not decode in it, and still have the same size, count as missing.
+        manifest: Of an audit. Clips that did not decode in it completely, and still have the same size, count as missing.
+        allow_damaged: Clips of which a part decoded count as present.
 
     Returns:
         By clip id, in the split's order: why the clip is missing, and where it is listed.
     """
     # By size as well: a clip that was replaced since the audit gets another chance.
-    faults = {facts.id: facts for facts in manifest.clips if facts.error} if manifest else {}
+    faults = {
+        facts.id: facts
+        for facts in (manifest.clips if manifest else ())
+        if facts.error and not (allow_damaged and facts.frames)
+    }
     folders: dict[str, Entries | str] = {}
     gone = {}
     for clip in split.clips:
@@ -34,7 +41,7 @@ def find_missing(split: Split, folder: Path, manifest: Manifest | None = None) -
         found = folders[parent]
         why, size = _check_file(found, name, folder) if isinstance(found, dict) else (found, 0)
         if not why and clip.id in faults and faults[clip.id].bytes == size:
-            why = f"it did not decode when it was audited ({faults[clip.id].error})"
+            why = f"it did not decode completely when it was audited ({faults[clip.id].error})"
         if why:
             gone[clip.id] = f"{clip.path}: {why} (listed in {clip.listed})"
     return gone
@@ -80,14 +87,19 @@ def _is_within(real: str, top: str) -> bool:
 
 
 def without_missing(
-    split: Split, folder: Path, *, allow_missing: bool = False, manifest: Manifest | None = None
+    split: Split,
+    folder: Path,
+    *,
+    allow_missing: bool = False,
+    allow_damaged: bool = False,
+    manifest: Manifest | None = None,
 ) -> tuple[Split, tuple[str, ...]]:
     """Return `split` without its missing clips, and their ids, which the run record stores.
 
     Raises:
         MissingError: clips are missing and allow_missing is False, or all clips are missing.
     """
-    gone = find_missing(split, folder, manifest)
+    gone = find_missing(split, folder, manifest, allow_damaged=allow_damaged)
     # Missing clips change the score, so they are an error by default; a split without any clip has no score at all.
     if gone and (not allow_missing or len(gone) == len(split.clips)):
         # Three are enough to recognise what is missing.
@@ -98,6 +110,8 @@ def without_missing(
             if allow_missing
             else f"get them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the margin"
         )
+        if any(": damaged: " in why or "(damaged: " in why for why in gone.values()):
+            remedy += "; --allow-damaged uses what decodes of damaged ones"
         raise MissingError(f"{split.name}: {len(gone)} of {len(split.clips)} clips are missing: {shown}: {remedy}")
     left = tuple(clip for clip in split.clips if clip.id not in gone)
     return replace(split, clips=left), tuple(gone)

@@ -24,7 +24,8 @@ from repro.features.packed import DamagedFeaturesError
 from repro.features.store import Entry, Features, FeatureStore, read_clip_header
 from repro.features.windows import ClipEnd, MissingCells, WindowBatch, add_noise, batch_windows, is_needed
 from repro.video.decoders import Decoders, Job
-from repro.video.readers import VideoError, check_file
+from repro.video.published import VideoError, check_file
+from repro.video.sampling import ReaderName, Sampling, is_of_damaged_clip, label_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def extract_missing(
         clips_folder.mkdir(parents=True, exist_ok=True)
         for folder in (request.store.folder.parent, request.store.folder, clips_folder):
             remove_partials(folder)
-    missing = _find_missing_cells(collection, requests, result, reporter)
+    missing = _find_missing_cells(collection, requests, execution, result, reporter)
     result.reused = [clip.id for clip in collection.clips if clip.id in result.video_sha256 and clip.id not in missing]
     if missing:
         todo = [clip for clip in collection.clips if clip.id in missing]
@@ -125,7 +126,11 @@ def pack_if_complete(
 
 
 def _find_missing_cells(
-    collection: Collection, requests: Sequence[FeatureRequest], result: Extraction, reporter: Reporter
+    collection: Collection,
+    requests: Sequence[FeatureRequest],
+    execution: Execution,
+    result: Extraction,
+    reporter: Reporter,
 ) -> dict[str, MissingCells]:
     """Return the missing cells of each readable clip, by clip id; clips that cannot be read are added to `result`.
 
@@ -142,6 +147,13 @@ def _find_missing_cells(
             continue
         except OSError as error:
             _add_failure(result, clip, f"clip {clip.path}: cannot be read ({error.strerror})", reporter)
+            continue
+        if not execution.allow_damaged and any(cells.is_damaged(clip.id, sha256) for cells in stored.values()):
+            reason = (
+                f"clip {clip.path}: damaged: its stored features are of the part that decodes: fetch or copy it again, or use them "
+                "with --allow-damaged"
+            )
+            _add_failure(result, clip, reason, reporter)
             continue
         result.video_sha256[clip.id] = sha256
         missing_cells: MissingCells = {}
@@ -191,6 +203,21 @@ class _StoredCells:
         own = set(entry.features) if entry is not None and entry.video_sha256 == video_sha256 else set()
         return packed | (own & self.requested)
 
+    def is_damaged(self, clip_id: str, video_sha256: str) -> bool:
+        """Whether stored features are of a damaged video: this one, as far as it decodes."""
+        labels = [
+            pack.places[clip_id].reader
+            for pack in self.packs.values()
+            if clip_id in pack.places and pack.places[clip_id].video_sha256 == video_sha256
+        ]
+        if not labels:
+            try:
+                header = read_clip_header(self.store.clip_path(clip_id))
+            except DamagedFeaturesError:  # `find` reports it
+                return False
+            labels = [header.reader] if header is not None and header.video_sha256 == video_sha256 else []
+        return any(is_of_damaged_clip(label) for label in labels)
+
     def has_all(self, clip_id: str) -> bool:
         """Whether all requested cells are stored. Videos are not compared, as that would read all of them again."""
         unpacked = {cell for cell in self.requested if cell not in self.packs or clip_id not in self.packs[cell].places}
@@ -221,20 +248,23 @@ def _extract_clips(
     extractors = open_extractors([(backbone, cells) for backbone, cells in cells_to_compute if cells], execution)
     stores = {request.backbone.name: request.store for request in requests}
     # One group per frame sampling: its backbones share the decoding, however they cut the frames into windows.
-    groups: dict[tuple[int, float], list[Extractor]] = {}
+    groups: dict[tuple[int, float, ReaderName], list[Extractor]] = {}
     for extractor in extractors:
-        groups.setdefault((extractor.frames.stride, extractor.frames.max_seconds), []).append(extractor)
+        frames = extractor.frames
+        groups.setdefault((frames.stride, frames.max_seconds, frames.reader), []).append(extractor)
     started = perf_counter()
     clips_of = {key: [c for c in todo if any(is_needed(e, c, missing) for e in group)] for key, group in groups.items()}
     with reporter.progress("extract", sum(map(len, clips_of.values()))) as advance:
-        for (stride, max_seconds), group in groups.items():
+        for key, group in groups.items():
+            stride, max_seconds, reader = key
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
             origins = {name: (store.add_origin(about),) for name, store in stores.items()}
             # A chunk completes a window of the longest kind: smaller ones would cost more transfers between processes.
             chunk = max(extractor.frames.window for extractor in group)
             # A clip that failed in an earlier group is damaged: decoding it again would fail again.
-            clips = [clip for clip in clips_of[stride, max_seconds] if clip.id not in result.failed]
-            jobs = [Job(clip.path, stride, max_seconds, chunk) for clip in clips]
+            clips = [clip for clip in clips_of[key] if clip.id not in result.failed]
+            sampling = Sampling(stride, max_seconds, chunk, reader, execution.allow_damaged)
+            jobs = [Job(clip.path, sampling) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 batches: list[BatchFeatures] = []
                 events = batch_windows(clips, decoders.decode(jobs), group, missing)
@@ -290,10 +320,11 @@ def _store_clip(
             complete[name][cell] = values
     # Written only after every cell was checked, so that a clip with bad features gets none of them.
     sha256 = result.video_sha256[end.clip.id]
+    label = label_reader(end.decoding.job.sampling.reader, damaged=bool(end.decoding.damage))
     for name, features in complete.items():
-        stores[name].write_clip(end.clip.id, Entry(features, sha256, end.decoding.reader, origins[name]))
-    if end.decoding.instead:
-        reporter.line(f"decoded by PyAV instead of decord: {end.decoding.instead}")
+        stores[name].write_clip(end.clip.id, Entry(features, sha256, label, origins[name]))
+    if end.decoding.damage:
+        reporter.warn(f"clip {end.clip.path}: damaged, used as far as it decodes: {end.decoding.damage}")
 
 
 def _add_failure(result: Extraction, clip: Clip, reason: str, reporter: Reporter) -> None:

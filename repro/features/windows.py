@@ -17,7 +17,7 @@ from repro.backbones.extractor import Extractor
 from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.video.decoders import Decoding
-from repro.video.readers import Frames, VideoError
+from repro.video.published import Frames, VideoError
 
 MissingCells = dict[str, tuple[Cell, ...]]
 """Cells that a clip is missing, by backbone."""

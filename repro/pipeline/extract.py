@@ -24,7 +24,7 @@ from repro.features.collection import Collection, dataset_collection, folder_col
 from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
 from repro.features.store import FeatureStore, StoredAs
 from repro.records.record import describe_machine, software_versions
-from repro.video.readers import declared_frames
+from repro.video.published import estimate_frames
 
 SAMPLED_CLIPS = 200
 """Clips whose length is read to estimate how much disk all of them will take."""
@@ -260,7 +260,7 @@ def _count_values(clip: Clip, requests: Sequence[FeatureRequest]) -> int | None:
     values = 0
     for request in requests:
         config = request.backbone.config
-        frames = declared_frames(clip.path, config.frames.max_seconds)
+        frames = estimate_frames(clip.path, config.frames.max_seconds)
         if not frames:
             return None
         # Every stride-th frame is sampled, from the first: ceil(frames / stride).

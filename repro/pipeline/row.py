@@ -23,6 +23,7 @@ from repro.readout.sequences import name_first_clips
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone
+from repro.video.sampling import is_of_damaged_clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def run_row(
     # One process a row: two would train the same run in the same folder.
     with workspace.lock(f"run {row.name}"):
         # Every clip is looked for before any is decoded: an extraction of days must not end on a missing file.
-        data = open_row_data(row, workspace, allow_missing=request.allow_missing)
+        data = open_row_data(row, workspace, allow_missing=request.allow_missing, allow_damaged=execution.allow_damaged)
         if request.limit is not None:
             data = data.limit_clips(request.limit)
         data.warn_of_left_out(reporter)
@@ -70,16 +71,24 @@ def run_row(
 
 
 def train_readouts(
-    row: Row, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
+    row: Row,
+    request: RowRequest,
+    workspace: Workspace,
+    compute: Compute,
+    reporter: Reporter,
+    *,
+    allow_damaged: bool = False,
 ) -> list[RunRecord]:
     """Train a row's readouts on stored features; videos are not looked at. The runs are those that run_row would make.
+
+    Features of damaged clips are refused unless `allow_damaged`.
 
     Raises:
         MissingError: features of some clips, or annotation files, are missing.
         UsageError: another process runs the row, or a training of it was started with another recipe.
     """
     workspace.require_writable()
-    inputs = open_stored_row(row, workspace)
+    inputs = open_stored_row(row, workspace, allow_damaged=allow_damaged)
     with workspace.lock(f"run {row.name}"):
         return _train_seeds(inputs, request, workspace, compute, reporter)
 
@@ -141,11 +150,12 @@ def extract_row(
     return ReadoutInputs(row, data, stores, video_sha256)
 
 
-def open_stored_row(row: Row, workspace: Workspace) -> ReadoutInputs:
+def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = False) -> ReadoutInputs:
     """Return what a row's readouts train on, from stored features alone.
 
     Raises:
-        MissingError: features of some clips, or annotation files, are missing.
+        MissingError: features of some clips, or annotation files, are missing; or features are of damaged clips and that was
+            not allowed.
     """
     backbone = describe_backbone(row_backbone(row), workspace, to_compute=False)
     data = list_row_data(row, workspace)
@@ -164,6 +174,12 @@ def open_stored_row(row: Row, workspace: Workspace) -> ReadoutInputs:
             raise MissingError(
                 f"row {row.name}: {len(missing)} of {len(entries)} clips of {split.name} have no features "
                 f"{row.features.name} in {store.folder} ({name_first_clips(missing)}): `{extract_command(row, dataset)}` extracts them"
+            )
+        damaged = [clip for clip, entry in entries.items() if entry is not None and is_of_damaged_clip(entry.reader)]
+        if damaged and not allow_damaged:
+            raise MissingError(
+                f"row {row.name}: {len(damaged)} of {len(entries)} clips of {split.name} are damaged and were extracted as far as "
+                f"they decode ({name_first_clips(damaged)}): fetch or copy them again, or pass --allow-damaged, which is recorded"
             )
         stores[part] = store
         video_sha256 |= {clip: entry.video_sha256 for clip, entry in entries.items() if entry is not None}

@@ -51,11 +51,14 @@ class RowData:
                 reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
 
 
-def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False) -> RowData:
+def open_row_data(
+    row: Row, workspace: Workspace, *, allow_missing: bool = False, allow_damaged: bool = False
+) -> RowData:
     """Open a row's splits and check that their videos are present.
 
     Raises:
-        MissingError: a data set is missing or damaged, or clips are missing and that was not allowed.
+        MissingError: a data set is missing or damaged, or clips are missing and that was not allowed. Clips that the audit
+            found damaged count as missing unless `allow_damaged`.
     """
     datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
     audits = _matching_manifests(datasets, workspace)
@@ -64,7 +67,11 @@ def open_row_data(row: Row, workspace: Workspace, *, allow_missing: bool = False
     for part, name in (("train", row.data.train), ("test", row.data.test)):
         dataset, split = _find_split(name, datasets)
         splits[part], missing[part] = without_missing(
-            split, dataset.folder, allow_missing=allow_missing, manifest=audits.get(dataset.name)
+            split,
+            dataset.folder,
+            allow_missing=allow_missing,
+            allow_damaged=allow_damaged,
+            manifest=audits.get(dataset.name),
         )
     also = [_restrict_split(split, splits["test"].clips) for split in _find_also_splits(row, datasets)]
     return RowData(

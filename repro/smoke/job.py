@@ -1,8 +1,12 @@
 """The smoke job, stage by stage; an interrupted job resumes where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
 
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import family_of
@@ -22,7 +26,10 @@ from repro.smoke import clips, golden
 from repro.smoke.golden import Golden
 from repro.table.row import row_backbone
 from repro.table.rows import load_row, smoke_row_names
+from repro.video.readers import read_clip
+from repro.video.sampling import ReaderName, Sampling
 
+READERS: tuple[ReaderName, ...] = get_args(ReaderName)
 READOUT_THREADS = 1
 """Training this small is fastest on one thread; its results then do not depend on the number of cores."""
 
@@ -58,6 +65,8 @@ class SmokeResult:
     clips_changed: list[str]
     """Rendered clips whose bytes differ from the golden ones. The noise is keyed by the bytes, so their features differ too."""
     checkpoint_changed: bool
+    readers_differ: tuple[str, ...] | None
+    """Clips of which decord returns other frames than PyAV; None if decord has no build for this platform."""
     golden_platform: str
     """The platform on which the golden values were computed."""
 
@@ -67,7 +76,11 @@ class SmokeResult:
 
     @property
     def exit_code(self) -> Exit:
-        good = self.features_repeat and all(j.outcome in ("REPEATED", "NOT JUDGED") for j in self.judgements)
+        good = (
+            self.features_repeat
+            and not self.readers_differ
+            and all(j.outcome in ("REPEATED", "NOT JUDGED") for j in self.judgements)
+        )
         return Exit.OK if good else Exit.JUDGED_DIFFERENT
 
     def as_json(self) -> dict[str, Any]:
@@ -83,6 +96,7 @@ class SmokeResult:
                 "checkpoint_changed": self.checkpoint_changed,
                 "golden_platform": self.golden_platform,
             },
+            "readers_differ": None if self.readers_differ is None else list(self.readers_differ),
             "scores": [
                 {
                     "row": j.row, "seed": j.seed, "metric": j.metric, "measured": j.measured, "golden": j.golden,
@@ -141,16 +155,39 @@ def run_smoke(
     expected, expected_features = golden.load_golden(), golden.load_golden_features()
     results = run_stages(workspace, seeds, workers, reporter, pretrained=pretrained)
     deviations = golden.compare_features(results.features, load_row("smoke").features.name, expected_features)
+    readers_differ = compare_readers(workspace.smoke / "clips", results.clips, reporter)
     result = SmokeResult(
         records=results.records,
         judgements=_judge_scores(results.records, expected),
         worst_feature=max(deviations, key=lambda d: d.relative_l2),
         clips_changed=[clip for clip, sha256 in results.clips.items() if expected.clips[clip] != sha256],
         checkpoint_changed=results.checkpoint_sha256 != expected.checkpoint_sha256,
+        readers_differ=readers_differ,
         golden_platform=expected.platform,
     )
     write_json(workspace.reports / "smoke.json", result.as_json())
     return result
+
+
+def compare_readers(folder: Path, names: Iterable[str], reporter: Reporter) -> tuple[str, ...] | None:
+    """Read every rendered clip with both readers.
+
+    Returns:
+        The clips of which they return different frames; None if decord is not installed.
+    """
+    if find_spec("decord") is None:
+        reporter.line(f"{'readers':<11} pyav alone: decord has no build for this platform")
+        return None
+    paths = [folder / f"{name}.mp4" for name in names]
+    differ = tuple(path.name for path in paths if not _frames_equal(path))
+    agree = f"decord returns other frames of {len(differ)}" if differ else "pyav and decord return the same frames"
+    reporter.line(f"{'readers':<11} {len(paths)} clips read with both: {agree}")
+    return differ
+
+
+def _frames_equal(path: Path) -> bool:
+    ours, theirs = (np.concatenate([*read_clip(path, Sampling(4, 180.0, 25, name))]) for name in READERS)
+    return np.array_equal(ours, theirs)
 
 
 def _generate_checkpoint(workspace: Workspace, reporter: Reporter) -> str:

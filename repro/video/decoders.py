@@ -1,6 +1,6 @@
-"""Decoding in worker processes: ahead of the backbone, under a time limit, with PyAV where decord fails.
+"""Decoding in worker processes: ahead of the backbone and under a time limit.
 
-decord can hang on a damaged file while it holds the interpreter's lock, and can crash its process; either costs one worker
+A decoder can hang on a damaged file while it holds the interpreter's lock, and can crash its process; either costs one worker
 here and no more. Frames do not depend on the number of workers: each clip is decoded completely by one reader, and clips
 are returned in the order they were requested.
 """
@@ -10,53 +10,47 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.video.readers import READERS, Frames, VideoError, describe_failure, silence_ffmpeg
+from repro.video.published import Frames, VideoError
+from repro.video.readers import open_clip, read_frames
+from repro.video.sampling import Sampling
 from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
 
 TIME_LIMIT = 120.0
-"""Seconds a worker may take for one chunk of frames."""
+"""Seconds a worker may take without a sign of life: FRAMES_PER_SIGN native frames, or one chunk of sampled ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One clip to decode: `chunk` sampled frames at a time."""
+    """One clip to decode."""
 
     path: Path
-    stride: int
-    max_seconds: float
-    chunk: int
+    sampling: Sampling
 
 
 @dataclass(slots=True)
 class Decoding:
-    """A clip being decoded: iterate over it for its frames, `[<= chunk, H, W, 3]` each; read `reader` afterwards."""
+    """A clip being decoded: iterate over it for its frames, `[<= chunk, H, W, 3]` each; read `damage` afterwards."""
 
     job: Job
     chunks: Iterator[Frames]
-    reader: str = ""
-    """What decoded it: decord or pyav."""
-    instead: str = ""
-    """Why PyAV had to replace decord; empty if decord read the clip."""
+    damage: str = ""
+    """Why the clip counts as damaged, if its job allows damaged clips; else empty."""
 
     def __iter__(self) -> Iterator[Frames]:
         return self.chunks
 
 
-class _ReaderFailed(Exception):
-    """A worker's reader refused the clip, or its worker was lost."""
-
-
-def spare_cores() -> int:
+def count_spare_cores() -> int:
     """Return the default number of decoding processes: one core is left for what feeds the device."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _ReaderJob:
-    job: Job
-    reader: str
-    skip: int
-    """Chunks that another reader has delivered already."""
+class _Outcome:
+    """What a decoding process says of a clip at its end."""
+
+    error: str = ""
+    damage: str = ""
 
 
 def prepare_decoding() -> Work:
@@ -65,16 +59,25 @@ def prepare_decoding() -> Work:
     return decode_clip
 
 
-def decode_clip(job: _ReaderJob, send: Send) -> str:
-    """Send a clip's chunks of frames; returns why it could not be decoded, or an empty string."""
-    clip = job.job
+def silence_ffmpeg() -> None:
+    """Discard what this process's FFmpeg prints to stderr. Only for a worker process; its errors travel through its pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def describe_failure(path: Path, error: Exception) -> str:
+    """Say why a reader failed, whatever it raised; the message names the clip."""
+    return str(error) if isinstance(error, VideoError) else f"clip {path}: {type(error).__name__}: {error}"
+
+
+def decode_clip(job: Job, send: Send) -> _Outcome:
+    """Send a clip's chunks of frames, and None as a sign of life before the first."""
     try:
-        for number, frames in enumerate(READERS[job.reader](clip.path, clip.stride, clip.max_seconds, clip.chunk)):
-            if number >= job.skip:
-                send(frames)
+        index = open_clip(job.path, job.sampling, alive=lambda: send(None))
+        for frames in read_frames(index, job.sampling):
+            send(frames)
     except Exception as error:  # whatever a reader makes of a damaged file is that clip's failure
-        return describe_failure(error)
-    return ""
+        return _Outcome(error=describe_failure(job.path, error))
+    return _Outcome(damage=index.damage)
 
 
 class Decoders:
@@ -82,12 +85,12 @@ class Decoders:
 
     Args:
         workers: How many clips are decoded at once.
-        time_limit: Seconds a worker may take for one chunk of frames.
+        time_limit: Seconds a worker may take without a sign of life.
     """
 
     def __init__(self, workers: int = 1, time_limit: float = TIME_LIMIT) -> None:
         self.time_limit = time_limit
-        self.pool: WorkerPool[_ReaderJob] = WorkerPool(prepare_decoding, (), name="decoder", size=workers)
+        self.pool: WorkerPool[Job] = WorkerPool(prepare_decoding, (), name="decoder", size=workers)
 
     def __enter__(self) -> "Decoders":
         return self
@@ -98,59 +101,42 @@ class Decoders:
     def decode(self, jobs: Sequence[Job]) -> Iterator[Decoding]:
         """Yield every job's clip, in order; up to `workers` clips are decoded ahead.
 
-        Iterating over a clip raises VideoError if neither reader can decode it; the next clips still come. A clip must be
-        iterated to its end or its error before the next is requested; the rest of its frames is skipped.
+        Iterating over a clip raises VideoError if it cannot be decoded; the next clips still come. A clip must be iterated to
+        its end or its error before the next is requested; the rest of its frames is skipped.
         """
         ahead = min(self.pool.size, len(jobs))
         for place in range(ahead):
-            self.pool.send(place, _ReaderJob(jobs[place], "decord", 0))
+            self.pool.send(place, jobs[place])
         for number, job in enumerate(jobs):
             place = number % self.pool.size
             decoding = Decoding(job, iter(()))
-            decoding.chunks = self._chunks(place, decoding)
+            decoding.chunks = self._receive_chunks(place, decoding)
             yield decoding
             for _ in _until_error(decoding.chunks):
                 pass
             if ahead < len(jobs):
                 # Workers take turns, so the worker that is free now is the one whose turn job `ahead` is.
-                self.pool.send(place, _ReaderJob(jobs[ahead], "decord", 0))
+                self.pool.send(place, jobs[ahead])
                 ahead += 1
 
-    def _chunks(self, place: int, decoding: Decoding) -> Iterator[Frames]:
-        delivered = 0
-        try:
-            for frames in self._received(place):
-                delivered += 1
-                yield frames
-            decoding.reader = "decord"
-            return
-        except _ReaderFailed as failure:
-            decoding.reader, decoding.instead = "pyav", str(failure)
-        # Both readers give the same frames, so PyAV continues where decord stopped.
-        self.pool.send(place, _ReaderJob(decoding.job, "pyav", delivered))
-        try:
-            yield from self._received(place)
-        except _ReaderFailed as failure:
-            text = str(failure)
-            raise VideoError(text if text.startswith("clip ") else f"clip {decoding.job.path}: {text}") from failure
-
-    def _received(self, place: int) -> Iterator[Frames]:
+    def _receive_chunks(self, place: int, decoding: Decoding) -> Iterator[Frames]:
         """Yield the chunks that the worker at `place` sends.
 
         Raises:
-            _ReaderFailed: the message says why.
+            VideoError: the clip cannot be decoded, or its worker was lost.
         """
         while True:
             try:
                 answer = self.pool.receive(place, self.time_limit)
             except WorkerLostError as error:
-                raise _ReaderFailed(str(error)) from error
-            if not answer.is_last:
+                raise VideoError(f"clip {decoding.job.path}: {error}") from error
+            if answer.is_last:
+                break
+            if answer.value is not None:
                 yield answer.value
-            elif answer.value:
-                raise _ReaderFailed(answer.value)
-            else:
-                return
+        if answer.value.error:
+            raise VideoError(answer.value.error)
+        decoding.damage = answer.value.damage
 
 
 def _until_error(chunks: Iterator[Frames]) -> Iterator[Frames]:

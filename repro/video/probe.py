@@ -1,26 +1,28 @@
-"""Decode clips completely, in worker processes, to find out what is in them. Frames stay in the process that decodes them.
-
-Each clip is read as its features will be: by decord, and by PyAV where decord does not read it, hangs or dies.
-"""
+"""Decode clips completely, in worker processes, to find out what is in them, read as their features will be."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
 from repro.core.hashing import FileHashes
-from repro.video.decoders import TIME_LIMIT
-from repro.video.readers import READERS, check_file, describe_failure, silence_ffmpeg
+from repro.video.decoders import TIME_LIMIT, describe_failure, silence_ffmpeg
+from repro.video.published import check_file, index_clip
 from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
-
-CHUNK = 8
-"""Frames in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
+    """What a clip holds.
+
+    Attributes:
+        frames: Native frames up to `max_seconds`, as the readers count them.
+        fps: Average frame rate by the container; 0 if it is not known.
+        width: Of the pictures, in pixels.
+        height: Of the pictures, in pixels.
+        seconds: From the first frame to the end of the last one.
+    """
+
     frames: int
     fps: float
     width: int
@@ -37,37 +39,29 @@ class Probe:
     reader: str = ""
     """What decoded it; empty if nothing did."""
     contents: Contents | None = None
-    """None if it does not decode."""
+    """None if nothing of it decodes."""
     error: str = ""
+    """Why it does not decode, or not completely."""
 
 
-def read_contents(path: Path, reader: str, alive: Callable[[], None]) -> Contents:
-    """Decode every native frame; calls `alive` after each chunk.
+def read_contents(path: Path, alive: Callable[[], None]) -> tuple[Contents, str]:
+    """Decode every native frame; calls `alive` now and then.
+
+    Returns:
+        What the clip holds, and why it counts as damaged (an empty string if it does not).
 
     Raises:
-        VideoError: it cannot be decoded completely.
+        VideoError: no frame decodes.
     """
-    frames = 0
-    for chunk in READERS[reader](path, 1, float("inf"), CHUNK):
-        frames += len(chunk)
-        alive()
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        rate = stream.average_rate
-        seconds = 0.0
-        if stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration:
-            seconds = container.duration / 1_000_000  # FFmpeg counts a container's length in microseconds
-        return Contents(frames, float(rate) if rate else 0.0, stream.width, stream.height, seconds)
+    index = index_clip(path, float("inf"), alive, keep=False)
+    contents = Contents(len(index.order), index.fps, index.width, index.height, index.seconds)
+    return contents, f"damaged: {index.damage}; {contents.frames} frames decode" if index.damage else ""
 
 
 @dataclass(frozen=True, slots=True)
 class _ProbeJob:
     index: int
     path: Path
-    reader: str = "decord"
-    needs_sha256: bool = True
 
 
 def prepare_probing(hashes: Path) -> Work:
@@ -75,16 +69,15 @@ def prepare_probing(hashes: Path) -> Work:
     silence_ffmpeg()
     cache = FileHashes(hashes)
 
-    def probe_clip(job: _ProbeJob, send: Send) -> Contents | str:
-        """Send the clip's sha256, then return its contents, or why it cannot be read."""
+    def probe_clip(job: _ProbeJob, send: Send) -> tuple[Contents | None, str]:
+        """Send the clip's sha256, then return its contents and why it cannot be read, or not completely."""
         try:
             check_file(job.path)
-            if job.needs_sha256:
-                # Sent before decoding: a clip that crashes its reader is still identified.
-                send(cache.sha256(job.path))
-            return read_contents(job.path, job.reader, lambda: send(None))
+            # Sent before decoding: a clip that crashes its reader is still identified.
+            send(cache.sha256(job.path))
+            return read_contents(job.path, lambda: send(None))
         except Exception as error:  # whatever a reader makes of a damaged file is that clip's failure
-            return " ".join(describe_failure(error).split())
+            return None, " ".join(describe_failure(job.path, error).split())
 
     return probe_clip
 
@@ -98,7 +91,7 @@ def probe_all(
         paths: The clips.
         workers: How many are decoded at once.
         hashes: The file of cached hashes.
-        time_limit: Seconds without a decoded frame after which a reader is given up.
+        time_limit: Seconds without a sign of life after which a clip is given up.
 
     Yields:
         Index in `paths` and what was found, in the order in which clips are finished.
@@ -108,16 +101,12 @@ def probe_all(
     with WorkerPool[_ProbeJob](prepare_probing, (hashes,), name="probe", size=min(workers, len(paths))) as pool:
         for job, answer in pool.run(jobs, time_limit):
             probe = probes[job.index]
-            if not isinstance(answer, WorkerLostError) and not answer.is_last:
+            if isinstance(answer, WorkerLostError):
+                probe.error = f"clip {job.path}: {answer}"
+            elif not answer.is_last:
                 probe.sha256 = answer.value
                 continue
-            found = str(answer) if isinstance(answer, WorkerLostError) else answer.value
-            if isinstance(found, str) and job.reader == "decord":
-                # Next in the queue, so that the worker that has just become free takes it.
-                jobs.appendleft(replace(job, reader="pyav", needs_sha256=not probe.sha256))
-                continue
-            if isinstance(found, str):
-                probe.error = found
             else:
-                probe.contents, probe.reader = found, job.reader
+                probe.contents, probe.error = answer.value
+                probe.reader = "pyav" if probe.contents else ""
             yield job.index, probe

@@ -107,6 +107,8 @@ class WorkerPool(Generic[Job]):
 
     def send(self, place: int, job: Job) -> None:
         """Give a job to the worker at `place` (0 to size - 1)."""
+        if place in self._workers and not self._workers[place].process.is_alive():
+            self._end(place)  # it died between two jobs, which concerns neither
         if place not in self._workers:
             self._workers[place] = _Worker(self._prepare, self._arguments, self._name)
         self._workers[place].send(job)

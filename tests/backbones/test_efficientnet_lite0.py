@@ -26,7 +26,8 @@ from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
 from repro.smoke import clips, job
 from repro.table.rows import load_row
-from repro.video.readers import READERS
+from repro.video.readers import read_clip
+from repro.video.sampling import Sampling
 from repro.video.synthetic import scenes
 
 NAME = "efficientnet_lite0"
@@ -63,7 +64,7 @@ def test_a_fish_is_seen_as_one(reference: Path, workspace: Workspace) -> None:
     (extractor,) = open_extractors(
         [(describe_backbone(load_backbone(NAME), workspace), [Cell(layer="final")])], Execution()
     )
-    frames = next(iter(READERS["decord"](reference / "clips" / "guppie_v0.mp4", 4, 180.0, 9)))
+    frames = next(iter(read_clip(reference / "clips" / "guppie_v0.mp4", Sampling(4, 180.0, 9))))
     vectors = extractor.features([frames], [])[NAME]["final"]
     assert vectors.shape == (9, 1280)
     with torch.inference_mode():
@@ -125,8 +126,8 @@ def test_the_smoke_job_runs_it_when_asked(
     inputs = SimpleNamespace(store=store)
     monkeypatch.setattr(job, "extract_row", lambda row, *_, **__: ran.append(row.name) or inputs)
     monkeypatch.setattr(job, "run_readouts", lambda *_, **__: [])
-    monkeypatch.setattr(job.clips, "render", lambda *_: {})
-    monkeypatch.setattr(job.clips, "splits", lambda *_: {})
+    monkeypatch.setattr(job.clips, "render_clips", lambda *_: {})
+    monkeypatch.setattr(job.clips, "rendered_splits", lambda *_: {})
     job.run_stages(workspace, [52], 1, reporter)
     assert ran == ["smoke", "smoke_mean_colour"]
     job.run_stages(workspace, [52], 1, reporter, pretrained=True)

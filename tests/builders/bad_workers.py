@@ -10,12 +10,12 @@ from repro.video.probe import read_contents
 from repro.video.workers import Send, Work
 
 
-def hang_in_decord(_: Path) -> Work:
-    # Longer than any time limit: only killing the worker ends it, as with a decord that hangs in C.
+def hang_on_bad_clips(_: Path) -> Work:
+    # Longer than any time limit: only killing the worker ends it, as with a decoder that hangs in C.
     return _probe_after(lambda: time.sleep(600))
 
 
-def die_in_decord(_: Path) -> Work:
+def die_on_bad_clips(_: Path) -> Work:
     # _exit ends the process at once, as a crash in C does: no exception, no answer.
     return _probe_after(lambda: os._exit(9))
 
@@ -25,11 +25,11 @@ def die_at_start(_: Path) -> Work:
 
 
 def _probe_after(act: Callable[[], object]) -> Work:
-    """Return a probe that calls `act` before it reads a clip with decord; PyAV reads normally."""
+    """Return a probe that calls `act` before it reads a clip whose name contains "bad"; it reads others normally."""
 
     def probe_clip(job: Any, send: Send) -> object:
-        if job.reader == "decord":
+        if "bad" in job.path.name:
             act()
-        return read_contents(job.path, job.reader, lambda: send(None))
+        return read_contents(job.path, lambda: send(None))
 
     return probe_clip

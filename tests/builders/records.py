@@ -48,7 +48,7 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
         checkpoint_assumed=False,
         metric=config.metric,
         recipe=config.readout,
-        features=FeaturesRecord(key="k", cell=config.features.name, width=8, identity=identity, readers={"decord": 10}),
+        features=FeaturesRecord(key="k", cell=config.features.name, width=8, identity=identity, readers={"pyav": 10}),
         train=split(config.data.train),
         test=split(config.data.test),
         classes=("a", "b"),

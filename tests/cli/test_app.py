@@ -119,6 +119,7 @@ def test_missing_data_is_named_with_what_brings_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
     done = run_repro("ak_full", "--workspace", tmp_path, env={"REPRO_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""})
     assert done.code == 4

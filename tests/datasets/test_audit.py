@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_the_facts_of_every_clip(hmdb: Dataset, workspace: Workspace, reporter: 
             "width": 64,
             "height": 48,
             "seconds": pytest.approx(9 / 25),
-            "reader": "decord",
+            "reader": "pyav",
             "error": "",
             "sha256": file_sha256(clip.path),
         }
@@ -84,7 +85,7 @@ def test_faulty_clips_are_named_and_the_others_decoded(
     absent.path.unlink()
     empty.path.write_bytes(b"")
     text.path.write_bytes(b"no video" * 100)
-    cut.path.write_bytes(cut.path.read_bytes()[: cut.path.stat().st_size // 2])
+    cut.path.write_bytes(cut.path.read_bytes()[: cut.path.stat().st_size * 4 // 5])
     done = audit_dataset(hmdb, workspace, 2, reporter)
     found = by_id(done.manifest)
     assert [clip.id for clip in done.manifest.clips if clip.error] == [c.id for c in (absent, empty, text, cut)]
@@ -95,11 +96,16 @@ def test_faulty_clips_are_named_and_the_others_decoded(
         assert found[clip.id].error
         assert str(hmdb.folder) not in found[clip.id].error
         assert found[clip.id].sha256 == file_sha256(clip.path)
-        assert found[clip.id].frames == 0
-    # What did not decode counts as missing, until it is another file.
+    assert found[text.id].frames == 0
+    assert found[cut.id].error.startswith("damaged: the file is cut off")
+    assert 0 < found[cut.id].frames < 9
+    assert set(find_missing(hmdb.split("full"), hmdb.folder, done.manifest, allow_damaged=True)) == {
+        absent.id, empty.id, text.id
+    }  # fmt: skip
+    # What did not decode completely counts as missing, until it is another file.
     gone = find_missing(hmdb.split("full"), hmdb.folder, done.manifest)
     assert set(gone) == {absent.id, empty.id, text.id, cut.id}
-    assert "did not decode when it was audited" in gone[text.id]
+    assert "did not decode completely when it was audited" in gone[text.id]
     tiny_data.film(text.path, 99)
     assert text.id not in find_missing(hmdb.split("full"), hmdb.folder, done.manifest)
     again = audit_dataset(hmdb, workspace, 1, reporter)
@@ -161,15 +167,19 @@ def test_a_killed_audit_resumes(
 def test_a_reader_that_hangs_or_dies_costs_one_clip_at_most(
     hmdb: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [clip.path for clip in hmdb.clips[:2]]
-    for act in (bad_workers.hang_in_decord, bad_workers.die_in_decord):
+    bad = shutil.copy(hmdb.clips[0].path, hmdb.folder / "bad.avi")
+    paths = [bad, hmdb.clips[1].path]
+    for act, why in (
+        (bad_workers.hang_on_bad_clips, "no frame within 15 s"),
+        (bad_workers.die_on_bad_clips, "its process died (exit code 9)"),
+    ):
         monkeypatch.setattr(probe, "prepare_probing", act)
         found = dict(probe.probe_all(paths, 2, workspace.hashes, time_limit=15.0))  # a process takes seconds to start
-        assert [found[n].error for n in range(2)] == ["", ""]
-        assert {found[n].reader for n in range(2)} == {"pyav"}
+        assert [found[n].error for n in range(2)] == [f"clip {bad}: {why}", ""]
+        assert [found[n].reader for n in range(2)] == ["", "pyav"]
     monkeypatch.setattr(probe, "prepare_probing", bad_workers.die_at_start)
     found = dict(probe.probe_all(paths[:1], 1, workspace.hashes))
-    assert (found[0].error, found[0].contents) == ("its process died (exit code 9)", None)
+    assert (found[0].error, found[0].contents) == (f"clip {bad}: its process died (exit code 9)", None)
 
 
 # The manifest.
@@ -178,7 +188,7 @@ def test_a_reader_that_hangs_or_dies_costs_one_clip_at_most(
 def facts(name: str, **changes: object) -> ClipFacts:
     plain = ClipFacts(
         id=name, path=f"x/{name}.avi", splits=("train",), present=True, bytes=10, frames=9, fps=25.0, width=64, height=48,
-        seconds=0.36, reader="decord", error="", sha256="a" * 64,
+        seconds=0.36, reader="pyav", error="", sha256="a" * 64,
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 

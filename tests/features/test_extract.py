@@ -180,6 +180,7 @@ def test_float16_features_have_their_own_store(
     np.testing.assert_array_equal(ours.features["t20_layer09"], theirs.features["t20_layer09"].astype(np.float16))
 
 
+@pytest.mark.slow
 def test_each_sampled_frame_gives_one_token(
     rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:

@@ -25,7 +25,7 @@ def random_values(seed: int, tokens: int = 4) -> np.ndarray:
 
 
 def random_entry(seed: int, *cells: str, tokens: int = 4, video: str = "v") -> Entry:
-    return Entry({cell: random_values(seed + n, tokens) for n, cell in enumerate(cells)}, video, "decord", ("o",))
+    return Entry({cell: random_values(seed + n, tokens) for n, cell in enumerate(cells)}, video, "pyav", ("o",))
 
 
 def reads_back(store: FeatureStore, clip: str, expected: Entry) -> bool:
@@ -58,10 +58,10 @@ def test_later_clips_and_cells_are_added(store: FeatureStore) -> None:
     store.write_clip("one", first)
     pack_collection(store, print)
     store.write_clip("two", later)
-    store.write_clip("one", Entry({"b": random_values(9)}, "v", "decord", ("p",)))
+    store.write_clip("one", Entry({"b": random_values(9)}, "v", "pyav", ("p",)))
     pack_collection(store, print)
     assert reads_back(store, "two", later)
-    assert reads_back(store, "one", Entry(first.features | {"b": random_values(9)}, "v", "decord"))
+    assert reads_back(store, "one", Entry(first.features | {"b": random_values(9)}, "v", "pyav"))
     assert len(list((store.folder / "packed").glob("*.npy"))) == 2
 
 

@@ -18,7 +18,7 @@ def open_store(folder: Path, identity: dict[str, int]) -> FeatureStore:
 )
 def test_any_clip_id_has_its_own_file(tmp_path: Path, name: str) -> None:
     place = open_store(tmp_path, {"a": 1})
-    place.write_clip(name, Entry({"final": np.ones((2, 3), np.float32)}, "v", "decord"))
+    place.write_clip(name, Entry({"final": np.ones((2, 3), np.float32)}, "v", "pyav"))
     entry = place.read_clip(name)
     assert entry is not None
     np.testing.assert_array_equal(entry.features["final"], np.ones((2, 3)))

@@ -121,6 +121,7 @@ def test_a_usage_error_is_one_line(words: list[str], code: int, text: str, tmp_p
     assert text in read_error_line(run_fetch(*words, at=tmp_path), code)
 
 
+@pytest.mark.slow
 def test_a_file_is_fetched_from_the_hub_at_its_commit(tmp_path: Path, hub: FileServer) -> None:
     done = run_fetch("svd", "--accept-license", "--json", at=tmp_path, hub=hub)
     assert done.code == 0, done.err
@@ -151,6 +152,7 @@ def test_a_file_is_fetched_from_the_hub_at_its_commit(tmp_path: Path, hub: FileS
     assert len(hub.requests) == 2
 
 
+@pytest.mark.slow
 def test_the_token_is_not_sent_where_the_hub_redirects(tmp_path: Path, server: FileServer) -> None:
     elsewhere = server.url.replace("127.0.0.1", "localhost") + "/signed?key=secret"
     linked = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{sha256(CONTENT)}"', "X-Linked-Size": len(CONTENT)}
@@ -197,6 +199,7 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     assert "the Hub cannot be reached (ConnectError" in read_error_line(done, 4)
 
 
+@pytest.mark.slow
 def test_offline_no_request_is_sent(tmp_path: Path, hub: FileServer) -> None:
     for words in (["svd"], ["vjepa"], ["svd", "--from", hub.url + "/x"]):
         done = run_fetch(*words, "--accept-license", at=tmp_path, hub=hub, env={"HF_HUB_OFFLINE": "1"})
@@ -225,6 +228,7 @@ def test_a_file_in_the_hub_cache_is_linked(tmp_path: Path) -> None:
     assert load_origin(path)["hub"]["revision"] == COMMIT  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_local_file_is_linked_and_recorded(tmp_path: Path) -> None:
     mine = tmp_path / "mine.tar"
     mine.write_bytes(CONTENT)
@@ -260,6 +264,7 @@ def test_an_unknown_file_is_kept_and_reported_as_unverified(tmp_path: Path) -> N
     assert done.code == 0
 
 
+@pytest.mark.slow
 def test_archives_are_taken_from_a_folder(tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
     mirror.mkdir()
@@ -283,6 +288,7 @@ def test_archives_are_taken_from_a_mirror(tmp_path: Path, server: FileServer) ->
     assert not [headers for _, _, headers in server.requests if "authorization" in headers]
 
 
+@pytest.mark.slow
 def test_files_of_a_mirror_are_verified(tmp_path: Path, server: FileServer) -> None:
     done = run_fetch("svd_xt", "--accept-license", "--from", server.url + "/x?key=secret", at=tmp_path)
     assert done.code == 4

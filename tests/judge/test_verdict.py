@@ -121,6 +121,7 @@ def test_with_a_cell_lacking_the_rows_own_is_judged() -> None:
     assert "t20_layer09 alone is judged of 90 cells of 91" in judged.reason
 
 
+@pytest.mark.slow
 def test_one_seeds_whole_grid_goes_before_more_seeds_of_one_cell() -> None:
     own = [one for seed in range(5) for one in cell_runs(seed, 0.776, ["t20_layer09"])]
     assert verdict("ucf_hmdb", *own).outcome is Outcome.REPRODUCED

@@ -65,6 +65,7 @@ def test_a_failed_clip_is_listed_and_retried(folder: Path) -> None:
     assert not listed.exists()
 
 
+@pytest.mark.slow
 def test_a_source_that_is_no_folder_is_refused(folder: Path) -> None:
     for words, message in (
         ([folder / "clip #0.mp4"], "is a file: name its folder"),

@@ -99,7 +99,7 @@ def put_features(workspace: Workspace, clips: tuple[Clip, ...], dataset: str, st
             features = draws.normal(size=(3, config.channels(cell) or 0)).astype(store.stored_as)
             features[:, clip.target[0]] += place % 4
             values[cell.name] = features
-        store.write_clip(clip.id, Entry(values, store.hashes.sha256(clip.path), "decord"))
+        store.write_clip(clip.id, Entry(values, store.hashes.sha256(clip.path), "pyav"))
 
 
 @pytest.fixture
@@ -173,6 +173,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return cells
 
 
+@pytest.mark.slow
 def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in a cell after its first epoch: finished cells are kept, this one resumes, another cell may run first."""
     with monkeypatch.context() as patch:

@@ -97,6 +97,7 @@ def test_a_row_runs_is_reused_and_predicts(
     assert list(printed["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_missing_clips_are_refused_unless_allowed_and_recorded(
     place: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_row_without_a_trained_readout(place: Workspace) -> None:
         predict(place, Path("x.mp4"))
 
 
+@pytest.mark.slow
 def test_a_readout_of_other_features_is_not_used(place: Workspace) -> None:
     run_here(colour(), place)
     (path,) = place.runs.glob(f"{ROW}/*/{checkpoints.SELECTED}")

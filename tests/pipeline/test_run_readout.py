@@ -60,7 +60,7 @@ def source(workspace: Workspace) -> ReadoutInputs:
         clips = tuple(Clip(f"{part}{n}", Path("nowhere"), (n % 3,)) for n in numbers)
         splits[part] = Split(SplitName("smoke", part), CLASSES, clips)
         for n in numbers:
-            store.write_clip(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "decord"))
+            store.write_clip(f"{part}{n}", Entry({CELL: features(n)}, "0" * 64, "pyav"))
     videos = {clip.id: "0" * 64 for split in splits.values() for clip in split.clips}
     return ReadoutInputs(row(), RowData(splits), {"train": store, "test": store}, videos)
 
@@ -236,7 +236,7 @@ def test_unusable_features_are_an_error_of_one_line(
         source.store.clip_path("train5").unlink()
     else:
         source.store.clip_path("train4").unlink()
-        source.store.write_clip("train4", Entry(spoil, "0" * 64, "decord"))
+        source.store.write_clip("train4", Entry(spoil, "0" * 64, "pyav"))
     with pytest.raises(MissingError, match=message) as caught:
         load_sequences(source.store, source.data.splits["train"], CELL, 8)
     assert "\n" not in str(caught.value)

@@ -114,7 +114,7 @@ def test_another_sampling_is_not_taken_to_be_counted(workspace: Workspace) -> No
 
 
 def test_windows_of_audited_clips_are_those_that_extraction_cuts() -> None:
-    clip = ClipFacts("a", "a.avi", ("train",), True, 1, 401, 25.0, 64, 48, 16.0, "decord", "", "0" * 64)
+    clip = ClipFacts("a", "a.avi", ("train",), True, 1, 401, 25.0, 64, 48, 16.0, "pyav", "", "0" * 64)
     long = dataclasses.replace(clip, frames=100_000)  # 180 s at 25 frames a second: 4501 begin in them
     whole = count_audited([clip, long], load_backbone("svd_xt"))
     assert whole.windows == counted(5 + 46)
@@ -219,7 +219,7 @@ def audit(workspace: Workspace, name: str, frames: int) -> None:
     config = workspace_state.load_dataset(name)
     dataset = registry.list_dataset(config, workspace)
     facts = [
-        ClipFacts(clip.id, clip.path.name, ("train",), True, 1, frames, 25.0, 64, 48, 1.0, "decord", "", "0" * 64)
+        ClipFacts(clip.id, clip.path.name, ("train",), True, 1, frames, 25.0, 64, 48, 1.0, "pyav", "", "0" * 64)
         for clip in dataset.clips
     ]
     write_manifest(manifest_path(workspace, name), Manifest(name, dataset.key, tuple(facts)))
@@ -245,8 +245,8 @@ def test_features_that_are_there_are_subtracted(place: Workspace) -> None:
     config = load_backbone("mean_colour")
     store = FeatureStore.open(place, "mean_colour", describe_backbone(config, place).identity(), "ucf101")
     for clip in clips[:5]:
-        store.write_clip(clip.id, Entry({"final": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
-    store.write_clip(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "decord"))
+        store.write_clip(clip.id, Entry({"final": np.zeros((63, 128), np.float32)}, "0" * 64, "pyav"))
+    store.write_clip(clips[5].id, Entry({"layer01": np.zeros((63, 128), np.float32)}, "0" * 64, "pyav"))
     store.clip_path(clips[6].id).write_bytes(b"cut off")
     before = everything_in(place.root)
     train, test = plan(place, own=[row()]).jobs
@@ -360,7 +360,7 @@ def test_the_command_in_a_workspace_with_features_takes_no_torch(workspace: Work
     assert identity is not None
     store = FeatureStore.open(workspace, "svd_xt", identity, "ucf101")
     vectors = np.zeros((2, 1280), np.float32)
-    store.write_clip("v_Fencing_g08_c7", Entry({"t20_layer09": vectors}, "0" * 64, "decord"))
+    store.write_clip("v_Fencing_g08_c7", Entry({"t20_layer09": vectors}, "0" * 64, "pyav"))
     before = everything_in(workspace.root)
     code = (
         "import sys; from repro.__main__ import run; run(sys.argv[1:]);"

@@ -96,6 +96,7 @@ def test_scores_equal_the_releases(reference: Path) -> None:
     assert map_macro(scores, targets) == pytest.approx(kit["metric/map_macro"].item(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_perfect_ranking_scores_one_and_not_more() -> None:
     """A run's record refuses a share that exceeds 1 by a rounding error."""
     draw = np.random.default_rng(0)

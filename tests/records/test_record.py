@@ -91,6 +91,7 @@ def logged(workspace: Workspace) -> list[tuple[str, float]]:
         )
 
 
+@pytest.mark.slow
 def test_mlflow_shows_what_the_record_says_once(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
@@ -102,6 +103,7 @@ def test_mlflow_shows_what_the_record_says_once(
     assert not list(workspace.root.glob(".*partial*"))
 
 
+@pytest.mark.slow
 def test_a_half_logged_run_is_logged_again(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_half_logged_run_is_logged_again(
     assert logged(workspace) == [("g1", 0.8)]
 
 
+@pytest.mark.slow
 def test_a_damaged_database_is_kept_aside_and_made_again(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_database_of_another_place_or_use_is_made_again(
     assert len(reporter.warnings) == 2
 
 
+@pytest.mark.slow
 def test_lost_artifacts_are_logged_again(stored: StoredRun, workspace: Workspace, reporter: RecordingReporter) -> None:
     mlflow_view.log_runs(workspace, reporter)
     shutil.rmtree(workspace.root / "mlartifacts")

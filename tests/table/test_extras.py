@@ -221,6 +221,7 @@ def test_an_extra_that_makes_no_sense(change: dict[str, object], said: str, monk
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_list_shows_them_when_asked(tmp_path: Path) -> None:
     done = run_repro("list", "--all", "--workspace", tmp_path)
     assert done.code == 0
@@ -237,6 +238,7 @@ def test_list_shows_them_when_asked(tmp_path: Path) -> None:
     assert by_name["ak_full"]["kind"] == "published"
 
 
+@pytest.mark.slow
 def test_an_extra_is_asked_for_by_its_name(tmp_path: Path) -> None:
     done = run_repro("ucf_hmdb_up_07", "--workspace", tmp_path, env={"REPRO_DEVICE": "cpu"})
     assert done.code == 4

@@ -53,6 +53,7 @@ def test_every_job_is_done_and_a_dead_worker_is_replaced() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_without_a_sign_of_life_is_given_up() -> None:
     with WorkerPool[object](prepare, (10,), name="test", size=1) as pool:
         # Long enough for a process to start, which takes seconds on a busy machine.

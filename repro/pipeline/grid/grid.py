@@ -112,7 +112,9 @@ def run_grid(
     workspace.require_writable()
     # The lock of `repro ROW`: a grid trains that run too.
     with workspace.lock(f"run {row.name}"):
-        data = open_row_data(grid.row, workspace, allow_missing=request.allow_missing)
+        data = open_row_data(
+            grid.row, workspace, allow_missing=request.allow_missing, allow_damaged=execution.allow_damaged
+        )
         data.warn_of_left_out(reporter)
         features = RowFeatures(grid.cells, request.stored_as, show_disk=True)
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)

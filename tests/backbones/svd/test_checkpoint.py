@@ -48,6 +48,7 @@ def test_no_two_tensors_share_a_source(tiny: SvdConfig) -> None:
     assert len({(s.name, s.third) for s in towers}) == len(towers)
 
 
+@pytest.mark.slow
 def test_only_what_the_last_layer_needs_is_loaded(tiny: SvdConfig, tiny_checkpoint: Path) -> None:
     def count(unet: torch.nn.Module) -> int:
         return sum(p.numel() for p in unet.parameters())

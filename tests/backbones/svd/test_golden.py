@@ -34,6 +34,7 @@ def test_every_golden_tensor(
     assert worst.relative_l2 <= LIMIT, worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["group norm eps", "temporal mixing"])
 def test_the_comparison_sees_what_is_wrong(
     reference: Path, kit_checkpoint: Path, tiny: SvdConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str

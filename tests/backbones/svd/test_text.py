@@ -244,6 +244,7 @@ def test_features_without_texts_have_the_key_they_had(workspace: Workspace) -> N
     assert "text" not in identity
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_named_with_what_brings_it(workspace: Workspace) -> None:
     config = load_backbone("svd_xt_tiny", ACTIONS)
     with pytest.raises(

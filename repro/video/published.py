@@ -1,0 +1,323 @@
+"""The frames the paper's features are computed from, read as the release reads them, in bounded memory.
+
+The release calls torchvision 0.15.2's `read_video(path, 0, 180, "sec")` and keeps `video[0::4]`. That function decodes video
+stream 0 with PyAV and orders its frames by presentation time (pts), which is not always the order in which a decoder returns
+them: XviD and DivX files of UCF101 and HMDB51 with packed B-frames return pts 1, 2, 4, 3, 5, 7, 6, ... Its rules:
+
+- Of two frames with the same pts, the one decoded later is kept.
+- Frames with a pts below 0, or above the cap rounded up to the stream's time base, are dropped. The cap counts from 0 of the
+  file's clock, not from the first frame.
+- Decoding stops FRAMES_BEYOND_CAP frames after the first frame at or beyond the cap.
+- At the first error of the demuxer or decoder reading ends, without a word; the frames decoded until then are used. Here that
+  is damage: it is reported, and the caller decides.
+
+read_video holds every frame of a clip in memory. Here a first pass decodes the clip, without converting colours, and finds
+the order of its frames and its damage. Frames that fit KEPT_BYTES are kept and converted from there; a larger clip is
+decoded a second time, and no more frames are held back than its order requires.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from repro.core.errors import MissingError
+from repro.video.file_ends import describe_missing_end
+
+Frames = UInt8[np.ndarray, "T H W 3"]
+
+FRAMES_BEYOND_CAP = 5
+"""Frames that read_video decodes after the first one at or beyond the cap, in case an earlier pts follows."""
+KEPT_BYTES = 64_000_000
+"""Decoded frames kept from the first pass: about 550 frames of 320x240, so most clips of the data sets are decoded once."""
+DECORD_CONTAINERS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
+"""Containers, by FFmpeg's names, of which decord returns the published frames."""
+BT601_COLOURS = {2, 5, 6}
+"""FFmpeg's AVColorSpace: not specified, BT.470 BG and SMPTE 170M, which are converted alike."""
+FULL_RANGE = 2
+"""FFmpeg's AVCOL_RANGE_JPEG."""
+SMALLEST_FRAME = 16
+"""Bytes that a stored frame takes at least, to bound what a damaged header claims."""
+FRAMES_PER_SIGN = 32
+"""Frames of the first pass between two calls of `alive`."""
+
+
+class VideoError(MissingError):
+    """A clip that cannot be decoded; the message names it."""
+
+
+class DamagedClipError(VideoError):
+    """A clip of which only a part decodes, or whose frames the decoder marks as corrupt."""
+
+
+@dataclass(slots=True)
+class ClipIndex:
+    """What the first pass over a clip finds."""
+
+    path: Path
+    order: list[int] = field(default_factory=list)
+    """The published native frames in presentation order, each as its position in decoding order."""
+    pts: list[int] = field(default_factory=list)
+    """Presentation times in decoding order, in the stream's time base."""
+    damage: str = ""
+    """Why the clip counts as damaged; empty if it does not."""
+    not_plain: str = ""
+    """Why decord would not return these frames (repro/video/readers.py); empty if nothing speaks against it."""
+    kept: list[VideoFrame] | None = field(default_factory=list)
+    """All frames in decoding order; None if they exceed KEPT_BYTES."""
+    fps: float = 0.0
+    """Average frame rate by the container; 0 if it is not known."""
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+    """From the first published frame to the end of the last one, which is taken to last as long as a mean frame."""
+
+    def most_held_back(self, stride: int) -> int:
+        """Return how many converted frames the second pass holds at once, at most, until an earlier one comes."""
+        turn = {position: number for number, position in enumerate(self.order[::stride])}
+        due = most = 0
+        early: set[int] = set()
+        for position in sorted(turn):
+            early.add(turn[position])
+            while due in early:
+                early.remove(due)
+                due += 1
+            most = max(most, len(early))
+        return most
+
+
+def check_file(path: Path) -> None:
+    """Refuse what no reader needs to open.
+
+    Raises:
+        VideoError: there is no such file, it is not a regular file, or it is empty.
+    """
+    if path.is_dir():
+        raise VideoError(f"clip {path}: a folder: name the files in it")
+    if not path.exists():
+        raise VideoError(f"clip {path}: no such file")
+    if not path.is_file():
+        # Opening a named pipe would wait for a writer for ever.
+        raise VideoError(f"clip {path}: not a regular file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"clip {path}: the file is empty (0 bytes): fetch or copy it again")
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a video file as read_video does: metadata in a broken encoding is ignored."""
+    # An absolute path, because FFmpeg takes the start of `12:30:05.mp4` for a protocol. Files alone, because a playlist can
+    # carry any name and point to the network.
+    return av.open(str(path.absolute()), metadata_errors="ignore", container_options={"protocol_whitelist": "file"})
+
+
+def index_clip(
+    path: Path, max_seconds: float, alive: Callable[[], None] = lambda: None, *, keep: bool = True
+) -> ClipIndex:
+    """Decode a clip once to find its published frames and its damage.
+
+    Args:
+        path: The clip.
+        max_seconds: Frames presented later are dropped; may be infinite.
+        alive: Called every FRAMES_PER_SIGN frames.
+        keep: Whether decoded frames are kept for conversion, as far as KEPT_BYTES allow.
+
+    Raises:
+        VideoError: Not a video, no frame decodes, or a frame has no presentation time.
+    """
+    check_file(path)
+    index = ClipIndex(path, kept=[] if keep else None)
+    corrupt = held = 0
+    try:
+        with open_container(path) as container:
+            stream = _rewind(container, path)
+            time_base = stream.time_base
+            end = _last_tick(stream, max_seconds)
+            index.fps = float(stream.average_rate or 0)
+            index.width, index.height = stream.width, stream.height
+            index.not_plain = _describe_stream(container)
+            try:
+                for frame in _decode_to_cap(container, stream, end, path):
+                    corrupt += frame.is_corrupt
+                    index.not_plain = index.not_plain or _describe_frame(frame)
+                    if (frame.width, frame.height) != (index.width, index.height) and index.pts:
+                        raise VideoError(
+                            f"clip {path}: its picture size changes from {index.width}x{index.height} to "
+                            f"{frame.width}x{frame.height} at frame {len(index.pts)}; the release cannot read it either"
+                        )
+                    index.width, index.height = frame.width, frame.height
+                    index.pts.append(frame.pts)
+                    if index.kept is not None:
+                        index.kept.append(frame)
+                        held += sum(plane.buffer_size for plane in frame.planes)
+                        if held > KEPT_BYTES:
+                            index.kept = None
+                    if len(index.pts) % FRAMES_PER_SIGN == 0:
+                        alive()
+                capped = bool(index.pts) and max(index.pts) >= end
+                index.damage = "" if capped else describe_missing_end(path)
+            except av.FFmpegError as error:
+                index.damage = f"decoding fails ({describe_ffmpeg_error(error)})"
+    except av.FFmpegError as error:
+        raise VideoError(f"clip {path}: not a video that can be decoded ({describe_ffmpeg_error(error)})") from error
+    if corrupt and not index.damage:
+        index.damage = f"the decoder marks {corrupt} frames as corrupt"
+    index.order = order_frames(index.pts, end)
+    if index.order != list(range(len(index.order))):
+        index.not_plain = index.not_plain or "its frames are not stored in the order of their times"
+    if index.order and time_base:
+        first, last = index.pts[index.order[0]], index.pts[index.order[-1]]
+        index.seconds = float((last - first) * time_base) + (1 / index.fps if index.fps else 0.0)
+    if not index.order:
+        raise VideoError(f"clip {path}: it holds no video frames" + (f": {index.damage}" if index.damage else ""))
+    return index
+
+
+def order_frames(pts: Sequence[int], end: float) -> list[int]:
+    """Return the positions of the published frames, in presentation order, of frames decoded with these times."""
+    # A later frame with the same pts replaces an earlier one, as in read_video's dictionary.
+    latest = {time: position for position, time in enumerate(pts)}
+    return [latest[time] for time in sorted(latest) if 0 <= time <= end]
+
+
+def estimate_frames(path: Path, max_seconds: float) -> int:
+    """Estimate the number of native frames from the container's header; 0 if it says nothing or cannot be read."""
+    try:
+        with open_container(path) as container:
+            if not container.streams.video:
+                return 0
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or 0)
+            frames = stream.frames
+            if not frames and stream.duration and stream.time_base:
+                frames = round(float(stream.duration * stream.time_base) * rate)
+            elif not frames and container.duration:
+                frames = round(container.duration / av.time_base * rate)
+            if rate:
+                frames = round(min(frames, max_seconds * rate))
+    except (av.FFmpegError, OSError):
+        return 0
+    # Headers may say anything; a stored frame takes some bytes.
+    return max(0, min(frames, path.stat().st_size // SMALLEST_FRAME))
+
+
+def convert_frames(index: ClipIndex, stride: int, chunk: int) -> Iterator[Frames]:
+    """Yield every `stride`-th frame in presentation order as RGB, at most `chunk` at a time.
+
+    Raises:
+        VideoError: The file changed since it was indexed.
+    """
+    sampled = index.order[::stride]
+    frames = _kept_frames(index, sampled) if index.kept is not None else _decode_again(index, sampled)
+    waiting: list[np.ndarray] = []
+    for frame in frames:
+        waiting.append(frame)
+        if len(waiting) == chunk:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)
+
+
+def describe_ffmpeg_error(error: av.FFmpegError) -> str:
+    """FFmpeg's description of an error, in one line."""
+    return " ".join((error.strerror or type(error).__name__).split())[:160]
+
+
+def _kept_frames(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
+    assert index.kept is not None
+    for position in sampled:
+        yield _to_rgb(index.kept[position])
+
+
+def _decode_again(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
+    """Second pass over a clip too large to keep."""
+    turn = {position: number for number, position in enumerate(sampled)}
+    last = max(sampled)
+    early: dict[int, np.ndarray] = {}  # converted frames, by turn, that earlier ones have to precede
+    due = 0
+    try:
+        with open_container(index.path) as container:
+            stream = _rewind(container, index.path)
+            for position, frame in enumerate(_decode_to_cap(container, stream, math.inf, index.path)):
+                if position >= len(index.pts) or frame.pts != index.pts[position]:
+                    raise VideoError(f"clip {index.path}: the file changed while it was read")
+                if position in turn:
+                    early[turn[position]] = _to_rgb(frame)
+                while due in early:
+                    yield early.pop(due)
+                    due += 1
+                if position == last:
+                    break
+    except av.FFmpegError as error:
+        raise VideoError(f"clip {index.path}: reading it again fails ({describe_ffmpeg_error(error)})") from error
+    if due < len(sampled):
+        raise VideoError(f"clip {index.path}: the file changed while it was read")
+
+
+def _to_rgb(frame: VideoFrame) -> np.ndarray:
+    return frame.to_ndarray(format="rgb24")
+
+
+def _rewind(container: InputContainer, path: Path) -> VideoStream:
+    """Return video stream 0, with the file positioned as read_video positions it."""
+    if not container.streams.video:
+        raise VideoError(f"clip {path}: it has no video stream")
+    stream = container.streams.video[0]
+    # read_video decodes slices in parallel, which changes how damage is concealed; two threads do so on any machine.
+    stream.thread_type = "SLICE"
+    stream.codec_context.thread_count = 2
+    # read_video seeks to 0 before it decodes; where a file starts elsewhere, this decides which frames come.
+    container.seek(0, any_frame=False, backward=True, stream=stream)
+    return stream
+
+
+def _last_tick(stream: VideoStream, max_seconds: float) -> float:
+    """Return the last pts that is read, in the stream's time base."""
+    if math.isinf(max_seconds) or not stream.time_base:
+        return math.inf
+    return math.ceil(max_seconds * (1 / stream.time_base))
+
+
+def _decode_to_cap(container: InputContainer, stream: VideoStream, end: float, path: Path) -> Iterator[VideoFrame]:
+    """Yield the frames that read_video decodes, in decoding order."""
+    beyond = 0
+    for number, frame in enumerate(container.decode(stream)):
+        if frame.pts is None:
+            raise VideoError(f"clip {path}: frame {number} has no presentation time; the release cannot read it either")
+        yield frame
+        if frame.pts >= end:
+            if beyond == FRAMES_BEYOND_CAP:
+                return
+            beyond += 1
+
+
+def _describe_stream(container: InputContainer) -> str:
+    """Say what about the file would make decord return other frames; empty if nothing does."""
+    # decord starts MPEG-TS files a group of pictures late; other containers have not been compared.
+    if container.format.name not in DECORD_CONTAINERS:
+        return f"container {container.format.name}"
+    if len(container.streams.video) > 1:
+        return f"{len(container.streams.video)} video streams"  # decord takes the "best", not the first
+    return ""
+
+
+def _describe_frame(frame: VideoFrame) -> str:
+    """Say what about a frame would make decord return another; empty if nothing does."""
+    if frame.format.name != "yuv420p":
+        return f"pixel format {frame.format.name}"  # decord converts colours in its own way
+    if frame.colorspace not in BT601_COLOURS or frame.color_range == FULL_RANGE:
+        return "colours that are not BT.601's"  # decord follows such a mark; the release's PyAV did not
+    if frame.width % 2 or frame.height % 2:
+        return f"odd size {frame.width}x{frame.height}"
+    if frame.interlaced_frame:
+        return "interlaced"
+    if frame.rotation:
+        return "marked as rotated"  # decord turns the pictures; the release does not
+    return ""

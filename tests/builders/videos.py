@@ -1,0 +1,135 @@
+"""Small videos in many containers and codecs, written with PyAV. Every frame differs from every other."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+VOP_START = bytes.fromhex("000001b6")
+"""Start code of an MPEG-4 part 2 picture; the two bits after it are its kind."""
+VOP_INTRA, VOP_BIDIRECTIONAL = 0, 2
+
+
+@dataclass(frozen=True)
+class Video:
+    """How a video is encoded."""
+
+    name: str
+    codec: str = "libx264"
+    pixels: str = "yuv420p"
+    size: tuple[int, int] = (64, 48)
+    options: dict[str, str] = field(default_factory=dict)
+    container: dict[str, str] = field(default_factory=dict)
+    times: tuple[int, ...] = ()
+    """Presentation time of each frame in 1/25 s; empty: 0, 1, 2, ..."""
+
+
+def draw_picture(number: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
+    width, height = size
+    noise = np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    picture = np.roll(noise, 2 * number, axis=1)
+    picture[: height // 3, : width // 4] = 2 * number % 256
+    return picture
+
+
+def write_video(path: Path, video: Video, frames: int = 60) -> Path:
+    with av.open(str(path), "w", options=video.container) as container:
+        stream = cast(VideoStream, container.add_stream(video.codec, rate=25, options=video.options))
+        stream.width, stream.height = video.size
+        stream.pix_fmt = video.pixels
+        for number in range(len(video.times) or frames):
+            frame = av.VideoFrame.from_ndarray(draw_picture(number, video.size), format="rgb24")
+            if video.times:
+                frame.pts, frame.time_base = video.times[number], Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_packed(path: Path, frames: int = 60) -> Path:
+    """An XviD AVI with packed B-frames, as UCF101 and HMDB51 hold: a chunk with a P- and a B-frame, then an empty picture.
+
+    libav's encoder writes each picture by itself; they are joined here, under the mark that DivX encoders left.
+    """
+    encoder = av.CodecContext.create("mpeg4", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 64, 48, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+    encoder.options = {"bf": "1", "g": "12", "b_strategy": "0"}
+    packets = []
+    for number in range(frames):
+        frame = av.VideoFrame.from_ndarray(draw_picture(number), format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, 25)
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    chunks: list[bytes] = []
+    for packet in packets:
+        data = bytes(packet)
+        start = data.index(VOP_START)
+        kind = data[start + len(VOP_START)] >> 6
+        if kind == VOP_INTRA:
+            data = data[:start] + b"\0\0\1\xb2DivX503b1393p\0" + data[start:]
+        if kind == VOP_BIDIRECTIONAL:
+            chunks[-1] += data
+            data = VOP_START + bytes.fromhex("51227f")  # a picture that repeats the one before
+        chunks.append(data)
+    return _mux(path, chunks, list(range(len(chunks))))
+
+
+def _mux(path: Path, chunks: Sequence[bytes], times: Sequence[int]) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.codec_tag = "XVID"
+        for chunk, time in zip(chunks, times, strict=True):
+            packet = av.Packet(chunk)
+            packet.pts = packet.dts = time
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            container.mux(packet)
+    return path
+
+
+def copy_trimmed(source: Path, path: Path, first: int) -> Path:
+    """Cut the beginning off without encoding anew, as phones do: frames before `first` are stored but not shown."""
+    with av.open(str(source)) as reading, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(reading.streams.video[0])
+        base = reading.streams.video[0].time_base
+        assert base is not None
+        shift = round(first / 25 / base)
+        for packet in reading.demux(video=0):
+            if packet.dts is None or packet.pts is None:
+                continue
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.stream = stream
+            container.mux(packet)
+    return path
+
+
+def write_two_streams(path: Path) -> Path:
+    """Two video streams; the second is the larger, which players and decord take for the better."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for size in ((64, 48), (128, 96)):
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+            streams.append((stream, size))
+        for number in range(24):
+            for stream, size in streams:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(draw_picture(number, size), format="rgb24")))
+        for stream, _ in streams:
+            container.mux(stream.encode())
+    return path
+
+
+def mark_rotated(path: Path) -> Path:
+    """Write a turn by 180 degrees into an MP4's track header."""
+    content = bytearray(path.read_bytes())
+    header = content.find(b"tkhd")
+    content[header + 44 : header + 80] = struct.pack(">9i", -65536, 0, 0, 0, -65536, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
