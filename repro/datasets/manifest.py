@@ -40,7 +40,7 @@ class ClipFacts:
     seconds: float
     """Duration according to the container; 0 if not given."""
     reader: str
-    """The library that decoded it: decord, or pyav if decord cannot."""
+    """The library that decoded it; empty if nothing decodes."""
     error: str
     """The first problem found, or an empty string."""
     sha256: str
