@@ -139,7 +139,7 @@ VAES = {
     "fp16 autocast": Vae(autocast=True),
     "fp16 autocast, channels last": Vae(autocast=True, channels_last=True),
 }
-"""Candidates for the VAE encoders, beside UNet and image tower as published."""
+"""Candidates for the VAE encoders, with UNet and image tower as published."""
 
 
 def measure_svd(report: Report) -> None:

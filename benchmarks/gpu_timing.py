@@ -185,7 +185,7 @@ def photographs(count: int, start: int = 0) -> np.ndarray:
 
 @contextmanager
 def limited(report: Report, name: str, seconds: float) -> Iterator[None]:
-    """A deadline of its own for one of a section's parts; the others go on."""
+    """A deadline of its own for one of a section's parts; the others continue."""
     started = time.monotonic()
     try:
         with deadline(seconds):

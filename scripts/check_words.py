@@ -1,25 +1,24 @@
-"""Check text against the project's vocabulary: `python scripts/check_words.py [--strict] PATH ...`.
+"""Check text against the project's vocabulary: `python scripts/check_words.py PATH ...`.
 
 Documentation, comments, docstrings and messages use the standard terms of the field. This script lists words that
 earlier versions of the text used for them, with the term to write instead. Python files: comments, strings and the
-parts of names; other files: every line. With --strict, a hit makes the exit code 1.
+parts of names; other files: every line. A hit makes the exit code 1.
 """
 
+import argparse
 import io
 import re
 import sys
 import tokenize
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 INSTEAD = {
-    r"absent": "missing",
     r"anew": "again",
     r"begun": "started",
     r"beside": "alongside, next to, in addition to",
     r"go(es|ing)? on|went on|taken up again": "resumes, continues",
-    r"lack(s|ing)?": "has no, missing",
+    r"lack(s|ing)?(?! of)": "has no, missing",
     r"lies|lay in|lie in": "is stored in, is in",
     r"mend(s|ed|ing|able)?|set right": "fix, repair",
     r"owners?['’]s?": "publisher's, original",
@@ -67,28 +66,26 @@ def hits(path: Path) -> Iterator[tuple[int, str, str]]:
             yield number, match[0], list(INSTEAD.values())[int(pattern[1:])]
 
 
-def files(paths: list[str]) -> Iterator[Path]:
-    for path in map(Path, paths):
+def files(paths: list[Path]) -> Iterator[Path]:
+    for path in paths:
         if path.is_dir():
             yield from sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in SUFFIXES - {""})
         elif path.suffix in SUFFIXES:
             yield path
 
 
-def main(words: list[str]) -> int:
-    strict = "--strict" in words
-    counts: Counter[str] = Counter()
-    for path in files([word for word in words if word != "--strict"]):
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="+", type=Path, help="files, and folders of files")
+    found = 0
+    for path in files(parser.parse_args().paths):
         if path.name == Path(__file__).name:
             continue
-        for number, found, instead in hits(path):
-            counts[found.lower()] += 1
-            if strict:
-                print(f"{path}:{number}: '{found}': write {instead}")
-    if not strict:
-        print("words to replace:", ", ".join(f"{word} {count}" for word, count in counts.most_common()) or "none")
-    return int(strict and bool(counts))
+        for number, words, instead in hits(path):
+            found += 1
+            print(f"{path}:{number}: '{words}': write {instead}")
+    return int(found > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

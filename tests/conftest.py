@@ -1,5 +1,5 @@
 """Fixtures shared by the tests. Everything they need is made here or by the project; `reference` is a folder of golden
-values and real clips beside the checkout, and tests that need it say that they skipped where it is not there."""
+values and real clips next to the checkout, and tests that need it say that they skipped where it is not there."""
 
 import importlib.util
 import json
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def reference() -> Path:
     if not (REFERENCE / "parity").is_dir():
-        pytest.skip("no folder of golden values and real clips beside the checkout")
+        pytest.skip("no folder of golden values and real clips next to the checkout")
     return REFERENCE
 
 

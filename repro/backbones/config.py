@@ -181,7 +181,7 @@ def choose_cells(
     layers: Sequence[Layer] | None = None,
     grid: bool = False,
 ) -> tuple[Cell, ...]:
-    """Return every pair of the given timesteps and layers; None stands for the backbone's default.
+    """Return every pair of the given timesteps and layers; None means the backbone's default.
 
     Timesteps are ignored for a backbone without a noise schedule, and layers for one without numbered layers, so that such
     a backbone can be requested together with one that has them.

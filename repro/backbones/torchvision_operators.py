@@ -27,7 +27,7 @@ def declare_torchvision_operators() -> None:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        # Forget the half-imported modules, so that the next import starts anew.
+        # Forget the half-imported modules, so that the next import starts again.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         for operator in ("nms", "qnms"):

@@ -218,5 +218,5 @@ def quiet_libraries() -> None:
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
-    # A pooled connection would go on writing to a database that has been renamed and replaced.
+    # A pooled connection would continue writing to a database that has been renamed and replaced.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"

@@ -166,7 +166,7 @@ def _read_sheet_clips(sheet: Rows, classes: int, folder: Path) -> Iterator[_Shee
 def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
     if isinstance(value, int | float):
         raise DataError(
-            f"{what}: the number {value}, expected text: a spreadsheet program saved the file anew, which may also have "
+            f"{what}: the number {value}, expected text: a spreadsheet program saved the file again, which may also have "
             "turned '2,40' into 240: fetch the publisher's file again"
         )
     # ASCII: \d also matches digits of other scripts, which are no label ids.
@@ -219,7 +219,7 @@ def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...
             raise DataError(f"{where}: Label {label} is listed twice, for {names[label]} and {action}")
         else:
             names[label] = action.strip()
-    # With two labels missing, which name belongs to which id could not be told.
+    # With two labels missing, which name belongs to which id could not be known.
     left = [label for label in range(classes) if label not in names]
     if len(left) != len(without) or len(left) > 1:
         raise DataError(

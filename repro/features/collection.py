@@ -45,7 +45,7 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
         raise UsageError(f"{folder} is a file: name its folder" if folder.exists() else f"{folder}: no such folder")
     found = []
     for place, folders, files in os.walk(folder):
-        # Sorted, and changed in place, which is how os.walk is told where to go. Hidden folders hold caches and thumbnails.
+        # Sorted, and changed in place, which is how os.walk learns where to go. Hidden folders hold caches and thumbnails.
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and not (skip and (Path(place) / name).samefile(skip))
         )

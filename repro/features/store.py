@@ -1,6 +1,6 @@
 """The feature store: one folder per content key, and in it one per collection of clips.
 
-    <backbone>-<key>/manifest.json           what the key stands for
+    <backbone>-<key>/manifest.json           what the key is made of
     <backbone>-<key>/origins/<origin>.json   machines and software that computed entries, each entry naming its own
     <backbone>-<key>/<collection>/clips/     a safetensors file per clip, cells in it
     <backbone>-<key>/<collection>/packed/    the same by cell, once all clips are extracted (repro/features/packed.py)

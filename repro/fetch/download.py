@@ -165,7 +165,7 @@ def _start_part(source: DownloadSource, response: HTTPResponse, part: Path) -> _
             f"{where}: the server offers {total} bytes, expected {source.bytes}: it is another file: name another place "
             "with --from"
         )
-    # Without length, chunks or hash a dropped connection could not be told from the end of the file.
+    # Without length, chunks or hash a dropped connection could not be known from the end of the file.
     if total is None and not response.chunked and source.bytes is None and source.sha256 is None:
         raise MissingError(f"{where}: the server does not say how long the file is: {source.remedy}")
     # The old part goes before the new info is written: killed in between, no part is taken for another version's.

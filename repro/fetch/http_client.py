@@ -82,7 +82,7 @@ def request_file(source: DownloadSource, *, first: int = 0, validator: str | Non
 
 
 def error_of_status(status: int, source: DownloadSource) -> ReproError | DroppedError:
-    """Return the error that stands for an HTTP status without a file."""
+    """Return the error for an HTTP status without a file."""
     where = printable_url(source.url)
     if status in TEMPORARY_STATUSES:
         return DroppedError(f"{where} answers HTTP {status}")
@@ -109,7 +109,7 @@ def printable_url(url: str) -> str:
 
 
 def _error_of_reason(reason: object, source: DownloadSource, first: int) -> ReproError | DroppedError:
-    """Return the error that stands for a failure to connect."""
+    """Return the error for a failure to connect."""
     where = printable_url(source.url)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return MissingError(

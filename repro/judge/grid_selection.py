@@ -36,7 +36,7 @@ def has_grid(row: Row) -> bool:
 def choose_grid_part(
     cells: Sequence[Cell], timesteps: Sequence[int] | None, layers: Sequence[int] | None
 ) -> tuple[Cell, ...]:
-    """Return the cells at the given timesteps and layers; None stands for all of them.
+    """Return the cells at the given timesteps and layers; None means all of them.
 
     Raises:
         UsageError: the grid has no such timestep or layer.

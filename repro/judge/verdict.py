@@ -110,7 +110,7 @@ def judge_values(expected: Expected, values: Sequence[float], cells: int = 1, of
         return Outcome.INCONCLUSIVE, f"{k} runs of {plan} planned; {interval}{also}"
     inside = abs(difference) <= half
     # Two one-sided t tests (Schuirmann 1987) at level ALPHA are equivalent to this: the two-sided 90 % interval, widened by
-    # the rounding, lies within the margin. So the quantile is at 1 - ALPHA here, and at 1 - ALPHA / 2 above.
+    # the rounding, is within the margin. So the quantile is at 1 - ALPHA here, and at 1 - ALPHA / 2 above.
     if abs(difference) + float(stdtrit(k - 1, 1 - ALPHA)) * error + expected.rounding <= expected.margin:
         return Outcome.REPRODUCED, f"equivalent within the margin; {interval}{also}"
     if abs(difference) <= expected.margin:

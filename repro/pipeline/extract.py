@@ -214,7 +214,7 @@ def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig
 def _open_collection(source: str, workspace: Workspace) -> Collection:
     name, _, split = source.partition("/")
     folder = Path(source)
-    # A folder named as a data set is only meant if the path goes on below it.
+    # A folder named as a data set is only meant if the path continues below it.
     if name in user_dataset_names() and (not split or not folder.exists()):
         dataset = open_dataset(load_dataset(name), workspace)
         return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)

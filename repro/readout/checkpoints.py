@@ -97,7 +97,7 @@ def describe_training(
 
     def hash_split(split: Sequences) -> str:
         lengths = [len(features) for features in split.features]
-        # Lengths stand in for the features: their values are many gigabytes, and are part of the run's content key.
+        # Lengths represent the features: their values are many gigabytes, and are part of the run's content key.
         return content_key([split.clips, lengths, split.targets.tolist()])
 
     return {

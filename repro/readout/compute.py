@@ -58,7 +58,7 @@ class Compute:
         """Apply these settings to PyTorch within the block and restore the caller's afterwards, random state included."""
         device = torch.device(self.device)
         precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-        # The caller's settings, restored at the end: they are global, and a test or a notebook may go on with other work.
+        # The caller's settings, restored at the end: they are global, and a test or a notebook may continue with other work.
         deterministic = torch.are_deterministic_algorithms_enabled()
         warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
         if self.deterministic:

@@ -111,5 +111,5 @@ def class_prior_scores(
 
 def constant_scores(targets: Targets, segments: Segments | None = None) -> dict[str, float]:
     """Scores of a collapsed readout, which gives every clip and class the same score."""
-    # Any constant gives the same ranking; zeros stand for all.
+    # Any constant gives the same ranking; zeros serve as any.
     return all_scores(np.zeros(targets.shape), targets, segments)

@@ -1,6 +1,6 @@
 """The runs in MLflow: a view of the run records, which can be rebuilt from them at any time.
 
-Nothing reads the database back. So whatever is wrong with it, the remedy is the same: set it aside and log every run anew.
+Nothing reads the database back. So whatever is wrong with it, the remedy is the same: set it aside and log every run again.
 """
 
 import logging

@@ -191,7 +191,7 @@ def _serve(pipe: Connection, prepare: Callable[..., Work]) -> None:
 def _end_with_parent() -> None:
     """End this process when its parent ends, also when that is killed.
 
-    A killed parent sends its workers nothing, and a worker in the middle of a long job does not read its pipe. It would go on
+    A killed parent sends its workers nothing, and a worker in the middle of a long job does not read its pipe. It would continue
     and write the same files as the worker of a resumed run, at the same time.
     """
     parent = multiprocessing.parent_process()

@@ -45,7 +45,7 @@ def parse(text: str, arguments: dict[str, str] | None = None) -> Definition:
     """Read a definition; `arguments` stand over those of its %arguments, as --build-arg does.
 
     Raises:
-        DefinitionError: an unknown header or section, one that stands twice, an argument nobody set, no %post.
+        DefinitionError: an unknown header or section, one that occurs twice, an argument nobody set, no %post.
     """
     definition = Definition()
     bodies: dict[str, list[str]] = {}
@@ -57,7 +57,7 @@ def parse(text: str, arguments: dict[str, str] | None = None) -> Definition:
             if section not in SECTIONS:
                 raise DefinitionError(f"line {number}: unknown section %{section}")
             if section in bodies:
-                raise DefinitionError(f"line {number}: section %{section} stands twice")
+                raise DefinitionError(f"line {number}: section %{section} occurs twice")
             if start[2]:
                 raise DefinitionError(f"line {number}: words behind %{section}: '{start[2]}'")
             bodies[section] = []

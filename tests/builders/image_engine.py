@@ -26,7 +26,7 @@ def missing_tools() -> list[str]:
 
 
 def pip_settings() -> dict[str, list[str]]:
-    """Certificate and folders that pip is told of on this machine, wherever it is told."""
+    """Certificate and folders that pip is given on this machine, wherever that is configured."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout

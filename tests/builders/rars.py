@@ -37,7 +37,7 @@ def _file(name: str, content: bytes, mode: int) -> bytes:
 
 
 STAND_IN = '''
-"""Lists (-t, -t -v) and extracts (-x -C) stored rar archives; does as it is told, whatever the names."""
+"""Lists (-t, -t -v) and extracts (-x -C) stored rar archives; does what it is asked, whatever the names."""
 import os, struct, sys, zlib
 words = sys.argv[1:]
 data = open(words[words.index("-f") + 1], "rb").read()

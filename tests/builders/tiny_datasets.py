@@ -1,4 +1,4 @@
-"""Tiny data sets in each owner's exact layout: the same folders, file names, sheets, columns and quoting, with clips drawn
+"""Tiny data sets in each publisher's exact layout: the same folders, file names, sheets, columns and quoting, with clips drawn
 here. Counts of the real ones do not apply to them: each comes with a config that carries its own."""
 
 import csv

@@ -19,7 +19,7 @@ from repro.datasets.config import SplitFacts
 from repro.records.record import RunRecord, find_runs
 
 TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "videomaev2": "videomaev2_tiny"}
-"""What stands in for each; sdv2 follows svd_xt."""
+"""The replacement of each; sdv2 follows svd_xt."""
 EPOCHS = 2
 
 

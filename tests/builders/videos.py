@@ -95,7 +95,7 @@ def _mux(path: Path, chunks: Sequence[bytes], times: Sequence[int]) -> Path:
 
 
 def copy_trimmed(source: Path, path: Path, first: int) -> Path:
-    """Cut the beginning off without encoding anew, as phones do: frames before `first` are stored but not shown."""
+    """Cut the beginning off without encoding again, as phones do: frames before `first` are stored but not shown."""
     with av.open(str(source)) as reading, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(reading.streams.video[0])
         base = reading.streams.video[0].time_base

@@ -109,7 +109,7 @@ def test_faulty_clips_are_named_and_the_others_decoded(
     tiny_data.film(text.path, 99)
     assert text.id not in find_missing(hmdb.split("full"), hmdb.folder, done.manifest)
     again = audit_dataset(hmdb, workspace, 1, reporter)
-    assert (again.decoded, again.reused) == (2, 20)  # what was mended, and what failed
+    assert (again.decoded, again.reused) == (2, 20)  # what was repaired, and what failed
     assert not by_id(again.manifest)[text.id].error
 
 

@@ -124,7 +124,7 @@ def test_views_that_do_not_add_up_are_reported(workspace: Workspace) -> None:
     assert notes[1].endswith("CharadesEgo/CharadesEgo_v1_test.csv lists 2: they differ in 2, as 46GP8")
 
 
-# The real files, where they lie beside the checkout.
+# The real files, if they are next to the checkout.
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def real(reference: Path, workspace: Workspace) -> Callable[[str], Dataset]:
         folder.mkdir(parents=True)
         data = reference / "data"
         if not data.is_dir():
-            pytest.skip("no real annotation files beside the checkout")
+            pytest.skip("no real annotation files next to the checkout")
         target, source = {
             "ucf101": ("ucfTrainTestlist", data / "ucf_hmdb" / "ucf101_official_split1"),
             "hmdb51": ("testTrainMulti_7030_splits", data / "ucf_hmdb" / "hmdb51_official_split1"),

@@ -191,7 +191,7 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path, kind: str, left: float | s
     archive = tmp_path / f"set{kind}"
     write(archive, {f"{n}.avi": os.urandom(1500 + n) for n in range(20)})
     whole = archive.read_bytes()
-    # A tar cut between two members lacks nothing but its end mark.
+    # A tar cut between two members has everything but its end mark.
     end = 20 * 2048 if kind == ".tar" else len(whole) - 4
     archive.write_bytes(whole[: end if left == "end" else int(len(whole) * float(left))])
     with pytest.raises(DataError) as caught:

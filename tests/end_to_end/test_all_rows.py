@@ -1,4 +1,4 @@
-"""All 24 rows from their owners' files to a record, on tiny data, weights of all four backbones, and the shipped code."""
+"""All 24 rows from their publishers' files to a record, on tiny data, weights of all four backbones, and the shipped code."""
 
 import json
 import shutil
@@ -103,7 +103,7 @@ def test_a_workspace_may_move(
 def test_with_permuted_labels_the_score_falls_to_chance(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Planted features that say the class: learnt when the owners' file has the labels in order, not when it has them mixed."""
+    """Planted features that say the class: learnt when the publishers' file has the labels in order, not when it has them mixed."""
     shutil.copytree(folder / "configs", tmp_path / "configs")
     use_shipped(monkeypatch, configs=tmp_path / "configs")
     load_row.cache_clear()

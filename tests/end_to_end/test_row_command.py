@@ -101,10 +101,10 @@ def test_killed_ten_times_a_row_ends_with_the_same_record(folder: Path, tmp_path
 
 def kills(folder: Path, tmp_path: Path, name: str, shares: Sequence[float]) -> dict[str, int]:
     """Run a row undisturbed, then elsewhere kill it after these shares of the time that took; where it was quicker than its
-    killer, its record is compared and it begins anew, until as many kills have struck. How often what was there then."""
-    begun = time.monotonic()
+    killer, its record is compared and it starts again, until as many kills have struck. How often what was there then."""
+    started = time.monotonic()
     undisturbed = _ended(folder, _place(folder, tmp_path / "undisturbed"), name)
-    whole = time.monotonic() - begun
+    whole = time.monotonic() - started
     seen: Counter[str] = Counter()
     place = _place(folder, tmp_path / "0")
     for share in shares:

@@ -24,9 +24,9 @@ def test_listing_is_quick_after_the_containers_own_start(engine: Engine, image: 
     def seconds(*words: str) -> float:
         times = []
         for _ in range(3):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             assert engine.container(image, *words).code == 0
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - started)
         return min(times)
 
     assert seconds("repro", "list") - seconds("true") < 1.0

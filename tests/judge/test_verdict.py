@@ -111,7 +111,7 @@ def test_a_whole_grid_is_judged_by_its_best_cell() -> None:
 
 
 @pytest.mark.slow
-def test_with_a_cell_lacking_the_rows_own_is_judged() -> None:
+def test_with_a_missing_cell_the_rows_own_is_judged() -> None:
     runs = [one for seed in range(5) for one in cell_runs(seed, 0.70, CELLS[:-1])]
     judged = verdict("ucf_hmdb", *runs)
     assert judged.outcome is Outcome.INCONCLUSIVE
@@ -225,7 +225,7 @@ def test_what_does_not_measure_the_row_is_not_judged_and_named(change: dict[str,
     assert said in left_out[0][1]
 
 
-def lacking(run: RunRecord, **ids: int) -> RunRecord:
+def with_missing_clips(run: RunRecord, **ids: int) -> RunRecord:
     """`run` without some clips of its train or test split, as --allow-missing records it."""
     for part, count in ids.items():
         split = getattr(run, part)
@@ -237,7 +237,7 @@ def lacking(run: RunRecord, **ids: int) -> RunRecord:
 
 
 def test_missing_test_clips_widen_the_margin_of_accuracy() -> None:
-    """30 of HMDB51's 1,200 clips: 2.5 points beside the margin of 2."""
+    """30 of HMDB51's 1,200 clips: 2.5 points in addition to the margin of 2."""
     for score, gone, outcome in (
         (0.765 + 0.044, 30, Outcome.WITHIN_MARGIN),
         (0.765 + 0.046, 30, Outcome.INCONCLUSIVE),
@@ -245,10 +245,10 @@ def test_missing_test_clips_widen_the_margin_of_accuracy() -> None:
         (0.765 - 0.044, 30, Outcome.WITHIN_MARGIN),
     ):
         run = record("ucf_hmdb_sdv2", 1, score)
-        judged = verdict("ucf_hmdb_sdv2", lacking(run, test=gone) if gone else run)
+        judged = verdict("ucf_hmdb_sdv2", with_missing_clips(run, test=gone) if gone else run)
         assert judged.outcome is outcome
         assert judged.margin == pytest.approx(2 + 100 * gone / 1200)
-    judged = verdict("ucf_hmdb_sdv2", lacking(record("ucf_hmdb_sdv2", 1, 0.765), test=30))
+    judged = verdict("ucf_hmdb_sdv2", with_missing_clips(record("ucf_hmdb_sdv2", 1, 0.765), test=30))
     assert "30 of 1200 test clips missing, margin wider by 2.50" in judge.format_verdict(judged)
     assert "margin 4.5" in judge.format_verdict(judged)
     assert (judge.verdict_as_json(judged)["margin"], judge.verdict_as_json(judged)["margin_widened_by"]) == (4.5, 2.5)
@@ -256,16 +256,16 @@ def test_missing_test_clips_widen_the_margin_of_accuracy() -> None:
 
 def test_nothing_is_allowed_for_other_missing_clips() -> None:
     """No such bound holds for average precision, or for what was learnt from."""
-    judged = verdict("ak_full_sdv2", lacking(record("ak_full_sdv2", 1, 0.80), test=60))
+    judged = verdict("ak_full_sdv2", with_missing_clips(record("ak_full_sdv2", 1, 0.80), test=60))
     assert (judged.outcome, judged.allowance) == (Outcome.INCONCLUSIVE, 0.0)
     assert "60 of 6096 test clips missing, for which nothing is allowed" in judged.reason
-    judged = verdict("ucf_hmdb_sdv2", lacking(record("ucf_hmdb_sdv2", 1, 0.80), train=100))
+    judged = verdict("ucf_hmdb_sdv2", with_missing_clips(record("ucf_hmdb_sdv2", 1, 0.80), train=100))
     assert (judged.outcome, judged.allowance) == (Outcome.INCONCLUSIVE, 0.0)
     assert "100 of 1438 training clips missing, for which nothing is allowed" in judged.reason
 
 
 def test_clips_that_are_neither_there_nor_said_to_be_missing() -> None:
-    run = lacking(record("ucf_hmdb_sdv2", 1, 0.765), test=30)
+    run = with_missing_clips(record("ucf_hmdb_sdv2", 1, 0.765), test=30)
     short = run.model_copy(update={"test": run.test.model_copy(update={"missing_clips": ("a",)})})
     assert "1170 clips of hmdb51/full, which has 1200" in judge.judge_rows(ROWS, [short])[1][0][1]
 
@@ -296,7 +296,7 @@ def test_exit_codes() -> None:
     assert code([76.5], True) is Exit.OK
 
 
-def test_an_assumed_checkpoint_is_said_beside_the_verdict() -> None:
+def test_an_assumed_checkpoint_is_named_with_the_verdict() -> None:
     line = judge.format_verdict(verdict("ak_full_vjepa", record("ak_full_vjepa", 1, 0.7864)))
     assert "WITHIN MARGIN" in line
     assert line.endswith("[checkpoint assumed]")

@@ -192,7 +192,7 @@ def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPa
     assert len(list(featured.runs.glob(f"*/*/{STATE}"))) == 1
     before = records(featured)
     cells = trained(monkeypatch)
-    run(featured, GridRequest((25,), (9,)))  # beside the unfinished one
+    run(featured, GridRequest((25,), (9,)))  # next to the unfinished one
     run(featured)
     assert cells == ["t25_layer09", "t25_layer08"]
     assert set(records(featured)) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
@@ -255,7 +255,7 @@ def test_both_protocols_are_reported_together(featured: Workspace, capsys: pytes
     pair = GridRequest((20, 25), (9,), seeds=2)
     run(featured, pair)
     first = capsys.readouterr().out
-    assert "the honest selection beside it: the same command with --protocol both" in first
+    assert "the honest selection too: the same command with --protocol both" in first
     assert "honest protocol" not in first
     run(featured, replace(pair, protocols=("honest",)))
     captured = capsys.readouterr().out

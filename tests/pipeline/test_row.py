@@ -175,5 +175,5 @@ def test_a_record_lists_missing_clips_and_scores_of_subsets(
     assert subset.last_epoch.scores == pytest.approx(expected)
     best = subset.best_epoch_on_test.scores[row.metric]
     assert best >= subset.last_epoch.scores[row.metric]
-    # A manifest is no input of a number: another one trains nothing anew.
+    # A manifest is no input of a number: another one trains nothing again.
     assert recorded(replace(data, manifests={})) == record

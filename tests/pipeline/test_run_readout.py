@@ -175,7 +175,7 @@ def test_a_killed_stage_resumes_and_a_changed_recipe_is_refused(
     run()
     assert done == [3, 4, 1, 2, 3, 4]
     assert (folder / "last_epoch.safetensors").read_bytes() == resumed
-    run(row=row(weight_decay=0.5))  # nothing unfinished stands in its way
+    run(row=row(weight_decay=0.5))  # no unfinished run prevents it
 
 
 def test_a_trained_readout_scores_a_clip_as_the_run_did(run: Run, workspace: Workspace) -> None:

@@ -341,7 +341,7 @@ def test_damaged_rates_are_said_and_set_aside_when_there_are_new_ones(workspace:
 
 
 def lists(data: Path) -> None:
-    """Lists in the owners' layout with as many clips as the real ones."""
+    """Lists in the publishers' layout with as many clips as the real ones."""
     ucf, hmdb = data / "ucf101" / "ucfTrainTestlist", data / "hmdb51" / "testTrainMulti_7030_splits"
     ucf.mkdir(parents=True)
     hmdb.mkdir(parents=True)

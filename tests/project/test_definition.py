@@ -47,7 +47,7 @@ def test_arguments_are_filled_in() -> None:
     ("text", "said"),
     [
         (GOOD + "%psot\n", "line 9: unknown section %psot"),
-        (GOOD + "%post\n", "line 9: section %post stands twice"),
+        (GOOD + "%post\n", "line 9: section %post occurs twice"),
         (GOOD + "%test -x\n", "words behind %test"),
         (GOOD.replace("B=x", "C=x"), "argument B is set nowhere"),
         (GOOD.replace("B=x", "B"), "expected NAME=value"),

@@ -29,7 +29,7 @@ from repro.table.row import Row, row_backbone, row_datasets
 from repro.table.rows import extra_names, load_row, row_names
 
 # Of each config below generative-models/configs: epochs, learning rate, weight decay, mixup, length, layers (0: linear),
-# loss and seed, as they stand there; None where the grid's script, which is not released, says it.
+# loss and seed, as they are written there; None where the grid's script, which is not released, says it.
 AK = (15, 3e-5, 1e-4, 0.2, 150, 6, "focal 0.25", 52)
 CHARADES = (10, 1e-4, 1e-3, 0.3, 400, 7, "focal 1", 62)
 CHARADES_15, CHARADES_20 = ((n, *CHARADES[1:]) for n in (15, 20))
@@ -195,8 +195,8 @@ def test_the_table_of_the_releases_configs_is_whole() -> None:
         published[reporter.command.removeprefix("bash configs/")] = name
     rows = published | by_source()
     assert set(table) == set(rows) | NO_ROW
-    for source, told_row in table.items():
-        assert told_row.startswith("none: ") if source in NO_ROW else told_row == f"`{rows[source]}`"
+    for source, listed in table.items():
+        assert listed.startswith("none: ") if source in NO_ROW else listed == f"`{rows[source]}`"
     named = {name for name in extra_names() if f"`{name}`" in (ROOT / "docs" / "extras.md").read_text()}
     assert {name for name in OURS if "_up_" not in name} <= named
 

@@ -92,7 +92,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """Else they would train beside the workers of the resumed run."""
+    """Else they would train next to the workers of the resumed run."""
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:

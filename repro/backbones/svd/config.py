@@ -39,7 +39,7 @@ class SvdConditioning(Config):
     # Left out of dumps if None, so that it does not enter the content keys of features made before the key existed.
     actions_of: SplitName | None = Field(default=None, exclude_if=lambda split: split is None)
     """<data set>/<split> whose class names the texts are."""
-    # Defaults of sgm's scripts/sampling/simple_video_sample.py, like the noise seed 23 below. 6 stands for 7 frames per second.
+    # Defaults of sgm's scripts/sampling/simple_video_sample.py, like the noise seed 23 below. 6 means 7 frames per second.
     fps_id: int = 6
     motion_bucket_id: int = 127
     noise_augmentation: Annotated[float, Field(ge=0)] = 0.02

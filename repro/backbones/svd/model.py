@@ -260,7 +260,7 @@ class SvdModel:
     def _repeating_black(
         self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"], real: int
     ) -> Float[Tensor, "T ..."]:
-        """Apply `network` to the real frames and to a single black frame, whose output stands for all black frames."""
+        """Apply `network` to the real frames and to a single black frame, whose output serves as that of all black frames."""
         frames = len(picture)
         out = self._in_batches(network, picture[: min(real + 1, frames)])
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out

@@ -40,7 +40,7 @@ def compute_plain_window(
     features: dict[Place, Tensor] = {}
     with fp32_products(config.precision):
         for timestep in request.timesteps:
-            # Everything anew for each timestep, as the release's loop does.
+            # Everything again for each timestep, as the release's loop does.
             picture = pictures.to_pixels(frames, config.size, where)
             grain = torch.from_numpy(noise.sample("augmentation", tuple(picture.shape))).to(where)
             noisy = picture + settings.noise_augmentation * grain

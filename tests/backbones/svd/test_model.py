@@ -71,7 +71,7 @@ def deviation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_what_is_left_out_changes_nothing(
     tiny: SvdConfig, loaded: Networks, complete: Networks, frames: np.ndarray, mixing: bool, changes: dict[str, object]
 ) -> None:
-    """Against the computation as released: doubled batch, complete UNet, VAE and image tower anew for each timestep."""
+    """Against the computation as released: doubled batch, complete UNet, VAE and image tower again for each timestep."""
     config = changed(tiny, **changes)
     # Without conditioning next to nothing enters the UNet at the noisiest timesteps (the latent is scaled by 1/700), and its
     # normalisations magnify float noise: 7e-5 at timestep 0, 4e-5 at 10, 5e-6 at 15, 7e-7 from 20 on.

@@ -185,7 +185,7 @@ def test_the_fast_path_with_texts_is_the_plain_one(tiny: SvdConfig, tiny_checkpo
         plain = compute_plain_window(config, complete, wanted, window, NOISE, text=text)
         for cell, mean in found.items():
             assert float((mean[:3] - plain[cell][:3]).norm() / plain[cell][:3].norm()) < 5e-6
-        # The order of the texts does not matter, and equal ones are as one: so "" stands once, not once a class.
+        # The order of the texts does not matter, and equal ones are as one: so "" is computed once, not once a class.
         turned = SvdModel(config, loaded, {"": wanted}, text=text.flip(0)).compute_window(window, 3, NOISE)[""]
         assert torch.allclose(turned[(20, 9)], found[(20, 9)], atol=1e-5)
         once, often = (

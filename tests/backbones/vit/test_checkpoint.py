@@ -69,12 +69,12 @@ def training(tensors: Tensors) -> dict[str, Any]:
 
 def pretraining(tensors: Tensors) -> dict[str, Any]:
     """As OpenGVLab/VideoMAEv2 saves it."""
-    beside = {
+    others = {
         "decoder.blocks.0.norm1.weight": torch.zeros(3),
         "encoder_to_decoder.weight": torch.zeros(2),
         "mask_token": torch.zeros(1),
     }
-    return {"model": prefixed(tensors, "encoder.") | beside}
+    return {"model": prefixed(tensors, "encoder.") | others}
 
 
 WAYS: dict[str, tuple[str, Callable[[Tensors], dict[str, Any]], str]] = {
@@ -122,7 +122,9 @@ def tuned(tensors: Tensors) -> Tensors:
     }  # fmt: skip
 
 
-def test_a_fine_tuned_encoder_is_told_from_a_pre_trained_one(tmp_path: Path, weights: dict[str, Tensors]) -> None:
+def test_a_fine_tuned_encoder_is_distinguished_from_a_pre_trained_one(
+    tmp_path: Path, weights: dict[str, Tensors]
+) -> None:
     path = tmp_path / "tuned.pth"
     torch.save({"module": tuned(weights["videomaev2"])}, path)
     with pytest.raises(

@@ -470,7 +470,7 @@ def test_verify_compares_on_this_machine(tmp_path: Path) -> None:
 def test_what_a_clip_has_is_not_computed_again_for_another(
     rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clip that lacks one backbone's features does not go through another's, nor is its file written."""
+    """A clip without one backbone's features does not go through another's, nor is its file written."""
     clips = tuple(Clip(name, path, (0,)) for name, path in list(rendered.items())[:3])
     both = make_requests(tmp_path, "mean_colour", "vjepa_tiny")
     extract_missing(Collection("clips", clips[:2]), both[:1], Execution(), {"by": "before"}, reporter)
