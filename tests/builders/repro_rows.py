@@ -20,9 +20,17 @@ def colour_row(name: str, epochs: int) -> Row:
     return row.model_copy(update={"backbone": "mean_colour", "features": Cell(layer="final"), "readout": recipe})
 
 
-def run_here(row: Row, workspace: Workspace, request: RowRequest = ONCE, *, as_json: bool = False) -> None:
+def run_here(
+    row: Row,
+    workspace: Workspace,
+    request: RowRequest = ONCE,
+    *,
+    as_json: bool = False,
+    allow_damaged: bool = False,
+) -> None:
     """What `repro ROW` does once nothing is missing, in this process."""
-    records = run_row(row, request, workspace, Execution(workers=1), Compute(), Reporter(to_stderr=as_json))
+    execution = Execution(workers=1, allow_damaged=allow_damaged)
+    records = run_row(row, request, workspace, execution, Compute(), Reporter(to_stderr=as_json))
     print_records(row, records, as_json=as_json)
 
 

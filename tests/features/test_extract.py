@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.reporters import RecordingReporter
+from builders.videos import Video, write_video
 
 from repro.backbones.config import Cell, Frames
 from repro.backbones.extractor import Backbone, Execution
@@ -22,6 +23,7 @@ from repro.datasets.split import Clip
 from repro.features import extract as extracting
 from repro.features.collection import Collection
 from repro.features.extract import Extraction, FeatureRequest, extract_missing
+from repro.features.pack_collection import pack_collection
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import FeatureStore, StoredAs
 from repro.smoke.clips import encode_scene
@@ -72,10 +74,10 @@ def run_extraction(
     *requests: FeatureRequest,
     workers: int = 1,
     batch: int | None = None,
+    allow_damaged: bool = False,
 ) -> Extraction:
-    return extract_missing(
-        Collection("clips", tuple(some)), requests, Execution(workers=workers, batch=batch), {"by": "test"}, reporter
-    )
+    execution = Execution(workers=workers, batch=batch, allow_damaged=allow_damaged)
+    return extract_missing(Collection("clips", tuple(some)), requests, execution, {"by": "test"}, reporter)
 
 
 def test_padding_is_black_and_at_the_end() -> None:
@@ -268,6 +270,33 @@ def test_a_failed_clip_is_reported_and_the_others_continue(
     assert set(listed) == {"bad", "absent"}
     assert run_extraction([bad, *good], reporter, request).extracted == ["bad"]
     assert not (request.store.folder / "failed.json").exists()
+
+
+def test_a_damaged_clip_is_refused_unless_allowed(
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    cut = Clip("cut", write_video(tmp_path / "cut.mkv", Video("cut.mkv"), 60), (0,))
+    cut.path.write_bytes(cut.path.read_bytes()[: cut.path.stat().st_size // 2])
+    good = list_clips(rendered)[0]
+    request = mean_colour_request(tmp_path)
+    refused = run_extraction([cut, good], reporter, request)
+    assert list(refused.failed) == ["cut"]
+    assert "--allow-damaged" in refused.failed["cut"]
+    assert refused.extracted == [good.id]
+    allowed = run_extraction([cut, good], reporter, request, allow_damaged=True)
+    assert allowed.extracted == ["cut"]
+    assert "used as far as it decodes" in reporter.warnings[-1]
+    entry = request.store.read_clip("cut")
+    assert entry is not None
+    assert entry.reader == "pyav, damaged clip"
+    assert 0 < len(entry.features["final"]) < 15
+    # Stored features of a damaged clip are as little taken in silence as the clip itself, in its own file and in a pack.
+    for pack in (False, True):
+        if pack:
+            assert pack_collection(request.store, reporter.warn) == 2
+        again = run_extraction([cut, good], reporter, request)
+        assert (list(again.failed), again.reused) == (["cut"], [good.id])
+        assert run_extraction([cut, good], reporter, request, allow_damaged=True).reused == ["cut", good.id]
 
 
 @pytest.mark.parametrize(("value", "stored_as"), [(np.nan, "float32"), (np.inf, "float32"), (7e4, "float16")])

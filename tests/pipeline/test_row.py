@@ -98,6 +98,22 @@ def test_a_row_runs_is_reused_and_predicts(
 
 
 @pytest.mark.slow
+def test_damaged_clips_are_refused_unless_allowed_and_recorded(
+    place: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next((place.data / "hmdb51" / "hmdb51_org").rglob("*.avi"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 5])
+    with pytest.raises(MissingError, match=r"1 of .* clips could not be read"):
+        run_here(colour(), place)
+    assert "--allow-damaged" in capsys.readouterr().err
+    run_here(colour(), place, allow_damaged=True)
+    (record,) = records(place)
+    assert record.features.readers["pyav, damaged clip"] == 1
+    with pytest.raises(MissingError, match=r"1 of .* clips of hmdb51/full are damaged.*--allow-damaged"):
+        read_out_here(colour(), place)
+
+
+@pytest.mark.slow
 def test_missing_clips_are_refused_unless_allowed_and_recorded(
     place: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

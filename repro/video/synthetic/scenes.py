@@ -150,6 +150,6 @@ def capsule(picture: Picture, start: tuple[int, int], end: tuple[int, int], radi
     dot = x * along_x + y * along_y
     near_start = x**2 + y**2 <= radius**2
     near_end = (x - along_x) ** 2 + (y - along_y) ** 2 <= radius**2
-    others = (dot > 0) & (dot < length2) & ((x * along_y - y * along_x) ** 2 <= radius**2 * length2)
-    inside: Bool[np.ndarray, "h w"] = near_start | near_end | others
+    between = (dot > 0) & (dot < length2) & ((x * along_y - y * along_x) ** 2 <= radius**2 * length2)
+    inside: Bool[np.ndarray, "h w"] = near_start | near_end | between
     picture[low_y:high_y, low_x:high_x][inside] = colour
