@@ -9,14 +9,40 @@ import json
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from repro.core.files import open_regular_file
 
 SETTLED = 2.0
 """Seconds since a file's last change before its hash is cached: a later change could leave the same time stamp."""
 
-_Stamp = tuple[str, int, int, int]
-"""Absolute path, size in bytes, time of last change in ns, inode."""
+
+class FileStamp(NamedTuple):
+    """What tells one state of a file from another without reading it."""
+
+    path: str
+    """Absolute path."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Time of the last change of the contents. Any program can set it: rsync, cp -p and touch do."""
+    ctime_ns: int
+    """Time of the last change of contents or attributes. Set by the kernel alone, so contents that were overwritten have a
+    later one even if size and mtime were restored."""
+    inode: int
+    """Tells a file that was renamed over another one of equal size and times."""
+
+    @classmethod
+    def of(cls, path: Path) -> "FileStamp":
+        """Return the stamp of a file in its present state.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        stat = path.stat()
+        return cls(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -35,9 +61,17 @@ def content_key(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's bytes with sha256; returns 64 hex digits."""
-    with path.open("rb") as file:
+    """Hash a file's bytes with sha256; returns 64 hex digits.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open_regular_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_READ_HERE: dict[FileStamp, str] = {}
+"""sha256 of the files that this process has read through with `reread_sha256`."""
 
 
 class FileHashes:
@@ -56,15 +90,35 @@ class FileHashes:
         Raises:
             OSError: it cannot be read.
         """
-        stamp = _stamp(path)
+        stamp = FileStamp.of(path)
         known = self._known.get(stamp)
         if known is not None:
             return known
         digest = file_sha256(path)
         # Cached only if the file did not change while it was read, and changed last long enough ago that a further
-        # change would show in its time stamp.
-        if _stamp(path) == stamp and time.time() - stamp[2] / 1e9 > SETTLED:
+        # change would show in its time stamps.
+        if FileStamp.of(path) == stamp and time.time() - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 > SETTLED:
             self._add(stamp, digest)
+        return digest
+
+    def reread_sha256(self, path: Path) -> str:
+        """Hash a file by reading it, whatever is cached; at most once per process while its stamp stays the same.
+
+        For bytes that changed without a trace in the stamp, as a failing disk changes them. A cached hash that turns out to
+        be wrong is replaced.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        stamp = FileStamp.of(path)
+        digest = _READ_HERE.get(stamp)
+        if digest is None:
+            digest = file_sha256(path)
+            if FileStamp.of(path) == stamp:
+                _READ_HERE[stamp] = digest
+        if self._known.get(stamp, digest) != digest:
+            with suppress(OSError):  # a workspace that cannot be written to
+                self._add(stamp, digest)
         return digest
 
     def known(self, path: Path) -> str | None:
@@ -73,9 +127,9 @@ class FileHashes:
         Raises:
             OSError: there is no such file.
         """
-        return self._known.get(_stamp(path))
+        return self._known.get(FileStamp.of(path))
 
-    def _add(self, stamp: _Stamp, digest: str) -> None:
+    def _add(self, stamp: FileStamp, digest: str) -> None:
         self._known[stamp] = digest
         line = json.dumps([*stamp, digest], ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,23 +141,19 @@ class FileHashes:
             os.close(handle)
 
 
-def _stamp(path: Path) -> _Stamp:
-    # The inode tells a file that was renamed over another one of equal size and time (rsync and cp -p keep times).
-    stat = path.stat()
-    return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
-def _read_lines(path: Path) -> dict[_Stamp, str]:
-    known: dict[_Stamp, str] = {}
+def _read_lines(path: Path) -> dict[FileStamp, str]:
+    known: dict[FileStamp, str] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError:
         return known
     for line in lines:
         try:
-            name, size, changed, inode, digest = json.loads(line)
+            *stamp, digest = json.loads(line)
             if re.fullmatch("[0-9a-f]{64}", digest):
-                known[(name, size, changed, inode)] = digest
-        except (ValueError, TypeError):  # the last line of a killed writer, or a line of another version
+                known[FileStamp(*stamp)] = digest
+        # The last line of a killed writer, or a line of another version: one with fewer parts has no ctime, and its file is
+        # read again.
+        except (ValueError, TypeError, RecursionError):
             continue
     return known

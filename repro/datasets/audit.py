@@ -3,8 +3,8 @@
     audits/<dataset>/journal.jsonl      one line per clip, written when it is done; an interrupted audit resumes from it
     audits/<dataset>/manifest.parquet   all clips, written atomically at the end (repro/datasets/manifest.py)
 
-A clip is decoded again if its path, size, time of last change or inode has changed since its last audit, or if it failed
-then: a failure may have been the machine's (memory, a time limit).
+A clip is decoded again if its path, size, inode or one of its times of last change (mtime, ctime) has changed since its last
+audit, or if it failed then: a failure may have been the machine's (memory, a time limit).
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from repro.core.console import Reporter
 from repro.core.files import remove_partials, write_bytes
+from repro.core.hashing import FileStamp
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import find_missing
@@ -22,11 +23,8 @@ from repro.datasets.registry import Dataset
 from repro.datasets.split import Clip
 from repro.video.probe import Contents, Probe, probe_all
 
-VERSION = 2
+VERSION = 3
 """Version of the journal's lines; lines of other versions are ignored."""
-
-Stamp = tuple[str, int, int, int]
-"""Path, size in bytes, time of last change in ns, and inode of a clip: equal stamps mean the same file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def audit_dataset(
         journal = Journal(folder / "journal.jsonl")
         # Taken before decoding: if a clip is replaced meanwhile, its old stamp no longer matches and the next audit decodes
         # it.
-        stamps = {clip.id: _stamp_clip(clip.path) for clip in clips if clip.id not in missing}
+        stamps = {clip.id: FileStamp.of(clip.path) for clip in clips if clip.id not in missing}
         found = {name: probe for name, stamp in stamps.items() if (probe := journal.find_result(stamp)) is not None}
         todo = [clip for clip in clips if clip.id in stamps and clip.id not in found]
         reused = len(found)
@@ -88,7 +86,7 @@ def _collect_facts(
     dataset: Dataset,
     clips: Sequence[Clip],
     missing: dict[str, str],
-    stamps: dict[str, Stamp],
+    stamps: dict[str, FileStamp],
     found: dict[str, Probe],
 ) -> tuple[ClipFacts, ...]:
     lists: dict[str, list[str]] = {}
@@ -106,7 +104,7 @@ def _collect_facts(
                 path=str(clip.path.relative_to(dataset.folder)),
                 splits=tuple(lists[clip.id]),
                 present=clip.id in stamps,
-                bytes=stamps[clip.id][1] if clip.id in stamps else 0,
+                bytes=stamps[clip.id].size if clip.id in stamps else 0,
                 frames=contents.frames,
                 fps=contents.fps,
                 width=contents.width,
@@ -120,28 +118,23 @@ def _collect_facts(
     return tuple(rows)
 
 
-def _stamp_clip(path: Path) -> Stamp:
-    stat = path.stat()
-    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
 class Journal:
     """Clips already decoded, one line each. Invalid lines, such as the torn last line of a killed process, are dropped."""
 
     def __init__(self, path: Path) -> None:
-        self._known: dict[Stamp, Probe] = {}
+        self._known: dict[FileStamp, Probe] = {}
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
         kept = [line for line in lines if self._parse_line(line)]
         # Rewritten without a torn last line: the next line would be appended to it and be lost as well.
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
         self.path = path
 
-    def find_result(self, stamp: Stamp) -> Probe | None:
+    def find_result(self, stamp: FileStamp) -> Probe | None:
         """Return the result for this unchanged file, or None if it is not known or did not decode."""
         probe = self._known.get(stamp)
         return probe if probe and not probe.error else None
 
-    def append_result(self, stamp: Stamp, probe: Probe) -> None:
+    def append_result(self, stamp: FileStamp, probe: Probe) -> None:
         contents = probe.contents
         values = None if contents is None else [getattr(contents, name) for name in Contents.__slots__]
         line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)
@@ -154,12 +147,13 @@ class Journal:
 
     def _parse_line(self, line: str) -> bool:
         try:
-            version, name, size, changed, inode, sha256, reader, error, values = json.loads(line)
-            probe = Probe(Path(name), sha256, reader, None if values is None else Contents(*values), error)
-        except (ValueError, TypeError):
+            version, *parts, sha256, reader, error, values = json.loads(line)
+            stamp = FileStamp(*parts)
+            probe = Probe(Path(stamp.path), sha256, reader, None if values is None else Contents(*values), error)
+        except (ValueError, TypeError, RecursionError):
             return False
         # A line of another version is valid JSON too: its fields may mean something else.
         if version != VERSION:
             return False
-        self._known[(name, size, changed, inode)] = probe
+        self._known[stamp] = probe
         return True
