@@ -140,8 +140,8 @@ def test_one_pass_over_the_clips_extracts_all_cells(
         monkeypatch.setattr(module, "open_row_data", lambda *_, **__: RowData(few))
     monkeypatch.setattr(mlflow_view, "log_runs", LOGGED)
     done: list[Extraction] = []
-    real = extraction.extract
-    monkeypatch.setattr(extraction, "extract", lambda *a: done.append(real(*a)) or done[-1])
+    real = extraction.extract_missing
+    monkeypatch.setattr(extraction, "extract_missing", lambda *a: done.append(real(*a)) or done[-1])
     run(place)
     assert [(len(d.extracted), d.windows) for d in done] == [(2, 2), (1, 1)]  # a window a clip, once for four cells
     made = records(place)
