@@ -202,8 +202,9 @@ def _unpack_missing_parts(
             try:
                 _unpack_all(archive, home)
             except DataError:
-                shutil.rmtree(staging / key)  # Nothing of a damaged or hostile archive is used.
-                if not any(staging.iterdir()):
+                # Nothing of a damaged or hostile archive is used. One whose first bytes are wrong left no folder.
+                shutil.rmtree(staging / key, ignore_errors=True)
+                if staging.is_dir() and not any(staging.iterdir()):
                     staging.rmdir()
                 raise
             # Recorded before `done`: once `done` exists, the archive is not unpacked again.

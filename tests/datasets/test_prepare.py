@@ -208,6 +208,18 @@ def test_a_hostile_archive_leaves_nothing(
     assert not list(tmp_path.rglob("escape.avi"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("text.zip", b"hello"), ("empty.zip", b""), ("gzip.tar", b"\x1f\x8b\x08\x00rest")]
+)
+def test_an_archive_of_another_type_is_refused_by_name(
+    name: str, content: bytes, tmp_path: Path, workspace: Workspace, reporter: RecordingReporter
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: (by its name|the file is empty)"):
+        run("ucf101", workspace, reporter, tmp_path / name)
+    assert not (workspace.data / "ucf101/.unpacking").exists()
+
+
 def test_a_damaged_archive_within_leaves_nothing(
     workspace: Workspace, reporter: RecordingReporter, tmp_path: Path, rar_reader: None
 ) -> None:
