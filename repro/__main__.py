@@ -40,7 +40,9 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno not in USER_FIXABLE_ERRNOS:
+        from repro.core.reading import IrregularFileError
+
+        if error.errno not in USER_FIXABLE_ERRNOS and not isinstance(error, IrregularFileError):
             return _internal(error)
         where = f"{error.filename}: " if error.filename is not None else ""
         print(

@@ -11,6 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repro.core.errors import UsageError
+from repro.core.reading import MAX_DEPTH, read_text
+
+MAX_YAML_VALUES = 100_000
+"""Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -61,6 +65,44 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
                 )
             seen.add(key_node.value)
         return dict(super().construct_mapping(node, deep=deep))
+
+
+def _load_yaml(text: str) -> Any:
+    """Parse a YAML text whose depth and number of values are bounded.
+
+    Raises:
+        yaml.YAMLError, ValueError, TypeError, RecursionError: not YAML, a value that cannot be converted, or beyond the bounds.
+    """
+    _check_yaml_bounds(text)
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
+
+
+def _check_yaml_bounds(text: str) -> None:
+    """Check depth and number of values from the parser's events, before anything is built.
+
+    A few lines of aliases of aliases otherwise become billions of values, and deep nesting ends the process.
+    """
+    sizes: dict[str, int] = {}  # values below each anchor
+    opened: list[tuple[str | None, int]] = []  # anchor and number of earlier values of each collection being read
+    count = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            count += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor:
+                sizes[anchor] = count - before
+        if len(opened) > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+        if count > MAX_YAML_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_YAML_VALUES} values, aliases included")
 
 
 def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | None = None) -> ConfigT:
@@ -117,11 +159,12 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
+        raw = _load_yaml(read_text(path))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such config") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as text ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: cannot be read as text ({reason})") from error
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: not valid YAML: {error.problem}") from error
@@ -137,8 +180,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _change_value(raw: dict[str, Any], key: str, text: str) -> None:
     """Set the dotted `key` of `raw` to the YAML value `text` (--set KEY=VALUE)."""
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
+        value = _load_yaml(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"--set {key}={text}: the value is not valid YAML") from error
     *sections, last = key.split(".")
     section_values = raw

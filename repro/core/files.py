@@ -1,20 +1,18 @@
 """Atomic file writing, and locks between processes. A file is either complete or missing, whatever kills the process."""
 
-import errno
 import fcntl
 import json
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from repro.core.errors import UsageError
+from repro.core.reading import parse_json, read_text
 
 ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished file of another machine is treated as abandoned."""
@@ -66,24 +64,10 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
-def open_regular_file(path: Path) -> BufferedReader:
-    """Open a file to read its bytes; refuses anything but a regular file, and never waits.
-
-    Raises:
-        OSError: it cannot be opened, or it is a folder, a pipe or a device.
-    """
-    # O_NONBLOCK: opening a named pipe would otherwise wait until something writes to it.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(handle, "rb")
-
-
 def read_json_or_none(path: Path) -> Any:
     """Read a JSON file that can be made again; returns None if it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError):
         return None
 

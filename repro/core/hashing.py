@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.core.files import open_regular_file
+from repro.core.reading import open_regular, parse_json, read_text
 
 SETTLED = 2.0
 """Seconds since a file's last change before its hash is cached: a later change could leave the same time stamp."""
@@ -66,7 +66,7 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    with open_regular_file(path) as file:
+    with open(path, "rb", opener=open_regular) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -144,16 +144,16 @@ class FileHashes:
 def _read_lines(path: Path) -> dict[FileStamp, str]:
     known: dict[FileStamp, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = read_text(path, errors="surrogateescape").splitlines()
     except FileNotFoundError:
         return known
     for line in lines:
         try:
-            *stamp, digest = json.loads(line)
+            *stamp, digest = parse_json(line)
             if re.fullmatch("[0-9a-f]{64}", digest):
                 known[FileStamp(*stamp)] = digest
         # The last line of a killed writer, or a line of another version: one with fewer parts has no ctime, and its file is
         # read again.
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError):
             continue
     return known

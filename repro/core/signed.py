@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from repro.core.files import replacing_file, write_bytes, write_json
 from repro.core.hashing import content_sha256
+from repro.core.reading import check_regular, parse_json, read_bytes
 
 Array = TypeVar("Array")
 
@@ -69,6 +70,7 @@ def read_arrays(path: Path, library: ArrayLibrary[Array]) -> tuple[dict[str, Arr
         DamagedFileError: it is not what was written.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework=library.framework) as file:
             about = read_about(file)
             arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -88,7 +90,7 @@ def read_about(file: Any) -> dict[str, Any]:
     Raises:
         KeyError, TypeError, ValueError: it has none, or it is not a JSON object.
     """
-    about = json.loads((file.metadata() or {})["about"])
+    about = parse_json((file.metadata() or {})["about"])
     if not isinstance(about, dict):
         raise TypeError(f"'about' is {type(about).__name__}, expected an object")
     return about
@@ -119,7 +121,7 @@ def parse_signed_json(text: bytes) -> tuple[dict[str, Any], bool]:
     Raises:
         ValueError: not a JSON object with a sha256; NaN or infinity in it.
     """
-    value = json.loads(text, parse_constant=_refuse_constant)
+    value = parse_json(text, _refuse_constant)
     digest = value.pop("sha256", None) if isinstance(value, dict) else None
     if digest is None:
         raise ValueError("expected a JSON object with a sha256")
@@ -139,7 +141,7 @@ def write_signed_text(path: Path, text: bytes) -> None:
 def read_signed_text(path: Path) -> bytes | None:
     """Read what `write_signed_text` wrote; returns None if it is missing or damaged."""
     try:
-        digest, text = path.read_bytes().rstrip(b"\n").split(b"\n", 1)
+        digest, text = read_bytes(path).rstrip(b"\n").split(b"\n", 1)
     except (OSError, ValueError):
         return None
     return text if hashlib.sha256(text).hexdigest().encode() == digest else None

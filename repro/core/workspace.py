@@ -7,7 +7,6 @@ This is the only module that reads environment variables.
 """
 
 import errno
-import json
 import os
 import shlex
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from repro import __version__
 from repro.core.errors import UsageError
 from repro.core.files import lock_file, write_json
+from repro.core.reading import IrregularFileError, parse_json, read_text
 
 FORMAT = 1
 """Version of the workspace's layout, stored in its workspace.json. Raised if older versions could not read the layout."""
@@ -115,8 +115,12 @@ class Workspace:
             UsageError: it has another layout, or its stamp is damaged.
         """
         try:
-            stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
+            stamp = parse_json(read_text(self.stamp))
             found, maker = stamp["format"], stamp["made_by"]
+        except IrregularFileError as error:
+            raise UsageError(
+                f"{self.stamp}: not a regular file: delete it if this version made the workspace"
+            ) from error
         except OSError:  # missing; a folder that cannot be read is reported by the command that reads it
             return
         except (ValueError, KeyError, TypeError) as error:

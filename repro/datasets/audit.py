@@ -16,6 +16,7 @@ from pathlib import Path
 from repro.core.console import Reporter
 from repro.core.files import remove_partials, write_bytes
 from repro.core.hashing import FileStamp
+from repro.core.reading import parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import find_missing
@@ -123,7 +124,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._known: dict[FileStamp, Probe] = {}
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+        lines = read_text(path, errors="surrogateescape").splitlines() if path.exists() else []
         kept = [line for line in lines if self._parse_line(line)]
         # Rewritten without a torn last line: the next line would be appended to it and be lost as well.
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
@@ -147,10 +148,10 @@ class Journal:
 
     def _parse_line(self, line: str) -> bool:
         try:
-            version, *parts, sha256, reader, error, values = json.loads(line)
+            version, *parts, sha256, reader, error, values = parse_json(line)
             stamp = FileStamp(*parts)
             probe = Probe(Path(stamp.path), sha256, reader, None if values is None else Contents(*values), error)
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError):
             return False
         # A line of another version is valid JSON too: its fields may mean something else.
         if version != VERSION:

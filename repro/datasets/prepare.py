@@ -9,7 +9,6 @@ interrupted run resumes with the member it was writing (rar: with the archive). 
 """
 
 import fnmatch
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import write_bytes, write_json
 from repro.core.hashing import content_key
+from repro.core.reading import parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.config import DatasetConfig, Part
@@ -286,6 +286,6 @@ def _move_to_place(target: Path, found: Sequence[Path], merged: Path) -> None:
 
 def _read_record(path: Path) -> dict[str, list[str]]:
     try:
-        return {str(key): [str(name) for name in names] for key, names in json.loads(path.read_text()).items()}
+        return {str(key): [str(name) for name in names] for key, names in parse_json(read_text(path)).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import content_key, file_sha256
+from repro.core.reading import parse_json
 from repro.core.signed import read_signed_text, write_signed_text
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
@@ -183,7 +184,7 @@ def _read_listing(path: Path, folder: Path) -> Listing | None:
     text = read_signed_text(path)
     if text is None:
         return None
-    raw = json.loads(text)
+    raw = parse_json(text)
     # Joining text is much faster than `folder / relative` for tens of thousands of clips.
     base = f"{folder}{os.sep}"
     return Listing(

@@ -10,7 +10,6 @@ free reader to ship. unar is preferred, because bsdtar does not verify a rar's c
 import bz2
 import gzip
 import io
-import json
 import lzma
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from repro.core.errors import MissingError
+from repro.core.reading import parse_json
 from repro.datasets.annotations import DataError, check_not_empty
 
 SUFFIXES = {
@@ -264,7 +264,7 @@ def _unpack_rar(path: Path, into: Path) -> None:
 
 def _check_members_with_lsar(link: Path, archive: Path) -> None:
     try:
-        listing = json.loads(_run_program(["lsar", "-json", str(link)], archive))
+        listing = parse_json(_run_program(["lsar", "-json", str(link)], archive))
         if listing.get("lsarError"):
             raise DataError(f"{archive}: damaged or cut off (lsar: error {listing['lsarError']}): fetch it again")
         members = listing["lsarContents"]

@@ -3,7 +3,6 @@
 Each clip's file is verified, then its cells are copied to their arrays. A file is removed only when all of its cells are packed.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from repro.core.files import remove_partials, replacing_file, set_aside, try_lock_file
 from repro.core.hashing import content_key, file_sha256
+from repro.core.reading import parse_json
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place
 from repro.features.store import ClipHeader, FeatureStore, read_clip_file, read_clip_header
@@ -146,7 +146,7 @@ def _assign_places(cell: str, old: dict[str, Place], headers: dict[str, ClipHead
 def _remove_superseded_arrays(folder: Path) -> None:
     """Remove arrays that no index names any more."""
     named = {
-        json.loads(pq.read_schema(pack.index_path(folder, cell)).metadata[b"about"])["array"]
+        parse_json(pq.read_schema(pack.index_path(folder, cell)).metadata[b"about"])["array"]
         for cell in pack.list_packed_cells(folder)
     }
     for path in folder.glob("*.npy"):

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from repro.core.files import replacing_file
 from repro.core.hashing import FileHashes
+from repro.core.reading import check_regular, parse_json
 
 
 class DamagedFeaturesError(Exception):
@@ -81,8 +82,9 @@ def open_pack(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
         return None
     try:
         table = pq.read_table(index)
-        about = json.loads((table.schema.metadata or {})[b"about"])
+        about = parse_json((table.schema.metadata or {})[b"about"])
         path = folder / about["array"]
+        check_regular(path)
         # Memory-mapped, as one cell of a large data set is tens of GB. No pickles: they can run code when loaded.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         unchanged = hashes.sha256(path) == about["sha256"]
@@ -107,7 +109,7 @@ def list_packed_clips(folder: Path, cell: str) -> set[str]:
         # read_table would import pandas if it is installed, which takes half a second of `repro plan`.
         with pq.ParquetFile(index) as file:
             table = file.read(columns=["clip"])
-        path = folder / json.loads((table.schema.metadata or {})[b"about"])["array"]
+        path = folder / parse_json((table.schema.metadata or {})[b"about"])["array"]
         listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error

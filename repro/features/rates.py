@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from repro.core.config import Config
 from repro.core.files import set_aside, write_json
 from repro.core.hashing import content_key
+from repro.core.reading import read_bytes
 from repro.core.workspace import Workspace
 
 FEWEST_WINDOWS = 8
@@ -73,7 +74,7 @@ def load_rates(workspace: Workspace) -> tuple[Rate, ...]:
     """
     path = rates_path(workspace)
     try:
-        return _Rates.model_validate_json(path.read_bytes()).rates
+        return _Rates.model_validate_json(read_bytes(path)).rates
     except FileNotFoundError:
         return ()
     except (ValidationError, OSError) as error:

@@ -10,7 +10,6 @@ computed from and of its own tensors, so that features of another video and dama
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors.numpy import save_file
 
 from repro.core.files import set_aside, write_json
 from repro.core.hashing import FileHashes, content_key
+from repro.core.reading import parse_json, read_bytes
 from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
 from repro.core.workspace import Workspace
 from repro.features import packed as pack
@@ -305,6 +305,6 @@ def _complete_identity(identity: dict[str, Any], stored_as: StoredAs) -> dict[st
 
 def _has_key(manifest: Path, key: str) -> bool:
     try:
-        return bool(json.loads(manifest.read_bytes())["key"] == key)
+        return bool(parse_json(read_bytes(manifest))["key"] == key)
     except (OSError, ValueError, KeyError, TypeError):
         return False

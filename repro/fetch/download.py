@@ -5,7 +5,6 @@ changed since, or the server ignores ranges, the download starts again. A part i
 named, and good when it has the expected sha256. One process at a time downloads a file: the caller holds a lock.
 """
 
-import json
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ from repro.core.console import Reporter, format_size
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import rename_synced, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
+from repro.core.reading import parse_json, read_text
 from repro.fetch.http_client import DownloadSource, DroppedError, describe_lost_connection, printable_url, request_file
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -238,7 +238,7 @@ def _count_received(source: DownloadSource, part: Path) -> int:
 def _read_part_info(source: DownloadSource, part: Path) -> _PartInfo | None:
     """Read what `part` is of; None if that is unknown, of another address, or not safe to resume."""
     try:
-        info = _PartInfo(**json.loads(_info_path(part).read_text()))
+        info = _PartInfo(**parse_json(read_text(_info_path(part))))
     except (OSError, ValueError, TypeError):
         return None
     # Without a validator two versions of the file could be joined; only a known sha256 would reveal it.

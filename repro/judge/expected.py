@@ -11,6 +11,7 @@ from typing import Literal, cast, get_args
 
 from repro.core.config import expected_folder
 from repro.core.errors import UsageError
+from repro.core.reading import open_regular, read_bytes
 from repro.readout.recipe import Metric
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
@@ -55,7 +56,7 @@ def table_path() -> Path:
 
 
 def table_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def load_expected(path: Path) -> list[Expected]:
@@ -66,7 +67,7 @@ def load_expected(path: Path) -> list[Expected]:
             message names file and line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8", opener=open_regular) as file:
             lines = list(csv.reader(file))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from repro import __version__
 from repro.core.hashing import file_sha256
+from repro.core.reading import read_bytes
 from repro.core.signed import parse_signed_json, write_signed_json
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.table.row import Kind
@@ -187,7 +188,7 @@ class StoredRun:
             DamagedRecordError: the record or its predictions are not as they were written.
         """
         try:
-            text = self.record_path.read_bytes()
+            text = read_bytes(self.record_path)
         except FileNotFoundError:
             return None
         except OSError as error:

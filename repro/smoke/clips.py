@@ -1,6 +1,5 @@
 """Renders the smoke job's clips to H.264 files and verifies stored ones."""
 
-import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 from repro.core.console import Reporter
 from repro.core.files import remove_partials, replacing_file, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
+from repro.core.reading import parse_json, read_text
 from repro.datasets.split import Clip, Split, SplitName
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
@@ -94,7 +94,7 @@ def render_clips(folder: Path, reporter: Reporter) -> dict[str, str]:
 def _read_manifest(path: Path, key: str) -> dict[str, str]:
     """Read the hashes of the clips rendered from these scenes; empty if there are none."""
     try:
-        manifest = json.loads(path.read_text())
+        manifest = parse_json(read_text(path))
         return dict(manifest["clips"]) if manifest["key"] == key else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from repro.backbones.comparison import relative_l2
 from repro.core.config import expected_folder
 from repro.core.errors import UsageError
+from repro.core.reading import read_bytes
 from repro.features.store import FeatureStore
 from repro.table.rows import smoke_row_names
 from repro.video.synthetic.scenes import smoke_scenes
@@ -62,7 +63,7 @@ def load_golden() -> Golden:
     path = golden_folder() / "golden.json"
     # Incomplete golden values are an error: the job would pass without comparing what is missing.
     try:
-        golden = Golden.model_validate_json(path.read_bytes())
+        golden = Golden.model_validate_json(read_bytes(path))
     except (OSError, ValidationError) as error:
         raise UsageError(f"{path}: the smoke job's golden values cannot be read: check the files out again") from error
     if (

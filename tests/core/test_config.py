@@ -1,5 +1,6 @@
 """Configs reject what they do not know, in one line that names file, key and value."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -97,3 +98,39 @@ def test_a_row_that_names_what_does_not_exist(
             load_row("ak_full")
     finally:
         load_row.cache_clear()
+
+
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(BOMB, "more than 100000 values, aliases included", id="alias bomb"),
+        pytest.param("a: " + "[" * 150 + "]" * 150, "nested deeper than 100 levels", id="deep flow"),
+        pytest.param("".join(" " * n + "a:\n" for n in range(5_000)), "nested deeper than 100 levels", id="deep block"),
+        pytest.param("a: &a [*a]\n", "", id="alias of itself"),
+    ],
+)
+def test_a_hostile_config_is_one_line(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "row.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=f"^{re.escape(str(path))}: .*{said}") as error:
+        load_config(Row, path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_hostile_change_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "row.yaml"
+    path.write_text("a: 1\n")
+    for text in (BOMB, "[" * 5_000, "{[1]: 2}"):
+        with pytest.raises(UsageError, match="the value is not valid YAML"):
+            load_config(Row, path, {"a": text})
+
+
+def test_a_config_that_is_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "row.yaml")
+    with pytest.raises(UsageError, match="not a regular file"):
+        load_config(Row, tmp_path / "row.yaml")

@@ -114,3 +114,14 @@ def test_lines_that_make_no_sense_are_passed_over(
     place.write_bytes(b'{"x": 1}\n[1, 2]\nnot json\xff\n["a", 1, 2, 3, "short"]\n' + place.read_bytes() + b'["cut o')
     assert FileHashes(place).sha256(video) == file_sha256(video)
     assert len(reads) == 1
+
+
+def test_deep_nesting_in_the_cache_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "hashes.jsonl").write_text("[" * 200_000 + "\n")
+    assert FileHashes(tmp_path / "hashes.jsonl").known(settled(tmp_path / "file", b"a")) is None
+
+
+def test_a_named_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hashes.jsonl")
+    with pytest.raises(OSError, match="not a regular file"):
+        FileHashes(tmp_path / "hashes.jsonl")

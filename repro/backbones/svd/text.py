@@ -24,6 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from repro.backbones.svd.checkpoint import BLOCK_OF_TOWER, TensorSource
 from repro.backbones.svd.text_files import TextTower
 from repro.core.errors import MissingError, UsageError
+from repro.core.reading import read_bytes
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -66,7 +67,7 @@ def load_tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
     # has more merges than CLIP uses.
     count = vocabulary - 2 * 256 - 2
     try:
-        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : count + 1]
+        lines = gzip.decompress(read_bytes(path)).decode("utf-8").split("\n")[1 : count + 1]
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise MissingError(f"{path}: not the gzipped merges of a tokenizer ({error}): fetch it again") from error
     merges = [tuple(line.split()) for line in lines]

@@ -25,6 +25,7 @@ from repro.backbones.vit.config import EncoderSizes, Layout, VitConfig
 from repro.backbones.weights import check_tensors
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
+from repro.core.reading import open_regular
 
 # Every encoder has it, and nothing else in a training checkpoint does: an encoder is where it is.
 PATCHES = "patch_embed.proj.weight"
@@ -234,13 +235,13 @@ _UNREADABLE = "neither a safetensors file nor a complete file of torch.save: fet
 
 def _is_safetensors(path: Path) -> bool:
     """Recognise a safetensors file by its header, as it may have any name: 8 bytes of header length, then JSON."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         header = file.read(9)
     return path.suffix == ".safetensors" or (len(header) == 9 and header[8:] == b"{" and header[6:8] == b"\0\0")
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         return file.read(4) == b"PK\x03\x04"
 
 

@@ -1,0 +1,92 @@
+"""Reading files that others may have written: nothing in a file's type or nesting makes a read wait or recurse for ever."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from errno import EINVAL
+from pathlib import Path
+from typing import Any
+
+MAX_DEPTH = 100
+"""Levels of nesting that are read. Files of this project have at most ten; Python's own limits vary between versions."""
+
+
+class IrregularFileError(OSError):
+    """A named pipe, a socket or a device in the place of a file."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(EINVAL, "not a regular file", str(path))
+
+
+def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file; an `opener` for `open`.
+
+    Raises:
+        IrregularFileError: it is a named pipe, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for a writer for ever. It has no effect on regular files. The opened
+    # file is checked rather than the path, which could be replaced in between.
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` itself refuses folders
+        return handle
+    os.close(handle)
+    raise IrregularFileError(path)
+
+
+def check_regular(path: Path) -> None:
+    """Check a file that a library opens by its path.
+
+    Raises:
+        IrregularFileError: it is a named pipe, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    os.close(open_regular(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    with open(path, "rb", opener=open_regular) as file:
+        return file.read()
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Read a regular file as UTF-8.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open(path, encoding="utf-8", errors=errors, opener=open_regular) as file:
+        return file.read()
+
+
+def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: not JSON, or nested deeper than MAX_DEPTH.
+    """
+    too_deep = f"nested deeper than {MAX_DEPTH} levels"
+    try:
+        value = json.loads(text, parse_constant=parse_constant)
+    except RecursionError as error:
+        raise ValueError(too_deep) from error
+    # What is parsed is hashed and written by functions that recurse, so the limit is below that of the parser.
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError(too_deep)

@@ -1,0 +1,67 @@
+"""Files of another type than expected never make a read wait, and nesting is bounded."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from repro.core.reading import (
+    MAX_DEPTH,
+    IrregularFileError,
+    check_regular,
+    open_regular,
+    parse_json,
+    read_bytes,
+    read_text,
+)
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_named_pipe_is_refused_at_once(pipe: Path) -> None:
+    for read in (read_bytes, read_text, check_regular):
+        with pytest.raises(IrregularFileError, match="not a regular file"):
+            read(pipe)
+    with pytest.raises(IrregularFileError), open(pipe, "rb", opener=open_regular):
+        pass
+
+
+def test_a_link_to_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(IrregularFileError):
+        read_bytes(tmp_path / "link")
+
+
+def test_a_socket_and_a_folder_are_os_errors(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(OSError, match="No such device|not a regular"):
+            read_bytes(tmp_path / "socket")
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+
+
+def test_a_regular_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"caf\xc3\xa9\n")
+    assert read_bytes(tmp_path / "file") == b"caf\xc3\xa9\n"
+    assert read_text(tmp_path / "file") == "caf\u00e9\n"
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 2_000, 200_000])
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+def test_deep_json_is_a_value_error(depth: int, start: str, end: str) -> None:
+    with pytest.raises(ValueError, match="nested deeper"):
+        parse_json(start * depth + "1" + end * depth)
+
+
+def test_json_within_the_limit_is_parsed() -> None:
+    value = parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    for _ in range(MAX_DEPTH - 1):
+        (value,) = value
+    assert value == []
