@@ -41,7 +41,7 @@ def test_a_link_to_a_device_is_refused(tmp_path: Path) -> None:
 def test_a_socket_and_a_folder_are_os_errors(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
-        with pytest.raises(OSError, match="No such device|not a regular"):
+        with pytest.raises(OSError, match=r"No such device|not a regular"):
             read_bytes(tmp_path / "socket")
     with pytest.raises(IsADirectoryError):
         read_bytes(tmp_path)
