@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
 
         return int(cli.dispatch(arguments))
     except ReproError as error:
-        print(f"repro: {error}", file=sys.stderr)
+        _print_error(f"repro: {error}")
         return int(error.exit_code)
     except KeyboardInterrupt:
         print("repro: interrupted: finished work is kept; run the same command again to resume", file=sys.stderr)
@@ -45,13 +45,17 @@ def run(arguments: list[str]) -> int:
         if error.errno not in USER_FIXABLE_ERRNOS and not isinstance(error, IrregularFileError):
             return _internal(error)
         where = f"{error.filename}: " if error.filename is not None else ""
-        print(
-            f"repro: {where}{error.strerror}: free space or correct the path, then run the command again",
-            file=sys.stderr,
-        )
+        _print_error(f"repro: {where}{error.strerror}: free space or correct the path, then run the command again")
         return int(Exit.USAGE)
     except Exception as error:
         return _internal(error)
+
+
+def _print_error(text: str) -> None:
+    # Imported here: rich takes time to import, and most commands end without an error.
+    from repro.core.console import print_line
+
+    print_line(text, to_stderr=True)
 
 
 def _internal(error: Exception) -> int:

@@ -1,11 +1,11 @@
 """`repro check`: compare the workspace's run records with the published table."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
+from repro.core.console import print_line
 from repro.core.errors import Exit, NothingToCheckError
 from repro.core.workspace import Workspace
 from repro.judge import verdict as judge
@@ -29,7 +29,7 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
     verdicts, left_out = judge.judge_rows(rows, records)
     extras = [record for record in records if record.kind == "extra"]
     for line in explain_left_out(left_out):
-        print(f"warning: {line}", file=sys.stderr)
+        print_line(f"warning: {line}", to_stderr=True)
     if common.as_json:
         report = {
             "expected_sha256": table_sha256(path),
@@ -41,7 +41,7 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
         }
         print(json.dumps(report, indent=1))
     else:
-        print(f"expected values {path.name}, sha256 {table_sha256(path)[:16]}")
+        print_line(f"expected values {path.name}, sha256 {table_sha256(path)[:16]}")
         _print_verdicts(verdicts, extras, damaged=len(damaged), left_out=len(left_out))
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
@@ -53,16 +53,16 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
 
 def _print_verdicts(verdicts: Sequence[Verdict], extras: Sequence[RunRecord], *, damaged: int, left_out: int) -> None:
     for verdict in verdicts:
-        print(judge.format_verdict(verdict))
+        print_line(judge.format_verdict(verdict))
     if extras:
         names = ", ".join(dict.fromkeys(record.row for record in extras))
-        print(f"not judged: {len(extras)} records of extras, which have no published value: {names}")
+        print_line(f"not judged: {len(extras)} records of extras, which have no published value: {names}")
     notes = [judge.format_counts(verdicts)]
     if damaged:
         notes.append(f"{damaged} damaged records left out")
     if left_out:
         notes.append(f"{left_out} records not judged")
-    print("; ".join(notes))
+    print_line("; ".join(notes))
 
 
 def explain_left_out(left_out: Sequence[tuple[RunRecord, str]]) -> list[str]:
@@ -91,7 +91,7 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
             damaged.append(str(error))
             # A damaged record cannot say which row it is of; its folder can.
             remedy = command_for_row(run.folder.parent.name)
-            print(f"warning: {error}: left out; `{remedy}` writes it again", file=sys.stderr)
+            print_line(f"warning: {error}: left out; `{remedy}` writes it again", to_stderr=True)
             continue
         if record is not None:
             records.append(record)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, JsonOption, require_number
-from repro.core.console import Reporter
+from repro.core.console import Reporter, print_line, print_lines
 from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
@@ -44,7 +44,8 @@ def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
     if common.as_json:
         print(json.dumps(reports, indent=1))
     else:
-        print("\n\n".join("\n".join(_status_lines(report)) for report in reports))
+        for number, report in enumerate(reports):
+            print_lines([""] * (number > 0) + _status_lines(report))
     return Exit.OK
 
 
@@ -72,7 +73,7 @@ def data_prepare(
     if common.as_json:
         print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
     else:
-        print("\n".join(_status_lines(report)))
+        print_lines(_status_lines(report))
     return Exit.OK if report["ready"] else Exit.MISSING
 
 
@@ -123,16 +124,16 @@ def data_audit(
         }
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join(_count_lines(counts, "decode")))
+        print_lines(_count_lines(counts, "decode"))
         for clip in faulty[:FAULTS_SHOWN]:
-            print(f"{clip.id}: {clip.error}")
+            print_line(f"{clip.id}: {clip.error}")
         if len(faulty) > FAULTS_SHOWN:
-            print(f"... and {len(faulty) - FAULTS_SHOWN} more (--json lists all)")
-        print(
+            print_line(f"... and {len(faulty) - FAULTS_SHOWN} more (--json lists all)")
+        print_line(
             f"{name}: {len(decoded)} of {len(manifest.clips)} clips decode, {frames} frames; "
             f"{done.decoded} decoded now, {done.reused} reused"
         )
-        print(f"manifest {done.path}, content sha256 {manifest.sha256}")
+        print_line(f"manifest {done.path}, content sha256 {manifest.sha256}")
     return Exit.OK if not faulty and not dataset.miscounted else Exit.MISSING
 
 
@@ -157,11 +158,11 @@ def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
         print(json.dumps(report, indent=1))
     else:
         for one in found:
-            print(one)
+            print_line(str(one))
         clips = len({one.clip for one in found})
         if left.annotations != right.annotations:
-            print("the annotation files, or the folders of the videos, differ")
-        print(f"{left.dataset}: {len(left.clips)} and {len(right.clips)} clips, {clips} differ")
+            print_line("the annotation files, or the folders of the videos, differ")
+        print_line(f"{left.dataset}: {len(left.clips)} and {len(right.clips)} clips, {clips} differ")
     return Exit.JUDGED_DIFFERENT if found else Exit.OK
 
 

@@ -151,7 +151,9 @@ def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: boo
     for asset in known.values():
         table.add_row(asset.name, asset.size, f"{asset.licence} ({asset.licence_url})", asset.source, _here(asset))
     console.print(table)
-    console.print(f"to download one to {workspace.root}: {fetch_command('NAME', workspace)}", soft_wrap=True)
+    console.print(
+        f"to download one to {workspace.root}: {fetch_command('NAME', workspace)}", markup=False, soft_wrap=True
+    )
 
 
 def _here(asset: Asset) -> str:

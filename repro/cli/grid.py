@@ -20,7 +20,7 @@ from repro.cli.options import (
     require_number,
 )
 from repro.cli.run import require_ready
-from repro.core.console import Reporter
+from repro.core.console import Reporter, print_line, print_lines
 from repro.core.errors import Exit, MissingError
 from repro.core.workspace import Workspace
 from repro.pipeline.grid import report
@@ -125,13 +125,14 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
     for protocol in result.protocols:
         rule = "best epoch on test" if protocol == "published" else "best epoch on held-out clips"
         seeds = report.describe_seeds(result.seeds)
-        print(f"\n{result.row.name}, {protocol} protocol: {result.row.metric}, {rule}, {seeds}")
-        print("\n".join(report.format_table(result, protocol)))
-    print()
-    print("\n".join(report.format_summary(result)))
+        print_line()
+        print_line(f"{result.row.name}, {protocol} protocol: {result.row.metric}, {rule}, {seeds}")
+        print_lines(report.format_table(result, protocol))
+    print_line()
+    print_lines(report.format_summary(result))
     for other in PROTOCOLS:
         if other not in result.protocols:
             option = "both" if other == "honest" else other
-            print(f"for the {other} selection too: the same command with --protocol {option}")
-    print("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
-    print("`repro check` judges")
+            print_line(f"for the {other} selection too: the same command with --protocol {option}")
+    print_line("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
+    print_line("`repro check` judges")

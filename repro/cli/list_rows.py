@@ -42,7 +42,10 @@ def list_rows(
     console = open_table_console(piped_width=200)
     console.print(_build_table(rows, workspace))
     more = f" and {len(rows) - published} extras" if all_ else ""
-    console.print(f"{published} rows{more}; workspace {workspace.root}. `repro smoke` runs without data or downloads.")
+    console.print(
+        f"{published} rows{more}; workspace {workspace.root}. `repro smoke` runs without data or downloads.",
+        markup=False,
+    )
     return Exit.OK
 
 

@@ -16,7 +16,7 @@ from repro.cli.options import (
     DeviceOptions,
     require_number,
 )
-from repro.core.console import Reporter
+from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
 from repro.table.rows import load_row, smoke_row_names
@@ -69,16 +69,16 @@ def predict(
 
 def _print_scores(scored: "ScoredVideos", top: int) -> None:
     readout = scored.readout
-    print(f"{readout.row}, seed {readout.seed}, epoch {readout.epoch}: {readout.backbone} {readout.cell}")
+    print_line(f"{readout.row}, seed {readout.seed}, epoch {readout.epoch}: {readout.backbone} {readout.cell}")
     if readout.recipe.loss.name != "cross_entropy":
-        print("each class is scored by itself: scores do not add up to 100 %")
+        print_line("each class is scored by itself: scores do not add up to 100 %")
     if readout.row in smoke_row_names():
-        print("nothing in this backbone was learnt: these scores mean nothing")
+        print_line("nothing in this backbone was learnt: these scores mean nothing")
     for path, scores in scored.scores.items():
-        print(path)
+        print_line(str(path))
         # A stable sort: ties keep the order of the classes.
         for label in (-scores).argsort(kind="stable")[:top]:
-            print(f"  {100 * scores[label]:6.2f} %  {readout.classes[label]}")
+            print_line(f"  {100 * scores[label]:6.2f} %  {readout.classes[label]}")
 
 
 def _scores_as_json(scored: "ScoredVideos") -> dict[str, object]:

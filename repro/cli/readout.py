@@ -15,7 +15,7 @@ from repro.cli.options import (
     load_requested_row,
     open_compute,
 )
-from repro.core.console import Reporter
+from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit
 from repro.table.requirements import chosen_device
 from repro.table.row import Row
@@ -62,18 +62,20 @@ def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) ->
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
         return
     published = f", published {row.published.value:.{row.published.digits}f}" if row.published else ""
-    print()
+    print_line()
     for record in records:
         selected, rule = record.best_epoch_on_held_out, "best epoch on held-out clips"
         if selected is None:
             selected, rule = record.best_epoch_on_test, "best epoch on test"
         score, last = (100 * one.scores[row.metric] for one in (selected, record.last_epoch))
-        print(f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}")
+        print_line(
+            f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}"
+        )
     if row.kind == "extra":
-        print("an extra: there is no published value to judge it by")
+        print_line("an extra: there is no published value to judge it by")
     elif not all(record.complete for record in records):
-        print("a trial on fewer clips: never judged")
+        print_line("a trial on fewer clips: never judged")
     elif any(record.protocol != "published" for record in records):
-        print("the honest protocol: not comparable with a published value, and not judged")
+        print_line("the honest protocol: not comparable with a published value, and not judged")
     else:
-        print("`repro check` judges")
+        print_line("`repro check` judges")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, FlagOption, require_number
-from repro.core.console import Reporter
+from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace, open_scratch_workspace
 from repro.smoke.golden import FEATURE_LIMIT
@@ -67,28 +67,30 @@ def _print_result(result: "SmokeResult", workspace: Workspace) -> None:
     """Print features, scores and the verdict."""
     worst = result.worst_feature
     verdict = "REPEATED" if result.features_repeat else "DIFFERENT"
-    print(
+    print_line(
         f"\nfeatures    {verdict:<10} worst relative L2 {worst.relative_l2:.1e} ({worst.clip}), limit {FEATURE_LIMIT:g}"
     )
     if result.clips_changed:
-        print(
+        print_line(
             f"            {len(result.clips_changed)} generated clips differ from the golden ones "
             "(another video encoder?): their features cannot repeat"
         )
     if result.readers_differ:
-        print(f"            decord returns other frames than PyAV of {', '.join(result.readers_differ)}")
+        print_line(f"            decord returns other frames than PyAV of {', '.join(result.readers_differ)}")
     if result.checkpoint_changed:
-        print("            the generated weights differ from the golden ones: the features cannot repeat")
+        print_line("            the generated weights differ from the golden ones: the features cannot repeat")
     here = f"{platform.system()} {platform.machine()}"
     if here != result.golden_platform and result.exit_code is not Exit.OK:
-        print(f"            the golden values were computed on {result.golden_platform}; this is {here}")
+        print_line(f"            the golden values were computed on {result.golden_platform}; this is {here}")
     chance = {name: 100 * value for name, value in result.records["smoke"][0].chance.items()}
-    print(f"\n{'readout of':<26} {'seed':>4}  {'metric':<9} {'measured':>8} {'golden':>8} {'chance':>7}  verdict")
+    print_line()
+    print_line(f"{'readout of':<26} {'seed':>4}  {'metric':<9} {'measured':>8} {'golden':>8} {'chance':>7}  verdict")
     for j in result.judgements:
         golden = f"{j.golden:8.2f}" if j.golden is not None else f"{'none':>8}"
-        print(
+        print_line(
             f"{smoke_rows()[j.row].label:<26} {j.seed:>4}  {j.metric:<9} {j.measured:8.2f} {golden} {chance[j.metric]:7.2f}  {j.outcome}"
         )
-    print("\nThe tiny SVD's weights are random: this shows that numbers repeat, not that actions are recognised.")
-    print(f"records in {workspace.runs}, MLflow in {workspace.mlflow_db}")
-    print(f"smoke: {'PASS' if result.exit_code is Exit.OK else 'FAIL'}")
+    print_line()
+    print_line("The tiny SVD's weights are random: this shows that numbers repeat, not that actions are recognised.")
+    print_line(f"records in {workspace.runs}, MLflow in {workspace.mlflow_db}")
+    print_line(f"smoke: {'PASS' if result.exit_code is Exit.OK else 'FAIL'}")

@@ -1,7 +1,6 @@
 """`repro verify`: compare a backbone's features with golden ones, or its ways of computing with each other."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.registry import family_of, load_backbone
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions
+from repro.core.console import print_line
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
 
@@ -59,7 +59,7 @@ def verify(
         raise MissingError(missing)
     comparisons = family.compare_ways(settings, path, execution, limit)
     if not common.as_json:
-        print(f"{backbone} on {device}, a window of {settings.frames.window} frames")
+        print_line(f"{backbone} on {device}, a window of {settings.frames.window} frames")
     rows, above = _print_comparisons(comparisons, as_json=common.as_json)
     if common.as_json:
         print(json.dumps({"backbone": backbone, "device": device, "limit": limit, "comparisons": rows}, indent=1))
@@ -73,12 +73,12 @@ def _print_deviations(
     deviations = []
     for deviation in found:
         if isinstance(deviation, Note):
-            print(deviation.text, file=sys.stderr)
+            print_line(deviation.text, to_stderr=True)
             continue
         deviations.append(deviation)
         if not as_json:
             mark = "" if deviation.relative_l2 <= limit else "  ABOVE THE LIMIT"
-            print(f"{deviation.file:<28} {deviation.tensor:<20} {deviation.relative_l2:.2e}{mark}", flush=True)
+            print_line(f"{deviation.file:<28} {deviation.tensor:<20} {deviation.relative_l2:.2e}{mark}", flush=True)
     # The implementation is named, because `auto` depends on what is installed.
     implementation = family_of(config).resolve_implementation(config)
     worst = max(deviations, key=lambda d: d.relative_l2)
@@ -95,13 +95,13 @@ def _print_deviations(
         }
         print(json.dumps(report, indent=1))
     else:
-        print(
+        print_line(
             f"{', '.join(filter(None, (backbone, implementation)))}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
             f"({worst.file} {worst.tensor}), {above} above {limit:g}"
         )
         # Other weights or another size change features completely; another library or device does not.
         if worst.relative_l2 > 0.1:
-            print(
+            print_line(
                 f"deviations this large suggest that the golden values were computed with other weights than {path} or other "
                 "settings: pass those with --checkpoint and --set"
             )
@@ -117,17 +117,17 @@ def _print_comparisons(
         The comparisons as --json prints them, and how many are above their limit.
     """
     if not as_json:
-        print(f"{'what':<22} {'against':<26} {'worst relative L2':<28} {'seconds':>7}  verdict")
+        print_line(f"{'what':<22} {'against':<26} {'worst relative L2':<28} {'seconds':>7}  verdict")
     rows: list[dict[str, str | float]] = []
     above = 0
     for one in found:
         if isinstance(one, Note):
-            print(one.text, file=sys.stderr)
+            print_line(one.text, to_stderr=True)
             continue
         if isinstance(one, Skipped):
             rows.append({"what": one.what, "skipped": one.why})
             if not as_json:
-                print(f"{one.what:<22} skipped: {one.why}", flush=True)
+                print_line(f"{one.what:<22} skipped: {one.why}", flush=True)
             continue
         # `not <=` rather than `>`, so that NaN counts as above the limit.
         off = one.expected is not None and not one.worst <= one.expected
@@ -141,5 +141,5 @@ def _print_comparisons(
         )  # fmt: skip
         if not as_json:
             worst = f"{one.worst:.1e} at {one.cell}"
-            print(f"{one.what:<22} {one.against:<26} {worst:<28} {one.seconds:>7.1f}  {verdict}", flush=True)
+            print_line(f"{one.what:<22} {one.against:<26} {worst:<28} {one.seconds:>7.1f}  {verdict}", flush=True)
     return rows, above

@@ -3,10 +3,13 @@
 With --json all of it goes to stderr, so that stdout has the JSON alone.
 """
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,13 +21,53 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 LOG_INTERVAL = 10.0
 """Seconds between progress lines where there is no terminal for a bar."""
 
 
+def escape_text(text: str, keep: str = "") -> str:
+    r"""Make text from others printable: control characters, line breaks and bytes that are not UTF-8 become \x1b, \n, \udc80.
+
+    File names, tensor names, fields of records and answers of servers may hold anything. Printed as they are, they could
+    move the cursor, recolour the terminal, or begin a line of their own that reads like one of this tool's.
+
+    Args:
+        text: The text.
+        keep: Characters that are printed as they are, such as line breaks of this tool's own.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in keep or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) -> None:
+    """Print one line, escaped (see `escape_text`)."""
+    print(escape_text(text), file=sys.stderr if to_stderr else sys.stdout, flush=flush)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print several lines, each escaped."""
+    for line in lines:
+        print_line(line)
+
+
 class OutputConsole(Console):
-    """A console that raises BrokenPipeError if the output pipe is closed."""
+    """A console that escapes text and raises BrokenPipeError if the output pipe is closed."""
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False, width: int | None = None) -> None:
+        # Without emoji: rich would replace ":smile:" in a file's name by a picture.
+        super().__init__(stderr=stderr, soft_wrap=soft_wrap, width=width, highlight=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        # Every printed string and every cell of a table passes here. Line breaks are the caller's: `Reporter` escapes its own.
+        return super().render_str(escape_text(text, keep="\n"), **options)
 
     def on_broken_pipe(self) -> None:
         # rich would exit with code 1, which `repro check` uses for a row judged different.
@@ -33,8 +76,8 @@ class OutputConsole(Console):
 
 def open_table_console(piped_width: int) -> OutputConsole:
     """Return a console for tables on stdout. A pipe has no width: there, lines may have `piped_width` columns."""
-    console = OutputConsole(highlight=False)
-    return console if console.is_terminal else OutputConsole(highlight=False, width=piped_width)
+    console = OutputConsole()
+    return console if console.is_terminal else OutputConsole(width=piped_width)
 
 
 def format_size(count: int) -> str:
@@ -54,14 +97,14 @@ class Reporter:
 
     def __init__(self, to_stderr: bool = False) -> None:
         self.to_stderr = to_stderr
-        self.console = OutputConsole(stderr=to_stderr, highlight=False, soft_wrap=True)
+        self.console = OutputConsole(stderr=to_stderr, soft_wrap=True)
 
     def line(self, text: str) -> None:
         # Without markup: rich would take the brackets of a path or of a list for a style.
-        self.console.print(text, markup=False)
+        self.console.print(escape_text(text), markup=False)
 
     def warn(self, text: str) -> None:
-        OutputConsole(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
+        OutputConsole(stderr=True, soft_wrap=True).print(f"warning: {escape_text(text)}", markup=False)
 
     def stage(self, name: str, *, total: int, reused: int, made: str, where: Path | None = None, why: str = "") -> None:
         """Print whether a stage ran or was reused.
@@ -90,16 +133,16 @@ class Reporter:
         """Yield a function to call after each of `total` steps, with a note on the work so far."""
         if self.console.is_terminal and total:
             with Progress(
-                TextColumn("{task.description:<11}"),
+                TextColumn("{task.description:<11}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
                 transient=True,
             ) as bar:
-                task = bar.add_task(what, total=total, note="")
-                yield lambda note: bar.update(task, advance=1, note=note)
+                task = bar.add_task(escape_text(what), total=total, note="")
+                yield lambda note: bar.update(task, advance=1, note=escape_text(note))
         else:
             yield self._log_steps(what, total)
 
@@ -108,7 +151,7 @@ class Reporter:
         """Yield a function to call with the number of bytes transferred so far, and the total or None if it is unknown."""
         if self.console.is_terminal:
             with Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 DownloadColumn(),
                 TransferSpeedColumn(),
@@ -116,7 +159,7 @@ class Reporter:
                 console=self.console,
                 transient=True,
             ) as bar:
-                task = bar.add_task(what, total=None)
+                task = bar.add_task(escape_text(what), total=None)
                 yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
             yield self._log_transfer(what)
