@@ -12,6 +12,7 @@ from repro.judge import verdict as judge
 from repro.judge.expected import rows_with_expected, table_path, table_sha256
 from repro.judge.verdict import Outcome, Verdict
 from repro.records.record import DamagedRecordError, RunRecord, find_runs
+from repro.table.rows import extra_names, is_smoke_row, row_names
 
 
 def check(*, expected: Path | None = None, strict: FlagOption = False, common: CommonOptions = COMMON) -> Exit:
@@ -90,8 +91,12 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
         except DamagedRecordError as error:
             damaged.append(str(error))
             # A damaged record cannot say which row it is of; its folder can.
-            remedy = command_for_row(run.folder.parent.name)
-            print_line(f"warning: {error}: left out; `{remedy}` writes it again", to_stderr=True)
+            row = run.folder.parent.name
+            known = is_smoke_row(row) or row in (*row_names(), *extra_names())
+            remedy = (
+                f"`{command_for_row(row)}` writes it again" if known else f"delete {run.folder}: no row has this name"
+            )
+            print_line(f"warning: {error}: left out; {remedy}", to_stderr=True)
             continue
         if record is not None:
             records.append(record)

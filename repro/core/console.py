@@ -106,7 +106,17 @@ class Reporter:
     def warn(self, text: str) -> None:
         OutputConsole(stderr=True, soft_wrap=True).print(f"warning: {escape_text(text)}", markup=False)
 
-    def stage(self, name: str, *, total: int, reused: int, made: str, where: Path | None = None, why: str = "") -> None:
+    def stage(
+        self,
+        name: str,
+        *,
+        total: int,
+        reused: int,
+        made: str,
+        where: Path | None = None,
+        why: str = "",
+        failed: int = 0,
+    ) -> None:
         """Print whether a stage ran or was reused.
 
         Args:
@@ -116,14 +126,21 @@ class Reporter:
             made: What happened to the others, such as "extracted".
             where: Folder or file with the result.
             why: Why any of them were not reused.
+            failed: Number of further items that are not part of `total`, because they failed.
         """
         fresh = total - reused
-        if fresh == 0:
+        if total == 0:
+            text = f"none {made}"
+        elif fresh == 0 and failed:
+            text = f"{total} reused"
+        elif fresh == 0:
             text = f"reused all {total}, nothing they depend on has changed"
         elif reused:
             text = f"{fresh} {made}, {reused} reused"
         else:
             text = f"{fresh} {made}"
+        if failed:
+            text += f", {failed} failed"
         if why:
             text += f" ({why})"
         self.line(f"{name:<11} {text}" + (f"  {where}" if where else ""))

@@ -10,8 +10,30 @@ from repro.core.errors import UsageError
 from repro.datasets.split import Clip
 
 VIDEO_SUFFIXES = frozenset(
-    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
+    {
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    }
 )
+
+LISTED = 8
+"""Suffixes, or links, that a note names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +45,8 @@ class Collection:
     clips: tuple[Clip, ...]
     part: str = ""
     """Suffix of a shard, such as -2of4; empty for all clips."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the collection, one line each."""
 
     def take_shard(self, number: int, of: int) -> "Collection":
         """Return every `of`-th clip starting at the `number`-th (from 1): shards are disjoint and together complete."""
@@ -43,12 +67,14 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file: name its folder" if folder.exists() else f"{folder}: no such folder")
-    found = []
+    found, links = [], []
     for place, folders, files in os.walk(folder):
         # Sorted, and changed in place, which is how os.walk learns where to go. Hidden folders hold caches and thumbnails.
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and not (skip and (Path(place) / name).samefile(skip))
         )
+        # os.walk does not follow links to folders: one to a folder above would be searched without end.
+        links += [Path(place) / name for name in folders if (Path(place) / name).is_symlink()]
         found += [Path(place) / name for name in files if not name.startswith(".")]
     videos = sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
@@ -58,10 +84,23 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
     for path in videos:
         if not _is_text(str(path)):
             raise UsageError(f"{str(path)!r}: its name is not UTF-8, which feature files cannot store: rename it")
+    other = [path for path in found if path.suffix.lower() not in VIDEO_SUFFIXES]
+    notes = []
+    if other:
+        suffixes = ", ".join(sorted({path.suffix.lower() or "none" for path in other})[:LISTED])
+        notes.append(
+            f"folder {folder}: {len(other)} files are left out, as their suffix ({suffixes}) is not one of a video: rename "
+            "those that are videos"
+        )
+    if links:
+        names = ", ".join(str(path.relative_to(folder)) for path in links[:LISTED])
+        notes.append(
+            f"folder {folder}: {len(links)} folders are left out, as they are links ({names}): name the folders themselves"
+        )
     resolved = folder.resolve()
     # The hash of the path keeps folders of the same name apart; the name is cut because file systems allow 255 bytes.
     name = f"videos-{resolved.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:6]}"
-    return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos))
+    return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos), notes=tuple(notes))
 
 
 def _is_text(name: str) -> bool:

@@ -87,6 +87,8 @@ def extract_source(
             f"--shard {number}/{count}: no clips are left for it: {request.source} has {len(complete.clips)}"
         )
     workspace.require_writable()
+    for note in complete.notes:
+        reporter.warn(note)
     with ExitStack() as locks:
         # One lock per backbone and shard: two processes on the same shard would compute every clip twice, while processes on
         # different shards work at the same time.
@@ -174,6 +176,7 @@ def extract_features(
             made="extracted",
             why=f"{collection.name}, {request.backbone.name}, {cells}",
             where=request.store.folder,
+            failed=len(done.failed),
         )
     if len(requests) == 1:  # backbones that share work have no speed of their own
         (request,) = requests

@@ -62,3 +62,19 @@ def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(app, "dispatch", fail)
     assert run(["list"]) == 2
     assert capsys.readouterr().err == f"repro: {ESCAPED}\n"
+
+
+@pytest.mark.parametrize(
+    ("total", "reused", "failed", "said"),
+    [
+        (0, 0, 3, "none extracted, 3 failed"),
+        (2, 2, 1, "2 reused, 1 failed"),
+        (2, 0, 1, "2 extracted, 1 failed"),
+        (2, 2, 0, "reused all 2, nothing they depend on has changed"),
+    ],
+)
+def test_a_stage_with_failures_does_not_claim_that_all_is_well(
+    total: int, reused: int, failed: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Reporter().stage("features", total=total, reused=reused, made="extracted", failed=failed)
+    assert capsys.readouterr().out == f"features    {said}\n"

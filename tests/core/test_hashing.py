@@ -118,7 +118,7 @@ def test_lines_that_make_no_sense_are_passed_over(
 
 def test_deep_nesting_in_the_cache_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "hashes.jsonl").write_text("[" * 200_000 + "\n")
-    assert FileHashes(tmp_path / "hashes.jsonl").known(settled(tmp_path / "file", b"a")) is None
+    assert FileHashes(tmp_path / "hashes.jsonl").known(tmp_path / "hashes.jsonl") is None
 
 
 def test_a_named_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
