@@ -175,6 +175,7 @@ def compare_readers(folder: Path, names: Iterable[str], reporter: Reporter) -> t
     Returns:
         The clips of which they return different frames; None if decord is not installed.
     """
+    # Said, not passed over: on such a platform this part of the job shows nothing.
     if find_spec("decord") is None:
         reporter.line(f"{'readers':<11} pyav alone: decord has no build for this platform")
         return None

@@ -104,6 +104,7 @@ class Decoders:
         Iterating over a clip raises VideoError if it cannot be decoded; the next clips still come. A clip must be iterated to
         its end or its error before the next is requested; the rest of its frames is skipped.
         """
+        # One job a worker: more would wait in its pipe, and a worker that dies would take them along.
         ahead = min(self.pool.size, len(jobs))
         for place in range(ahead):
             self.pool.send(place, jobs[place])
@@ -112,6 +113,7 @@ class Decoders:
             decoding = Decoding(job, iter(()))
             decoding.chunks = self._receive_chunks(place, decoding)
             yield decoding
+            # What the caller left unread is still in the worker's pipe, before the frames of its next job.
             for _ in _until_error(decoding.chunks):
                 pass
             if ahead < len(jobs):
@@ -132,6 +134,7 @@ class Decoders:
                 raise VideoError(f"clip {decoding.job.path}: {error}") from error
             if answer.is_last:
                 break
+            # None is a sign of life: the worker indexes a long clip.
             if answer.value is not None:
                 yield answer.value
         if answer.value.error:

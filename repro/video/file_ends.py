@@ -22,6 +22,7 @@ def describe_missing_end(path: Path) -> str:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(16)
+        # By content, because FFmpeg too takes a file for what its first bytes say, whatever its name.
         if start[:4] == b"RIFF":
             return _check_riff(file, size)
         if start[:4] == EBML_MAGIC:
@@ -32,6 +33,7 @@ def describe_missing_end(path: Path) -> str:
             return _check_flv(file, size)
         if start[:3] == b"GIF":
             return _check_gif(file, size)
+        # Two packets in a row, because one byte of 0x47 may begin any file.
         if start[0] == TS_SYNC and _byte_at(file, TS_PACKET) == TS_SYNC and size % TS_PACKET:
             return f"the file ends {size % TS_PACKET} bytes into a packet"
     return ""
@@ -52,6 +54,7 @@ def _check_riff(file: BinaryIO, size: int) -> str:
     while position + 12 <= size:
         file.seek(position)
         name, length = struct.unpack("<4sI", file.read(8))
+        # Only the size of a chunk that is there says anything; what follows the last one need not be AVI.
         if name != b"RIFF":
             return ""  # padding or another program's appendix
         if length in (0, 0xFFFFFFFF):
@@ -75,6 +78,7 @@ def _check_boxes(file: BinaryIO, size: int) -> str:
             length = struct.unpack(">Q", large)[0]
         if length < 8 or not name.isascii():
             return ""  # 0: up to the end of the file; else padding or an appendix
+        # An unknown name is more likely an appendix read as a box than a box that was cut off.
         if position + length > size:
             return _missing(position + length, size) if name in BOX_NAMES else ""
         position += length
@@ -90,6 +94,7 @@ def _check_matroska(file: BinaryIO, size: int) -> str:
     file.seek(header, 1)
     if file.read(4) != MATROSKA_SEGMENT:
         return ""
+    # A muxer that could seek has written the Segment's size when it was finished.
     length = _read_ebml_size(file)
     return "" if length is None else _missing(file.tell() + length, size)
 
@@ -109,6 +114,7 @@ def _read_ebml_size(file: BinaryIO) -> int | None:
 def _check_flv(file: BinaryIO, size: int) -> str:
     """FLV: a header, then tags of 11 bytes and their data, each followed by its size in 4 bytes."""
     file.seek(5)
+    # The header states its own length; the size of "the tag before the first one", always 0, takes 4 more bytes.
     position = struct.unpack(">I", file.read(4))[0] + 4
     while position < size:
         file.seek(position)

@@ -146,6 +146,7 @@ def index_clip(
                 for frame in _decode_to_cap(container, stream, end, path):
                     corrupt += frame.is_corrupt
                     index.not_plain = index.not_plain or _describe_frame(frame)
+                    # The container's size may differ from the pictures'; from the second frame on, only pictures are compared.
                     if (frame.width, frame.height) != (index.width, index.height) and index.pts:
                         raise VideoError(
                             f"clip {path}: its picture size changes from {index.width}x{index.height} to "
@@ -153,6 +154,7 @@ def index_clip(
                         )
                     index.width, index.height = frame.width, frame.height
                     index.pts.append(frame.pts)
+                    # A kept frame holds its decoded planes; converted to RGB it would take twice as much.
                     if index.kept is not None:
                         index.kept.append(frame)
                         held += sum(plane.buffer_size for plane in frame.planes)
@@ -160,12 +162,14 @@ def index_clip(
                             index.kept = None
                     if len(index.pts) % FRAMES_PER_SIGN == 0:
                         alive()
+                # Of a clip that the cap ends, the end of the file was not reached and does not matter.
                 capped = bool(index.pts) and max(index.pts) >= end
                 index.damage = "" if capped else describe_missing_end(path)
             except av.FFmpegError as error:
                 index.damage = f"decoding fails ({describe_ffmpeg_error(error)})"
     except av.FFmpegError as error:
         raise VideoError(f"clip {path}: not a video that can be decoded ({describe_ffmpeg_error(error)})") from error
+    # FFmpeg conceals what it cannot decode and marks the frame; it raises no error.
     if corrupt and not index.damage:
         index.damage = f"the decoder marks {corrupt} frames as corrupt"
     index.order = order_frames(index.pts, end)
@@ -238,6 +242,7 @@ def _kept_frames(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
 
 def _decode_again(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
     """Second pass over a clip too large to keep."""
+    # Frames are decoded in one order and returned in another: `turn` says when a decoded frame is due.
     turn = {position: number for number, position in enumerate(sampled)}
     last = max(sampled)
     early: dict[int, np.ndarray] = {}  # converted frames, by turn, that earlier ones have to precede
@@ -246,6 +251,7 @@ def _decode_again(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
         with open_container(index.path) as container:
             stream = _rewind(container, index.path)
             for position, frame in enumerate(_decode_to_cap(container, stream, math.inf, index.path)):
+                # Decoding repeats itself, so another time at a position means another file.
                 if position >= len(index.pts) or frame.pts != index.pts[position]:
                     raise VideoError(f"clip {index.path}: the file changed while it was read")
                 if position in turn:
@@ -292,6 +298,7 @@ def _decode_to_cap(container: InputContainer, stream: VideoStream, end: float, p
         if frame.pts is None:
             raise VideoError(f"clip {path}: frame {number} has no presentation time; the release cannot read it either")
         yield frame
+        # As read_video: frames that follow the first one beyond the cap may still have earlier times.
         if frame.pts >= end:
             if beyond == FRAMES_BEYOND_CAP:
                 return

@@ -44,6 +44,7 @@ def open_clip(path: Path, sampling: Sampling, alive: Callable[[], None] = lambda
         )
     if sampling.reader == "decord":
         why = index.damage or index.not_plain
+        # Damage first: it is the reason that helps the user.
         if index.width < DECORD_NARROWEST:
             why = why or f"only {index.width} pixels wide"
         if why:
@@ -78,6 +79,7 @@ def _read_with_decord(index: ClipIndex, stride: int, chunk: int) -> Iterator[Fra
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
+        # decord counts packets; it may find more than are shown (trimmed clips), never fewer.
         if len(reader) < len(index.order):
             raise VideoError(
                 f"clip {path}: decord finds {len(reader)} of its {len(index.order)} frames: use frames.reader: pyav"
