@@ -18,6 +18,7 @@ from pathlib import Path
 from repro import __version__
 from repro.core.errors import UsageError
 from repro.core.files import lock_file, write_json
+from repro.core.locks import remove_partials
 from repro.core.reading import IrregularFileError, parse_json, read_text
 
 FORMAT = 1
@@ -79,6 +80,15 @@ class Workspace:
         return self.root / "mlflow.db"
 
     @property
+    def mlflow_artifacts(self) -> Path:
+        return self.root / "mlartifacts"
+
+    @property
+    def mlflow_lock(self) -> Path:
+        """Held by the one process that writes to MLflow."""
+        return self.root / ".mlflow.lock"
+
+    @property
     def command_option(self) -> str:
         """The option that names this workspace in a printed command; empty for ./workspace, the default."""
         return "" if self.root == Path("workspace").absolute() else f" --workspace {shlex.quote(str(self.root))}"
@@ -92,7 +102,7 @@ class Workspace:
         try:
             # A real file, because permissions alone do not show a full disk or a read-only file system.
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-"):
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-", suffix=".partial"):
                 pass
         except OSError as error:
             reason = "no space left on the device" if error.errno == errno.ENOSPC else (error.strerror or str(error))
@@ -100,6 +110,9 @@ class Workspace:
                 f"workspace {self.root} cannot be written ({reason}): "
                 "name a folder of yours with --workspace DIR or REPRO_WORKSPACE"
             ) from error
+        # Files written here by every kind of command; the folders of features, runs and audits are cleaned by their writers.
+        for folder in (self.root, self.listings, self.reports):
+            remove_partials(folder)
         if not self.stamp.exists():
             write_json(self.stamp, {"format": FORMAT, "made_by": f"actiondiff-repro {__version__}"})
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.core.console import Reporter
-from repro.core.files import remove_partials, write_bytes
+from repro.core.files import write_bytes
 from repro.core.hashing import FileStamp
+from repro.core.locks import remove_partials
 from repro.core.reading import parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest

@@ -16,7 +16,8 @@ from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
 from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
-from repro.core.files import remove_partials, set_aside, write_json
+from repro.core.files import set_aside, write_json
+from repro.core.locks import remove_partials
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.pack_collection import pack_collection
@@ -87,7 +88,8 @@ def extract_missing(
     for request in requests:
         clips_folder = request.store.folder / "clips"
         clips_folder.mkdir(parents=True, exist_ok=True)
-        for folder in (request.store.folder.parent, request.store.folder, clips_folder):
+        backbone_folder = request.store.folder.parent
+        for folder in (backbone_folder, backbone_folder / "origins", request.store.folder, clips_folder):
             remove_partials(folder)
     missing = _find_missing_cells(collection, requests, execution, result, reporter)
     result.reused = [clip.id for clip in collection.clips if clip.id in result.video_sha256 and clip.id not in missing]

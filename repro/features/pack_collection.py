@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from repro.core.files import remove_partials, replacing_file, set_aside, try_lock_file
+from repro.core.files import replacing_file, set_aside, try_lock_file
 from repro.core.hashing import content_key, file_sha256
+from repro.core.locks import remove_partials
 from repro.core.reading import parse_json
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place

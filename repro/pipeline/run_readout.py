@@ -16,8 +16,9 @@ from jaxtyping import Int64
 from pydantic import ValidationError
 
 from repro.core.console import Reporter
-from repro.core.files import remove_partials, set_aside
+from repro.core.files import set_aside
 from repro.core.hashing import content_key, content_sha256, file_sha256
+from repro.core.locks import remove_partials
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import FeatureStore

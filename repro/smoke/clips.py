@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from repro.core.console import Reporter
-from repro.core.files import remove_partials, replacing_file, set_aside, write_json
+from repro.core.files import replacing_file, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
+from repro.core.locks import remove_partials
 from repro.core.reading import parse_json, read_text
 from repro.datasets.split import Clip, Split, SplitName
 from repro.video.synthetic import scenes

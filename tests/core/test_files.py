@@ -1,5 +1,7 @@
 """Files are whole or absent; keys depend on contents alone; the workspace says what it cannot do."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from repro.core.errors import UsageError
-from repro.core.files import ABANDONED, remove_partials, replacing_file, set_aside, write_bytes, write_json
+from repro.core.files import replacing_file, set_aside, write_bytes, write_json
 from repro.core.hashing import content_key, file_sha256
+from repro.core.locks import ABANDONED, remove_partials
 from repro.core.workspace import Workspace, open_scratch_workspace, open_workspace
 
 
@@ -55,14 +58,63 @@ def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == b"half"
 
 
-def test_another_machines_partial_is_swept_after_a_day(tmp_path: Path) -> None:
-    fresh, old = tmp_path / ".f.12-elsewhere-0123ab.partial", tmp_path / ".f.12-elsewhere-4567cd.partial"
-    for path in (fresh, old):
+def test_a_held_partial_is_kept_whatever_its_age_and_whoever_cleans(tmp_path: Path) -> None:
+    """Two containers have one host name and pid 1: only the lock tells whose file it is, also within one process."""
+    with replacing_file(tmp_path / "f") as partial:
+        partial.write_bytes(b"half")
+        for path in (partial, partial.parent / "lock", partial.parent):
+            os.utime(path, (0, 0))
+        remove_partials(tmp_path)
+        partial.write_bytes(partial.read_bytes() + b" and half")
+    assert (tmp_path / "f").read_bytes() == b"half and half"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_libraries_write_beside_a_partial_goes_with_it(tmp_path: Path) -> None:
+    """SQLite's journals, and the files that safetensors renames."""
+    code = (
+        "import os, sys; from pathlib import Path; from repro.core.files import replacing_file\n"
+        "with replacing_file(Path(sys.argv[1])) as p:\n"
+        "  p.with_name(p.name + '-journal').touch(); p.with_name('.tmpAbCdEf').touch(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], check=False)
+    remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_partials_without_a_lock_are_deleted_after_a_day(tmp_path: Path) -> None:
+    """Of earlier versions, and of file systems without locks."""
+    fresh, old = tmp_path / ".f.12-elsewhere-0123ab.partial", tmp_path / ".f.12-elsewhere-4567cd.partial-journal"
+    fresh_folder, old_folder = tmp_path / ".g.0123456789ab.partial", tmp_path / ".h.0123456789ab.partial"
+    for folder in (fresh_folder, old_folder):
+        folder.mkdir()
+    for path in (fresh, old, fresh_folder / "content", old_folder / "content"):
         path.write_bytes(b"")
     then = old.stat().st_mtime - 2 * ABANDONED
-    os.utime(old, (then, then))
+    for path in (old, old_folder / "content", old_folder, fresh_folder):
+        os.utime(path, (then, then))
     remove_partials(tmp_path)
-    assert list(tmp_path.iterdir()) == [fresh]
+    assert sorted(tmp_path.iterdir()) == [fresh, fresh_folder]
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written all the same; what needs a lock says so."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with replacing_file(tmp_path / "f") as partial:
+        partial.write_bytes(b"1")
+        remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    with pytest.raises(UsageError, match="cannot be locked"), Workspace(tmp_path).lock("job"):
+        pass
+
+
+def test_a_long_name_of_long_characters(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ("\U0001f3ac" * 63), b"1")
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_name_as_long_as_file_systems_allow(tmp_path: Path) -> None:

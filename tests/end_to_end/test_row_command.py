@@ -4,11 +4,13 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,34 @@ def test_two_runs_of_one_row_do_not_meet(folder: Path, tmp_path: Path) -> None:
         assert second.returncode == 2
         assert f'"pid": {first.pid}' in second.stderr
         assert "wait for it to end, or use another --workspace" in second.stderr
+
+
+@pytest.mark.slow
+def test_four_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path: Path) -> None:
+    """Two of them share features, all share the database, which does not exist yet."""
+    place = _place(folder, tmp_path / "shared")
+    names = ["ak_full_videomaev2", "ak_unseen_videomaev2", "ucf_hmdb_vjepa", "hmdb_ucf_videomaev2"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "repro", name, "--workers", "1", "--workspace", str(place)],
+            cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    for process in started:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert "warning" not in errors
+    runs = sorted(record.run for record in load_records(Workspace(place)).values())
+    assert len(runs) == len(names)
+    with closing(sqlite3.connect(place / "mlflow.db")) as database:
+        query = (
+            "select t.value from tags t join runs r using (run_uuid) where t.key = 'repro.run' "
+            "and r.status = 'FINISHED' and r.lifecycle_stage = 'active'"
+        )
+        assert sorted(run for (run,) in database.execute(query)) == runs
+    assert not list(place.rglob("*.damaged*"))
+    assert not list(place.rglob(".*.partial*"))
 
 
 @pytest.mark.slow
