@@ -70,7 +70,7 @@ def test_a_held_partial_is_kept_whatever_its_age_and_whoever_cleans(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_what_libraries_write_beside_a_partial_goes_with_it(tmp_path: Path) -> None:
+def test_what_libraries_write_next_to_a_partial_is_deleted_with_it(tmp_path: Path) -> None:
     """SQLite's journals, and the files that safetensors renames."""
     code = (
         "import os, sys; from pathlib import Path; from repro.core.files import replacing_file\n"
