@@ -9,6 +9,7 @@ from typing import Any
 
 from repro.core.errors import UsageError
 from repro.core.locks import own_partial, take_lock
+from repro.core.locks import remove_partials as remove_partials  # for callers that also write
 from repro.core.reading import parse_json, read_text
 
 

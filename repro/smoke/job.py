@@ -13,8 +13,7 @@ from repro.backbones.registry import family_of
 from repro.backbones.weights import ensure_random_weights
 from repro.core.console import Reporter
 from repro.core.errors import Exit
-from repro.core.files import write_json
-from repro.core.locks import remove_partials
+from repro.core.files import remove_partials, write_json
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline.row import extract_row
@@ -131,7 +130,8 @@ def run_stages(
     # Two jobs in one workspace would write the same clips and features.
     with workspace.lock("smoke"):
         reporter.line(f"smoke job in {workspace.root}")
-        remove_partials(workspace.smoke)
+        for folder in (workspace.root, workspace.smoke, workspace.reports):
+            remove_partials(folder)
         folder = workspace.smoke / "clips"
         hashes = clips.render_clips(folder, reporter)
         checkpoint_sha256 = _generate_checkpoint(workspace, reporter)
