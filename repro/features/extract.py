@@ -14,8 +14,10 @@ from jaxtyping import Float
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone, Execution, Extractor
+from repro.backbones.noise import Noise
 from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
+from repro.core.errors import MissingError
 from repro.core.files import set_aside, write_json
 from repro.core.locks import remove_partials
 from repro.datasets.split import Clip
@@ -272,7 +274,10 @@ def _extract_clips(
                 events = batch_windows(clips, decoders.decode(jobs), group, missing)
                 for event, noises in add_noise(events, result.video_sha256):
                     if isinstance(event, WindowBatch):
-                        batches.append(event.extractor.features(event.windows, noises))
+                        computed = event.extractor.features(event.windows, noises)
+                        if not all(np.isfinite(v).all() for cells in computed.values() for v in cells.values()):
+                            _check_weights(event, noises)
+                        batches.append(computed)
                         result.windows += len(event.windows)
                         continue
                     try:
@@ -284,6 +289,22 @@ def _extract_clips(
                     failures = f", {len(result.failed)} failed" if result.failed else ""
                     advance(f"{result.windows / result.seconds:.2f} windows/s{failures}")
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
+
+
+def _check_weights(batch: WindowBatch, noises: Sequence[Noise]) -> None:
+    """Check that the weights give finite features of a grey picture, after a clip's features were not finite.
+
+    Raises:
+        MissingError: they do not, so that every clip would fail alike.
+    """
+    grey = [np.full_like(window, 128) for window in batch.windows]
+    for name, cells in batch.extractor.features(grey, noises).items():
+        bad = [cell for cell, values in cells.items() if not np.isfinite(values).all()]
+        if bad:
+            raise MissingError(
+                f"backbone {name}: its features {bad[0]} hold NaN or infinity even of a grey picture, so every clip would fail: "
+                "its checkpoint is damaged, or its precision too low: fetch it again and compare its sha256"
+            )
 
 
 def _store_clip(

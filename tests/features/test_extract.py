@@ -17,6 +17,7 @@ from repro.backbones.noise import Noise, Stream
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.pictures import pad_window
+from repro.core.errors import MissingError
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
@@ -299,6 +300,26 @@ def test_a_damaged_clip_is_refused_unless_allowed(
         assert run_extraction([cut, good], reporter, request, allow_damaged=True).reused == ["cut", good.id]
 
 
+class Broken:
+    """An extractor whose features are `value`, of every picture or of all but a grey one."""
+
+    backbones = ("mean_colour",)
+    frames = Frames()
+    at_once = 1
+    noise_seed = 0
+    batch = ""
+
+    def __init__(self, value: float, grey: float) -> None:
+        self.value, self.grey = value, grey
+
+    def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
+        return {}
+
+    def features(self, windows: Sequence[np.ndarray], noises: Sequence[Noise]) -> dict[str, dict[str, np.ndarray]]:
+        value = self.grey if all((window == 128).all() for window in windows) else self.value
+        return {"mean_colour": {"final": np.full((sum(map(len, windows)), 2), value, np.float32)}}
+
+
 @pytest.mark.parametrize(("value", "stored_as"), [(np.nan, "float32"), (np.inf, "float32"), (7e4, "float16")])
 def test_features_that_are_not_finite_are_not_stored(
     rendered: dict[str, Path],
@@ -308,23 +329,19 @@ def test_features_that_are_not_finite_are_not_stored(
     value: float,
     stored_as: StoredAs,
 ) -> None:
-    class Broken:
-        backbones = ("mean_colour",)
-        frames = Frames()
-        at_once = 1
-        noise_seed = 0
-        batch = ""
-
-        def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
-            return {}
-
-        def features(self, windows: Sequence[np.ndarray], noises: Sequence[Noise]) -> dict[str, dict[str, np.ndarray]]:
-            return {"mean_colour": {"final": np.full((sum(map(len, windows)), 2), value, np.float32)}}
-
-    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Broken()])
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Broken(value, 0.0)])
     some = list_clips(rendered)[:1]
     request = dataclasses.replace(mean_colour_request(tmp_path), store=open_store(tmp_path, stored_as=stored_as))
     result = run_extraction(some, reporter, request)
     assert "hold NaN or infinity" in result.failed[some[0].id]
     assert str(some[0].path) in result.failed[some[0].id]
     assert request.store.read_clip(some[0].id) is None
+
+
+def test_weights_that_are_not_finite_are_named_once(
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Broken(np.nan, np.nan)])
+    with pytest.raises(MissingError, match=r"backbone mean_colour: .* of a grey picture, .*checkpoint is damaged"):
+        run_extraction(list_clips(rendered), reporter, mean_colour_request(tmp_path))
+    assert reporter.warnings == []
