@@ -1,18 +1,12 @@
 """The command `repro`: maps errors to exit codes. Nothing heavy is imported before the verb is known."""
 
-import errno
 import os
 import sys
+from contextlib import suppress
 
+from repro.core.disk import describe_disk_error, find_disk_errno
 from repro.core.errors import Exit, ReproError
-
-USER_FIXABLE_ERRNOS = frozenset(
-    {
-        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
-        errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP,
-    }
-)  # fmt: skip
-"""errno values that the user can fix: disk full, quota, permissions, a folder in place of a file, a name too long."""
+from repro.core.reading import IrregularFileError
 
 EXIT_BROKEN_PIPE = 141
 """The code a shell reports for a command whose output pipe was closed (128 + SIGPIPE)."""
@@ -27,35 +21,49 @@ def run(arguments: list[str]) -> int:
     try:
         from repro.cli import app as cli
 
-        return int(cli.dispatch(arguments))
+        code = int(cli.dispatch(arguments))
+        # Here rather than at exit, where Python would report a full disk with a traceback.
+        sys.stdout.flush()
+        return code
     except ReproError as error:
-        _print_error(f"repro: {error}")
+        _complain(str(error))
         return int(error.exit_code)
     except KeyboardInterrupt:
-        print("repro: interrupted: finished work is kept; run the same command again to resume", file=sys.stderr)
+        _complain("interrupted: finished work is kept; run the same command again to resume")
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
-        # The reader closed our output pipe, as `repro list | head` does. Python would complain once more when it flushes
-        # stdout at exit, so stdout now leads nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader closed our output pipe, as `repro list | head` does.
+        _drop_output()
         return EXIT_BROKEN_PIPE
-    except OSError as error:
-        from repro.core.reading import IrregularFileError
-
-        if error.errno not in USER_FIXABLE_ERRNOS and not isinstance(error, IrregularFileError):
-            return _internal(error)
-        where = f"{error.filename}: " if error.filename is not None else ""
-        _print_error(f"repro: {where}{error.strerror}: free space or correct the path, then run the command again")
+    except IrregularFileError as error:
+        _complain(f"{error.filename}: {error.strerror}: correct the path, then run the command again")
         return int(Exit.USAGE)
     except Exception as error:
-        return _internal(error)
+        number = find_disk_errno(error)
+        if number is None:
+            return _internal(error)
+        where = getattr(error, "filename", None)
+        if where is None and isinstance(error, OSError):
+            # Every other write names its file. What was printed before may still be in the buffer.
+            where = "standard output"
+            with suppress(OSError):
+                sys.stdout.flush()
+        _complain(describe_disk_error(where, number))
+        return int(Exit.USAGE)
 
 
-def _print_error(text: str) -> None:
-    # Imported here: rich takes time to import, and most commands end without an error.
-    from repro.core.console import print_line
+def _complain(message: str) -> None:
+    # Standard error may be a file on the full disk that the message is about: the exit code still says it.
+    with suppress(OSError):
+        # Imported here: rich takes time to import, and most commands end without an error.
+        from repro.core.console import print_line
 
-    print_line(text, to_stderr=True)
+        print_line(f"repro: {message}", to_stderr=True)
+
+
+def _drop_output() -> None:
+    """Make stdout lead nowhere: Python would complain once more when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _internal(error: Exception) -> int:

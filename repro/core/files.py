@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from repro.core.disk import naming_write
 from repro.core.errors import UsageError
 from repro.core.locks import own_partial, take_lock
 from repro.core.locks import remove_partials as remove_partials  # for callers that also write
@@ -18,24 +19,30 @@ def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path on the same file system; when the block succeeds, the file written there replaces `path`.
 
     If the block raises, the temporary file is deleted and `path` stays as it was.
+
+    Raises:
+        DiskError: the disk is full, read-only or refuses the write for another reason; the message names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with own_partial(path) as partial:
-        yield partial
-        # Some writers (safetensors, tempfile) create files with mode 0600; a shared workspace needs the umask's mode.
-        # A hard link shares its mode with the file it links to, which is not ours to change.
-        if partial.stat().st_nlink == 1:
-            partial.chmod(0o666 & ~_umask())
-        rename_synced(partial, path)
+    with naming_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with own_partial(path) as partial, naming_write(path, partial):
+            yield partial
+            # Some writers (safetensors, tempfile) create files with mode 0600; a shared workspace needs the umask's mode.
+            # A hard link shares its mode with the file it links to, which is not ours to change.
+            if partial.stat().st_nlink == 1:
+                partial.chmod(0o666 & ~_umask())
+            rename_synced(partial, path)
 
 
 def rename_synced(partial: Path, path: Path) -> None:
     """Rename the finished file `partial` to `path`, synced to disk."""
     # The order matters: without fsync before the rename, a power cut can leave the new name on an empty file.
     # Syncing the folder afterwards makes the rename itself durable.
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    with naming_write(path, partial):
+        # Some network disks report a full disk or an exceeded quota only here.
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
     _sync_folder(path.parent)
 
 
@@ -113,20 +120,24 @@ def lock_file(path: Path, busy: str, remedy: str) -> Iterator[None]:
     Raises:
         UsageError: another process holds it; the message is `busy`, that process's pid and host, and `remedy`.
     """
-    with path.open("a+") as file:
+    with naming_write(path):
+        opened = path.open("a+")
+    with opened as file:
         if not take_lock(file.fileno(), path):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UsageError(f"{busy} ({holder}): {remedy}")
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
-        file.flush()
+        with naming_write(path):
+            # Not through the buffer of `file`, which would be written once more, and fail once more, when it is closed.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
         yield
 
 
 @contextmanager
 def try_lock_file(path: Path) -> Iterator[bool]:
     """Hold the lock file `path` during the block if it is free; yields whether it is."""
-    with path.open("a") as file:
+    with naming_write(path):
+        opened = path.open("a")
+    with opened as file:
         yield take_lock(file.fileno(), path)

@@ -132,13 +132,15 @@ class FileHashes:
     def _add(self, stamp: FileStamp, digest: str) -> None:
         self._known[stamp] = digest
         line = json.dumps([*stamp, digest], ensure_ascii=False) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One write in append mode per line: processes that share the file cannot interleave their lines.
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(handle, line.encode("utf-8", "surrogateescape"))
-        finally:
-            os.close(handle)
+        # A full or read-only disk costs the cache's line, not the hash: otherwise the file that was hashed would be blamed.
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # One write in append mode per line: processes that share the file cannot interleave their lines.
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(handle, line.encode("utf-8", "surrogateescape"))
+            finally:
+                os.close(handle)
 
 
 def _read_lines(path: Path) -> dict[FileStamp, str]:

@@ -23,6 +23,7 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import cast
 
+from repro.core.disk import DiskError, describe_disk_error, find_errno_in_text, naming_write
 from repro.core.errors import MissingError
 from repro.core.reading import parse_json
 from repro.datasets.annotations import DataError, check_not_empty
@@ -209,15 +210,16 @@ def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
     # A file of full size is complete, because it gets its name only after its last byte.
     if target.is_file() and target.stat().st_size == size:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name[:200]}{PARTIAL}")
-    # copyfileobj reads to the end of the member, where zipfile verifies its checksum.
-    with partial.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
-    # Some streams that end early raise no error, so the size is compared as well.
-    if partial.stat().st_size != size:
-        raise EOFError(f"{target.name}: {partial.stat().st_size} bytes of {size}")
-    partial.replace(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with naming_write(target, partial):
+        # copyfileobj reads to the end of the member, where zipfile verifies its checksum.
+        with partial.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        # Some streams that end early raise no error, so the size is compared as well.
+        if partial.stat().st_size != size:
+            raise EOFError(f"{target.name}: {partial.stat().st_size} bytes of {size}")
+        partial.replace(target)
 
 
 def _describe_error(error: Exception) -> str:
@@ -308,6 +310,10 @@ def _run_program(words: list[str], archive: Path) -> str:
     if done.returncode != 0:
         said = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
         reason = said[-1][:160] if said else f"exit code {done.returncode}"
+        # An archive is not damaged because the disk is full: what is unpacked of it must not be deleted.
+        number = find_errno_in_text(done.stderr + done.stdout)
+        if number is not None:
+            raise DiskError(describe_disk_error(f"unpacking {archive}", number))
         raise DataError(
             f"{archive}: {words[0]} cannot unpack it ({reason}): damaged, cut off or encrypted: fetch it again"
         )

@@ -3,13 +3,16 @@
 Each clip's file is verified, then its cells are copied to their arrays. A file is removed only when all of its cells are packed.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.parquet as pq
+from jaxtyping import Float
 
+from repro.core.disk import reserve_space
 from repro.core.files import replacing_file, set_aside, try_lock_file
 from repro.core.hashing import content_key, file_sha256
 from repro.core.locks import remove_partials
@@ -25,6 +28,9 @@ class _ChangedError(Exception):
 
 def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
     """Pack the features in clips' files, together with those packed before.
+
+    The arrays' space is reserved before anything is written, and they are written, not memory-mapped: on a full disk, writing to
+    mapped memory would kill the process with SIGBUS.
 
     Does nothing while another process packs the same collection, or if one writes to it meanwhile: its clips are packed by the
     next call.
@@ -83,17 +89,19 @@ def _write_arrays(
     cells = sorted({cell for header in headers.values() for cell in header.cells})
     before = {cell: store.open_pack_or_set_aside(cell, warn) for cell in cells}
     with ExitStack() as written:
-        arrays, places, paths = {}, {}, {}
+        arrays: dict[str, _ArrayFile] = {}
+        places, paths = {}, {}
         for cell, old in before.items():
             places[cell] = _assign_places(cell, old.places if old else {}, headers)
             # Another content has another name: the array that the present index names stays until the index is replaced.
             # str(p) spells out the class and its fields: see Place.
             paths[cell] = pack.array_path(folder, cell, content_key([[c, str(p)] for c, p in places[cell].items()]))
             partial = written.enter_context(replacing_file(paths[cell]))
-            arrays[cell] = _create_array(partial, sum(place.tokens for place in places[cell].values()), cell, headers)
+            tokens = sum(place.tokens for place in places[cell].values())
+            arrays[cell] = written.enter_context(_create_array(partial, tokens, cell, headers))
             for clip, place in places[cell].items():
                 if old is not None and (clip not in headers or cell not in headers[clip].cells):
-                    arrays[cell][place.first : place.first + place.tokens] = old.clip_values(clip)
+                    arrays[cell].write_tokens(place.first, old.clip_values(clip))
         for clip, header in headers.items():
             # The file may have been replaced since its header was read: by features of another video, or with more cells.
             entry = read_clip_file(header.path)
@@ -104,23 +112,43 @@ def _write_arrays(
             ):
                 raise _ChangedError
             for cell in header.cells:
-                place = places[cell][clip]
-                arrays[cell][place.first : place.first + place.tokens] = entry[1].features[cell]
-        # Flushed and unmapped before replacing_file renames the arrays, so that the hashes below are of complete files.
-        for array in arrays.values():
-            array.flush()
-        arrays.clear()
+                arrays[cell].write_tokens(places[cell][clip].first, entry[1].features[cell])
+        # `written` closes each array before replacing_file renames it, so that the hashes below are of complete files.
     for cell, path in paths.items():
         pack.write_index(folder, cell, path, file_sha256(path), places[cell])
 
 
-def _create_array(partial: Path, tokens: int, cell: str, headers: dict[str, ClipHeader]) -> np.memmap:
+class _ArrayFile:
+    """A .npy file of a known shape, written in pieces."""
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype, shape: tuple[int, int]) -> None:
+        self._file = file
+        self._dtype, self._channels = dtype, shape[1]
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        )
+        file.flush()
+        self._start = file.tell()
+        size = self._start + shape[0] * shape[1] * self._dtype.itemsize
+        reserve_space(file, size)
+        file.truncate(size)
+
+    def write_tokens(self, first: int, values: Float[np.ndarray, "T C"]) -> None:
+        """Write `values` as the tokens from index `first` on."""
+        if values.dtype != self._dtype or values.shape[1] != self._channels:
+            raise ValueError(
+                f"expected {self._channels} channels of {self._dtype}, found {values.shape} {values.dtype}"
+            )
+        self._file.seek(self._start + first * self._channels * self._dtype.itemsize)
+        self._file.write(np.ascontiguousarray(values).tobytes())
+
+
+@contextmanager
+def _create_array(partial: Path, tokens: int, cell: str, headers: dict[str, ClipHeader]) -> Iterator[_ArrayFile]:
     # All files of a store have one dtype (part of its key), and all of a cell one number of channels.
     header = next(header for header in headers.values() if cell in header.cells)
-    array: np.memmap = np.lib.format.open_memmap(
-        partial, mode="w+", dtype=header.dtype, shape=(tokens, header.cells[cell][1])
-    )
-    return array
+    with partial.open("wb") as file:
+        yield _ArrayFile(file, header.dtype, (tokens, header.cells[cell][1]))
 
 
 def _assign_places(cell: str, old: dict[str, Place], headers: dict[str, ClipHeader]) -> dict[str, Place]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from repro.core.console import Reporter, format_size
+from repro.core.disk import naming_write
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import rename_synced, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
@@ -202,7 +203,7 @@ def _append_received(
     show_progress: Callable[[int, int | None], None],
 ) -> int:
     """Append what is received to `part`; return its length in bytes."""
-    with part.open("ab") as out:
+    with naming_write(part), part.open("ab") as out:
         show_progress(received, total)
         while True:
             try:

@@ -45,8 +45,6 @@ class RowFeatures:
 
     cells: tuple[Cell, ...]
     stored_as: StoredAs = "float32"
-    show_disk: bool = False
-    """Report first how much disk they will take."""
 
 
 def run_row(
@@ -136,7 +134,7 @@ def extract_row(
     for dataset, clips in collections.items():
         requests = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
         collection = dataset_collection(dataset, clips)
-        done = extract_features(requests, collection, workspace, execution, reporter, show_disk=features.show_disk)
+        done = extract_features(requests, collection, workspace, execution, reporter, show_disk=True)
         stores |= {part: requests[0].store for part in data.splits if _dataset_of(row, part) == dataset}
         failed += done.failed
         video_sha256 |= done.video_sha256

@@ -116,7 +116,7 @@ def run_grid(
             grid.row, workspace, allow_missing=request.allow_missing, allow_damaged=execution.allow_damaged
         )
         data.warn_of_left_out(reporter)
-        features = RowFeatures(grid.cells, request.stored_as, show_disk=True)
+        features = RowFeatures(grid.cells, request.stored_as)
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)
         cells = _Cells(grid, request, inputs, compute, workspace, reporter)
         failures = cells.train_missing()
