@@ -10,16 +10,18 @@ from repro.backbones.extractor import Execution
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.registry import family_of, load_backbone
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
-from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions
-from repro.core.console import print_line
-from repro.core.errors import Exit, MissingError, UsageError
+from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions, FlagOption
+from repro.core.console import Reporter, print_line
+from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
+from repro.core.hashing import FileHashes
 from repro.table.requirements import chosen_device
 
 
 def verify(
-    backbone: str,
+    backbone: str = "",
     /,
     *,
+    store: FlagOption = False,
     golden: Path | None = None,
     checkpoint: Path | None = None,
     config: BackboneOptions = BACKBONE,
@@ -32,14 +34,21 @@ def verify(
     Without --golden, compares ways of computing on this machine: the fast path with the plain one, one implementation
     with the other, each precision with fp32.
 
+    With --store, reads stored features through instead and exits 4 if any file is damaged.
+
     Example: `repro verify svd_xt --golden golden/svd_xt`
 
     Args:
-        backbone: A name from configs/backbones.
+        backbone: A name from configs/backbones; with --store, a folder of features [default: the workspace's].
+        store: Read every stored feature file and pack through, and name each damaged one.
         golden: Folder of golden windows (repro/backbones/comparison.py describes the files).
         checkpoint: Weights in the published layout [default: the backbone's, in the workspace].
         limit: Largest relative L2 allowed.
     """
+    if store:
+        return _verify_store(backbone, common)
+    if not backbone:
+        raise UsageError("expected a backbone, a name from configs/backbones, or --store")
     settings, device = load_backbone(backbone, config.changes()), chosen_device(compute.device)
     family, kept = family_of(settings), settings.checkpoint
     if kept is None or not family.verifiable:
@@ -64,6 +73,40 @@ def verify(
     if common.as_json:
         print(json.dumps({"backbone": backbone, "device": device, "limit": limit, "comparisons": rows}, indent=1))
     return Exit.JUDGED_DIFFERENT if above else Exit.OK
+
+
+def _verify_store(place: str, common: CommonOptions) -> Exit:
+    """Read the features in the folder `place`, or all of the workspace, and print each damaged file."""
+    # Imported here: a comparison of backbones reads no stored features.
+    from repro.features.audit_store import check_feature_files, find_feature_files
+
+    workspace = common.open_workspace()
+    folder = Path(place) if place else workspace.features
+    if place and not folder.is_dir():
+        raise MissingError(f"{folder}: no such folder: expected a folder of stored features, as {workspace.features}")
+    files = find_feature_files(folder)
+    if not files:
+        raise NothingToCheckError(f"nothing to check: no stored features in {folder}")
+    size, damaged = 0, []
+    reporter = Reporter(to_stderr=common.as_json)
+    with reporter.progress("verify", len(files)) as advance:
+        for checked in check_feature_files(files, FileHashes(workspace.hashes)):
+            size += checked.size
+            if checked.damage:
+                damaged.append(checked)
+                reporter.warn(f"features {checked.path}: damaged: {checked.damage}")
+            advance("")
+    if common.as_json:
+        report = {
+            "folder": str(folder), "files": len(files), "bytes": size,
+            "damaged": [{"path": str(one.path), "why": one.damage} for one in damaged],
+        }  # fmt: skip
+        print(json.dumps(report, indent=1))
+    else:
+        print_line(f"{folder}: {len(files)} files of features, {size / 1e9:.2f} GB read, {len(damaged)} damaged")
+        if damaged:
+            print_line("run the row or `repro extract` again: damaged files are renamed and their clips extracted again")
+    return Exit.MISSING if damaged else Exit.OK
 
 
 def _print_deviations(

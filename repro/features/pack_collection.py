@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from repro.core.disk import reserve_space
 from repro.core.files import replacing_file, set_aside, try_lock_file
-from repro.core.hashing import content_key, file_sha256
+from repro.core.hashing import file_sha256
 from repro.core.locks import remove_partials
 from repro.core.reading import parse_json
 from repro.features import packed as pack
@@ -94,8 +94,7 @@ def _write_arrays(
         for cell, old in before.items():
             places[cell] = _assign_places(cell, old.places if old else {}, headers)
             # Another content has another name: the array that the present index names stays until the index is replaced.
-            # str(p) spells out the class and its fields: see Place.
-            paths[cell] = pack.array_path(folder, cell, content_key([[c, str(p)] for c, p in places[cell].items()]))
+            paths[cell] = folder / pack.name_array(cell, places[cell])
             partial = written.enter_context(replacing_file(paths[cell]))
             tokens = sum(place.tokens for place in places[cell].values())
             arrays[cell] = written.enter_context(_create_array(partial, tokens, cell, headers))

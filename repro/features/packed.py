@@ -9,6 +9,7 @@ one file out of thousands, which a training reads in one go and file systems cop
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from repro.core.files import replacing_file
-from repro.core.hashing import FileHashes
+from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.reading import check_regular, parse_json
 
 
@@ -62,33 +63,56 @@ def index_path(folder: Path, cell: str) -> Path:
     return folder / f"{cell}.parquet"
 
 
-def array_path(folder: Path, cell: str, key: str) -> Path:
-    return folder / f"{cell}-{key}.npy"
-
-
 def list_packed_cells(folder: Path) -> list[str]:
     """Return the cells with an index in `folder`."""
     return sorted(path.stem for path in folder.glob("*.parquet"))
 
 
-def open_pack(folder: Path, cell: str, hashes: FileHashes) -> Packed | None:
+def name_array(cell: str, places: Mapping[str, Place]) -> str:
+    """Return the file name of the array with these clips. It is a hash of the index, so it also verifies the index."""
+    # str(p) spells out the class and its fields: see Place.
+    return f"{cell}-{content_key([[clip, str(place)] for clip, place in places.items()])}.npy"
+
+
+def open_pack(folder: Path, cell: str, hashes: FileHashes, *, reread: bool = False) -> Packed | None:
     """Open the pack of `cell` in `folder`, verified against the sha256 in its index; None if it is not packed.
+
+    Args:
+        folder: The collection's folder of packs.
+        cell: Name of the cell.
+        hashes: Cached hashes: an array that has not changed since it was last read is not read again.
+        reread: Read the array through even so, once per process: bytes can change without a trace in the file's times.
 
     Raises:
         DamagedFeaturesError: index or array is not as it was written; the message gives the reason.
     """
     index = index_path(folder, cell)
-    if not index.is_file():
-        return None
+    while index.is_file():
+        stamp = FileStamp.of(index)
+        try:
+            return _open_index(index, cell, hashes, reread=reread)
+        except DamagedFeaturesError:
+            # Another process may have packed more clips meanwhile, and removed the array that the older index names.
+            with suppress(FileNotFoundError):
+                if FileStamp.of(index) != stamp:
+                    continue
+            raise
+    return None
+
+
+def _open_index(index: Path, cell: str, hashes: FileHashes, *, reread: bool) -> Packed:
     try:
         table = pq.read_table(index)
         about = parse_json((table.schema.metadata or {})[b"about"])
-        path = folder / about["array"]
+        places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
+        # Before the array is opened: the name comes from the index.
+        if about["array"] != name_array(cell, places):
+            raise DamagedFeaturesError(f"{index.name} does not match the name of its array")
+        path = index.parent / about["array"]
         check_regular(path)
         # Memory-mapped, as one cell of a large data set is tens of GB. No pickles: they can run code when loaded.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        unchanged = hashes.sha256(path) == about["sha256"]
-        places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
+        unchanged = (hashes.reread_sha256(path) if reread else hashes.sha256(path)) == about["sha256"]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
     if not unchanged:

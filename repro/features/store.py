@@ -36,6 +36,11 @@ StoredAs = Literal["float32", "float16"]
 Features = dict[str, Float[np.ndarray, "T _"]]
 """By cell name; widths differ between layers."""
 
+
+class DamagedPackError(DamagedFeaturesError):
+    """A pack is damaged. The message names it and what it was renamed to."""
+
+
 NUMPY_ARRAYS: ArrayLibrary[np.ndarray] = ArrayLibrary("np", save_file, np.ndarray.tobytes)
 
 
@@ -107,13 +112,18 @@ class FeatureStore:
         return name
 
     def clip_path(self, clip_id: str) -> Path:
-        """Return the path of a clip's file. Ids may contain any character; unusual ones are escaped."""
+        """Return the path of a clip's file."""
+        return self.folder / "clips" / self.file_name(clip_id)
+
+    @staticmethod
+    def file_name(clip_id: str) -> str:
+        """Return the name of a clip's file. Ids may contain any character; unusual ones are escaped."""
         # An id such as a/../../b must not lead out of the folder. Ordinary names stay readable.
         name = quote(clip_id, safe=" ()[]!+,=@")
         if len(name) > 200:
             # File systems allow 255 bytes per name. The hash keeps apart long ids that begin alike; the file has the complete id.
             name = f"{name[:160]}~{hashlib.sha256(clip_id.encode()).hexdigest()[:24]}"
-        return self.folder / "clips" / f"{name}.safetensors"
+        return f"{name}.safetensors"
 
     def write_clip(self, clip_id: str, entry: Entry) -> None:
         """Store `entry` in the clip's file. Cells of the same video that the file already holds are kept."""
@@ -157,10 +167,20 @@ class FeatureStore:
     def cell_reader(self, cell: str) -> Callable[[str], Entry | None]:
         """Return a function that reads `cell` of a clip. The pack is opened and verified once, for all clips.
 
+        A damaged pack is renamed, so that the next extraction computes its clips again.
+
         Raises:
-            DamagedFeaturesError: the pack is damaged; the function raises it for damaged files of clips.
+            DamagedPackError: the pack is damaged; the function raises DamagedFeaturesError for damaged files of clips.
         """
-        packed = self.open_pack(cell)
+        try:
+            packed = pack.open_pack(self.folder / "packed", cell, self.hashes, reread=True)
+        except DamagedFeaturesError as error:
+            index = pack.index_path(self.folder / "packed", cell)
+            try:
+                kept = f"kept as {set_aside(index).name}"
+            except OSError:  # a workspace that cannot be written to, or another process renamed it
+                kept = "not renamed"
+            raise DamagedPackError(f"features {index}: damaged: {error}: {kept}") from error
 
         def read_cell(clip_id: str) -> Entry | None:
             # The clip's own file is newer than the pack, or it would have been packed.
@@ -292,11 +312,13 @@ def read_clip_file(path: Path) -> tuple[str, Entry] | None:
         return None
     try:
         features, about = read_arrays(path, NUMPY_ARRAYS)
+        return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
     except FileNotFoundError:  # another process has packed it meanwhile
         return None
     except DamagedFileError as error:
         raise DamagedFeaturesError(str(error)) from error
-    return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
+    except (KeyError, TypeError) as error:  # another kind of file that carries its own sha256, as weights do
+        raise DamagedFeaturesError(f"not the features of a clip ({error} is missing)") from error
 
 
 def _complete_identity(identity: dict[str, Any], stored_as: StoredAs) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features.collection import dataset_collection
 from repro.features.packed import DamagedFeaturesError
-from repro.features.store import FeatureStore, StoredAs
+from repro.features.store import DamagedPackError, FeatureStore, StoredAs
 from repro.pipeline.extract import extract_features, open_stores
 from repro.pipeline.row_data import RowData, list_row_data, open_row_data
 from repro.pipeline.run_readout import ReadoutInputs, run_readouts
@@ -165,8 +165,12 @@ def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = Fal
         try:
             read = store.cell_reader(row.features.name)
             entries = {clip.id: read(clip.id) for clip in split.clips}
+        except DamagedPackError as error:
+            raise MissingError(f"{error}: `{extract_command(row, dataset)}` extracts its clips again") from error
         except DamagedFeaturesError as error:
-            raise MissingError(f"features {store.folder}: damaged: {error}: extract them again") from error
+            raise MissingError(
+                f"features {store.folder}: damaged: {error}: `{extract_command(row, dataset)}` extracts them again"
+            ) from error
         missing = [clip for clip, entry in entries.items() if entry is None]
         if missing:
             raise MissingError(

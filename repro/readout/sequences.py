@@ -175,7 +175,7 @@ def load_sequences(
     try:
         read = store.cell_reader(cell)
     except DamagedFeaturesError as error:
-        raise MissingError(f"features {store.folder} {cell}: damaged: {error}: extract them again") from error
+        raise MissingError(f"{error}: extract its clips again: run the row, or `repro extract`") from error
     for clip in split.clips:
         try:
             entry = read(clip.id)
