@@ -105,7 +105,9 @@ def _verify_store(place: str, common: CommonOptions) -> Exit:
     else:
         print_line(f"{folder}: {len(files)} files of features, {size / 1e9:.2f} GB read, {len(damaged)} damaged")
         if damaged:
-            print_line("run the row or `repro extract` again: damaged files are renamed and their clips extracted again")
+            print_line(
+                "run the row or `repro extract` again: damaged files are renamed and their clips extracted again"
+            )
     return Exit.MISSING if damaged else Exit.OK
 
 
