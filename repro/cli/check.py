@@ -11,7 +11,7 @@ from repro.core.workspace import Workspace
 from repro.judge import verdict as judge
 from repro.judge.expected import rows_with_expected, table_path, table_sha256
 from repro.judge.verdict import Outcome, Verdict
-from repro.records.record import DamagedRecordError, RunRecord, find_runs
+from repro.records.record import RunRecord, find_runs
 from repro.table.rows import extra_names, is_smoke_row, row_names
 
 
@@ -84,20 +84,17 @@ def explain_left_out(left_out: Sequence[tuple[RunRecord, str]]) -> list[str]:
 
 def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
     """Return the complete records, and a message for each damaged one, which is also printed."""
-    records, damaged = [], []
-    for run in find_runs(workspace.runs):
-        try:
-            record = run.load_record()
-        except DamagedRecordError as error:
-            damaged.append(str(error))
-            # A damaged record cannot say which row it is of; its folder can.
-            row = run.folder.parent.name
-            known = is_smoke_row(row) or row in (*row_names(), *extra_names())
-            remedy = (
-                f"`{command_for_row(row)}` writes it again" if known else f"delete {run.folder}: no row has this name"
-            )
-            print_line(f"warning: {error}: left out; {remedy}", to_stderr=True)
-            continue
-        if record is not None:
-            records.append(record)
-    return records, damaged
+    runs = list(find_runs(workspace.runs))
+    if not runs:
+        return [], []
+    # Imported here: it imports scikit-learn, which takes a second, and an empty workspace has nothing to compute again.
+    from repro.judge.evidence import read_evidence
+
+    records, damaged = read_evidence(runs)
+    for run, why in damaged:
+        # A damaged record cannot say which row it is of; its folder can.
+        row = run.folder.parent.name
+        known = is_smoke_row(row) or row in (*row_names(), *extra_names())
+        remedy = f"`{command_for_row(row)}` writes it again" if known else f"delete {run.folder}: no row has this name"
+        print_line(f"warning: {why}: left out; {remedy}", to_stderr=True)
+    return records, [why for _, why in damaged]

@@ -10,7 +10,6 @@ from typing import Any
 from repro.core.disk import naming_write
 from repro.core.errors import UsageError
 from repro.core.locks import own_partial, take_lock
-from repro.core.locks import remove_partials as remove_partials  # for callers that also write
 from repro.core.reading import parse_json, read_text
 
 

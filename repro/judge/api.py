@@ -8,9 +8,10 @@ from pathlib import Path
 
 from repro.core.errors import MissingError
 from repro.core.workspace import open_workspace
+from repro.judge.evidence import read_evidence
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.verdict import Verdict, judge_rows
-from repro.records.record import DamagedRecordError, RunRecord, find_runs
+from repro.records.record import RunRecord, find_runs
 
 
 def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
@@ -20,13 +21,13 @@ def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
         workspace: Folder [default: REPRO_WORKSPACE, else ./workspace].
 
     Raises:
-        MissingError: a record is damaged; `repro check` leaves such a record out with a warning.
+        MissingError: a record is damaged or does not agree with its predictions; `repro check` leaves such a record out with a warning.
     """
     opened = open_workspace(None if workspace is None else Path(workspace))
-    try:
-        return [record for run in find_runs(opened.runs) if (record := run.load_record()) is not None]
-    except DamagedRecordError as error:
-        raise MissingError(str(error)) from error
+    records, damaged = read_evidence(find_runs(opened.runs))
+    if damaged:
+        raise MissingError(damaged[0][1])
+    return records
 
 
 def judge_records(records: Iterable[RunRecord], expected: Path | str | None = None) -> list[Verdict]:

@@ -116,7 +116,7 @@ class RunRecord(Record):
     row: str
     row_version: int
     kind: Kind
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     protocol: Protocol = "published"
     complete: bool = True
     """False for a trial on fewer clips, which is never judged."""
@@ -163,6 +163,46 @@ class RunRecord(Record):
         return self
 
 
+def explain_disagreement(record: RunRecord) -> str:
+    """Return where a record contradicts itself, as no record that this code writes does; empty if it does not.
+
+    A record's sha256 shows that nothing changed after it was written, and not who wrote it: these are the rules of the code
+    that writes records.
+    """
+    numbers = [epoch.epoch for epoch in record.epochs]
+    if numbers != list(range(1, record.recipe.epochs + 1)):
+        return f"{len(numbers)} epochs, its recipe has {record.recipe.epochs}"
+    if any(record.metric not in epoch.scores for epoch in record.epochs):
+        return f"an epoch without the score '{record.metric}'"
+    # max returns the first of equal epochs, as the rules do (repro/readout/train.py).
+    best = max(record.epochs, key=lambda epoch: epoch.scores[record.metric])
+    selections = [
+        ("best_epoch_on_test", record.best_epoch_on_test, best),
+        ("last_epoch", record.last_epoch, record.epochs[-1]),
+    ]
+    if record.best_epoch_on_held_out is not None:
+        if any(record.metric not in (epoch.held_out or {}) for epoch in record.epochs):
+            return f"an epoch without the held-out score '{record.metric}'"
+        held_out = max(record.epochs, key=lambda epoch: (epoch.held_out or {})[record.metric])
+        selections.append(("best_epoch_on_held_out", record.best_epoch_on_held_out, held_out))
+    for name, selection, epoch in selections:
+        if selection.epoch != epoch.epoch or selection.scores != epoch.scores:
+            return (
+                f"{name} is epoch {selection.epoch} with {record.metric} {selection.scores[record.metric]:.6g}, by its epochs it "
+                f"is epoch {epoch.epoch} with {epoch.scores[record.metric]:.6g}"
+            )
+    read = sum(record.features.readers.values())
+    if read != record.train.clips + record.test.clips:
+        return f"{read} clips were read, its splits have {record.train.clips} + {record.test.clips}"
+    parts = [(part.name, part.clips, record.test.clips) for part in record.subsets]
+    if record.held_out is not None:
+        parts.append((f"held out of {record.held_out.name}", record.held_out.clips, record.train.clips))
+    for name, clips, most in parts:
+        if not 0 <= clips <= most:
+            return f"{clips} clips {name}, of a split of {most}"
+    return ""
+
+
 class DamagedRecordError(Exception):
     """A record or its predictions are not as they were written. The message is one line."""
 
@@ -207,6 +247,15 @@ class StoredRun:
         # Checked after the model: for a record of another version, the key that differs says more than a wrong hash.
         if not intact:
             raise DamagedRecordError(f"{self.record_path}: damaged or edited: it does not match its own sha256")
+        # A record that was copied into another run's folder would count as another run.
+        stored = (self.folder.parent.name, self.folder.name)
+        if stored != (record.row, f"seed{record.seed}-{record.run}"):
+            raise DamagedRecordError(
+                f"{self.record_path}: it is of row {record.row}, seed {record.seed}, run {record.run}: not the run of its folder"
+            )
+        why = explain_disagreement(record)
+        if why:
+            raise DamagedRecordError(f"{self.record_path}: it contradicts itself: {why}")
         try:
             if file_sha256(self.predictions_path) != record.predictions_sha256:
                 raise DamagedRecordError(

@@ -13,7 +13,8 @@ from repro.backbones.registry import family_of
 from repro.backbones.weights import ensure_random_weights
 from repro.core.console import Reporter
 from repro.core.errors import Exit
-from repro.core.files import remove_partials, write_json
+from repro.core.files import write_json
+from repro.core.locks import remove_partials
 from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline.row import extract_row

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders.commands import run_repro
-from builders.records import record, write
+from builders.records import record, write_with_evidence
 
 from repro.core.workspace import Workspace
 from repro.records.record import StoredRun
@@ -154,7 +154,7 @@ def test_list_as_json_is_json_alone(tmp_path: Path) -> None:
 
 
 def write_all(workspace: Workspace, row: str, scores: list[float]) -> list[StoredRun]:
-    return [write(workspace.runs, record(row, seed, score)) for seed, score in enumerate(scores)]
+    return [write_with_evidence(workspace.runs, record(row, seed, score)) for seed, score in enumerate(scores)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders import tiny_datasets
 from builders.commands import ROOT, run_repro
-from builders.records import record, write
+from builders.records import record, write_with_evidence
 from builders.repro_rows import colour_row, read_out_here, run_here
 
 from repro.backbones.extractor import Backbone
@@ -292,7 +292,7 @@ def test_an_extra_runs_and_is_not_judged(
     with pytest.raises(NothingToCheckError, match="no run record of a published row"):
         check(strict=True, common=CommonOptions(workspace=place.root))
     capsys.readouterr()
-    write(place.runs, record("ucf_hmdb", 42, 0.776))
+    write_with_evidence(place.runs, record("ucf_hmdb", 42, 0.776))
     assert check(common=CommonOptions(workspace=place.root)) is Exit.OK
     reporter = capsys.readouterr()
     assert "not judged: 2 records of extras, which have no published value: ucf_ucf, ucf_ucf_window2" in reporter.out
