@@ -28,7 +28,7 @@ def main() -> None:
     cell = load_row("smoke").features.name
     features = {}
     for clip in sorted(made.clips):
-        entry = made.features.read(clip)
+        entry = made.features.read_clip(clip)
         assert entry is not None, clip
         features[clip] = golden.select_tokens(entry.features[cell])
     with replacing_file(folder / "features.safetensors") as partial:

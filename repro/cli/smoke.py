@@ -67,8 +67,9 @@ def _print_result(result: "SmokeResult", workspace: Workspace) -> None:
     """Print features, scores and the verdict."""
     worst = result.worst_feature
     verdict = "REPEATED" if result.features_repeat else "DIFFERENT"
+    print_line()
     print_line(
-        f"\nfeatures    {verdict:<10} worst relative L2 {worst.relative_l2:.1e} ({worst.clip}), limit {FEATURE_LIMIT:g}"
+        f"features    {verdict:<10} worst relative L2 {worst.relative_l2:.1e} ({worst.clip}), limit {FEATURE_LIMIT:g}"
     )
     if result.clips_changed:
         print_line(
