@@ -3,8 +3,8 @@
 Runs the smoke job first. Use it only after a change that is meant to change numbers; the commit says which and why.
 """
 
+import argparse
 import platform
-import sys
 from pathlib import Path
 
 from safetensors.numpy import save_file
@@ -21,7 +21,9 @@ TOLERANCE = {"top1": 0.01, "map_micro": 0.5}
 
 
 def main() -> None:
-    workspace = Workspace(Path(sys.argv[1]).absolute())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workspace", type=Path, help="folder with a smoke run")
+    workspace = Workspace(parser.parse_args().workspace.absolute())
     folder = golden.golden_folder()
     reporter = Reporter()
     made = job.run_stages(workspace, SEEDS, workers=1, reporter=reporter)

@@ -4,8 +4,8 @@ Trains each seed on the workspace's features with noise of the size of the featu
 threads. The tolerances in expected/smoke/golden.json are based on the output.
 """
 
+import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 import torch
@@ -45,7 +45,9 @@ def best(row: Row, train_split: Sequences, test_split: Sequences, seed: int) -> 
 
 
 def main() -> None:
-    workspace = Workspace(Path(sys.argv[1]).absolute())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workspace", type=Path, help="folder with a smoke run")
+    workspace = Workspace(parser.parse_args().workspace.absolute())
     splits = clips.rendered_splits(workspace.smoke / "clips")
     for name in smoke_row_names():
         row = load_row(name)
