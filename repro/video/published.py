@@ -19,6 +19,7 @@ decoded a second time, and no more frames are held back than its order requires.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -78,19 +79,6 @@ class ClipIndex:
     height: int = 0
     seconds: float = 0.0
     """From the first published frame to the end of the last one, which is taken to last as long as a mean frame."""
-
-    def most_held_back(self, stride: int) -> int:
-        """Return how many converted frames the second pass holds at once, at most, until an earlier one comes."""
-        turn = {position: number for number, position in enumerate(self.order[::stride])}
-        due = most = 0
-        early: set[int] = set()
-        for position in sorted(turn):
-            early.add(turn[position])
-            while due in early:
-                early.remove(due)
-                due += 1
-            most = max(most, len(early))
-        return most
 
 
 def check_file(path: Path) -> None:
@@ -219,13 +207,12 @@ def convert_frames(index: ClipIndex, stride: int, chunk: int) -> Iterator[Frames
     """
     sampled = index.order[::stride]
     frames = _kept_frames(index, sampled) if index.kept is not None else _decode_again(index, sampled)
-    waiting: list[np.ndarray] = []
-    for frame in frames:
-        waiting.append(frame)
-        if len(waiting) == chunk:
-            yield np.stack(waiting)
-            waiting = []
-    if waiting:
+    yield from stack_chunks(frames, chunk)
+
+
+def stack_chunks(frames: Iterator[np.ndarray], chunk: int) -> Iterator[Frames]:
+    """Stack frames, `chunk` at a time; the last chunk may be shorter."""
+    while waiting := list(islice(frames, chunk)):
         yield np.stack(waiting)
 
 

@@ -6,9 +6,8 @@ on clips for which it returns the published frames; every other clip it refuses 
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from repro.video.published import (
     ClipIndex,
@@ -17,6 +16,7 @@ from repro.video.published import (
     VideoError,
     convert_frames,
     index_clip,
+    stack_chunks,
 )
 from repro.video.sampling import Sampling
 
@@ -36,7 +36,7 @@ def open_clip(path: Path, sampling: Sampling, alive: Callable[[], None] = lambda
         DamagedClipError: The clip is damaged and `sampling` does not allow it.
         VideoError: It cannot be read, or not by the reader named.
     """
-    index = index_clip(path, sampling.max_seconds, alive)
+    index = index_clip(path, sampling.max_seconds, alive, keep=sampling.reader == "pyav")  # decord decodes for itself
     if index.damage and not sampling.allow_damaged:
         raise DamagedClipError(
             f"clip {path}: damaged: {index.damage}; {len(index.order)} frames decode: fetch or copy it again, or use what "
@@ -75,7 +75,6 @@ def _read_with_decord(index: ClipIndex, stride: int, chunk: int) -> Iterator[Fra
     import decord
 
     path = index.path
-    index.kept = None  # decord decodes for itself
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
@@ -84,17 +83,9 @@ def _read_with_decord(index: ClipIndex, stride: int, chunk: int) -> Iterator[Fra
             raise VideoError(
                 f"clip {path}: decord finds {len(reader)} of its {len(index.order)} frames: use frames.reader: pyav"
             )
-        waiting: list[np.ndarray] = []
         # One after the other: asked for every fourth frame, decord returns wrong ones where frames are stored out of order.
-        for number in range(len(index.order)):
-            frame = reader.next()
-            if number % stride == 0:
-                waiting.append(frame.asnumpy())
-            if len(waiting) == chunk:
-                yield np.stack(waiting)
-                waiting = []
-        if waiting:
-            yield np.stack(waiting)
+        native = (reader.next() for _ in range(len(index.order)))
+        yield from stack_chunks((frame.asnumpy() for frame in islice(native, 0, None, stride)), chunk)
     except (decord.DECORDError, IndexError, RuntimeError, StopIteration) as error:
         raise VideoError(
             f"clip {path}: decord cannot decode it ({_first_line(error)}): use frames.reader: pyav"

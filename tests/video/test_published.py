@@ -323,9 +323,20 @@ def test_memory_holds_no_clip_at_full_length(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(published, "KEPT_BYTES", 50_000)
     index = index_clip(path, 180.0)
     assert index.kept is None
-    assert index.most_held_back(stride=1) == 1
-    chunks = convert_frames(index, 1, 1)
-    np.testing.assert_array_equal(next(chunks)[0], read_everything(path)[0])
+    converted = 0
+
+    def count(frame: av.VideoFrame) -> np.ndarray:
+        nonlocal converted
+        converted += 1
+        return frame.to_ndarray(format="rgb24")
+
+    monkeypatch.setattr(published, "_to_rgb", count)
+    ahead = []
+    for number, chunk in enumerate(convert_frames(index, 1, 1)):
+        np.testing.assert_array_equal(chunk[0], read_everything(path)[number])
+        ahead.append(converted - number - 1)
+    assert len(ahead) == 60
+    assert max(ahead) == 1
 
 
 def test_a_clip_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
