@@ -287,9 +287,11 @@ def made_up(protocol: str, cell: str, test: float, held: float | None = None, se
     if held is None:
         return one
     chosen = Selection(epoch=2, scores={"map_micro": test - 0.1})
-    epochs = (
-        *one.epochs,
-        EpochRecord(epoch=2, train_loss=0.1, scores=chosen.scores, held_out={"map_micro": held}),
+    epochs = tuple(
+        EpochRecord(epoch=2, train_loss=0.1, scores=chosen.scores, held_out={"map_micro": held})
+        if epoch.epoch == chosen.epoch
+        else epoch.model_copy(update={"held_out": {"map_micro": held - 0.1}})
+        for epoch in one.epochs
     )
     return one.model_copy(update={"held_out": one.train, "best_epoch_on_held_out": chosen, "epochs": epochs})
 
