@@ -14,8 +14,9 @@ WRITTEN := repro tests docs scripts benchmarks configs expected/README.md requir
 .PHONY: check test smoke image-test faults lint format venv clean
 
 # Lint, types and the fast tests; meant to stay under three minutes on two cores.
+# Without the checks of array shapes, whose import hook takes a fifth of the time; `make test` has them.
 check: lint
-	$(PYTEST) -m "not slow and not faults"
+	$(PYTEST) -m "not slow and not faults" --jaxtyping-packages=
 
 # Every test but those of the image; meant to stay under ten minutes on two cores.
 test: lint

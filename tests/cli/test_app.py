@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders.commands import run_repro
+from builders.commands import run_process, run_repro
 from builders.records import record, write_with_evidence
 
 from repro.core.workspace import Workspace
@@ -121,7 +121,7 @@ def test_missing_data_is_named_with_what_brings_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
-    done = run_repro("ak_full", "--workspace", tmp_path, env={"REPRO_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""})
+    done = run_process("ak_full", "--workspace", tmp_path, env={"REPRO_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""})
     assert done.code == 4
     assert "no GPU is visible: start the container with --gpus all (docker) or --nv (apptainer)" in done.err
     assert done.err.count("\n") == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.commands import run_repro
+from builders.commands import run_process, run_repro
 
 from repro.smoke import clips, golden
 from repro.smoke.job import Judgement
@@ -128,7 +128,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obje
     """A finished run, made with every socket but loopback refused."""
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
-    result = run_repro("smoke", "--json", "--workspace", folder / "w", env={"PYTHONPATH": str(folder)})
+    result = run_process("smoke", "--json", "--workspace", folder / "w", env={"PYTHONPATH": str(folder)})
     assert result.code == 0, result.err + result.out
     return folder / "w", json.loads(result.out)
 

@@ -77,7 +77,7 @@ def load_tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
     # As in GPT-2: bytes that are no visible character are represented by the characters from 256 on.
     letters = [chr(byte) for byte in shown] + [chr(256 + n) for n in range(256 - len(shown))]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), BEGIN, END]
-    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)  # type: ignore[arg-type]
+    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)
 
 
 def _load_model(tower: TextTower, path: Path) -> CLIPTextModelWithProjection:
@@ -98,7 +98,7 @@ def _load_model(tower: TextTower, path: Path) -> CLIPTextModelWithProjection:
                 eos_token_id=tower.vocabulary - 1,
             )
         )
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     tensors = _open_weights(path)
     state = {}
     for name, target in model.state_dict().items():
