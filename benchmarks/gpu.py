@@ -9,7 +9,6 @@ written after every line, so that a run that is stopped loses nothing. All secti
 
 import argparse
 import json
-import math
 import platform
 import statistics
 import sys
@@ -30,13 +29,11 @@ from gpu_timing import (
     counted,
     deadline,
     deviation,
-    limited,
     measure,
     peak_memory,
     photographs,
     randomise,
     reset_peak_memory,
-    synchronise,
 )
 from torch import Tensor
 from torch.nn import functional
@@ -149,79 +146,28 @@ def transformers(report: Report) -> None:
 
 
 def noise(report: Report) -> None:
-    """A window's 44.2 M normals: numpy's Philox on one core of the CPU against Philox4x32-10 on the device."""
+    """A window's 44.2 M normals: on one core of the CPU, and on the device."""
     from repro.backbones.noise import WindowNoise
 
     frames, (height, width) = 25, ((64, 128) if report.tiny else (576, 1024))
-    shape = (frames, 3, height, width)
-    with report.attempt("numpy on one core"):
+    shape, window = (frames, 3, height, width), WindowNoise(0, "0", 0)
+    with report.attempt("on one core"), torch.inference_mode():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         runs = []
-        for number in range(2):
+        for _ in range(2):
             started = time.perf_counter()
-            WindowNoise(0, "0", number).sample("augmentation", shape)
+            exact = window.sample("augmentation", shape)
             runs.append(time.perf_counter() - started)
-        report.row("numpy on one core", timed=Timed(runs), normals=int(np.prod(shape)))
-    with report.attempt("Philox4x32-10 on the device"), torch.inference_mode():
-        for counter, key, expected in KNOWN:
-            words = philox(tuple(torch.tensor([word], device=report.device) for word in counter), key)
-            assert tuple(int(word) for word in words) == expected, (counter, words)
-        indices = torch.arange(int(np.prod(shape)) // 4, device=report.device)
-        timed = measure(report, lambda: philox_normals(indices, (1, 2), (3, 4)))
+        torch.set_num_threads(threads)
+        report.row("on one core", timed=Timed(runs), normals=int(np.prod(shape)))
+    with report.attempt("on the device"), torch.inference_mode():
+        timed = measure(report, lambda: window.sample("augmentation", shape, report.device))
         values = timed.result
-        few = philox_normals(indices[:250_000].cpu(), (1, 2), (3, 4))
         report.row(
-            "Philox4x32-10 on the device", timed=timed, known_answers="equal", mean=float(values.mean()),
-            variance=float(values.var()), kurtosis=float((values.double() ** 4).mean()),
-            most_from_cpu=float((values[: len(few)].cpu() - few).abs().max()),
+            "on the device", timed=timed, mean=float(values.double().mean()), variance=float(values.double().var()),
+            kurtosis=float((values.double() ** 4).mean()), most_from_cpu=float((values.cpu() - exact).abs().max()),
         )  # fmt: skip
-
-
-MASK = 0xFFFFFFFF
-KNOWN = (
-    # Counter, key and output of philox4x32-10, of the authors' known-answer vectors (Salmon et al. 2011, Random123).
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-)
-
-
-def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox4x32-10 (Salmon et al. 2011): four words of 32 bits, each in an int64, for each counter."""
-    a, b, c, d = counter
-    for step in range(10):
-        # Round keys advance by the golden ratio and by sqrt(3) - 1, in 32 bits.
-        first, second = ((key[0] + step * 0x9E3779B9) & MASK, (key[1] + step * 0xBB67AE85) & MASK)
-        # A product of two words fills 64 bits. As a signed number it may be negative, but its bits are the right ones, and
-        # the mask removes what the arithmetic shift brings in.
-        low, high = a * 0xD2511F53, c * 0xCD9E8D57
-        a, b, c, d = (
-            ((high >> 32) & MASK) ^ b ^ first,
-            high & MASK,
-            ((low >> 32) & MASK) ^ d ^ second,
-            low & MASK,
-        )
-    return a, b, c, d
-
-
-def philox_normals(indices: Tensor, key: tuple[int, int], stream: tuple[int, int]) -> Tensor:
-    """Four standard normals for each index, `[4 * indices]`, fp32: Box-Muller on Philox's words.
-
-    Args:
-        indices: int64, the low words of the counters.
-        stream: the two high words of the counters.
-    """
-    zero = torch.zeros_like(indices)
-    words = philox((indices & MASK, indices >> 32, zero + stream[0], zero + stream[1]), key)
-    # 24 bits: fp32 holds no more. Half a step above 0, so that the logarithm is finite.
-    uniforms = [((word >> 8).float() + 0.5) * 2.0**-24 for word in words]
-    normals = []
-    for radius, angle in (uniforms[:2], uniforms[2:]):
-        length, turn = torch.sqrt(-2 * torch.log(radius.clamp(max=1 - 2.0**-24))), 2 * math.pi * angle
-        normals += [length * torch.cos(turn), length * torch.sin(turn)]
-    return torch.stack(normals, dim=1).flatten()
 
 
 def readouts(report: Report) -> None:
@@ -301,21 +247,6 @@ def busy_share(work: Callable[[], object]) -> float:
 
 def compiled(report: Report) -> None:
     """What torch.compile makes of the candidates, each within a deadline of its own."""
-    with (
-        report.attempt("Philox4x32-10, compiled"),
-        limited(report, "Philox4x32-10, compiled", 30),
-        torch.inference_mode(),
-    ):
-        indices = torch.arange(2**12 if report.tiny else 11_059_200, device=report.device)
-        function = torch.compile(philox_normals, dynamic=False, backend="aot_eager" if report.tiny else "inductor")
-        started = time.perf_counter()
-        values = function(indices, (1, 2), (3, 4))
-        synchronise(report)
-        took = time.perf_counter() - started
-        timed = measure(report, lambda: function(indices, (1, 2), (3, 4)))
-        apart = float((values - philox_normals(indices, (1, 2), (3, 4))).abs().max())
-        report.row("Philox4x32-10, compiled", timed=timed, compiling_s=took, most_from_eager=apart)
-
     from gpu_svd import measure_compiled_vaes
 
     measure_compiled_vaes(report)

@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -186,7 +185,7 @@ def stage(own: SvdBench, kind: str, precision: str, batch: int) -> Callable[[], 
     picture = to_pixels(frames, config.size, device)
     if kind == "tower":
         return lambda: own.embed(own.networks, picture, batch, precision)
-    grain = torch.from_numpy(noise.sample("augmentation", tuple(picture.shape))).to(device)
+    grain = noise.sample("augmentation", tuple(picture.shape), device)
     noisy = picture + config.conditioning.noise_augmentation * grain
     if kind == "vae":
         return lambda: own.encode(own.networks, picture, noisy, batch)
@@ -277,29 +276,17 @@ def measure_attention(report: Report, own: SvdBench) -> None:
 
 
 def measure_windows_in_turn(report: Report, own: SvdBench) -> None:
-    """Windows one after another as published, each with noise that a thread samples one window ahead, as extraction does."""
+    """Windows one after another as published, with noise sampled on the device, as extraction does."""
     model, count = own.models["fp16"], 2 if report.tiny else 8
     frames = own.windows["full"][0]
-    shapes = model.noise_shapes(len(frames))
-
-    def sample(number: int) -> SampledNoise:
-        return SampledNoise.of(WindowNoise(0, "1", number), shapes)
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = thread.submit(sample, 0)
-        model.compute_window(frames, len(frames), ahead.result())
-        ahead = thread.submit(sample, 1)
-        waited, started = 0.0, time.perf_counter()
-        for number in range(count):
-            asked = time.perf_counter()
-            noise = ahead.result()
-            waited += time.perf_counter() - asked
-            ahead = thread.submit(sample, number + 2)
-            for places in model.compute_window(frames, len(frames), noise).values():
-                for means in places.values():
-                    means.cpu().numpy()
-        wall = time.perf_counter() - started
-    report.row(f"published, {count} windows in turn", s_per_window=wall / count, waiting_for_noise_s=waited / count)
+    model.compute_window(frames, len(frames), WindowNoise(0, "1", 0))
+    started = time.perf_counter()
+    for number in range(count):
+        for places in model.compute_window(frames, len(frames), WindowNoise(0, "1", number + 1)).values():
+            for means in places.values():
+                means.cpu().numpy()
+    wall = time.perf_counter() - started
+    report.row(f"published, {count} windows in turn", s_per_window=wall / count)
 
 
 def measure_compiled_vaes(report: Report) -> None:

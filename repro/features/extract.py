@@ -272,7 +272,7 @@ def _extract_clips(
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 batches: list[BatchFeatures] = []
                 events = batch_windows(clips, decoders.decode(jobs), group, missing)
-                for event, noises in add_noise(events, result.video_sha256):
+                for event, noises in add_noise(events, result.video_sha256, execution.device):
                     if isinstance(event, WindowBatch):
                         computed = event.extractor.features(event.windows, noises)
                         if not all(np.isfinite(v).all() for cells in computed.values() for v in cells.values()):

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from repro.backbones.config import Cell
 from repro.backbones.config import Frames as FrameSampling
 from repro.backbones.extractor import Extractor
-from repro.backbones.noise import SampledNoise, WindowNoise
+from repro.backbones.noise import Noise, SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.video.decoders import Decoding
 from repro.video.published import Frames, VideoError
@@ -144,29 +144,34 @@ class _Batcher:
             self.waiting = []
 
 
-def add_noise(events: Iterator[Event], video_sha256: Mapping[str, str]) -> Iterator[tuple[Event, list[SampledNoise]]]:
-    """Yield each event with the noise of its windows, sampled in a thread while the event before is computed.
+def add_noise(
+    events: Iterator[Event], video_sha256: Mapping[str, str], device: str
+) -> Iterator[tuple[Event, list[Noise]]]:
+    """Yield each event with the noise of its windows.
 
     Args:
         events: What batch_windows yields.
         video_sha256: sha256 of each clip's video, by clip id. Noise is seeded by video and window index, so that it depends on
             neither the order of clips nor the batch.
+        device: Where the networks run. On a CPU the noise is sampled in a thread while the event before is computed; a GPU
+            samples its own when the networks ask for it, in a small part of a window's time.
     """
 
-    def sample_noise(event: Event) -> list[SampledNoise]:
+    def make_noise(event: Event) -> list[Noise]:
         if isinstance(event, ClipEnd):
             return []
         seed, sha256 = event.extractor.noise_seed, video_sha256[event.clip.id]
-        return [
-            SampledNoise.of(WindowNoise(seed, sha256, number), event.extractor.noise_shapes(len(window)))
-            for number, window in enumerate(event.windows, start=event.first)
-        ]
+        noises = [WindowNoise(seed, sha256, event.first + number) for number in range(len(event.windows))]
+        if device != "cpu":
+            return list(noises)
+        shapes = [event.extractor.noise_shapes(len(window)) for window in event.windows]
+        return [SampledNoise.of(noise, shape) for noise, shape in zip(noises, shapes, strict=True)]
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise") as thread:
         # One event ahead is enough: sampling takes less time than computing, and more would hold frames in memory.
-        ahead: deque[tuple[Event, Future[list[SampledNoise]]]] = deque()
+        ahead: deque[tuple[Event, Future[list[Noise]]]] = deque()
         for event in events:
-            ahead.append((event, thread.submit(sample_noise, event)))
+            ahead.append((event, thread.submit(make_noise, event)))
             if len(ahead) > 1:
                 current, noises = ahead.popleft()
                 yield current, noises.result()

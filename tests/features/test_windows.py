@@ -1,10 +1,18 @@
 """Windows of a clip contain every frame, however the decoder chunks them."""
 
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 from repro.backbones.config import Frames
-from repro.features.windows import WindowCutter
+from repro.backbones.noise import SampledNoise, WindowNoise
+from repro.datasets.split import Clip
+from repro.features.windows import WindowBatch, WindowCutter, add_noise
 
 
 @pytest.mark.parametrize("frames", [Frames(window=16), Frames(window=16, overlap=12), Frames(window=5, overlap=1)])
@@ -21,3 +29,23 @@ def test_windows_contain_every_frame_and_are_as_many_as_planned(frames: Frames, 
         np.testing.assert_array_equal(window, clip[number * frames.hop : number * frames.hop + frames.window])
     assert {int(i) for window in found for i in window.ravel()} == set(range(count))
     assert list(cutter.finish_clip()) == []
+
+
+def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_the_same() -> None:
+    extractor: Any = SimpleNamespace(
+        backbones=("x",), frames=Frames(window=4), at_once=2, batch="2 windows", features=print,
+        noise_seed=5, noise_shapes=lambda real: {"posterior": (real, 3)},
+    )  # fmt: skip
+    clip = Clip("a", Path("nowhere"), (0,))
+    frames = np.zeros((4, 1, 1, 3), np.uint8)
+    events = [
+        WindowBatch(clip, extractor, 0, (frames, frames)),
+        WindowBatch(clip, extractor, 2, (frames[:2],)),
+    ]
+    ahead, there = ([noises for _, noises in add_noise(iter(events), {"a": "b" * 64}, d)] for d in ("cpu", "cuda"))
+    assert [len(noises) for noises in ahead] == [len(noises) for noises in there] == [2, 1]
+    for number, (one, other) in enumerate(zip(chain(*ahead), chain(*there), strict=True)):
+        assert isinstance(one, SampledNoise)
+        assert other == WindowNoise(5, "b" * 64, number)
+        shape = (2, 3) if number == 2 else (4, 3)
+        assert torch.equal(one.sample("posterior", shape), other.sample("posterior", shape))

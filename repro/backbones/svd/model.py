@@ -249,7 +249,7 @@ class SvdModel:
         return LATENT_SCALE * (mean + deviation * self._sample(noise, "posterior", mean.shape))
 
     def _sample(self, noise: Noise, stream: Stream, shape: torch.Size) -> Tensor:
-        return torch.from_numpy(noise.sample(stream, tuple(shape))).to(self.device)
+        return noise.sample(stream, tuple(shape), self.device)
 
     def _in_batches(
         self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"]

@@ -42,7 +42,7 @@ def compute_plain_window(
         for timestep in request.timesteps:
             # Everything again for each timestep, as the release's loop does.
             picture = pictures.to_pixels(frames, config.size, where)
-            grain = torch.from_numpy(noise.sample("augmentation", tuple(picture.shape))).to(where)
+            grain = noise.sample("augmentation", tuple(picture.shape), where)
             noisy = picture + settings.noise_augmentation * grain
             numbers = torch.tensor(
                 [settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation], device=where
@@ -60,11 +60,11 @@ def compute_plain_window(
             if settings.source == "none":
                 crossattn, concat = torch.zeros_like(crossattn), torch.zeros_like(concat)
             mean, log_variance = networks.moments(picture).chunk(2, dim=1)
-            grain = torch.from_numpy(noise.sample("posterior", tuple(mean.shape))).to(where)
+            grain = noise.sample("posterior", tuple(mean.shape), where)
             latent = LATENT_SCALE * (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * grain)
             sigma = noise_level(config.schedule, timestep)
             if config.latent_noise:
-                latent = latent + sigma * torch.from_numpy(noise.sample("latent", tuple(latent.shape))).to(where)
+                latent = latent + sigma * noise.sample("latent", tuple(latent.shape), where)
             x = torch.cat([torch.cat([latent, latent]) * input_scale(sigma), concat], dim=1)
             with autocast(config.precision, where):
                 outputs = networks.published_forward(x, time_input(sigma), crossattn, vector, count, request.mixing)

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from repro.backbones.comparison import compare_cells, read_golden, relative_l2
 from repro.backbones.config import Cell, Layer
 from repro.backbones.extractor import Execution
 from repro.backbones.family import Comparison, Deviation, Skipped
-from repro.backbones.noise import Stream, WindowNoise
+from repro.backbones.noise import CPU, Stream, WindowNoise
 from repro.backbones.precision import move_to_device
 from repro.backbones.svd.architecture import SVD_GRID
 from repro.backbones.svd.config import SvdConfig
@@ -52,9 +53,10 @@ _FEATURE = re.compile(r"t(\d+)_layer(\d+)_mean")
 class GoldenNoise:
     """The noise that the golden windows were computed with."""
 
-    def sample(self, stream: Stream, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    def sample(self, stream: Stream, shape: tuple[int, ...], device: torch.device = CPU) -> Float32[Tensor, "..."]:
         streams: tuple[Stream, ...] = ("augmentation", "posterior", "latent")
-        return np.random.default_rng([23, streams.index(stream)]).standard_normal(shape, dtype=np.float32)
+        values = np.random.default_rng([23, streams.index(stream)]).standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(values).to(device)
 
 
 def verify_against_golden(

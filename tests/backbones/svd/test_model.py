@@ -9,7 +9,7 @@ import torch
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Backbone
-from repro.backbones.noise import SampledNoise, WindowNoise
+from repro.backbones.noise import WindowNoise
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd import implementations, pictures
 from repro.backbones.svd.config import SvdConfig
@@ -273,25 +273,3 @@ def test_a_config_that_makes_no_sense(changes: dict[str, str], said: str) -> Non
         load_backbone("svd_xt_tiny", changes)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_fewer_frames_take_the_beginning_of_the_same_noise() -> None:
-    many, few = NOISE.sample("augmentation", (25, 3, 8, 8)), NOISE.sample("augmentation", (7, 3, 8, 8))
-    np.testing.assert_array_equal(many[:7], few)
-    drawn = SampledNoise.of(NOISE, {"augmentation": (7, 3, 8, 8)})
-    np.testing.assert_array_equal(drawn.sample("augmentation", (7, 3, 8, 8)), few)
-
-
-def test_noise_depends_on_what_it_is_for_alone() -> None:
-    first = WindowNoise(23, "a" * 64, 0).sample("posterior", (3, 4))
-    np.testing.assert_array_equal(first, WindowNoise(23, "a" * 64, 0).sample("posterior", (3, 4)))
-    others = [
-        WindowNoise(24, "a" * 64, 0).sample("posterior", (3, 4)),
-        WindowNoise(23, "b" * 64, 0).sample("posterior", (3, 4)),
-        WindowNoise(23, "a" * 64, 1).sample("posterior", (3, 4)),
-        WindowNoise(23, "a" * 64, 0).sample("augmentation", (3, 4)),
-    ]
-    assert all(not np.array_equal(first, other) for other in others)
-    many = WindowNoise(23, "a" * 64, 0).sample("augmentation", (100_000,))
-    assert abs(many.mean()) < 0.02
-    assert abs(many.std() - 1) < 0.02
