@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, runtime_checkable
 
 from typing_extensions import TypeVar
 
@@ -12,11 +12,25 @@ from repro.video.sampling import READER_VERSION
 
 if TYPE_CHECKING:  # `repro list` imports this module, and needs no arrays
     import numpy as np
+    import torch
     from jaxtyping import Float32, UInt8
 
-    from repro.backbones.noise import Noise, Stream
-
 ConfigT_co = TypeVar("ConfigT_co", bound=BackboneConfig, default=BackboneConfig, covariant=True)
+
+
+Stream = Literal["augmentation", "posterior", "latent"]
+"""Noise on the conditioning image, in sampling the VAE's posterior, and on the latent."""
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """A source of one window's noise (repro/backbones/noise.py)."""
+
+    def sample(
+        self, stream: Stream, shape: tuple[int, ...], device: "torch.device" = ...
+    ) -> "Float32[torch.Tensor, '...']":
+        """Return standard normals of `shape` on `device` [default: the CPU]."""
+        ...
 
 
 @runtime_checkable
@@ -48,12 +62,12 @@ class Extractor(Protocol):
         """Seed of the windows' noise (repro/backbones/noise.py)."""
         ...
 
-    def noise_shapes(self, real: int) -> "Mapping[Stream, tuple[int, ...]]":
+    def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         """Shapes of the noise that a window with `real` frames takes."""
         ...
 
     def features(
-        self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: "Sequence[Noise]"
+        self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]
     ) -> "dict[str, dict[str, Float32[np.ndarray, '_ _']]]":
         """Compute the feature vectors of consecutive windows of one clip.
 

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Frames, Positive
-from repro.backbones.extractor import Execution, Requests
+from repro.backbones.extractor import Execution, Noise, Requests, Stream
 from repro.backbones.family import Family
-from repro.backbones.noise import Noise, Stream
 
 
 class MeanColourConfig(BackboneConfig):

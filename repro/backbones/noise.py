@@ -9,15 +9,13 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-Stream = Literal["augmentation", "posterior", "latent"]
-"""Noise on the conditioning image, in sampling the VAE's posterior, and on the latent."""
+from repro.backbones.extractor import Noise, Stream
 
 CPU = torch.device("cpu")
 
@@ -29,13 +27,6 @@ _ROUNDS = 10
 # Words at once: on a CPU these stay in its cache, on a GPU they fill it and bound the memory taken beside the networks.
 _CHUNK = {"cpu": 1 << 16}
 _CHUNK_ELSEWHERE = 1 << 22
-
-
-@runtime_checkable
-class Noise(Protocol):
-    """A source of one window's noise."""
-
-    def sample(self, stream: Stream, shape: tuple[int, ...], device: torch.device = CPU) -> Float32[Tensor, "..."]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from repro.backbones.config import Cell
-from repro.backbones.extractor import Backbone, Execution, Extractor
-from repro.backbones.noise import Noise
+from repro.backbones.extractor import Backbone, Execution, Extractor, Noise
 from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
 from repro.core.errors import MissingError

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 
 from repro.backbones.config import Cell
 from repro.backbones.config import Frames as FrameSampling
-from repro.backbones.extractor import Extractor
-from repro.backbones.noise import Noise, SampledNoise, WindowNoise
+from repro.backbones.extractor import Extractor, Noise
+from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.video.decoders import Decoding
 from repro.video.published import Frames, VideoError

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.extractor import Requests
-from repro.backbones.noise import Noise, Stream
+from repro.backbones.extractor import Noise, Requests, Stream
 from repro.backbones.precision import move_to_device
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.implementations import IMPLEMENTATIONS, load_networks, load_text_embeddings

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Layer
-from repro.backbones.noise import Noise, Stream
+from repro.backbones.extractor import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
 from repro.backbones.svd import pictures
 from repro.backbones.svd.architecture import SVD_CELLS, layer_depth

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from repro.backbones.noise import Noise
+from repro.backbones.extractor import Noise
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
 from repro.backbones.svd.architecture import SVD_LAYERS, layer_depth

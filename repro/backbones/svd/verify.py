@@ -21,9 +21,9 @@ from torch import Tensor
 
 from repro.backbones.comparison import compare_cells, read_golden, relative_l2
 from repro.backbones.config import Cell, Layer
-from repro.backbones.extractor import Execution
+from repro.backbones.extractor import Execution, Stream
 from repro.backbones.family import Comparison, Deviation, Skipped
-from repro.backbones.noise import CPU, Stream, WindowNoise
+from repro.backbones.noise import CPU, WindowNoise
 from repro.backbones.precision import move_to_device
 from repro.backbones.svd.architecture import SVD_GRID
 from repro.backbones.svd.config import SvdConfig

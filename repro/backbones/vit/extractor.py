@@ -8,8 +8,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.extractor import Backbone, Execution
-from repro.backbones.noise import Noise, Stream
+from repro.backbones.extractor import Backbone, Execution, Noise, Stream
 from repro.backbones.precision import autocast, fp32_products, is_out_of_memory, move_to_device
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
