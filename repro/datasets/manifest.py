@@ -41,7 +41,7 @@ class ClipFacts:
     seconds: float
     """Duration according to the container; 0 if not given."""
     reader: str
-    """The library that decoded it; empty if nothing decodes."""
+    """The library that decoded it, and whether what it read is a still picture (`label_reader`); empty if nothing decodes."""
     error: str
     """The first problem found, or an empty string."""
     sha256: str
