@@ -69,8 +69,13 @@ def _drop_output() -> None:
 def _internal(error: Exception) -> int:
     import traceback
 
-    traceback.print_exception(error)
-    print("repro: internal error (see above): this is a bug, please report it", file=sys.stderr)
+    from repro.core.console import escape_text
+
+    text = escape_text("".join(traceback.format_exception(error)), keep="\n")
+    # Indented, because the error's message may quote text from others, whose lines must not look like this tool's.
+    with suppress(OSError):
+        print("\n".join(f"  {line}" for line in text.splitlines()), file=sys.stderr)
+    _complain("internal error (see above): this is a bug, please report it")
     return int(Exit.INTERNAL)
 
 

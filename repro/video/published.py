@@ -31,6 +31,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from repro.core.errors import MissingError
+from repro.core.reading import describe_absence
 from repro.video.file_ends import describe_missing_end
 
 Frames = UInt8[np.ndarray, "T H W 3"]
@@ -95,7 +96,7 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise VideoError(f"clip {path}: a folder: name the files in it")
     if not path.exists():
-        raise VideoError(f"clip {path}: no such file")
+        raise VideoError(f"clip {path}: {describe_absence(path, 'file')}")
     if not path.is_file():
         # Opening a named pipe would wait for a writer for ever.
         raise VideoError(f"clip {path}: not a regular file")
