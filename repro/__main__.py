@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
-from repro.core.disk import describe_disk_error, find_disk_errno
+from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
 from repro.core.errors import Exit, ReproError
 from repro.core.reading import IrregularFileError
 
@@ -39,6 +39,10 @@ def run(arguments: list[str]) -> int:
         _complain(f"{error.filename}: {error.strerror}: correct the path, then run the command again")
         return int(Exit.USAGE)
     except Exception as error:
+        temporary = describe_temporary_failure(error)
+        if temporary is not None:
+            _complain(temporary)
+            return int(Exit.USAGE)
         number = find_disk_errno(error)
         if number is None:
             return _internal(error)

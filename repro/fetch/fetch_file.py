@@ -13,6 +13,7 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import lock_file, replacing_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256
+from repro.core.locks import remove_partials
 from repro.core.reading import describe_absence
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch.catalogue import Asset
@@ -43,6 +44,8 @@ def fetch_file(
     busy = f"{path} is being fetched already"
     # The state is read under the lock: otherwise two calls could both find the file missing and fetch it twice.
     with lock_file(path.with_name(f".{file.file}.lock"), busy, "wait for it to end"):
+        # Copies that killed calls left: a checkpoint may be 10 GB.
+        remove_partials(path.parent)
         state = inspect_file(path, file, hashes)
         if state.good:
             return FetchedFile(asset.name, path, path.stat().st_size, state.expected, state.published, "there")
