@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
-from repro.core.disk import describe_disk_error, find_disk_errno
+from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
 from repro.core.errors import Exit, ReproError
 from repro.core.reading import IrregularFileError
 
@@ -39,6 +39,10 @@ def run(arguments: list[str]) -> int:
         _complain(f"{error.filename}: {error.strerror}: correct the path, then run the command again")
         return int(Exit.USAGE)
     except Exception as error:
+        temporary = describe_temporary_failure(error)
+        if temporary is not None:
+            _complain(temporary)
+            return int(Exit.USAGE)
         number = find_disk_errno(error)
         if number is None:
             return _internal(error)
@@ -69,8 +73,13 @@ def _drop_output() -> None:
 def _internal(error: Exception) -> int:
     import traceback
 
-    traceback.print_exception(error)
-    print("repro: internal error (see above): this is a bug, please report it", file=sys.stderr)
+    from repro.core.console import escape_text
+
+    text = escape_text("".join(traceback.format_exception(error)), keep="\n")
+    # Indented, because the error's message may quote text from others, whose lines must not look like this tool's.
+    with suppress(OSError):
+        print("\n".join(f"  {line}" for line in text.splitlines()), file=sys.stderr)
+    _complain("internal error (see above): this is a bug, please report it")
     return int(Exit.INTERNAL)
 
 

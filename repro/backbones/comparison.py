@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from repro.backbones.family import Comparison
 from repro.core.errors import MissingError, UsageError
+from repro.core.reading import describe_absence
 
 # The smallest known mistake, diffusers' eps in group norms, costs 1.4e-5, which the limit must catch.
 LIMIT = 1e-5
@@ -48,7 +49,7 @@ def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
         MissingError: a file is damaged.
     """
     if not folder.is_dir():
-        raise UsageError(f"golden folder {folder}: no such folder")
+        raise UsageError(f"golden folder {folder}: {describe_absence(folder, 'folder')}")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")

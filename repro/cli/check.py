@@ -87,7 +87,7 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
     runs = list(find_runs(workspace.runs))
     if not runs:
         return [], []
-    # Imported here: it imports scikit-learn, which takes a second, and an empty workspace has nothing to compute again.
+    # Imported here: it imports NumPy and pyarrow, and an empty workspace has nothing to compute again.
     from repro.judge.evidence import read_evidence
 
     records, damaged = read_evidence(runs)

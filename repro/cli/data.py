@@ -17,6 +17,7 @@ from repro.datasets.manifest import Manifest, list_differences, read_manifest, s
 from repro.datasets.prepare import prepare_dataset
 from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset, list_dataset, user_dataset_names
+from repro.video.sampling import is_of_still_picture
 
 data = App(
     name="data",
@@ -25,6 +26,9 @@ data = App(
 
 FAULTS_SHOWN = 20
 """Clips with faults that are printed; --json has all."""
+
+STILL_PICTURE = "its first video stream is a still picture, which is read in place of the video, as by the release"
+"""What an audit prints of such a clip; docs/deviations.md 32."""
 
 MISSING_SHOWN = 3
 """Missing clips that are printed; --json has all."""
@@ -107,6 +111,7 @@ def data_audit(
     manifest = done.manifest
     decoded = [clip for clip in manifest.clips if not clip.error]
     faulty = [clip for clip in manifest.clips if clip.error]
+    stills = [clip for clip in manifest.clips if is_of_still_picture(clip.reader)]
     counts = _count_splits(dataset, manifest)
     frames = sum(clip.frames for clip in decoded)
     if common.as_json:
@@ -121,14 +126,14 @@ def data_audit(
             "bytes": sum(clip.bytes for clip in manifest.clips),
             "splits": counts,
             "faults": {clip.id: clip.error for clip in faulty},
+            "still_pictures": [clip.id for clip in stills],
         }
         print(json.dumps(report, indent=1))
     else:
         print_lines(_count_lines(counts, "decode"))
-        for clip in faulty[:FAULTS_SHOWN]:
-            print_line(f"{clip.id}: {clip.error}")
-        if len(faulty) > FAULTS_SHOWN:
-            print_line(f"... and {len(faulty) - FAULTS_SHOWN} more (--json lists all)")
+        _print_first([f"{clip.id}: {clip.error}" for clip in faulty])
+        # No fault: the release reads these clips in the same way.
+        _print_first([f"{clip.id}: {STILL_PICTURE}" for clip in stills])
         print_line(
             f"{name}: {len(decoded)} of {len(manifest.clips)} clips decode, {frames} frames; "
             f"{done.decoded} decoded now, {done.reused} reused"
@@ -164,6 +169,13 @@ def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
             print_line("the annotation files, or the folders of the videos, differ")
         print_line(f"{left.dataset}: {len(left.clips)} and {len(right.clips)} clips, {clips} differ")
     return Exit.JUDGED_DIFFERENT if found else Exit.OK
+
+
+def _print_first(lines: list[str]) -> None:
+    """Print at most FAULTS_SHOWN lines, and how many more there are."""
+    print_lines(lines[:FAULTS_SHOWN])
+    if len(lines) > FAULTS_SHOWN:
+        print_line(f"... and {len(lines) - FAULTS_SHOWN} more (--json lists all)")
 
 
 def _load_user_config(name: str) -> DatasetConfig:

@@ -14,6 +14,7 @@ from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, Comm
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.hashing import FileHashes
+from repro.core.reading import describe_absence
 from repro.table.requirements import chosen_device
 
 
@@ -83,7 +84,9 @@ def _verify_store(place: str, common: CommonOptions) -> Exit:
     workspace = common.open_workspace()
     folder = Path(place) if place else workspace.features
     if place and not folder.is_dir():
-        raise MissingError(f"{folder}: no such folder: expected a folder of stored features, as {workspace.features}")
+        raise MissingError(
+            f"{folder}: {describe_absence(folder, 'folder')}: name a folder of stored features, as {workspace.features}"
+        )
     files = find_feature_files(folder)
     if not files:
         raise NothingToCheckError(f"nothing to check: no stored features in {folder}")

@@ -1,9 +1,11 @@
 """YAML configs as models that reject unknown keys, and the folders that are shipped with the code."""
 
+import copy
 import difflib
 import json
 import shlex
 from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -75,6 +77,12 @@ def _load_yaml(text: str) -> Any:
     """
     _check_yaml_bounds(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
+
+
+@lru_cache(maxsize=256)
+def _load_yaml_once(text: str) -> Any:
+    """As `_load_yaml`, and remember the value for the next call with the same text. It must not be changed."""
+    return _load_yaml(text)
 
 
 def _check_yaml_bounds(text: str) -> None:
@@ -159,7 +167,8 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = _load_yaml(read_text(path))
+        # Copied, because callers change it. Judging a grid's records reads the same few configs hundreds of times.
+        raw = copy.deepcopy(_load_yaml_once(read_text(path)))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such config") from error
     except (OSError, UnicodeDecodeError) as error:

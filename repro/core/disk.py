@@ -7,6 +7,7 @@ to: `naming_write` puts the path into the message where it is known, and `__main
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import IO, Any
 from repro.core.errors import ReproError, UsageError
 
 _ANOTHER_DISK = "free space or choose another disk with --workspace, then run the same command again"
+_ANOTHER_TEMPORARY = (
+    "free space there or name another folder for temporary files with TMPDIR, then run the same command again"
+)
 _PERMISSIONS = "correct its permissions, or choose another folder with --workspace"
 _WRONG_PATH = "correct the path, then run the same command again"
 
@@ -97,6 +101,24 @@ def find_errno_in_text(text: str) -> int | None:
 def describe_disk_error(where: str | Path | None, number: int) -> str:
     """Return the one line that reports a file or folder that cannot be used."""
     return f"{'' if where is None else f'{where}: '}{os.strerror(number).lower()}: {REMEDIES[number]}"
+
+
+def describe_temporary_failure(error: BaseException) -> str | None:
+    """Return the one line that reports that temporary files cannot be written, or None if `error` is about something else.
+
+    Only libraries write temporary files, where Python's `tempfile` places them and not --workspace.
+    """
+    if isinstance(error, FileNotFoundError) and "no usable temporary directory" in str(error).lower():
+        # The text lists the folders that were tried.
+        return f"{error.strerror}: {_ANOTHER_TEMPORARY}"
+    number, where = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number not in DISK_REMEDIES or not isinstance(where, str | bytes) or tempfile.tempdir is None:
+        return None
+    path, folder = Path(os.fsdecode(where)), Path(os.fsdecode(tempfile.tempdir))
+    # The start of the name tells its files from those of a workspace in the same folder.
+    if folder in path.parents and path.relative_to(folder).parts[0].startswith(tempfile.gettempprefix()):
+        return f"{path}: {os.strerror(number).lower()}: {_ANOTHER_TEMPORARY}"
+    return None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from errno import EINVAL
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 MAX_DEPTH = 100
 """Levels of nesting that are read. Files of this project have at most ten; Python's own limits vary between versions."""
@@ -34,6 +34,19 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
         return handle
     os.close(handle)
     raise IrregularFileError(path)
+
+
+def describe_absence(path: Path, expected: Literal["file", "folder", "file or folder"]) -> str:
+    """Say why `path` is not the expected file or folder: nothing is there, or something of another type."""
+    if path.is_dir():
+        return "a folder, expected a file"
+    if path.is_file():
+        return "a file, expected a folder"
+    if path.exists():
+        return "neither a file nor a folder"
+    if path.is_symlink():
+        return f"a link to {path.readlink()}, which does not exist"
+    return f"no such {expected}"
 
 
 def check_regular(path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.core.errors import MissingError
+from repro.core.reading import describe_absence
 from repro.datasets.split import Clip, Split
 
 MAX_NAME = 200
@@ -52,7 +53,7 @@ def check_not_empty(path: Path) -> None:
         DataError: no such file, or it has no bytes.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file: fetch the publisher's files again")
+        raise DataError(f"{path}: {describe_absence(path, 'file')}: fetch the publisher's files again")
     # An interrupted copy leaves an empty file, which would read as a split without clips.
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes): fetch or copy it again")

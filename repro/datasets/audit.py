@@ -25,7 +25,7 @@ from repro.datasets.registry import Dataset
 from repro.datasets.split import Clip
 from repro.video.probe import Contents, Probe, probe_all
 
-VERSION = 3
+VERSION = 4
 """Version of the journal's lines; lines of other versions are ignored."""
 
 
@@ -99,7 +99,7 @@ def _collect_facts(
     for clip in clips:
         # A clip that was not decoded is missing, and its error says why.
         probe = found.get(clip.id) or Probe(clip.path, error=missing[clip.id])
-        contents = probe.contents or Contents(0, 0.0, 0, 0, 0.0)
+        contents = probe.contents or Contents(0, 0.0, 0, 0, 0.0, still=False)
         rows.append(
             ClipFacts(
                 id=clip.id,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from repro.core.errors import UsageError
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
-from repro.core.reading import parse_json
+from repro.core.reading import describe_absence, parse_json
 from repro.core.workspace import Workspace
 
 FORMAT = "1"
@@ -41,7 +41,7 @@ class ClipFacts:
     seconds: float
     """Duration according to the container; 0 if not given."""
     reader: str
-    """The library that decoded it; empty if nothing decodes."""
+    """The library that decoded it, and whether what it read is a still picture (`label_reader`); empty if nothing decodes."""
     error: str
     """The first problem found, or an empty string."""
     sha256: str
@@ -111,7 +111,9 @@ def read_manifest(path: Path) -> Manifest:
         UsageError: no such file, or it is incomplete, damaged or edited.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such manifest: `repro data audit NAME` writes one")
+        raise UsageError(
+            f"{path}: {describe_absence(path, 'file')}: name a manifest.parquet; `repro data audit NAME` writes one"
+        )
     try:
         with pq.ParquetFile(path) as file:  # Not read_table: it imports pandas if installed, which takes 0.5 s.
             table = file.read()

@@ -19,7 +19,7 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import write_bytes, write_json
 from repro.core.hashing import content_key
-from repro.core.reading import parse_json, read_text
+from repro.core.reading import describe_absence, parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.config import DatasetConfig, Part
@@ -91,7 +91,7 @@ def _sort_sources(folder: Path, given: Sequence[Path]) -> Sources:
     for path in given or [folder / "archives"]:
         if not path.exists():
             if given:
-                raise UsageError(f"--from {path}: no such file or folder")
+                raise UsageError(f"--from {path}: {describe_absence(path, 'file or folder')}")
             continue
         if path.is_dir():
             sources.archives += sorted(

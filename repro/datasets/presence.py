@@ -71,7 +71,7 @@ def _check_file(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
         if not _is_within(real, _real_top(entry.path, folder)):
             return f"a link that leads out of the data set, to {real}: not read", 0
     if not entry.is_file():
-        return "not a file", 0
+        return "a folder, expected a file" if entry.is_dir() else "not a regular file", 0
     # Empty files are what an interrupted copy leaves.
     size = entry.stat().st_size
     return ("" if size else "the file is empty (0 bytes)"), size

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.core.errors import UsageError
+from repro.core.reading import describe_absence
 from repro.datasets.split import Clip
 
 VIDEO_SUFFIXES = frozenset(
@@ -66,7 +67,7 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
         UsageError: no such folder, or no videos in it.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file: name its folder" if folder.exists() else f"{folder}: no such folder")
+        raise UsageError(f"{folder}: {describe_absence(folder, 'folder')} of videos")
     found, links = [], []
     for place, folders, files in os.walk(folder):
         # Sorted, and changed in place, which is how os.walk learns where to go. Hidden folders hold caches and thumbnails.

@@ -342,9 +342,15 @@ def _store_clip(
             complete[name][cell] = values
     # Written only after every cell was checked, so that a clip with bad features gets none of them.
     sha256 = result.video_sha256[end.clip.id]
-    label = label_reader(end.decoding.job.sampling.reader, damaged=bool(end.decoding.damage))
+    label = label_reader(
+        end.decoding.job.sampling.reader, still=bool(end.decoding.still), damaged=bool(end.decoding.damage)
+    )
     for name, features in complete.items():
         stores[name].write_clip(end.clip.id, Entry(features, sha256, label, origins[name]))
+    if end.decoding.still:
+        reporter.warn(
+            f"clip {end.clip.path}: features of a still picture: {end.decoding.still} (docs/deviations.md 32)"
+        )
     if end.decoding.damage:
         reporter.warn(f"clip {end.clip.path}: damaged, used as far as it decodes: {end.decoding.damage}")
 

@@ -13,6 +13,8 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import lock_file, replacing_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256
+from repro.core.locks import remove_partials
+from repro.core.reading import describe_absence
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch.catalogue import Asset
 from repro.fetch.download import download_to_part, move_into_place, require_room, retry_dropped
@@ -42,6 +44,8 @@ def fetch_file(
     busy = f"{path} is being fetched already"
     # The state is read under the lock: otherwise two calls could both find the file missing and fetch it twice.
     with lock_file(path.with_name(f".{file.file}.lock"), busy, "wait for it to end"):
+        # Copies that killed calls left: a checkpoint may be 10 GB.
+        remove_partials(path.parent)
         state = inspect_file(path, file, hashes)
         if state.good:
             return FetchedFile(asset.name, path, path.stat().st_size, state.expected, state.published, "there")
@@ -71,7 +75,7 @@ def _resolve_place(asset: Asset, file: RemoteFile, place: str | None) -> Path | 
             raise MissingError(f"--from {path}: no {file.file} in that folder")
         return path / file.file
     if not path.is_file():
-        raise MissingError(f"--from {path}: no such file or folder")
+        raise MissingError(f"--from {path}: {describe_absence(path, 'file or folder')}")
     return path if _is_named_file(asset, file, path.name, place) else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from repro.core.errors import MissingError
-from repro.readout.metrics import all_scores, chance_scores
+from repro.readout.metrics import all_scores, chance_scores, constant_scores
 from repro.readout.predictions import read_predictions
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 
@@ -47,7 +47,8 @@ def read_evidence(runs: Iterable[StoredRun]) -> tuple[list[RunRecord], list[tupl
 def explain_predictions(record: RunRecord, run: StoredRun) -> str:
     """Return where a record and its predictions contradict each other; empty if they agree.
 
-    Scores of segments and subsets are not computed again: which classes and clips those are is in the data set's files.
+    Not computed again, and used by no verdict: scores of segments and subsets, because which classes and clips those are is in
+    the data set's files; those of the class prior, which takes the training split; and those of epochs without predictions.
     """
     try:
         predictions = read_predictions(run.predictions_path)
@@ -73,8 +74,11 @@ def explain_predictions(record: RunRecord, run: StoredRun) -> str:
         for name in selection.scores.keys() & found.keys():
             if not abs(selection.scores[name] - found[name]) <= TOLERANCE:
                 return f"{name} after epoch {selection.epoch} is {found[name]:.6g}, the record has {selection.scores[name]:.6g}"
-    chance = chance_scores(predictions.targets)
-    for name in record.chance.keys() & chance.keys():
-        if not abs(record.chance[name] - chance[name]) <= TOLERANCE:
-            return f"chance of {name} is {chance[name]:.6g}, the record has {record.chance[name]:.6g}"
+    for what, recorded, found in (
+        ("chance", record.chance, chance_scores(predictions.targets)),
+        ("constant score", record.constant, constant_scores(predictions.targets)),
+    ):
+        for name in recorded.keys() & found.keys():
+            if not abs(recorded[name] - found[name]) <= TOLERANCE:
+                return f"{what} of {name} is {found[name]:.6g}, the record has {recorded[name]:.6g}"
     return ""

@@ -139,11 +139,18 @@ def judge_rows(
     """
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
     left_out = []
+    # Of rows with records alone: a row's grid takes several configs to tell.
+    accepted: dict[str, list[str]] = {}
     for record in records:
         if record.kind != "published":
             continue
         row, line = rows.get(record.row, (None, None))
-        why = "there is no such row" if row is None or line is None else _unfit(record, row, _accepted(row, line))
+        if row is None or line is None:
+            why = "there is no such row"
+        else:
+            if row.name not in accepted:
+                accepted[row.name] = _accepted(row, line)
+            why = _unfit(record, row, accepted[row.name])
         if why:
             left_out.append((record, why))
         else:
@@ -264,10 +271,11 @@ class _RunSet:
 
 def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
     sets: dict[str, _RunSet] = {}
+    cells = _accepted(row, expected)
     # Oldest first, so that the newest run of a seed and cell replaces the others. Runs of different grid keys differ in
     # more than cell and seed, so their scores have no common mean.
     for record in sorted(records, key=lambda r: r.made.at):
-        runs_alike = sets.setdefault(record.grid or record.group, _RunSet(row.features.name, _accepted(row, expected)))
+        runs_alike = sets.setdefault(record.grid or record.group, _RunSet(row.features.name, cells))
         runs_alike.by_seed[record.seed][record.features.cell] = record
     candidates = [runs_alike for runs_alike in sets.values() if runs_alike.seeds]
     if not candidates:

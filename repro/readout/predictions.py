@@ -58,21 +58,25 @@ def read_predictions(path: Path) -> Predictions:
         MissingError: the file is missing or does not hold predictions.
     """
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            table = file.read()
         classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
-        epochs = table["epoch"].to_numpy()
+        epochs = _as_numpy(table["epoch"].combine_chunks())
         chosen = {int(epoch): np.flatnonzero(epochs == epoch) for epoch in dict.fromkeys(epochs.tolist())}
         # Flat, which is many times faster than lists of Python numbers. A line with another number of scores fits no shape.
-        scores = table["scores"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
-        # Every epoch repeats clips, targets and groups: one of them is read.
-        first = table.take(next(iter(chosen.values())))
+        scores = _as_numpy(table["scores"].combine_chunks().flatten()).reshape(len(epochs), len(classes))
+        # Every epoch repeats clips, targets and groups, in lines that follow each other: one epoch's are read.
+        lines = next(iter(chosen.values())).tolist()
+        if lines != list(range(lines[0], lines[-1] + 1)):
+            raise ValueError("the lines of its epochs are mixed")
+        first = table.slice(lines[0], len(lines))
         groups = tuple(first["group"].to_pylist())
         targets = np.zeros((len(first), len(classes)), np.int64)
-        for row, labels in zip(targets, first["targets"].to_pylist(), strict=True):
-            row[labels] = 1
+        labels = first["targets"].combine_chunks()
+        targets[np.repeat(np.arange(len(first)), _as_numpy(labels.value_lengths())), _as_numpy(labels.flatten())] = 1
     except FileNotFoundError as error:
         raise MissingError(f"{path}: no such predictions") from error
-    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, StopIteration) as error:
+    except (OSError, pa.ArrowException, BufferError, LookupError, TypeError, ValueError, StopIteration) as error:
         raise MissingError(f"{path}: not the predictions of a readout ({error})") from error
     return Predictions(
         clips=tuple(first["clip"].to_pylist()),
@@ -81,3 +85,12 @@ def read_predictions(path: Path) -> Predictions:
         by_epoch={epoch: scores[rows] for epoch, rows in chosen.items()},
         groups=groups if any(group is not None for group in groups) else None,
     )
+
+
+def _as_numpy(array: pa.Array) -> np.ndarray:
+    """Return an array of numbers without a copy.
+
+    `pa.Array.to_numpy`, `pa.Table.take` and `pq.read_table` would do, but import pandas if it is installed, which takes as long as
+    reading dozens of files.
+    """
+    return np.from_dlpack(array) if len(array) else np.empty(0, np.int64)

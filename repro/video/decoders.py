@@ -29,12 +29,15 @@ class Job:
 
 @dataclass(slots=True)
 class Decoding:
-    """A clip being decoded: iterate over it for its frames, `[<= chunk, H, W, 3]` each; read `damage` afterwards."""
+    """A clip being decoded: iterate over it for its frames, `[<= chunk, H, W, 3]` each; read `damage` and `still`
+    afterwards."""
 
     job: Job
     chunks: Iterator[Frames]
     damage: str = ""
     """Why the clip counts as damaged, if its job allows damaged clips; else empty."""
+    still: str = ""
+    """Why its one frame is a still picture next to the video; else empty."""
 
     def __iter__(self) -> Iterator[Frames]:
         return self.chunks
@@ -51,6 +54,7 @@ class _Outcome:
 
     error: str = ""
     damage: str = ""
+    still: str = ""
 
 
 def prepare_decoding() -> Work:
@@ -77,7 +81,7 @@ def decode_clip(job: Job, send: Send) -> _Outcome:
             send(frames)
     except Exception as error:  # whatever a reader makes of a damaged file is that clip's failure
         return _Outcome(error=describe_failure(job.path, error))
-    return _Outcome(damage=index.damage)
+    return _Outcome(damage=index.damage, still=index.still)
 
 
 class Decoders:
@@ -139,7 +143,7 @@ class Decoders:
                 yield answer.value
         if answer.value.error:
             raise VideoError(answer.value.error)
-        decoding.damage = answer.value.damage
+        decoding.damage, decoding.still = answer.value.damage, answer.value.still
 
 
 def _until_error(chunks: Iterator[Frames]) -> Iterator[Frames]:

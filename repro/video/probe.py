@@ -8,6 +8,7 @@ from pathlib import Path
 from repro.core.hashing import FileHashes
 from repro.video.decoders import TIME_LIMIT, describe_failure, silence_ffmpeg
 from repro.video.published import check_file, index_clip
+from repro.video.sampling import label_reader
 from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
 
 
@@ -21,6 +22,7 @@ class Contents:
         width: Of the pictures, in pixels.
         height: Of the pictures, in pixels.
         seconds: From the first frame to the end of the last one.
+        still: Whether the frame is a still picture next to the video, such as cover art.
     """
 
     frames: int
@@ -28,6 +30,7 @@ class Contents:
     width: int
     height: int
     seconds: float
+    still: bool
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Probe:
     path: Path
     sha256: str = ""
     reader: str = ""
-    """What decoded it; empty if nothing did."""
+    """What decoded it, as `label_reader` writes it; empty if nothing did."""
     contents: Contents | None = None
     """None if nothing of it decodes."""
     error: str = ""
@@ -54,7 +57,7 @@ def read_contents(path: Path, alive: Callable[[], None]) -> tuple[Contents, str]
         VideoError: no frame decodes.
     """
     index = index_clip(path, float("inf"), alive, keep=False)
-    contents = Contents(len(index.order), index.fps, index.width, index.height, index.seconds)
+    contents = Contents(len(index.order), index.fps, index.width, index.height, index.seconds, bool(index.still))
     return contents, f"damaged: {index.damage}; {contents.frames} frames decode" if index.damage else ""
 
 
@@ -108,5 +111,7 @@ def probe_all(
                 continue
             else:
                 probe.contents, probe.error = answer.value
-                probe.reader = "pyav" if probe.contents else ""
+                # That a clip is damaged is in `error`.
+                if probe.contents:
+                    probe.reader = label_reader("pyav", still=probe.contents.still, damaged=False)
             yield job.index, probe

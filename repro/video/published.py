@@ -25,11 +25,13 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from repro.core.errors import MissingError
+from repro.core.reading import describe_absence
 from repro.video.file_ends import describe_missing_end
 
 Frames = UInt8[np.ndarray, "T H W 3"]
@@ -44,6 +46,8 @@ BT601_COLOURS = {2, 5, 6}
 """FFmpeg's AVColorSpace: not specified, BT.470 BG and SMPTE 170M, which are converted alike."""
 FULL_RANGE = 2
 """FFmpeg's AVCOL_RANGE_JPEG."""
+PICTURE_MARKS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+"""Marks of streams that are not the video: cover art, thumbnails, still pictures."""
 SMALLEST_FRAME = 16
 """Bytes that a stored frame takes at least, to bound what a damaged header claims."""
 FRAMES_PER_SIGN = 32
@@ -69,6 +73,8 @@ class ClipIndex:
     """Presentation times in decoding order, in the stream's time base."""
     damage: str = ""
     """Why the clip counts as damaged; empty if it does not."""
+    still: str = ""
+    """Why its one frame is a still picture next to the video, such as cover art; empty if it is not."""
     not_plain: str = ""
     """Why decord would not return these frames (repro/video/readers.py); empty if nothing speaks against it."""
     kept: list[VideoFrame] | None = field(default_factory=list)
@@ -90,7 +96,7 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise VideoError(f"clip {path}: a folder: name the files in it")
     if not path.exists():
-        raise VideoError(f"clip {path}: no such file")
+        raise VideoError(f"clip {path}: {describe_absence(path, 'file')}")
     if not path.is_file():
         # Opening a named pipe would wait for a writer for ever.
         raise VideoError(f"clip {path}: not a regular file")
@@ -155,6 +161,7 @@ def index_clip(
                 index.damage = "" if capped else describe_missing_end(path)
             except av.FFmpegError as error:
                 index.damage = f"decoding fails ({describe_ffmpeg_error(error)})"
+            index.still = _describe_still(container, len(index.pts))
     except av.FFmpegError as error:
         raise VideoError(f"clip {path}: not a video that can be decoded ({describe_ffmpeg_error(error)})") from error
     # FFmpeg conceals what it cannot decode and marks the frame; it raises no error.
@@ -267,7 +274,14 @@ def _rewind(container: InputContainer, path: Path) -> VideoStream:
     stream.thread_type = "SLICE"
     stream.codec_context.thread_count = 2
     # read_video seeks to 0 before it decodes; where a file starts elsewhere, this decides which frames come.
-    container.seek(0, any_frame=False, backward=True, stream=stream)
+    try:
+        container.seek(0, any_frame=False, backward=True, stream=stream)
+    except av.FFmpegError as error:
+        # read_video returns no frames then. MP4's cover art, for one, is not part of what can be positioned.
+        why = _describe_still(container) or "its first video stream cannot be positioned at its start"
+        raise VideoError(
+            f"clip {path}: no frame of it is read, as in the release ({describe_ffmpeg_error(error)} at seeking to 0): {why}"
+        ) from error
     return stream
 
 
@@ -290,6 +304,27 @@ def _decode_to_cap(container: InputContainer, stream: VideoStream, end: float, p
             if beyond == FRAMES_BEYOND_CAP:
                 return
             beyond += 1
+
+
+def _describe_still(container: InputContainer, frames: int = 0) -> str:
+    """Say why the first video stream is a still picture; empty if it is not.
+
+    read_video takes the first video stream whatever it is (docs/deviations.md 32).
+
+    Args:
+        container: The file.
+        frames: Number of frames decoded from that stream.
+    """
+    first, *others = container.streams.video
+    if first.disposition & PICTURE_MARKS:
+        what = "an attached picture, such as cover art"
+    elif frames == 1 and others:  # not every program marks it
+        what = "a single picture"
+    else:
+        return ""
+    later = [stream.index for stream in others if not stream.disposition & PICTURE_MARKS]
+    where = f"a video follows as stream {later[0]}" if later else "no video follows"
+    return f"its first video stream ({first.index}) is {what}, and the release reads no other; {where}"
 
 
 def _describe_stream(container: InputContainer) -> str:

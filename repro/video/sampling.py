@@ -10,12 +10,24 @@ READER_VERSION = 2
 """Raised when the frames of any clip change; part of the key of features. 1: decord where it was thought to give PyAV's
 frames, in decoding order. 2: the published frames (repro/video/published.py)."""
 
+_STILL = ", still picture"
 _DAMAGED = ", damaged clip"
 
 
-def label_reader(reader: ReaderName, *, damaged: bool) -> str:
-    """Return what stored features and records call a clip's reader: its name, and whether the clip is damaged."""
-    return f"{reader}{_DAMAGED}" if damaged else reader
+def label_reader(reader: ReaderName, *, still: bool, damaged: bool) -> str:
+    """Return what stored features, manifests and records call a clip's reader.
+
+    Args:
+        reader: Its name.
+        still: Whether what it reads is a still picture next to the video, such as cover art.
+        damaged: Whether the clip is damaged.
+    """
+    return f"{reader}{_STILL if still else ''}{_DAMAGED if damaged else ''}"
+
+
+def is_of_still_picture(label: str) -> bool:
+    """Whether a label of `label_reader` is that of a clip of which a still picture was read."""
+    return _STILL in label
 
 
 def is_of_damaged_clip(label: str) -> bool:

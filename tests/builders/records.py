@@ -7,7 +7,7 @@ import numpy as np
 
 from repro.core.hashing import file_sha256
 from repro.datasets.split import SplitName
-from repro.readout.metrics import all_scores, chance_scores
+from repro.readout.metrics import all_scores, chance_scores, constant_scores
 from repro.readout.predictions import Predictions, write_predictions
 from repro.records.record import (
     EpochRecord,
@@ -101,6 +101,7 @@ def write_with_evidence(runs: Path, made: RunRecord) -> StoredRun:
         "best_epoch_on_test": Selection(epoch=1, scores=found),
         "last_epoch": Selection(epoch=last, scores=found),
         "chance": chance_scores(targets),
+        "constant": constant_scores(targets),
         "predictions_sha256": file_sha256(stored.predictions_path),
     }
     stored.write_record(made.model_copy(update=changes))

@@ -9,6 +9,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 VOP_START = bytes.fromhex("000001b6")
@@ -124,6 +125,43 @@ def write_two_streams(path: Path) -> Path:
         for stream, _ in streams:
             container.mux(stream.encode())
     return path
+
+
+def write_with_picture(path: Path, *, attached: bool, before: bool = True) -> Path:
+    """A video and a picture: cover art of an MP4 if `attached`, before or after the video, else a track of one picture."""
+    with av.open(str(path), "w") as container:
+        picture, video = (cast(VideoStream, container.add_stream(codec, rate=25)) for codec in ("mjpeg", "libx264"))
+        for stream, pixels in ((picture, "yuvj420p"), (video, "yuv420p")):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        if attached:
+            picture.disposition = Disposition.attached_pic.value  # type: ignore[assignment]  # a setter takes the number
+        for stream, numbers in ((picture, [0]), (video, range(24))):
+            for number in numbers:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(draw_picture(number), format="rgb24")))
+            container.mux(stream.encode())
+    if attached and before:
+        _move_cover_first(path)
+    return path
+
+
+def _move_cover_first(path: Path) -> None:
+    """Write an MP4's metadata, which its cover art is part of, before its tracks: its streams are in the order of both."""
+    content = path.read_bytes()
+    boxes = dict(_split_boxes(content))
+    header = boxes[b"moov"]
+    inner = _split_boxes(header[8:])
+    inner.sort(key=lambda box: (b"mvhd", b"udta", b"trak").index(box[0]))
+    path.write_bytes(content.replace(header, header[:8] + b"".join(box for _, box in inner)))
+
+
+def _split_boxes(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the type and bytes of each box of (a part of) an MP4 file."""
+    boxes, start = [], 0
+    while start < len(content):
+        (size,) = struct.unpack(">I", content[start : start + 4])
+        boxes.append((content[start + 4 : start + 8], content[start : start + size]))
+        start += size
+    return boxes
 
 
 def mark_rotated(path: Path) -> Path:

@@ -10,6 +10,7 @@ import yaml
 from builders import tiny_datasets as tiny_data
 from builders.commands import run_repro
 from builders.shipped import use_shipped
+from builders.videos import write_with_picture
 
 from repro.__main__ import run
 from repro.core.config import configs_folder
@@ -57,6 +58,7 @@ def test_from_nothing_to_an_audit(repro, workspace: Workspace, tmp_path: Path) -
     report = json.loads(done.out)
     assert (report["clips"], report["frames"], report["faults"]) == (24, 216, {})
     assert report["splits"]["full"] == {"listed": 24, "expected": 24, "decode": 24}
+    assert report["still_pictures"] == []
     status = json.loads(repro("data", "status", "hmdb51", "--json").out)
     assert status[0]["audit"] == {"sha256": report["sha256"], "clips": 24, "faults": 0, "of_these_files": True}
     assert status[0]["ready"] is True
@@ -88,6 +90,21 @@ def test_a_fault_ends_in_4_and_is_found_by_diff(repro, workspace: Workspace, tmp
     assert status.code == 0
     assert f"missing: {workspace.data}/hmdb51/hmdb51_org/golf/{clip.name}: no such file" in status.out
     assert repro("data", "prepare", "hmdb51").code == 4
+
+
+def test_a_still_picture_in_place_of_the_video_is_named_and_no_fault(  # type: ignore[no-untyped-def]
+    repro, workspace: Workspace
+) -> None:
+    tiny_data.hmdb51(workspace.data / "hmdb51")
+    clip = next((workspace.data / "hmdb51" / "hmdb51_org").rglob("*.avi"))
+    # FFmpeg goes by a file's contents, not by its suffix.
+    write_with_picture(clip.with_suffix(".mov"), attached=False).rename(clip)
+    done = repro("data", "audit", "hmdb51", "--workers", "1")
+    assert done.code == 0
+    assert f"{clip.stem}: its first video stream is a still picture" in done.out
+    report = json.loads(repro("data", "audit", "hmdb51", "--workers", "1", "--json").out)
+    assert (report["faults"], report["decoded"]) == ({}, 0)  # from the journal
+    assert [name.rpartition("/")[2] for name in report["still_pictures"]] == [clip.stem]
 
 
 def test_status_says_what_is_wrong_and_goes_on(repro, workspace: Workspace, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -55,6 +55,21 @@ def test_a_table_escapes_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
     assert r"a\x1b[31m\x9b.mp4" in capsys.readouterr().out
 
 
+def test_a_traceback_is_escaped_and_indented(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise LookupError(HOSTILE)
+
+    monkeypatch.setattr(app, "dispatch", fail)
+    assert run(["list"]) == 3
+    *trace, last = capsys.readouterr().err.splitlines()
+    assert last == "repro: internal error (see above): this is a bug, please report it"
+    assert trace[0] == "  Traceback (most recent call last):"
+    assert trace[-2:] == ["  LookupError: nl_", "  " + ESCAPED.partition(r"\n")[2]]
+    assert all(line.startswith("  ") for line in trace)
+
+
 def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(arguments: list[str]) -> int:
         raise UsageError(HOSTILE)

@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,16 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from repro.core.disk import DiskError, find_disk_errno, find_errno_in_text, naming_write, reserve_space
+from repro.__main__ import run
+from repro.cli import app
+from repro.core.disk import (
+    DiskError,
+    describe_temporary_failure,
+    find_disk_errno,
+    find_errno_in_text,
+    naming_write,
+    reserve_space,
+)
 from repro.core.files import lock_file, replacing_file, write_bytes, write_json
 from repro.core.hashing import FileHashes, file_sha256
 
@@ -174,6 +185,48 @@ def test_a_lock_on_a_full_disk_is_reported_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "write", fail)
     with pytest.raises(DiskError, match=r"\.lock: no space left on device: free space"):
         lock()
+
+
+def _fail_to_find_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(folder / "none")])
+    tempfile.mkdtemp()
+
+
+def _fail_to_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    path = Path(tempfile.mkdtemp()) / "config.json"
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [
+        (_fail_to_find_a_folder, "no usable temporary directory"),
+        (_fail_to_write, "config.json: no space left on device"),
+    ],
+)
+def test_a_full_folder_of_temporary_files_is_one_line(
+    fail: Callable[[Path, pytest.MonkeyPatch], None],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(app, "dispatch", lambda _: fail(tmp_path, monkeypatch))
+    assert run(["list"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert said in message.lower()
+    assert str(tmp_path) in message
+    assert "TMPDIR" in message
+    assert "--workspace" not in message
+
+
+def test_a_workspace_among_temporary_files_is_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "workspace" / "features"))
+    assert describe_temporary_failure(full) is None
 
 
 @pytest.mark.parametrize("options", [["list"], ["list", "--json"]])

@@ -10,6 +10,7 @@ from repro.core.reading import (
     MAX_DEPTH,
     IrregularFileError,
     check_regular,
+    describe_absence,
     open_regular,
     parse_json,
     read_bytes,
@@ -30,6 +31,16 @@ def test_a_named_pipe_is_refused_at_once(pipe: Path) -> None:
             read(pipe)
     with pytest.raises(IrregularFileError), open(pipe, "rb", opener=open_regular):
         pass
+
+
+def test_what_is_in_the_place_of_a_file_or_folder_is_named(tmp_path: Path, pipe: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert describe_absence(tmp_path, "file") == "a folder, expected a file"
+    assert describe_absence(tmp_path / "file", "folder") == "a file, expected a folder"
+    assert describe_absence(pipe, "file") == "neither a file nor a folder"
+    assert describe_absence(tmp_path / "link", "file") == f"a link to {tmp_path / 'gone'}, which does not exist"
+    assert describe_absence(tmp_path / "gone", "folder") == "no such folder"
 
 
 def test_a_link_to_a_device_is_refused(tmp_path: Path) -> None:

@@ -502,7 +502,7 @@ def test_missing_clips_are_named_with_the_row_that_lists_them(hmdb: Dataset, tmp
     assert list(gone) == [absent.id, empty.id, folder.id, leaving.id]
     assert gone[absent.id] == f"{absent.path}: no such file (listed in {absent.listed})"
     assert "is empty (0 bytes)" in gone[empty.id]
-    assert "not a file" in gone[folder.id]
+    assert "a folder, expected a file" in gone[folder.id]
     assert f"leads out of the data set, to {tmp_path / 'secret.avi'}: not read" in gone[leaving.id]
 
 

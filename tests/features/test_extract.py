@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.reporters import RecordingReporter
-from builders.videos import Video, write_video
+from builders.videos import Video, write_video, write_with_picture
 
 from repro.backbones.config import Cell, Frames
 from repro.backbones.extractor import Backbone, Execution
@@ -271,6 +271,18 @@ def test_a_failed_clip_is_reported_and_the_others_continue(
     assert set(listed) == {"bad", "absent"}
     assert run_extraction([bad, *good], reporter, request).extracted == ["bad"]
     assert not (request.store.folder / "failed.json").exists()
+
+
+def test_a_still_picture_before_the_video_is_reported_and_recorded(tmp_path: Path, reporter: RecordingReporter) -> None:
+    clip = Clip("picture", write_with_picture(tmp_path / "picture.mov", attached=False), (0,))
+    request = mean_colour_request(tmp_path)
+    assert run_extraction([clip], reporter, request).extracted == ["picture"]
+    (warning,) = reporter.warnings
+    assert str(clip.path) in warning
+    assert "a single picture" in warning
+    entry = request.store.read_clip("picture")
+    assert entry is not None
+    assert entry.reader == "pyav, still picture"
 
 
 def test_a_damaged_clip_is_refused_unless_allowed(

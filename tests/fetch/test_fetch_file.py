@@ -18,6 +18,7 @@ from builders.reporters import RecordingReporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import lock_file, write_bytes
 from repro.core.hashing import FileHashes
+from repro.core.locks import LOCK, own_partial
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
 from repro.fetch import download as downloads
@@ -416,6 +417,23 @@ def test_a_file_that_cannot_be_linked_is_copied(
     assert fetch_file(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter).means == "copied"
     assert not path.samefile(tmp_path / "mine")
     assert path.read_bytes() == CONTENT
+
+
+def test_a_copy_that_a_killed_fetch_left_is_removed(
+    asset: tuple[Asset, RemoteFile], workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_bytes(CONTENT)
+    path = asset[0].path(asset[1])
+    path.parent.mkdir(parents=True)
+    with own_partial(path) as of_another_process:
+        of_another_process.write_bytes(CONTENT)
+        left = path.with_name(".a.bin.0123456789ab.partial")
+        left.mkdir()
+        for name in (LOCK, "content"):
+            (left / name).write_bytes(CONTENT)
+        fetch_file(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter)
+        assert not left.exists()
+        assert of_another_process.exists()
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], bytes(len(CONTENT))])

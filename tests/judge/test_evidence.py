@@ -66,6 +66,9 @@ FORGERIES: dict[str, tuple[Callable[[StoredRun], object], str]] = {
         lambda run: sign(run, lambda raw: set_everywhere(raw, "class_accuracy", 0.1)), "class_accuracy after epoch"
     ),
     "chance": (lambda run: sign(run, lambda raw: raw["chance"].update(top1=0.1)), "chance of top1"),
+    "constant": (
+        lambda run: sign(run, lambda raw: raw["constant"].update(map_macro=0.1)), "constant score of map_macro"
+    ),
     "negative seed": (lambda run: sign(run, lambda raw: raw.update(seed=-1)), "seed: Input should be greater"),
     "readers": (
         lambda run: sign(run, lambda raw: raw["features"].update(readers={"pyav": 7})), "7 clips were read"

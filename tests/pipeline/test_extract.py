@@ -68,7 +68,7 @@ def test_a_failed_clip_is_listed_and_retried(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_source_that_is_no_folder_is_refused(folder: Path) -> None:
     for words, message in (
-        ([folder / "clip #0.mp4"], "is a file: name its folder"),
+        ([folder / "clip #0.mp4"], "a file, expected a folder of videos"),
         ([""], "'' is neither a data set"),
         ([folder, "--grid", "--layers", "3"], "--grid is 7 timesteps by 13 layers"),
     ):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
 
 from repro.readout.metrics import all_scores, chance_scores, class_prior_scores, constant_scores, map_macro, map_micro
 
@@ -131,3 +132,25 @@ def test_class_prior_and_constant_scores_reflect_class_frequencies() -> None:
     assert prior["map_macro"] == pytest.approx((1 / 4 + 2 / 4 + 1 / 4) / 3)
     assert constant["map_micro"] == pytest.approx(4 / 12)
     assert constant["top1"] == 0.25  # the first class
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 129, 5000])
+@pytest.mark.parametrize("levels", [1, 3, 50, 10**9])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_average_precision_is_scikit_learns_bit_for_bit(count: int, levels: int, dtype: type) -> None:
+    rng = np.random.default_rng([count, levels])
+    for share in (0.02, 0.5, 1.0):
+        scores = (rng.integers(0, levels, (count, 1)) / levels - 0.5).astype(dtype)
+        targets = (rng.random((count, 1)) < share).astype(np.int64)
+        targets[rng.integers(count)] = 1
+        expected = float(average_precision_score(targets[:, 0], scores[:, 0]))
+        assert map_micro(scores, targets) == map_macro(scores, targets) == min(1.0, expected)
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    targets = np.ones((3, 2), np.int64)
+    for bad in (np.nan, np.inf):
+        scores = np.zeros((3, 2))
+        scores[1, 1] = bad
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            all_scores(scores, targets)

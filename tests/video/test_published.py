@@ -17,6 +17,7 @@ from builders.videos import (
     write_packed,
     write_two_streams,
     write_video,
+    write_with_picture,
 )
 
 from repro.video import published
@@ -142,6 +143,33 @@ def test_the_first_stream_is_read(tmp_path: Path) -> None:
     assert read(path).shape == (6, 48, 64, 3)
     with pytest.raises(VideoError, match="2 video streams"):
         read(path, reader="decord")
+
+
+def test_a_picture_before_the_video_is_read_and_reported(tmp_path: Path) -> None:
+    path = write_with_picture(tmp_path / "picture.mov", attached=False)
+    np.testing.assert_array_equal(read(path), read_everything(path))
+    index = index_clip(path, 180.0)
+    assert len(index.order) == 1
+    assert "its first video stream (0) is a single picture" in index.still
+    assert "a video follows as stream 1" in index.still
+
+
+def test_cover_art_before_the_video_is_refused_as_the_release_reads_nothing(tmp_path: Path) -> None:
+    path = write_with_picture(tmp_path / "cover.mp4", attached=True)
+    with av.open(str(path)) as container, pytest.raises(av.FFmpegError):
+        container.seek(0, any_frame=False, backward=True, stream=container.streams.video[0])
+    with pytest.raises(VideoError, match="an attached picture") as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "a video follows as stream 1" in str(caught.value)
+
+
+def test_cover_art_after_the_video_and_a_clip_of_one_frame_are_not_reported(tmp_path: Path) -> None:
+    with_cover = write_with_picture(tmp_path / "cover.mp4", attached=True, before=False)
+    index = index_clip(with_cover, 180.0)
+    assert (len(index.order), index.still) == (24, "")
+    short = write_video(tmp_path / "short.mp4", Video("short.mp4"), frames=1)
+    assert index_clip(short, 180.0).still == ""
 
 
 def test_hidden_frames_of_a_trimmed_clip_are_no_damage(tmp_path: Path) -> None:

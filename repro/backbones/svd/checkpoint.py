@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from repro.backbones.weights import Shapes, check_tensors
 from repro.core.errors import MissingError
+from repro.core.reading import describe_absence
 
 UNET = "model.diffusion_model."
 LATENT_VAE = "first_stage_model."
@@ -212,7 +213,7 @@ def open_checkpoint(path: Path, expected: Shapes) -> safe_open:
         MissingError: the file is missing or damaged, or tensors are missing, unknown or of another shape.
     """
     if not path.is_file():
-        raise MissingError(f"checkpoint {path}: file not found")
+        raise MissingError(f"checkpoint {path}: {describe_absence(path, 'file')}")
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -25,7 +25,7 @@ from repro.backbones.vit.config import EncoderSizes, Layout, VitConfig
 from repro.backbones.weights import check_tensors
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
-from repro.core.reading import open_regular
+from repro.core.reading import describe_absence, open_regular
 
 # Every encoder has it, and nothing else in a training checkpoint does: an encoder is where it is.
 PATCHES = "patch_embed.proj.weight"
@@ -199,7 +199,7 @@ def expected_tensors(
 
 def _read_file(path: Path) -> Mapping[Any, Any]:
     if not path.is_file():
-        raise MissingError(f"checkpoint {path}: file not found")
+        raise MissingError(f"checkpoint {path}: {describe_absence(path, 'file')}")
     if _is_safetensors(path):
         try:
             return load_file(path)

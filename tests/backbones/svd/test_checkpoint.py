@@ -105,7 +105,7 @@ def test_a_checkpoint_that_does_not_fit(tiny: SvdConfig, tiny_checkpoint: Path, 
         "missing": name,
         "unknown": "input_blocks.99",
         "wrongly shaped": "expected [32, 32, 3, 3]",
-        "absent": "file not found",
+        "absent": "no such file",
     }
     assert said.get(damage, "not a complete safetensors file") in text
 
