@@ -32,6 +32,7 @@ from repro.backbones.vit.config import VitConfig
 from repro.backbones.vit.encoder import Encoder, iterate_layers
 from repro.backbones.vit.extractor import VitExtractor
 from repro.backbones.vit.family import Videomaev2Family, VitFamily, VjepaFamily
+from repro.backbones.vit.pictures import FrameResizer
 
 GRID = (0, 5, 10, 15, 20, 25, 29)
 LAYERS = range(1, 10)
@@ -238,30 +239,67 @@ def count_vits() -> None:
 
 
 def measure_vits(device: str, repeats: int) -> None:
+    """Time a clip's windows in three ways: each with its own resizing, one by one, and together."""
     print(
-        "| windows of 16 frames | one by one, s | 4 together, s | ratio (lowest to highest) | windows/s |\n|---|---|---|---|---|"
+        "| windows of 16 frames of 360x640 | by themselves, s | one by one, s | 4 together, s | sharing (lowest to highest) | "
+        "together (lowest to highest) | windows/s |\n|---|---|---|---|---|---|---|"
     )
     for name in ("videomaev2_s",) if device == "cpu" else ("vjepa", "videomaev2"):
         config, encoder = build_vit(name, device)
-        frames = np.zeros((config.frames.window, 240, 320, 3), np.uint8)
-        alone, together = (VitExtractor(config, encoder, [Cell(layer="final")], device, n) for n in (1, 4))
-        pairs = []
+        length, hop = config.frames.window, config.frames.hop
+        count = 8
+        clip = np.random.default_rng(0).integers(0, 256, (length + (count - 1) * hop, 360, 640, 3), dtype=np.uint8)
+        windows = [clip[first * hop : first * hop + length] for first in range(count)]
+        ways = [VitExtractor(config, encoder, [Cell(layer="final")], device, n) for n in (1, 1, 4)]
+        # A hop of a complete window: no window shares frames with the one before it.
+        ways[0].resizer = FrameResizer(config.picture, length, device)
+        rounds = []
         for _ in range(repeats + 1):
             timed = []
-            for extractor in (alone, together):
+            for extractor in ways:
                 started = time.perf_counter()
-                for _ in range(4 // extractor.at_once):
-                    extractor.features([frames] * extractor.at_once, [])
+                for first in range(0, count, extractor.at_once):
+                    extractor.features(windows[first : first + extractor.at_once], [])
                 timed.append(time.perf_counter() - started)
-            pairs.append(timed)
-        pairs = pairs[1:]  # The first pair only warms up.
-        slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
-        ratios = sorted(a / b for a, b in pairs)
+            rounds.append(timed)
+        rounds = rounds[1:]  # The first round only warms up.
+        apart, alone, together = (statistics.median(timed[n] for timed in rounds) for n in range(3))
+        sharing, batching = (sorted(timed[n] / timed[n + 1] for timed in rounds) for n in range(2))
         print(
-            f"| {config.title}, 4 windows | {slow:.2f} | {fast:.2f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
-            f"{ratios[-1]:.2f}) | {4 / fast:.2f} |",
+            f"| {config.title}, {count} windows, one every {hop} frames | {apart:.2f} | {alone:.2f} | {together:.2f} | "
+            f"{statistics.median(sharing):.2f} ({sharing[0]:.2f} to {sharing[-1]:.2f}) | "
+            f"{statistics.median(batching):.2f} ({batching[0]:.2f} to {batching[-1]:.2f}) | {count / together:.2f} |",
             flush=True,
         )
+    print()
+
+
+def measure_resizing(device: str, repeats: int) -> None:
+    """Time resizing alone, of overlapping windows: shared frames once, and every window by itself."""
+    config = cast(VitConfig, load_backbone("videomaev2"))
+    length, hop = config.frames.window, config.frames.hop
+    clip = np.random.default_rng(0).integers(0, 256, (length + 31 * hop, 360, 640, 3), dtype=np.uint8)
+    windows = [clip[first : first + length] for first in range(0, len(clip) - length + 1, hop)]
+    pairs = []
+    for _ in range(repeats + 1):
+        timed = []
+        for distance in (length, hop):
+            resizer = FrameResizer(config.picture, distance, device)
+            started = time.perf_counter()
+            for window in windows:
+                resizer.resize_windows([window], length)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            timed.append(time.perf_counter() - started)
+        pairs.append(timed)
+    pairs = pairs[1:]  # The first pair only warms up.
+    apart, shared = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
+    ratios = sorted(a / b for a, b in pairs)
+    print(
+        f"Resizing {len(windows)} windows of 360x640, one every {hop} frames: {apart:.2f} s by themselves, {shared:.2f} s with "
+        f"each frame once, ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})\n",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -273,6 +311,7 @@ def main() -> None:
     config = cast(SvdConfig, load_backbone("svd_xt", {"precision": options.precision}))
     count_svd(config)
     count_vits()
+    measure_resizing(options.device, options.repeats)
     measure_vits(options.device, options.repeats)
     measure_svd(config if options.device != "cpu" else halve_sizes(config), options.device, options.repeats)
 

@@ -3,6 +3,7 @@
 Imports no torch: `repro list` reads every config.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,14 +82,18 @@ class Frames(Config):
 
     stride: Positive = 4
     """Sample every stride-th frame of the file, whatever its frame rate."""
-    max_seconds: Annotated[float, Field(gt=0)] = 180.0
-    """Frames presented later on the file's clock are not read."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = 180.0
+    """Frames presented later on the file's clock are not read; None: clips are read completely."""
     reader: ReaderName = "pyav"
     """What decodes: pyav reads every clip; decord is faster, and refuses clips of which it would return other frames."""
     window: Positive = 25
     """Sampled frames per window."""
     overlap: Annotated[int, Field(ge=0)] = 0
     """Sampled frames that consecutive windows share."""
+    # Left out of dumps if True, so that it does not enter the content keys of features made before the key existed.
+    tail_window: bool = Field(default=True, exclude_if=lambda tail: tail is True)
+    """Whether the frames after the last complete window get a window, which is shorter. If not, they are in none; a clip
+    shorter than a window has its one short window either way."""
 
     @model_validator(mode="after")
     def _check_overlap(self) -> "Frames":
@@ -101,10 +106,24 @@ class Frames(Config):
         """Sampled frames between the starts of consecutive windows."""
         return self.window - self.overlap
 
+    @property
+    def last_second(self) -> float:
+        """`max_seconds`, infinite for clips that are read completely."""
+        return math.inf if self.max_seconds is None else self.max_seconds
+
     def windows(self, sampled: int) -> int:
         """Number of windows of a clip with `sampled` sampled frames."""
-        # A last window is started only for frames that no earlier window holds; -(-a // b) rounds up.
-        return 0 if sampled == 0 else 1 + max(0, -(-(sampled - self.window) // self.hop))
+        if sampled == 0:
+            return 0
+        beyond = max(0, sampled - self.window)
+        # A short last window is started only for frames that no earlier window holds; -(-a // b) rounds up.
+        return 1 + (-(-beyond // self.hop) if self.tail_window else beyond // self.hop)
+
+    def frames_in_windows(self, sampled: int) -> int:
+        """Number of a clip's `sampled` sampled frames that are in a window: all of them, unless there is no tail window."""
+        if self.tail_window or sampled <= self.window:
+            return sampled
+        return (self.windows(sampled) - 1) * self.hop + self.window
 
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
@@ -160,7 +179,7 @@ class BackboneConfig(NamedConfig):
 
     def vectors(self, sampled: int) -> int:
         """Number of vectors of a clip with `sampled` sampled frames."""
-        return sampled
+        return self.frames.frames_in_windows(sampled)
 
     def other_inputs(self, workspace: Workspace, to_compute: bool) -> OtherInputs:
         """What features depend on besides video, config and checkpoint. With to_compute=False its files may be missing.

@@ -21,7 +21,7 @@ from repro.core.console import format_size, open_table_console
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of
-from repro.plan.amounts import Amount, sum_amounts
+from repro.plan.amounts import Amount, estimated, sum_amounts
 from repro.plan.assumptions import load_assumptions
 from repro.plan.figures import describe_existing, plan_as_json, sum_portions, sum_stages
 from repro.plan.plan import SECONDS_PER_HOUR, Plan, make_plan
@@ -95,7 +95,13 @@ def _print_tables(plan: Plan) -> None:
     _print_heading(console, "by stage")
     console.print(_stages_table(plan))
     _print_heading(console, "assumptions")
-    assumptions = (*_about_extraction(plan), *_about_readouts(plan), *_about_savings(plan), DISK_ASSUMPTION)
+    assumptions = (
+        *_about_extraction(plan),
+        *_about_overlaps(plan),
+        *_about_readouts(plan),
+        *_about_savings(plan),
+        DISK_ASSUMPTION,
+    )
     for line in (*assumptions, *plan.problems):
         console.print(f"- {line}", markup=False, soft_wrap=True)
     missing = _list_missing(plan)
@@ -217,21 +223,41 @@ def _about_extraction(plan: Plan) -> list[str]:
     ]
     unmeasured = {job.backbone: job for job in plan.jobs if job.rate is None and job.remaining.windows.most}
     if unmeasured and plan.kind == "cuda":
-        speeds = sorted({(job.precision, known.gpu.tflop_per_second[job.precision]) for job in unmeasured.values()})
         work = ", ".join(
-            f"{name} {job.tflop:g} ({known.gpu.tflop_per_second[job.precision] / job.tflop:.2g} windows/s)"
+            f"{name} {job.tflop:g} at {job.speed:g} TFLOP/s in {job.precision} ({job.speed / job.tflop:.2g} windows/s)"
             for name, job in unmeasured.items()
             if job.tflop
         )
         lines.append(
-            "GPU hours of extraction are ASSUMED, no GPU was measured: "
-            + ", ".join(f"{speed:g} TFLOP/s sustained in {precision}" for precision, speed in speeds)
-            + f" on {known.gpu.device}, if decoding keeps up; TFLOP per window: {work or 'unknown'} (configs/plan.yaml)"
+            f"GPU hours of extraction are ASSUMED, no GPU was measured: sustained on {known.gpu.device}, if decoding keeps up; "
+            f"TFLOP per window: {work or 'unknown'} (configs/plan.yaml)"
         )
     elif unmeasured:
         lines.append(
             "CPU hours of extraction are unknown: none was measured in this workspace (`repro extract` saves its speed); "
             "--device cuda estimates them for a GPU"
+        )
+    return lines
+
+
+def _about_overlaps(plan: Plan) -> list[str]:
+    """Return a line for each job with overlapping windows: what sharing frames saves, and what batches do."""
+    lines = []
+    for job in plan.jobs:
+        frames, total = job.frames, job.total
+        if not frames.overlap:
+            continue
+        in_windows = total.windows.likely * frames.hop + total.clips.likely * frames.overlap
+        once, apart = (format_count(estimated(n)) for n in (in_windows, total.windows.likely * frames.window))
+        gain = load_assumptions().gpu.batch_gain.get(job.backbone.split()[0])
+        batches = (
+            f"; batches share no work of the network, and are {gain:g} times as fast as windows one by one "
+            "(fp32, measured on one H100, benchmarks/README.md)"
+        )
+        lines.append(
+            f"overlapping windows of {job.dataset} with {job.backbone}: {format_count(total.windows)} of {frames.window} frames, "
+            f"one every {frames.hop}: {once} frames are decoded and resized once each, instead of {apart} window by window"
+            + (batches if gain and plan.kind == "cuda" else "")
         )
     return lines
 

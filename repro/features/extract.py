@@ -254,19 +254,19 @@ def _extract_clips(
     groups: dict[tuple[int, float, ReaderName], list[Extractor]] = {}
     for extractor in extractors:
         frames = extractor.frames
-        groups.setdefault((frames.stride, frames.max_seconds, frames.reader), []).append(extractor)
+        groups.setdefault((frames.stride, frames.last_second, frames.reader), []).append(extractor)
     started = perf_counter()
     clips_of = {key: [c for c in todo if any(is_needed(e, c, missing) for e in group)] for key, group in groups.items()}
     with reporter.progress("extract", sum(map(len, clips_of.values()))) as advance:
         for key, group in groups.items():
-            stride, max_seconds, reader = key
+            stride, last_second, reader = key
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
             origins = {name: (store.add_origin(about),) for name, store in stores.items()}
             # A chunk completes a window of the longest kind: smaller ones would cost more transfers between processes.
             chunk = max(extractor.frames.window for extractor in group)
             # A clip that failed in an earlier group is damaged: decoding it again would fail again.
             clips = [clip for clip in clips_of[key] if clip.id not in result.failed]
-            sampling = Sampling(stride, max_seconds, chunk, reader, execution.allow_damaged)
+            sampling = Sampling(stride, last_second, chunk, reader, execution.allow_damaged)
             jobs = [Job(clip.path, sampling) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 batches: list[BatchFeatures] = []

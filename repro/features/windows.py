@@ -84,11 +84,12 @@ class WindowCutter:
     """Cuts sampled frames, which arrive in chunks of any length, into windows.
 
     Each window starts `hop` frames after the previous one. A clip's last window is shorter if the clip ends in it, and exists
-    only if it has frames that no other window has. The number of windows equals Frames.windows, which plans use.
+    only if it has frames that no other window has, and if tail windows are wanted or the clip has no other window. The number
+    of windows equals Frames.windows, which plans use.
     """
 
     def __init__(self, sampling: FrameSampling) -> None:
-        self.length, self.hop = sampling.window, sampling.hop
+        self.length, self.hop, self.tail_window = sampling.window, sampling.hop, sampling.tail_window
         self.rest: Frames | None = None
         """Frames received that are not in a complete window, preceded by those that the next window shares."""
         self.count = 0
@@ -107,7 +108,7 @@ class WindowCutter:
         """Yield the last, shorter window, if there is one; the next chunk starts a new clip."""
         # After a complete window, the first length - hop frames of the rest were in that window already.
         shared = self.length - self.hop if self.count else 0
-        if self.rest is not None and len(self.rest) > shared:
+        if self.rest is not None and len(self.rest) > shared and (self.tail_window or not self.count):
             yield self.rest
         self.rest, self.count = None, 0
 

@@ -16,8 +16,14 @@ from repro.readout.recipe import Metric
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
 
-Status = Literal["documented", "reconstructed", "unknown checkpoint"]
-"""documented: the release states the complete recipe; reconstructed: parts are inferred (the note says which)."""
+Status = Literal[
+    "documented",
+    "reconstructed",
+    "documented by the author's fork (inferred from names)",
+    "inferred",
+    "unknown checkpoint",
+]
+"""How much is known of a row's recipe (expected/README.md). Of the first two, the release states the checkpoint."""
 Rule = Literal["best epoch on test", "best cell and epoch on test"]
 COLUMNS = ("row", "selection", "margin", "status", "note")
 
@@ -44,6 +50,11 @@ class Expected:
     def rounding(self) -> float:
         """Half a unit of the last printed digit."""
         return 0.5 * 10.0**-self.digits
+
+    @property
+    def checkpoint_assumed(self) -> bool:
+        """Whether the release does not state which checkpoint was used."""
+        return self.status not in ("documented", "reconstructed")
 
     @property
     def best_of_grid(self) -> bool:

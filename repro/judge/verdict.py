@@ -282,7 +282,7 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
         reason = "no run record"
         if sets:
             reason += f" of its cell {row.features.name}, though of {len({r.features.cell for r in records})} others"
-        return Verdict(expected, Outcome.NOT_RUN, reason, checkpoint_assumed=expected.status == "unknown checkpoint")
+        return Verdict(expected, Outcome.NOT_RUN, reason, checkpoint_assumed=expected.checkpoint_assumed)
     chosen = max(candidates, key=lambda runs_alike: runs_alike.rank(expected.planned_seeds))
     runs = chosen.own_runs()
     best = tuple(select_cell(chosen.by_seed[seed], chosen.cells) for seed in chosen.complete_seeds)
@@ -313,7 +313,7 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
         measured=statistics.fmean(values),
         spread=statistics.stdev(values) if len(values) > 1 else None,
         last_epoch=statistics.fmean(100 * run.last_epoch.scores[expected.metric] for run in runs),
-        checkpoint_assumed=expected.status == "unknown checkpoint",
+        checkpoint_assumed=expected.checkpoint_assumed,
         allowance=allowance,
         cells=count,
         best_of_grid=best,
@@ -340,7 +340,9 @@ def format_verdict(verdict: Verdict) -> str:
             f"{verdict.measured:.2f}{spread} {published} ({verdict.measured - expected.published:+.2f}, "
             f"margin {verdict.margin:.4g}; last epoch {verdict.last_epoch:.2f})"
         )
-    assumed = " [checkpoint assumed]" if verdict.checkpoint_assumed else ""
+    # What is known of the checkpoint, if the release does not state it.
+    known = "assumed" if expected.status == "unknown checkpoint" else expected.status
+    assumed = f" [checkpoint {known}]" if verdict.checkpoint_assumed else ""
     return f"{expected.row:<24} {verdict.outcome:<13} {expected.metric:<9} {measured}  {verdict.reason}{assumed}"
 
 

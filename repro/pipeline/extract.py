@@ -263,7 +263,7 @@ def _count_values(clip: Clip, requests: Sequence[FeatureRequest]) -> int | None:
     values = 0
     for request in requests:
         config = request.backbone.config
-        frames = estimate_frames(clip.path, config.frames.max_seconds)
+        frames = estimate_frames(clip.path, config.frames.last_second)
         if not frames:
             return None
         # Every stride-th frame is sampled, from the first: ceil(frames / stride).

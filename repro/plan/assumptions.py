@@ -1,5 +1,6 @@
 """configs/plan.yaml: the work of one window, and the assumed speeds."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, get_args
 
@@ -20,18 +21,32 @@ class SharedWork(Config):
     """Work of one window for all of them together."""
 
 
+Speeds = dict[Precision, Above0]
+"""TFLOP per second, by precision."""
+
+
 class Gpu(Config):
     """The GPU that is assumed if none was measured."""
 
     device: str
-    tflop_per_second: dict[Precision, Above0]
+    tflop_per_second: Speeds
+    tflop_per_second_of: Mapping[str, Speeds]
+    """By backbone, where it differs."""
+    batch_gain: Mapping[str, Above0]
+    """By backbone: windows per second in batches over windows one by one."""
 
     @model_validator(mode="after")
     def _check_precisions(self) -> "Gpu":
-        missing = set(get_args(Precision)) - set(self.tflop_per_second)
-        if missing:
-            raise ValueError(f"tflop_per_second has no value for {', '.join(sorted(missing))}")
+        for where, speeds in (("", self.tflop_per_second), *self.tflop_per_second_of.items()):
+            missing = set(get_args(Precision)) - set(speeds)
+            if missing:
+                key = f"tflop_per_second_of.{where}" if where else "tflop_per_second"
+                raise ValueError(f"{key} has no value for {', '.join(sorted(missing))}")
         return self
+
+    def find_speed(self, backbone: str, precision: Precision) -> float:
+        """Return the TFLOP per second of a backbone in a precision."""
+        return self.tflop_per_second_of.get(backbone, self.tflop_per_second)[precision]
 
 
 class ReadoutRates(Config):

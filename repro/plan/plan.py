@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from repro.backbones.config import Cell, Precision
+from repro.backbones.config import Cell, Frames, Precision
 from repro.core.workspace import Workspace
 from repro.features.rates import Kind, Rate, kind_of
 from repro.plan.amounts import Amount, counted, estimated
@@ -38,6 +38,10 @@ class ExtractionJob:
     precision: Precision
     tflop: float | None
     """Work of one window from configs/plan.yaml, scaled if the row's windows have another length."""
+    speed: float
+    """TFLOP per second of the assumed GPU, for this backbone and precision."""
+    frames: Frames
+    """How clips are sampled and cut into windows."""
     rate: Rate | None
     """Speed measured in this workspace."""
     hours: Amount | None
@@ -179,6 +183,7 @@ def _plan_extraction(
         stored_clips += counts.stored_clips
         bases.append(counts.basis)
     precision: Precision = getattr(config, "precision", "fp32")
+    speed = load_assumptions().gpu.find_speed(state.backbone_name(backbone), precision)
     rate = state.measured_rate(backbone, cell, kind)
     tflop = load_assumptions().tflop_per_window.get(state.backbone_name(backbone))
     # configs/plan.yaml has the work of the config's own windows; nearly all of it is proportional to their frames.
@@ -191,7 +196,7 @@ def _plan_extraction(
         # A measured speed takes precedence over the assumed one, which exists for a GPU alone.
         hours = remaining.windows.map_estimate(lambda windows: windows / rate.per_second / SECONDS_PER_HOUR)
     elif kind == "cuda" and tflop is not None:
-        work, speed = tflop, load_assumptions().gpu.tflop_per_second[precision]
+        work = tflop
         hours = remaining.windows.map_estimate(lambda windows: windows * work / speed / SECONDS_PER_HOUR)
     channels = config.channels(cell)
     return ExtractionJob(
@@ -204,6 +209,8 @@ def _plan_extraction(
         stored_clips=stored_clips,
         precision=precision,
         tflop=tflop,
+        speed=speed,
+        frames=config.frames,
         rate=rate,
         hours=hours,
         disk=None if channels is None else remaining.vectors.times(channels * BYTES_PER_VALUE),

@@ -128,7 +128,8 @@ def count_audited(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion
     # Many clips have equal lengths, so each length is computed once.
     for (native, fps), times in Counter((clip.frames, clip.fps) for clip in clips).items():
         # The reader keeps frames that start at or before max_seconds; frame 0 starts at 0, hence the + 1.
-        read = min(native, math.floor(config.frames.max_seconds * fps) + 1) if fps > 0 else native
+        seconds = config.frames.max_seconds
+        read = native if seconds is None or fps <= 0 else min(native, math.floor(seconds * fps) + 1)
         sampled = -(-read // config.frames.stride)  # rounded up: frame 0 is always sampled
         number += times
         windows += times * config.frames.windows(sampled)
@@ -149,16 +150,19 @@ def count_from_config(clips: Amount, lengths: ClipLengths, config: BackboneConfi
     """
     number, frames, count = clips.likely, config.frames, lengths.counted
     windows, vectors = _estimate_by_mean(clips, lengths, config)
-    # With overlap, windows are more than the config counted, so hop has to equal window.
-    if count is not None and count.stride == frames.stride and count.window == frames.window == frames.hop:
+    # With overlap, windows are more than the config counted, and without tail windows fewer.
+    same_windows = count is not None and count.window == frames.window == frames.hop and frames.tail_window
+    if count is not None and same_windows and count.stride == frames.stride:
         total_vectors = config.vectors(count.sampled)
         # With one vector per frame the total is the sum over clips; otherwise each clip's last step is rounded up by itself.
         one_each = total_vectors == count.sampled
         return Portion(clips, counted(count.windows), counted(total_vectors) if one_each else vectors)
     if lengths.total is not None:
-        # Limits for any distribution of lengths: every clip's last window is full, or holds a single frame.
+        # Limits for any distribution of lengths: every clip's last window is full, or holds a single frame; without tail
+        # windows, up to hop - 1 frames of a clip are in none.
         steps = lengths.total / (frames.stride * frames.hop)
-        least = max(number, number + steps - number * frames.window / frames.hop)
+        outside = 0 if frames.tail_window else frames.hop - 1
+        least = max(number, number + steps - number * (frames.window + outside) / frames.hop)
         windows = estimated(windows.likely, least, steps + number)
     return Portion(clips, windows, vectors)
 

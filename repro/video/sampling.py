@@ -41,7 +41,7 @@ class Sampling:
 
     Attributes:
         stride: Every how many native frames one is sampled.
-        max_seconds: Frames presented later are not read.
+        max_seconds: Frames presented later are not read; may be infinite.
         chunk: Sampled frames returned at a time.
         reader: What decodes.
         allow_damaged: Whether what decodes of a damaged clip is used.

@@ -32,8 +32,8 @@ def make(folder: Path) -> Workspace:
     for name, tiny in TINY.items():
         _shrink_backbone(folder / "configs" / "backbones", name, tiny, workspace)
     for path in (folder / "configs" / "backbones").glob("*.yaml"):
-        # Other sizes of what is small now.
-        if path.stem not in TINY and any(f"extends: {name}\n" in path.read_text() for name in ("vjepa", "videomaev2")):
+        # Other sizes and readings of what is small now.
+        if path.stem not in TINY and any(f"extends: {name}" in path.read_text() for name in ("vjepa", "videomaev2")):
             path.unlink()
     for name, maker in tiny_datasets.MAKERS.items():
         _shrink_dataset(folder / "configs" / "datasets" / f"{name}.yaml", maker(workspace.data / name).splits)

@@ -49,3 +49,35 @@ def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_
         assert other == WindowNoise(5, "b" * 64, number)
         shape = (2, 3) if number == 2 else (4, 3)
         assert torch.equal(one.sample("posterior", shape), other.sample("posterior", shape))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        Frames(window=16, tail_window=False),
+        Frames(window=16, overlap=12, tail_window=False),
+        Frames(window=5, overlap=1, tail_window=False),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 4, 5, 15, 16, 17, 20, 21, 33, 64])
+@pytest.mark.parametrize("chunk", [3, 16, 25])
+def test_without_a_tail_window_all_windows_are_complete(frames: Frames, count: int, chunk: int) -> None:
+    clip = np.arange(count, dtype=np.uint8).repeat(3).reshape(-1, 1, 1, 3)
+    cutter = WindowCutter(frames)
+    found = [w for at in range(0, count, chunk) for w in cutter.add_chunk(clip[at : at + chunk])] + list(
+        cutter.finish_clip()
+    )
+    if count < frames.window:  # the clip has no other window
+        assert [len(window) for window in found] == [count]
+    else:
+        assert {len(window) for window in found} == {frames.window}
+        assert count - frames.frames_in_windows(count) < frames.hop
+    assert len(found) == frames.windows(count)
+    assert len(np.unique(np.concatenate(found))) == frames.frames_in_windows(count)
+    assert list(cutter.finish_clip()) == []
+
+
+def test_defaults_of_new_keys_enter_no_key_of_features() -> None:
+    """Features stored before the keys existed keep their content keys."""
+    assert set(Frames().model_dump(mode="json")) == {"stride", "max_seconds", "reader", "window", "overlap"}
+    assert Frames(tail_window=False).model_dump(mode="json")["tail_window"] is False

@@ -302,6 +302,20 @@ def test_an_assumed_checkpoint_is_named_with_the_verdict() -> None:
     assert line.endswith("[checkpoint assumed]")
 
 
+@pytest.mark.parametrize(
+    ("row", "known"),
+    [
+        ("ak_unseen_videomaev2", "documented by the author's fork (inferred from names)"),
+        ("charades_1to1_videomaev2", "inferred"),
+        ("ucf_hmdb_videomaev2", "assumed"),
+    ],
+)
+def test_what_is_known_of_a_checkpoint_is_said_with_the_verdict(row: str, known: str) -> None:
+    found = verdict(row, record(row, 1, 0.2))
+    assert found.checkpoint_assumed
+    assert judge.format_verdict(found).endswith(f" [checkpoint {known}]")
+
+
 def test_a_table_that_lacks_a_row_is_refused(tmp_path: Path) -> None:
     """Else leaving a line out would hide a verdict."""
     lines = [line for line in table_path().read_text().splitlines() if not line.startswith("ak_full_sdv2,")]

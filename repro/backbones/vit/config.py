@@ -7,7 +7,7 @@ The release documents neither checkpoint nor clip length, stride, resolution, la
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Frames, Positive, Precision
 from repro.core.config import Config
@@ -40,8 +40,17 @@ class Picture(Config):
 
     @model_validator(mode="after")
     def _check_crop(self) -> "Picture":
-        if (self.fit == "crop") != (self.short_side is not None):
-            raise ValueError("short_side belongs to fit: crop, and to no other")
+        # Not ignored: with another fit the key would have no effect, and the config would describe what is not done.
+        if self.fit == "stretch" and self.short_side is not None:
+            raise ValueError(
+                f"picture.fit stretch has no use for picture.short_side {self.short_side}: "
+                "add --set picture.short_side=null"
+            )
+        if self.fit == "crop" and self.short_side is None:
+            raise ValueError(
+                f"picture.fit crop needs picture.short_side, the pixels that the short side is resized to: "
+                f"add --set picture.short_side={self.size} (or more)"
+            )
         if self.short_side is not None and self.short_side < self.size:
             raise ValueError(f"short_side {self.short_side} is below size {self.size}")
         return self
@@ -79,6 +88,10 @@ class VitConfig(BackboneConfig):
     it, with the weights of a fine-tuned encoder; without weights for a pre-trained one, which has none."""
     pooling: Literal["tubelet", "window"] = "tubelet"
     """tubelet: mean over space, one vector per tubelet; window: mean over space and time, one vector per window."""
+    # Left out of dumps if False, so that it does not enter the content keys of features made before the key existed.
+    keep_padded_tubelets: bool = Field(default=False, exclude_if=lambda keep: keep is False)
+    """Whether tubelets of a short window that hold only its repeated last frame count: in the mean with pooling: window, as
+    vectors of their own with pooling: tubelet."""
     table_frames: Positive = 16
     """Frames that the checkpoint's table of positions was trained for; it is interpolated for other clip lengths."""
     precision: Precision = "fp32"
@@ -109,8 +122,11 @@ class VitConfig(BackboneConfig):
             return windows
         # Every published encoder of the two families has tubelets of 2.
         tubelet = self.encoder.tubelet if self.encoder else 2
+        if self.keep_padded_tubelets:
+            return windows * (self.frames.window // tubelet)
         # All windows but the last are full; the last one has a vector for each tubelet that holds a real frame.
-        return (windows - 1) * (self.frames.window // tubelet) + -(-(sampled - (windows - 1) * hop) // tubelet)
+        last = self.frames.frames_in_windows(sampled) - (windows - 1) * hop
+        return (windows - 1) * (self.frames.window // tubelet) + -(-last // tubelet)
 
 
 class VjepaConfig(VitConfig):

@@ -13,7 +13,7 @@ from repro.backbones.precision import autocast, fp32_products, is_out_of_memory,
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
 from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
-from repro.backbones.vit.pictures import fill_window, to_encoder_input
+from repro.backbones.vit.pictures import FrameResizer
 from repro.core.errors import MissingError, UsageError
 
 AT_ONCE = 8
@@ -66,6 +66,7 @@ class VitExtractor:
         self.config, self.encoder, self.cells = config, encoder, tuple(cells)
         self.backbones = (name,)
         self.device = torch.device(device)
+        self.resizer = FrameResizer(config.picture, config.frames.hop, self.device)
         self.at_once = batch or (1 if self.device.type == "cpu" else AT_ONCE)
         move_to_device(encoder, device)
 
@@ -85,6 +86,9 @@ class VitExtractor:
     ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
         """Compute vectors of windows: of r real frames, ceil(r / tubelet) vectors, or one with pooling: window.
 
+        With keep_padded_tubelets, as many vectors as of a complete window. Frames that a window shares with the one before it,
+        in this call or the last one, are resized once.
+
         Raises:
             MissingError: it does not fit into memory.
         """
@@ -101,12 +105,12 @@ class VitExtractor:
             ) from error
 
     def _compute_features(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        # Tubelets that hold a real frame: those after them see only repeated frames, and are dropped.
-        real = [-(-len(frames) // self.encoder.sizes.tubelet) for frames in windows]
-        length = self.frames.window
-        pixels = to_encoder_input(
-            np.stack([fill_window(frames, length) for frames in windows]), self.config.picture, self.device
-        )
+        length, tubelet = self.frames.window, self.encoder.sizes.tubelet
+        # Tubelets that hold a real frame: those after them see only repeated frames, and are dropped unless the config keeps
+        # them.
+        counts = [length if self.config.keep_padded_tubelets else len(frames) for frames in windows]
+        real = [-(-count // tubelet) for count in counts]
+        pixels = self.resizer.resize_windows(windows, length)
         depth = self.encoder.sizes.depth
         # `final` is the last block's output, with a norm that _pool adds; layerNN are outputs without one.
         numbers = {cell: cell.layer if isinstance(cell.layer, int) else depth for cell in self.cells}
@@ -129,7 +133,7 @@ class VitExtractor:
         vectors = torch.cat(
             [
                 values[:count] if config.pooling == "tubelet" else values[:count].mean(dim=0, keepdim=True)
-                # Tubelets after `count` hold only repeated frames.
+                # Tubelets after `count` hold only repeated frames that the config does not keep.
                 for values, count in zip(steps, real, strict=True)
             ]
         )

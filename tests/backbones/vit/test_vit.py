@@ -24,7 +24,7 @@ from repro.backbones.vit import videomaev2, vjepa
 from repro.backbones.vit.config import EncoderSizes as Sizes
 from repro.backbones.vit.config import Picture, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
-from repro.backbones.vit.pictures import fill_window, resized_size, to_encoder_input
+from repro.backbones.vit.pictures import FrameResizer, resize_frames, resized_size
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
@@ -224,13 +224,13 @@ def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
 
 def test_pixels_are_normalised_channel_by_channel() -> None:
     colour = np.array([10, 100, 250], np.uint8)
-    windows = np.broadcast_to(colour, (1, 2, 30, 40, 3))
-    seen = to_encoder_input(windows, Picture(short_side=16, size=16))
-    assert seen.shape == (1, 3, 2, 16, 16)
+    frames = np.broadcast_to(colour, (2, 30, 40, 3))
+    seen = resize_frames(frames, Picture(short_side=16, size=16))
+    assert seen.shape == (2, 3, 16, 16)
     expected = (colour / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(seen[0, :, 0, 0, 0].numpy(), expected, rtol=1e-5)
-    unit = to_encoder_input(windows, Picture(short_side=16, size=16, normalisation="unit"))
-    np.testing.assert_allclose(unit[0, :, 1, 3, 3].numpy(), colour / 255, rtol=1e-6)
+    np.testing.assert_allclose(seen[0, :, 0, 0].numpy(), expected, rtol=1e-5)
+    unit = resize_frames(frames, Picture(short_side=16, size=16, normalisation="unit"))
+    np.testing.assert_allclose(unit[1, :, 3, 3].numpy(), colour / 255, rtol=1e-6)
 
 
 def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
@@ -239,10 +239,10 @@ def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
     assert resized_size((854, 480), picture) == (455, 256)
     assert resized_size((256, 256), picture) == (256, 256)
     assert resized_size((480, 854), Picture(fit="stretch", size=224)) == (224, 224)
-    frames = np.zeros((1, 1, 40, 80, 3), np.uint8)
+    frames = np.zeros((1, 40, 80, 3), np.uint8)
     frames[..., 20:60, :] = 255  # the middle square of a wide frame
-    assert (to_encoder_input(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
-    assert to_encoder_input(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
+    assert (resize_frames(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
+    assert resize_frames(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
         0.5, abs=0.02
     )
 
@@ -250,18 +250,16 @@ def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
 def test_shrinking_is_bilinear_between_the_two_nearest_pixels_without_a_blur() -> None:
     """As the publishers' loaders (cv2's INTER_LINEAR): to a quarter, the middle two of four."""
     frames = moving(1, 16, 16)
-    seen = (
-        to_encoder_input(frames[None], Picture(short_side=4, size=4, normalisation="unit"))[0, :, 0]
-        .permute(1, 2, 0)
-        .numpy()
-    )
+    seen = resize_frames(frames, Picture(short_side=4, size=4, normalisation="unit"))[0].permute(1, 2, 0).numpy()
     near = frames[0].reshape(4, 4, 4, 4, 3)[:, 1:3, :, 1:3].mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(seen, near, atol=1e-6)
 
 
 def test_rows_columns_and_frames_keep_their_order() -> None:
     frames = moving(3, 16, 16)
-    seen = to_encoder_input(frames[None], Picture(short_side=16, size=16, normalisation="unit"))
+    resizer = FrameResizer(Picture(short_side=16, size=16, normalisation="unit"), hop=3)
+    seen = resizer.resize_windows([frames], 3)
+    assert seen.shape == (1, 3, 3, 16, 16)
     np.testing.assert_allclose(seen[0].permute(1, 2, 3, 0).numpy(), frames / 255, atol=1e-6)
 
 
@@ -290,9 +288,9 @@ class Numbered:
         return self
 
 
-def numbered(pooling: str = "tubelet") -> VitExtractor:
+def numbered(pooling: str = "tubelet", **changes: str) -> VitExtractor:
     sizes = Sizes(width=4, depth=1, patch=8, tubelet=2, mlp=4)
-    config = tiny("vjepa", pooling=pooling, picture="{short_side: 24, size: 24}", encoder="null")
+    config = tiny("vjepa", pooling=pooling, picture="{short_side: 24, size: 24}", encoder="null", **changes)
     return VitExtractor(config, Numbered(sizes), FINAL, "cpu")
 
 
@@ -310,14 +308,28 @@ def test_a_tubelet_with_a_real_frame_gives_a_vector(real: int, expected: int) ->
 
 def test_a_short_window_repeats_its_last_frame() -> None:
     frames = moving(3)
-    window = fill_window(frames, 8)
-    assert window.shape == (8, 90, 160, 3)
-    np.testing.assert_array_equal(window[:3], frames)
-    assert (window[3:] == frames[-1]).all()
-    assert fill_window(window, 8) is window
+    picture = Picture(short_side=90, size=90, normalisation="unit")
+    (window,) = FrameResizer(picture, hop=8).resize_windows([frames], 8).transpose(1, 2)
+    assert window.shape == (8, 3, 90, 90)
+    assert torch.equal(window[:3], resize_frames(frames, picture))
+    assert (window[3:] == window[2]).all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"pooling": "window"}, {"frames__overlap": "12"}])
+@pytest.mark.parametrize("real", [1, 2, 15, 16])
+def test_padded_tubelets_count_only_if_kept(real: int) -> None:
+    extractor = numbered(keep_padded_tubelets="true")
+    np.testing.assert_array_equal(rows(extractor, moving(real))[:, 0], range(8))
+    assert rows(numbered("window", keep_padded_tubelets="true"), moving(real)).tolist() == [[3.5] * 4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"pooling": "window"}, {"frames__overlap": "12"}, {"frames__tail_window": "false"},
+        {"frames__overlap": "12", "frames__tail_window": "false"}, {"keep_padded_tubelets": "true"},
+        {"keep_padded_tubelets": "true", "pooling": "window", "frames__tail_window": "false"},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
 def test_a_clip_has_as_many_vectors_as_its_config_says(
     workspace: Workspace, changes: dict[str, str], count: int
@@ -337,6 +349,8 @@ SWITCHES = {
     "one a window": {"pooling": "window"},
     "shorter windows": {"frames__window": "8"},
     "overlapping windows": {"frames__overlap": "8"},
+    "no tail window": {"frames__tail_window": "false"},
+    "padding kept": {"keep_padded_tubelets": "true"},
 }
 
 
