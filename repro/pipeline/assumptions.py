@@ -1,11 +1,12 @@
-"""configs/plan.yaml: the work of one window, and the assumed speeds."""
+"""configs/plan.yaml: the work of one window, the memory it takes, and the assumed speeds."""
 
+import os
 from functools import cache
 from typing import Annotated, get_args
 
 from pydantic import Field, model_validator
 
-from repro.backbones.config import Precision
+from repro.backbones.config import BackboneConfig, Precision
 from repro.core.config import Config, configs_folder, load_config
 from repro.readout.recipe import Recipe
 
@@ -34,6 +35,12 @@ class Gpu(Config):
         return self
 
 
+class Cpu(Config):
+    """Extraction on a CPU of which no speed was measured."""
+
+    thread_tflop_per_second: Above0
+
+
 class ReadoutRates(Config):
     gpu_tflop_per_second: Above0
     cpu_thread_tflop_per_second: Above0
@@ -44,6 +51,10 @@ class Assumptions(Config):
     """By backbone."""
     together: tuple[SharedWork, ...] = ()
     gpu: Gpu
+    gpu_gigabytes: dict[str, dict[Precision, dict[int, Above0]]]
+    """By backbone, precision and batch; the first batch is the default."""
+    same_gigabytes: dict[str, str]
+    cpu: Cpu
     readout: ReadoutRates
 
 
@@ -55,6 +66,35 @@ def load_assumptions() -> Assumptions:
         UsageError: it is not valid.
     """
     return load_config(Assumptions, configs_folder() / "plan.yaml")
+
+
+def window_tflop(config: BackboneConfig, unchanged: BackboneConfig) -> float | None:
+    """Return the work of one window of a backbone; None if it is unknown.
+
+    Args:
+        config: The backbone, possibly with changes.
+        unchanged: The same backbone as it is shipped, which configs/plan.yaml is about.
+    """
+    tflop = load_assumptions().tflop_per_window.get(config.name)
+    # Nearly all of the work is proportional to a window's frames.
+    return None if tflop is None else tflop * config.frames.window / unchanged.frames.window
+
+
+def gpu_gigabytes(backbone: str, precision: Precision) -> dict[int, float]:
+    """Return the GPU memory that a backbone takes, by batch, the default batch first; empty if it is unknown."""
+    known = load_assumptions()
+    name = known.same_gigabytes.get(backbone, backbone)
+    return known.gpu_gigabytes.get(name, {}).get(precision, {})
+
+
+def cpu_windows_per_second(tflop: float, threads: int) -> float:
+    """Return the assumed speed of extraction on a CPU, for windows of `tflop`."""
+    return load_assumptions().cpu.thread_tflop_per_second * threads / tflop
+
+
+def count_threads() -> int:
+    """Return the threads that torch would use by default, without importing it: the cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def count_parameters(recipe: Recipe, width: int, classes: int) -> int:
