@@ -217,7 +217,8 @@ def _print_fastest(precisions: list[Comparison], usual: str, *, as_json: bool) -
     else:
         name, seconds = fastest.precision, fastest.seconds
     if not as_json and seconds is not None:
+        against = "" if name == "fp32" or exact is None else f", fp32 {exact:.2f} s"
         print_line(
-            f"fastest precision within {comparison.USUAL_LIMIT:g} of fp32 at {usual}: {name} ({seconds:.2f} s, fp32 {exact:.2f} s)"
+            f"fastest precision within {comparison.USUAL_LIMIT:g} of fp32 at {usual}: {name} ({seconds:.2f} s{against})"
         )
     return name

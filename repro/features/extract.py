@@ -314,10 +314,11 @@ def _explain_nonfinite(extractor: Extractor, precisions: Mapping[str, Precision]
     """Return what to add to a message about features that are not finite: where they became so, and the remedy."""
     where = extractor.explain_nonfinite() if isinstance(extractor, WatchesOverflow) else ""
     halves = sorted({precisions[name] for name in extractor.backbones} & {"published", "fast", "fp16"})
-    return (f"; {where}" if where else "") + (
-        f" overflows in precision {halves[0]}, whose products end at 65504: --precision fp32 has a wider range"
-        if halves
-        else ""
+    if not halves:
+        return f"; they come from {where}" if where else ""
+    return (
+        f"; they come from {where or 'the network'} in precision {halves[0]}, where numbers end at 65504: --precision fp32 has a "
+        "wider range"
     )
 
 

@@ -375,13 +375,17 @@ def test_the_network_that_overflows_is_named_with_the_remedy(
 ) -> None:
     request = mean_colour_request(tmp_path)
     monkeypatch.setattr(extracting, "read_precision", lambda config: "published")
-    said = r"; the image tower overflows in precision published, .*: --precision fp32 has a wider range"
+    said = r"; they come from the image tower in precision published, .*: --precision fp32 has a wider range"
     monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Recomputing(np.inf, 0.0)])
     result = run_extraction(list_clips(rendered)[:1], reporter, request)
     assert re.search(said, result.failed[next(iter(rendered))])
     monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Recomputing(np.inf, np.inf)])
     with pytest.raises(MissingError, match=said):
         run_extraction(list_clips(rendered)[:1], reporter, request)
+    # An extractor that cannot say more.
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Broken(np.inf, 0.0)])
+    result = run_extraction(list_clips(rendered)[:1], reporter, request)
+    assert "they come from the network in precision published" in result.failed[next(iter(rendered))]
 
 
 def test_weights_that_are_not_finite_are_named_once(

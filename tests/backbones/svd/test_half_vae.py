@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repro.backbones.noise import WindowNoise
-from repro.backbones.svd import implementations
+from repro.backbones.svd import half_vae, implementations
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.half_vae import (
     HalfConvolution,
     HalfResnet,
+    NormSilu,
     explain_eager_norm,
     make_half_encoder,
     write_out_norm_silu,
@@ -194,7 +195,7 @@ class SgmEncoder(nn.Module):
 
 
 @torch.no_grad()
-def test_an_encoder_with_sgms_names_is_converted_too() -> None:
+def test_an_encoder_with_sgms_names_is_converted_too(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     encoder, picture = SgmEncoder(), torch.rand(2, 3, 16, 24)
     half = make_half_encoder(encoder, fused=False)
@@ -202,6 +203,12 @@ def test_an_encoder_with_sgms_names_is_converted_too() -> None:
     expected = encoder(picture)
     assert 0 < deviation(half(picture), expected) < 2e-3
     assert not any(isinstance(module, HalfConvolution) for module in encoder.modules())
+    # The layout of a GPU with a compiled norm, with the norm computed operation by operation.
+    operations: NormSilu = lambda x, norm: write_out_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # noqa: E731
+    monkeypatch.setattr(half_vae, "compile_norm_silu", lambda: operations)
+    fused = make_half_encoder(encoder, fused=True)
+    assert 0 < deviation(fused(picture), expected) < 2e-3
+    assert fused(picture).is_contiguous()
 
 
 def test_an_encoder_of_another_structure_is_refused() -> None:
