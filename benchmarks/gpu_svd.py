@@ -38,7 +38,7 @@ class SvdBench:
         smaller = {"frames.window": "3", "size": "[64, 64]"} if report.tiny else {}
         self.report = report
         self.configs: dict[str, Any] = {
-            p: load_backbone(name, {"precision": p, **smaller}) for p in ("fp32", "tf32", "published", "bf16")
+            p: load_backbone(name, {"precision": p, **smaller}) for p in ("fp32", "tf32", "published", "fast", "bf16")
         }
         config = self.configs["fp32"]
         self.requests = {name: Request(mixing=True, places=frozenset({(20, 9)}))}
@@ -157,6 +157,8 @@ def measure_svd(report: Report) -> None:
     for name, precision in (("fp32, as rows today", "fp32"), ("published", "published")):
         with report.attempt(name):
             measure_precision(report, own, name, precision, work)
+    with report.attempt("fast"):
+        measure_window(report, own, "precision fast: window", "fast", sum(work.values()))
     for name, vae in VAES.items():
         with report.attempt(name):
             measure_vae(report, own, name, vae, work["vae"])

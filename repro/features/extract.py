@@ -15,6 +15,7 @@ from jaxtyping import Float
 from repro.backbones.config import Cell, Precision, read_precision
 from repro.backbones.extractor import Backbone, Execution, Extractor, WatchesOverflow
 from repro.backbones.noise import Noise
+from repro.backbones.precision import explain_precision
 from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
@@ -265,6 +266,9 @@ def _extract_clips(
         for key, group in groups.items():
             stride, max_seconds, reader = key
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
+            notes = {explain_precision(precisions[name], execution.device) for one in group for name in one.backbones}
+            if notes - {""}:
+                about["precision"] = "; ".join(sorted(notes - {""}))
             origins = {name: (store.add_origin(about),) for name, store in stores.items()}
             # A chunk completes a window of the longest kind: smaller ones would cost more transfers between processes.
             chunk = max(extractor.frames.window for extractor in group)

@@ -10,10 +10,11 @@ from builders.repro_rows import colour_row, read_out_here, run_here
 
 from repro.backbones.config import Cell, Precision
 from repro.backbones.extractor import Backbone, Execution
-from repro.backbones.registry import describe_backbone, load_backbone
+from repro.backbones.registry import load_backbone
 from repro.cli import app as cli
 from repro.core.console import Reporter, format_duration
 from repro.core.errors import MissingError, UsageError
+from repro.core.hashing import content_key
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features import rates
@@ -112,13 +113,14 @@ def test_every_verb_of_a_row_refuses_a_precision_that_it_does_not_have(
         cli.dispatch([name, "ak_full_vjepa", "--precision", "fast", *options, "--workspace", str(tmp_path)])
 
 
-def test_keys_of_the_small_backbones_did_not_change(workspace: Workspace) -> None:
-    """Their precision is fp32, under the same key of the config as before."""
-    for name in ("svd_xt_tiny", "sdv2_tiny", "vjepa_tiny", "videomaev2_tiny"):
-        assert load_backbone(name).model_dump(mode="json")["precision"] == "fp32"
-        assert load_row("smoke").version == 1
-    identity = describe_backbone(load_backbone("vjepa_tiny"), workspace).identity()
-    assert "precision" in identity
+def test_the_precision_is_part_of_the_key_of_features() -> None:
+    keys = {}
+    for precision in ("fp32", "published", "fast"):
+        config = load_backbone("svd_xt_tiny", {"precision": precision})
+        keys[precision] = content_key(Backbone(config, Path("x"), "sha", "diffusers").identity())
+    assert len(set(keys.values())) == 3
+    # The small backbones are in fp32 without saying so.
+    assert keys["fp32"] == content_key(Backbone(load_backbone("svd_xt_tiny"), Path("x"), "sha", "diffusers").identity())
 
 
 def test_versions_of_rows_whose_features_changed_were_raised() -> None:

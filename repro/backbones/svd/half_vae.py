@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 NormSilu = Callable[[Tensor, nn.GroupNorm], Tensor]
 """GroupNorm, then SiLU, rounded to fp16."""
-COMPILED_SHAPES = 64
-"""Limit on graphs that torch.compile makes of the norm: one per shape of its input, about a dozen for each batch size."""
+COMPILED_SHAPES = 512
+"""Limit on graphs that torch.compile makes of the norm, after which it would compile no more: one per shape of its input, about a
+dozen for each number of frames at once."""
 
 
 class HalfConvolution(nn.Module):
@@ -157,7 +158,9 @@ def _explain_failed_compilation(device: str) -> str:
 @cache
 def compile_norm_silu(backend: str = "inductor") -> NormSilu:
     """Return GroupNorm and SiLU as one compiled function; its result is channels last."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_SHAPES)
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, COMPILED_SHAPES)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, COMPILED_SHAPES)
     compiled: Callable[..., Tensor] = torch.compile(write_out_norm_silu, dynamic=False, backend=backend)
     return lambda x, norm: compiled(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
 

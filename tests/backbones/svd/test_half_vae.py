@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repro.backbones.config import Cell, Precision
+from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import WindowNoise
+from repro.backbones.precision import explain_precision
 from repro.backbones.svd import half_vae, implementations
 from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.extractor import open_extractor
 from repro.backbones.svd.half_vae import (
     HalfConvolution,
     HalfResnet,
@@ -209,6 +213,17 @@ def test_an_encoder_with_sgms_names_is_converted_too(monkeypatch: pytest.MonkeyP
     fused = make_half_encoder(encoder, fused=True)
     assert 0 < deviation(fused(picture), expected) < 2e-3
     assert fused(picture).is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["fp32", "published", "fast"])
+def test_opening_says_what_the_device_computes_otherwise(
+    tiny: SvdConfig, tiny_checkpoint: Path, name: Precision
+) -> None:
+    said: list[str] = []
+    config = tiny.model_copy(update={"precision": name})
+    backbone = Backbone(config, tiny_checkpoint, "sha", "diffusers")
+    open_extractor([(backbone, [Cell(timestep=20, layer=1)])], Execution(say=said.append))
+    assert said == [note for note in [explain_precision(name, "cpu")] if note]
 
 
 def test_an_encoder_of_another_structure_is_refused() -> None:
