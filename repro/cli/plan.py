@@ -267,7 +267,8 @@ def _about_memory(plan: Plan) -> list[str]:
     for job in {(job.backbone, job.precision): job for job in plan.jobs}.values():
         by_batch = [f"{size:g} GB with --batch {batch}" for batch, size in job.gpu_gigabytes.items()]
         found = f"{by_batch[0]} (the default)" + "".join(f", {one}" for one in by_batch[1:]) if by_batch else "unknown"
-        lines.append(f"GPU memory of {job.backbone} in {job.precision}: {found} (configs/plan.yaml says how measured)")
+        name = job.backbone.removesuffix(f" precision={job.precision}")
+        lines.append(f"GPU memory of {name} in {job.precision}: {found} (configs/plan.yaml says how measured)")
     return lines
 
 

@@ -337,9 +337,9 @@ def _check_weights(batch: WindowBatch, noises: Sequence[Noise], precisions: Mapp
         bad = [cell for cell, values in cells.items() if not np.isfinite(values).all()]
         if bad:
             raise MissingError(
-                f"backbone {name}: its features {bad[0]} hold NaN or infinity even of a grey picture, so every clip would fail"
-                f"{_explain_nonfinite(batch.extractor, precisions)}: its checkpoint is damaged, or its precision too low: fetch it "
-                "again and compare its sha256"
+                f"backbone {name}: its features {bad[0]} hold NaN or infinity even of a grey picture, so every clip would fail: "
+                "its checkpoint is damaged, or its precision too low: fetch it again and compare its sha256"
+                f"{_explain_nonfinite(batch.extractor, precisions)}"
             )
 
 
