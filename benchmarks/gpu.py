@@ -270,13 +270,8 @@ def agreement(report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("svd_xt_tiny", "sdv2_tiny", "videomaev2_tiny", "vjepa_tiny"):
             found: dict[str, dict[str, np.ndarray]] = {}
-            for where, precision in (
-                ("cpu", "fp32"),
-                (device, "fp32"),
-                (device, "tf32"),
-                (device, "fp16"),
-                (device, "bf16"),
-            ):
+            precisions = load_backbone(name).precisions()
+            for where, precision in (("cpu", "fp32"), *((device, precision) for precision in precisions)):
                 what = f"{name}: {where} {precision}"
                 with report.attempt(what):
                     config = load_backbone(name, {"precision": precision})

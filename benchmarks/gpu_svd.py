@@ -37,7 +37,7 @@ class SvdBench:
         smaller = {"frames.window": "3", "size": "[64, 64]"} if report.tiny else {}
         self.report = report
         self.configs: dict[str, Any] = {
-            p: load_backbone(name, {"precision": p, **smaller}) for p in ("fp32", "tf32", "fp16", "bf16")
+            p: load_backbone(name, {"precision": p, **smaller}) for p in ("fp32", "tf32", "published", "fast", "bf16")
         }
         config = self.configs["fp32"]
         self.requests = {name: Request(mixing=True, places=frozenset({(20, 9)}))}
@@ -153,9 +153,11 @@ def measure_svd(report: Report) -> None:
         "counted work", **{key: round(value, 3) for key, value in work.items()}, sum=round(sum(work.values()), 3)
     )
     # fp32 first: all others are compared with it. What decides most comes next, in case the section is stopped.
-    for name, precision in (("fp32, as rows today", "fp32"), ("published", "fp16")):
+    for name, precision in (("fp32, as rows today", "fp32"), ("published", "published")):
         with report.attempt(name):
             measure_precision(report, own, name, precision, work)
+    with report.attempt("fast"):
+        measure_window(report, own, "precision fast: window", "fast", sum(work.values()))
     for name, vae in VAES.items():
         with report.attempt(name):
             measure_vae(report, own, name, vae, work["vae"])
@@ -172,7 +174,7 @@ def measure_svd(report: Report) -> None:
         try:
             for part in convolutions:
                 part.to(memory_format=torch.channels_last)
-            measure_stage(report, own, "published, UNet channels last", "unet", "fp16", work["unet"])
+            measure_stage(report, own, "published, UNet channels last", "unet", "published", work["unet"])
         finally:
             for part in convolutions:
                 part.to(memory_format=torch.contiguous_format)
@@ -198,8 +200,8 @@ def stage(own: SvdBench, kind: str, precision: str, batch: int) -> Callable[[], 
 def make_unet_inputs(own: SvdBench, picture: Tensor) -> tuple[Tensor, ...]:
     """Latent with condition, vector and context. Made once, so that every precision is compared on the same."""
     frames, _, noise = own.windows["full"]
-    conditioning = own.models["fp16"].condition(picture, len(frames), noise)
-    latent = own.models["fp16"].latent(picture, len(frames), noise)
+    conditioning = own.models["published"].condition(picture, len(frames), noise)
+    latent = own.models["published"].latent(picture, len(frames), noise)
     scale = input_scale(noise_level(own.configs["fp32"].schedule, 20))
     x = torch.cat([latent * scale, conditioning.concat], dim=1)
     return x, conditioning.vector, conditioning.crossattn
@@ -230,7 +232,7 @@ def measure_precision(report: Report, own: SvdBench, name: str, precision: str, 
         with report.attempt(f"{name}: {kind}"):
             measure_stage(report, own, name, kind, precision, work[kind])
     measure_window(report, own, f"{name}: window", precision, sum(work.values()))
-    if precision == "fp16":
+    if precision == "published":
         frames = len(own.windows["full"][0])
         for kind in ("vae", "tower"):
             with report.attempt(f"{name}: {kind}"):
@@ -250,9 +252,9 @@ def measure_window(report: Report, own: SvdBench, name: str, precision: str, tfl
 
 def measure_vae(report: Report, own: SvdBench, name: str, vae: Vae, tflop: float) -> None:
     with replaced_encoders(own.networks, vae):
-        measure_stage(report, own, name, "vae", "fp16", tflop)
+        measure_stage(report, own, name, "vae", "published", tflop)
         reset_peak_memory(report)
-        found = {window: own.features("fp16", window) for window in own.windows}
+        found = {window: own.features("published", window) for window in own.windows}
         more = {f"layer9_{window}": deviation(value, own.exact[window]) for window, value in found.items()}
         report.row(f"{name}: window", **more, **peak_memory(report))
 
@@ -277,7 +279,7 @@ def measure_attention(report: Report, own: SvdBench) -> None:
 
 def measure_windows_in_turn(report: Report, own: SvdBench) -> None:
     """Windows one after another as published, with noise sampled on the device, as extraction does."""
-    model, count = own.models["fp16"], 2 if report.tiny else 8
+    model, count = own.models["published"], 2 if report.tiny else 8
     frames = own.windows["full"][0]
     model.compute_window(frames, len(frames), WindowNoise(0, "1", 0))
     started = time.perf_counter()
@@ -305,8 +307,8 @@ def measure_compiled_vaes(report: Report) -> None:
             torch._dynamo.reset()
             with replaced_encoders(own.networks, vae):
                 frames, _, _ = own.windows["full"]
-                with own.models["fp16"].computing(len(frames)):
-                    work = stage(own, "vae", "fp16", own.models["fp16"].batch)
+                with own.models["published"].computing(len(frames)):
+                    work = stage(own, "vae", "published", own.models["published"].batch)
                     started = time.perf_counter()
                     work()
                     synchronise(report)
@@ -316,7 +318,7 @@ def measure_compiled_vaes(report: Report) -> None:
 
 
 def measure_compiled(report: Report, own: SvdBench, name: str, tflop: float) -> None:
-    measure_stage(report, own, name, "vae", "fp16", tflop)
+    measure_stage(report, own, name, "vae", "published", tflop)
     for window in own.windows:
         if window in own.exact:
-            report.row(f"{name}: {window}", layer9=deviation(own.features("fp16", window), own.exact[window]))
+            report.row(f"{name}: {window}", layer9=deviation(own.features("published", window), own.exact[window]))

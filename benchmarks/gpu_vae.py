@@ -131,16 +131,16 @@ def use_half_convolutions(encoder: Any, norm_silu: NormSilu, kind: torch.dtype) 
 @contextmanager
 def replaced_encoders(networks: Any, vae: Vae) -> Iterator[None]:
     """Compute the encoders of SVD's networks (with_diffusers.py) as `vae` says within the block."""
-    own = networks.latent_vae.encoder, networks.condition_vae.encoder
+    own = networks.latent_encoder, networks.condition_encoder
     if vae != Vae():
         adapted = vae.on(own[0].conv_in.weight.device)
-        networks.latent_vae.encoder, networks.condition_vae.encoder = (VaeEncoder(encoder, adapted) for encoder in own)
+        networks.latent_encoder, networks.condition_encoder = (VaeEncoder(encoder, adapted) for encoder in own)
     searched, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, vae.searched
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = searched
-        networks.latent_vae.encoder, networks.condition_vae.encoder = own
+        networks.latent_encoder, networks.condition_encoder = own
 
 
 def _norm_silu(vae: Vae) -> NormSilu:

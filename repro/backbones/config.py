@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -126,8 +126,8 @@ class Frames(Config):
         return (self.windows(sampled) - 1) * self.hop + self.window
 
 
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
-"""What the networks compute in (repro/backbones/precision.py); the release ran SVD in fp16."""
+Precision = Literal["fp32", "tf32", "published", "fast", "fp16", "bf16"]
+"""What networks compute in (repro/backbones/precision.py). Each family has some of them."""
 
 
 class Axes(Config):
@@ -169,6 +169,12 @@ class BackboneConfig(NamedConfig):
     checkpoint: Checkpoint | None = None
     frames: Frames = Frames()
 
+    @classmethod
+    def precisions(cls) -> tuple[Precision, ...]:
+        """Values that the key `precision` may have; fp32 alone for a family without the key."""
+        key = cls.model_fields.get("precision")
+        return ("fp32",) if key is None else get_args(key.annotation)
+
     @abstractmethod
     def axes(self) -> Axes:
         """Which cells there are."""
@@ -192,6 +198,23 @@ class BackboneConfig(NamedConfig):
     def missing_inputs(self, workspace: Workspace) -> Mapping[str, str]:
         """Other inputs that are missing, by the name `repro fetch` knows them by: a sentence with the command that helps."""
         return {}
+
+
+def read_precision(config: BackboneConfig) -> Precision:
+    """Return what the networks of `config` compute in; fp32 for a family without the key."""
+    precision: Precision = getattr(config, "precision", "fp32")
+    return precision
+
+
+def precision_change(config: BackboneConfig, precision: Precision | None) -> dict[str, str]:
+    """Return the change of `config`, by dotted key, that makes it compute in `precision`; empty if it does, or for None.
+
+    Raises:
+        UsageError: the family has no such precision.
+    """
+    if precision is not None and precision not in config.precisions():
+        raise UsageError(f"--precision {precision}: {config.name} has {', '.join(config.precisions())}")
+    return {} if precision in (None, read_precision(config)) else {"precision": str(precision)}
 
 
 def choose_cells(

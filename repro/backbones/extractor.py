@@ -81,6 +81,20 @@ class Extractor(Protocol):
         ...
 
 
+@runtime_checkable
+class WatchesOverflow(Protocol):
+    """What an extractor has besides if it can say more about values that overflow in a reduced precision."""
+
+    @property
+    def recomputed_frames(self) -> int:
+        """Pictures that overflowed and were computed again in a wider type, since the extractor was opened."""
+        ...
+
+    def explain_nonfinite(self) -> str:
+        """Which network gave NaN or infinity in the last window; an empty string if none did."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Backbone(Generic[ConfigT_co]):
     """A backbone as this machine would compute it; nothing of it is loaded."""

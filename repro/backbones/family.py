@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from repro.backbones.config import BackboneConfig
+from repro.backbones.config import BackboneConfig, Precision
 from repro.backbones.extractor import Execution, Extractor, Requests
 from repro.core.errors import UsageError
 
@@ -51,6 +51,12 @@ class Comparison:
     """Time of one window, measured once without warm-up: no benchmark."""
     expected: float | None
     """Upper bound on `worst`; None if they need not agree."""
+    precision: Precision | None = None
+    """The precision that is compared with fp32; None for other comparisons."""
+    usual: float | None = None
+    """Relative L2 at the cell that rows read; None if it is not among the compared cells."""
+    fp32_seconds: float | None = None
+    """Time of the same window in fp32, if a precision is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +112,20 @@ class Family(ABC, Generic[ConfigT]):
         raise UsageError(f"backbone {config.name}: nothing to compare: its family has no golden values")
 
     def compare_ways(
-        self, config: ConfigT, checkpoint: Path, execution: Execution, limit: float
+        self, config: ConfigT, checkpoint: Path, execution: Execution, limit: float, video: Path | None = None
     ) -> Iterator[Comparison | Skipped | Note]:
-        """`repro verify`: yield how far different ways of computing the same features are from each other."""
+        """`repro verify`: yield how far different ways of computing the same features are from each other.
+
+        Args:
+            config: The backbone.
+            checkpoint: Its weights.
+            execution: Where to compute.
+            limit: Bound on the relative L2 of ways that must agree.
+            video: A video whose first frames are the pictures [default: a rendered clip].
+
+        Raises:
+            VideoError: the video cannot be decoded.
+        """
         raise UsageError(f"backbone {config.name}: nothing to compare: its family has one way of computing")
 
     def cut_encoder(self, config: ConfigT, original: Path, target: Path) -> str:

@@ -24,7 +24,7 @@ _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 # The golden ratio and sqrt(3) - 1, in units of 2^-64.
 _KEY_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _ROUNDS = 10
-# Words at once: on a CPU these stay in its cache, on a GPU they fill it and bound the memory taken beside the networks.
+# Words at once: on a CPU these stay in its cache, on a GPU they fill it and bound the memory taken in addition to the networks.
 _CHUNK = {"cpu": 1 << 16}
 _CHUNK_ELSEWHERE = 1 << 22
 

@@ -53,7 +53,6 @@ def extract(
     *,
     backbone: str = "svd_xt",
     options: FeatureOptions = FEATURES,
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] | None = None,
     config: BackboneOptions = BACKBONE,
     compute: ComputeOptions = COMPUTE,
     common: CommonOptions = COMMON,
@@ -68,7 +67,6 @@ def extract(
     Args:
         source: A data set, one of its splits (ucf101/train), or a folder of videos.
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
-        precision: Precision of computing: fp32, tf32, fp16 (as released) or bf16 [default: the backbone's].
     """
     timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
     shard = parse_shard(options.shard)
@@ -81,7 +79,8 @@ def extract(
         grid=options.grid,
         stored_as=STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")],
         shard=shard,
-        changes=config.changes(precision=precision),
+        changes=config.changes(),
+        precision=compute.precision,
     )
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
@@ -112,6 +111,7 @@ def _extraction_as_json(extracted: Extracted) -> dict[str, object]:
         "extracted": len(done.extracted),
         "reused": len(done.reused),
         "failed": done.failed,
+        "recomputed_frames": done.recomputed_frames,
         "windows": done.windows,
         "seconds": round(done.seconds, 3),
     }

@@ -81,7 +81,7 @@ def grid(
         protocol: honest selects cell and epoch on clips held out of the training split; both does either.
         allow_missing: Continue without clips that are missing; recorded, and widens an accuracy row's margin.
     """
-    found, workspace = load_requested_row(row), common.open_workspace()
+    found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
     timesteps = parse_numbers("--timesteps", options.timesteps)
     layers = parse_numbers("--layers", options.layers)
 
@@ -103,7 +103,8 @@ def grid(
     device = require_ready(found, workspace, compute.device)
     training = open_compute(device, deterministic=compute.deterministic)
     reporter = Reporter(to_stderr=common.as_json)
-    result, failures = run_grid(found, request, workspace, compute.execution(device), training, reporter)
+    execution = compute.execution(device, reporter.line)
+    result, failures = run_grid(found, request, workspace, execution, training, reporter)
     print_grid(result, workspace, as_json=common.as_json)
     if failures:
         raise MissingError(

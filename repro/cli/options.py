@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from repro.backbones.config import Layer
+from repro.backbones.config import Layer, Precision
 from repro.backbones.extractor import Execution
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, open_workspace
-from repro.table.row import Row
+from repro.table.row import Row, with_precision
 from repro.table.rows import is_smoke_row, load_row, smoke_rows
 
 if TYPE_CHECKING:
     from repro.features.store import StoredAs
     from repro.readout.compute import Compute
-    from repro.readout.recipe import Precision
+    from repro.readout.recipe import Precision as TrainingPrecision
 
 MOST_WORKERS = 1024
 """Upper limit of --workers for every verb: beyond it, a typing error is likelier than a machine."""
@@ -97,6 +97,14 @@ DeviceOption = Annotated[
         help="cpu, cuda or cuda:N [default: REPRO_DEVICE, else cuda if a GPU is visible].",
     ),
 ]
+PrecisionOption = Annotated[
+    Precision | None,
+    Parameter(
+        name="--precision",
+        help="Precision of the features: fp32, tf32, published (SVD as released), fast (SVD), fp16 (video transformers) or "
+        "bf16; features of each are kept apart [default: the backbone's].",
+    ),
+]
 BatchOption = Annotated[
     int | None,
     Parameter(
@@ -142,6 +150,7 @@ class ComputeOptions(DeviceOptions):
         ),
     ] = None
     allow_damaged: DamagedOption = False
+    precision: PrecisionOption = None
 
     def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> Execution:
         """Return how features are computed on `device`; `say` receives notes about checkpoints."""
@@ -178,8 +187,8 @@ class BackboneOptions:
         ),
     ] = ()
 
-    def changes(self, **named: str | None) -> dict[str, str]:
-        """Return the changes as YAML text by dotted key; `named` adds those of other options that were given.
+    def changes(self) -> dict[str, str]:
+        """Return the changes as YAML text by dotted key.
 
         Raises:
             UsageError: a --set without `=` or without a key.
@@ -190,8 +199,7 @@ class BackboneOptions:
             if not equals or not key:
                 raise UsageError(f"--set {pair}: expected KEY=VALUE, as frames.window=16")
             found[key] = value
-        given = {"implementation": self.implementation, **named}
-        return found | {key: value for key, value in given.items() if value is not None}
+        return found if self.implementation is None else found | {"implementation": self.implementation}
 
 
 # Frozen, so that one instance serves as every verb's default.
@@ -202,7 +210,7 @@ TRAINING = TrainingOptions()
 BACKBONE = BackboneOptions()
 
 
-def open_compute(device: str, precision: "Precision" = "fp32", *, deterministic: bool = False) -> "Compute":
+def open_compute(device: str, precision: "TrainingPrecision" = "fp32", *, deterministic: bool = False) -> "Compute":
     """Return how readouts are trained on `device`.
 
     Raises:
@@ -273,12 +281,12 @@ def command_for_row(name: str) -> str:
     return "repro smoke --pretrained" if smoke_rows()[name].pretrained else "repro smoke"
 
 
-def load_requested_row(name: str) -> Row:
-    """Return the row that a verb was asked to run or plan.
+def load_requested_row(name: str, precision: Precision | None = None) -> Row:
+    """Return the row that a verb was asked to run or plan, with its features in `precision` [default: the row's].
 
     Raises:
-        UsageError: no such row, a row of the smoke job, or a config that is not valid.
+        UsageError: no such row, a row of the smoke job, a config that is not valid, or a precision that it does not have.
     """
     if is_smoke_row(name):
         raise UsageError(f"{name} is part of the smoke job: run `{command_for_row(name)}`")
-    return load_row(name)
+    return with_precision(load_row(name), precision)

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from repro.backbones.config import Precision
 from repro.cli.options import (
     COMMON,
     CommonOptions,
     DeviceOption,
+    PrecisionOption,
     ProtocolOption,
     SeedsOption,
     load_requested_row,
@@ -21,12 +23,12 @@ from repro.core.console import format_size, open_table_console
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of
+from repro.pipeline.assumptions import count_threads, load_assumptions
 from repro.plan.amounts import Amount, estimated, sum_amounts
-from repro.plan.assumptions import load_assumptions
 from repro.plan.figures import describe_existing, plan_as_json, sum_portions, sum_stages
 from repro.plan.plan import SECONDS_PER_HOUR, Plan, make_plan
 from repro.readout.recipe import Protocol
-from repro.table.rows import load_row, row_names
+from repro.table.rows import row_names
 
 DISK_ASSUMPTION = (
     "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take as much "
@@ -41,10 +43,10 @@ def plan(
     device: Annotated[
         DeviceOption,
         Parameter(
-            help="cuda: assumed GPU speed if none was measured; cpu: measured speeds only "
-            "[default: REPRO_DEVICE, else cuda]."
+            help="Kind of device to plan for; its speed is assumed if none was measured [default: REPRO_DEVICE, else cuda]."
         ),
     ] = None,
+    precision: PrecisionOption = None,
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Estimate download, disk and GPU time of rows, and list what is missing.
@@ -57,22 +59,35 @@ def plan(
         rows: Names from `repro list`, or all [default: all].
     """
     return print_plan(
-        rows, common.open_workspace(), seeds=seeds, protocol=protocol, device=device, as_json=common.as_json
+        rows,
+        common.open_workspace(),
+        seeds=seeds,
+        protocol=protocol,
+        device=device,
+        precision=precision,
+        as_json=common.as_json,
     )
 
 
 def print_plan(
-    names: Sequence[str], workspace: Workspace, *, seeds: int, protocol: Protocol, device: str | None, as_json: bool
+    names: Sequence[str],
+    workspace: Workspace,
+    *,
+    seeds: int,
+    protocol: Protocol,
+    device: str | None,
+    precision: Precision | None = None,
+    as_json: bool,
 ) -> Exit:
     """Print the plan of the rows `names`; of all 24 if `names` is empty or has `all`. Exits 0 whatever is missing.
 
     Raises:
-        UsageError: no such row, or a row of the smoke job.
+        UsageError: no such row, a row of the smoke job, or a precision that a row's backbone does not have.
     """
     # Names are checked also where `all` makes them superfluous.
-    rows = [load_requested_row(name) for name in dict.fromkeys(names) if name != "all"]
+    rows = [load_requested_row(name, precision) for name in dict.fromkeys(names) if name != "all"]
     if not names or "all" in names:
-        rows = [load_row(name) for name in row_names()]
+        rows = [load_requested_row(name, precision) for name in row_names()]
     # The plan is for the machine that will compute, which need not be this one: a GPU unless another device is named.
     kind = kind_of(device or device_from_environment() or "cuda")
     made = make_plan(rows, workspace, kind, seeds, protocol)
@@ -98,6 +113,7 @@ def _print_tables(plan: Plan) -> None:
     assumptions = (
         *_about_extraction(plan),
         *_about_overlaps(plan),
+        *_about_memory(plan),
         *_about_readouts(plan),
         *_about_savings(plan),
         DISK_ASSUMPTION,
@@ -233,9 +249,11 @@ def _about_extraction(plan: Plan) -> list[str]:
             f"TFLOP per window: {work or 'unknown'} (configs/plan.yaml)"
         )
     elif unmeasured:
+        speed = known.cpu.thread_tflop_per_second
+        work = ", ".join(f"{name} {job.tflop:g}" for name, job in unmeasured.items() if job.tflop)
         lines.append(
-            "CPU hours of extraction are unknown: none was measured in this workspace (`repro extract` saves its speed); "
-            "--device cuda estimates them for a GPU"
+            f"CPU hours of extraction are ASSUMED: {speed:g} TFLOP/s on each of {count_threads()} threads of this machine; TFLOP "
+            f"per window: {work or 'unknown'} (configs/plan.yaml); `repro extract` saves measured speeds"
         )
     return lines
 
@@ -259,6 +277,19 @@ def _about_overlaps(plan: Plan) -> list[str]:
             f"one every {frames.hop}: {once} frames are decoded and resized once each, instead of {apart} window by window"
             + (batches if gain and plan.kind == "cuda" else "")
         )
+    return lines
+
+
+def _about_memory(plan: Plan) -> list[str]:
+    """Return a line for each backbone and precision on the GPU memory that it takes, by batch."""
+    if plan.kind != "cuda":
+        return []
+    lines = []
+    for job in {(job.backbone, job.precision): job for job in plan.jobs}.values():
+        by_batch = [f"{size:g} GB with --batch {batch}" for batch, size in job.gpu_gigabytes.items()]
+        found = f"{by_batch[0]} (the default)" + "".join(f", {one}" for one in by_batch[1:]) if by_batch else "unknown"
+        name = job.backbone.removesuffix(f" precision={job.precision}")
+        lines.append(f"GPU memory of {name} in {job.precision}: {found} (configs/plan.yaml says how measured)")
     return lines
 
 
@@ -293,7 +324,7 @@ def _about_savings(plan: Plan) -> list[str]:
     """Return a line for each group of backbones that one command would compute together, with its data sets."""
     datasets: dict[tuple[str, float, float], list[str]] = {}
     for saving in plan.savings:
-        key = ",".join(saving.shared.backbones), saving.shared.tflop, saving.tflop_apart
+        key = ",".join(saving.shared.backbones) + saving.option, saving.shared.tflop, saving.tflop_apart
         datasets.setdefault(key, []).append(saving.dataset)
     return [
         f"not counted: `repro extract DATASET --backbone {backbones}` computes both in one pass, {tflop:g} TFLOP per window "

@@ -14,11 +14,13 @@ from repro.cli.options import (
     CommonOptions,
     DamagedOption,
     DeviceOptions,
+    PrecisionOption,
     require_number,
 )
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
+from repro.table.row import with_precision
 from repro.table.rows import load_row, smoke_row_names
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def predict(
     top: Annotated[int, Parameter(validator=require_number("--top", 1))] = 5,
     workers: Annotated[int, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = 1,
     allow_damaged: DamagedOption = False,
+    precision: PrecisionOption = None,
     compute: DeviceOptions = ON_DEVICE,
     common: CommonOptions = COMMON,
 ) -> Exit:
@@ -47,7 +50,7 @@ def predict(
         top: Number of classes to print for each video.
         workers: Processes that decode videos.
     """
-    found = load_row(row)
+    found = with_precision(load_row(row), precision)
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 

@@ -10,6 +10,7 @@ from repro.cli.options import (
     DamagedOption,
     DeterministicOption,
     DeviceOption,
+    PrecisionOption,
     ProtocolOption,
     SeedsOption,
     load_requested_row,
@@ -30,7 +31,8 @@ def readout(
     *,
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = "published",
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+    precision: PrecisionOption = None,
+    training_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     device: DeviceOption = None,
     deterministic: DeterministicOption = False,
     allow_damaged: DamagedOption = False,
@@ -42,10 +44,10 @@ def readout(
 
     Args:
         row: A name from `repro list`.
-        precision: Precision of matrix products; part of the run's key, and recorded.
+        training_precision: Precision of the readout's matrix products; part of the run's key, and recorded.
     """
-    found, workspace = load_requested_row(row), common.open_workspace()
-    compute = open_compute(chosen_device(device), precision, deterministic=deterministic)
+    found, workspace = load_requested_row(row, precision), common.open_workspace()
+    compute = open_compute(chosen_device(device), training_precision, deterministic=deterministic)
 
     from repro.pipeline.row import RowRequest, train_readouts  # imports torch, which takes seconds
 

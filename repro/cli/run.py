@@ -70,7 +70,7 @@ def run(
         from_: First stage to run; readout skips extraction and uses stored features.
         dry_run: Print the plan (as `repro plan ROW`) and stop.
     """
-    found, workspace = load_requested_row(row), common.open_workspace()
+    found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
     if dry_run:
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")
@@ -80,6 +80,7 @@ def run(
             seeds=options.seeds,
             protocol=options.protocol,
             device=compute.device,
+            precision=compute.precision,
             as_json=common.as_json,
         )
     if from_ == "readout":
@@ -91,6 +92,7 @@ def run(
             row,
             seeds=options.seeds,
             protocol=options.protocol,
+            precision=compute.precision,
             device=compute.device,
             deterministic=compute.deterministic,
             allow_damaged=compute.allow_damaged,

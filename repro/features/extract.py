@@ -12,8 +12,9 @@ from time import perf_counter
 import numpy as np
 from jaxtyping import Float
 
-from repro.backbones.config import Cell
-from repro.backbones.extractor import Backbone, Execution, Extractor, Noise
+from repro.backbones.config import Cell, Precision, read_precision
+from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, WatchesOverflow
+from repro.backbones.precision import explain_precision
 from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
@@ -51,6 +52,8 @@ class Extraction:
     """Number of clips that were missing features before, by backbone."""
     video_sha256: dict[str, str] = field(default_factory=dict)
     """sha256 of each readable clip's video."""
+    recomputed_frames: int = 0
+    """Frames that overflowed in a reduced precision and were computed again in a wider type."""
     windows: int = 0
     seconds: float = 0.0
     """Time spent on decoding and computing; loading the weights is not counted."""
@@ -250,6 +253,7 @@ def _extract_clips(
     ]
     extractors = open_extractors([(backbone, cells) for backbone, cells in cells_to_compute if cells], execution)
     stores = {request.backbone.name: request.store for request in requests}
+    precisions = {request.backbone.name: read_precision(request.backbone.config) for request in requests}
     # One group per frame sampling: its backbones share the decoding, however they cut the frames into windows.
     groups: dict[tuple[int, float, ReaderName], list[Extractor]] = {}
     for extractor in extractors:
@@ -261,6 +265,9 @@ def _extract_clips(
         for key, group in groups.items():
             stride, last_second, reader = key
             about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
+            notes = {explain_precision(precisions[name], execution.device) for one in group for name in one.backbones}
+            if notes - {""}:
+                about["precision"] = "; ".join(sorted(notes - {""}))
             origins = {name: (store.add_origin(about),) for name, store in stores.items()}
             # A chunk completes a window of the longest kind: smaller ones would cost more transfers between processes.
             chunk = max(extractor.frames.window for extractor in group)
@@ -270,27 +277,55 @@ def _extract_clips(
             jobs = [Job(clip.path, sampling) for clip in clips]
             with Decoders(min(execution.workers, len(jobs))) as decoders:
                 batches: list[BatchFeatures] = []
+                nonfinite, recomputed = "", _count_recomputed(group)
                 events = batch_windows(clips, decoders.decode(jobs), group, missing)
                 for event, noises in add_noise(events, result.video_sha256, execution.device):
                     if isinstance(event, WindowBatch):
                         computed = event.extractor.features(event.windows, noises)
                         if not all(np.isfinite(v).all() for cells in computed.values() for v in cells.values()):
-                            _check_weights(event, noises)
+                            nonfinite = nonfinite or _explain_nonfinite(event.extractor, precisions)
+                            _check_weights(event, noises, precisions)
                         batches.append(computed)
                         result.windows += len(event.windows)
                         continue
+                    own_origins, again = origins, _count_recomputed(group) - recomputed
+                    if again:
+                        more = about | {"recomputed_frames": str(again)}
+                        own_origins = {name: (store.add_origin(more),) for name, store in stores.items()}
                     try:
-                        _store_clip(event, batches, missing[event.clip.id], stores, origins, result, reporter)
+                        _store_clip(event, batches, missing[event.clip.id], stores, own_origins, result, reporter)
                     except VideoError as error:
-                        _add_failure(result, event.clip, str(error), reporter)
-                    batches = []
+                        _add_failure(result, event.clip, f"{error}{nonfinite}", reporter)
+                    result.recomputed_frames += again
+                    batches, nonfinite, recomputed = [], "", recomputed + again
                     result.seconds = perf_counter() - started
                     failures = f", {len(result.failed)} failed" if result.failed else ""
                     advance(f"{result.windows / result.seconds:.2f} windows/s{failures}")
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
+    if result.recomputed_frames:
+        reporter.warn(
+            f"{result.recomputed_frames} encodings of frames overflowed in fp16 and were computed again as published; recorded "
+            "in the origins of their clips' features"
+        )
 
 
-def _check_weights(batch: WindowBatch, noises: Sequence[Noise]) -> None:
+def _count_recomputed(extractors: Sequence[Extractor]) -> int:
+    return sum(one.recomputed_frames for one in extractors if isinstance(one, WatchesOverflow))
+
+
+def _explain_nonfinite(extractor: Extractor, precisions: Mapping[str, Precision]) -> str:
+    """Return what to add to a message about features that are not finite: where they became so, and the remedy."""
+    where = extractor.explain_nonfinite() if isinstance(extractor, WatchesOverflow) else ""
+    halves = sorted({precisions[name] for name in extractor.backbones} & {"published", "fast", "fp16"})
+    if not halves:
+        return f"; they come from {where}" if where else ""
+    return (
+        f"; they come from {where or 'the network'} in precision {halves[0]}, where numbers end at 65504: --precision fp32 has a "
+        "wider range"
+    )
+
+
+def _check_weights(batch: WindowBatch, noises: Sequence[Noise], precisions: Mapping[str, Precision]) -> None:
     """Check that the weights give finite features of a grey picture, after a clip's features were not finite.
 
     Raises:
@@ -303,6 +338,7 @@ def _check_weights(batch: WindowBatch, noises: Sequence[Noise]) -> None:
             raise MissingError(
                 f"backbone {name}: its features {bad[0]} hold NaN or infinity even of a grey picture, so every clip would fail: "
                 "its checkpoint is damaged, or its precision too low: fetch it again and compare its sha256"
+                f"{_explain_nonfinite(batch.extractor, precisions)}"
             )
 
 

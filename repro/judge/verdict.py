@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from repro.backbones.config import read_precision
 from repro.core.errors import Exit
 from repro.datasets.split import SplitName
 from repro.judge.expected import Expected
@@ -57,6 +58,8 @@ class Verdict:
     last_epoch: float | None = None
     """Mean score of the last epoch of the row's default cell: nothing was selected on the test split."""
     checkpoint_assumed: bool = False
+    precision: str = ""
+    """What the features of the judged runs were computed in."""
     allowance: float = 0.0
     """Points by which missing test clips widen the margin."""
     cells: int = 0
@@ -172,16 +175,22 @@ def _unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
     if record.protocol != "published":
         # Published values were selected on the test split (docs/deviations.md 2): only the same rule compares like with like.
         return f"the {record.protocol} protocol: the published rule alone is compared with published values"
-    return explain_mismatch(record, row, cells)
+    return explain_mismatch(record, row, cells, any_precision=True)
 
 
-def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> str:
+def record_precision(record: RunRecord) -> str:
+    """Return what the features of `record` were computed in; fp32 for a backbone without the key."""
+    return str(record.features.identity.get("precision", "fp32"))
+
+
+def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = (), *, any_precision: bool = False) -> str:
     """Return why `record` does not match the row's current config, whatever its protocol; empty if it does.
 
     Args:
         record: A run record of the row.
         row: The row as it is configured now.
         cells: Names of the cells that count [default: the row's default cell].
+        any_precision: Features in another precision than the row's match too: the same row, measured with other rounding.
     """
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
@@ -198,6 +207,10 @@ def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = ()) -> 
     backbone = row_backbone(row)
     ours_now = backbone.model_dump(mode="json", exclude=set(backbone.not_in_identity))
     # The record's identity has more keys, such as the checkpoint's sha256: only what the config states is compared.
+    precision = read_precision(backbone)
+    if not any_precision and record_precision(record) != precision:
+        return f"features in precision {record_precision(record)}, the row's are in {precision}"
+    ours_now.pop("precision", None)
     changed = [key for key, value in ours_now.items() if record.features.identity.get(key) != value]
     if changed:
         return f"another backbone: its {changed[0]} is not the row's"
@@ -244,6 +257,8 @@ class _RunSet:
 
     own: str
     """Name of the row's default cell."""
+    precision: str
+    is_rows_precision: bool
     cells: Sequence[str]
     """Cells of the complete grid, in its order."""
     by_seed: dict[int, dict[str, RunRecord]] = field(default_factory=lambda: defaultdict(dict))
@@ -261,21 +276,28 @@ class _RunSet:
     def own_runs(self) -> list[RunRecord]:
         return [self.by_seed[seed][self.own] for seed in self.seeds]
 
-    def rank(self, planned: int) -> tuple[bool, bool, str]:
-        """Return the sort key: complete grids before single cells, as many runs as planned before fewer, newer before older.
+    def rank(self, planned: int) -> tuple[bool, bool, bool, str]:
+        """Return the sort key: the row's precision before others, complete grids before single cells, as many runs as planned
+        before fewer, newer before older.
 
         One complete grid takes precedence over single-cell runs, however many seeds: it is what was published.
         """
-        return bool(self.complete_seeds), len(self.seeds) >= planned, max(run.made.at for run in self.own_runs())
+        newest = max(run.made.at for run in self.own_runs())
+        return self.is_rows_precision, bool(self.complete_seeds), len(self.seeds) >= planned, newest
 
 
 def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
-    sets: dict[str, _RunSet] = {}
-    cells = _accepted(row, expected)
+    sets: dict[tuple[str, str], _RunSet] = {}
+    accepted, rows_precision = _accepted(row, expected), read_precision(row_backbone(row))
     # Oldest first, so that the newest run of a seed and cell replaces the others. Runs of different grid keys differ in
     # more than cell and seed, so their scores have no common mean.
     for record in sorted(records, key=lambda r: r.made.at):
-        runs_alike = sets.setdefault(record.grid or record.group, _RunSet(row.features.name, cells))
+        precision = record_precision(record)
+        runs_alike = sets.setdefault(
+            # The key of the features has the precision already, and with it the group.
+            (record.grid or record.group, precision),
+            _RunSet(row.features.name, precision, precision == rows_precision, accepted),
+        )
         runs_alike.by_seed[record.seed][record.features.cell] = record
     candidates = [runs_alike for runs_alike in sets.values() if runs_alike.seeds]
     if not candidates:
@@ -297,14 +319,20 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
         dataclasses.replace(expected, margin=expected.margin + allowance), values, count, len(chosen.cells)
     )
     reason += missing_note
+    if not chosen.is_rows_precision:
+        reason += f"; features in precision {chosen.precision}, not {rows_precision} as the row's"
     if best:
         reason += f"; best of {count} cells, {', '.join(f'seed {one.seed} {one.cell}' for one in best)}"
         if len(chosen.by_seed) > len(best):
             reason += f"; {len(chosen.by_seed) - len(best)} seeds without all cells not judged"
     elif count > 1:
         reason += f"; {row.features.name} alone is judged of {count} cells of {len(chosen.cells)} that were run"
-    if len(sets) > 1:
-        reason += f"; {len(sets) - 1} older or unfinished sets of runs not judged"
+    others = [runs_alike for runs_alike in sets.values() if runs_alike.precision != chosen.precision]
+    if len(sets) > 1 + len(others):
+        reason += f"; {len(sets) - 1 - len(others)} older or unfinished sets of runs not judged"
+    if others:
+        named = ", ".join(dict.fromkeys(runs_alike.precision for runs_alike in others))
+        reason += f"; runs with features in precision {named} not judged"
     return Verdict(
         expected=expected,
         outcome=outcome,
@@ -314,6 +342,7 @@ def _verdict(row: Row, expected: Expected, records: list[RunRecord]) -> Verdict:
         spread=statistics.stdev(values) if len(values) > 1 else None,
         last_epoch=statistics.fmean(100 * run.last_epoch.scores[expected.metric] for run in runs),
         checkpoint_assumed=expected.checkpoint_assumed,
+        precision=chosen.precision,
         allowance=allowance,
         cells=count,
         best_of_grid=best,
@@ -375,6 +404,7 @@ def verdict_as_json(verdict: Verdict) -> dict[str, object]:
             for one in verdict.best_of_grid
         ],
         "checkpoint_assumed": verdict.checkpoint_assumed,
+        "precision": verdict.precision or None,
         "status": expected.status,
         "note": expected.note,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from repro.backbones.config import choose_cells
+from repro.backbones.config import Precision, choose_cells
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.console import Reporter
@@ -30,6 +30,7 @@ from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import TrainingResult, train_readout
 from repro.readout.trained import Readout
 from repro.table.requirements import chosen_device
+from repro.table.row import with_precision
 from repro.table.rows import load_row
 
 ANY_LENGTH = 2**31
@@ -199,6 +200,7 @@ def score_video(
     video: Path | str,
     *,
     seed: int | None = None,
+    precision: Precision | None = None,
     workspace: Path | str | None = None,
     device: str | None = None,
 ) -> dict[str, float]:
@@ -208,6 +210,7 @@ def score_video(
         row: A row that was run in the workspace.
         video: A video file.
         seed: Seed of the readout [default: the newest run's].
+        precision: Precision of the features that the readout was trained on [default: the row's].
         workspace: Folder of the row's run.
         device: As for extract_video_features.
 
@@ -215,14 +218,12 @@ def score_video(
         Probability by class name, the likeliest first.
 
     Raises:
-        UsageError: no such row or seed.
+        UsageError: no such row or seed, or a precision that the row does not have.
         MissingError: the row has no trained readout, or the video cannot be decoded.
     """
-    path = Path(video)
+    path, found = Path(video), with_precision(load_row(row), precision)
     execution = Execution(chosen_device(device))
-    scored = predict_videos(
-        load_row(row), [path], seed, _open_workspace(workspace), execution, Reporter(to_stderr=True)
-    )
+    scored = predict_videos(found, [path], seed, _open_workspace(workspace), execution, Reporter(to_stderr=True))
     if path not in scored.scores:
         raise MissingError(next(iter(scored.failed.values()), f"clip {path}: it could not be scored"))
     pairs = zip(scored.readout.classes, scored.scores[path].tolist(), strict=True)

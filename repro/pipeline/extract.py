@@ -4,17 +4,16 @@ describe_backbone -> open_stores -> compute_features (predictions stop here) -> 
 remembers the speed and packs what is complete.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.backbones.config import BackboneConfig, Cell, Layer, choose_cells
+from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells, precision_change
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone, load_backbone
-from repro.core.console import Reporter, format_size
-from repro.core.errors import MissingError, UsageError
+from repro.core.console import Reporter
+from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.registry import open_dataset, user_dataset_names
@@ -23,13 +22,8 @@ from repro.features import rates
 from repro.features.collection import Collection, dataset_collection, folder_collection
 from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
 from repro.features.store import FeatureStore, StoredAs
+from repro.pipeline.costs import report_cpu_hours, report_disk
 from repro.records.record import describe_machine, software_versions
-from repro.video.published import estimate_frames
-
-SAMPLED_CLIPS = 200
-"""Clips whose length is read to estimate how much disk all of them will take."""
-PRECISION_NAMES: dict[StoredAs, str] = {"float32": "fp32", "float16": "fp16"}
-"""How options, messages and reports spell the types that stores and records spell as NumPy does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +43,8 @@ class ExtractRequest:
     """(i, n): part i of n, counted from 1."""
     changes: Mapping[str, str] = field(default_factory=dict)
     """Changes of the backbones' configs, as YAML text by dotted key."""
+    precision: Precision | None = None
+    """None: each backbone's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ def extract_source(
         # Reads or checks the sha256 of the weights, which is part of the features' key.
         wanted = [(describe_backbone(config, workspace), cells[name]) for name, config in configs.items()]
         requests = open_stores(wanted, complete.name, workspace, request.stored_as)
-        done = extract_features(requests, part, workspace, execution, reporter, complete=complete, show_disk=True)
+        done = extract_features(requests, part, workspace, execution, reporter, complete=complete)
     return Extracted(
         complete.name, len(part.clips), requests, done, requests[0].store.folder / f"failed{part.part}.json"
     )
@@ -125,8 +121,7 @@ def compute_features(
     collection: Collection,
     execution: Execution,
     reporter: Reporter,
-    *,
-    show_disk: bool = False,
+    before: Callable[[Sequence[Clip]], None] = lambda todo: None,
 ) -> Extraction:
     """Compute the features that the stores of `requests` are missing, one clip file each.
 
@@ -135,19 +130,14 @@ def compute_features(
         collection: the clips.
         execution: device, batch and decoding processes.
         reporter: where progress and failed clips are reported.
-        show_disk: report first how much disk the features will take, and stop if there is less.
+        before: called with the clips to compute, before any is computed.
 
     Raises:
         MissingError: a checkpoint is unusable, or disk or memory do not suffice.
     """
-
-    def report_disk(clips: Sequence[Clip]) -> None:
-        if show_disk:
-            _report_disk(clips, requests, reporter)
-
     # Stored with the features for the record; no part of their key.
     origin = software_versions() | describe_machine(execution.device)
-    return extract_missing(collection, requests, execution, origin, reporter, report_disk)
+    return extract_missing(collection, requests, execution, origin, reporter, before)
 
 
 def extract_features(
@@ -158,13 +148,18 @@ def extract_features(
     reporter: Reporter,
     *,
     complete: Collection | None = None,
-    show_disk: bool = False,
 ) -> Extraction:
-    """Do what compute_features does; then report each store, save the speed for `repro plan`, and pack complete stores.
+    """Do what compute_features does, and report first what it will take, then each store; save the speed; pack complete stores.
 
     `complete` is the collection of which `collection` is a shard.
     """
-    done = compute_features(requests, collection, execution, reporter, show_disk=show_disk)
+
+    def report_costs(clips: Sequence[Clip]) -> None:
+        report_disk(clips, requests, reporter)
+        if execution.device == "cpu":
+            report_cpu_hours(clips, requests, workspace, reporter)
+
+    done = compute_features(requests, collection, execution, reporter, report_costs)
     # A clip that failed is neither extracted nor reused.
     readable = len(collection.clips) - len(done.failed)
     for request in requests:
@@ -204,7 +199,12 @@ def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig
         raise UsageError(f"--backbone {','.join(request.backbones)}: duplicate backbone")
     if request.grid and (request.timesteps or request.layers):
         raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
-    configs = {name: load_backbone(name, request.changes) for name in request.backbones}
+    configs = {}
+    for name in request.backbones:
+        configs[name] = load_backbone(name, request.changes)
+        change = precision_change(configs[name], request.precision)
+        if change:
+            configs[name] = load_backbone(name, {**request.changes, **change})
     if (request.grid or request.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
         option = "--grid" if request.grid else "--timesteps"
         raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")
@@ -227,46 +227,3 @@ def _open_collection(source: str, workspace: Workspace) -> Collection:
             "of videos: name one of them"
         )
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
-
-
-def _report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], reporter: Reporter) -> None:
-    """Report how much disk the features of `clips` take at most, before anything is computed.
-
-    Raises:
-        MissingError: less than that is free.
-    """
-    # Spread over the list: it is ordered by class, and classes differ in the length of their clips.
-    sample = clips[:: max(1, len(clips) // SAMPLED_CLIPS)]
-    counted = [values for clip in sample if (values := _count_values(clip, requests)) is not None]
-    if not counted:
-        return
-    mean = sum(counted) / len(counted)
-    store = requests[0].store
-    folder = store.folder.parent.parent
-    # Bytes per value: 2 for float16, 4 for float32.
-    size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
-    free = shutil.disk_usage(folder).free
-    reporter.line(
-        f"{'disk':<11} about {format_size(size)} for {len(clips)} clips ({mean:,.0f} values a clip, "
-        f"{PRECISION_NAMES[store.stored_as]}), as much again while they are packed; {format_size(free)} free in {folder}"
-    )
-    # Packing writes a second copy before the first is removed.
-    if 2 * size > free:
-        raise MissingError(
-            f"features in {folder}: about {format_size(2 * size)} needed, {format_size(free)} free: make room, name another "
-            "--workspace, or take fewer --timesteps and --layers"
-        )
-
-
-def _count_values(clip: Clip, requests: Sequence[FeatureRequest]) -> int | None:
-    """Count the values in a clip's features, by its declared length; returns None if the file does not declare one."""
-    values = 0
-    for request in requests:
-        config = request.backbone.config
-        frames = estimate_frames(clip.path, config.frames.last_second)
-        if not frames:
-            return None
-        # Every stride-th frame is sampled, from the first: ceil(frames / stride).
-        vectors = config.vectors(-(-frames // config.frames.stride))
-        values += vectors * sum(config.channels(cell) or 0 for cell in request.cells)
-    return values

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from repro.backbones.config import read_precision
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
@@ -62,8 +63,14 @@ def predict_videos(
     requests = open_stores([(backbone, (row.features,))], COLLECTION, workspace)
     store = requests[0].store
     # A grid's runs may have been trained on features stored as float16, which have another key: prefer one of this key.
-    run = next((run for record, run in runs if record.features.key == store.key), runs[0][1])
+    record, run = next((found for found in runs if found[0].features.key == store.key), runs[0])
     readout = load_readout(run.folder / SELECTED, execution.device)
+    computes, trained_on = read_precision(backbone.config), record.features.identity.get("precision", "fp32")
+    if store.key != readout.features and trained_on != computes:
+        raise MissingError(
+            f"the readout of {row.name} was trained on features in precision {trained_on}, not {computes}: pass --precision "
+            f"{trained_on}, or train it on those with `repro {row.name} --precision {computes}`"
+        )
     if store.key != readout.features:
         raise MissingError(
             f"the readout of {row.name} was trained on features {readout.features}, this machine would make {store.key}: train "

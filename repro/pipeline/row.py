@@ -134,7 +134,7 @@ def extract_row(
     for dataset, clips in collections.items():
         requests = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
         collection = dataset_collection(dataset, clips)
-        done = extract_features(requests, collection, workspace, execution, reporter, show_disk=True)
+        done = extract_features(requests, collection, workspace, execution, reporter)
         stores |= {part: requests[0].store for part in data.splits if _dataset_of(row, part) == dataset}
         failed += done.failed
         video_sha256 |= done.video_sha256
@@ -196,7 +196,12 @@ def extract_command(row: Row, source: str) -> str:
         if row.features.timestep is not None:
             words += ["--timesteps", str(row.features.timestep)]
         words += ["--layers", str(row.features.layer)]
+    # `precision` has an option of its own.
+    if "precision" in row.changes:
+        words += ["--precision", row.changes["precision"]]
     for key, value in row.changes.items():
+        if key == "precision":
+            continue
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)
 

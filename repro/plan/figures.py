@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from repro.pipeline.assumptions import load_assumptions
 from repro.plan.amounts import Amount, sum_amounts
-from repro.plan.assumptions import load_assumptions
 from repro.plan.downloads import Download
 from repro.plan.plan import ExtractionJob, Plan, ReadoutJob, RowPlan
 from repro.plan.windows import NO_CLIPS, Portion
@@ -119,6 +119,7 @@ def _job_as_json(job: ExtractionJob) -> dict[str, Any]:
         "counts_rest_on": job.basis,
         "precision": job.precision,
         "tflop_per_window": job.tflop,
+        "gpu_gigabytes_by_batch": dict(job.gpu_gigabytes) or None,
         # None also if a speed is assumed: "assumed" has that.
         "measured": None
         if job.rate is None

@@ -1,14 +1,23 @@
 """The plan of one or more rows: what each takes by itself, and all of them together, shared work counted once."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.backbones.config import Cell, Frames, Precision
+from repro.backbones.config import Cell, Frames, Precision, read_precision
 from repro.core.workspace import Workspace
 from repro.features.rates import Kind, Rate, kind_of
+from repro.pipeline.assumptions import (
+    SharedWork,
+    count_parameters,
+    count_threads,
+    cpu_windows_per_second,
+    estimate_readout_tflop,
+    gpu_gigabytes,
+    load_assumptions,
+    window_tflop,
+)
 from repro.plan.amounts import Amount, counted, estimated
-from repro.plan.assumptions import SharedWork, count_parameters, estimate_readout_tflop, load_assumptions
 from repro.plan.downloads import Download, list_downloads
 from repro.plan.windows import NO_CLIPS, Portion, SplitCounter, distinct_splits
 from repro.plan.workspace_state import WorkspaceState
@@ -42,6 +51,8 @@ class ExtractionJob:
     """TFLOP per second of the assumed GPU, for this backbone and precision."""
     frames: Frames
     """How clips are sampled and cut into windows."""
+    gpu_gigabytes: Mapping[int, float]
+    """GPU memory by --batch, the default batch first; empty if it is unknown."""
     rate: Rate | None
     """Speed measured in this workspace."""
     hours: Amount | None
@@ -92,6 +103,8 @@ class Saving:
     shared: SharedWork
     tflop_apart: float
     """Work of one window if computed apart."""
+    option: str = ""
+    """Option of `repro extract` that the jobs' precision needs; empty if it is the backbones' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,22 +195,22 @@ def _plan_extraction(
         total, remaining = total + counts.total, remaining + counts.remaining
         stored_clips += counts.stored_clips
         bases.append(counts.basis)
-    precision: Precision = getattr(config, "precision", "fp32")
-    speed = load_assumptions().gpu.find_speed(state.backbone_name(backbone), precision)
+    precision = read_precision(config)
+    gpu_speed = load_assumptions().gpu.find_speed(state.backbone_name(backbone), precision)
     rate = state.measured_rate(backbone, cell, kind)
-    tflop = load_assumptions().tflop_per_window.get(state.backbone_name(backbone))
-    # configs/plan.yaml has the work of the config's own windows; nearly all of it is proportional to their frames.
-    if tflop is not None and config.frames.window != unchanged.frames.window:
-        tflop *= config.frames.window / unchanged.frames.window
+    tflop = window_tflop(config, unchanged)
     hours: Amount | None = None
     if remaining.windows.most == 0:
         hours = counted(0)
     elif rate is not None:
-        # A measured speed takes precedence over the assumed one, which exists for a GPU alone.
+        # A measured speed takes precedence over the assumed one.
         hours = remaining.windows.map_estimate(lambda windows: windows / rate.per_second / SECONDS_PER_HOUR)
     elif kind == "cuda" and tflop is not None:
         work = tflop
-        hours = remaining.windows.map_estimate(lambda windows: windows * work / speed / SECONDS_PER_HOUR)
+        hours = remaining.windows.map_estimate(lambda windows: windows * work / gpu_speed / SECONDS_PER_HOUR)
+    elif tflop is not None:
+        speed = cpu_windows_per_second(tflop, count_threads())
+        hours = remaining.windows.map_estimate(lambda windows: windows / speed / SECONDS_PER_HOUR)
     channels = config.channels(cell)
     return ExtractionJob(
         dataset=dataset,
@@ -209,8 +222,9 @@ def _plan_extraction(
         stored_clips=stored_clips,
         precision=precision,
         tflop=tflop,
-        speed=speed,
+        speed=gpu_speed,
         frames=config.frames,
+        gpu_gigabytes=gpu_gigabytes(config.name, precision),
         rate=rate,
         hours=hours,
         disk=None if channels is None else remaining.vectors.times(channels * BYTES_PER_VALUE),
@@ -259,13 +273,21 @@ def _find_savings(jobs: Sequence[ExtractionJob]) -> tuple[Saving, ...]:
     savings = []
     for shared in load_assumptions().together:
         for dataset in dict.fromkeys(job.dataset for job in jobs):
+            # By name: a requested precision is part of a job's label, and one pass has one precision.
             open_jobs = [
-                job
+                (name, job)
                 for job in jobs
-                if job.dataset == dataset and job.backbone in shared.backbones and job.remaining.windows.most
+                if job.dataset == dataset and job.remaining.windows.most
+                if (name := job.backbone.removesuffix(f" precision={job.precision}")) in shared.backbones
             ]
             # One pass extracts the same cells of every backbone, so jobs with different cells share nothing.
-            same_cell = len({job.cell for job in open_jobs}) == 1
-            if same_cell and {job.backbone for job in open_jobs} == set(shared.backbones):
-                savings.append(Saving(dataset, shared, sum(work[name] for name in shared.backbones)))
+            alike = len({(job.cell, job.precision) for _, job in open_jobs}) == 1
+            if alike and {name for name, _ in open_jobs} == set(shared.backbones):
+                apart = sum(work[name] for name in shared.backbones)
+                savings.append(Saving(dataset, shared, apart, _precision_option([job for _, job in open_jobs])))
     return tuple(savings)
+
+
+def _precision_option(jobs: Sequence[ExtractionJob]) -> str:
+    labelled = any(job.backbone.endswith(f" precision={job.precision}") for job in jobs)
+    return f" --precision {jobs[0].precision}" if labelled else ""

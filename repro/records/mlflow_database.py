@@ -168,6 +168,7 @@ def _list_params(record: RunRecord) -> dict[str, object]:
             "precision": record.precision,
             "features.key": record.features.key,
             "features.cell": record.features.cell,
+            "features.precision": record.features.identity.get("precision", "fp32"),
             "train": f"{record.train.name} ({record.train.clips} clips)",
             "test": f"{record.test.name} ({record.test.clips} clips)",
             "test.sha256": record.test.sha256,

@@ -21,7 +21,8 @@ class Extra(Config):
 
     like: str
     """Name of the base row, one of the 24."""
-    version: Annotated[int, Field(ge=1)] = 1
+    version: Annotated[int, Field(ge=1)] | None = None
+    """None: the base row's, whose meaning an extra shares."""
     title: str
     setting: str | None = None
     backbone: str | None = None
@@ -70,6 +71,7 @@ def extra_row(name: str, extra: Extra, base: Row) -> Row:
         value = getattr(extra, key)
         if value is not None:
             raw[key] = value.model_dump(mode="json") if isinstance(value, Config) else value
-    raw |= {"name": name, "kind": "extra", "version": extra.version, "title": extra.title}
+    raw |= {"name": name, "kind": "extra", "title": extra.title}
+    raw["version"] = base.version if extra.version is None else extra.version
     raw |= {"changes": dict(extra.changes), "source": extra.source, "note": extra.note}
     return check_references(validate_config(Row, raw, where), where)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from repro.backbones.config import BackboneConfig, Cell, explain_missing_cell
+from repro.backbones.config import BackboneConfig, Cell, Precision, explain_missing_cell, precision_change
 from repro.backbones.registry import load_backbone
 from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
@@ -121,6 +121,16 @@ def check_references(row: Row, where: str) -> Row:
 def row_backbone(row: Row) -> BackboneConfig:
     """Config of the row's backbone, with the row's changes."""
     return load_backbone(row.backbone, row.changes)
+
+
+def with_precision(row: Row, precision: Precision | None) -> Row:
+    """`row` with features in `precision`; the row itself for None, or if that is its precision.
+
+    Raises:
+        UsageError: the row's backbone has no such precision.
+    """
+    change = precision_change(row_backbone(row), precision)
+    return row.model_copy(update={"changes": {**row.changes, **change}}) if change else row
 
 
 def row_datasets(row: Row) -> dict[str, DatasetConfig]:

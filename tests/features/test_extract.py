@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,55 @@ def test_features_that_are_not_finite_are_not_stored(
     assert "hold NaN or infinity" in result.failed[some[0].id]
     assert str(some[0].path) in result.failed[some[0].id]
     assert request.store.read_clip(some[0].id) is None
+
+
+class Recomputing(Broken):
+    """An extractor that computes two pictures again in the first window, and none later."""
+
+    recomputed_frames = 0
+
+    def features(self, windows: Sequence[np.ndarray], noises: Sequence[Noise]) -> dict[str, dict[str, np.ndarray]]:
+        self.recomputed_frames = 2
+        return super().features(windows, noises)
+
+    def explain_nonfinite(self) -> str:
+        return "the image tower"
+
+
+def test_frames_that_were_computed_again_are_counted_and_recorded(
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Recomputing(1.0, 1.0)])
+    request, some = mean_colour_request(tmp_path), list_clips(rendered)[:2]
+    result = run_extraction(some, reporter, request)
+    assert result.recomputed_frames == 2
+    assert "2 encodings of frames overflowed in fp16 and were computed again" in reporter.warnings[-1]
+    noted = []
+    for one in some:
+        entry = request.store.read_clip(one.id)
+        assert entry is not None
+        (origin,) = entry.origins
+        about = json.loads((request.store.folder.parent / "origins" / f"{origin}.json").read_text())
+        noted.append(about.get("recomputed_frames"))
+    assert noted == ["2", None]
+
+
+def test_the_network_that_overflows_is_named_with_the_remedy(
+    rendered: dict[str, Path], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = mean_colour_request(tmp_path)
+    monkeypatch.setattr(extracting, "read_precision", lambda config: "published")
+    said = r"; they come from the image tower in precision published, .*: --precision fp32 has a wider range"
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Recomputing(np.inf, 0.0)])
+    result = run_extraction(list_clips(rendered)[:1], reporter, request)
+    assert re.search(said, result.failed[next(iter(rendered))])
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Recomputing(np.inf, np.inf)])
+    with pytest.raises(MissingError, match=said):
+        run_extraction(list_clips(rendered)[:1], reporter, request)
+    # An extractor that cannot say more.
+    monkeypatch.setattr(extracting, "open_extractors", lambda requests, execution: [Broken(np.inf, 0.0)])
+    result = run_extraction(list_clips(rendered)[:1], reporter, request)
+    assert "they come from the network in precision published" in result.failed[next(iter(rendered))]
 
 
 def test_weights_that_are_not_finite_are_named_once(

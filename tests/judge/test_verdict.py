@@ -16,6 +16,7 @@ from repro.judge.expected import Expected, rows_with_expected, table_path
 from repro.judge.grid_selection import grid_cells
 from repro.judge.verdict import Outcome, judge_values
 from repro.records.record import FeaturesRecord, RunRecord
+from repro.table.row import with_precision
 from repro.table.rows import load_row
 
 LINE = Expected(
@@ -223,6 +224,34 @@ def test_what_does_not_measure_the_row_is_not_judged_and_named(change: dict[str,
     assert {v.outcome for v in verdicts} == {Outcome.NOT_RUN}
     assert len(left_out) == 1
     assert said in left_out[0][1]
+
+
+def in_precision(run: RunRecord, precision: str) -> RunRecord:
+    identity = run.features.identity | {"precision": precision}
+    features = run.features.model_copy(update={"identity": identity, "key": precision})
+    # The group is made of the features' key, among others.
+    return run.model_copy(update={"features": features, "group": f"{run.group}-{precision}"})
+
+
+def test_runs_in_another_precision_are_judged_and_said_to_be() -> None:
+    runs = [in_precision(record("ucf_hmdb_sdv2", seed, 0.765 + 0.001 * seed), "fp32") for seed in range(2)]
+    judged = verdict("ucf_hmdb_sdv2", *runs)
+    assert (judged.seeds, judged.precision) == ((0, 1), "fp32")
+    assert judged.reason.endswith("; features in precision fp32, not published as the row's")
+    assert judge.verdict_as_json(judged)["precision"] == "fp32"
+
+
+def test_runs_in_the_rows_precision_take_precedence_and_are_never_averaged_with_others() -> None:
+    published = record("ucf_hmdb_sdv2", 0, 0.765)
+    exact = [in_precision(record("ucf_hmdb_sdv2", seed, 0.9, at="2026-05-01"), "fp32") for seed in range(5)]
+    judged = verdict("ucf_hmdb_sdv2", published, *exact)
+    assert (judged.seeds, judged.precision, judged.measured) == ((0,), "published", 76.5)
+    assert judged.reason.endswith("; runs with features in precision fp32 not judged")
+    # For a plan only runs on the features that the row would read now count.
+    row = load_row("ucf_hmdb_sdv2")
+    assert judge.explain_mismatch(published, row) == ""
+    assert judge.explain_mismatch(exact[0], row) == "features in precision fp32, the row's are in published"
+    assert judge.explain_mismatch(exact[0], with_precision(row, "fp32")) == ""
 
 
 def with_missing_clips(run: RunRecord, **ids: int) -> RunRecord:

@@ -31,15 +31,15 @@ from repro.features import rates
 from repro.features.rates import Kind
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import row_data
+from repro.pipeline.assumptions import count_parameters, count_threads, estimate_readout_tflop, load_assumptions
 from repro.pipeline.extract import ExtractRequest, extract_source
 from repro.plan import workspace_state
 from repro.plan.amounts import counted
-from repro.plan.assumptions import count_parameters, estimate_readout_tflop, load_assumptions
 from repro.plan.figures import plan_as_json, sum_stages
 from repro.plan.plan import Plan, make_plan
 from repro.plan.windows import count_audited, count_from_config
 from repro.readout.heads import build_head
-from repro.table.row import Row
+from repro.table.row import Row, with_precision
 from repro.table.rows import load_row, row_names
 
 LENGTHS = ClipLengths(mean=(40, 60), source="made up")
@@ -183,7 +183,7 @@ def test_shared_work_is_counted_once(workspace: Workspace) -> None:
     assert both_ways is not None
     apart = sum(job.hours.likely for row in everything.rows for job in row.jobs if job.hours)
     assert extract.likely < 0.9 * apart
-    assert both_ways.likely == pytest.approx(6496 * 165.9 / 30 / 3600)
+    assert both_ways.likely == pytest.approx(6496 * 165.9 / 103 / 3600)
     assert {saving.dataset for saving in everything.savings} == {"animal_kingdom", "charades_ego", "ucf101", "hmdb51"}
 
 
@@ -330,14 +330,21 @@ def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None
     assumed = plan(workspace, "ucf_hmdb").jobs[0]
     assert assumed.rate is None
     assert assumed.hours is not None
-    assert assumed.hours.likely == pytest.approx(3467 * 165.9 / 30 / 3600)
+    assert assumed.hours.likely == pytest.approx(3467 * 165.9 / 103 / 3600)
     remember(workspace)
     measured = plan(workspace, "ucf_hmdb", "ucf_hmdb_sdv2").jobs
     assert measured[0].hours is not None
     assert measured[0].hours.likely == pytest.approx(3467 / 2 / 3600)
     sdv2 = next(job for job in measured if job.backbone == "sdv2")
     assert sdv2.rate is None  # another backbone
-    assert plan(workspace, "ucf_hmdb", kind="cpu").jobs[0].hours is None  # another kind of device
+    elsewhere = plan(workspace, "ucf_hmdb", kind="cpu").jobs[0]  # another kind of device
+    assert elsewhere.rate is None
+    assert elsewhere.hours is not None
+    assert elsewhere.hours.likely == pytest.approx(3467 * 165.9 / 0.11 / count_threads() / 3600)
+    exact = make_plan([with_precision(load_row("ucf_hmdb"), "fp32")], workspace, "cuda", 1, "published").jobs[0]
+    assert (exact.backbone, exact.precision, exact.rate) == ("svd_xt precision=fp32", "fp32", None)  # another precision
+    assert exact.hours is not None
+    assert exact.hours.likely == pytest.approx(3467 * 165.9 / 30 / 3600)
     remember(workspace, windows=200)
     assert [rate.windows for rate in rates.load_rates(workspace)] == [200]  # in its place
     remember(workspace, windows=19)
@@ -463,6 +470,7 @@ def test_the_table_names_everything_at_100_columns(
     assert max(map(len, table.splitlines())) <= 100
     assert "59,000 (44,100 to 74,200)" in said
     assert "ASSUMED, no GPU was measured: sustained on one NVIDIA H100 or H200" in said
+    assert "GPU memory of svd_xt in published: 13.9 GB with --batch 5 (the default), 50.1 GB with --batch 25" in said
     for licence in ("non-commercial use; no redistribution", "Stability AI Community License", "CC BY-NC 4.0 (https"):
         assert said.count(licence) == 1
 

@@ -185,7 +185,7 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "datasets": set(dataset_names()),
         "assets": {"openclip_text"},
         "smoke": set(smoke_rows()),
-        # By repro/plan/assumptions.py, repro/table/linear_grid.py and repro/table/rows.py.
+        # By repro/pipeline/assumptions.py, repro/table/linear_grid.py and repro/table/rows.py.
         "configs": {"plan", "lineargrid", "smoke", "table"},
     }
     found = {(p.parent.name, p.stem) for p in configs_folder().rglob("*.*")}

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, OtherInputs, Positive, Precision
+from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, OtherInputs, Positive
 from repro.backbones.svd import text_files
 from repro.backbones.svd.architecture import SVD_GRID, SVD_LAYERS, SVD_UPS, SvdArchitecture, layer_width
 from repro.core.config import Config
@@ -75,7 +75,8 @@ class SvdConfig(BackboneConfig):
     noise_seed: Annotated[int, Field(ge=0)] = 23
     implementation: Literal["auto", "sgm", "diffusers"] = "auto"
     """Whose modules compute; auto: sgm if it can be imported."""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "tf32", "published", "fast", "bf16"] = "fp32"
+    """published: as the release ran on a GPU (docs/deviations.md 14); fast: with the VAE's convolutions in fp16 as well."""
 
     @model_validator(mode="after")
     def _check_frames(self) -> "SvdConfig":

@@ -3,16 +3,37 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.extractor import Noise, Requests, Stream
-from repro.backbones.precision import move_to_device
+from repro.backbones.extractor import Execution, Noise, Requests, Stream
+from repro.backbones.precision import explain_precision, move_to_device
 from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.half_vae import explain_eager_norm
 from repro.backbones.svd.implementations import IMPLEMENTATIONS, load_networks, load_text_embeddings
 from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
 from repro.backbones.svd.pictures import pad_window
 from repro.core.errors import UsageError
+
+
+def open_extractor(requests: Requests[SvdConfig], execution: Execution) -> "SvdExtractor":
+    """Load the networks of backbones that share them, and say what the device computes otherwise than their precision says.
+
+    Raises:
+        UsageError, MissingError: as SvdExtractor.
+    """
+    precision = requests[0][0].config.precision
+    note = explain_precision(precision, execution.device)
+    if precision == "fast" and execution.device != "cpu":
+        why = explain_eager_norm(torch.device(execution.device))
+        # The layout and the fused norm are most of what fast gains (benchmarks/README.md).
+        note = note or (
+            why and f"precision fast: {why}: GroupNorm and SiLU are computed apart, most of the speed is lost"
+        )
+    if note:
+        execution.say(note)
+    return SvdExtractor(requests, execution.device, execution.batch)
 
 
 class SvdExtractor:
@@ -67,6 +88,13 @@ class SvdExtractor:
     def batch(self) -> str:
         window = "1 window with its padding" if self.model.mixes else "1 window's own frames"
         return f"{window}, {self.model.batch} frames in the VAE encoders"
+
+    @property
+    def recomputed_frames(self) -> int:
+        return self.model.recomputed_frames
+
+    def explain_nonfinite(self) -> str:
+        return self.model.explain_nonfinite()
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return self.model.noise_shapes(self.frames.window if self.model.mixes else real)

@@ -33,7 +33,7 @@ class SvdFamily(Family[SvdConfig]):
             config = backbone.config.model_dump(mode="json", exclude={"title", "version", "temporal_mixing"})
             key = repr((config, backbone.checkpoint_sha256))
             groups[key] = [*groups.get(key, ()), (backbone, cells)]
-        return [extractor.SvdExtractor(group, execution.device, execution.batch) for group in groups.values()]
+        return [extractor.open_extractor(group, execution) for group in groups.values()]
 
     def resolve_implementation(self, config: SvdConfig) -> str:
         likely = self.likely_implementation(config)
@@ -51,9 +51,9 @@ class SvdFamily(Family[SvdConfig]):
         return verify.verify_against_golden(config, checkpoint, folder, execution)
 
     def compare_ways(
-        self, config: SvdConfig, checkpoint: Path, execution: Execution, limit: float
+        self, config: SvdConfig, checkpoint: Path, execution: Execution, limit: float, video: Path | None = None
     ) -> Iterator[Comparison | Skipped | Note]:
-        return verify.compare_ways(config, checkpoint, execution, limit)
+        return verify.compare_ways(config, checkpoint, execution, limit, video)
 
     def write_random_weights(self, config: SvdConfig, path: Path, seed: int) -> None:
         shapes = with_diffusers.published_shapes(config.architecture)

@@ -20,6 +20,7 @@ from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
 from repro.backbones.svd import pictures
 from repro.backbones.svd.architecture import SVD_CELLS, layer_depth
 from repro.backbones.svd.config import SvdConfig, SvdSchedule
+from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.networks import Needs, Networks
 from repro.core.errors import MissingError, UsageError
 
@@ -58,6 +59,15 @@ class Conditioning:
     """Latent (mode of the posterior, unscaled) of the frame with a little noise."""
     vector: Float[Tensor, "T V"]
     """Sinusoids of fps id, motion bucket id and noise augmentation, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """What the networks gave for a window."""
+
+    conditioning: Conditioning
+    latent: Float[Tensor, "T 4 h w"]
+    features: Mapping[str, Mapping[Place, Float[Tensor, "_ _"]]]
 
 
 def noise_level(schedule: SvdSchedule, timestep: int) -> float:
@@ -141,6 +151,11 @@ class SvdModel:
         check_text(config, text)
         self.config, self.networks, self.requests = config, networks, dict(requests)
         self.device = torch.device(device)
+        self.vae = with_half_vae(networks, self.device) if config.precision == "fast" else networks
+        """Computes moments and condition latents; in precision fast not the same as `networks`."""
+        self.recomputed_frames = 0
+        """Pictures whose fp16 convolutions overflowed and that were encoded again as published."""
+        self._last: _Outputs | None = None
         self.text = None if text is None else text.to(self.device)
         height, width = config.size
         self.batch = batch or max(1, PIXELS_AT_ONCE // (height * width))
@@ -215,7 +230,30 @@ class SvdModel:
                 noisy = latent if grain is None else latent + sigma * grain
                 means = self._layer_means(noisy[:count], inputs, sigma, request.layers(timestep), request.mixing)
                 features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
+        self._last = _Outputs(conditioning, latent, features)
         return features
+
+    def explain_nonfinite(self) -> str:
+        """Return the first network that gave NaN or infinity in the last window, in the order of computing; empty if none.
+
+        Looked at on request only: each look waits for the device.
+        """
+        if self._last is None:
+            return ""
+        conditioning, latent = self._last.conditioning, self._last.latent
+        means = [(place, mean) for cells in self._last.features.values() for place, mean in cells.items()]
+        bad = [place for place, mean in means if not mean.isfinite().all()]
+        if not bad:
+            return ""
+        for name, value in (
+            ("the image tower", conditioning.crossattn),
+            ("the condition's VAE encoder", conditioning.concat),
+            ("the VAE encoder", latent),
+        ):
+            if not value.isfinite().all():
+                return name
+        timestep, layer = min(bad, key=lambda place: (place[0], layer_depth(place[1])))
+        return f"the UNet, at layer {layer} of timestep {timestep} or before"
 
     def condition(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Conditioning:
         """Compute the UNet's other inputs for each frame."""
@@ -237,16 +275,36 @@ class SvdModel:
                 crossattn = self._repeating_black(networks.image_embeds, picture, real).float()[:, None]
         # Black frames differ in their noise, so the condition's VAE must encode each of them.
         noisy = picture + settings.noise_augmentation * self._sample(noise, "augmentation", picture.shape)
-        return Conditioning(crossattn, self._in_batches(networks.condition_latent, noisy), vector)
+        return Conditioning(crossattn, self._in_batches(self._encode_condition, noisy), vector)
 
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
         """Sample the VAE's posterior, scaled."""
-        moments = self._repeating_black(self.networks.moments, picture, real)
+        moments = self._repeating_black(self._encode_moments, picture, real)
         # The encoder's 8 channels are the posterior's moments: 4 of means, then 4 of log variances.
         mean, log_variance = moments.chunk(2, dim=1)
         # The clamp is sgm's (DiagonalGaussianDistribution).
         deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
         return LATENT_SCALE * (mean + deviation * self._sample(noise, "posterior", mean.shape))
+
+    def _encode_moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
+        return self._again_if_not_finite(self.vae.moments(picture), self.networks.moments, picture)
+
+    def _encode_condition(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
+        return self._again_if_not_finite(self.vae.condition_latent(picture), self.networks.condition_latent, picture)
+
+    def _again_if_not_finite(
+        self, encoded: Float[Tensor, "T _ h w"], network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"]
+    ) -> Float[Tensor, "T _ h w"]:
+        """In precision fast, encode pictures whose values are not finite again as published, and count them."""
+        if self.vae is self.networks:
+            return encoded
+        # An infinity that a convolution returns reaches the output: every later norm makes NaN of it.
+        bad = ~encoded.isfinite().flatten(1).all(dim=1)
+        count = int(bad.sum())
+        if count:
+            encoded[bad] = network(picture[bad])
+            self.recomputed_frames += count
+        return encoded
 
     def _sample(self, noise: Noise, stream: Stream, shape: torch.Size) -> Tensor:
         return noise.sample(stream, tuple(shape), self.device)

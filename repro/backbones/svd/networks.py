@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from repro.backbones.config import Layer
 from repro.backbones.svd.architecture import layer_depth
@@ -39,6 +39,11 @@ class Needs:
 @runtime_checkable
 class Networks(Protocol):
     """Frozen networks in fp32 and eval mode. `T` frames; each has its own conditioning."""
+
+    latent_encoder: nn.Module
+    """VAE encoder of `moments`."""
+    condition_encoder: nn.Module | None
+    """VAE encoder of `condition_latent`; None if it was not loaded."""
 
     @property
     def implementation(self) -> Implementation: ...

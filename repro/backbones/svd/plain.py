@@ -15,6 +15,7 @@ from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
 from repro.backbones.svd.architecture import SVD_LAYERS, layer_depth
 from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.model import (
     LATENT_SCALE,
     Place,
@@ -37,6 +38,7 @@ def compute_plain_window(
     """Compute the spatial means `[T, C]` of every place of `request`, of all frames. `networks` must have what NEEDS names."""
     check_text(config, text)
     where, settings, count = torch.device(device), config.conditioning, len(frames)
+    vae = with_half_vae(networks, where) if config.precision == "fast" else networks
     features: dict[Place, Tensor] = {}
     with fp32_products(config.precision):
         for timestep in request.timesteps:
@@ -52,14 +54,14 @@ def compute_plain_window(
             for weight in (0.0, 1.0):  # unconditional, conditional
                 with autocast(config.precision, where):
                     embeds = networks.image_embeds(picture).float()
-                halves.append((weight * embeds[:, None], weight * networks.condition_latent(noisy)))
+                halves.append((weight * embeds[:, None], weight * vae.condition_latent(noisy)))
             # sgm's guider stacks the halves: unconditional first.
             crossattn, concat = (torch.cat(parts) for parts in zip(*halves, strict=True))
             if text is not None:  # the unconditional half is dropped, so its text does not matter
                 crossattn = text.to(where).expand(2 * count, -1, -1)
             if settings.source == "none":
                 crossattn, concat = torch.zeros_like(crossattn), torch.zeros_like(concat)
-            mean, log_variance = networks.moments(picture).chunk(2, dim=1)
+            mean, log_variance = vae.moments(picture).chunk(2, dim=1)
             grain = noise.sample("posterior", tuple(mean.shape), where)
             latent = LATENT_SCALE * (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * grain)
             sigma = noise_level(config.schedule, timestep)

@@ -5,7 +5,7 @@ A folder of golden values holds one safetensors file per window: `frames` (uint8
 Their noise comes from numpy's default_rng([23, 0]) and ([23, 1]), the same for every window.
 
 On this machine, with the user's own weights, the fast path is compared with the plain one, one implementation with the other,
-and each precision with fp32, on a window of a rendered clip with black padding.
+and each precision with fp32, on a window of a rendered clip with black padding, or on the first window of a video.
 """
 
 import re
@@ -19,10 +19,17 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from repro.backbones.comparison import compare_cells, read_golden, relative_l2
-from repro.backbones.config import Cell, Layer
+from repro.backbones.comparison import (
+    Timed,
+    compare_cells,
+    compare_precision,
+    read_first_frames,
+    read_golden,
+    relative_l2,
+)
+from repro.backbones.config import Cell, Layer, Precision
 from repro.backbones.extractor import Execution, Stream
-from repro.backbones.family import Comparison, Deviation, Skipped
+from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.noise import CPU, WindowNoise
 from repro.backbones.precision import move_to_device
 from repro.backbones.svd.architecture import SVD_GRID
@@ -132,9 +139,11 @@ def _check_golden_file(path: Path, golden: Mapping[str, np.ndarray]) -> None:
 
 
 def compare_ways(
-    config: SvdConfig, checkpoint: Path, execution: Execution, limit: float
-) -> Iterator[Comparison | Skipped]:
+    config: SvdConfig, checkpoint: Path, execution: Execution, limit: float, video: Path | None = None
+) -> Iterator[Comparison | Skipped | Note]:
     """Yield every comparison that this machine allows; `limit` is the bound on relative L2 for equal ones.
+
+    The window is the first one of `video`, or of a rendered clip with black padding.
 
     Raises:
         UsageError: `config` conditions on texts.
@@ -142,7 +151,7 @@ def compare_ways(
     check_text(config, None)
     places = frozenset((t, n) for t in _timesteps(config) for n in LAYERS)
     request = Request(config.temporal_mixing == "learned", places)
-    frames, real = _render_window(config)
+    frames, real = _render_window(config) if video is None else _read_window(config, video)
     fp32 = config.model_copy(update={"precision": "fp32"})
     fast: dict[Implementation, Means] = {}
     for name in IMPLEMENTATIONS:
@@ -164,15 +173,46 @@ def compare_ways(
             first = next(iter(fast))
             yield compare_cells(name, first, means, fast[first], seconds, limit)
         fast[name] = means
-    chosen = resolve_implementation(config.implementation)
-    for precision in ("tf32", "fp16", "bf16"):
+    yield from _compare_precisions(config, checkpoint, request, (frames, real), execution)
+
+
+def _compare_precisions(
+    config: SvdConfig, checkpoint: Path, request: Request, window: tuple[np.ndarray, int], execution: Execution
+) -> Iterator[Comparison | Skipped | Note]:
+    """Yield the deviation of each precision from fp32. The networks are loaded once: a precision changes no weights."""
+    chosen, (frames, real) = resolve_implementation(config.implementation), window
+    networks = load_networks(chosen, checkpoint, config.architecture, find_needs(config, [request]))
+    move_to_device(networks, execution.device)
+    cell = config.axes().usual
+    assert cell.timestep is not None
+    assert cell.layer != "final"
+    alone = Request(request.mixing, frozenset({(cell.timestep, cell.layer)}))
+
+    def compute(precision: Precision) -> tuple[Timed, int]:
+        own = config.model_copy(update={"precision": precision})
+        every, usual = (
+            SvdModel(own, networks, {"": one}, execution.device, execution.batch) for one in (request, alone)
+        )
+        cells = _by_cell(every.compute_window(frames, real, NOISE)[""], real)
+        seconds = []
+        # The first pass starts kernels, and in precision fast compiles some; a CPU has no such costs worth a second window.
+        for _ in range(1 if execution.device == "cpu" else 2):
+            start = perf_counter()
+            cells |= _by_cell(usual.compute_window(frames, real, NOISE)[""], real)
+            seconds.append(perf_counter() - start)
+        return Timed(cells, seconds[-1]), every.recomputed_frames
+
+    exact, _ = compute("fp32")
+    for precision in config.precisions():
+        if precision == "fp32":
+            continue
         if precision == "tf32" and not execution.device.startswith("cuda"):
             yield Skipped("tf32", "the same as fp32 on a CPU")
             continue
-        reduced = config.model_copy(update={"precision": precision})
-        means, seconds = _compute_fast(reduced, chosen, checkpoint, request, frames, real, execution)
-        # No bound: reduced precision is reported, not judged.
-        yield compare_cells(f"{chosen}, {precision}", f"{chosen}, fp32", means, fast[chosen], seconds, None)
+        found, again = compute(precision)
+        if again:
+            yield Note(f"{precision}: {again} encodings of frames overflowed and were computed again as published")
+        yield compare_precision(f"{chosen}, {precision}", precision, found, exact, cell.name)
 
 
 def _timesteps(config: SvdConfig) -> tuple[int, ...]:
@@ -187,6 +227,12 @@ def _render_window(config: SvdConfig) -> tuple[np.ndarray, int]:
     scene = max(scenes.smoke_scenes(), key=lambda scene: scene.frames)
     moving = np.stack(list(islice(scenes.pictures(scene), real)))
     return pad_window(moving, config.frames.window), real
+
+
+def _read_window(config: SvdConfig, video: Path) -> tuple[np.ndarray, int]:
+    """Read the first window of a video, padded with black; returns how many of its frames are real."""
+    frames = read_first_frames(video, config.frames, config.frames.window)
+    return pad_window(frames, config.frames.window), len(frames)
 
 
 def _compute_fast(

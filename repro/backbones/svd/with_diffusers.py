@@ -49,6 +49,8 @@ class DiffusersNetworks:
             )
         if needs.tower:
             self._sources.append((self.image_tower, checkpoint.tower_source))
+        self.latent_encoder: nn.Module = self.latent_vae.encoder
+        self.condition_encoder: nn.Module | None = self.condition_vae.encoder if needs.image else None
         self.parts: list[nn.Module] = [module.eval().requires_grad_(False) for module, _ in self._sources]
 
     def fill(self, path: Path) -> None:
@@ -78,11 +80,12 @@ class DiffusersNetworks:
 
     def moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
         # The latent's VAE has no quant_conv: the encoder's output is the moments.
-        moments: Tensor = self.latent_vae.encoder(picture)
+        moments: Tensor = self.latent_encoder(picture)
         return moments
 
     def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
-        moments: Tensor = self.condition_vae.quant_conv(self.condition_vae.encoder(picture))
+        assert self.condition_encoder is not None
+        moments: Tensor = self.condition_vae.quant_conv(self.condition_encoder(picture))
         # Channels 0 to 3 are the means, and the mode of a Gaussian is its mean (sgm's AutoencoderKLModeOnly).
         return moments[:, :4]
 

@@ -43,7 +43,8 @@ class SgmNetworks:
         with open_checkpoint(path, published_shapes(architecture)) as file:
             with torch.device("meta"):
                 self.unet = _build_video_unet(architecture)
-                self.latent_encoder = _build_encoder(architecture)
+                self.latent_encoder: nn.Module = _build_encoder(architecture)
+            self.condition_encoder: nn.Module | None = None
             if not needs.complete:
                 _keep_first_layers(self.unet, layer_depth(needs.last_layer))
             if not needs.mixing:
@@ -53,10 +54,11 @@ class SgmNetworks:
             self.parts: list[nn.Module] = [self.unet, self.latent_encoder]
             if needs.image:
                 with torch.device("meta"):
-                    self.condition_encoder, self.quantise = _build_encoder(architecture), nn.Conv2d(8, 8, 1)
-                _fill_from_prefix(self.condition_encoder, checkpoint.CONDITION_VAE + "encoder.", file)
+                    encoder, self.quantise = _build_encoder(architecture), nn.Conv2d(8, 8, 1)
+                _fill_from_prefix(encoder, checkpoint.CONDITION_VAE + "encoder.", file)
                 _fill_from_prefix(self.quantise, checkpoint.CONDITION_VAE + "quant_conv.", file)
-                self.parts += [self.condition_encoder, self.quantise]
+                self.condition_encoder = encoder
+                self.parts += [encoder, self.quantise]
             if needs.tower:
                 self.image_tower = _build_open_clip_tower(architecture)
                 _fill_from_prefix(self.image_tower.model.visual, checkpoint.IMAGE_TOWER, file)
@@ -78,6 +80,7 @@ class SgmNetworks:
         return moments
 
     def condition_latent(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
+        assert self.condition_encoder is not None
         moments: Tensor = self.quantise(self.condition_encoder(picture))
         # Channels 0 to 3 are the means, and the mode of a Gaussian is its mean (sgm's AutoencoderKLModeOnly).
         return moments[:, :4]

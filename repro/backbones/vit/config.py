@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Frames, Positive, Precision
+from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Frames, Positive
 from repro.core.config import Config
 
 
@@ -94,7 +94,8 @@ class VitConfig(BackboneConfig):
     vectors of their own with pooling: tubelet."""
     table_frames: Positive = 16
     """Frames that the checkpoint's table of positions was trained for; it is interpolated for other clip lengths."""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    """What was published ran in fp32 as far as is known, hence the default."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "VitConfig":

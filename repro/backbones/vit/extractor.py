@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
 from repro.backbones.extractor import Backbone, Execution, Noise, Stream
-from repro.backbones.precision import autocast, fp32_products, is_out_of_memory, move_to_device
+from repro.backbones.precision import autocast, explain_precision, fp32_products, is_out_of_memory, move_to_device
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
 from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
@@ -33,8 +33,9 @@ def open_extractor(
     config = backbone.config
     assert backbone.checkpoint is not None
     opened = open_encoder(backbone.checkpoint, config, layout)
-    if opened.note:
-        execution.say(opened.note)
+    for note in (opened.note, explain_precision(config.precision, execution.device)):
+        if note:
+            execution.say(note)
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
     return VitExtractor(config, encoder, cells, execution.device, execution.batch)
 

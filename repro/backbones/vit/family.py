@@ -48,9 +48,12 @@ class VitFamily(Family[VitConfigT]):
         )
 
     def compare_ways(
-        self, config: VitConfigT, checkpoint: Path, execution: Execution, limit: float
+        self, config: VitConfigT, checkpoint: Path, execution: Execution, limit: float, video: Path | None = None
     ) -> Iterator[Comparison | Skipped | Note]:
-        return verify.compare_ways(config, self.layout, self.encoder_builder(), checkpoint, execution.device, limit)
+        windows = verify.read_windows(config, video)
+        return verify.compare_ways(
+            config, self.layout, self.encoder_builder(), checkpoint, execution.device, limit, windows
+        )
 
     def cut_encoder(self, config: VitConfigT, original: Path, target: Path) -> str:
         return checkpoint_file.cut_encoder(config, self.layout, original, target)

@@ -15,7 +15,14 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from repro.backbones.comparison import compare_cells, read_golden, relative_l2
+from repro.backbones.comparison import (
+    Timed,
+    compare_cells,
+    compare_precision,
+    read_first_frames,
+    read_golden,
+    relative_l2,
+)
 from repro.backbones.config import Cell
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.noise import SampledNoise
@@ -81,7 +88,13 @@ def _check_golden_weights(
 
 
 def compare_ways(
-    config: VitConfig, layout: Layout, build: BuildEncoder, checkpoint: Path, device: str, limit: float
+    config: VitConfig,
+    layout: Layout,
+    build: BuildEncoder,
+    checkpoint: Path,
+    device: str,
+    limit: float,
+    windows: list[np.ndarray],
 ) -> Iterator[Comparison | Skipped | Note]:
     """Yield every comparison that this machine allows; `limit` is the bound on relative L2 for equal ones."""
     opened = open_encoder(checkpoint, config, layout)
@@ -90,19 +103,38 @@ def compare_ways(
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
     depth = opened.sizes.depth
     cells = [Cell(layer=max(1, depth // 2)), Cell(layer="final")]
-    windows = _render_windows(config)
     fp32 = config.model_copy(update={"precision": "fp32"})
     together, seconds = _compute(fp32, encoder, cells, windows, device, WINDOWS)
     alone, apart = _compute(fp32, encoder, cells, windows, device, 1)
-    yield compare_cells(f"{WINDOWS} windows together", f"one by one ({apart:.1f} s)", together, alone, seconds, limit)
-    for precision in ("tf32", "fp16", "bf16"):
+    yield compare_cells(
+        f"{len(windows)} windows together", f"one by one ({apart:.1f} s)", together, alone, seconds, limit
+    )
+    exact_seconds = seconds if device == "cpu" else _compute(fp32, encoder, cells, windows, device, WINDOWS)[1]
+    for precision in config.precisions():
+        if precision == "fp32":
+            continue
         if precision == "tf32" and not device.startswith("cuda"):
             yield Skipped("tf32", "the same as fp32 on a CPU")
             continue
         reduced = config.model_copy(update={"precision": precision})
         values, seconds = _compute(reduced, encoder, cells, windows, device, WINDOWS)
-        # No bound: reduced precision is reported, not judged.
-        yield compare_cells(precision, "fp32", values, together, seconds, None)
+        if device != "cpu":  # the first pass starts kernels
+            values, seconds = _compute(reduced, encoder, cells, windows, device, WINDOWS)
+        found, exact = Timed(values, seconds), Timed(together, exact_seconds)
+        yield compare_precision(precision, precision, found, exact, config.axes().usual.name)
+
+
+def read_windows(config: VitConfig, video: Path | None) -> list[np.ndarray]:
+    """Return the first windows of a video, without overlap, the last one possibly short; of a rendered clip for None.
+
+    Raises:
+        VideoError: the video cannot be decoded.
+    """
+    if video is None:
+        return _render_windows(config)
+    length = config.frames.window
+    frames = read_first_frames(video, config.frames, WINDOWS * length)
+    return [frames[first : first + length] for first in range(0, len(frames), length)]
 
 
 def _render_windows(config: VitConfig) -> list[np.ndarray]:

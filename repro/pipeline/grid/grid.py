@@ -81,7 +81,10 @@ def plan_grid(row: Row, request: GridRequest) -> Grid:
         )
     trained = row if request.head is None else with_head(row, request.head)
     head = "" if trained.readout.head == row.readout.head else f"-{trained.readout.head}"
-    report = f"{row.name}-grid{head}{'-fp16' if request.stored_as == 'float16' else ''}"
+    # A precision that was requested is among the row's changes; an extra's own config may have one as well.
+    changed = row.changes.get("precision", "")
+    computed = f"-in-{changed}" if changed else ""
+    report = f"{row.name}-grid{head}{computed}{'-fp16' if request.stored_as == 'float16' else ''}"
     return Grid(trained, complete, choose_grid_part(complete, request.timesteps, request.layers), report)
 
 

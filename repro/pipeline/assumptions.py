@@ -1,12 +1,13 @@
-"""configs/plan.yaml: the work of one window, and the assumed speeds."""
+"""configs/plan.yaml: the work of one window, the memory it takes, and the assumed speeds."""
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, get_args
 
 from pydantic import Field, model_validator
 
-from repro.backbones.config import Precision
+from repro.backbones.config import BackboneConfig, Precision
 from repro.core.config import Config, configs_folder, load_config
 from repro.readout.recipe import Recipe
 
@@ -37,16 +38,20 @@ class Gpu(Config):
 
     @model_validator(mode="after")
     def _check_precisions(self) -> "Gpu":
-        for where, speeds in (("", self.tflop_per_second), *self.tflop_per_second_of.items()):
-            missing = set(get_args(Precision)) - set(speeds)
-            if missing:
-                key = f"tflop_per_second_of.{where}" if where else "tflop_per_second"
-                raise ValueError(f"{key} has no value for {', '.join(sorted(missing))}")
+        missing = set(get_args(Precision)) - set(self.tflop_per_second)
+        if missing:
+            raise ValueError(f"tflop_per_second has no value for {', '.join(sorted(missing))}")
         return self
 
     def find_speed(self, backbone: str, precision: Precision) -> float:
         """Return the TFLOP per second of a backbone in a precision."""
-        return self.tflop_per_second_of.get(backbone, self.tflop_per_second)[precision]
+        return self.tflop_per_second_of.get(backbone, {}).get(precision, self.tflop_per_second[precision])
+
+
+class Cpu(Config):
+    """Extraction on a CPU of which no speed was measured."""
+
+    thread_tflop_per_second: Above0
 
 
 class ReadoutRates(Config):
@@ -59,6 +64,10 @@ class Assumptions(Config):
     """By backbone."""
     together: tuple[SharedWork, ...] = ()
     gpu: Gpu
+    gpu_gigabytes: dict[str, dict[Precision, dict[int, Above0]]]
+    """By backbone, precision and batch; the first batch is the default."""
+    same_gigabytes: dict[str, str]
+    cpu: Cpu
     readout: ReadoutRates
 
 
@@ -70,6 +79,35 @@ def load_assumptions() -> Assumptions:
         UsageError: it is not valid.
     """
     return load_config(Assumptions, configs_folder() / "plan.yaml")
+
+
+def window_tflop(config: BackboneConfig, unchanged: BackboneConfig) -> float | None:
+    """Return the work of one window of a backbone; None if it is unknown.
+
+    Args:
+        config: The backbone, possibly with changes.
+        unchanged: The same backbone as it is shipped, which configs/plan.yaml is about.
+    """
+    tflop = load_assumptions().tflop_per_window.get(config.name)
+    # Nearly all of the work is proportional to a window's frames.
+    return None if tflop is None else tflop * config.frames.window / unchanged.frames.window
+
+
+def gpu_gigabytes(backbone: str, precision: Precision) -> dict[int, float]:
+    """Return the GPU memory that a backbone takes, by batch, the default batch first; empty if it is unknown."""
+    known = load_assumptions()
+    name = known.same_gigabytes.get(backbone, backbone)
+    return known.gpu_gigabytes.get(name, {}).get(precision, {})
+
+
+def cpu_windows_per_second(tflop: float, threads: int) -> float:
+    """Return the assumed speed of extraction on a CPU, for windows of `tflop`."""
+    return load_assumptions().cpu.thread_tflop_per_second * threads / tflop
+
+
+def count_threads() -> int:
+    """Return the threads that torch would use by default, without importing it: the cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def count_parameters(recipe: Recipe, width: int, classes: int) -> int:

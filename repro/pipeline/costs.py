@@ -1,0 +1,114 @@
+"""What an extraction will take, reported before it begins: disk, and on a CPU the hours."""
+
+import shutil
+from collections.abc import Sequence
+
+import torch
+
+from repro.backbones.registry import load_backbone
+from repro.core.console import Reporter, format_duration, format_size
+from repro.core.errors import MissingError
+from repro.core.workspace import Workspace
+from repro.datasets.split import Clip
+from repro.features import rates
+from repro.features.extract import FeatureRequest
+from repro.features.store import StoredAs
+from repro.pipeline.assumptions import cpu_windows_per_second, load_assumptions, window_tflop
+from repro.video.published import estimate_frames
+
+SAMPLED_CLIPS = 200
+"""Clips whose length is read to estimate what all of them will take."""
+PRECISION_NAMES: dict[StoredAs, str] = {"float32": "fp32", "float16": "fp16"}
+"""How options, messages and reports spell the types that stores and records spell as NumPy does."""
+
+
+def report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], reporter: Reporter) -> None:
+    """Report how much disk the features of `clips` take at most, before anything is computed.
+
+    Raises:
+        MissingError: less than that is free.
+    """
+    # Spread over the list: it is ordered by class, and classes differ in the length of their clips.
+    sample = clips[:: max(1, len(clips) // SAMPLED_CLIPS)]
+    counted = [values for clip in sample if (values := _count_values(clip, requests)) is not None]
+    if not counted:
+        return
+    mean = sum(counted) / len(counted)
+    store = requests[0].store
+    folder = store.folder.parent.parent
+    # Bytes per value: 2 for float16, 4 for float32.
+    size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
+    free = shutil.disk_usage(folder).free
+    reporter.line(
+        f"{'disk':<11} about {format_size(size)} for {len(clips)} clips ({mean:,.0f} values a clip, "
+        f"{PRECISION_NAMES[store.stored_as]}), as much again while they are packed; {format_size(free)} free in {folder}"
+    )
+    # Packing writes a second copy before the first is removed.
+    if 2 * size > free:
+        raise MissingError(
+            f"features in {folder}: about {format_size(2 * size)} needed, {format_size(free)} free: make room, name another "
+            "--workspace, or take fewer --timesteps and --layers"
+        )
+
+
+def _count_values(clip: Clip, requests: Sequence[FeatureRequest]) -> int | None:
+    """Count the values in a clip's features, by its declared length; returns None if the file does not declare one."""
+    values = 0
+    for request in requests:
+        config = request.backbone.config
+        frames = estimate_frames(clip.path, config.frames.last_second)
+        if not frames:
+            return None
+        # Every stride-th frame is sampled, from the first: ceil(frames / stride).
+        vectors = config.vectors(-(-frames // config.frames.stride))
+        values += vectors * sum(config.channels(cell) or 0 for cell in request.cells)
+    return values
+
+
+def report_cpu_hours(
+    clips: Sequence[Clip], requests: Sequence[FeatureRequest], workspace: Workspace, reporter: Reporter
+) -> None:
+    """Report how long computing the features of `clips` will take on the CPU, for backbones whose work is known.
+
+    The speed is the one measured in the workspace if there is one, else the assumed one of configs/plan.yaml.
+    """
+    known = load_assumptions()
+    try:
+        measured = rates.load_rates(workspace)
+    except rates.DamagedRatesError:  # the next extraction renames it
+        measured = ()
+    seconds, bases = 0.0, set()
+    threads = torch.get_num_threads()
+    names = {request.backbone.name for request in requests}
+    shared = next((work for work in known.together if set(work.backbones) == names), None)
+    for request in requests:
+        config = request.backbone.config
+        tflop = window_tflop(config, load_backbone(config.name))
+        if tflop is None:
+            continue
+        if shared is not None:  # together they take this much, of which each is given an equal part
+            tflop = shared.tflop / len(requests)
+        windows = _count_windows(clips, request)
+        rate = None
+        if len(requests) == len(request.cells) == 1:
+            rate = rates.find_rate(measured, request.backbone.identity(), request.cells[0].name, "cpu")
+        if rate is None:
+            per_second = cpu_windows_per_second(tflop, threads)
+            bases.add(f"assumed, {tflop:.4g} TFLOP a window on {threads} threads: configs/plan.yaml")
+        else:
+            per_second = rate.per_second
+            bases.add(f"measured in this workspace, {rate.at}")
+        seconds += windows / per_second
+    if bases:
+        reporter.line(f"{'time':<11} about {format_duration(seconds)} on this CPU ({'; '.join(sorted(bases))})")
+
+
+def _count_windows(clips: Sequence[Clip], request: FeatureRequest) -> float:
+    """Estimate the windows of `clips` from the declared lengths of some of them; clips without one count as average."""
+    frames = request.backbone.config.frames
+    counts = []
+    for clip in clips[:: max(1, len(clips) // SAMPLED_CLIPS)]:
+        declared = estimate_frames(clip.path, frames.last_second)
+        if declared:
+            counts.append(frames.windows(-(-declared // frames.stride)))
+    return len(clips) * sum(counts) / len(counts) if counts else 0.0
