@@ -318,6 +318,7 @@ def test_a_short_window_repeats_its_last_frame() -> None:
 @pytest.mark.parametrize("real", [1, 2, 15, 16])
 def test_padded_tubelets_count_only_if_kept(real: int) -> None:
     extractor = numbered(keep_padded_tubelets="true")
+    assert "keep_padded_tubelets" not in tiny("vjepa").model_dump(mode="json")  # keys of earlier features stay
     np.testing.assert_array_equal(rows(extractor, moving(real))[:, 0], range(8))
     assert rows(numbered("window", keep_padded_tubelets="true"), moving(real)).tolist() == [[3.5] * 4]
 
@@ -429,7 +430,12 @@ def test_backbones_asked_for_together_share_one_decoding(
     """One decoder feeds backbones that cut windows of 4, 8, 16 and 25 frames; their features are the same as alone."""
     names = ("svd_xt_tiny", "vjepa_tiny", "videomaev2_tiny", "mean_colour")
     # Of the 3 and 10 frames sampled from the two shortest clips, SVD makes 1 and 3 windows, V-JEPA 1 and 2.
-    changes = {"svd_xt_tiny": {"frames.window": "4", "size": "[64, 64]"}, "vjepa_tiny": {"frames.window": "8"}}
+    changes = {
+        "svd_xt_tiny": {"frames.window": "4", "size": "[64, 64]"},
+        "vjepa_tiny": {"frames.window": "8"},
+        # Decoding is shared by backbones that sample alike, whatever their windows.
+        "videomaev2_tiny": {"frames": "{stride: 4, window: 16, overlap: 12, tail_window: false}"},
+    }
     frames = {scene.id: scene.frames for scene in smoke_scenes()}
     shortest = sorted(rendered, key=lambda name: frames[name])[:2]
     clips = Collection("clips", tuple(Clip(name, rendered[name], (0,)) for name in shortest))
