@@ -41,7 +41,7 @@ class SvdExtractor:
 
     Args:
         requests: backbones with their cells; their configs may differ only in title, version and temporal mixing.
-        batch: frames that the VAE encoders and the image tower take at once; None: limited by a fixed bound on memory.
+        batch: frames that the VAE encoders take at once; None: limited by a fixed bound on memory.
 
     Raises:
         UsageError: a cell has no timestep, or its timestep or layer does not exist.
