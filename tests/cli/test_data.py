@@ -137,7 +137,7 @@ def test_status_says_what_is_wrong_and_goes_on(repro, workspace: Workspace, tmp_
         (["data", "prepare", "ucf101"], 4, "pass the archive or folder with --from"),
         (["data", "audit", "ucf101"], 4, "data ucf101: no ucfTrainTestlist in"),
         (["data", "audit", "ucf101", "--workers", "0"], 2, "--workers 0: expected a number from 1 to 1024"),
-        (["data", "diff", "/no/a", "/no/b"], 2, "/no/a: no such manifest"),
+        (["data", "diff", "/no/a", "/no/b"], 2, "/no/a: no such file"),
         (["data", "diff", "/no/a"], 2, "requires"),
         (["data", "bring"], 2, "bring"),
     ],

@@ -30,7 +30,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ("  epochs: 15", "  epochs: 0", "readout.epochs: 0: input should be greater than or equal to 1"),
         ("  epochs: 15", "  epochs: true", "readout.epochs: true: input should be a valid integer"),
         ("learning_rate: 3.0e-5", "learning_rate: 3e-5", "write 3.0e-5"),
-        ("version: 1", "", "key 'version' is missing"),
+        ("version: 2", "", "key 'version' is missing"),
         ("metric: map_micro", "metric: map", "metric: \"map\": input should be 'map_micro' or 'top1'"),
         ("setting: ak_full", "setting: [", "not valid YAML"),
         ("setting: ak_full", "setting: ak_full\nsetting: twice", "duplicate key 'setting'"),
