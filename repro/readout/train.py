@@ -134,7 +134,7 @@ def train_one_epoch(
     """
     model.train()
     device = next(model.parameters()).device
-    total = 0.0
+    losses = []
     for index, plan in enumerate(plans):
         batch = split.make_batch(plan, model.sees_padding)
         rate = learning_rate(
@@ -147,11 +147,16 @@ def train_one_epoch(
             logits = model.forward_packed(batch.features.to(device), batch.lengths)
         # The loss is computed in fp32, also if the products above are not.
         loss = compute_loss(recipe.loss, logits.float(), batch.targets.to(device))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"epoch {number}, step {index + 1}: the loss is {loss.item()}")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        total += loss.item()
+        losses.append(loss.detach())
+    # Read once an epoch: reading each would make the host wait for a GPU at every step.
+    total = 0.0
+    for step, value in enumerate(torch.stack(losses).tolist(), start=1):
+        if not math.isfinite(value):
+            raise FloatingPointError(f"epoch {number}, step {step}: the loss is {value}")
+        # One by one: since Python 3.12, sum() rounds in another way.
+        total += value
     # As the release: the mean of batches, in which a smaller last batch counts as much as the others.
     return total / len(plans)
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from repro.core.errors import MissingError, UsageError
+from repro.readout import heads
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
-from repro.readout.heads import ClassificationTransformer, attend_padded, attend_per_clip, build_head
+from repro.readout.heads import ClassificationTransformer, Layout, attend_padded, attend_per_clip, build_head
 from repro.readout.recipe import Bce, CrossEntropy, Focal
 from repro.readout.sequences import BatchPlan, Sequences, plan_epoch
 from repro.readout.train import compute_loss, learning_rate, predict_probabilities, train_readout
@@ -120,12 +121,31 @@ def test_padded_and_per_clip_attention_agree(asked: list[int]) -> None:
     """A GPU uses attend_padded, a CPU attend_per_clip."""
     spans = [3, 1, 6]
     queries, keys, values = (torch.randn(n, 16, requires_grad=True) for n in (sum(asked), 10, 10))
-    each, padded = (attend(queries, asked, keys, values, spans, 4, 0.0) for attend in (attend_per_clip, attend_padded))
+    layouts = [Layout.padded(sizes, torch.device("cpu")) for sizes in (asked, spans)]
+    each, padded = (
+        attend(queries, layouts[0], keys, values, layouts[1], 4, 0.0) for attend in (attend_per_clip, attend_padded)
+    )
     torch.testing.assert_close(padded, each, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(
         *(torch.autograd.grad((out**2).sum(), [queries, keys, values]) for out in (each, padded)), strict=True
     ):
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_gives_the_same_logits_with_the_layouts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    model = ClassificationTransformer(16, 4, recipe(layers=3)).eval()
+    features, lengths = (
+        torch.randn(140, 16),
+        (5, 70, 1, 64),
+    )  # more than TABLE_STEP tokens, exactly as many with CLS, and less
+    with torch.inference_mode():
+        each = model.forward_packed(features, lengths)
+        monkeypatch.setattr(heads, "_lay_out", Layout.padded)
+        padded = model.forward_packed(features, lengths)
+    torch.testing.assert_close(padded, each, rtol=1e-5, atol=1e-6)
+    # What is stored for inference can be trained with.
+    model.train().forward_packed(features, lengths).sum().backward()
 
 
 @pytest.mark.slow
