@@ -147,7 +147,19 @@ def naming_write(path: Path, partial: Path | None = None) -> Iterator[None]:
             and not _belongs_to(Path(os.fsdecode(about)), path, partial)
         ):
             raise
+        # SQLite reports permissions and a full disk alike when it cannot open a file.
+        if number == errno.EACCES and not isinstance(error, OSError):
+            number = _find_refusal(path.parent) or number
         raise DiskError(describe_disk_error(path, number)) from error
+
+
+def _find_refusal(folder: Path) -> int | None:
+    """Return why no file can be created in `folder`, as an errno of WRITE_REMEDIES; None if one can, or for another reason."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=".partial"):
+            return None
+    except OSError as error:
+        return error.errno if error.errno in WRITE_REMEDIES else None
 
 
 def _belongs_to(about: Path, path: Path, partial: Path | None) -> bool:

@@ -187,6 +187,26 @@ def test_a_lock_on_a_full_disk_is_reported_once(tmp_path: Path, monkeypatch: pyt
         lock()
 
 
+@pytest.mark.parametrize(
+    ("number", "said"), [(None, "permission denied"), (errno.ENOSPC, "no space left on device: free space")]
+)
+def test_what_sqlite_does_not_say_is_found_out(
+    number: int | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_database() -> None:
+        with replacing_file(tmp_path / "mlflow.db"):
+            if number is not None:
+
+                def refuse(**_: object) -> None:
+                    raise OSError(number, os.strerror(number))
+
+                monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+            raise sqlite3.OperationalError("unable to open database file")
+
+    with pytest.raises(DiskError, match=f"mlflow.db: {said}"):
+        open_database()
+
+
 def _fail_to_find_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(folder / "none")])
