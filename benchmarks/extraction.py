@@ -22,8 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.backbones.config import Cell
 from repro.backbones.noise import Stream
 from repro.backbones.registry import load_backbone
-from repro.backbones.svd.architecture import SvdArchitecture, SvdImageTower, SvdUnet
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet
 from repro.backbones.svd.model import Request, SvdModel, find_needs
 from repro.backbones.svd.plain import NEEDS, compute_plain_window
 from repro.backbones.svd.with_diffusers import DiffusersNetworks

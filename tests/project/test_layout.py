@@ -20,9 +20,8 @@ def entries(folder: Path) -> list[Path]:
 
 
 def test_no_folder_has_many_entries() -> None:
-    being_merged = {"readout": 20, "svd": 20, "backbones": 20}
     for folder in folders(ROOT / "repro"):
-        assert len(entries(folder)) <= being_merged.get(folder.name, MOST_ENTRIES), folder
+        assert len(entries(folder)) <= MOST_ENTRIES, folder
 
 
 def test_no_module_is_loose_at_the_root() -> None:

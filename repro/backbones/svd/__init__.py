@@ -1,8 +1,7 @@
 """Stable Video Diffusion as a frozen feature extractor (source: the release's generate_svd_maps.py and sgm).
 
 family.py           the family: how its backbones are opened, verified and given random weights
-config.py           what a config contains
-architecture.py     sizes of the networks, and the numbering of the UNet's layers
+config.py           what a config contains, sizes of the networks, and the numbering of the UNet's layers
 checkpoint.py       the published file: opening it, where each tensor is in it, random weights in its layout
 networks.py         the interface to the networks
 with_diffusers.py, with_sgm.py  the two implementations

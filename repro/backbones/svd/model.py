@@ -18,8 +18,7 @@ from repro.backbones.config import Layer
 from repro.backbones.extractor import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
 from repro.backbones.svd import pictures
-from repro.backbones.svd.architecture import SVD_CELLS, layer_depth
-from repro.backbones.svd.config import SvdConfig, SvdSchedule
+from repro.backbones.svd.config import SVD_CELLS, SvdConfig, SvdSchedule, layer_depth
 from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.networks import Needs, Networks
 from repro.core.errors import MissingError, UsageError

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repro.backbones.config import Layer
-from repro.backbones.svd.architecture import layer_depth
+from repro.backbones.svd.config import layer_depth
 
 Implementation = Literal["sgm", "diffusers"]
 

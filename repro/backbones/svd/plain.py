@@ -13,8 +13,7 @@ from torch import Tensor
 from repro.backbones.extractor import Noise
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
-from repro.backbones.svd.architecture import SVD_LAYERS, layer_depth
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SVD_LAYERS, SvdConfig, layer_depth
 from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.model import (
     LATENT_SCALE,

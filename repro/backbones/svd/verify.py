@@ -32,8 +32,7 @@ from repro.backbones.extractor import Execution, Stream
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.noise import CPU, WindowNoise
 from repro.backbones.precision import move_to_device
-from repro.backbones.svd.architecture import SVD_GRID
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SVD_GRID, SvdConfig
 from repro.backbones.svd.implementations import (
     IMPLEMENTATIONS,
     explain_missing_sgm,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from repro.backbones.svd import checkpoint, pictures
-from repro.backbones.svd.architecture import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
 from repro.backbones.svd.checkpoint import TensorSource, open_checkpoint
+from repro.backbones.svd.config import MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
 from repro.backbones.svd.networks import Implementation, Needs
 from repro.backbones.weights import Shapes
 

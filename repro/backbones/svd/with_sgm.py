@@ -26,8 +26,8 @@ from sgm.modules.encoders.modules import FrozenOpenCLIPImageEmbedder
 from torch import Tensor, nn
 
 from repro.backbones.svd import checkpoint, pictures
-from repro.backbones.svd.architecture import EMBEDDED, MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
 from repro.backbones.svd.checkpoint import open_checkpoint
+from repro.backbones.svd.config import EMBEDDED, MULTIPLIERS, SVD_LAYERS, SvdArchitecture, layer_depth
 from repro.backbones.svd.networks import Implementation, Needs
 from repro.backbones.svd.with_diffusers import published_shapes
 

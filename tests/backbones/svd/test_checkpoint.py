@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd import checkpoint as names
 from repro.backbones.svd import implementations, with_diffusers
-from repro.backbones.svd.architecture import SVD_LAYERS
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SVD_LAYERS, SvdConfig
 from repro.backbones.svd.networks import Needs
 from repro.core.errors import MissingError
 

@@ -12,8 +12,7 @@ from repro.backbones.extractor import Backbone
 from repro.backbones.noise import WindowNoise
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd import implementations
-from repro.backbones.svd.architecture import SVD_CELLS, layer_depth
-from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.config import SVD_CELLS, SvdConfig, layer_depth
 from repro.backbones.svd.extractor import SvdExtractor
 from repro.backbones.svd.model import Place, Request, SvdModel
 from repro.backbones.svd.networks import Needs, Networks
