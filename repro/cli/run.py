@@ -1,5 +1,7 @@
-"""`repro run ROW`, or `repro ROW`: a row end to end."""
+"""`repro run ROW...`, or `repro ROW`: rows end to end."""
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,11 +21,12 @@ from repro.cli.options import (
 )
 from repro.cli.plan import print_plan
 from repro.cli.readout import print_records, readout
-from repro.core.console import Reporter
-from repro.core.errors import Exit, UsageError
+from repro.core.console import Reporter, print_line
+from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.table import requirements
 from repro.table.row import Row
+from repro.table.rows import row_names
 
 
 @Parameter(name="*")
@@ -52,7 +55,7 @@ ROW = RowOptions()
 def run(
     row: str,
     /,
-    *,
+    *more: str,
     options: RowOptions = ROW,
     from_: Annotated[Literal["features", "readout"], Parameter(name="--from")] = "features",
     dry_run: FlagOption = False,
@@ -61,21 +64,27 @@ def run(
 ) -> Exit:
     """Run a row end to end: extract features, train the readout, write a run record.
 
-    `repro ROW` is short for `repro run ROW`.
+    `repro ROW` is short for `repro run ROW`. Several rows decode each clip once for all their backbones that sample it alike, and
+    svd_xt and sdv2 share all networks but the UNet. Rows whose data or weights are missing are named at the end, and the others run.
 
-    Example: `repro ak_full --seeds 5`
+    Example: `repro ak_full --seeds 5`, or `repro run ak_full ak_full_sdv2`
 
     Args:
-        row: A name from `repro list`.
+        row: A name from `repro list`, or all.
+        more: Further rows.
         from_: First stage to run; readout skips extraction and uses stored features.
         dry_run: Print the plan (as `repro plan ROW`) and stop.
     """
-    found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
+    # Names are checked also where `all` makes them superfluous, and a row named twice runs once.
+    rows = [load_requested_row(name, compute.precision) for name in dict.fromkeys((row, *more)) if name != "all"]
+    if "all" in (row, *more):
+        rows = [load_requested_row(name, compute.precision) for name in row_names()]
+    workspace = common.open_workspace()
     if dry_run:
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")
         return print_plan(
-            [row],
+            [found.name for found in rows],
             workspace,
             seeds=options.seeds,
             protocol=options.protocol,
@@ -88,8 +97,10 @@ def run(
             raise UsageError(
                 "--from readout uses the stored features of all clips: not with --limit or --allow-missing"
             )
+        if len(rows) > 1:
+            raise UsageError("--from readout takes one row: run `repro readout ROW` for each")
         return readout(
-            row,
+            rows[0].name,
             seeds=options.seeds,
             protocol=options.protocol,
             precision=compute.precision,
@@ -98,22 +109,64 @@ def run(
             allow_damaged=compute.allow_damaged,
             common=common,
         )
-    device = require_ready(found, workspace, compute.device)
+    blocked: dict[str, str] = {}
+    if len(rows) > 1:
+        rows, blocked = _divide_rows(rows, workspace)
+    device = require_ready(rows[0], workspace, compute.device)
     training = open_compute(device, deterministic=compute.deterministic)
 
     from repro.pipeline.row import RowRequest, run_row  # imports torch, which takes seconds
+    from repro.pipeline.several_rows import run_rows
 
     reporter = Reporter(to_stderr=common.as_json)
-    records = run_row(
-        found,
-        RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing),
-        workspace,
-        compute.execution(device, reporter.line),
-        training,
-        reporter,
-    )
-    print_records(found, records, as_json=common.as_json)
+    request = RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing)
+    execution = compute.execution(device, reporter.line)
+    if len(rows) == 1 and not blocked:
+        records = run_row(rows[0], request, workspace, execution, training, reporter)
+        print_records(rows[0], records, as_json=common.as_json)
+        return Exit.OK
+    result = run_rows(rows, request, workspace, execution, training, reporter)
+    if common.as_json:
+        runs = [record.model_dump(mode="json") for records in result.records.values() for record in records]
+        print(json.dumps(runs, indent=1))
+    else:
+        for found in rows:
+            if found.name in result.records:
+                print_records(found, result.records[found.name], as_json=False)
+    _refuse_unrun(blocked | result.failures, len(rows) + len(blocked))
     return Exit.OK
+
+
+def _divide_rows(rows: Sequence[Row], workspace: Workspace) -> tuple[list[Row], dict[str, str]]:
+    """Return the rows that have all they need, and what each of the others is missing.
+
+    Raises:
+        MissingError: no row has all it needs.
+    """
+    blocked: dict[str, str] = {}
+    for row in rows:
+        try:
+            requirements.require_all(row, workspace, gpu=False)
+        except MissingError as error:
+            blocked[row.name] = str(error)
+    ready = [row for row in rows if row.name not in blocked]
+    if not ready:
+        _refuse_unrun(blocked, len(rows))
+    return ready, blocked
+
+
+def _refuse_unrun(reasons: Mapping[str, str], rows: int) -> None:
+    """Print why rows did not run, one line each.
+
+    Raises:
+        MissingError: there are such rows.
+    """
+    for name, reason in reasons.items():
+        print_line(f"{name}: {reason.removeprefix(f'row {name} cannot run: ')}", to_stderr=True)
+    if reasons:
+        raise MissingError(
+            f"{len(reasons)} of {rows} rows did not run, for the reasons above; the same command runs them and reuses the others"
+        )
 
 
 def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:

@@ -140,6 +140,23 @@ def compute_features(
     return extract_missing(collection, requests, execution, origin, reporter, before)
 
 
+def report_costs(
+    clips: Sequence[Clip],
+    requests: Sequence[FeatureRequest],
+    workspace: Workspace,
+    execution: Execution,
+    reporter: Reporter,
+) -> None:
+    """Report the disk that features of `clips` will take, and on a CPU the hours.
+
+    Raises:
+        MissingError: the disk is too full.
+    """
+    report_disk(clips, requests, reporter)
+    if execution.device == "cpu":
+        report_cpu_hours(clips, requests, workspace, reporter)
+
+
 def extract_features(
     requests: Sequence[FeatureRequest],
     collection: Collection,
@@ -153,13 +170,13 @@ def extract_features(
 
     `complete` is the collection of which `collection` is a shard.
     """
-
-    def report_costs(clips: Sequence[Clip]) -> None:
-        report_disk(clips, requests, reporter)
-        if execution.device == "cpu":
-            report_cpu_hours(clips, requests, workspace, reporter)
-
-    done = compute_features(requests, collection, execution, reporter, report_costs)
+    done = compute_features(
+        requests,
+        collection,
+        execution,
+        reporter,
+        lambda clips: report_costs(clips, requests, workspace, execution, reporter),
+    )
     # A clip that failed is neither extracted nor reused.
     readable = len(collection.clips) - len(done.failed)
     for request in requests:

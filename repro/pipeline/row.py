@@ -60,12 +60,20 @@ def run_row(
     # One process a row: two would train the same run in the same folder.
     with workspace.lock(f"run {row.name}"):
         # Every clip is looked for before any is decoded: an extraction of days must not end on a missing file.
-        data = open_row_data(row, workspace, allow_missing=request.allow_missing, allow_damaged=execution.allow_damaged)
-        if request.limit is not None:
-            data = data.limit_clips(request.limit)
+        data = open_requested_data(row, request, workspace, execution)
         data.warn_of_left_out(reporter)
         inputs = extract_row(row, data, workspace, execution, reporter)
         return _train_seeds(inputs, request, workspace, compute, reporter)
+
+
+def open_requested_data(row: Row, request: RowRequest, workspace: Workspace, execution: Execution) -> RowData:
+    """Open the clips that `request` is about.
+
+    Raises:
+        MissingError: data or clips are missing.
+    """
+    data = open_row_data(row, workspace, allow_missing=request.allow_missing, allow_damaged=execution.allow_damaged)
+    return data if request.limit is None else data.limit_clips(request.limit)
 
 
 def train_readouts(
@@ -127,7 +135,7 @@ def extract_row(
     # Splits of one data set share a store and one pass over their clips.
     collections: dict[str, list[Clip]] = {}
     for part, split in data.splits.items():
-        collections.setdefault(_dataset_of(row, part), []).extend(split.clips)
+        collections.setdefault(dataset_of(row, part), []).extend(split.clips)
     stores: dict[str, FeatureStore] = {}
     failed: list[str] = []
     video_sha256: dict[str, str] = {}
@@ -135,7 +143,7 @@ def extract_row(
         requests = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
         collection = dataset_collection(dataset, clips)
         done = extract_features(requests, collection, workspace, execution, reporter)
-        stores |= {part: requests[0].store for part in data.splits if _dataset_of(row, part) == dataset}
+        stores |= {part: requests[0].store for part in data.splits if dataset_of(row, part) == dataset}
         failed += done.failed
         video_sha256 |= done.video_sha256
     # Only now, so that one run reports the unreadable clips of all data sets, and the others' features are stored.
@@ -160,7 +168,7 @@ def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = Fal
     stores: dict[str, FeatureStore] = {}
     video_sha256: dict[str, str] = {}
     for part, split in data.splits.items():
-        dataset = _dataset_of(row, part)
+        dataset = dataset_of(row, part)
         store = open_stores([(backbone, (row.features,))], dataset, workspace)[0].store
         try:
             read = store.cell_reader(row.features.name)
@@ -206,5 +214,6 @@ def extract_command(row: Row, source: str) -> str:
     return shlex.join(words)
 
 
-def _dataset_of(row: Row, part: str) -> str:
+def dataset_of(row: Row, part: str) -> str:
+    """Return the data set of a row's "train" or "test" split."""
     return (row.data.train if part == "train" else row.data.test).dataset
