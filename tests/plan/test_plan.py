@@ -313,7 +313,7 @@ def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.Ca
     assert found["here"] == "data, features of 39 clips, 1 run"
     (rate,) = rates.load_rates(place)  # of HMDB51, the later
     assert (rate.backbone, rate.cells, rate.kind, rate.windows) == ("mean_colour", ("final",), "cpu", 24)
-    other = row().model_copy(update={"version": 2})
+    other = row().model_copy(update={"version": row().version + 1})
     assert plan(place, own=[other]).rows[0].readouts.recorded == 0
 
 
