@@ -91,19 +91,21 @@ def check_member_path(name: str, archive: Path) -> PurePosixPath:
     # The last pattern is a drive letter, which is a plain name to PurePosixPath.
     if not name or path.is_absolute() or ".." in path.parts or re.match("^[A-Za-z]:", name):
         raise DataError(
-            f"{archive}: member '{name[:120]}' leads out of the folder it is unpacked into: nothing of it is used"
+            f"{archive}: member '{name[:120]}' leads out of the folder it is unpacked into: nothing of it is used; it may be damaged: fetch it again"
         )
     # A backslash separates folders on other systems, so that `..\x` would pass the check above.
     if "\\" in name or not name.isprintable():
         raise DataError(
-            f"{archive}: member {name[:120]!r} has characters that file names here may not: nothing of it is used"
+            f"{archive}: member {name[:120]!r} has characters that file names here may not: nothing of it is used; it may be damaged: fetch it again"
         )
     return path
 
 
 def link_or_device_error(name: str, archive: Path) -> DataError:
     """Return the error for a member that could lead out of the folder or open a device."""
-    return DataError(f"{archive}: member '{name[:120]}' is a link or a device, not a file: nothing of it is used")
+    return DataError(
+        f"{archive}: member '{name[:120]}' is a link or a device, not a file: nothing of it is used; it may be damaged: fetch it again"
+    )
 
 
 def _kind_by_content(path: Path) -> str:
