@@ -5,7 +5,7 @@ group's fields as options of the verb. Values outside the limits are refused bef
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +17,7 @@ from repro.backbones.extractor import Execution
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, open_workspace
 from repro.table.row import Row, with_precision
-from repro.table.rows import is_smoke_row, load_row, smoke_rows
+from repro.table.rows import is_smoke_row, load_row, row_names, smoke_rows
 
 if TYPE_CHECKING:
     from repro.features.store import StoredAs
@@ -279,6 +279,16 @@ def command_for_row(name: str) -> str:
     if not is_smoke_row(name):
         return f"repro {name}"
     return "repro smoke --pretrained" if smoke_rows()[name].pretrained else "repro smoke"
+
+
+def load_requested_rows(names: Sequence[str], precision: Precision | None = None) -> list[Row]:
+    """Return the rows that a verb was asked to run or plan, each once; all 24 if `names` has `all`.
+
+    Raises:
+        UsageError: as load_requested_row, also for names that `all` makes superfluous.
+    """
+    rows = [load_requested_row(name, precision) for name in dict.fromkeys(names) if name != "all"]
+    return [load_requested_row(name, precision) for name in row_names()] if "all" in names else rows
 
 
 def load_requested_row(name: str, precision: Precision | None = None) -> Row:

@@ -17,7 +17,7 @@ from repro.cli.options import (
     PrecisionOption,
     ProtocolOption,
     SeedsOption,
-    load_requested_row,
+    load_requested_rows,
 )
 from repro.core.console import format_size, open_table_console
 from repro.core.errors import Exit
@@ -28,7 +28,6 @@ from repro.plan.amounts import Amount, estimated, sum_amounts
 from repro.plan.figures import describe_existing, plan_as_json, sum_portions, sum_stages
 from repro.plan.plan import SECONDS_PER_HOUR, Plan, make_plan
 from repro.readout.recipe import Protocol
-from repro.table.rows import row_names
 
 DISK_ASSUMPTION = (
     "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take as much "
@@ -84,10 +83,7 @@ def print_plan(
     Raises:
         UsageError: no such row, a row of the smoke job, or a precision that a row's backbone does not have.
     """
-    # Names are checked also where `all` makes them superfluous.
-    rows = [load_requested_row(name, precision) for name in dict.fromkeys(names) if name != "all"]
-    if not names or "all" in names:
-        rows = [load_requested_row(name, precision) for name in row_names()]
+    rows = load_requested_rows(names or ("all",), precision)
     # The plan is for the machine that will compute, which need not be this one: a GPU unless another device is named.
     kind = kind_of(device or device_from_environment() or "cuda")
     made = make_plan(rows, workspace, kind, seeds, protocol)

@@ -15,7 +15,7 @@ from repro.cli.options import (
     ProtocolOption,
     SeedsOption,
     TrainingOptions,
-    load_requested_row,
+    load_requested_rows,
     open_compute,
     require_number,
 )
@@ -26,7 +26,6 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.table import requirements
 from repro.table.row import Row
-from repro.table.rows import row_names
 
 
 @Parameter(name="*")
@@ -75,11 +74,7 @@ def run(
         from_: First stage to run; readout skips extraction and uses stored features.
         dry_run: Print the plan (as `repro plan ROW`) and stop.
     """
-    # Names are checked also where `all` makes them superfluous, and a row named twice runs once.
-    rows = [load_requested_row(name, compute.precision) for name in dict.fromkeys((row, *more)) if name != "all"]
-    if "all" in (row, *more):
-        rows = [load_requested_row(name, compute.precision) for name in row_names()]
-    workspace = common.open_workspace()
+    rows, workspace = load_requested_rows((row, *more), compute.precision), common.open_workspace()
     if dry_run:
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")

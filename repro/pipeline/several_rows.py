@@ -2,7 +2,7 @@
 is computed once. Readouts follow row by row."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from repro.backbones.config import Cell
@@ -76,19 +76,30 @@ def run_rows(
                 ready.append((row, open_requested_data(row, request, workspace, execution)))
             except ReproError as error:
                 result.failures[row.name] = str(error)
-        for shared in plan_passes(ready, workspace):
+        usable = []
+        for row, data in ready:
+            # Weights that cannot be used concern their rows alone, which say so below.
+            with suppress(ReproError):
+                describe_backbone(row_backbone(row), workspace)
+                usable.append((row, data))
+        for shared in plan_passes(usable, workspace):
             names = ", ".join(backbone.name for backbone, _ in shared.backbones)
             reporter.line(f"{'together':<11} {len(shared.clips)} clips of {shared.dataset} for {names}")
             requests = open_stores(shared.backbones, shared.dataset, workspace)
             collection = dataset_collection(shared.dataset, shared.clips)
             # Packed by the rows, when all clips of one are there. A clip that fails is named again by the rows that read it.
-            compute_features(
-                requests,
-                collection,
-                execution,
-                reporter,
-                lambda clips, requests=requests: report_costs(clips, requests, workspace, execution, reporter),  # type: ignore[misc]
-            )
+            try:
+                compute_features(
+                    requests,
+                    collection,
+                    execution,
+                    reporter,
+                    lambda clips, requests=requests: report_costs(clips, requests, workspace, execution, reporter),  # type: ignore[misc]
+                )
+            except DiskError:
+                raise
+            except ReproError as error:
+                reporter.warn(f"{names} together: {error}; each row continues by itself")
     for row, _ in ready:
         try:
             result.records[row.name] = run_row(row, request, workspace, execution, compute, reporter)

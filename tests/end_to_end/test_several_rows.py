@@ -113,3 +113,19 @@ def test_a_row_without_its_weights_is_named_and_the_others_run(project: Workspac
     assert busy.code == 4
     assert "'run ucf_hmdb' is already running here" in busy.err
     assert "hmdb_ucf seed 42: top1" in busy.out
+
+
+@pytest.mark.slow
+def test_damaged_weights_keep_no_other_row_from_running(project: Workspace, tmp_path: Path) -> None:
+    workspace = copy_inputs(project, tmp_path / "w")
+    (workspace.root / "checkpoints").unlink()
+    (workspace.root / "checkpoints").mkdir()
+    for path in project.checkpoints.iterdir():
+        if "vjepa" in path.name:
+            (workspace.checkpoints / path.name).write_bytes(path.read_bytes()[:-1000])
+        else:
+            (workspace.checkpoints / path.name).symlink_to(path)
+    rows = [load_row(name) for name in ("ucf_hmdb_vjepa", "ucf_hmdb")]
+    result = run_rows(rows, RowRequest(), workspace, Execution(), Compute(), RecordingReporter())
+    assert list(result.records) == ["ucf_hmdb"]
+    assert "vjepa" in result.failures["ucf_hmdb_vjepa"]

@@ -15,20 +15,25 @@ from repro.datasets.split import Clip
 from repro.features.windows import WindowBatch, WindowCutter, add_noise
 
 
+def cut(frames: Frames, count: int, chunk: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A clip whose frames are numbered, and its windows; the cutter is ready for another clip."""
+    clip = np.arange(count, dtype=np.uint8).repeat(3).reshape(-1, 1, 1, 3)
+    cutter = WindowCutter(frames)
+    found = [w for at in range(0, count, chunk) for w in cutter.add_chunk(clip[at : at + chunk])]
+    found += cutter.finish_clip()
+    assert list(cutter.finish_clip()) == []
+    return clip, found
+
+
 @pytest.mark.parametrize("frames", [Frames(window=16), Frames(window=16, overlap=12), Frames(window=5, overlap=1)])
 @pytest.mark.parametrize("count", [1, 4, 5, 15, 16, 17, 20, 21, 33, 64])
 @pytest.mark.parametrize("chunk", [3, 16, 25])
 def test_windows_contain_every_frame_and_are_as_many_as_planned(frames: Frames, count: int, chunk: int) -> None:
-    clip = np.arange(count, dtype=np.uint8).repeat(3).reshape(-1, 1, 1, 3)
-    cutter = WindowCutter(frames)
-    found = [w for at in range(0, count, chunk) for w in cutter.add_chunk(clip[at : at + chunk])] + list(
-        cutter.finish_clip()
-    )
+    clip, found = cut(frames, count, chunk)
     assert len(found) == frames.windows(count)
     for number, window in enumerate(found):
         np.testing.assert_array_equal(window, clip[number * frames.hop : number * frames.hop + frames.window])
     assert {int(i) for window in found for i in window.ravel()} == set(range(count))
-    assert list(cutter.finish_clip()) == []
 
 
 def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_the_same() -> None:
@@ -62,11 +67,7 @@ def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_
 @pytest.mark.parametrize("count", [1, 4, 5, 15, 16, 17, 20, 21, 33, 64])
 @pytest.mark.parametrize("chunk", [3, 16, 25])
 def test_without_a_tail_window_all_windows_are_complete(frames: Frames, count: int, chunk: int) -> None:
-    clip = np.arange(count, dtype=np.uint8).repeat(3).reshape(-1, 1, 1, 3)
-    cutter = WindowCutter(frames)
-    found = [w for at in range(0, count, chunk) for w in cutter.add_chunk(clip[at : at + chunk])] + list(
-        cutter.finish_clip()
-    )
+    _, found = cut(frames, count, chunk)
     if count < frames.window:  # the clip has no other window
         assert [len(window) for window in found] == [count]
     else:
@@ -74,7 +75,6 @@ def test_without_a_tail_window_all_windows_are_complete(frames: Frames, count: i
         assert count - frames.frames_in_windows(count) < frames.hop
     assert len(found) == frames.windows(count)
     assert len(np.unique(np.concatenate(found))) == frames.frames_in_windows(count)
-    assert list(cutter.finish_clip()) == []
 
 
 def test_defaults_of_new_keys_enter_no_key_of_features() -> None:
