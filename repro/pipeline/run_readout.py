@@ -229,8 +229,8 @@ def _train_seed(
             after_epoch=lambda _: advance(""),
         )
     seconds = time.perf_counter() - started
-    # The record comes last and the training's state goes after it. A process killed in between finds the finished training in
-    # the state, trains nothing and writes these files again.
+    # The record comes last and the training's state goes after it: a process killed in between resumes from the state and writes
+    # these files again.
     _write_predictions(stored, plan, data, trained)
     record = _build_record(plan, seed, stored, data, trained, seconds)
     stored.write_record(record)

@@ -1,14 +1,18 @@
 """Checkpoints of a training (safetensors): trained weights, and the state from which an interrupted training resumes.
 
-    <folder>/training.safetensors        after every epoch: weights, AdamW's moments, test logits so far; deleted once recorded
-    <folder>/selected_epoch.safetensors  weights of the epoch that the protocol selects
-    <folder>/last_epoch.safetensors      weights of the last epoch
+    <folder>/training.safetensors        once a minute at most: weights, AdamW's moments, test logits so far; deleted once recorded
+    <folder>/selected_epoch.safetensors  at the end: weights of the epoch that the protocol selects
+    <folder>/last_epoch.safetensors      at the end: weights of the last epoch
+
+At width 1280 the first is 1.2 to 1.6 GB, which would take more time than a short epoch. So a killed training trains its last minute
+or so again, with the same random numbers: on a CPU, or with `deterministic`, with the same bits.
 
 Each file's header holds JSON that says what the file belongs to, and the sha256 of that and of the tensors.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,11 @@ VERSION = 2
 STATE = "training.safetensors"
 SELECTED = "selected_epoch.safetensors"
 LAST = "last_epoch.safetensors"
+
+STATE_EVERY = 60.0
+"""Seconds from one write of a training's state to the next; more, in proportion, where a write takes over `STATE_TAKES`."""
+STATE_TAKES = 3.0
+"""Seconds: 5 % of the above, the share of a training's time that goes into its state."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """AdamW's state of a parameter: running means of gradient and squared gradient, and the number of steps."""
@@ -125,10 +134,16 @@ class TrainingState:
     """Epochs finished so far."""
     logits: list[Float32[Tensor, "N K"]]
     """Test logits after each of them, on the CPU."""
+    selected: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the epoch that is selected so far."""
+    saved: int = 0
+    """Number of epochs that the state on disk holds."""
+    due: float = field(default_factory=lambda: time.monotonic() + STATE_EVERY)
+    """Value of time.monotonic() from which on the state is written again."""
 
 
 def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState) -> None:
-    """Restore weights, moments, epochs and logits from the folder's state, if it has one.
+    """Restore weights (also of the selected epoch), moments, epochs and logits from the folder's state, if it has one.
 
     A damaged state is renamed, with a warning, and the training starts from the first epoch.
 
@@ -143,8 +158,8 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
     path = folder.path / STATE
     try:
         tensors, about = read_tensors(path)
-        # Without the weights of the selected epoch, which are not part of the state, the epochs so far are of no use.
-        read_tensors(folder.path / SELECTED)
+        if "selected" not in about:
+            raise DamagedCheckpointError(f"{path}: written by an earlier version, without the selected epoch's weights")
     except FileNotFoundError:
         return
     except DamagedCheckpointError as error:
@@ -159,8 +174,12 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
             f"{path}: began on {about['threads']} threads and resumes with {torch.get_num_threads()}: the weights' last "
             "bits may differ from those of an uninterrupted training"
         )
-    weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
-    state.model.load_state_dict(weights)
+
+    def take_group(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    state.model.load_state_dict(take_group("weights/"))
+    state.selected = take_group("selected/") or take_group("weights/")
     # By name: an optimizer's own state_dict numbers the parameters by their order in the model.
     for name, parameter in state.model.named_parameters():
         state.optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in MOMENTS}
@@ -168,14 +187,17 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
     # Stored, because the weights of earlier epochs are gone: scores of a part of the test split need the logits of every
     # epoch.
     state.logits = [tensors[f"logits/{epoch.number}"] for epoch in state.epochs]
+    state.saved = len(state.epochs)
 
 
 def save_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState, selected: Epoch) -> None:
-    """Save all that is needed to resume after the last of `state.epochs`; `selected` is the best of them."""
-    # The selected weights are written before the state. A process killed between the two repeats this epoch from the state
-    # before it, and writes the same weights again; in the other order the state would name weights that were never written.
+    """Save all that is needed to resume after the last of `state.epochs`, if it is time to; `selected` is the best of them."""
     if selected is state.epochs[-1]:
-        save_weights(folder, SELECTED, asked, selected.number, state.model)
+        # A copy on the model's device: the weights change in place, and a GPU need not wait for it.
+        state.selected = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    started = time.monotonic()
+    if started < state.due:
+        return
     moments = {
         f"{kind}/{name}": state.optimizer.state[parameter][kind]
         for name, parameter in state.model.named_parameters()
@@ -183,16 +205,32 @@ def save_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: Tra
     }
     tensors = (
         {f"weights/{name}": tensor for name, tensor in state.model.state_dict().items()}
+        # In the same file, so that the two cannot be of two moments. Not twice where they are the same.
+        | (
+            {}
+            if selected is state.epochs[-1]
+            else {f"selected/{name}": value for name, value in state.selected.items()}
+        )
         | moments
         | {f"logits/{epoch.number}": values for epoch, values in zip(state.epochs, state.logits, strict=True)}
     )
-    about = {"asked": asked, "threads": torch.get_num_threads(), "epochs": [asdict(epoch) for epoch in state.epochs]}
+    about = {
+        "asked": asked, "threads": torch.get_num_threads(), "epochs": [asdict(epoch) for epoch in state.epochs],
+        "selected": selected.number,
+    }  # fmt: skip
     write_tensors(folder.path / STATE, tensors, {**folder.about, **about})
+    state.saved = len(state.epochs)
+    ended = time.monotonic()
+    state.due = ended + STATE_EVERY * max(1.0, (ended - started) / STATE_TAKES)
 
 
-def save_weights(folder: CheckpointFolder, name: str, asked: Mapping[str, Any], epoch: int, model: Head) -> None:
-    """Write the model's weights after `epoch` to the file `name`."""
-    write_tensors(folder.path / name, model.state_dict(), {**folder.about, "asked": asked, "epoch": epoch})
+def save_readouts(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState, selected: Epoch) -> None:
+    """Write the weights of a finished training: of its selected epoch and of its last one."""
+    for name, epoch, weights in (
+        (SELECTED, selected, state.selected),
+        (LAST, state.epochs[-1], state.model.state_dict()),
+    ):
+        write_tensors(folder.path / name, weights, {**folder.about, "asked": asked, "epoch": epoch.number})
 
 
 def refuse_changed(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Train a readout and score it after every epoch (the release's scripts/train.py).
 
-Unlike the release, clips are not padded (heads.py), features stay in memory, and a killed training resumes after its last
-finished epoch.
+Unlike the release, clips are not padded (heads.py), features stay in memory, and a killed training resumes (checkpoints.py).
 """
 
 import math
@@ -56,7 +55,7 @@ def train_readout(
         metric: Selects the epoch.
         compute: Device, precision and threads.
         folder: Where to write checkpoints. An unfinished training found there is resumed.
-        after_epoch: Called after every epoch, once it is saved.
+        after_epoch: Called after every epoch.
 
     Raises:
         MissingError: the splits do not fit together, their width does not fit the heads, or the loss is not finite.
@@ -88,7 +87,7 @@ def train_readout(
                 # Scoring samples no random numbers, so it changes nothing in the epochs that follow.
                 logits = _require_finite(compute_logits(model, test_split, recipe, compute), number)
             except FloatingPointError as error:
-                raise MissingError(_describe_stop(error, len(state.epochs), folder)) from error
+                raise MissingError(_describe_stop(error, state.saved, folder)) from error
             epoch = Epoch(
                 number,
                 train_loss,
@@ -98,13 +97,12 @@ def train_readout(
             state.epochs.append(epoch)
             state.logits.append(logits)
             if folder is not None:
-                # Saved before it is reported: an epoch that a user has seen is never trained again.
                 checkpoints.save_training(folder, asked, state, _select_epoch(state.epochs, metric))
             if after_epoch is not None:
                 after_epoch(epoch)
         selected = _select_epoch(state.epochs, metric)
         if folder is not None:
-            checkpoints.save_weights(folder, checkpoints.LAST, asked, state.epochs[-1].number, model)
+            checkpoints.save_readouts(folder, asked, state, selected)
     predictions = [to_probabilities(logits, recipe) for logits in state.logits]
     return TrainingResult(state.epochs, predictions, model.eval(), selected)
 
@@ -278,10 +276,10 @@ def _require_same_shape(train: Sequences, other: Sequences, purpose: str) -> Non
         )
 
 
-def _describe_stop(error: FloatingPointError, finished: int, folder: CheckpointFolder | None) -> str:
+def _describe_stop(error: FloatingPointError, saved: int, folder: CheckpointFolder | None) -> str:
     kept = ""
-    if folder is not None and finished:
-        kept = f"; the state after epoch {finished} is kept in {folder.path / checkpoints.STATE}"
+    if folder is not None and saved:
+        kept = f"; the state after epoch {saved} is kept in {folder.path / checkpoints.STATE}"
     return (
         f"training stopped in {error}: look for a learning rate that is too high or features that are not finite{kept}"
     )

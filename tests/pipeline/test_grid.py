@@ -176,6 +176,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.slow
 def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in a cell after its first epoch: finished cells are kept, this one resumes, another cell may run first."""
+    monkeypatch.setattr(checkpoints, "STATE_EVERY", 0.0)  # saved after every epoch
     with monkeypatch.context() as patch:
         real, epochs = checkpoints.save_training, []
 
@@ -388,6 +389,7 @@ def test_fp16_features_and_other_heads_are_separate_grids(featured: Workspace, m
             real(*arguments)
             raise KeyboardInterrupt
 
+        patch.setattr(checkpoints, "STATE_EVERY", 0.0)
         patch.setattr(checkpoints, "save_training", killed)
         with pytest.raises(KeyboardInterrupt):
             run(place, replace(own, stored_as="float16", protocols=("honest",)))

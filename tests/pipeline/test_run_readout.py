@@ -149,6 +149,7 @@ def test_another_precision_is_a_separate_run(run: Run) -> None:
 def test_a_killed_stage_resumes_and_a_changed_recipe_is_refused(
     run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checkpoints, "STATE_EVERY", 0.0)  # saved after every epoch
     real = checkpoints.write_tensors
 
     def killed(path: Path, tensors: dict[str, Any], about: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A killed training resumes after its last epoch and ends with the same bits, or fails with one line that says why."""
+"""A killed training resumes after its last saved epoch and ends with the same bits, or fails with one line that says why."""
 
 import json
 import signal
@@ -25,6 +25,7 @@ from repro.readout.checkpoints import (
     read_header,
     read_tensors,
 )
+from repro.readout.heads import build_head
 from repro.readout.recipe import Recipe
 from repro.readout.train import TrainingResult, train_readout
 
@@ -60,8 +61,9 @@ warnings: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def _no_warnings_left() -> None:
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     warnings.clear()
+    monkeypatch.setattr(checkpoints, "STATE_EVERY", 0.0)  # saved after every epoch
 
 
 def bits(folder: Path) -> dict[str, bytes]:
@@ -84,6 +86,51 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, killed_after:
     assert not warnings
 
 
+@pytest.mark.parametrize("killed_after", [2, 4])
+def test_between_two_saves_epochs_are_trained_again_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
+    """The best epoch is the fourth: its weights are part of no state yet, or of the third epoch's another one's."""
+    asked = recipe(epochs=5, layers=2, learning_rate=0.02)
+    unbroken = run(tmp_path / "whole", asked)
+    monkeypatch.setattr(checkpoints, "STATE_EVERY", 60.0)
+    clock = iter(range(0, 10**6, 25))  # an epoch reads it once, a save twice: epoch 3 is saved
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(KilledError):
+        run(tmp_path / "killed", asked, killed_after=killed_after)
+    state = read_header(tmp_path / "killed" / STATE)
+    assert (None if state is None else len(state["epochs"])) == (None if killed_after == 2 else 3)
+    assert not (tmp_path / "killed" / SELECTED).exists()
+    resumed = run(tmp_path / "killed", asked)
+    assert resumed.epochs == unbroken.epochs
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+    assert not warnings
+
+
+def test_a_slow_disk_is_written_to_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of 30 s and a save of 15 s: 300 s, not 60, until the next."""
+    now, saved = 0.0, []
+
+    def save(*_: object) -> None:
+        nonlocal now
+        now += 15.0
+        saved.append(epoch)
+
+    monkeypatch.setattr(checkpoints, "STATE_EVERY", 60.0)
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoints, "write_tensors", save)
+    model = build_head(recipe(head="linear", layers=0), 16, 4)
+    state = checkpoints.TrainingState(model, torch.optim.AdamW(model.parameters()), [], [])
+    model.forward_packed(torch.ones(2, 16), [2]).sum().backward()
+    state.optimizer.step()
+    for epoch in range(1, 25):
+        now += 30.0
+        state.epochs.append(Epoch(epoch, 0.0, {}))
+        state.logits.append(torch.zeros(1, 2))
+        checkpoints.save_training(CheckpointFolder(tmp_path, {}, warnings.append), {}, state, state.epochs[-1])
+    assert saved == [2, 12, 22]
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -92,6 +139,7 @@ torch.set_num_threads(1)
 sys.path[:0] = ["readout", "."]
 import test_checkpoints
 from repro.readout import checkpoints
+checkpoints.STATE_EVERY = 0.0
 real = checkpoints.write_tensors
 def slow(*arguments):
     real(*arguments)
@@ -141,23 +189,27 @@ def test_a_training_whose_recipe_changed_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / STATE).read_bytes() == before
 
 
-@pytest.mark.parametrize("damaged", [STATE, SELECTED])
-@pytest.mark.parametrize("damage", ["cut off", "a bit", "no file"])
-def test_a_damaged_state_is_renamed_and_training_restarts(tmp_path: Path, damaged: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut off", "a bit", "no file", "of an earlier version"])
+def test_a_damaged_state_is_renamed_and_training_restarts(tmp_path: Path, damage: str) -> None:
     run(tmp_path / "whole")
     folder = tmp_path / "killed"
     with pytest.raises(KilledError):
         run(folder, killed_after=2)
-    raw = bytearray((folder / damaged).read_bytes())
+    raw = bytearray((folder / STATE).read_bytes())
     raw[-5] ^= 1
-    (folder / damaged).write_bytes(raw[:-9] if damage == "cut off" else raw)
-    if damage == "no file":
-        (folder / damaged).unlink()
+    if damage == "of an earlier version":  # which kept the selected weights in a file of their own
+        tensors, about = read_tensors(folder / STATE)
+        del about["selected"]
+        checkpoints.write_tensors(folder / STATE, tensors, about)
+    elif damage == "no file":
+        (folder / STATE).unlink()
+    else:
+        (folder / STATE).write_bytes(raw[:-9] if damage == "cut off" else raw)
     run(folder)
     assert bits(folder) == bits(tmp_path / "whole")
     if damage != "no file":
         assert len(warnings) == 1
-        assert str(folder / damaged) in warnings[0]
+        assert str(folder / STATE) in warnings[0]
         assert (folder / f"{STATE}.damaged1").is_file()
 
 
