@@ -47,13 +47,19 @@ def readout(
         training_precision: Precision of the readout's matrix products; part of the run's key, and recorded.
     """
     found, workspace = load_requested_row(row, precision), common.open_workspace()
-    compute = open_compute(chosen_device(device), training_precision, deterministic=deterministic)
+    device = chosen_device(device)
 
-    from repro.pipeline.row import RowRequest, train_readouts  # imports torch, which takes seconds
+    from repro.pipeline.stored_row import open_stored_row
+
+    workspace.require_writable()
+    # Missing features are reported before torch is imported, which takes seconds.
+    inputs = open_stored_row(found, workspace, allow_damaged=allow_damaged)
+    compute = open_compute(device, training_precision, deterministic=deterministic)
+
+    from repro.pipeline.row import RowRequest, train_readouts
 
     reporter = Reporter(to_stderr=common.as_json)
-    request = RowRequest(seeds, protocol)
-    records = train_readouts(found, request, workspace, compute, reporter, allow_damaged=allow_damaged)
+    records = train_readouts(inputs, RowRequest(seeds, protocol), workspace, compute, reporter)
     print_records(found, records, as_json=common.as_json)
     return Exit.OK
 

@@ -1,6 +1,7 @@
 """Clips and splits: which clips, with which labels."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,8 @@ class Split:
             for label in clip.target:
                 counts[label] += 1
         return tuple(counts)
+
+
+def name_first_clips(clips: Sequence[str]) -> str:
+    """Name up to three clips, for an error message of one line."""
+    return ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")

@@ -11,7 +11,7 @@ computed from and of its own tensors, so that features of another video and dama
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from repro.core.files import set_aside, write_json
-from repro.core.hashing import FileHashes, content_key
+from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.reading import parse_json, read_bytes
 from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
 from repro.core.workspace import Workspace
 from repro.features import packed as pack
-from repro.features.packed import DamagedFeaturesError, Packed
+from repro.features.packed import DamagedFeaturesError, Packed, Place
 
 VERSION = 2
 """Part of every content key: raised if the same inputs would give other features or another layout of files."""
@@ -157,23 +157,32 @@ class FeatureStore:
         features: Features = {}
         entry = None
         for cell in self._stored_cells(clip_id) if cells is None else cells:
-            part = self.cell_reader(cell)(clip_id)
+            part = self.cell_reader(cell).read(clip_id)
             # Cells of an older video may still be packed: only cells of one video belong together.
             if part is not None and (entry is None or part.video_sha256 == entry.video_sha256):
                 entry = part
                 features |= part.features
         return None if entry is None else Entry(features, entry.video_sha256, entry.reader, entry.origins)
 
-    def cell_reader(self, cell: str) -> Callable[[str], Entry | None]:
-        """Return a function that reads `cell` of a clip. The pack is opened and verified once, for all clips.
-
-        A damaged pack is renamed, so that the next extraction computes its clips again.
+    def cell_reader(self, cell: str) -> "CellReader":
+        """Return a reader of `cell`. The pack is opened and verified once, for all clips.
 
         Raises:
-            DamagedPackError: the pack is damaged; the function raises DamagedFeaturesError for damaged files of clips.
+            DamagedPackError: the pack is damaged.
+        """
+        reader = CellReader(self, cell)
+        reader.open_latest()
+        return reader
+
+    def open_verified_pack(self, cell: str) -> Packed | None:
+        """As `open_pack`, but read through whatever hash is cached. A damaged pack is renamed, so that the next extraction computes
+        its clips again.
+
+        Raises:
+            DamagedPackError: the pack is damaged.
         """
         try:
-            packed = pack.open_pack(self.folder / "packed", cell, self.hashes, reread=True)
+            return pack.open_pack(self.folder / "packed", cell, self.hashes, reread=True)
         except DamagedFeaturesError as error:
             index = pack.index_path(self.folder / "packed", cell)
             try:
@@ -181,19 +190,6 @@ class FeatureStore:
             except OSError:  # a workspace that cannot be written to, or another process renamed it
                 kept = "not renamed"
             raise DamagedPackError(f"features {index}: damaged: {error}: {kept}") from error
-
-        def read_cell(clip_id: str) -> Entry | None:
-            # The clip's own file is newer than the pack, or it would have been packed.
-            own = self.read_own_file(clip_id)
-            if own is not None and cell in own.features:
-                return Entry({cell: own.features[cell]}, own.video_sha256, own.reader, own.origins)
-            place = None if packed is None else packed.places.get(clip_id)
-            if packed is None or place is None or (own is not None and own.video_sha256 != place.video_sha256):
-                return None
-            values = np.array(packed.clip_values(clip_id))  # a copy, which does not keep the array mapped
-            return Entry({cell: values}, place.video_sha256, place.reader, place.origins)
-
-        return read_cell
 
     def _stored_cells(self, clip_id: str) -> list[str]:
         own = self.read_own_file(clip_id)
@@ -217,6 +213,13 @@ class FeatureStore:
             aside = set_aside(index)
             warn(f"features {index}: damaged: {error}: kept as {aside.name}, extracting its clips again")
             return None
+
+    def own_file_names(self) -> frozenset[str]:
+        """Return the names of the clips' own files."""
+        try:
+            return frozenset(path.name for path in (self.folder / "clips").iterdir())
+        except FileNotFoundError:
+            return frozenset()
 
     def clip_files(self) -> list[Path]:
         return sorted((self.folder / "clips").glob("*.safetensors"))
@@ -247,10 +250,10 @@ class FeatureStore:
             DamagedFeaturesError: the file is damaged; the message gives the reason.
         """
         entry = read_clip_file(self.clip_path(clip_id))
-        # A file that was renamed or copied by hand carries another clip's features, with a sha256 that is right.
-        if entry is not None and entry[0] != clip_id:
-            raise DamagedFeaturesError(f"it holds clip '{entry[0]}'")
-        return None if entry is None else entry[1]
+        if entry is None:
+            return None
+        require_clip(clip_id, entry[0])
+        return entry[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +270,81 @@ class ClipHeader:
     origins: tuple[str, ...]
     written: int
     """Modification time in nanoseconds."""
+
+
+@dataclass(slots=True)
+class CellReader:
+    """Reads one cell of a store's clips, in clips' own files or in the pack."""
+
+    store: FeatureStore
+    cell: str
+    packed: Packed | None = None
+    own_files: frozenset[str] | None = None
+    """Names of the files in clips/: listed once, as asking for each of thousands takes long on a network disk."""
+    _opened: FileStamp | None = None
+    """Of the pack's index."""
+
+    def open_latest(self) -> bool:
+        """Open the pack as it is now; returns False if it is open already.
+
+        Raises:
+            DamagedPackError: the pack is damaged.
+        """
+        index = pack.index_path(self.store.folder / "packed", self.cell)
+        stamp = FileStamp.of(index) if index.is_file() else None
+        if self.own_files is not None and stamp == self._opened:
+            return False
+        # Listed before the pack is opened: a file that is packed and removed meanwhile is then in the pack.
+        self.own_files, self._opened = self.store.own_file_names(), stamp
+        self.packed = self.store.open_verified_pack(self.cell)
+        return True
+
+    def find(self, clip_id: str) -> ClipHeader | Place | None:
+        """Return where a clip's features are stored, with video and reader; None if they are not. Values are not read.
+
+        Raises:
+            DamagedFeaturesError: a file is damaged; the message gives the reason.
+        """
+        own = None
+        if self.own_files is None or self.store.file_name(clip_id) in self.own_files:
+            own = read_clip_header(self.store.clip_path(clip_id))
+            require_clip(clip_id, own.clip if own else clip_id)
+        # The clip's own file is newer than the pack, or it would have been packed.
+        if own is not None and self.cell in own.cells:
+            return own
+        place = None if self.packed is None else self.packed.places.get(clip_id)
+        if place is not None and (own is None or own.video_sha256 == place.video_sha256):
+            return place
+        # Its file may have been packed and removed since it was listed.
+        return self.find(clip_id) if self.open_latest() else None
+
+    def read(self, clip_id: str) -> Entry | None:
+        """Return a clip's features; None if they are not stored. Packed features are a read-only view of the mapped array.
+
+        Raises:
+            DamagedFeaturesError: a file is damaged; the message gives the reason.
+        """
+        found = self.find(clip_id)
+        if found is None:
+            return None
+        if isinstance(found, ClipHeader):
+            own = self.store.read_own_file(clip_id)
+            if own is None or self.cell not in own.features:  # packed and removed, or replaced, since it was found
+                return self.read(clip_id)
+            return replace(own, features={self.cell: own.features[self.cell]})
+        assert self.packed is not None
+        values = self.packed.clip_values(clip_id)
+        return Entry({self.cell: values}, found.video_sha256, found.reader, found.origins)
+
+
+def require_clip(clip_id: str, found: str) -> None:
+    """
+    Raises:
+        DamagedFeaturesError: a file holds the clip `found` instead.
+    """
+    # A file that was renamed or copied by hand carries another clip's features, with a sha256 that is right.
+    if found != clip_id:
+        raise DamagedFeaturesError(f"it holds clip '{found}'")
 
 
 def read_clip_header(path: Path) -> ClipHeader | None:

@@ -57,8 +57,11 @@ class SplitFeatures:
 
     @property
     def features(self) -> tuple[Float32[np.ndarray, "_ C"], ...]:
-        """One array `[T, C]` per clip: sampled frames by channels."""
-        return tuple(features.numpy() for features in self.sequences.features)
+        """One read-only array `[T, C]` per clip: sampled frames by channels. Copy those that you want to change."""
+        arrays = tuple(features.numpy() for features in self.sequences.features)
+        for array in arrays:
+            array.flags.writeable = False  # writing to a mapped file would kill the process
+        return arrays
 
     @property
     def targets(self) -> Int64[np.ndarray, "N K"]:
@@ -114,7 +117,7 @@ def extract_video_features(
     reporter = Reporter(to_stderr=True)
     execution = Execution(chosen_device(device), say=reporter.line)
     done = compute_features(requests, Collection(COLLECTION, (clip,)), execution, reporter)
-    entry = None if done.failed else requests[0].store.cell_reader(cell.name)(clip.id)
+    entry = None if done.failed else requests[0].store.cell_reader(cell.name).read(clip.id)
     if entry is None:
         raise MissingError(done.failed.get(clip.id, f"clip {path}: its features are not in {requests[0].store.folder}"))
     features: Float32[np.ndarray, "T C"] = entry.features[cell.name].astype(np.float32)

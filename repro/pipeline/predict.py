@@ -79,10 +79,10 @@ def predict_videos(
     # dict.fromkeys drops duplicates and keeps the order.
     clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
     done = compute_features(requests, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter)
-    read = store.cell_reader(row.features.name)
+    reader = store.cell_reader(row.features.name)
     scores = {}
     for clip in clips:
-        entry = None if clip.id in done.failed else read(clip.id)
+        entry = None if clip.id in done.failed else reader.read(clip.id)
         if entry is not None:
             # Readouts compute in fp32; features may be stored as float16.
             scores[clip.path] = readout.score(entry.features[row.features.name].astype(np.float32))

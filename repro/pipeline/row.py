@@ -1,7 +1,6 @@
 """A row from its clips to its run records: extract, train, record. Each stage reuses what is stored if nothing it depends on
 has changed."""
 
-import shlex
 from dataclasses import dataclass
 
 from repro.backbones.config import Cell
@@ -10,20 +9,17 @@ from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
-from repro.datasets.split import Clip
+from repro.datasets.split import Clip, name_first_clips
 from repro.features.collection import dataset_collection
-from repro.features.packed import DamagedFeaturesError
-from repro.features.store import DamagedPackError, FeatureStore, StoredAs
+from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.extract import extract_features, open_stores
-from repro.pipeline.row_data import RowData, list_row_data, open_row_data
-from repro.pipeline.run_readout import ReadoutInputs, run_readouts
+from repro.pipeline.row_data import ReadoutInputs, RowData, dataset_of, open_row_data
+from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
-from repro.readout.sequences import name_first_clips
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone
-from repro.video.sampling import is_of_damaged_clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +73,15 @@ def open_requested_data(row: Row, request: RowRequest, workspace: Workspace, exe
 
 
 def train_readouts(
-    row: Row,
-    request: RowRequest,
-    workspace: Workspace,
-    compute: Compute,
-    reporter: Reporter,
-    *,
-    allow_damaged: bool = False,
+    inputs: ReadoutInputs, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
 ) -> list[RunRecord]:
-    """Train a row's readouts on stored features; videos are not looked at. The runs are those that run_row would make.
-
-    Features of damaged clips are refused unless `allow_damaged`.
+    """Train a row's readouts on stored features (`open_stored_row`). The runs are those that run_row would make.
 
     Raises:
-        MissingError: features of some clips, or annotation files, are missing.
+        MissingError: features are damaged or not finite.
         UsageError: another process runs the row, or a training of it was started with another recipe.
     """
-    workspace.require_writable()
-    inputs = open_stored_row(row, workspace, allow_damaged=allow_damaged)
-    with workspace.lock(f"run {row.name}"):
+    with workspace.lock(f"run {inputs.row.name}"):
         return _train_seeds(inputs, request, workspace, compute, reporter)
 
 
@@ -154,66 +140,3 @@ def extract_row(
             "and run the same command: the other clips' features are kept"
         )
     return ReadoutInputs(row, data, stores, video_sha256)
-
-
-def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = False) -> ReadoutInputs:
-    """Return what a row's readouts train on, from stored features alone.
-
-    Raises:
-        MissingError: features of some clips, or annotation files, are missing; or features are of damaged clips and that was
-            not allowed.
-    """
-    backbone = describe_backbone(row_backbone(row), workspace, to_compute=False)
-    data = list_row_data(row, workspace)
-    stores: dict[str, FeatureStore] = {}
-    video_sha256: dict[str, str] = {}
-    for part, split in data.splits.items():
-        dataset = dataset_of(row, part)
-        store = open_stores([(backbone, (row.features,))], dataset, workspace)[0].store
-        try:
-            read = store.cell_reader(row.features.name)
-            entries = {clip.id: read(clip.id) for clip in split.clips}
-        except DamagedPackError as error:
-            raise MissingError(f"{error}: `{extract_command(row, dataset)}` extracts its clips again") from error
-        except DamagedFeaturesError as error:
-            raise MissingError(
-                f"features {store.folder}: damaged: {error}: `{extract_command(row, dataset)}` extracts them again"
-            ) from error
-        missing = [clip for clip, entry in entries.items() if entry is None]
-        if missing:
-            raise MissingError(
-                f"row {row.name}: {len(missing)} of {len(entries)} clips of {split.name} have no features "
-                f"{row.features.name} in {store.folder} ({name_first_clips(missing)}): `{extract_command(row, dataset)}` extracts them"
-            )
-        damaged = [clip for clip, entry in entries.items() if entry is not None and is_of_damaged_clip(entry.reader)]
-        if damaged and not allow_damaged:
-            raise MissingError(
-                f"row {row.name}: {len(damaged)} of {len(entries)} clips of {split.name} are damaged and were extracted as far as "
-                f"they decode ({name_first_clips(damaged)}): fetch or copy them again, or pass --allow-damaged, which is recorded"
-            )
-        stores[part] = store
-        video_sha256 |= {clip: entry.video_sha256 for clip, entry in entries.items() if entry is not None}
-    return ReadoutInputs(row, data, stores, video_sha256)
-
-
-def extract_command(row: Row, source: str) -> str:
-    """Return the command that extracts the row's features of `source`, a data set or a split of one."""
-    words = ["repro", "extract", source, "--backbone", row.backbone]
-    # The usual cell is the default of `repro extract`.
-    if row.features != row_backbone(row).axes().usual:
-        if row.features.timestep is not None:
-            words += ["--timesteps", str(row.features.timestep)]
-        words += ["--layers", str(row.features.layer)]
-    # `precision` has an option of its own.
-    if "precision" in row.changes:
-        words += ["--precision", row.changes["precision"]]
-    for key, value in row.changes.items():
-        if key == "precision":
-            continue
-        words += ["--set", f"{key}={value}"]
-    return shlex.join(words)
-
-
-def dataset_of(row: Row, part: str) -> str:
-    """Return the data set of a row's "train" or "test" split."""
-    return (row.data.train if part == "train" else row.data.test).dataset

@@ -11,6 +11,7 @@ from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
 from repro.datasets.split import Clip, Split, SplitName
+from repro.features.store import FeatureStore
 from repro.table.row import Row
 
 
@@ -49,6 +50,22 @@ class RowData:
         for part, ids in self.missing.items():
             if ids:
                 reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadoutInputs:
+    """What the readouts of a row are trained on."""
+
+    row: Row
+    data: RowData
+    stores: Mapping[str, FeatureStore]
+    """Of "train" and "test". They have the same key, and are two stores if the row reads two data sets."""
+    video_sha256: Mapping[str, str]
+    """Of every clip, by its id."""
+
+    @property
+    def store(self) -> FeatureStore:
+        return self.stores["test"]
 
 
 def open_row_data(
@@ -97,6 +114,11 @@ def list_row_data(row: Row, workspace: Workspace) -> RowData:
         manifests={name: manifest.sha256 for name, manifest in _matching_manifests(datasets, workspace).items()},
         segments=row_segments(row, workspace),
     )
+
+
+def dataset_of(row: Row, part: str) -> str:
+    """Return the data set of a row's "train" or "test" split."""
+    return (row.data.train if part == "train" else row.data.test).dataset
 
 
 def row_segments(row: Row, workspace: Workspace) -> Mapping[str, Sequence[int]] | None:

@@ -21,8 +21,7 @@ from repro.core.hashing import content_key, content_sha256, file_sha256
 from repro.core.locks import remove_partials
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
-from repro.features.store import FeatureStore
-from repro.pipeline.row_data import RowData
+from repro.pipeline.row_data import ReadoutInputs
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import split_held_out
@@ -46,22 +45,6 @@ from repro.records.record import (
     stored_run,
 )
 from repro.table.row import Row, row_backbone
-
-
-@dataclass(frozen=True, slots=True)
-class ReadoutInputs:
-    """What the readouts of a row are trained on."""
-
-    row: Row
-    data: RowData
-    stores: Mapping[str, FeatureStore]
-    """Of "train" and "test". They have the same key, and are two stores if the row reads two data sets."""
-    video_sha256: Mapping[str, str]
-    """Of every clip, by its id."""
-
-    @property
-    def store(self) -> FeatureStore:
-        return self.stores["test"]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features.collection import dataset_collection
 from repro.pipeline.extract import compute_features, open_stores, report_costs
-from repro.pipeline.row import RowRequest, dataset_of, open_requested_data, run_row
-from repro.pipeline.row_data import RowData
+from repro.pipeline.row import RowRequest, open_requested_data, run_row
+from repro.pipeline.row_data import RowData, dataset_of
 from repro.readout.compute import Compute
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from repro.core.errors import MissingError, UsageError
-from repro.datasets.split import Split
+from repro.datasets.split import Split, name_first_clips
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import FeatureStore
 from repro.readout.recipe import Recipe
@@ -86,8 +86,9 @@ class Sequences:
 
     clips: tuple[str, ...]
     """Clip ids."""
-    features: tuple[Float32[Tensor, "_ C"], ...]
-    """One sequence per clip, each with its own length, truncated to the recipe's max_length."""
+    features: tuple[Float[Tensor, "_ C"], ...]
+    """One sequence per clip, each with its own length, truncated to the recipe's max_length. They may be read-only and of a file
+    mapped into memory, which nothing copies as a whole."""
     targets: Float32[Tensor, "N K"]
     """1 for the classes of a clip, else 0."""
     readers: Counter[str]
@@ -132,7 +133,8 @@ class Sequences:
         own = [self.features[i] for i in plan.clips]
         targets = self.targets[list(plan.clips)]
         if plan.partners is None:
-            return Batch(torch.cat(own), tuple(len(f) for f in own), targets)
+            lengths = [len(f) for f in own]
+            return Batch(_pack_clips(own, lengths), tuple(lengths), targets)
         partners = [own[index] for index in plan.partners]
         lengths = [max(len(a), len(b)) if sees_padding else len(a) for a, b in zip(own, partners, strict=True)]
         # Mixup (Zhang et al. 2018): features and targets are mixed with the same weight.
@@ -141,20 +143,20 @@ class Sequences:
         return Batch(mixed, tuple(lengths), soft)
 
 
-def _pack_clips(clips: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
-    """Concatenate clips, each truncated or zero-padded to its length."""
+def _pack_clips(clips: Sequence[Tensor], lengths: Sequence[int]) -> Float32[Tensor, "N C"]:
+    """Concatenate clips, each truncated or zero-padded to its length, in fp32."""
     parts = []
     for features, length in zip(clips, lengths, strict=True):
         parts.append(features[:length])
         if length > len(features):
             parts.append(features.new_zeros(length - len(features), features.shape[1]))
-    return torch.cat(parts)
+    return torch.cat(parts).float()  # a grid may store fp16, which is exact in fp32
 
 
 def load_sequences(
     store: FeatureStore, split: Split, cell: str, max_length: int, width: int | None = None
 ) -> Sequences:
-    """Read the features of a split.
+    """Read the features of a split. Packed ones stay in their file, verified and mapped into memory.
 
     Args:
         store: Where the features are.
@@ -173,12 +175,12 @@ def load_sequences(
     features, missing, unfit = [], [], []
     readers: Counter[str] = Counter()
     try:
-        read = store.cell_reader(cell)
+        reader = store.cell_reader(cell)
     except DamagedFeaturesError as error:
         raise MissingError(f"{error}: extract its clips again: run the row, or `repro extract`") from error
     for clip in split.clips:
         try:
-            entry = read(clip.id)
+            entry = reader.read(clip.id)
         except DamagedFeaturesError as error:
             raise MissingError(f"features {store.clip_path(clip.id)}: damaged: {error}: extract them again") from error
         if entry is None:
@@ -194,7 +196,7 @@ def load_sequences(
         # Also after max_length: a NaN anywhere shows that the extraction went wrong.
         if not len(values) or not np.isfinite(values).all():
             unfit.append(clip.id)
-        features.append(_as_tensor(values[:max_length].astype(np.float32, copy=False)))  # a grid may store fp16
+        features.append(_as_tensor(values[:max_length]))
     for clips, what in ((missing, "have no features"), (unfit, "have features that are empty or not finite")):
         if clips:
             raise MissingError(
@@ -224,13 +226,8 @@ def _multi_hot(split: Split) -> Float32[Tensor, "N K"]:
     return targets
 
 
-def _as_tensor(values: Float32[np.ndarray, "T C"]) -> Float32[Tensor, "T C"]:
+def _as_tensor(values: Float[np.ndarray, "T C"]) -> Float[Tensor, "T C"]:
     """Share the array's memory with a tensor, also if it is mapped read-only from a file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
         return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def name_first_clips(clips: Sequence[str]) -> str:
-    """Name up to three clips, for an error message of one line."""
-    return ", ".join(clips[:3]) + (f" and {len(clips) - 3} more" if len(clips) > 3 else "")

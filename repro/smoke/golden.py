@@ -108,9 +108,9 @@ def compare_features(
 ) -> list[FeatureDeviation]:
     """Return every golden clip's deviation; infinite if the store has no such clip or its width differs."""
     deviations = []
-    read = store.cell_reader(cell)
+    reader = store.cell_reader(cell)
     for clip, expected in sorted(golden.items()):
-        entry = read(clip)
+        entry = reader.read(clip)
         ours = select_tokens(entry.features[cell]) if entry is not None else None
         # Without features of the right shape the deviation is infinite: the verdict is then DIFFERENT, not an error.
         same_shape = ours is not None and ours.shape == expected.shape

@@ -6,6 +6,7 @@ from repro.cli.readout import print_records
 from repro.core.console import Reporter
 from repro.core.workspace import Workspace
 from repro.pipeline.row import RowRequest, run_row, train_readouts
+from repro.pipeline.stored_row import open_stored_row
 from repro.readout.compute import Compute
 from repro.readout.recipe import Precision
 from repro.table.row import Row
@@ -43,5 +44,6 @@ def read_out_here(
     as_json: bool = False,
 ) -> None:
     """What `repro readout ROW` does, in this process."""
-    records = train_readouts(row, request, workspace, Compute(precision=precision), Reporter(to_stderr=as_json))
+    inputs = open_stored_row(row, workspace)
+    records = train_readouts(inputs, request, workspace, Compute(precision=precision), Reporter(to_stderr=as_json))
     print_records(row, records, as_json=as_json)

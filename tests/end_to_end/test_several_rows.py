@@ -60,7 +60,7 @@ def test_rows_together_have_the_records_of_rows_apart(project: Workspace, tmp_pa
             for w in (together, apart)
         ]
         for clip in open_requested_data(row, RowRequest(), apart, Execution()).splits["train"].clips:
-            one, other = (read(clip.id) for read in stores)
+            one, other = (reader.read(clip.id) for reader in stores)
             assert one is not None
             assert other is not None
             np.testing.assert_allclose(

@@ -22,7 +22,7 @@ from repro.pipeline import costs, row_data
 from repro.pipeline.extract import open_stores
 from repro.pipeline.grid.grid import GridRequest, plan_grid
 from repro.pipeline.predict import predict_videos
-from repro.pipeline.row import extract_command
+from repro.pipeline.stored_row import extract_command
 from repro.records.record import RunRecord, find_runs
 from repro.table.extras import extra_row, read_extras
 from repro.table.row import Row, row_backbone, with_precision

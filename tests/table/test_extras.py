@@ -22,7 +22,7 @@ from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.config import DatasetConfig
 from repro.pipeline import row_data
-from repro.pipeline.row import extract_command
+from repro.pipeline.stored_row import extract_command
 from repro.records.record import find_runs
 from repro.table import extras, rows
 from repro.table.row import Row, row_backbone, row_datasets

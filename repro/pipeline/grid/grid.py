@@ -23,8 +23,8 @@ from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
 from repro.pipeline.grid.workers import CellJob, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row
-from repro.pipeline.row_data import open_row_data
-from repro.pipeline.run_readout import ReadoutInputs, plan_runs, read_record, split_records
+from repro.pipeline.row_data import ReadoutInputs, open_row_data
+from repro.pipeline.run_readout import plan_runs, read_record, split_records
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view

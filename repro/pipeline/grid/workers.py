@@ -13,7 +13,8 @@ from repro.backbones.config import Cell
 from repro.core.console import QuietReporter
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
-from repro.pipeline.run_readout import ReadoutInputs, run_readouts
+from repro.pipeline.row_data import ReadoutInputs
+from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.video.workers import Work, WorkerLostError, WorkerPool
