@@ -9,6 +9,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +102,21 @@ class FileHashes:
         if FileStamp.of(path) == stamp and time.time() - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9 > SETTLED:
             self._add(stamp, digest)
         return digest
+
+    def cache_all(self, paths: Iterable[Path]) -> None:
+        """Hash files ahead, several at once; those that cannot be read are left to `sha256`, which says why."""
+
+        def hash_file(path: Path) -> None:
+            with suppress(OSError):
+                self.sha256(path)
+
+        # Threads: hashlib lets the others run while it hashes.
+        pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        try:
+            for _ in pool.map(hash_file, paths):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)  # when interrupted, do not hash the rest of a data set first
 
     def reread_sha256(self, path: Path) -> str:
         """Hash a file by reading it, whatever is cached; at most once per process while its stamp stays the same.

@@ -144,6 +144,7 @@ def _find_missing_cells(
     """
     stored = {r.backbone.name: _StoredCells(r.store, {c.name for c in r.cells}, reporter) for r in requests}
     missing: dict[str, MissingCells] = {}
+    requests[0].store.hashes.cache_all(clip.path for clip in collection.clips)
     for clip in collection.clips:
         try:
             check_file(clip.path)

@@ -1,6 +1,6 @@
 """Pack a collection: from one file per clip to one array per cell (packed.py describes the layout).
 
-Each clip's file is verified, then its cells are copied to their arrays. A file is removed only when all of its cells are packed.
+Each clip's file is verified as its cells are copied to their arrays. A file is removed only when all of its cells are packed.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from repro.core.disk import reserve_space
 from repro.core.files import replacing_file, set_aside, try_lock_file
 from repro.core.hashing import file_sha256
 from repro.core.locks import remove_partials
-from repro.core.reading import parse_json
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place
 from repro.features.store import ClipHeader, FeatureStore, read_clip_file, read_clip_header
+
+LEAST_SHARE = 1 / 16
+"""Size of the clips' files from which on they are packed, as a share of the arrays that are written again for them. A few clips added
+to a large data set remain files, which are read as well: its arrays, one for each cell of a grid, can be hundreds of GB."""
 
 
 class _ChangedError(Exception):
@@ -33,7 +35,7 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
     mapped memory would kill the process with SIGBUS.
 
     Does nothing while another process packs the same collection, or if one writes to it meanwhile: its clips are packed by the
-    next call.
+    next call. Files that are few next to the arrays are not packed (LEAST_SHARE).
 
     Args:
         store: The collection to pack.
@@ -43,39 +45,58 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
         The number of files that were packed and removed.
     """
     store.folder.mkdir(parents=True, exist_ok=True)
+    folder = store.folder / "packed"
     with try_lock_file(store.folder / ".pack.lock") as acquired:
-        headers = _verified_headers(store, warn) if acquired else {}
-        if not headers:
-            return 0
-        folder = store.folder / "packed"
-        folder.mkdir(exist_ok=True)
-        remove_partials(folder)
-        try:
-            _write_arrays(store, headers, folder, warn)
-        except _ChangedError:
-            return 0
-        # All indexes are written: only now may the files go.
-        for header in headers.values():
-            with suppress(FileNotFoundError):
-                if header.path.stat().st_mtime_ns == header.written:  # else cells were added to it meanwhile
-                    header.path.unlink()
-        _remove_superseded_arrays(folder)
-        return len(headers)
+        while acquired and (headers := _read_headers(store, warn)) and _are_worth_packing(headers, folder):
+            folder.mkdir(exist_ok=True)
+            remove_partials(folder)
+            try:
+                _write_arrays(store, headers, folder, warn)
+            except DamagedFeaturesError:  # reported and renamed: the others are packed without it
+                continue
+            except _ChangedError:
+                break
+            # All indexes are written: only now may the files go.
+            for header in headers.values():
+                with suppress(FileNotFoundError):
+                    if header.path.stat().st_mtime_ns == header.written:  # else cells were added to it meanwhile
+                        header.path.unlink()
+            _remove_superseded_arrays(folder)
+            return len(headers)
+        return 0
 
 
-def _verified_headers(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, ClipHeader]:
-    """Return the headers of all clips' files that are intact, by clip id."""
+def _read_headers(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, ClipHeader]:
+    """Return the headers of all clips' files by clip id. Files with a damaged header are reported and renamed."""
     headers = {}
     for path in store.clip_files():
-        try:
+        with suppress(DamagedFeaturesError), _renaming_damaged(path, warn):
             # The header is read before the contents: if the file is replaced in between, its `written` is too old, and
             # the file is kept at the end.
             header = read_clip_header(path)
-            if header is not None and read_clip_file(path) is not None:
+            if header is not None:
                 headers[header.clip] = header
-        except DamagedFeaturesError as error:
-            warn(f"features {path}: damaged: {error}: kept as {set_aside(path).name}, to be extracted again")
     return headers
+
+
+@contextmanager
+def _renaming_damaged(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Rename the clip's file `path` if the block finds it damaged, report it through `warn` and raise the error."""
+    try:
+        yield
+    except DamagedFeaturesError as error:
+        warn(f"features {path}: damaged: {error}: kept as {set_aside(path).name}, to be extracted again")
+        raise
+
+
+def _are_worth_packing(headers: dict[str, ClipHeader], folder: Path) -> bool:
+    """Whether a cell is not packed yet, or the files are at least LEAST_SHARE of the arrays of their cells."""
+    try:
+        cells = {cell for header in headers.values() for cell in header.cells}
+        arrays = sum(pack.array_path(folder, cell).stat().st_size for cell in cells)
+        return sum(header.path.stat().st_size for header in headers.values()) >= LEAST_SHARE * arrays
+    except (FileNotFoundError, DamagedFeaturesError):
+        return True
 
 
 def _write_arrays(
@@ -84,6 +105,7 @@ def _write_arrays(
     """Write a new array and index for every cell that the files have, with the clips that were packed before.
 
     Raises:
+        DamagedFeaturesError: a clip's file is damaged; it was renamed and reported.
         _ChangedError: a file was replaced meanwhile; arrays and indexes are as before.
     """
     cells = sorted({cell for header in headers.values() for cell in header.cells})
@@ -103,7 +125,8 @@ def _write_arrays(
                     arrays[cell].write_tokens(place.first, old.clip_values(clip))
         for clip, header in headers.items():
             # The file may have been replaced since its header was read: by features of another video, or with more cells.
-            entry = read_clip_file(header.path)
+            with _renaming_damaged(header.path, warn):
+                entry = read_clip_file(header.path)
             if (
                 entry is None
                 or entry[1].video_sha256 != header.video_sha256
@@ -172,11 +195,11 @@ def _assign_places(cell: str, old: dict[str, Place], headers: dict[str, ClipHead
 
 
 def _remove_superseded_arrays(folder: Path) -> None:
-    """Remove arrays that no index names any more."""
-    named = {
-        parse_json(pq.read_schema(pack.index_path(folder, cell)).metadata[b"about"])["array"]
-        for cell in pack.list_packed_cells(folder)
-    }
+    """Remove arrays that no index names any more; those that are still read go with a later packing."""
+    named = set()
+    for cell in pack.list_packed_cells(folder):
+        with suppress(DamagedFeaturesError):  # without its index an array is no pack
+            named.add(pack.array_path(folder, cell))
     for path in folder.glob("*.npy"):
-        if path.name not in named:
-            path.unlink()
+        if path not in named:
+            pack.remove_unmapped(path)

@@ -7,6 +7,7 @@ An array is complete before the index that names it replaces an older index: a r
 one file out of thousands, which a training reads in one go and file systems copy quickly.
 """
 
+import fcntl
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,7 +22,8 @@ from jaxtyping import Float
 
 from repro.core.files import replacing_file
 from repro.core.hashing import FileHashes, FileStamp, content_key
-from repro.core.reading import check_regular, parse_json
+from repro.core.locks import take_lock
+from repro.core.reading import open_regular, parse_json
 
 
 class DamagedFeaturesError(Exception):
@@ -68,6 +70,23 @@ def list_packed_cells(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.parquet"))
 
 
+def array_path(folder: Path, cell: str) -> Path:
+    """Return the path of the array that the index of `cell` names.
+
+    Raises:
+        FileNotFoundError: the cell is not packed.
+        DamagedFeaturesError: the index cannot be read; the message gives the reason.
+    """
+    try:
+        about = (pq.read_schema(index_path(folder, cell)).metadata or {})[b"about"]
+        name: str = parse_json(about)["array"]
+        return folder / name
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
+
+
 def name_array(cell: str, places: Mapping[str, Place]) -> str:
     """Return the file name of the array with these clips. It is a hash of the index, so it also verifies the index."""
     # str(p) spells out the class and its fields: see Place.
@@ -110,15 +129,36 @@ def _open_index(index: Path, cell: str, hashes: FileHashes, *, reread: bool) -> 
         if about["array"] != name_array(cell, places):
             raise DamagedFeaturesError(f"{index.name} does not match the name of its array")
         path = index.parent / about["array"]
-        check_regular(path)
-        # Memory-mapped, as one cell of a large data set is tens of GB. No pickles: they can run code when loaded.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = map_array(path)
         unchanged = (hashes.reread_sha256(path) if reread else hashes.sha256(path)) == about["sha256"]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
     if not unchanged:
         raise DamagedFeaturesError(f"{path.name} does not match the sha256 in its index")
     return Packed(array, places)
+
+
+def map_array(path: Path) -> Float[np.ndarray, "tokens C"]:
+    """Map an array into memory, as one cell of a large data set is many GB. Until that ends, `remove_unmapped` keeps the file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not such an array.
+    """
+    with open(path, "rb", opener=open_regular) as file:
+        # On a network disk, reading from a mapped file that another machine has deleted kills the process. The mapping has a
+        # copy of the file's descriptor, and so the lock.
+        with suppress(OSError):
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape)
+
+
+def remove_unmapped(path: Path) -> None:
+    """Delete an array, unless a process has it mapped."""
+    with path.open("r+b") as file:
+        if take_lock(file.fileno(), path):
+            path.unlink()
 
 
 def list_packed_clips(folder: Path, cell: str) -> set[str]:
@@ -134,7 +174,7 @@ def list_packed_clips(folder: Path, cell: str) -> set[str]:
         # read_table would import pandas if it is installed, which takes half a second of `repro plan`.
         with pq.ParquetFile(index) as file:
             table = file.read(columns=["clip"])
-        path = folder / parse_json((table.schema.metadata or {})[b"about"])["array"]
+        path = array_path(folder, cell)
         listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error

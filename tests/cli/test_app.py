@@ -208,6 +208,7 @@ def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> 
         ["data", "status"],
         ["plan"],
         ["ucf_hmdb", "--dry-run"],
+        ["readout", "ak_full"],
         [],
     ],
 )

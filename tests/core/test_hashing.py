@@ -89,6 +89,21 @@ def test_a_forced_reading_replaces_a_hash_that_is_wrong(
     assert reads == [array]
 
 
+def test_files_are_hashed_ahead_and_errors_are_left_to_who_asks(
+    tmp_path: Path, reads: list[Path], settled: Callable[..., Path]
+) -> None:
+    known, files = FileHashes(tmp_path / "hashes.jsonl"), [settled(tmp_path / f"{n}", b"%d" % n) for n in range(20)]
+    os.mkfifo(tmp_path / "pipe")
+    known.cache_all([*files, tmp_path / "missing", tmp_path / "pipe"])
+    assert len(reads) == 21
+    again = FileHashes(tmp_path / "hashes.jsonl")
+    assert [again.sha256(file) for file in files] == [file_sha256(file) for file in files]
+    assert len(reads) == 21
+    for name in ("missing", "pipe"):
+        with pytest.raises(OSError, match=r"No such file|regular file"):
+            known.sha256(tmp_path / name)
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
 def test_only_regular_files_are_hashed(tmp_path: Path, kind: str) -> None:
     """A named pipe would be waited for, for good."""

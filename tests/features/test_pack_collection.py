@@ -131,6 +131,70 @@ def test_a_damaged_pack_is_reported_and_set_aside(
     assert store.open_pack("a") is None
 
 
+def test_a_few_more_clips_are_not_packed_again(store: FeatureStore) -> None:
+    """The arrays of a large data set are not written again for them; a cell that no array has is packed."""
+    for n in range(20):
+        store.write_clip(f"c{n:02}", random_entry(n, "a", tokens=60))
+    pack_collection(store, print)
+    (array,) = (store.folder / "packed").glob("*.npy")
+    more = random_entry(99, "a", tokens=5)
+    store.write_clip("more", more)
+    assert pack_collection(store, print) == 0
+    assert list((store.folder / "packed").glob("*.npy")) == [array]
+    assert reads_back(store, "more", more)
+    assert store.cell_reader("a").read("c07") is not None
+    store.write_clip("more", Entry({"b": random_values(9)}, "v", "pyav"))
+    assert pack_collection(store, print) == 1
+    assert reads_back(store, "more", Entry(more.features | {"b": random_values(9)}, "v", "pyav"))
+
+
+def test_a_damaged_file_is_set_aside_and_the_others_are_packed(
+    store: FeatureStore, reporter: RecordingReporter
+) -> None:
+    for n in range(3):
+        store.write_clip(f"c{n}", random_entry(n, "a"))
+    path = store.clip_path("c1")
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    assert pack_collection(store, reporter.warn) == 2
+    assert len(reporter.warnings) == 1
+    assert f"{path.name}.damaged1, to be extracted again" in reporter.warnings[0]
+    assert store.read_clip("c1") is None
+    assert reads_back(store, "c2", random_entry(2, "a"))
+
+
+@pytest.mark.parametrize("packed_before", [False, True])
+def test_a_reader_finds_what_is_packed_meanwhile(store: FeatureStore, packed_before: bool) -> None:
+    """Clips' files go when they are packed, and with them the array that a reader has open."""
+    written = {f"c{n}": random_entry(n, "a") for n in range(3)}
+    store.write_clip("c0", written["c0"])
+    if packed_before:
+        pack_collection(store, print)
+    for clip in ("c1", "c2"):
+        store.write_clip(clip, written[clip])
+    reader = store.cell_reader("a")
+    first = reader.read("c0")
+    assert first is not None
+    assert pack_collection(store, print) == (2 if packed_before else 3)
+    for clip, entry in written.items():
+        found, place = reader.read(clip), reader.find(clip)
+        assert found is not None
+        assert place is not None
+        np.testing.assert_array_equal(found.features["a"], entry.features["a"])
+        assert (found.reader, found.video_sha256) == (place.reader, place.video_sha256) == ("pyav", "v")
+    np.testing.assert_array_equal(first.features["a"], written["c0"].features["a"])
+    assert reader.read("c3") is None
+    # The array that `first` still shows goes with a later packing.
+    assert len(list((store.folder / "packed").glob("*.npy"))) == (2 if packed_before else 1)
+    del first
+    store.write_clip("c4", random_entry(4, "a"))
+    pack_collection(store, print)
+    del reader, found
+    store.write_clip("c5", random_entry(5, "a"))
+    pack_collection(store, print)
+    assert len(list((store.folder / "packed").glob("*.npy"))) == 1
+
+
 def test_only_one_process_packs(store: FeatureStore) -> None:
     store.write_clip("one", random_entry(1, "a"))
     with try_lock_file(store.folder / ".pack.lock") as alone:

@@ -7,25 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from builders.reporters import RecordingReporter
 
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split, SplitName
-from repro.features.store import Entry, FeatureStore
+from repro.features.pack_collection import pack_collection
+from repro.features.store import Entry, FeatureStore, StoredAs
 from repro.judge import verdict as check
 from repro.judge.expected import rows_with_expected, table_path
 from repro.pipeline import run_readout as stage
+from repro.pipeline.api import SplitFeatures
 from repro.pipeline.row_data import ReadoutInputs, RowData
 from repro.pipeline.run_readout import run_readouts
 from repro.readout import checkpoints
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
+from repro.readout.held_out import split_held_out
 from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions
 from repro.readout.recipe import Protocol
-from repro.readout.sequences import load_sequences
+from repro.readout.sequences import BatchPlan, load_sequences
 from repro.readout.trained import load_readout
 from repro.records.record import RunRecord, stored_run
 from repro.table.row import Row
@@ -241,6 +245,33 @@ def test_unusable_features_are_an_error_of_one_line(
     with pytest.raises(MissingError, match=message) as caught:
         load_sequences(source.store, source.data.splits["train"], CELL, 8)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stored_as", ["float32", "float16"])
+def test_packed_features_are_copied_by_the_batch_alone(source: ReadoutInputs, stored_as: StoredAs) -> None:
+    """Loading, dividing and moving to the CPU leave them where they are: in a file mapped into memory."""
+    store = replace(source.store, stored_as=stored_as, folder=source.store.folder.with_name(stored_as))
+    split = source.data.splits["train"]
+    for clip in split.clips:
+        values = features(int(clip.id.removeprefix("train"))).astype(stored_as)
+        store.write_clip(clip.id, Entry({CELL: values}, "0" * 64, "pyav"))
+    apart = load_sequences(store, split, CELL, 8)
+    pack_collection(store, print)
+    packed = load_sequences(store, split, CELL, 8)
+    kept, held_out = split_held_out(packed.to_device(torch.device("cpu")), 1)
+    places = {clip: values.data_ptr() for clip, values in zip(packed.clips, packed.features, strict=True)}
+    for part in (kept, held_out):
+        assert [values.data_ptr() for values in part.features] == [places[clip] for clip in part.clips]
+    # One after the other in one array, and not in memory of their own.
+    steps = np.diff(sorted(places.values()))
+    assert set(steps) <= {n * 16 * np.dtype(stored_as).itemsize for n in range(3, 10)}
+    for plan in (BatchPlan((0, 5, 2)), BatchPlan((3, 4), 0.25, (1, 0))):
+        ours, theirs = packed.make_batch(plan), apart.make_batch(plan)
+        assert ours.features.dtype == torch.float32
+        assert torch.equal(ours.features, theirs.features)
+    if stored_as == "float32":  # what the Python API loads
+        with pytest.raises(ValueError, match="read-only"):
+            SplitFeatures(CLASSES, packed, "made_up", CELL, "").features[0][:] = 0
 
 
 def test_features_must_match_the_request(source: ReadoutInputs) -> None:
