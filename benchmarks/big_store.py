@@ -207,7 +207,9 @@ STEPS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 def run_step(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Run one step in this process; returns its figures and its peak memory."""
     with sample_peak() as peak:
+        started = time.process_time()
         figures = STEPS[name](options)
+        figures["CPU, s"] = time.process_time() - started
     size = sum(options.lengths[: options.clips]) * options.width * 4 / GB
     # Training's memory is the model's: what its data take is among its figures.
     memory = {} if name == "epoch" else {f"peak {kind}, GB": value for kind, value in peak.items()}

@@ -9,11 +9,13 @@ one file out of thousands, which a training reads in one go and file systems cop
 
 import fcntl
 import json
+import mmap
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -138,25 +140,34 @@ def _open_index(index: Path, cell: str, hashes: FileHashes, *, reread: bool) -> 
     return Packed(array, places)
 
 
+_MAPPED: WeakValueDictionary[FileStamp, mmap.mmap] = WeakValueDictionary()
+"""Arrays that are mapped now: once, also for several splits, as pages count for each mapping."""
+
+
 def map_array(path: Path) -> Float[np.ndarray, "tokens C"]:
-    """Map an array into memory, as one cell of a large data set is many GB. Until that ends, `remove_unmapped` keeps the file.
+    """Map an array into memory, as one cell of a large data set is many GB. As long as it is, `remove_unmapped` keeps the file.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is not such an array.
+        OSError, ValueError, TypeError: it cannot be read, or is not such an array.
     """
     with open(path, "rb", opener=open_regular) as file:
-        # On a network disk, reading from a mapped file that another machine has deleted kills the process. The mapping has a
-        # copy of the file's descriptor, and so the lock.
-        with suppress(OSError):
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return np.memmap(file, dtype, "r", file.tell(), shape)
+        stamp = FileStamp.of(path)
+        mapped = _MAPPED.get(stamp)
+        if mapped is None:
+            # On a network disk, reading from a mapped file that another machine has deleted kills the process. The mapping
+            # holds a copy of the file's descriptor, and so the lock.
+            with suppress(OSError):
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            mapped = _MAPPED[stamp] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(shape, dtype, mapped, file.tell())
 
 
 def remove_unmapped(path: Path) -> None:
     """Delete an array, unless a process has it mapped."""
-    with path.open("r+b") as file:
+    # Network disks lock only what is opened for writing; another user's file stays for that user's next packing.
+    with suppress(PermissionError), path.open("r+b") as file:
         if take_lock(file.fileno(), path):
             path.unlink()
 

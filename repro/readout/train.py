@@ -1,6 +1,7 @@
 """Train a readout and score it after every epoch (the release's scripts/train.py).
 
-Unlike the release, clips are not padded (heads.py), features stay in memory, and a killed training resumes (checkpoints.py).
+Unlike the release, clips are not padded (heads.py), features are not read again every epoch, and a killed training resumes
+(checkpoints.py).
 """
 
 import math
