@@ -153,6 +153,8 @@ def map_array(path: Path) -> Float[np.ndarray, "tokens C"]:
     with open(path, "rb", opener=open_regular) as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"its type is {dtype}, expected numbers")  # pointers, which reading would follow
         stamp = FileStamp.of(path)
         mapped = _MAPPED.get(stamp)
         if mapped is None:
