@@ -25,7 +25,8 @@ from repro.readout import train as training
 from repro.readout.compute import ON_CPU
 from repro.readout.heads import build_head
 from repro.readout.recipe import Recipe
-from repro.readout.sequences import Sequences, plan_epoch
+from repro.readout.sequences import BatchPlan, Sequences, plan_epoch
+from repro.readout.stack import HeadStack
 from repro.table.rows import load_row
 
 # Row; test clips per training clip; native frames of training and test clips as a log-normal distribution: median, sigma,
@@ -34,6 +35,8 @@ from repro.table.rows import load_row
 SHAPES = {
     "ucf_hmdb": ("ucf_hmdb", 1200 / 1438, (171, 0.496, 29, 641), (80, 0.68, 22, 727)),
     "ak": ("ak_full", 6096 / 24004, (106, 0.8, 8, 4500), (106, 0.8, 8, 4500)),
+    # The smoke job: clips of 11 to 212 frames.
+    "smoke": ("smoke", 16 / 24, (68, 0.9, 11, 212), (68, 0.9, 11, 212)),
 }
 CLASSES = 12
 
@@ -86,10 +89,10 @@ def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path)
         for part, split in (("train", train), ("test", test))
     ]
     plans = plan_epoch(0, 1, clips, recipe)
-    plain, ours = build_head(recipe, width, CLASSES), build_head(recipe, width, CLASSES)
+    plain = build_head(recipe, width, CLASSES)
     # The same weights, so that both compute the same numbers.
-    ours.load_state_dict(plain.state_dict())
-    fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+    ours = HeadStack.of_heads([plain], recipe)
+    fused = training.open_optimizer(ours, recipe)
     optimizer, scheduler = published_loop.build_optimizer(plain, recipe, len(plans))
 
     def plain_training() -> None:
@@ -97,10 +100,10 @@ def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path)
         published_loop.train_padded_epoch(plain, loaders[0], recipe, optimizer, scheduler, mixed)
 
     passes: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "training": (plain_training, lambda: training.train_one_epoch(ours, fused, train, recipe, 1, plans)),
+        "training": (plain_training, lambda: training.train_one_epoch(ours, fused, [train], [0], recipe, 1)),
         "scoring": (
             lambda: published_loop.predict_padded(plain, loaders[1], recipe),
-            lambda: training.predict_probabilities(ours, test, recipe, ON_CPU),
+            lambda: training.compute_logits(ours, [test], recipe, ON_CPU),
         ),
     }
     # Before anything is timed.
@@ -126,10 +129,37 @@ def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path)
 
 def warm_up(recipe: Recipe, width: int) -> None:
     """Run both forms of the model once: the first products of a process take longer than later ones."""
-    model = build_head(recipe, width, CLASSES)
-    features = torch.randn(64, width)
-    model.forward_packed(features, [64]).sum().backward()
-    model(features[None], torch.ones(1, 64, dtype=torch.bool)).sum().backward()
+    model, clip = build_head(recipe, width, CLASSES), sample_sequences([64], width, recipe.max_length, 0)
+    batch = clip.make_batch(BatchPlan((0,)))
+    HeadStack.of_heads([model], recipe).compute_logits([batch]).sum().backward()
+    model(batch.features[None], torch.ones(1, len(batch.features), dtype=torch.bool)).sum().backward()
+
+
+def measure_together(name: str, clips: int, width: int, repeats: int, most: int) -> None:
+    """Print the time of an epoch of several seeds trained together against that of one seed."""
+    row, _, shape, _ = SHAPES[name]
+    recipe = load_row(row).readout
+    lengths = sample_lengths(clips, shape, np.random.default_rng(0))
+    split = sample_sequences(lengths, width, recipe.max_length, 1)
+    stacks = {
+        size: HeadStack.of_heads([build_head(recipe, width, split.targets.shape[1]) for _ in range(size)], recipe)
+        for size in (1, most)
+    }
+    optimizers = {size: training.open_optimizer(stack, recipe) for size, stack in stacks.items()}
+
+    def run_epoch(size: int) -> None:
+        training.train_one_epoch(stacks[size], optimizers[size], [split] * size, range(size), recipe, 1)
+        training.compute_logits(stacks[size], [split] * size, recipe, ON_CPU)
+
+    ratios = []
+    for number in range(repeats + 1):
+        alone, together = (time_call(lambda size=size: run_epoch(size)) for size in stacks)
+        if number:  # the first run is not counted
+            ratios.append(together / alone)
+    print(
+        f"  {most} seeds together: {statistics.median(ratios):.2f} times one ({min(ratios):.2f} to {max(ratios):.2f}), "
+        f"batches of {recipe.batch_size}"
+    )
 
 
 def main() -> None:
@@ -139,10 +169,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--together", type=int, default=1, help="seeds that are trained together, against one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         measure_shape(options.shape, options.clips, options.width, options.repeats, Path(folder))
+    if options.together > 1:
+        measure_together(options.shape, options.clips, options.width, options.repeats, options.together)
 
 
 if __name__ == "__main__":

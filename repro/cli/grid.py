@@ -101,7 +101,7 @@ def grid(
     # Planned before files are checked: a row whose features are no cell of the grid is refused whatever is missing.
     cells = plan_grid(found, request).cells
     device = require_ready(found, workspace, compute.device)
-    training = open_compute(device, deterministic=compute.deterministic)
+    training = open_compute(device, deterministic=compute.deterministic, together=compute.together)
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(device, reporter.line)
     result, failures = run_grid(found, request, workspace, execution, training, reporter)

@@ -80,6 +80,15 @@ DeterministicOption = Annotated[
         help="On a GPU, use only operations that repeat bit for bit.",
     ),
 ]
+TogetherOption = Annotated[
+    int | None,
+    Parameter(
+        name="--together",
+        validator=require_number("--together", 1),
+        help="Readouts of a row's seeds or a grid's cells trained as one program; changes them by rounding [default: as many as "
+        "a GPU's memory holds; 1 on a CPU].",
+    ),
+]
 DamagedOption = Annotated[
     bool,
     Parameter(
@@ -166,6 +175,7 @@ class TrainingOptions(ComputeOptions):
     """Where features are computed and readouts are trained."""
 
     deterministic: DeterministicOption = False
+    together: TogetherOption = None
 
 
 @Parameter(name="*")
@@ -210,7 +220,9 @@ TRAINING = TrainingOptions()
 BACKBONE = BackboneOptions()
 
 
-def open_compute(device: str, precision: "TrainingPrecision" = "fp32", *, deterministic: bool = False) -> "Compute":
+def open_compute(
+    device: str, precision: "TrainingPrecision" = "fp32", *, deterministic: bool = False, together: int | None = None
+) -> "Compute":
     """Return how readouts are trained on `device`.
 
     Raises:
@@ -219,7 +231,7 @@ def open_compute(device: str, precision: "TrainingPrecision" = "fp32", *, determ
     # Imports torch, which takes seconds: verbs call this after everything that can be refused without it.
     from repro.readout.compute import Compute
 
-    return Compute(device, precision, deterministic).require_available()
+    return Compute(device, precision, deterministic, together=together).require_available()
 
 
 def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from repro.cli.options import (
     PrecisionOption,
     ProtocolOption,
     SeedsOption,
+    TogetherOption,
     load_requested_row,
     open_compute,
 )
@@ -35,6 +36,7 @@ def readout(
     training_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     device: DeviceOption = None,
     deterministic: DeterministicOption = False,
+    together: TogetherOption = None,
     allow_damaged: DamagedOption = False,
     common: CommonOptions = COMMON,
 ) -> Exit:
@@ -54,7 +56,7 @@ def readout(
     workspace.require_writable()
     # Missing features are reported before torch is imported, which takes seconds.
     inputs = open_stored_row(found, workspace, allow_damaged=allow_damaged)
-    compute = open_compute(device, training_precision, deterministic=deterministic)
+    compute = open_compute(device, training_precision, deterministic=deterministic, together=together)
 
     from repro.pipeline.row import RowRequest, train_readouts
 

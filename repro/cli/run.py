@@ -108,7 +108,7 @@ def run(
     if len(rows) > 1:
         rows, blocked = _divide_rows(rows, workspace)
     device = require_ready(rows[0], workspace, compute.device)
-    training = open_compute(device, deterministic=compute.deterministic)
+    training = open_compute(device, deterministic=compute.deterministic, together=compute.together)
 
     from repro.pipeline.row import RowRequest, run_row  # imports torch, which takes seconds
     from repro.pipeline.several_rows import run_rows

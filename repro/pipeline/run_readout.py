@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from pydantic import ValidationError
 
 from repro.core.console import Reporter
+from repro.core.errors import ReproError
 from repro.core.files import set_aside
 from repro.core.hashing import content_key, content_sha256, file_sha256
 from repro.core.locks import remove_partials
@@ -29,7 +30,13 @@ from repro.readout.metrics import Segments, all_scores, chance_scores, class_pri
 from repro.readout.predictions import Predictions, write_predictions
 from repro.readout.recipe import Protocol, Recipe
 from repro.readout.sequences import Sequences, load_sequences
-from repro.readout.train import TrainingResult, best_epoch_on_test, train_readout
+from repro.readout.train import (
+    Training,
+    TrainingResult,
+    best_epoch_on_test,
+    group_trainings,
+    train_together,
+)
 from repro.records.record import (
     DamagedRecordError,
     EpochRecord,
@@ -71,8 +78,8 @@ class RunPlan:
             "splits": {part: split.model_dump() for part, split in self.splits.items()},
             "recipe": row.readout.model_dump(mode="json", exclude={"note"}),
             "protocol": self.protocol,
-            # Device and threads are left out: they change results by rounding alone, and a run made on another machine is
-            # still this run.
+            # Device, threads and the number trained together are left out: a run made on another machine is still this run. They
+            # change results by rounding; and on a GPU, PyTorch samples other dropout masks from the same seed than on a CPU.
             "precision": self.compute.precision,
             # These add scores to the record and train nothing else.
             "segments": data.segments,
@@ -110,33 +117,94 @@ def run_readouts(
         UsageError: no such device, or a seed has an unfinished training with another recipe.
     """
     row, plan = inputs.row, plan_runs(inputs, protocol, compute)
-    sequences: dict[str, Sequences] = {}
-    records, reused = [], 0
+    records: dict[int, RunRecord] = {}
+    missing = []
     for seed in seeds:
-        stored = plan.stored_run(seed, workspace)
-        record = read_record(stored, reporter)
+        record = read_record(plan.stored_run(seed, workspace), reporter)
         if record is None:
-            # Refused before features are loaded, which may take minutes.
-            _refuse_other_training(stored, row, protocol)
-            if not sequences:  # once for all seeds
-                sequences = {
-                    part: load_sequences(inputs.stores[part], split, row.features.name, row.readout.max_length)
-                    for part, split in inputs.data.splits.items()
-                }
-            record = _train_seed(plan, seed, stored, sequences, reporter)
+            missing.append(PlannedRun(plan, seed, workspace))
         else:
-            reused += 1
-        records.append(record)
+            records[seed] = record
+    for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
+        if isinstance(outcome, ReproError):
+            raise outcome
+        records[run.seed] = outcome
     reporter.stage(
         "readout",
         total=len(seeds),
-        reused=reused,
+        reused=len(seeds) - len(missing),
         made="trained",
         why=f"{row.name}, seeds {', '.join(map(str, seeds))}"
         + ("" if protocol == "published" else f", {protocol} protocol"),
         where=workspace.runs / row.name,
     )
-    return records
+    return [records[seed] for seed in seeds]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that has no record yet."""
+
+    plan: RunPlan
+    seed: int
+    workspace: Workspace
+
+    @cached_property
+    def stored(self) -> StoredRun:
+        return self.plan.stored_run(self.seed, self.workspace)
+
+
+def train_runs(runs: Sequence[PlannedRun], reporter: Reporter) -> list[RunRecord | ReproError]:
+    """Train runs of one recipe and write their checkpoints, predictions and records, several runs as one program.
+
+    Args:
+        runs: Seeds of one cell, or of several cells; the features of all are loaded.
+        reporter: Where progress is reported.
+
+    Returns:
+        For each run its record, or why it failed; the others are not affected.
+    """
+    outcomes: dict[int, RunRecord | ReproError] = {}
+    trainings: dict[int, Training] = {}
+    loaded: dict[int, dict[str, Sequences]] = {}
+    for number, run in enumerate(runs):
+        try:
+            # Refused before features are loaded, which may take minutes.
+            _refuse_other_training(run)
+            if id(run.plan) not in loaded:  # once for all seeds
+                loaded[id(run.plan)] = _load_splits(run.plan.inputs)
+            trainings[number] = _open_training(run, loaded[id(run.plan)], reporter)
+        except ReproError as error:
+            outcomes[number] = error
+    if trainings:
+        recipe, compute = runs[0].plan.inputs.row.readout, runs[0].plan.compute
+        numbers = list(trainings)
+        with reporter.progress("readout", recipe.epochs * len(trainings)) as advance:
+            for group in group_trainings(list(trainings.values()), recipe, compute):
+                members = [numbers[index] for index in group]
+                started = time.perf_counter()
+                results = train_together(
+                    [trainings[number] for number in members],
+                    recipe,
+                    metric=runs[0].plan.inputs.row.metric,
+                    compute=compute,
+                    after_epoch=lambda *_: advance(""),
+                )
+                seconds = (time.perf_counter() - started) / len(members)
+                for number, result in zip(members, results, strict=True):
+                    if isinstance(result, TrainingResult):
+                        outcomes[number] = _record_run(runs[number], trainings[number].data, result, seconds)
+                    else:
+                        outcomes[number] = result
+    return [outcomes[number] for number in range(len(runs))]
+
+
+def _load_splits(inputs: ReadoutInputs) -> dict[str, Sequences]:
+    row = inputs.row
+    return {
+        part: load_sequences(inputs.stores[part], split, row.features.name, row.readout.max_length)
+        for part, split in inputs.data.splits.items()
+    }
 
 
 def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
@@ -158,7 +226,7 @@ def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
         return None
 
 
-def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> None:
+def _refuse_other_training(run: PlannedRun) -> None:
     """Refuse to train a seed of which another run, with another recipe, is unfinished.
 
     The recipe was probably changed by accident. Another cell or head is no changed recipe: a grid trains many of them.
@@ -166,6 +234,7 @@ def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> N
     Raises:
         UsageError: there is such a run; what differs, and what to do.
     """
+    row, stored = run.plan.inputs.row, run.stored
 
     def describe_recipe(recipe: Recipe) -> dict[str, object]:
         return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
@@ -173,7 +242,7 @@ def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> N
     # Folders are named seed<seed>-<run>: all unfinished runs of this seed.
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
         header = checkpoints.read_header(path)
-        if path.parent == stored.folder or header is None or header.get("protocol") != protocol:
+        if path.parent == stored.folder or header is None or header.get("protocol") != run.plan.protocol:
             continue
         try:
             recipe, cell = Recipe.model_validate(header["asked"]["recipe"]), header["cell"]
@@ -183,41 +252,35 @@ def _refuse_other_training(stored: StoredRun, row: Row, protocol: Protocol) -> N
             checkpoints.refuse_changed(path, describe_recipe(recipe), describe_recipe(row.readout))
 
 
-def _train_seed(
-    plan: RunPlan, seed: int, stored: StoredRun, sequences: Mapping[str, Sequences], reporter: Reporter
-) -> RunRecord:
-    """Train one seed and write its checkpoints, predictions and record."""
-    inputs, row = plan.inputs, plan.inputs.row
+def _open_training(run: PlannedRun, sequences: Mapping[str, Sequences], reporter: Reporter) -> Training:
+    """Return the training of a run, and make its folder ready."""
+    plan, inputs, row = run.plan, run.plan.inputs, run.plan.inputs.row
     train, test, held_out = sequences["train"], sequences["test"], None
     if plan.protocol == "honest":
-        train, held_out = split_held_out(train, seed)
-    data = checkpoints.TrainingData(train, test, held_out, inputs.data.segments)
-    stored.folder.mkdir(parents=True, exist_ok=True)
+        train, held_out = split_held_out(train, run.seed)
+    run.stored.folder.mkdir(parents=True, exist_ok=True)
     # Files that a killed process was still writing.
-    remove_partials(stored.folder)
+    remove_partials(run.stored.folder)
     # Stored in the checkpoints' headers: `repro predict` reads it.
     about = {
         "row": row.name, "backbone": row.backbone, "cell": row.features.name, "features": inputs.store.key,
         "protocol": plan.protocol, "class_names": list(inputs.data.splits["test"].classes),
     }  # fmt: skip
-    started = time.perf_counter()
-    with reporter.progress("readout", row.readout.epochs) as advance:
-        trained = train_readout(
-            data,
-            row.readout,
-            seed,
-            metric=row.metric,
-            compute=plan.compute,
-            folder=checkpoints.CheckpointFolder(stored.folder, about, reporter.warn),
-            after_epoch=lambda _: advance(""),
-        )
-    seconds = time.perf_counter() - started
+    return Training(
+        checkpoints.TrainingData(train, test, held_out, inputs.data.segments),
+        run.seed,
+        checkpoints.CheckpointFolder(run.stored.folder, about, reporter.warn),
+    )
+
+
+def _record_run(run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult, seconds: float) -> RunRecord:
+    """Write the predictions and the record of a finished training."""
     # The record comes last and the training's state goes after it: a process killed in between resumes from the state and writes
     # these files again.
-    _write_predictions(stored, plan, data, trained)
-    record = _build_record(plan, seed, stored, data, trained, seconds)
-    stored.write_record(record)
-    (stored.folder / checkpoints.STATE).unlink(missing_ok=True)
+    _write_predictions(run, data, trained)
+    record = _build_record(run, data, trained, seconds)
+    run.stored.write_record(record)
+    (run.stored.folder / checkpoints.STATE).unlink(missing_ok=True)
     return record
 
 
@@ -226,34 +289,29 @@ def _integer_targets(split: Sequences) -> Int64[np.ndarray, "N K"]:
     return targets
 
 
-def _write_predictions(
-    stored: StoredRun, plan: RunPlan, data: checkpoints.TrainingData, trained: TrainingResult
-) -> None:
+def _write_predictions(run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult) -> None:
     """Write the test scores of every clip after the epochs that a rule selects."""
-    best = best_epoch_on_test(trained.epochs, plan.inputs.row.metric)
+    inputs = run.plan.inputs
+    best = best_epoch_on_test(trained.epochs, inputs.row.metric)
     # Three epochs at most: the predictions of all would take far more disk than every other file of a run.
     epochs = {epoch.number: epoch for epoch in (best, trained.selected, trained.epochs[-1])}
     predictions = Predictions(
         data.test.clips,
-        plan.inputs.data.splits["test"].classes,
+        inputs.data.splits["test"].classes,
         _integer_targets(data.test),
         # Epochs count from 1.
         {number: trained.predictions[number - 1] for number in epochs},
         data.test.groups,
     )
-    write_predictions(stored.predictions_path, predictions)
+    write_predictions(run.stored.predictions_path, predictions)
 
 
 def _build_record(
-    plan: RunPlan,
-    seed: int,
-    stored: StoredRun,
-    data: checkpoints.TrainingData,
-    trained: TrainingResult,
-    seconds: float,
+    run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult, seconds: float
 ) -> RunRecord:
-    """Build the record of a finished training, whose files are in `stored`."""
-    inputs, row, segments = plan.inputs, plan.inputs.row, plan.inputs.data.segments
+    """Build the record of a finished training, whose files are stored."""
+    plan, stored, inputs = run.plan, run.stored, run.plan.inputs
+    row, segments = inputs.row, inputs.data.segments
     best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
     tested, learned = _integer_targets(data.test), _integer_targets(data.train)
     checkpoint = row_backbone(row).checkpoint
@@ -266,7 +324,7 @@ def _build_record(
         row_version=row.version,
         kind=row.kind,
         complete=inputs.data.complete,
-        seed=seed,
+        seed=run.seed,
         protocol=plan.protocol,
         checkpoint_assumed=checkpoint is not None and checkpoint.assumed,
         metric=row.metric,
@@ -293,7 +351,7 @@ def _build_record(
         precision=plan.compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
-        made=_made_record(plan.compute, seconds),
+        made=_made_record(plan.compute, seconds, trained.together),
     )
 
 
@@ -309,11 +367,13 @@ def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> F
     )
 
 
-def _made_record(compute: Compute, seconds: float) -> Provenance:
-    """Record when and on what the training ran."""
+def _made_record(compute: Compute, seconds: float, together: int) -> Provenance:
+    """Record when and on what the training ran; `seconds` is its share of the time of all that ran together."""
     on = describe_machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
     if compute.threads is not None:
         on["torch_threads"] = str(compute.threads)
+    if together > 1:
+        on["trainings_together"] = str(together)
     return Provenance(
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),

@@ -27,11 +27,10 @@ from repro.core.files import set_aside
 from repro.core.hashing import content_key
 from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
 from repro.readout.compute import Compute
-from repro.readout.heads import Head
 from repro.readout.recipe import Metric, Recipe
 from repro.readout.sequences import Sequences
 
-VERSION = 2
+VERSION = 3
 """Part of a run's content key: raised if the same features and seed would give another readout."""
 
 # Names of files in workspaces: another version must find them under the same names.
@@ -128,11 +127,13 @@ def describe_training(
 class TrainingState:
     """What a training changes from epoch to epoch."""
 
-    model: Head
-    optimizer: torch.optim.AdamW
-    epochs: list[Epoch]
+    weights: dict[str, Tensor]
+    """By the names of the head's state_dict."""
+    moments: dict[str, dict[str, Tensor]]
+    """AdamW's state: by kind, then as `weights`."""
+    epochs: list[Epoch] = field(default_factory=list)
     """Epochs finished so far."""
-    logits: list[Float32[Tensor, "N K"]]
+    logits: list[Float32[Tensor, "N K"]] = field(default_factory=list)
     """Test logits after each of them, on the CPU."""
     selected: dict[str, Tensor] = field(default_factory=dict)
     """Weights of the epoch that is selected so far."""
@@ -141,16 +142,26 @@ class TrainingState:
     due: float = field(default_factory=lambda: time.monotonic() + STATE_EVERY)
     """Value of time.monotonic() from which on the state is written again."""
 
+    @classmethod
+    def start(cls, weights: dict[str, Tensor]) -> "TrainingState":
+        """Return the state before the first step."""
+        return cls(
+            weights,
+            {
+                kind: {name: torch.zeros(() if kind == "step" else value.shape) for name, value in weights.items()}
+                for kind in MOMENTS
+            },
+        )
 
-def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState) -> None:
-    """Restore weights (also of the selected epoch), moments, epochs and logits from the folder's state, if it has one.
+
+def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any]) -> TrainingState | None:
+    """Read the state from which an interrupted training resumes; None if the folder has none.
 
     A damaged state is renamed, with a warning, and the training starts from the first epoch.
 
     Args:
         folder: Where the checkpoints are.
         asked: What describe_training returns for this training.
-        state: Changed in place.
 
     Raises:
         UsageError: the stored training differs from `asked`.
@@ -161,12 +172,11 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
         if "selected" not in about:
             raise DamagedCheckpointError(f"{path}: written by an earlier version, without the selected epoch's weights")
     except FileNotFoundError:
-        return
+        return None
     except DamagedCheckpointError as error:
         aside = set_aside(path)
         folder.warn(f"{error}: the training's state is kept as {aside.name}, training from the first epoch")
-        return
-    # Refused before anything is restored, so that `state` is never half of one training and half of another.
+        return None
     refuse_changed(path, about["asked"], asked)
     # Threads divide a sum in other places, and sums of floats depend on the order: a warning, since scores hardly change.
     if about["threads"] != torch.get_num_threads():
@@ -174,46 +184,37 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: T
             f"{path}: began on {about['threads']} threads and resumes with {torch.get_num_threads()}: the weights' last "
             "bits may differ from those of an uninterrupted training"
         )
-
-    def take_group(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-    state.model.load_state_dict(take_group("weights/"))
-    state.selected = take_group("selected/") or take_group("weights/")
-    # By name: an optimizer's own state_dict numbers the parameters by their order in the model.
-    for name, parameter in state.model.named_parameters():
-        state.optimizer.state[parameter] = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in MOMENTS}
-    state.epochs = [Epoch(**epoch) for epoch in about["epochs"]]
-    # Stored, because the weights of earlier epochs are gone: scores of a part of the test split need the logits of every
-    # epoch.
-    state.logits = [tensors[f"logits/{epoch.number}"] for epoch in state.epochs]
-    state.saved = len(state.epochs)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, own = name.partition("/")
+        groups.setdefault(group, {})[own] = tensor
+    epochs = [Epoch(**epoch) for epoch in about["epochs"]]
+    return TrainingState(
+        groups["weights"],
+        {kind: groups[kind] for kind in MOMENTS},
+        epochs,
+        # Stored, because the weights of earlier epochs are gone: scores of a part of the test split need the logits of every
+        # epoch.
+        [groups["logits"][str(epoch.number)] for epoch in epochs],
+        groups.get("selected", groups["weights"]),
+        len(epochs),
+    )
 
 
 def save_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState, selected: Epoch) -> None:
     """Save all that is needed to resume after the last of `state.epochs`, if it is time to; `selected` is the best of them."""
-    if selected is state.epochs[-1]:
-        # A copy on the model's device: the weights change in place, and a GPU need not wait for it.
-        state.selected = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     started = time.monotonic()
     if started < state.due:
         return
-    moments = {
-        f"{kind}/{name}": state.optimizer.state[parameter][kind]
-        for name, parameter in state.model.named_parameters()
-        for kind in MOMENTS
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "weights": state.weights,
+        **state.moments,
+        "logits": {str(epoch.number): values for epoch, values in zip(state.epochs, state.logits, strict=True)},
     }
-    tensors = (
-        {f"weights/{name}": tensor for name, tensor in state.model.state_dict().items()}
+    if selected is not state.epochs[-1]:
         # In the same file, so that the two cannot be of two moments. Not twice where they are the same.
-        | (
-            {}
-            if selected is state.epochs[-1]
-            else {f"selected/{name}": value for name, value in state.selected.items()}
-        )
-        | moments
-        | {f"logits/{epoch.number}": values for epoch, values in zip(state.epochs, state.logits, strict=True)}
-    )
+        groups["selected"] = state.selected
+    tensors = {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
     about = {
         "asked": asked, "threads": torch.get_num_threads(), "epochs": [asdict(epoch) for epoch in state.epochs],
         "selected": selected.number,
@@ -226,10 +227,7 @@ def save_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: Tra
 
 def save_readouts(folder: CheckpointFolder, asked: Mapping[str, Any], state: TrainingState, selected: Epoch) -> None:
     """Write the weights of a finished training: of its selected epoch and of its last one."""
-    for name, epoch, weights in (
-        (SELECTED, selected, state.selected),
-        (LAST, state.epochs[-1], state.model.state_dict()),
-    ):
+    for name, epoch, weights in ((SELECTED, selected, state.selected), (LAST, state.epochs[-1], state.weights)):
         write_tensors(folder.path / name, weights, {**folder.about, "asked": asked, "epoch": epoch.number})
 
 

@@ -14,7 +14,7 @@ from repro.readout.recipe import Precision
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Device, precision, determinism and thread count of a training."""
+    """Device, precision, determinism, threads and number of simultaneous trainings."""
 
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -22,6 +22,8 @@ class Compute:
     """Use only operations that repeat bit for bit. On a CPU all do if the thread count is equal; on a GPU they are slower."""
     threads: int | None = None
     """CPU threads of PyTorch; None keeps the current number."""
+    together: int | None = None
+    """Trainings computed as one program; None: as many as a GPU's memory holds, one on a CPU. Changes results by rounding."""
 
     def require_available(self) -> "Compute":
         """Return self if this machine can compute so.

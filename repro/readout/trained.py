@@ -46,7 +46,8 @@ class Readout:
         # A copy, because stored features may be mapped read-only from their file.
         sequence = torch.from_numpy(np.array(features[: self.recipe.max_length], np.float32))
         device = next(self.model.parameters()).device
-        logits = self.model.eval().forward_packed(sequence.to(device), [len(sequence)]).float().cpu()
+        valid = torch.ones(1, len(sequence), dtype=torch.bool, device=device)
+        logits = self.model.eval()(sequence[None].to(device), valid).float().cpu()
         scores: Float64[np.ndarray, " K"] = to_probabilities(logits, self.recipe)[0]
         return scores
 

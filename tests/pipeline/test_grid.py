@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from repro.backbones.weights import ensure_random_weights
 from repro.cli import app as cli
 from repro.cli.grid import print_grid
 from repro.core.console import Reporter
-from repro.core.errors import UsageError
+from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.extract import Extraction
@@ -168,8 +169,10 @@ def test_one_pass_over_the_clips_extracts_all_cells(
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the cells whose training starts from now on in this process."""
     cells: list[str] = []
-    real = stage._train_seed
-    monkeypatch.setattr(stage, "_train_seed", lambda p, *a: cells.append(p.inputs.row.features.name) or real(p, *a))
+    real = stage._open_training
+    monkeypatch.setattr(
+        stage, "_open_training", lambda r, *a: cells.append(r.plan.inputs.row.features.name) or real(r, *a)
+    )
     return cells
 
 
@@ -189,13 +192,13 @@ def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPa
         patch.setattr(checkpoints, "save_training", killed)
         with pytest.raises(KeyboardInterrupt):
             run(featured)
-    assert {cell for _, _, cell in records(featured)} == {"t20_layer08", OWN}
+    assert {cell for _, _, cell in records(featured)} == {"t20_layer08", "t25_layer08"}
     assert len(list(featured.runs.glob(f"*/*/{STATE}"))) == 1
     before = records(featured)
     cells = trained(monkeypatch)
     run(featured, GridRequest((25,), (9,)))  # next to the unfinished one
     run(featured)
-    assert cells == ["t25_layer09", "t25_layer08"]
+    assert cells == ["t25_layer09", OWN]
     assert set(records(featured)) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
     assert records(featured).items() >= before.items()
     assert not list(featured.runs.glob(f"*/*/{STATE}"))
@@ -227,6 +230,37 @@ def test_two_processes_train_the_same_runs_as_one(
     run(featured)
     assert plain(records(featured)) == alone
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_cells_of_a_layer_are_trained_together(
+    featured: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same runs as one by one; a cell that cannot be trained is named and the others continue."""
+    run(featured, replace(FEW, seeds=2))
+    alone = records(featured)
+    shutil.rmtree(featured.runs)
+    monkeypatch.setattr(sys.modules[__name__], "ONE_THREAD", replace(ONE_THREAD, together=4))
+    real = stage._load_splits
+
+    def spoil(inputs: Any) -> Any:
+        if inputs.row.features.name == OWN:
+            raise MissingError("features are damaged")
+        return real(inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_load_splits", spoil)
+        assert run(featured, replace(FEW, seeds=2)) == {f"{OWN} (published)": "features are damaged"}
+    assert len(records(featured)) == 6
+    assert f"warning: cell {OWN}, published protocol: features are damaged" in capsys.readouterr().err
+    assert not run(featured, replace(FEW, seeds=2))
+    together = records(featured)
+    assert {key: r.run for key, r in together.items()} == {key: r.run for key, r in alone.items()}
+    sizes = {cell: r.made.on.get("trainings_together") for (_, _, cell), r in together.items()}
+    assert sizes == {"t20_layer08": "4", "t25_layer08": "4", "t25_layer09": "2", OWN: "2"}
+    for key, made in together.items():
+        for ours, theirs in zip(made.epochs, alone[key].epochs, strict=True):
+            assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
 
 
 @pytest.mark.slow

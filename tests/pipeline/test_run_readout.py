@@ -1,5 +1,6 @@
 """From stored features to run records, checkpoints and predictions, and to the scores of a clip."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
     assert "reused all 3" in reporter.lines[-1]
 
 
+@pytest.mark.parametrize("protocol", ["published", "honest"])
+def test_seeds_trained_together_are_the_same_runs(run: Run, workspace: Workspace, protocol: Protocol) -> None:
+    alone = run(52, 53, 54, protocol=protocol)
+    shutil.rmtree(workspace.runs)
+    together = run(52, 53, 54, protocol=protocol, compute=Compute(together=3))
+    for ours, theirs in zip(together, alone, strict=True):
+        assert (ours.run, ours.group, ours.held_out) == (theirs.run, theirs.group, theirs.held_out)
+        for a, b in zip(ours.epochs, theirs.epochs, strict=True):
+            assert a.train_loss == pytest.approx(b.train_loss, rel=1e-5)
+            assert a.scores == pytest.approx(b.scores, abs=1e-6)
+    assert "trainings_together" not in alone[0].made.on
+    if protocol == "published":  # held-out clips can leave other numbers of clips to train on
+        assert {record.made.on["trainings_together"] for record in together} == {"3"}
+    assert run(52, 53, 54, protocol=protocol) == together
+
+
 def test_another_precision_is_a_separate_run(run: Run) -> None:
     (exact,), (near,) = run(), run(compute=Compute(precision="bf16"))
     assert near.precision == "bf16"
@@ -171,7 +188,7 @@ def test_a_killed_stage_resumes_and_a_changed_recipe_is_refused(
         run(row=row(weight_decay=0.5))
     done = []
     one_epoch = training.train_one_epoch
-    monkeypatch.setattr(training, "train_one_epoch", lambda *a: done.append(a[4]) or one_epoch(*a))
+    monkeypatch.setattr(training, "train_one_epoch", lambda *a: done.append(a[5]) or one_epoch(*a))
     (record,) = run()
     assert done == [3, 4]
     folder = stored_run(workspace.runs, "smoke", 52, record.run).folder

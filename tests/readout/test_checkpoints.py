@@ -120,9 +120,7 @@ def test_a_slow_disk_is_written_to_less_often(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
     monkeypatch.setattr(checkpoints, "write_tensors", save)
     model = build_head(recipe(head="linear", layers=0), 16, 4)
-    state = checkpoints.TrainingState(model, torch.optim.AdamW(model.parameters()), [], [])
-    model.forward_packed(torch.ones(2, 16), [2]).sum().backward()
-    state.optimizer.step()
+    state = checkpoints.TrainingState.start(model.state_dict())
     for epoch in range(1, 25):
         now += 30.0
         state.epochs.append(Epoch(epoch, 0.0, {}))
@@ -231,10 +229,10 @@ def test_a_nan_loss_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytes
 
     real = training.train_one_epoch
 
-    def spoilt(*arguments: object) -> float:
-        if arguments[4] == 3:
+    def spoilt(*arguments: object) -> list[list[float]]:
+        if arguments[5] == 3:
             with torch.no_grad():
-                arguments[0].classifier.weight.fill_(torch.nan)  # type: ignore[attr-defined]
+                arguments[0].weights["classifier.weight"].fill_(torch.nan)  # type: ignore[attr-defined]
         return real(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
@@ -256,11 +254,11 @@ def test_weights_made_nan_by_the_last_step_are_not_saved(tmp_path: Path, monkeyp
 
     real = training.train_one_epoch
 
-    def spoilt(*arguments: object) -> float:
+    def spoilt(*arguments: object) -> list[list[float]]:
         value = real(*arguments)  # type: ignore[arg-type]
-        if arguments[4] == 2:
+        if arguments[5] == 2:
             with torch.no_grad():
-                arguments[0].classifier.weight.fill_(torch.inf)  # type: ignore[attr-defined]
+                arguments[0].weights["classifier.weight"].fill_(torch.inf)  # type: ignore[attr-defined]
         return value
 
     monkeypatch.setattr(training, "train_one_epoch", spoilt)

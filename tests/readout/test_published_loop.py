@@ -14,7 +14,8 @@ from repro.readout.heads import Head, build_head
 from repro.readout.metrics import all_scores
 from repro.readout.recipe import CrossEntropy, Recipe
 from repro.readout.sequences import BatchPlan, Sequences, derive_seed, plan_epoch
-from repro.readout.train import predict_probabilities, train_one_epoch, train_readout
+from repro.readout.stack import HeadStack
+from repro.readout.train import open_optimizer, predict_probabilities, train_one_epoch, train_readout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,15 +47,16 @@ def test_the_loss_curve_equals_the_plain_loops(tmp_path: Path, changes: dict[str
     split = planted(44, 0.0, 1)
     files = published_loop.save_clips(split.features, tmp_path)
     cut = Sequences(split.clips, tuple(f[:11] for f in split.features), split.targets, split.readers)
-    plain, ours = build_head(asked, 16, 4), build_head(asked, 16, 4)
-    ours.load_state_dict(plain.state_dict())
+    plain = build_head(asked, 16, 4)
     optimizer, scheduler = published_loop.build_optimizer(plain, asked, 6)
-    fused = torch.optim.AdamW(ours.parameters(), lr=0.0, weight_decay=asked.weight_decay, fused=True)
+    stack = HeadStack.of_heads([plain], asked)
+    fused = open_optimizer(stack, asked)
     curves = []
     for number in range(1, 7):
         draws = plan_epoch(5, number, 44, asked)
         theirs = plain_epoch(plain, optimizer, scheduler, files, split, asked, draws)
-        curves.append((train_one_epoch(ours, fused, cut, asked, number, draws), theirs))
+        losses = train_one_epoch(stack, fused, [cut], [5], asked, number)
+        curves.append((float(np.mean(losses)), theirs))
     np.testing.assert_allclose(*zip(*curves, strict=True), rtol=2e-5)
     assert curves[-1][0] < 0.8 * curves[0][0]
     assert max(len(f) for f in split.features) > 11

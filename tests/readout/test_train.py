@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from repro.core.errors import MissingError, UsageError
-from repro.readout import heads
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
-from repro.readout.heads import ClassificationTransformer, Layout, attend_padded, attend_per_clip, build_head
+from repro.readout.heads import ClassificationTransformer, build_head
+from repro.readout.losses import compute_loss
 from repro.readout.recipe import Bce, CrossEntropy, Focal
-from repro.readout.sequences import BatchPlan, Sequences, plan_epoch
-from repro.readout.train import compute_loss, learning_rate, predict_probabilities, train_readout
+from repro.readout.sequences import Batch, BatchPlan, Sequences, plan_epoch
+from repro.readout.stack import HeadStack
+from repro.readout.train import learning_rate, predict_probabilities, train_readout
 from repro.table.rows import load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,16 +96,14 @@ def test_packed_clips_get_the_logits_of_padded_ones(head: str) -> None:
     for n, own in enumerate(split.features):
         padded[n, : len(own)], valid[n, : len(own)] = own, True
     expected = model(padded, valid)
-    got = model.forward_packed(batch.features, batch.lengths)
+    stack = HeadStack.of_heads([model], asked)
+    got = stack.compute_logits([batch])[0]
     assert float((got - expected).detach().abs().max()) < 1e-6
-    parameters = list(model.parameters())
     weights = torch.randn(expected.shape)
-    for ours, theirs in zip(
-        torch.autograd.grad((got * weights).sum(), parameters),
-        torch.autograd.grad((expected * weights).sum(), parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    (got * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(stack.weights[name].grad[0], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_packed_logits_equal_the_releases(kit: dict[str, torch.Tensor]) -> None:
@@ -112,53 +111,25 @@ def test_packed_logits_equal_the_releases(kit: dict[str, torch.Tensor]) -> None:
     model.load_state_dict({name.removeprefix("weights/"): t for name, t in kit.items() if name.startswith("weights/")})
     own = [f[m.bool()] for f, m in zip(kit["features"], kit["mask"], strict=True)]
     with torch.inference_mode():
-        logits = model.forward_packed(torch.cat(own), [len(f) for f in own])
+        batch = Batch(torch.cat(own), tuple(len(f) for f in own), kit["targets"])
+        logits = HeadStack.of_heads([model], recipe(layers=3)).compute_logits([batch])[0]
     assert float((logits - kit["logits"]).abs().max()) < 1e-6
-
-
-@pytest.mark.parametrize("asked", [[3, 1, 6], [1, 1, 1]])
-def test_padded_and_per_clip_attention_agree(asked: list[int]) -> None:
-    """A GPU uses attend_padded, a CPU attend_per_clip."""
-    spans = [3, 1, 6]
-    queries, keys, values = (torch.randn(n, 16, requires_grad=True) for n in (sum(asked), 10, 10))
-    layouts = [Layout.padded(sizes, torch.device("cpu")) for sizes in (asked, spans)]
-    each, padded = (
-        attend(queries, layouts[0], keys, values, layouts[1], 4, 0.0) for attend in (attend_per_clip, attend_padded)
-    )
-    torch.testing.assert_close(padded, each, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(
-        *(torch.autograd.grad((out**2).sum(), [queries, keys, values]) for out in (each, padded)), strict=True
-    ):
-        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
-
-
-def test_a_model_gives_the_same_logits_with_the_layouts_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(3)
-    model = ClassificationTransformer(16, 4, recipe(layers=3)).eval()
-    features, lengths = (
-        torch.randn(140, 16),
-        (5, 70, 1, 64),
-    )  # more than TABLE_STEP tokens, exactly as many with CLS, and less
-    with torch.inference_mode():
-        each = model.forward_packed(features, lengths)
-        monkeypatch.setattr(heads, "_lay_out", Layout.padded)
-        padded = model.forward_packed(features, lengths)
-    torch.testing.assert_close(padded, each, rtol=1e-5, atol=1e-6)
-    # What is stored for inference can be trained with.
-    model.train().forward_packed(features, lengths).sum().backward()
 
 
 @pytest.mark.slow
 def test_dropout_has_the_same_rate_on_packed_clips() -> None:
     """Dropout of embeddings, layers and attention: the logits have the same spread as on padded clips."""
     split = planted(6, 0.0, 1)
-    model = ClassificationTransformer(16, 4, recipe(layers=2, dropout=0.3)).train()
+    asked = recipe(layers=2, dropout=0.3)
+    model = ClassificationTransformer(16, 4, asked).train()
+    stack = HeadStack.of_heads([model], asked)
     batch = split.make_batch(BatchPlan(tuple(range(6))))
     padded = torch.nn.utils.rnn.pad_sequence(list(split.features), batch_first=True)
     valid = torch.arange(padded.shape[1])[None] < torch.tensor(batch.lengths)[:, None]
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        ours = torch.stack([model.forward_packed(batch.features, batch.lengths) for _ in range(600)])
+        generators = [torch.Generator().manual_seed(0)]
+        ours = torch.stack([stack.compute_logits([batch], generators)[0] for _ in range(600)])
         theirs = torch.stack([model(padded, valid) for _ in range(600)])
     spread = theirs.std(0)
     assert float(((ours.mean(0) - theirs.mean(0)).abs() / spread).max()) < 0.3

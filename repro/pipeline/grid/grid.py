@@ -7,6 +7,7 @@ makes, if features are stored as float32 as the row's are. Stored as float16 the
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +22,7 @@ from repro.features.store import StoredAs
 from repro.judge.grid_selection import choose_grid_part, grid_cells
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
-from repro.pipeline.grid.workers import CellJob, inputs_at, train_cells
+from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row
 from repro.pipeline.row_data import ReadoutInputs, open_row_data
 from repro.pipeline.run_readout import plan_runs, read_record, split_records
@@ -167,29 +168,28 @@ class _Cells:
         # Also cells and protocols that are not requested: the report shows what earlier runs left.
         missing = {(p, cell.name): find_records(p, cell) for p in PROTOCOLS for cell in grid.complete}
         jobs = [
-            # All seeds of a cell in one job: its features are loaded once.
-            CellJob(cell, protocol, self.compute, missing[protocol, cell.name])
-            for cell in grid.cells
+            job
             for protocol in request.protocols
-            if missing[protocol, cell.name]
+            for job in group_cells({cell: missing[protocol, cell.name] for cell in grid.cells}, protocol, self.compute)
         ]
         failures: dict[str, str] = {}
-        with reporter.progress("readout", len(jobs)) as advance:
+        with reporter.progress("readout", sum(len(job.seeds) for job in jobs)) as advance:
 
-            def finish_job(job: CellJob, failure: str) -> None:
-                if failure:
-                    failures[f"{job.cell.name} ({job.protocol})"] = failure
-                    reporter.warn(f"cell {job.cell.name}, {job.protocol} protocol: {failure}")
-                # Read back from disk, since a worker process may have written it.
-                find_records(job.protocol, job.cell)
-                advance(job.cell.name)
+            def finish_job(job: CellsJob, failed: Mapping[Cell, str]) -> None:
+                for cell in job.seeds:
+                    if cell in failed:
+                        failures[f"{cell.name} ({job.protocol})"] = failed[cell]
+                        reporter.warn(f"cell {cell.name}, {job.protocol} protocol: {failed[cell]}")
+                    # Read back from disk, since a worker process may have written it.
+                    find_records(job.protocol, cell)
+                    advance(cell.name)
 
             train_cells(self.inputs, jobs, self.workspace, request.jobs, finish_job)
         requested = [(p, s, cell.name) for p in request.protocols for s in seeds for cell in grid.cells]
         reporter.stage(
             "readout",
             total=sum(run in self.runs for run in requested),
-            reused=len(requested) - sum(len(job.seeds) for job in jobs),
+            reused=len(requested) - sum(len(some) for job in jobs for some in job.seeds.values()),
             made="trained",
             why=f"{grid.row.name}, {len(grid.cells)} of {len(grid.complete)} cells, {describe_seeds(seeds)}, "
             f"{' and '.join(request.protocols)} protocol",

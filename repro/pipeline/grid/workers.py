@@ -4,7 +4,7 @@ Each readout is its own run: a killed grid keeps the finished runs and resumes t
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,20 +14,20 @@ from repro.core.console import QuietReporter
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
 from repro.pipeline.row_data import ReadoutInputs
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.run_readout import PlannedRun, plan_runs, train_runs
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.video.workers import Work, WorkerLostError, WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
-class CellJob:
-    """One cell's readouts under one protocol."""
+class CellsJob:
+    """Readouts of some cells under one protocol, which are loaded at once and can be trained together."""
 
-    cell: Cell
+    seeds: Mapping[Cell, tuple[int, ...]]
+    """Of each cell, those to train."""
     protocol: Protocol
     compute: Compute
-    seeds: tuple[int, ...]
 
 
 def inputs_at(inputs: ReadoutInputs, cell: Cell) -> ReadoutInputs:
@@ -35,49 +35,74 @@ def inputs_at(inputs: ReadoutInputs, cell: Cell) -> ReadoutInputs:
     return replace(inputs, row=inputs.row.model_copy(update={"features": cell}))
 
 
+MOST_RUNS_ON_GPU = 8
+"""Runs of one job on a GPU, unless asked: the timesteps of a layer; the features of all their cells are in memory."""
+
+
+def group_cells(missing: Mapping[Cell, tuple[int, ...]], protocol: Protocol, compute: Compute) -> list[CellsJob]:
+    """Divide the cells with missing runs into jobs; cells of a layer have one width, so they can be trained together."""
+    most = compute.together or (MOST_RUNS_ON_GPU if compute.device.startswith("cuda") else 1)
+    jobs: list[CellsJob] = []
+    for layer in dict.fromkeys(cell.layer for cell in missing):
+        cells = [cell for cell in missing if cell.layer == layer and missing[cell]]
+        while cells:
+            # At least one cell, with all its seeds: its features are loaded once.
+            some = max(1, most // len(missing[cells[0]]))
+            jobs.append(CellsJob({cell: missing[cell] for cell in cells[:some]}, protocol, compute))
+            cells = cells[some:]
+    return jobs
+
+
 def train_cells(
     inputs: ReadoutInputs,
-    jobs: Sequence[CellJob],
+    jobs: Sequence[CellsJob],
     workspace: Workspace,
     workers: int,
-    after: Callable[[CellJob, str], None],
+    after: Callable[[CellsJob, Mapping[Cell, str]], None],
 ) -> None:
     """Train the readouts of every job. If this process ends, so do its workers; runs that they finished are kept.
 
     Args:
         inputs: Features of all cells.
-        jobs: One per cell and protocol.
+        jobs: From group_cells.
         workspace: Where runs are stored.
         workers: Number of worker processes; with 1, everything runs in this process.
-        after: Called after each job with the reason why it failed, or an empty string.
+        after: Called after each job with the reason why each cell failed that did.
     """
     if workers == 1:
         for job in jobs:
-            after(job, _train_cell(inputs, job, workspace))
+            after(job, _train_job(inputs, job, workspace))
         return
     # Workers open the features themselves from these inputs; sending them would copy gigabytes through a pipe.
-    with WorkerPool[CellJob](
+    with WorkerPool[CellsJob](
         prepare_readouts, (inputs, workspace), name="readout", size=min(workers, len(jobs))
     ) as pool:
         for job, answer in pool.run(deque(jobs)):
             # A worker that dies, as one killed for its memory does, costs its job alone.
-            after(job, str(answer) if isinstance(answer, WorkerLostError) else answer.value)
+            if isinstance(answer, WorkerLostError):
+                after(job, dict.fromkeys(job.seeds, str(answer)))
+            else:
+                after(job, answer.value)
 
 
 def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> Work:
     """Return what a worker process does with a job. Called once in each."""
-    return lambda job, _: _train_cell(inputs, job, workspace)
+    return lambda job, _: _train_job(inputs, job, workspace)
 
 
-def _train_cell(inputs: ReadoutInputs, job: CellJob, workspace: Workspace) -> str:
-    """Run one job; returns why it failed, or an empty string."""
+def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace) -> dict[Cell, str]:
+    """Run one job; returns why each cell failed that did."""
     # Errors of a user's data or settings concern one cell, and the others continue. Other exceptions are bugs: they end the grid.
+    runs = [
+        PlannedRun(plan, seed, workspace)
+        for cell, seeds in job.seeds.items()
+        for plan in [plan_runs(inputs_at(inputs, cell), job.protocol, job.compute)]
+        for seed in seeds
+    ]
     try:
-        run_readouts(
-            inputs_at(inputs, job.cell), job.seeds, workspace, QuietReporter(to_stderr=True), job.protocol, job.compute
-        )
-    except ReproError as error:
-        return str(error)
+        outcomes = train_runs(runs, QuietReporter(to_stderr=True))
     except torch.OutOfMemoryError as error:
-        return f"the GPU's memory is full ({str(error).splitlines()[0]}): use fewer --jobs"
-    return ""
+        full = f"the GPU's memory is full ({str(error).splitlines()[0]}): use fewer --jobs, or --together 1"
+        return dict.fromkeys(job.seeds, full)
+    pairs = zip(runs, outcomes, strict=True)
+    return {run.plan.inputs.row.features: str(why) for run, why in pairs if isinstance(why, ReproError)}
