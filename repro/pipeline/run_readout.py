@@ -51,7 +51,7 @@ from repro.records.record import (
     software_versions,
     stored_run,
 )
-from repro.table.row import Row, row_backbone
+from repro.table.row import row_backbone
 
 
 @dataclass(frozen=True)
