@@ -17,6 +17,7 @@ from repro.cli.options import (
     load_requested_row,
     open_compute,
     parse_numbers,
+    read_protocol,
     require_number,
 )
 from repro.cli.run import require_ready
@@ -64,7 +65,7 @@ def grid(
     /,
     *,
     seeds: SeedsOption = 1,
-    protocol: Literal["published", "honest", "both"] = "published",
+    protocol: Annotated[Literal["published", "held-out", "both"], Parameter(converter=read_protocol)] = "published",
     options: GridOptions = GRID,
     allow_missing: FlagOption = False,
     compute: TrainingOptions = TRAINING,
@@ -78,7 +79,7 @@ def grid(
 
     Args:
         row: A name from `repro list`.
-        protocol: honest selects cell and epoch on clips held out of the training split; both does either.
+        protocol: held-out selects cell and epoch on clips held out of the training split; both does either.
         allow_missing: Continue without clips that are missing; recorded, and widens an accuracy row's margin.
     """
     found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
@@ -133,7 +134,7 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
     print_lines(report.format_summary(result))
     for other in PROTOCOLS:
         if other not in result.protocols:
-            option = "both" if other == "honest" else other
+            option = "both" if other == "held-out" else other
             print_line(f"for the {other} selection too: the same command with --protocol {option}")
     print_line("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
     print_line("`repro check` judges")

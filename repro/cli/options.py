@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from repro.backbones.config import Layer, Precision
 from repro.backbones.extractor import Execution
@@ -64,11 +64,26 @@ SeedsOption = Annotated[
         help="Number of readouts: the published seed, then the ones that follow it.",
     ),
 ]
+
+
+def read_protocol(type_: Any, tokens: Sequence[Token]) -> str:
+    """Convert --protocol for cyclopts; "honest" is the name of "held-out" in versions up to 0.1.0.
+
+    Raises:
+        UsageError: no such protocol.
+    """
+    value = "held-out" if tokens[0].value == "honest" else tokens[0].value
+    if value not in get_args(type_):
+        raise UsageError(f"--protocol {value}: expected {', '.join(get_args(type_)[:-1])} or {get_args(type_)[-1]}")
+    return value
+
+
 ProtocolOption = Annotated[
-    Literal["published", "honest"],
+    Literal["published", "held-out"],
     Parameter(
         name="--protocol",
-        help="honest selects the epoch on clips held out of the training split; its scores are not judged.",
+        converter=read_protocol,
+        help="held-out selects the epoch on clips held out of the training split; its scores are not judged.",
     ),
 ]
 DeterministicOption = Annotated[

@@ -86,6 +86,6 @@ def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) ->
     elif not all(record.complete for record in records):
         print_line("a trial on fewer clips: never judged")
     elif any(record.protocol != "published" for record in records):
-        print_line("the honest protocol: not comparable with a published value, and not judged")
+        print_line("the held-out protocol: not comparable with a published value, and not judged")
     else:
         print_line("`repro check` judges")

@@ -1,7 +1,7 @@
 """The cells of a row's grid, and which of them each protocol selects. Imports no torch.
 
 published: the cell and epoch with the best score on the test split (docs/deviations.md 2 and 7).
-honest: the cell and epoch with the best score on held-out training clips, the same clips for every cell of a seed.
+held-out: the cell and epoch with the best score on held-out training clips, the same clips for every cell of a seed.
 """
 
 from collections.abc import Mapping, Sequence

@@ -256,7 +256,7 @@ def _open_training(run: PlannedRun, sequences: Mapping[str, Sequences], reporter
     """Return the training of a run, and make its folder ready."""
     plan, inputs, row = run.plan, run.plan.inputs, run.plan.inputs.row
     train, test, held_out = sequences["train"], sequences["test"], None
-    if plan.protocol == "honest":
+    if plan.protocol == "held-out":
         train, held_out = split_held_out(train, run.seed)
     run.stored.folder.mkdir(parents=True, exist_ok=True)
     # Files that a killed process was still writing.

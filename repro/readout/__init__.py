@@ -7,7 +7,7 @@ It knows no row, run record or workspace, so that it can be used as a library:
     heads        the transformer and the linear head
     train        losses, learning rate and the training loop
     compute      device, precision, threads
-    held_out     the validation part of the honest protocol
+    held_out     the validation part of the held-out protocol
     metrics      scores, and those of predictors that see no feature
     checkpoints  weights and training state on disk
     predictions  per-clip scores on disk

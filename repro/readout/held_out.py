@@ -1,4 +1,4 @@
-"""The held-out part of a training split, on which the honest protocol selects the epoch."""
+"""The held-out part of a training split, on which the held-out protocol selects the epoch."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def split_held_out(split: Sequences, seed: int) -> tuple[Sequences, Sequences]:
     kept = sorted(set(range(len(split.clips))) - set(held_out))
     if not held_out or not kept:
         raise MissingError(
-            f"{len(split.clips)} training clips are too few to hold any out: --protocol honest needs three clips or "
+            f"{len(split.clips)} training clips are too few to hold any out: --protocol held-out needs three clips or "
             "source videos of some class"
         )
     return split.select_clips(kept), split.select_clips(held_out)

@@ -11,9 +11,9 @@ from repro.core.config import Config
 
 Metric = Literal["map_micro", "top1"]
 """Metrics that a published value may be in; repro/readout/metrics.py defines them."""
-Protocol = Literal["published", "honest"]
+Protocol = Literal["published", "held-out"]
 """published: trains on the complete training split and selects the epoch on the test split (docs/deviations.md 2).
-honest: selects the epoch on clips held out of the training split."""
+held-out: selects the epoch on clips held out of the training split."""
 Precision = Literal["fp32", "tf32", "bf16"]
 """Precision of the readout's matrix products; weights, losses and the optimizer are always fp32."""
 Positive = Annotated[int, Field(ge=1)]

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from repro import __version__
 from repro.core.hashing import file_sha256
@@ -127,14 +127,14 @@ class RunRecord(Record):
     train: SplitRecord
     test: SplitRecord
     held_out: SplitRecord | None = None
-    """The held-out part of the training split (honest protocol)."""
+    """The held-out part of the training split (protocol "held-out")."""
     classes: tuple[str, ...]
     epochs: tuple[EpochRecord, ...]
     best_epoch_on_test: Selection
     """The published rule (docs/deviations.md 2)."""
     last_epoch: Selection
     best_epoch_on_held_out: Selection | None = None
-    """The honest rule: nothing was selected on the test split."""
+    """The rule of the held-out protocol: nothing was selected on the test split."""
     subsets: tuple[SubsetRecord, ...] = ()
     """Scores on the splits that the row's `data.also` names."""
     manifests: dict[str, str] = {}
@@ -152,10 +152,16 @@ class RunRecord(Record):
     predictions_sha256: str
     made: Provenance
 
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _read_former_name(cls, value: object) -> object:
+        # Records of versions up to 0.1.0 call the held-out protocol so.
+        return "held-out" if value == "honest" else value
+
     @model_validator(mode="after")
     def _has_its_metric(self) -> "RunRecord":
-        if (self.protocol == "honest") != (self.held_out is not None and self.best_epoch_on_held_out is not None):
-            # A record of the honest protocol without its selection would be selected by the published rule.
+        if (self.protocol == "held-out") != (self.held_out is not None and self.best_epoch_on_held_out is not None):
+            # A record of the held-out protocol without its selection would be selected by the published rule.
             raise ValueError(f"protocol {self.protocol}, and {'no' if self.held_out is None else 'a'} part held out")
         for selection in (self.best_epoch_on_test, self.last_epoch, self.best_epoch_on_held_out):
             if selection is not None and self.metric not in selection.scores:

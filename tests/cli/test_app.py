@@ -62,6 +62,8 @@ from repro.records.record import StoredRun
         (["extract", ".", "--layers", "final"], 2, "layer final does not exist: svd_xt has"),
         (["extract", ".", "--backbone", "vjepa", "--timesteps", "20"], 2, "--timesteps: vjepa has no timesteps"),
         (["extract", ".", "--backbone", "vjepa", "--grid"], 2, "--grid: vjepa has no timesteps"),
+        (["ak_full", "--protocol", "held"], 2, "--protocol held: expected published or held-out"),
+        (["grid", "ak_full", "--protocol", "all"], 2, "--protocol all: expected published, held-out or both"),
         (["ak_full", "--device", "gpu"], 2, "--device gpu: expected cpu, cuda or cuda:N"),
         (["ak_full", "--dry-run", "--limit", "5"], 2, "--dry-run plans the complete row: not with --limit"),
         (["ucf_hmdb", "--grid"], 2, "repro grid ucf_hmdb"),
@@ -106,6 +108,14 @@ def test_a_mistake_is_one_line(words: list[str], code: int, said: str, tmp_path:
     assert done.err.startswith("repro: ")
     assert done.err.count("\n") == 1
     assert not (tmp_path / "workspace").exists()
+
+
+def test_the_former_name_of_the_held_out_protocol_is_still_read(tmp_path: Path) -> None:
+    plans = [
+        run_repro("plan", "ak_full", "--protocol", name, "--json", cwd=tmp_path) for name in ("honest", "held-out")
+    ]
+    assert plans[0].code == 0
+    assert plans[0].out == plans[1].out
 
 
 def test_a_missing_checkpoint_is_named_with_its_path_and_what_brings_it(tmp_path: Path) -> None:

@@ -290,14 +290,14 @@ def test_both_protocols_are_reported_together(featured: Workspace, capsys: pytes
     pair = GridRequest((20, 25), (9,), seeds=2)
     run(featured, pair)
     first = capsys.readouterr().out
-    assert "the honest selection too: the same command with --protocol both" in first
-    assert "honest protocol" not in first
-    run(featured, replace(pair, protocols=("honest",)))
+    assert "the held-out selection too: the same command with --protocol both" in first
+    assert "held-out protocol" not in first
+    run(featured, replace(pair, protocols=("held-out",)))
     captured = capsys.readouterr().out
     made = records(featured)
     assert len(made) == 8
     found = report(featured)
-    for protocol in ("published", "honest"):
+    for protocol in ("published", "held-out"):
         for one in found["protocols"][protocol]["selected"]:
             own = {cell: r for (p, s, cell), r in made.items() if (p, s) == (protocol, one["seed"])}
             assert selection_score(own[one["cell"]]) == max(selection_score(r) for r in own.values())
@@ -337,23 +337,23 @@ def test_each_rule_selects_by_its_own_clips() -> None:
     chosen = select_cell(published, order)
     assert (chosen.cell, chosen.epoch, chosen.chosen_on, chosen.test, chosen.equals) == ("t00_layer02", 1, 0.7, 0.7, 2)
     # Held-out clips prefer the cell that is worst on test, and an epoch that is not its best there.
-    honest = {
-        cell: made_up("honest", cell, test, held)
+    held_out = {
+        cell: made_up("held-out", cell, test, held)
         for cell, test, held in zip(order, (0.5, 0.7, 0.7), (0.66, 0.65, 0.64), strict=True)
     }
-    chosen = select_cell(honest, order)
+    chosen = select_cell(held_out, order)
     assert (chosen.cell, chosen.epoch, chosen.chosen_on, chosen.equals) == ("t00_layer01", 2, 0.66, 1)
     assert chosen.test == pytest.approx(0.4)
     assert chosen.last_epoch == 0.5
 
 
-def result(missing: int = 0, protocols: tuple[str, ...] = ("published", "honest")) -> GridResult:
+def result(missing: int = 0, protocols: tuple[str, ...] = ("published", "held-out")) -> GridResult:
     row = load_row("ak_full")
     cells, runs = grid_cells(row), {}
     for place, cell in enumerate(cells):
         for protocol in protocols:
             if protocol == "published" or place >= missing:
-                held = 0.9 - place / 200 if protocol == "honest" else None
+                held = 0.9 - place / 200 if protocol == "held-out" else None
                 runs[protocol, 52, cell.name] = made_up(protocol, cell.name, 0.3 + place / 200, held)
     return GridResult(row, cells, (52,), runs, "float32", "ak_full-grid")  # type: ignore[arg-type]
 
@@ -366,11 +366,11 @@ def test_the_table_and_the_summary() -> None:
     assert lines[-1].endswith(" 75.00*")
     assert "".join(lines).count("*") == 1
     assert lines[0].split() == ["layer", "t0", "t5", "t10", "t15", "t20", "t25", "t29"]
-    assert format_table(found, "honest")[1].split()[:3] == ["1", "-", "83.50"]
+    assert format_table(found, "held-out")[1].split()[:3] == ["1", "-", "83.50"]
     message = "\n".join(format_summary(found))
     assert "published  map_micro 75.00 on test: best cell and epoch on the test split, 91 of 91 cells" in message
     assert (
-        "honest     map_micro 21.50 on test: cell and epoch picked on held-out training clips, 88 of 91 cells"
+        "held-out   map_micro 21.50 on test: cell and epoch picked on held-out training clips, 88 of 91 cells"
         in message
     )
     assert "seed 52: t00_layer04 epoch 2, 21.50 on test, 88.50 on held-out clips; its last epoch 31.50" in message
@@ -426,13 +426,13 @@ def test_fp16_features_and_other_heads_are_separate_grids(featured: Workspace, m
         patch.setattr(checkpoints, "STATE_EVERY", 0.0)
         patch.setattr(checkpoints, "save_training", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(place, replace(own, stored_as="float16", protocols=("honest",)))
-    run(place, replace(own, head="linear", stored_as="float16", protocols=("honest",)))
+            run(place, replace(own, stored_as="float16", protocols=("held-out",)))
+    run(place, replace(own, head="linear", stored_as="float16", protocols=("held-out",)))
     assert sorted(path.name for path in place.reports.glob("*.json")) == [
         "ucf_hmdb-grid-fp16.json", "ucf_hmdb-grid-linear-fp16.json", "ucf_hmdb-grid.json"
     ]  # fmt: skip
     found = report(place, f"{ROW}-grid-linear-fp16")
-    assert list(found["protocols"]) == ["honest"]
+    assert list(found["protocols"]) == ["held-out"]
     assert {name: found["recipe"][name] for name in ("head", "layers", "epochs", "learning_rate", "max_length", "mixup")} == {
         "head": "linear", "layers": 0, "epochs": 50, "learning_rate": 1e-5, "max_length": 300, "mixup": 0.2,
     }  # fmt: skip

@@ -133,14 +133,14 @@ def test_the_readout_alone_reports_missing_features(place: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_the_honest_protocol_is_a_separate_run(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_held_out_protocol_is_a_separate_run(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     run_here(colour(), place)
     capsys.readouterr()
-    read_out_here(colour(), place, RowRequest(protocol="honest"))
+    read_out_here(colour(), place, RowRequest(protocol="held-out"))
     assert "best epoch on held-out clips" in capsys.readouterr().out
     read_out_here(colour(), place, precision="bf16")
     made = {(record.protocol, record.precision) for record in records(place)}
-    assert made == {("published", "fp32"), ("honest", "fp32"), ("published", "bf16")}
+    assert made == {("published", "fp32"), ("held-out", "fp32"), ("published", "bf16")}
 
 
 def test_a_row_without_a_trained_readout(place: Workspace) -> None:

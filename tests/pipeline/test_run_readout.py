@@ -107,28 +107,28 @@ def test_a_record_has_every_score_and_its_baselines(run: Run, workspace: Workspa
     assert not (stored.folder / "training.safetensors").exists()
 
 
-def test_an_honest_run_is_separate_and_not_judged(run: Run, workspace: Workspace, reporter: RecordingReporter) -> None:
-    (published,), (honest,) = run(), run(protocol="honest")
-    assert honest.run != published.run
-    assert honest.protocol == "honest"
-    assert honest.train == published.train
-    assert honest.held_out is not None
-    assert honest.held_out.clips == pytest.approx(36 / 5, abs=2)
-    chosen = honest.best_epoch_on_held_out
+def test_a_held_out_run_is_separate_and_not_judged(run: Run, workspace: Workspace, reporter: RecordingReporter) -> None:
+    (published,), (held_out,) = run(), run(protocol="held-out")
+    assert held_out.run != published.run
+    assert held_out.protocol == "held-out"
+    assert held_out.train == published.train
+    assert held_out.held_out is not None
+    assert held_out.held_out.clips == pytest.approx(36 / 5, abs=2)
+    chosen = held_out.best_epoch_on_held_out
     assert chosen is not None
-    by_number = {epoch.epoch: epoch for epoch in honest.epochs}
-    best = max(epoch.held_out["top1"] for epoch in honest.epochs if epoch.held_out)
+    by_number = {epoch.epoch: epoch for epoch in held_out.epochs}
+    best = max(epoch.held_out["top1"] for epoch in held_out.epochs if epoch.held_out)
     held = by_number[chosen.epoch].held_out
     assert held is not None
     assert held["top1"] == best
     assert chosen.scores == by_number[chosen.epoch].scores
-    stored = stored_run(workspace.runs, "smoke", 52, honest.run)
+    stored = stored_run(workspace.runs, "smoke", 52, held_out.run)
     assert load_readout(stored.folder / "selected_epoch.safetensors").epoch == chosen.epoch
     assert chosen.epoch in read_predictions(stored.predictions_path).by_epoch
-    assert "honest protocol" in reporter.lines[-1]
-    judged = honest.model_copy(update={"kind": "published", "row": "ak_full"})
+    assert "held-out protocol" in reporter.lines[-1]
+    judged = held_out.model_copy(update={"kind": "published", "row": "ak_full"})
     _, ((_, why),) = check.judge_rows(rows_with_expected(table_path()), [judged])
-    assert why.startswith("the honest protocol")
+    assert why.startswith("the held-out protocol")
 
 
 def test_features_are_read_once_for_all_seeds_and_records_are_reused(
@@ -145,7 +145,7 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
     assert "reused all 3" in reporter.lines[-1]
 
 
-@pytest.mark.parametrize("protocol", ["published", "honest"])
+@pytest.mark.parametrize("protocol", ["published", "held-out"])
 def test_seeds_trained_together_are_the_same_runs(run: Run, workspace: Workspace, protocol: Protocol) -> None:
     alone = run(52, 53, 54, protocol=protocol)
     shutil.rmtree(workspace.runs)

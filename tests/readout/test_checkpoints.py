@@ -40,7 +40,7 @@ class KilledError(Exception):
 
 
 def run(
-    folder: Path, asked: Recipe = RECIPE, seed: int = 3, killed_after: int = 0, honest: bool = False
+    folder: Path, asked: Recipe = RECIPE, seed: int = 3, killed_after: int = 0, held_out: bool = False
 ) -> TrainingResult:
     def after(epoch: Epoch) -> None:
         if epoch.number == killed_after:
@@ -48,7 +48,7 @@ def run(
 
     folder.mkdir(exist_ok=True)
     return train_readout(
-        TrainingData(planted(24, 0.0, 1), planted(16, 0.3, 2), planted(12, 0.0, 5) if honest else None),
+        TrainingData(planted(24, 0.0, 1), planted(16, 0.3, 2), planted(12, 0.0, 5) if held_out else None),
         asked,
         seed,
         metric="top1",
@@ -70,14 +70,14 @@ def bits(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in (SELECTED, LAST)}
 
 
-@pytest.mark.parametrize("honest", [False, True])
+@pytest.mark.parametrize("held_out", [False, True])
 @pytest.mark.parametrize("killed_after", [1, 3, 5])
-def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, killed_after: int, honest: bool) -> None:
-    unbroken = run(tmp_path / "whole", honest=honest)
+def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, killed_after: int, held_out: bool) -> None:
+    unbroken = run(tmp_path / "whole", held_out=held_out)
     with pytest.raises(KilledError):
-        run(tmp_path / "killed", killed_after=killed_after, honest=honest)
+        run(tmp_path / "killed", killed_after=killed_after, held_out=held_out)
     assert len(read_header(tmp_path / "killed" / STATE)["epochs"]) == killed_after  # type: ignore[index]
-    resumed = run(tmp_path / "killed", honest=honest)
+    resumed = run(tmp_path / "killed", held_out=held_out)
     assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
     assert resumed.epochs == unbroken.epochs
     assert resumed.selected == unbroken.selected
@@ -183,7 +183,7 @@ def test_a_training_whose_recipe_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"seed was 3 and is 4: restore these settings"):
         run(tmp_path, seed=4)
     with pytest.raises(UsageError, match=r"held_out was None"):
-        run(tmp_path, honest=True)
+        run(tmp_path, held_out=True)
     assert (tmp_path / STATE).read_bytes() == before
 
 

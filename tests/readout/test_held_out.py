@@ -1,4 +1,4 @@
-"""The honest protocol's held-out part: a fifth of every class, no source video divided, the same for the same seed."""
+"""The held-out protocol's held-out part: a fifth of every class, no source video divided, the same for the same seed."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from repro.core.workspace import Workspace
 from repro.records import mlflow_view
-from repro.records.record import DamagedRecordError, StoredRun, find_runs
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 
 
 @pytest.fixture
@@ -29,6 +29,13 @@ def test_a_record_is_read_as_it_was_written(stored: StoredRun, workspace: Worksp
     assert stored.load_record() == record("ak_full", 1, 0.8)
     assert [run.folder for run in find_runs(workspace.runs)] == [stored.folder]
     assert StoredRun(workspace.runs / "none").load_record() is None
+
+
+def test_the_former_name_of_the_held_out_protocol_is_still_read() -> None:
+    made = record("ak_full", 1, 0.8)
+    chosen = {"held_out": made.train, "best_epoch_on_held_out": made.last_epoch}
+    former = made.model_copy(update={"protocol": "honest", **chosen}).model_dump(warnings=False)
+    assert RunRecord.model_validate(former).protocol == "held-out"
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,15 @@ def write_caption(result: GridResult) -> str:
     parts = [f"{METRICS[result.row.metric]} in percent, {describe_seeds(result.seeds)}; {clips}."]
     if "published" in result.protocols:
         parts.append(f"Published protocol{top}: each cell's best epoch on the test split; {result.optimism}.")
-    if "honest" in result.protocols:
+    if "held-out" in result.protocols:
         parts.append(
-            f"Honest protocol{bottom}: each cell's best epoch on clips held out of the training split, which "
+            f"Held-out protocol{bottom}: each cell's best epoch on clips held out of the training split, which "
             "cell and epoch are picked on; nothing is picked on the test split."
         )
-    parts.append("Boxed: what the rule picks. Dots: the row's own cell. Hatched: not run.")
+    parts.append("Boxed: what the rule picks. Dots: the cell that the row reads by itself. Hatched: not run.")
+    if result.row.published is not None:
+        # The release states the number, and no cell for it.
+        parts.append("Which cell the published number is from is not known.")
     return " ".join(parts)
 
 

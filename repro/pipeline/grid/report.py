@@ -16,7 +16,7 @@ from repro.table.row import Row
 
 RULES: dict[Protocol, str] = {
     "published": "best cell and epoch on the test split",
-    "honest": "cell and epoch picked on held-out training clips",
+    "held-out": "cell and epoch picked on held-out training clips",
 }
 # The columns of the CSV, in order: the keys of list_runs.
 COLUMNS = (
