@@ -1,5 +1,6 @@
 """Packing loses nothing: features are read back from the arrays, even if packing was killed."""
 
+import errno
 from mmap import mmap
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from builders.reporters import RecordingReporter
 
+from repro.core.disk import DiskError
 from repro.core.files import try_lock_file
 from repro.core.workspace import Workspace
 from repro.features import pack_collection as packing
@@ -147,6 +149,23 @@ def test_a_few_more_clips_are_not_packed_again(store: FeatureStore) -> None:
     store.write_clip("more", Entry({"b": random_values(9)}, "v", "pyav"))
     assert pack_collection(store, print) == 1
     assert reads_back(store, "more", Entry(more.features | {"b": random_values(9)}, "v", "pyav"))
+
+
+def test_a_disk_that_is_full_while_packing_costs_nothing(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = random_entry(1, "a")
+    store.write_clip("one", entry)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "reserve_space", refuse)
+        with pytest.raises(DiskError, match=r"packed/a-[0-9a-f]{16}.npy: no space left on device"):
+            pack_collection(store, print)
+    assert not list((store.folder / "packed").iterdir())
+    assert reads_back(store, "one", entry)
+    assert pack_collection(store, print) == 1
+    assert reads_back(store, "one", entry)
 
 
 def test_a_damaged_file_is_set_aside_and_the_others_are_packed(
