@@ -4,8 +4,6 @@ The store is synthetic: 24,004 clips of log-normal lengths (mean 37 tokens) and 
 by the project's own code. Each step is a process of its own, whose memory is sampled: private memory, and pages of mapped files,
 which are part of the page cache, shared by all processes and given back when memory is short. A reader that neither maps nor
 copies a page does not count here, as it does not in any other program's memory.
-
-With PYTHONPATH=OTHER_CHECKOUT the same script measures another version.
 """
 
 import argparse
@@ -123,8 +121,7 @@ def step_load(options: argparse.Namespace) -> dict[str, float]:
 
     store, splits = open_store(options.folder), make_splits(options.clips)
     opening, reader = time_call(lambda: store.cell_reader(CELL))
-    find = getattr(reader, "find", reader)  # versions that read the values to find them
-    finding, _ = time_call(lambda: [find(clip.id) for split in splits.values() for clip in split.clips])
+    finding, _ = time_call(lambda: [reader.find(clip.id) for split in splits.values() for clip in split.clips])
     loading, loaded = time_call(
         lambda: {part: load_sequences(store, split, CELL, 150) for part, split in splits.items()}
     )
@@ -149,14 +146,13 @@ def step_epoch(options: argparse.Namespace) -> dict[str, float]:
     from repro.readout.heads import build_head
     from repro.readout.held_out import split_held_out
     from repro.readout.sequences import BatchPlan, load_sequences, plan_epoch
-    from repro.readout.train import compute_logits, train_one_epoch
+    from repro.readout.stack import HeadStack
+    from repro.readout.train import compute_logits, open_optimizer, train_one_epoch
     from repro.table.rows import load_row
 
     recipe = load_row("ak_full").readout
     store, splits = open_store(options.folder), make_splits(options.clips)
     train, test = (load_sequences(store, split, CELL, recipe.max_length) for split in splits.values())
-    device = torch.device("cpu")
-    train, test = train.to_device(device), test.to_device(device)
     plans = plan_epoch(0, 1, len(train.clips), recipe)
     tests = [
         range(n, min(n + recipe.batch_size, len(test.clips))) for n in range(0, len(test.clips), recipe.batch_size)
@@ -171,28 +167,30 @@ def step_epoch(options: argparse.Namespace) -> dict[str, float]:
     holding, _ = time_call(lambda: split_held_out(train, 0))
     data, _ = time_call(make_batches)
     memory = read_memory()
-    model = build_head(recipe, train.width, CLASSES)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-    # Few batches, evenly over the epoch's; the first step of a process takes longer, and is not timed.
-    some = plans[:: max(1, len(plans) // options.steps)][: options.steps]
-    few = test.select_clips(
-        [n for batch in tests[:: max(1, len(tests) // options.steps)][: options.steps] for n in batch]
+    stack = HeadStack.of_heads([build_head(recipe, train.width, CLASSES)], recipe)
+    optimizer = open_optimizer(stack, recipe)
+    # Clips of a few batches, evenly over the epoch's; the first step of a process takes longer, and is not timed.
+    chosen, few = (
+        split.select_clips(
+            [n for batch in batches[:: max(1, len(batches) // options.steps)][: options.steps] for n in batch]
+        )
+        for split, batches in ((train, [plan.clips for plan in plans]), (test, tests))
     )
-    train_one_epoch(model, optimizer, train, recipe, 1, some[:1])
-    training, _ = time_call(lambda: train_one_epoch(model, optimizer, train, recipe, 1, some))
-    scoring, _ = time_call(lambda: compute_logits(model, few, recipe, ON_CPU))
-    epoch = training / len(some) * len(plans) + scoring / len(few.clips) * len(test.clips)
+    train_one_epoch(stack, optimizer, [train.select_clips(plans[0].clips)], [0], recipe, 1)
+    training, _ = time_call(lambda: train_one_epoch(stack, optimizer, [chosen], [0], recipe, 1))
+    scoring, _ = time_call(lambda: compute_logits(stack, [few], recipe, ON_CPU))
+    epoch = training / len(chosen.clips) * len(train.clips) + scoring / len(few.clips) * len(test.clips)
     checkpoints.STATE_EVERY = 0.0  # written at once
-    state = checkpoints.TrainingState(
-        model, optimizer, [checkpoints.Epoch(1, 0.0, {})], [torch.zeros(len(test.clips), CLASSES)]
-    )
+    state = checkpoints.TrainingState.start(stack.state_of(0))
+    state.epochs.append(checkpoints.Epoch(1, 0.0, {}))
+    state.logits.append(torch.zeros(len(test.clips), CLASSES))
     folder = checkpoints.CheckpointFolder(options.folder / "run", {}, print)
     folder.path.mkdir(exist_ok=True)
     saving, _ = time_call(lambda: checkpoints.save_training(folder, {}, state, state.epochs[0]))
     size = sum(path.stat().st_size for path in folder.path.iterdir())
     shutil.rmtree(folder.path)
     return {
-        "divide for the honest protocol, s": holding, "batches of an epoch, s": data, "epoch (extrapolated), s": epoch,
+        "divide for the held-out protocol, s": holding, "batches of an epoch, s": data, "epoch (extrapolated), s": epoch,
         "batches / epoch": data / epoch, "private when batches were made, GB": memory["private"],
         "save the training's state, s": saving, "its size, GB": size / GB,
     }  # fmt: skip
