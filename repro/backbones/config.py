@@ -111,6 +111,11 @@ class Frames(Config):
         """`max_seconds`, infinite for clips that are read completely."""
         return math.inf if self.max_seconds is None else self.max_seconds
 
+    @property
+    def decoding(self) -> tuple[int, float, ReaderName]:
+        """Stride, last second and reader: backbones for which they are equal share the decoding, whatever their windows."""
+        return self.stride, self.last_second, self.reader
+
     def windows(self, sampled: int) -> int:
         """Number of windows of a clip with `sampled` sampled frames."""
         if sampled == 0:
@@ -118,6 +123,11 @@ class Frames(Config):
         beyond = max(0, sampled - self.window)
         # A short last window is started only for frames that no earlier window holds; -(-a // b) rounds up.
         return 1 + (-(-beyond // self.hop) if self.tail_window else beyond // self.hop)
+
+    def ends_in_short_window(self, sampled: int) -> bool:
+        """Whether the last window of a clip with `sampled` sampled frames is cut short by the clip's end."""
+        beyond = sampled - self.window
+        return 0 < sampled < self.window or (self.tail_window and beyond > 0 and beyond % self.hop > 0)
 
     def frames_in_windows(self, sampled: int) -> int:
         """Number of a clip's `sampled` sampled frames that are in a window: all of them, unless there is no tail window."""

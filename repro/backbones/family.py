@@ -93,6 +93,10 @@ class Family(ABC, Generic[ConfigT]):
             MissingError: a checkpoint is not what its config describes, or does not fit into memory.
         """
 
+    def sharing_key(self, config: ConfigT) -> str:
+        """Return a key that is equal for backbones whose cells one extractor computes together, given the same checkpoint."""
+        return config.name
+
     def resolve_implementation(self, config: ConfigT) -> str | None:
         """Whose modules compute on this machine, if there is a choice.
 

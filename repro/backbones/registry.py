@@ -3,11 +3,11 @@
 A family is either listed in FAMILIES, or is the subclass of Family in the module repro/backbones/<its name>.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -26,6 +26,8 @@ from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.workspace import Workspace
+
+T = TypeVar("T")
 
 FAMILIES: Mapping[str, Family[Any]] = {"svd": SvdFamily(), "videomaev2": Videomaev2Family(), "vjepa": VjepaFamily()}
 """Families that have a package; those of a single module are found by its name."""
@@ -131,6 +133,15 @@ def likely_identity(config: BackboneConfig, workspace: Workspace) -> dict[str, A
     if sha256 is None and path.is_file():
         sha256 = FileHashes(workspace.hashes).known(path)
     return None if sha256 is None else Backbone(config, path, sha256, implementation, other_inputs).identity()
+
+
+def group_by_sharing(items: Iterable[T], config_of: Callable[[T], BackboneConfig]) -> list[list[T]]:
+    """Group what belongs to backbones by which of them one extractor computes together, given equal checkpoints."""
+    groups: dict[tuple[str, str], list[T]] = {}
+    for item in items:
+        config = config_of(item)
+        groups.setdefault((config.family, family_of(config).sharing_key(config)), []).append(item)
+    return list(groups.values())
 
 
 def open_extractors(requests: Requests, execution: Execution) -> list[Extractor]:

@@ -26,7 +26,8 @@ from repro.features.rates import kind_of
 from repro.pipeline.assumptions import count_threads, load_assumptions
 from repro.plan.amounts import Amount, estimated, sum_amounts
 from repro.plan.figures import describe_existing, plan_as_json, sum_portions, sum_stages
-from repro.plan.plan import SECONDS_PER_HOUR, Plan, make_plan
+from repro.plan.passes import SECONDS_PER_HOUR
+from repro.plan.plan import Plan, make_plan
 from repro.readout.recipe import Protocol
 
 DISK_ASSUMPTION = (
@@ -103,6 +104,9 @@ def _print_tables(plan: Plan) -> None:
         console.print(f"{download.name}: {download.licence} ({download.licence_url})", markup=False, soft_wrap=True)
     _print_heading(console, "features to extract, each once")
     console.print(_extractions_table(plan))
+    if any(len(one.backbones) > 1 for one in plan.passes):
+        _print_heading(console, "passes over the clips, as `repro run` of these rows makes them")
+        console.print(_passes_table(plan))
     _print_heading(console, "by stage")
     console.print(_stages_table(plan))
     _print_heading(console, "assumptions")
@@ -111,7 +115,7 @@ def _print_tables(plan: Plan) -> None:
         *_about_overlaps(plan),
         *_about_memory(plan),
         *_about_readouts(plan),
-        *_about_savings(plan),
+        *_about_sharing(plan),
         DISK_ASSUMPTION,
     )
     for line in (*assumptions, *plan.problems):
@@ -138,7 +142,7 @@ def _new_table(*columns: str, left: int = 1) -> Table:
     """Return an empty table whose first `left` columns are text, the others numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        is_text = index < left or column in ("present", "present already", "kind", "backbone")
+        is_text = index < left or column in ("present", "present already", "kind", "backbone", "backbones")
         table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=index < left)
     return table
 
@@ -187,7 +191,7 @@ def _downloads_table(plan: Plan) -> Table:
 
 def _extractions_table(plan: Plan) -> Table:
     # A backbone's label names the row's changes and may be long: its column wraps.
-    table = _new_table("data set", "backbone", "clips", "windows", "stored", f"{_device_label(plan)} time", "disk")
+    table = _new_table("data set", "backbone", "clips", "windows", "stored", f"{_device_label(plan)} alone", "disk")
     for job in plan.jobs:
         table.add_row(
             job.dataset,
@@ -198,6 +202,33 @@ def _extractions_table(plan: Plan) -> Table:
             format_hours(job.hours),
             format_bytes(job.disk),
         )
+    return table
+
+
+def _passes_table(plan: Plan) -> Table:
+    """Backbones joined by `+` are computed together."""
+    table = _new_table(
+        "data set", "backbones", "clips", "decoded", "windows", "TFLOP each", f"{_device_label(plan)} time"
+    )
+    for one in plan.passes:
+        for number, group in enumerate(one.groups):
+            mean = (
+                "unknown" if group.tflop is None else f"{group.tflop.likely / max(1, group.portion.windows.likely):.4g}"
+            )
+            table.add_row(
+                one.dataset,
+                " + ".join(
+                    f"{label} {', '.join(cell.name for cell in one.backbones[label])}" for label in group.backbones
+                ),
+                *(
+                    (format_count(one.clips), "once" if one.decodings == 1 else f"{one.decodings} times")
+                    if not number
+                    else ("", "")
+                ),
+                format_count(group.portion.windows),
+                mean,
+                format_hours(group.hours),
+            )
     return table
 
 
@@ -242,7 +273,7 @@ def _about_extraction(plan: Plan) -> list[str]:
         )
         lines.append(
             f"GPU hours of extraction are ASSUMED, no GPU was measured: sustained on {known.gpu.device}, if decoding keeps up; "
-            f"TFLOP per window: {work or 'unknown'} (configs/plan.yaml)"
+            f"TFLOP per window without padding: {work or 'unknown'} (configs/plan.yaml)"
         )
     elif unmeasured:
         speed = known.cpu.thread_tflop_per_second
@@ -316,15 +347,17 @@ def _about_readouts(plan: Plan) -> list[str]:
     return [*lines, f"readouts a row: {seeds}{verdict}"]
 
 
-def _about_savings(plan: Plan) -> list[str]:
-    """Return a line for each group of backbones that one command would compute together, with its data sets."""
+def _about_sharing(plan: Plan) -> list[str]:
+    """Return a line for each group of backbones that are computed together, with its data sets."""
     datasets: dict[tuple[str, float, float], list[str]] = {}
-    for saving in plan.savings:
-        key = ",".join(saving.shared.backbones) + saving.option, saving.shared.tflop, saving.tflop_apart
-        datasets.setdefault(key, []).append(saving.dataset)
+    for one in plan.passes:
+        for group in one.groups:
+            if len(group.backbones) > 1 and group.work is not None and group.apart is not None:
+                key = " and ".join(group.backbones), group.work.total, group.apart
+                datasets.setdefault(key, []).append(one.dataset)
     return [
-        f"not counted: `repro extract DATASET --backbone {backbones}` computes both in one pass, {tflop:g} TFLOP per window "
-        f"instead of {apart:g}, for {', '.join(names)}"
+        f"{backbones} share all networks but the UNet: {tflop:.4g} TFLOP per window without padding instead of {apart:.4g}, for "
+        f"{', '.join(dict.fromkeys(names))}; counted in the passes, not in the rows by themselves"
         for (backbones, tflop, apart), names in datasets.items()
     ]
 

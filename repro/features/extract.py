@@ -258,8 +258,7 @@ def _extract_clips(
     # One group per frame sampling: its backbones share the decoding, however they cut the frames into windows.
     groups: dict[tuple[int, float, ReaderName], list[Extractor]] = {}
     for extractor in extractors:
-        frames = extractor.frames
-        groups.setdefault((frames.stride, frames.last_second, frames.reader), []).append(extractor)
+        groups.setdefault(extractor.frames.decoding, []).append(extractor)
     started = perf_counter()
     clips_of = {key: [c for c in todo if any(is_needed(e, c, missing) for e in group)] for key, group in groups.items()}
     with reporter.progress("extract", sum(map(len, clips_of.values()))) as advance:

@@ -1,25 +1,49 @@
 """configs/plan.yaml: the work of one window, the memory it takes, and the assumed speeds."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, get_args
 
 from pydantic import Field, model_validator
 
-from repro.backbones.config import BackboneConfig, Precision
+from repro.backbones.config import BackboneConfig, Cell, Precision
+from repro.backbones.registry import load_backbone
 from repro.core.config import Config, configs_folder, load_config
 from repro.readout.recipe import Recipe
 
 Above0 = Annotated[float, Field(gt=0)]
 
 
-class SharedWork(Config):
-    """Backbones that `repro extract --backbone A,B` computes together."""
+class Work(Config):
+    """TFLOP of a window without padding, by what its networks compute of the padding of others."""
 
-    backbones: tuple[str, ...]
-    tflop: Above0
-    """Work of one window for all of them together."""
+    real: float = 0.0
+    """Nothing."""
+    one_black: float = 0.0
+    """A single black frame, whose output serves for all padding of the window."""
+    all: float = 0.0
+    """All of it."""
+
+    @property
+    def total(self) -> float:
+        return self.real + self.one_black + self.all
+
+    def plus(self, other: "Work", times: float = 1) -> "Work":
+        return Work(
+            real=self.real + times * other.real,
+            one_black=self.one_black + times * other.one_black,
+            all=self.all + times * other.all,
+        )
+
+
+class BackboneWork(Config):
+    """Of one window."""
+
+    encoders: Work = Work()
+    """What is computed once, also for several timesteps and for other backbones that are computed together with this one."""
+    network: Work
+    """At each timestep."""
 
 
 Speeds = dict[Precision, Above0]
@@ -60,9 +84,8 @@ class ReadoutRates(Config):
 
 
 class Assumptions(Config):
-    tflop_per_window: dict[str, Above0]
+    tflop_per_window: dict[str, BackboneWork]
     """By backbone."""
-    together: tuple[SharedWork, ...] = ()
     gpu: Gpu
     gpu_gigabytes: dict[str, dict[Precision, dict[int, Above0]]]
     """By backbone, precision and batch; the first batch is the default."""
@@ -81,16 +104,25 @@ def load_assumptions() -> Assumptions:
     return load_config(Assumptions, configs_folder() / "plan.yaml")
 
 
-def window_tflop(config: BackboneConfig, unchanged: BackboneConfig) -> float | None:
-    """Return the work of one window of a backbone; None if it is unknown.
+def window_work(backbones: Sequence[tuple[BackboneConfig, Sequence[Cell]]]) -> Work | None:
+    """Return the work of one window of backbones that are computed together; None if it is unknown.
 
     Args:
-        config: The backbone, possibly with changes.
-        unchanged: The same backbone as it is shipped, which configs/plan.yaml is about.
+        backbones: Backbones for which registry.sharing_key is equal, possibly with changes; each with the cells to compute.
     """
-    tflop = load_assumptions().tflop_per_window.get(config.name)
-    # Nearly all of the work is proportional to a window's frames.
-    return None if tflop is None else tflop * config.frames.window / unchanged.frames.window
+    known = load_assumptions().tflop_per_window
+    encoders, networks = Work(), Work()
+    for config, cells in backbones:
+        if config.name not in known:
+            return None
+        work = known[config.name]
+        # Nearly all of the work is proportional to a window's frames.
+        scale = config.frames.window / load_backbone(config.name).frames.window
+        # If one of the backbones needs the padding encoded, it is encoded for all.
+        if work.encoders.total and work.encoders.all >= encoders.all:
+            encoders = Work().plus(work.encoders, scale)
+        networks = networks.plus(work.network, scale * len({cell.timestep for cell in cells}))
+    return encoders.plus(networks)
 
 
 def gpu_gigabytes(backbone: str, precision: Precision) -> dict[int, float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from repro.backbones.registry import load_backbone
+from repro.backbones.registry import group_by_sharing
 from repro.core.console import Reporter, format_duration, format_size
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
@@ -13,7 +13,7 @@ from repro.datasets.split import Clip
 from repro.features import rates
 from repro.features.extract import FeatureRequest
 from repro.features.store import StoredAs
-from repro.pipeline.assumptions import cpu_windows_per_second, load_assumptions, window_tflop
+from repro.pipeline.assumptions import cpu_windows_per_second, window_work
 from repro.video.published import estimate_frames
 
 SAMPLED_CLIPS = 200
@@ -72,29 +72,23 @@ def report_cpu_hours(
 
     The speed is the one measured in the workspace if there is one, else the assumed one of configs/plan.yaml.
     """
-    known = load_assumptions()
     try:
         measured = rates.load_rates(workspace)
     except rates.DamagedRatesError:  # the next extraction renames it
         measured = ()
     seconds, bases = 0.0, set()
     threads = torch.get_num_threads()
-    names = {request.backbone.name for request in requests}
-    shared = next((work for work in known.together if set(work.backbones) == names), None)
-    for request in requests:
-        config = request.backbone.config
-        tflop = window_tflop(config, load_backbone(config.name))
-        if tflop is None:
+    for group in group_by_sharing(requests, lambda request: request.backbone.config):
+        work = window_work([(request.backbone.config, request.cells) for request in group])
+        if work is None:
             continue
-        if shared is not None:  # together they take this much, of which each is given an equal part
-            tflop = shared.tflop / len(requests)
-        windows = _count_windows(clips, request)
+        windows = _count_windows(clips, group[0])
         rate = None
-        if len(requests) == len(request.cells) == 1:
-            rate = rates.find_rate(measured, request.backbone.identity(), request.cells[0].name, "cpu")
+        if len(requests) == len(requests[0].cells) == 1:
+            rate = rates.find_rate(measured, group[0].backbone.identity(), group[0].cells[0].name, "cpu")
         if rate is None:
-            per_second = cpu_windows_per_second(tflop, threads)
-            bases.add(f"assumed, {tflop:.4g} TFLOP a window on {threads} threads: configs/plan.yaml")
+            per_second = cpu_windows_per_second(work.total, threads)
+            bases.add(f"assumed, {work.total:.4g} TFLOP a window on {threads} threads: configs/plan.yaml")
         else:
             per_second = rate.per_second
             bases.add(f"measured in this workspace, {rate.at}")

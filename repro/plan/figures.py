@@ -6,6 +6,7 @@ from typing import Any
 from repro.pipeline.assumptions import load_assumptions
 from repro.plan.amounts import Amount, sum_amounts
 from repro.plan.downloads import Download
+from repro.plan.passes import PassPlan
 from repro.plan.plan import ExtractionJob, Plan, ReadoutJob, RowPlan
 from repro.plan.windows import NO_CLIPS, Portion
 
@@ -19,20 +20,23 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "downloads": [_download_as_json(download) for download in plan.downloads],
         "clips": plan.clips.as_json(),
         "extractions": [_job_as_json(job) for job in plan.jobs],
+        "passes": [_pass_as_json(one) for one in plan.passes],
         "savings": [
             {
-                "dataset": saving.dataset,
-                "backbones": saving.shared.backbones,
-                "tflop_per_window_together": saving.shared.tflop,
-                "tflop_per_window_apart": saving.tflop_apart,
+                "dataset": one.dataset,
+                "backbones": group.backbones,
+                "tflop_per_window_together": round(group.work.total, 3),
+                "tflop_per_window_apart": round(group.apart, 3),
             }
-            for saving in plan.savings
+            for one in plan.passes
+            for group in one.groups
+            if len(group.backbones) > 1 and group.work is not None and group.apart is not None
         ],
         "stages": {
             stage: {"hours": _amount_as_json(hours), "bytes": _amount_as_json(disk)}
             for stage, (hours, disk) in sum_stages(plan).items()
         },
-        "assumed": load_assumptions().model_dump(mode="json", exclude={"together"}),
+        "assumed": load_assumptions().model_dump(mode="json"),
         "notes": plan.problems,
     }
 
@@ -42,7 +46,7 @@ def sum_stages(plan: Plan) -> dict[str, tuple[Amount | None, Amount | None]]:
     return {
         "fetch": (None, sum_amounts(download.bytes_to_download for download in plan.downloads)),
         "prepare": (None, sum_amounts(download.bytes_unpacked for download in plan.downloads)),
-        "extract": (sum_amounts(job.hours for job in plan.jobs), sum_amounts(job.disk for job in plan.jobs)),
+        "extract": (sum_amounts(one.hours for one in plan.passes), sum_amounts(job.disk for job in plan.jobs)),
         "readout": (
             sum_amounts(row.readouts.hours for row in plan.rows),
             sum_amounts(row.readouts.disk for row in plan.rows),
@@ -126,6 +130,27 @@ def _job_as_json(job: ExtractionJob) -> dict[str, Any]:
         else {"windows_per_second": round(job.rate.per_second, 4), "device": job.rate.device, "at": job.rate.at},
         "hours": _amount_as_json(job.hours),
         "bytes": _amount_as_json(job.disk),
+    }
+
+
+def _pass_as_json(one: PassPlan) -> dict[str, Any]:
+    return {
+        "dataset": one.dataset,
+        "backbones": {label: [cell.name for cell in cells] for label, cells in one.backbones.items()},
+        "clips": one.clips.as_json(),
+        "decodings_per_clip": one.decodings,
+        "windows": one.windows.as_json(),
+        "tflop": _amount_as_json(one.tflop),
+        "hours": _amount_as_json(one.hours),
+        "computed_together": [
+            {
+                "backbones": group.backbones,
+                "windows": group.portion.windows.as_json(),
+                "tflop": _amount_as_json(group.tflop),
+                "hours": _amount_as_json(group.hours),
+            }
+            for group in one.groups
+        ],
     }
 
 

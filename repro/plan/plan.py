@@ -8,25 +8,21 @@ from repro.backbones.config import Cell, Frames, Precision, read_precision
 from repro.core.workspace import Workspace
 from repro.features.rates import Kind, Rate, kind_of
 from repro.pipeline.assumptions import (
-    SharedWork,
     count_parameters,
-    count_threads,
-    cpu_windows_per_second,
     estimate_readout_tflop,
     gpu_gigabytes,
     load_assumptions,
-    window_tflop,
 )
 from repro.plan.amounts import Amount, counted, estimated
 from repro.plan.downloads import Download, list_downloads
-from repro.plan.windows import NO_CLIPS, Portion, SplitCounter, distinct_splits
+from repro.plan.passes import SECONDS_PER_HOUR, PassPlan, estimate_shared_work, list_missing, list_passes
+from repro.plan.windows import ClipCounter, Portion, distinct_splits
 from repro.plan.workspace_state import WorkspaceState
 from repro.readout.recipe import Protocol
 from repro.table import requirements
 from repro.table.requirements import MissingItem
 from repro.table.row import Row
 
-SECONDS_PER_HOUR = 3600
 BYTES_PER_VALUE = 4
 """Of features and weights (fp32)."""
 
@@ -46,7 +42,7 @@ class ExtractionJob:
     """Number of clips whose features are stored."""
     precision: Precision
     tflop: float | None
-    """Work of one window from configs/plan.yaml, scaled if the row's windows have another length."""
+    """Work of one window without padding from configs/plan.yaml, scaled if the row's windows have another length."""
     speed: float
     """TFLOP per second of the assumed GPU, for this backbone and precision."""
     frames: Frames
@@ -56,7 +52,7 @@ class ExtractionJob:
     rate: Rate | None
     """Speed measured in this workspace."""
     hours: Amount | None
-    """Time for the remaining part; None if no speed is known or assumed."""
+    """Time for the remaining part, computed by itself; None if no speed is known or assumed."""
     disk: Amount | None
     """Bytes of the remaining part."""
     basis: str
@@ -96,18 +92,6 @@ class RowPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
-    """Jobs that one `repro extract` would compute together."""
-
-    dataset: str
-    shared: SharedWork
-    tflop_apart: float
-    """Work of one window if computed apart."""
-    option: str = ""
-    """Option of `repro extract` that the jobs' precision needs; empty if it is the backbones' own."""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What all rows take together, and each by itself."""
 
@@ -120,7 +104,8 @@ class Plan:
     """Clips of all rows, each counted once."""
     jobs: tuple[ExtractionJob, ...]
     """Jobs of all rows; each data set, backbone and cell once."""
-    savings: tuple[Saving, ...]
+    passes: tuple[PassPlan, ...]
+    """What `repro run` of all rows computes."""
     problems: tuple[str, ...]
     """Files of the workspace that count as missing because they are damaged or were not read."""
 
@@ -139,7 +124,7 @@ def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int,
         UsageError: a config does not say how long a split's clips are, and no audit does.
     """
     state = WorkspaceState(workspace)
-    counter = SplitCounter(state)
+    counter = ClipCounter(state)
     plans = []
     # Splits by what is extracted of them: rows that read the same cell of a data set share the features.
     shared: dict[tuple[str, str, Cell], list[str]] = {}
@@ -168,12 +153,12 @@ def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int,
         downloads=tuple(list_downloads(rows, state)),
         clips=_count_distinct_clips(counter, all_jobs),
         jobs=all_jobs,
-        savings=_find_savings(all_jobs),
+        passes=tuple(list_passes(counter, kind, shared)),
         problems=tuple(dict.fromkeys(state.problems)),
     )
 
 
-def _count_distinct_clips(counter: SplitCounter, jobs: Sequence[ExtractionJob]) -> Amount:
+def _count_distinct_clips(counter: ClipCounter, jobs: Sequence[ExtractionJob]) -> Amount:
     """Count the clips of all jobs, each once whatever the backbones."""
     total = counted(0)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
@@ -184,62 +169,45 @@ def _count_distinct_clips(counter: SplitCounter, jobs: Sequence[ExtractionJob]) 
 
 
 def _plan_extraction(
-    counter: SplitCounter, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]
+    counter: ClipCounter, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]
 ) -> ExtractionJob:
     state = counter.state
-    config, unchanged = state.backbone(backbone), state.backbone(state.backbone_name(backbone))
+    config = state.backbone(backbone)
     own_splits = distinct_splits(state.dataset_config(dataset), splits)
-    total, remaining, stored_clips, bases = NO_CLIPS, NO_CLIPS, 0, []
-    for split in own_splits:
-        counts = counter.count_split(dataset, split, backbone, cell)
-        total, remaining = total + counts.total, remaining + counts.remaining
-        stored_clips += counts.stored_clips
-        bases.append(counts.basis)
+    clips = dict.fromkeys(clip for split in own_splits for clip in counter.list_clips(dataset, split))
+    missing = list_missing(counter, dataset, backbone, cell, splits)
+    remaining = counter.count_portion(dataset, missing, backbone)
     precision = read_precision(config)
-    gpu_speed = load_assumptions().gpu.find_speed(state.backbone_name(backbone), precision)
-    rate = state.measured_rate(backbone, cell, kind)
-    tflop = window_tflop(config, unchanged)
-    hours: Amount | None = None
-    if remaining.windows.most == 0:
-        hours = counted(0)
-    elif rate is not None:
-        # A measured speed takes precedence over the assumed one.
-        hours = remaining.windows.map_estimate(lambda windows: windows / rate.per_second / SECONDS_PER_HOUR)
-    elif kind == "cuda" and tflop is not None:
-        work = tflop
-        hours = remaining.windows.map_estimate(lambda windows: windows * work / gpu_speed / SECONDS_PER_HOUR)
-    elif tflop is not None:
-        speed = cpu_windows_per_second(tflop, count_threads())
-        hours = remaining.windows.map_estimate(lambda windows: windows / speed / SECONDS_PER_HOUR)
+    alone = estimate_shared_work(state, kind, {backbone: (cell,)}, remaining)
     channels = config.channels(cell)
     return ExtractionJob(
         dataset=dataset,
         backbone=backbone,
         cell=cell.name,
         splits=own_splits,
-        total=total,
+        total=counter.count_portion(dataset, clips, backbone),
         remaining=remaining,
-        stored_clips=stored_clips,
+        stored_clips=len(clips) - len(missing),
         precision=precision,
-        tflop=tflop,
-        speed=gpu_speed,
+        tflop=None if alone.work is None else alone.work.total,
+        speed=load_assumptions().gpu.find_speed(config.name, precision),
         frames=config.frames,
         gpu_gigabytes=gpu_gigabytes(config.name, precision),
-        rate=rate,
-        hours=hours,
+        rate=state.measured_rate(backbone, cell, kind),
+        hours=alone.hours,
         disk=None if channels is None else remaining.vectors.times(channels * BYTES_PER_VALUE),
-        basis="; ".join(dict.fromkeys(bases)),
+        basis="; ".join(dict.fromkeys(counter.describe_basis(dataset, split, backbone) for split in own_splits)),
     )
 
 
-def _plan_readouts(counter: SplitCounter, kind: Kind, row: Row, seeds: int, protocol: Protocol) -> ReadoutJob:
+def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, seeds: int, protocol: Protocol) -> ReadoutJob:
     state, recipe, rates = counter.state, row.readout, load_assumptions().readout
     backbone = state.label_backbone(row)
     width = state.backbone(backbone).channels(row.features) or 0
     classes = state.dataset_config(row.data.test.dataset).classes
     tokens, clips = [], []
     for name in (row.data.train, row.data.test):
-        total = counter.count_split(name.dataset, name.split, backbone, row.features).total
+        total = counter.count_split(name.dataset, name.split, backbone)
         mean = total.vectors.likely / max(1, total.clips.likely)
         # The readout reads at most max_length vectors of a clip, and the CLS token.
         tokens.append(total.clips.likely * (min(mean, recipe.max_length) + 1))
@@ -265,29 +233,3 @@ def _plan_readouts(counter: SplitCounter, kind: Kind, row: Row, seeds: int, prot
         # The weights of the selected and of the last epoch.
         disk=estimated(remaining * 2 * BYTES_PER_VALUE * count_parameters(recipe, width, classes)),
     )
-
-
-def _find_savings(jobs: Sequence[ExtractionJob]) -> tuple[Saving, ...]:
-    """Return what computing backbones together would save, if each has something left to compute."""
-    work = load_assumptions().tflop_per_window
-    savings = []
-    for shared in load_assumptions().together:
-        for dataset in dict.fromkeys(job.dataset for job in jobs):
-            # By name: a requested precision is part of a job's label, and one pass has one precision.
-            open_jobs = [
-                (name, job)
-                for job in jobs
-                if job.dataset == dataset and job.remaining.windows.most
-                if (name := job.backbone.removesuffix(f" precision={job.precision}")) in shared.backbones
-            ]
-            # One pass extracts the same cells of every backbone, so jobs with different cells share nothing.
-            alike = len({(job.cell, job.precision) for _, job in open_jobs}) == 1
-            if alike and {name for name, _ in open_jobs} == set(shared.backbones):
-                apart = sum(work[name] for name in shared.backbones)
-                savings.append(Saving(dataset, shared, apart, _precision_option([job for _, job in open_jobs])))
-    return tuple(savings)
-
-
-def _precision_option(jobs: Sequence[ExtractionJob]) -> str:
-    labelled = any(job.backbone.endswith(f" precision={job.precision}") for job in jobs)
-    return f" --precision {jobs[0].precision}" if labelled else ""

@@ -1,15 +1,15 @@
-"""Clips, windows and vectors of splits in this workspace: stored ones and remaining ones, each counted once.
+"""Clips, windows and vectors of splits and of parts of them in this workspace.
 
 They are counted clip by clip if an audit has counted frames, else estimated from what a data set's config states.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from repro.backbones.config import BackboneConfig, Cell
+from repro.backbones.config import BackboneConfig
 from repro.core.errors import UsageError
 from repro.datasets.config import ClipLengths, DatasetConfig
 from repro.datasets.manifest import ClipFacts
@@ -24,9 +24,16 @@ class Portion:
     clips: Amount
     windows: Amount
     vectors: Amount
+    short_windows: Amount
+    """Windows that the end of their clip cuts short."""
 
     def __add__(self, other: "Portion") -> "Portion":
-        return Portion(self.clips + other.clips, self.windows + other.windows, self.vectors + other.vectors)
+        return Portion(
+            self.clips + other.clips,
+            self.windows + other.windows,
+            self.vectors + other.vectors,
+            self.short_windows + other.short_windows,
+        )
 
     def share(self, part: int, of: int) -> "Portion":
         """Return the share of `part` clips out of `of`."""
@@ -35,30 +42,20 @@ class Portion:
             counted(part) if self.clips.exact else self.clips.share(part, of),
             self.windows.share(part, of),
             self.vectors.share(part, of),
+            self.short_windows.share(part, of),
         )
 
 
-NO_CLIPS = Portion(counted(0), counted(0), counted(0))
+NO_CLIPS = Portion(counted(0), counted(0), counted(0), counted(0))
 
 
-@dataclass(frozen=True, slots=True)
-class SplitCounts:
-    """One split's clips and their features of one backbone."""
-
-    total: Portion
-    remaining: Portion
-    """What remains to be computed."""
-    stored_clips: int
-    """Number of clips whose features are stored."""
-    basis: str
-    """Source of the counts."""
-
-
-class SplitCounter:
-    """Counts clips, windows and vectors of splits; every split once."""
+class ClipCounter:
+    """Names the clips of splits, and counts the windows and vectors of any of them."""
 
     def __init__(self, state: WorkspaceState) -> None:
         self.state = state
+        self.list_clips = cache(self._list_clips)
+        self.splits_by_size = cache(self._splits_by_size)
         self.count_split = cache(self._count_split)
 
     def count_clips(self, dataset: str, split: str) -> Amount:
@@ -80,39 +77,82 @@ class SplitCounter:
             )
         return estimated(facts.estimated_clips)
 
-    def _count_split(self, dataset: str, split: str, backbone: str, cell: Cell) -> SplitCounts:
-        """Count a split's clips, windows and vectors, and those whose features are stored.
+    def _list_clips(self, dataset: str, split: str) -> tuple[str, ...]:
+        """Return the ids of a split's clips; until the annotation files have been read, made-up ones.
+
+        Made-up ids are shared by a split and those it is within, and by no others as long as there are enough.
+
+        Raises:
+            UsageError: as count_clips.
+        """
+        listed, config = self.state.listed_dataset(dataset), self.state.dataset_config(dataset)
+        if listed is not None:
+            return tuple(clip.id for clip in listed.split(split).clips)
+        number = round(self.count_clips(dataset, split).likely)
+        within = config.splits[split].within
+        if not within:
+            return tuple(f"{split} {n}" for n in range(number))
+        around = [clip for one in within for clip in self.list_clips(dataset, one)]
+        before = list(config.splits)[: list(config.splits).index(split)]
+        first = sum(len(self.list_clips(dataset, one)) for one in before if config.splits[one].within == within)
+        return tuple(around[n % len(around)] for n in range(first, first + number))
+
+    def count_portion(self, dataset: str, clips: Collection[str], backbone: str) -> Portion:
+        """Count clips, and the windows and vectors that a backbone makes of them.
+
+        Complete splits are counted as such. Of others, clips count as their mean, unless an audit has counted each.
 
         Args:
             dataset: Name of the data set.
-            split: One of its splits.
+            clips: Ids, of clips of its splits.
             backbone: The backbone's label (WorkspaceState.label_backbone).
-            cell: The cell that is read.
 
         Raises:
-            UsageError: neither an audit nor the data set's config state how long its clips are.
+            UsageError: neither an audit nor the data set's config state how long the clips of a split are.
         """
-        state = self.state
-        facts, config = state.dataset_config(dataset).splits[split], state.backbone(backbone)
-        listed, audit = state.listed_dataset(dataset), state.audited_clips(dataset)
-        stored = state.stored_clips(dataset, backbone, cell)
-        ids = [] if listed is None else [clip.id for clip in listed.split(split).clips]
-        remaining = [clip for clip in ids if clip not in stored]
-        stored_count = len(ids) - len(remaining)
+        audit = self.state.audited_clips(dataset)
         if audit:
-            total, rest = (count_audited((audit[i] for i in some if i in audit), config) for some in (ids, remaining))
-            return SplitCounts(total, rest, stored_count, "frames counted by `repro data audit`")
-        if facts.frames is None:
+            return count_audited((audit[clip] for clip in clips if clip in audit), self.state.backbone(backbone))
+        rest, total = set(clips), NO_CLIPS
+        for split, ids in reversed(self.splits_by_size(dataset)):
+            # A split whose lengths are not known is refused below, if no others contain its clips.
+            if ids and ids <= rest and self.state.dataset_config(dataset).splits[split].frames is not None:
+                total += self.count_split(dataset, split, backbone)
+                rest -= ids
+        for split, ids in self.splits_by_size(dataset):
+            if part := rest & ids:
+                total += self.count_split(dataset, split, backbone).share(len(part), len(ids))
+                rest -= part
+        return total
+
+    def _splits_by_size(self, dataset: str) -> list[tuple[str, frozenset[str]]]:
+        """Return the ids of each split, the smallest first; splits whose lengths are not known come last, the largest first."""
+        facts = self.state.dataset_config(dataset).splits
+        splits = [(name, frozenset(self.list_clips(dataset, name))) for name in facts]
+        return sorted(splits, key=lambda one: (1, -len(one[1])) if facts[one[0]].frames is None else (0, len(one[1])))
+
+    def _count_split(self, dataset: str, split: str, backbone: str) -> Portion:
+        """Count a complete split; the arguments and errors are those of count_portion."""
+        config = self.state.backbone(backbone)
+        if self.state.audited_clips(dataset):
+            return self.count_portion(dataset, self.list_clips(dataset, split), backbone)
+        return count_from_config(self.count_clips(dataset, split), self._read_lengths(dataset, split), config)
+
+    def describe_basis(self, dataset: str, split: str, backbone: str) -> str:
+        """Return where the counts of a split come from."""
+        if self.state.audited_clips(dataset):
+            return "frames counted by `repro data audit`"
+        how = "counted from" if self.count_split(dataset, split, backbone).windows.exact else "estimated from"
+        return f"{how} {self._read_lengths(dataset, split).source}"
+
+    def _read_lengths(self, dataset: str, split: str) -> ClipLengths:
+        lengths = self.state.dataset_config(dataset).splits[split].frames
+        if lengths is None:
             raise UsageError(
                 f"configs/datasets/{dataset}.yaml: splits.{split} does not say how long its clips are (frames): "
                 f"run `repro data audit {dataset}`, which counts them, once the data are in the workspace"
             )
-        clips = self.count_clips(dataset, split)
-        number = round(clips.likely)
-        total = count_from_config(clips, facts.frames, config)
-        how = "counted from" if total.windows.exact else "estimated from"
-        rest = total.share(number - stored_count, number)
-        return SplitCounts(total, rest, stored_count, f"{how} {facts.frames.source}")
+        return lengths
 
 
 def distinct_splits(config: DatasetConfig, splits: Sequence[str]) -> tuple[str, ...]:
@@ -124,7 +164,7 @@ def distinct_splits(config: DatasetConfig, splits: Sequence[str]) -> tuple[str, 
 
 def count_audited(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion:
     """Count exactly, from the frames that decode within the seconds that are read."""
-    number = windows = vectors = 0
+    number = windows = vectors = short = 0
     # Many clips have equal lengths, so each length is computed once.
     for (native, fps), times in Counter((clip.frames, clip.fps) for clip in clips).items():
         # The reader keeps frames that start at or before max_seconds; frame 0 starts at 0, hence the + 1.
@@ -134,7 +174,8 @@ def count_audited(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion
         number += times
         windows += times * config.frames.windows(sampled)
         vectors += times * config.vectors(sampled)
-    return Portion(counted(number), counted(windows), counted(vectors))
+        short += times * config.frames.ends_in_short_window(sampled)
+    return Portion(counted(number), counted(windows), counted(vectors), counted(short))
 
 
 def count_from_config(clips: Amount, lengths: ClipLengths, config: BackboneConfig) -> Portion:
@@ -150,13 +191,15 @@ def count_from_config(clips: Amount, lengths: ClipLengths, config: BackboneConfi
     """
     number, frames, count = clips.likely, config.frames, lengths.counted
     windows, vectors = _estimate_by_mean(clips, lengths, config)
+    # Of lengths that are spread evenly, one in `hop` ends with a complete window.
+    short = estimated(number * (1 - 1 / frames.hop), 0, number) if frames.tail_window else estimated(0, 0, number)
     # With overlap, windows are more than the config counted, and without tail windows fewer.
     same_windows = count is not None and count.window == frames.window == frames.hop and frames.tail_window
     if count is not None and same_windows and count.stride == frames.stride:
         total_vectors = config.vectors(count.sampled)
         # With one vector per frame the total is the sum over clips; otherwise each clip's last step is rounded up by itself.
         one_each = total_vectors == count.sampled
-        return Portion(clips, counted(count.windows), counted(total_vectors) if one_each else vectors)
+        return Portion(clips, counted(count.windows), counted(total_vectors) if one_each else vectors, short)
     if lengths.total is not None:
         # Limits for any distribution of lengths: every clip's last window is full, or holds a single frame; without tail
         # windows, up to hop - 1 frames of a clip are in none.
@@ -164,7 +207,7 @@ def count_from_config(clips: Amount, lengths: ClipLengths, config: BackboneConfi
         outside = 0 if frames.tail_window else frames.hop - 1
         least = max(number, number + steps - number * (frames.window + outside) / frames.hop)
         windows = estimated(windows.likely, least, steps + number)
-    return Portion(clips, windows, vectors)
+    return Portion(clips, windows, vectors, short)
 
 
 def _estimate_by_mean(clips: Amount, lengths: ClipLengths, config: BackboneConfig) -> tuple[Amount, Amount]:

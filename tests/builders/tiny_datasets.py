@@ -15,6 +15,7 @@ import openpyxl
 from repro.core.workspace import Workspace
 from repro.datasets import registry
 from repro.datasets.config import DatasetConfig, SplitFacts, load_dataset
+from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.ucf_hmdb import CLASSES
 from repro.smoke import clips
 from repro.video.synthetic import scenes
@@ -228,3 +229,13 @@ def ucf_hmdb_opener(workspace: Workspace) -> Callable[[DatasetConfig, Workspace]
     """Make tiny UCF101 and HMDB51 in `workspace`; return what opens them by their own counts, in place of open_dataset."""
     configs = {"ucf101": ucf101(workspace.data / "ucf101"), "hmdb51": hmdb51(workspace.data / "hmdb51")}
     return lambda config, workspace: registry.open_dataset(configs[config.name], workspace)
+
+
+def write_audit(config: DatasetConfig, workspace: Workspace, frames: int) -> None:
+    """Write an audit as if every clip of a data set had been looked at and held so many frames."""
+    dataset = registry.list_dataset(config, workspace)
+    facts = [
+        ClipFacts(clip.id, clip.path.name, ("train",), True, 1, frames, 25.0, 64, 48, 1.0, "pyav", "", "0" * 64)
+        for clip in dataset.clips
+    ]
+    write_manifest(manifest_path(workspace, config.name), Manifest(config.name, dataset.key, tuple(facts)))

@@ -26,14 +26,16 @@ class SvdFamily(Family[SvdConfig]):
     weights_depend_on = frozenset({"family", "architecture"})
 
     def open_extractors(self, requests: Requests[SvdConfig], execution: Execution) -> list[Extractor]:
-        """Backbones that differ in temporal mixing alone are computed together."""
-        groups: dict[str, Requests[SvdConfig]] = {}
+        groups: dict[tuple[str, str | None], Requests[SvdConfig]] = {}
         for backbone, cells in requests:
-            # These keys change neither the weights nor the UNet's inputs, so backbones that differ in them share both.
-            config = backbone.config.model_dump(mode="json", exclude={"title", "version", "temporal_mixing"})
-            key = repr((config, backbone.checkpoint_sha256))
+            key = (self.sharing_key(backbone.config), backbone.checkpoint_sha256)
             groups[key] = [*groups.get(key, ()), (backbone, cells)]
         return [extractor.open_extractor(group, execution) for group in groups.values()]
+
+    def sharing_key(self, config: SvdConfig) -> str:
+        """Backbones that differ in temporal mixing alone are computed together."""
+        # These keys change neither the weights nor the UNet's inputs, so backbones that differ in them share both.
+        return repr(config.model_dump(mode="json", exclude={"title", "version", "temporal_mixing"}))
 
     def resolve_implementation(self, config: SvdConfig) -> str:
         likely = self.likely_implementation(config)
