@@ -6,7 +6,6 @@ published width and a 72nd of the pixels. Prints the tables of benchmarks/README
 """
 
 import argparse
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +15,14 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import torch
+from gpu_timing import photographs
+from ratios import describe_ratio, median_seconds, time_in_turn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.backbones.config import Cell
-from repro.backbones.extractor import Stream
-from repro.backbones.noise import CPU
+from repro.backbones.extractor import Noise, Stream
+from repro.backbones.noise import CPU, SampledNoise, WindowNoise
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.config import SvdArchitecture, SvdConfig, SvdImageTower, SvdUnet
 from repro.backbones.svd.model import Request, SvdModel, find_needs
@@ -41,7 +42,7 @@ PUBLISHED = {"one timestep": 372.0, "seven timesteps": 2606.0}
 
 
 class Zeros:
-    """Noise that takes no time to generate, because it is not what is measured."""
+    """Noise of windows whose work is counted."""
 
     def sample(self, stream: Stream, shape: tuple[int, ...], device: torch.device = CPU) -> torch.Tensor:
         return torch.zeros(shape, device=device)
@@ -59,15 +60,41 @@ JOBS: dict[str, dict[str, Request]] = {
 }
 
 
-def compute_ours(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
-    frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
-    SvdModel(config, networks, requests, device).compute_window(frames, len(frames), Zeros())
+def make_window(config: SvdConfig) -> tuple[np.ndarray, SampledNoise]:
+    """Return a window of photographs with its noise."""
+    frames = photographs(config.frames.window)
+    height, width = config.size
+    latent = (len(frames), 4, height // 8, width // 8)
+    shapes: dict[Stream, tuple[int, ...]] = {"posterior": latent, "augmentation": (len(frames), 3, height, width)}
+    return frames, SampledNoise.of(WindowNoise(0, "0", 0), shapes)
 
 
-def compute_released(config: SvdConfig, networks: DiffusersNetworks, requests: dict[str, Request], device: str) -> None:
-    frames = np.zeros((config.frames.window, 90, 160, 3), np.uint8)
+def compute_ours(
+    config: SvdConfig,
+    networks: DiffusersNetworks,
+    requests: dict[str, Request],
+    device: str,
+    window: tuple[np.ndarray, Noise] | None = None,
+) -> None:
+    frames, noise = window or make_empty_window(config)
+    SvdModel(config, networks, requests, device).compute_window(frames, len(frames), noise)
+
+
+def compute_released(
+    config: SvdConfig,
+    networks: DiffusersNetworks,
+    requests: dict[str, Request],
+    device: str,
+    window: tuple[np.ndarray, Noise] | None = None,
+) -> None:
+    frames, noise = window or make_empty_window(config)
     for one in requests.values():
-        compute_plain_window(config, networks, one, frames, Zeros(), device)
+        compute_plain_window(config, networks, one, frames, noise, device)
+
+
+def make_empty_window(config: SvdConfig) -> tuple[np.ndarray, Noise]:
+    """Return a window to count the work of, on the meta device."""
+    return np.zeros((config.frames.window, 90, 160, 3), np.uint8), Zeros()
 
 
 def count_teraflops(run: Callable[[], None]) -> float:
@@ -159,38 +186,52 @@ def measure_svd(config: SvdConfig, device: str, repeats: int) -> None:
     )
     print("| | as released | ours | ratio (lowest to highest) | windows/s, ours | peak memory, GB: released, ours |")
     print("|---|---|---|---|---|---|")
-    whole = fill_randomly(DiffusersNetworks(config.architecture, NEEDS), device)
+    whole, window = fill_randomly(DiffusersNetworks(config.architecture, NEEDS), device), make_window(config)
     for name, requests in JOBS.items():
         networks = fill_randomly(DiffusersNetworks(config.architecture, find_needs(config, requests.values())), device)
-        compute_ours(config, networks, requests, device)  # warm
-        pairs, memory = [], []
-        for _ in range(repeats):
-            timed = []
-            for run, with_networks in ((compute_released, whole), (compute_ours, networks)):
-                with peak_memory(device) as peak:
-                    started = time.perf_counter()
-                    run(config, with_networks, requests, device)
-                    if device != "cpu":
-                        # Kernels run asynchronously: without this, only their launch would be timed.
-                        torch.cuda.synchronize()
-                    timed.append(time.perf_counter() - started)
-                memory.append(peak[0])
-            pairs.append(timed)
-        slow, fast = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
-        ratios = sorted(a / b for a, b in pairs)
+        works = [
+            lambda r=requests: compute_released(config, whole, r, device, window),
+            lambda n=networks, r=requests: compute_ours(config, n, r, device, window),
+        ]
+        rounds = time_in_turn(works, repeats)
+        memory = []
+        for work in works:
+            with peak_memory(device) as peak:
+                work()
+            memory += peak
+        slow, fast = median_seconds(rounds)
         print(
-            f"| {name} | {slow:.2f} | {fast:.2f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
-            f"| {1 / fast:.2f} | {max(memory[0::2]):.2f}, {max(memory[1::2]):.2f} |",
+            f"| {name} | {slow:.2f} | {fast:.2f} | {describe_ratio(rounds)} | {1 / fast:.2f} | {memory[0]:.2f}, {memory[1]:.2f} |",
             flush=True,
         )
 
 
-def halve_sizes(config: SvdConfig) -> SvdConfig:
+def measure_together(config: SvdConfig, device: str, repeats: int) -> None:
+    """Time svd_xt by itself, and svd_xt and sdv2 together, of the same window."""
+    jobs = [JOBS[name] for name in ("one timestep, svd_xt and sdv2", "one timestep")]
+    works, tflop = [], []
+    for requests in jobs:
+        networks = DiffusersNetworks(config.architecture, find_needs(config, requests.values()))
+        networks.to("meta")
+        tflop.append(count_teraflops(lambda n=networks, r=requests: compute_ours(config, n, r, "meta")))
+        filled = fill_randomly(networks, device)
+        window = make_window(config)
+        works.append(lambda n=filled, r=requests, w=window: compute_ours(config, n, r, device, w))
+    rounds = time_in_turn(works, repeats, time.process_time if device == "cpu" else time.perf_counter)
+    together, alone = median_seconds(rounds)
+    print(
+        f"svd_xt and sdv2 together at {config.size[0]}x{config.size[1]} ({torch.get_num_threads()} threads): {together:.2f} s a window, svd_xt alone {alone:.2f} s, "
+        f"ratio {describe_ratio(rounds)}; by counted work {tflop[0] / tflop[1]:.3f}\n",
+        flush=True,
+    )
+
+
+def halve_sizes(config: SvdConfig, unet_channels: int = 160, size: tuple[int, int] = (64, 128)) -> SvdConfig:
     """Return the config with every network at half the published width and inputs at a 72nd of the pixels, for a CPU."""
     tower = SvdImageTower(width=640, layers=32, heads=8, patch=14, image=28, embed_dim=512)
-    unet = SvdUnet(channels=160, head_channels=64, context_dim=512)
+    unet = SvdUnet(channels=unet_channels, head_channels=64, context_dim=512)
     architecture = SvdArchitecture(unet=unet, vae_channels=64, image_tower=tower)
-    return config.model_copy(update={"architecture": architecture, "size": (64, 128)})
+    return config.model_copy(update={"architecture": architecture, "size": size})
 
 
 VITS: dict[str, VitFamily[Any]] = {
@@ -253,22 +294,16 @@ def measure_vits(device: str, repeats: int) -> None:
         ways = [VitExtractor(config, encoder, [Cell(layer="final")], device, n) for n in (1, 1, 4)]
         # A hop of a complete window: no window shares frames with the one before it.
         ways[0].resizer = FrameResizer(config.picture, length, device)
-        rounds = []
-        for _ in range(repeats + 1):
-            timed = []
-            for extractor in ways:
-                started = time.perf_counter()
-                for first in range(0, count, extractor.at_once):
-                    extractor.features(windows[first : first + extractor.at_once], [])
-                timed.append(time.perf_counter() - started)
-            rounds.append(timed)
-        rounds = rounds[1:]  # The first round only warms up.
-        apart, alone, together = (statistics.median(timed[n] for timed in rounds) for n in range(3))
-        sharing, batching = (sorted(timed[n] / timed[n + 1] for timed in rounds) for n in range(2))
+
+        def compute(extractor: VitExtractor, windows: list[np.ndarray] = windows) -> None:
+            for first in range(0, len(windows), extractor.at_once):
+                extractor.features(windows[first : first + extractor.at_once], [])
+
+        rounds = time_in_turn([lambda e=extractor: compute(e) for extractor in ways], repeats)
+        apart, alone, together = median_seconds(rounds)
         print(
             f"| {config.title}, {count} windows, one every {hop} frames | {apart:.2f} | {alone:.2f} | {together:.2f} | "
-            f"{statistics.median(sharing):.2f} ({sharing[0]:.2f} to {sharing[-1]:.2f}) | "
-            f"{statistics.median(batching):.2f} ({batching[0]:.2f} to {batching[-1]:.2f}) | {count / together:.2f} |",
+            f"{describe_ratio(rounds)} | {describe_ratio(rounds, 1, 2)} | {count / together:.2f} |",
             flush=True,
         )
     print()
@@ -280,24 +315,17 @@ def measure_resizing(device: str, repeats: int) -> None:
     length, hop = config.frames.window, config.frames.hop
     clip = np.random.default_rng(0).integers(0, 256, (length + 31 * hop, 360, 640, 3), dtype=np.uint8)
     windows = [clip[first : first + length] for first in range(0, len(clip) - length + 1, hop)]
-    pairs = []
-    for _ in range(repeats + 1):
-        timed = []
-        for distance in (length, hop):
-            resizer = FrameResizer(config.picture, distance, device)
-            started = time.perf_counter()
-            for window in windows:
-                resizer.resize_windows([window], length)
-            if device != "cpu":
-                torch.cuda.synchronize()
-            timed.append(time.perf_counter() - started)
-        pairs.append(timed)
-    pairs = pairs[1:]  # The first pair only warms up.
-    apart, shared = (statistics.median(pair[n] for pair in pairs) for n in (0, 1))
-    ratios = sorted(a / b for a, b in pairs)
+
+    def resize(distance: int) -> None:
+        resizer = FrameResizer(config.picture, distance, device)
+        for window in windows:
+            resizer.resize_windows([window], length)
+
+    rounds = time_in_turn([lambda: resize(length), lambda: resize(hop)], repeats)
+    apart, shared = median_seconds(rounds)
     print(
         f"Resizing {len(windows)} windows of 360x640, one every {hop} frames: {apart:.2f} s by themselves, {shared:.2f} s with "
-        f"each frame once, ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})\n",
+        f"each frame once, ratio {describe_ratio(rounds)}\n",
         flush=True,
     )
 
@@ -306,14 +334,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", default="fp32", choices=get_args(SvdConfig.model_fields["precision"].annotation))
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     config = cast(SvdConfig, load_backbone("svd_xt", {"precision": options.precision}))
     # Autocast knows no meta device, on which work is counted; it is the same in every precision.
     count_svd(config.model_copy(update={"precision": "fp32"}))
     count_vits()
     measure_resizing(options.device, options.repeats)
     measure_vits(options.device, options.repeats)
+    # With a UNet of 192 channels, its share of the work of a small window is that of the published size.
+    measure_together(
+        config if options.device != "cpu" else halve_sizes(config, 192, (64, 64)), options.device, options.repeats
+    )
     measure_svd(config if options.device != "cpu" else halve_sizes(config), options.device, options.repeats)
 
 

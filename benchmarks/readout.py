@@ -8,9 +8,7 @@ scores the test split. The ceiling is what packing alone could reach: padded tok
 import argparse
 import os
 import platform
-import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import published_loop
 import torch
+from ratios import Rounds, describe_ratio, median_seconds, time_call
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -61,13 +60,6 @@ def sample_sequences(counts: list[int], width: int, max_length: int, seed: int) 
     return Sequences(names, features, functional.one_hot(labels, CLASSES).float(), Counter())
 
 
-def time_call(work: Callable[[], object]) -> float:
-    """Return the seconds that a call takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path) -> None:
     row, share, train_shape, test_shape = SHAPES[name]
     recipe = load_row(row).readout
@@ -108,21 +100,20 @@ def measure_shape(name: str, clips: int, width: int, repeats: int, folder: Path)
     }
     # Before anything is timed.
     warm_up(recipe, width)
-    times: dict[str, list[tuple[float, float]]] = {what: [] for what in passes}
+    rounds: dict[str, Rounds] = {what: [] for what in passes}
     for _ in range(repeats):
-        for what, (theirs, own) in passes.items():
-            times[what].append((time_call(theirs), time_call(own)))
-    times["epoch"] = [(a + c, b + d) for (a, b), (c, d) in zip(times["training"], times["scoring"], strict=True)]
+        for what, works in passes.items():
+            rounds[what].append(tuple(time_call(work) for work in works))
+    both = zip(rounds["training"], rounds["scoring"], strict=True)
+    rounds["epoch"] = [(a + c, b + d) for (a, b), (c, d) in both]
     own_tokens = sum(len(f) + 1 for f in train.features)
     print(f"{name}: C {width}, {recipe.layers} layers, max_len {recipe.max_length}, {clips} clips, {len(test.clips)} to test on; "
           f"{torch.get_num_threads()} threads, {workers} loader workers, {repeats} repeats, torch {torch.__version__}, "
           f"{platform.machine()}")  # fmt: skip
-    for what, pairs in times.items():
-        ratios = [a / b for a, b in pairs]
+    for what, own_rounds in rounds.items():
+        plain_seconds, own_seconds = median_seconds(own_rounds)
         print(
-            f"  {what:<9} plain {statistics.median(a for a, _ in pairs):7.2f} s   ours "
-            f"{statistics.median(b for _, b in pairs):6.2f} s   ratio {statistics.median(ratios):5.1f} "
-            f"({min(ratios):.1f} to {max(ratios):.1f})"
+            f"  {what:<9} plain {plain_seconds:7.2f} s   ours {own_seconds:6.2f} s   ratio {describe_ratio(own_rounds, digits=1)}"
         )
     print(f"  ceiling of packing (training): {clips * (recipe.max_length + 1) / own_tokens:.1f}")
 

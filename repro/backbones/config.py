@@ -216,15 +216,19 @@ def read_precision(config: BackboneConfig) -> Precision:
     return precision
 
 
-def precision_change(config: BackboneConfig, precision: Precision | None) -> dict[str, str]:
-    """Return the change of `config`, by dotted key, that makes it compute in `precision`; empty if it does, or for None.
+def precision_change(config: BackboneConfig, *precisions: Precision | None) -> dict[str, str]:
+    """Return the change of `config`, by dotted key, that makes it compute in the first of `precisions` that it has.
+
+    Empty if it does already, or if there are none (None counts as none).
 
     Raises:
-        UsageError: the family has no such precision.
+        UsageError: the family has none of them.
     """
-    if precision is not None and precision not in config.precisions():
-        raise UsageError(f"--precision {precision}: {config.name} has {', '.join(config.precisions())}")
-    return {} if precision in (None, read_precision(config)) else {"precision": str(precision)}
+    wanted = [str(precision) for precision in precisions if precision is not None]
+    chosen = next((precision for precision in wanted if precision in config.precisions()), None)
+    if wanted and chosen is None:
+        raise UsageError(f"--precision {' or '.join(wanted)}: {config.name} has {', '.join(config.precisions())}")
+    return {} if chosen in (None, read_precision(config)) else {"precision": str(chosen)}
 
 
 def choose_cells(

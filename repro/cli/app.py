@@ -25,7 +25,7 @@ VERBS = {
         "data": "Show, unpack, audit and compare the data sets.",
     },
     "Features and readouts": {
-        "extract": "Extract features of a data set or of a folder of videos.",
+        "extract": "Extract features of data sets or of folders of videos.",
         "readout": "Train a row's readout on stored features; no video is needed.",
         "predict": "Score any video files with a row's trained readout.",
     },

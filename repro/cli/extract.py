@@ -21,7 +21,7 @@ from repro.cli.options import (
 )
 from repro.core.console import Reporter, format_duration
 from repro.core.errors import Exit, MissingError
-from repro.pipeline.extract import Extracted, ExtractRequest, extract_source
+from repro.pipeline.extract import Extracted, ExtractRequest, extract_sources
 from repro.table.requirements import chosen_device
 
 
@@ -50,29 +50,31 @@ FEATURES = FeatureOptions()
 def extract(
     source: str,
     /,
-    *,
+    *more: str,
     backbone: str = "svd_xt",
     options: FeatureOptions = FEATURES,
     config: BackboneOptions = BACKBONE,
     compute: ComputeOptions = COMPUTE,
     common: CommonOptions = COMMON,
 ) -> Exit:
-    """Extract features of a data set or of a folder of videos.
+    """Extract features of data sets or of folders of videos.
 
     Defaults follow the release's quick start (SVD-XT, timestep 20, layer 9). Features that are stored already are kept.
-    A clip that fails is reported and the others continue; the next run tries it again.
+    Each clip is decoded once for all backbones that sample it alike. A clip that fails is reported and the others continue;
+    the next run tries it again.
 
     Example: `repro extract my_videos/ --backbone svd_xt,sdv2`
 
     Args:
         source: A data set, one of its splits (ucf101/train), or a folder of videos.
+        more: Further ones.
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
     """
     timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
     shard = parse_shard(options.shard)
 
     request = ExtractRequest(
-        source=source,
+        sources=(source, *more),
         backbones=tuple(backbone.split(",")),
         timesteps=timesteps,
         layers=layers,
@@ -80,23 +82,24 @@ def extract(
         stored_as=STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")],
         shard=shard,
         changes=config.changes(),
-        precision=compute.precision,
+        precisions=compute.precision,
     )
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
-    extracted = extract_source(request, common.open_workspace(), execution, reporter)
-    done = extracted.done
-    if done.windows:
-        speed = f"{done.windows / done.seconds:.2f} windows/s"
-        reporter.line(f"{'':<11} {done.windows} windows in {format_duration(done.seconds)}: {speed}")
+    extracted = extract_sources(request, common.open_workspace(), execution, reporter)
+    windows, seconds = (sum(getattr(one.done, what) for one in extracted) for what in ("windows", "seconds"))
+    if windows:
+        reporter.line(f"{'':<11} {windows} windows in {format_duration(seconds)}: {windows / seconds:.2f} windows/s")
     if common.as_json:
-        print(json.dumps(_extraction_as_json(extracted), indent=1))
+        found = [_extraction_as_json(one) for one in extracted]
+        print(json.dumps(found if more else found[0], indent=1))
     # Printed results first: the other clips' features are stored and complete.
-    if done.failed:
+    failed = [one for one in extracted if one.done.failed]
+    if failed:
         raise MissingError(
-            f"{len(done.failed)} of {extracted.clips} clips failed and are named in {extracted.failed_list}: fix them and run "
-            "the same command: it tries them again"
+            f"{sum(len(one.done.failed) for one in failed)} of {sum(one.clips for one in extracted)} clips failed and are named in "
+            f"{', '.join(str(one.failed_list) for one in failed)}: fix them and run the same command: it tries them again"
         )
     return Exit.OK
 

@@ -122,11 +122,13 @@ DeviceOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Precision | None,
+    tuple[Precision, ...],
     Parameter(
         name="--precision",
+        negative="",
+        show_default=False,
         help="Precision of the features: fp32, tf32, published (SVD as released), fast (SVD), fp16 (video transformers) or "
-        "bf16; features of each are kept apart [default: the backbone's].",
+        "bf16; features of each are kept apart. May be repeated: a backbone takes the first that it has [default: the backbone's].",
     ),
 ]
 BatchOption = Annotated[
@@ -174,7 +176,7 @@ class ComputeOptions(DeviceOptions):
         ),
     ] = None
     allow_damaged: DamagedOption = False
-    precision: PrecisionOption = None
+    precision: PrecisionOption = ()
 
     def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> Execution:
         """Return how features are computed on `device`; `say` receives notes about checkpoints."""
@@ -308,22 +310,22 @@ def command_for_row(name: str) -> str:
     return "repro smoke --pretrained" if smoke_rows()[name].pretrained else "repro smoke"
 
 
-def load_requested_rows(names: Sequence[str], precision: Precision | None = None) -> list[Row]:
+def load_requested_rows(names: Sequence[str], precisions: Sequence[Precision] = ()) -> list[Row]:
     """Return the rows that a verb was asked to run or plan, each once; all 24 if `names` has `all`.
 
     Raises:
         UsageError: as load_requested_row, also for names that `all` makes superfluous.
     """
-    rows = [load_requested_row(name, precision) for name in dict.fromkeys(names) if name != "all"]
-    return [load_requested_row(name, precision) for name in row_names()] if "all" in names else rows
+    rows = [load_requested_row(name, precisions) for name in dict.fromkeys(names) if name != "all"]
+    return [load_requested_row(name, precisions) for name in row_names()] if "all" in names else rows
 
 
-def load_requested_row(name: str, precision: Precision | None = None) -> Row:
-    """Return the row that a verb was asked to run or plan, with its features in `precision` [default: the row's].
+def load_requested_row(name: str, precisions: Sequence[Precision] = ()) -> Row:
+    """Return the row that a verb was asked to run or plan, with its features in the first of `precisions` that it has [default: the row's].
 
     Raises:
-        UsageError: no such row, a row of the smoke job, a config that is not valid, or a precision that it does not have.
+        UsageError: no such row, a row of the smoke job, a config that is not valid, or none of the precisions.
     """
     if is_smoke_row(name):
         raise UsageError(f"{name} is part of the smoke job: run `{command_for_row(name)}`")
-    return with_precision(load_row(name), precision)
+    return with_precision(load_row(name), *precisions)

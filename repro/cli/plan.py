@@ -46,7 +46,7 @@ def plan(
             help="Kind of device to plan for; its speed is assumed if none was measured [default: REPRO_DEVICE, else cuda]."
         ),
     ] = None,
-    precision: PrecisionOption = None,
+    precision: PrecisionOption = (),
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Estimate download, disk and GPU time of rows, and list what is missing.
@@ -76,7 +76,7 @@ def print_plan(
     seeds: int,
     protocol: Protocol,
     device: str | None,
-    precision: Precision | None = None,
+    precision: Sequence[Precision] = (),
     as_json: bool,
 ) -> Exit:
     """Print the plan of the rows `names`; of all 24 if `names` is empty or has `all`. Exits 0 whatever is missing.

@@ -35,7 +35,7 @@ def predict(
     top: Annotated[int, Parameter(validator=require_number("--top", 1))] = 5,
     workers: Annotated[int, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = 1,
     allow_damaged: DamagedOption = False,
-    precision: PrecisionOption = None,
+    precision: PrecisionOption = (),
     compute: DeviceOptions = ON_DEVICE,
     common: CommonOptions = COMMON,
 ) -> Exit:
@@ -50,7 +50,7 @@ def predict(
         top: Number of classes to print for each video.
         workers: Processes that decode videos.
     """
-    found = with_precision(load_row(row), precision)
+    found = with_precision(load_row(row), *precision)
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 

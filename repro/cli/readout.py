@@ -32,7 +32,7 @@ def readout(
     *,
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = "published",
-    precision: PrecisionOption = None,
+    precision: PrecisionOption = (),
     training_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     device: DeviceOption = None,
     deterministic: DeterministicOption = False,

@@ -6,7 +6,7 @@ remembers the speed and packs what is complete.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells, precision_change
@@ -28,10 +28,10 @@ from repro.records.record import describe_machine, software_versions
 
 @dataclass(frozen=True, slots=True)
 class ExtractRequest:
-    """Features to extract of a data set, a split of it, or a folder of videos."""
+    """Features to extract of data sets, splits of them, or folders of videos."""
 
-    source: str
-    """A data set, `<dataset>/<split>`, or a path."""
+    sources: tuple[str, ...]
+    """Data sets, `<dataset>/<split>`, or paths."""
     backbones: tuple[str, ...]
     timesteps: tuple[int, ...] | None = None
     layers: tuple[Layer, ...] | None = None
@@ -43,8 +43,8 @@ class ExtractRequest:
     """(i, n): part i of n, counted from 1."""
     changes: Mapping[str, str] = field(default_factory=dict)
     """Changes of the backbones' configs, as YAML text by dotted key."""
-    precision: Precision | None = None
-    """None: each backbone's."""
+    precisions: tuple[Precision, ...] = ()
+    """Each backbone computes in the first that it has; empty: in its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +61,49 @@ class Extracted:
     """File that names the clips that failed; it exists only if some did."""
 
 
-def extract_source(
+def extract_sources(
     request: ExtractRequest, workspace: Workspace, execution: Execution, reporter: Reporter
-) -> Extracted:
-    """Extract the features of a data set or a folder and pack the stores that are complete.
+) -> list[Extracted]:
+    """Extract the features of data sets and folders and pack the stores that are complete; splits of a data set are one.
 
     A clip that fails is reported and the others continue; `Extracted.done.failed` names it.
 
     Raises:
-        UsageError: a source, backbone, timestep, layer or shard that does not exist.
+        UsageError: a source, backbone, timestep, layer or shard that does not exist; then nothing is computed.
         MissingError: a checkpoint or data are missing, or disk or memory do not suffice.
     """
     configs, cells = _choose_backbones(request)
-    complete = _open_collection(request.source, workspace)
-    if not complete.clips:
-        raise UsageError(f"{request.source}: its annotation files list no clips: fetch the publishers' files again")
-    part = complete.take_shard(*request.shard) if request.shard else complete
-    if not part.clips and request.shard:
+    collections: dict[str, Collection] = {}
+    for source in request.sources:
+        found = _open_collection(source, workspace)
+        if not found.clips:
+            raise UsageError(f"{source}: its annotation files list no clips: fetch the publishers' files again")
+        before = collections.get(found.name, found)
+        both = dataset_collection(found.name, (*before.clips, *found.clips))
+        collections[found.name] = replace(found, clips=both.clips)
+    if request.shard:
         number, count = request.shard
-        raise UsageError(
-            f"--shard {number}/{count}: no clips are left for it: {request.source} has {len(complete.clips)}"
-        )
+        for name, complete in collections.items():
+            if number > len(complete.clips):
+                raise UsageError(
+                    f"--shard {number}/{count}: no clips are left for it: {name} has {len(complete.clips)}"
+                )
+    return [
+        _extract_collection(complete, request, configs, cells, workspace, execution, reporter)
+        for complete in collections.values()
+    ]
+
+
+def _extract_collection(
+    complete: Collection,
+    request: ExtractRequest,
+    configs: Mapping[str, BackboneConfig],
+    cells: Mapping[str, tuple[Cell, ...]],
+    workspace: Workspace,
+    execution: Execution,
+    reporter: Reporter,
+) -> Extracted:
+    part = complete.take_shard(*request.shard) if request.shard else complete
     workspace.require_writable()
     for note in complete.notes:
         reporter.warn(note)
@@ -213,13 +235,14 @@ def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig
         UsageError: an unknown or repeated backbone, or options that it does not have.
     """
     if len(set(request.backbones)) < len(request.backbones):
-        raise UsageError(f"--backbone {','.join(request.backbones)}: duplicate backbone")
+        twice = next(name for name in request.backbones if request.backbones.count(name) > 1)
+        raise UsageError(f"--backbone {','.join(request.backbones)}: duplicate backbone '{twice}'")
     if request.grid and (request.timesteps or request.layers):
         raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
     configs = {}
     for name in request.backbones:
         configs[name] = load_backbone(name, request.changes)
-        change = precision_change(configs[name], request.precision)
+        change = precision_change(configs[name], *request.precisions)
         if change:
             configs[name] = load_backbone(name, {**request.changes, **change})
     if (request.grid or request.timesteps) and all(c.axes().timesteps is None for c in configs.values()):

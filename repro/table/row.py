@@ -123,13 +123,13 @@ def row_backbone(row: Row) -> BackboneConfig:
     return load_backbone(row.backbone, row.changes)
 
 
-def with_precision(row: Row, precision: Precision | None) -> Row:
-    """`row` with features in `precision`; the row itself for None, or if that is its precision.
+def with_precision(row: Row, *precisions: Precision | None) -> Row:
+    """`row` with features in the first of `precisions` that its backbone has; the row itself for None, or if that is its own.
 
     Raises:
-        UsageError: the row's backbone has no such precision.
+        UsageError: the row's backbone has none of them.
     """
-    change = precision_change(row_backbone(row), precision)
+    change = precision_change(row_backbone(row), *precisions)
     return row.model_copy(update={"changes": {**row.changes, **change}}) if change else row
 
 

@@ -1,7 +1,9 @@
 """`repro extract` from the command line, on the backbone that needs no weights."""
 
 import json
+import re
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ from builders.commands import run_repro
 
 from repro.backbones.registry import describe_backbone
 from repro.backbones.svd.config import SvdConfig
+from repro.cli.app import dispatch
 from repro.cli.options import parse_numbers, parse_shard
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
+from repro.video.decoders import Decoders, Decoding, Job
 
 
 @pytest.fixture
@@ -76,6 +80,45 @@ def test_a_source_that_is_no_folder_is_refused(folder: Path) -> None:
         assert done.code == 2
         assert message in done.err
         assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--backbone", "mean_colour,colour"], "unknown backbone 'colour'; available: "),
+        (["--backbone", "mean_colour,vjepa_tiny,mean_colour"], "duplicate backbone 'mean_colour'"),
+        (["elsewhere", "--backbone", "mean_colour"], "'elsewhere' is neither a data set"),
+        (
+            ["--backbone", "mean_colour,vjepa_tiny", "--precision", "fast", "--precision", "bf16"],
+            "--precision fast or bf16: mean_colour has fp32",
+        ),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_is_refused_before_any_is_computed(
+    folder: Path, workspace: Workspace, words: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        dispatch(["extract", str(folder), *words, "--workspace", str(workspace.root)])
+    assert not workspace.features.exists()
+
+
+def test_several_sources_and_backbones_decode_each_clip_once(
+    folder: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoded: list[Path] = []
+
+    def decode(self: Decoders, jobs: Sequence[Job]) -> Iterator[Decoding]:
+        decoded.extend(job.path for job in jobs)
+        return original(self, jobs)
+
+    original = Decoders.decode
+    monkeypatch.setattr(Decoders, "decode", decode)
+    words = ["extract", str(folder), str(folder / "more"), str(folder), "--backbone", "mean_colour,vjepa_tiny"]
+    assert dispatch([*words, "--json", "--workers", "1", "--workspace", str(workspace.root)]) == 0
+    whole, more = json.loads(capsys.readouterr().out)
+    assert (whole["clips"], whole["extracted"], more["clips"]) == (4, 4, 1)
+    assert set(whole["stores"]) == {"mean_colour", "vjepa_tiny"}
+    assert len(decoded) == 4 + 1
 
 
 def test_a_checkpoint_with_another_sha256_is_refused(tiny: SvdConfig, tiny_checkpoint: Path, tmp_path: Path) -> None:

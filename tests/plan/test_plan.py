@@ -32,7 +32,7 @@ from repro.features.rates import Kind
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import row_data
 from repro.pipeline.assumptions import count_parameters, count_threads, estimate_readout_tflop, load_assumptions
-from repro.pipeline.extract import ExtractRequest, extract_source
+from repro.pipeline.extract import ExtractRequest, extract_sources
 from repro.plan import workspace_state
 from repro.plan.amounts import counted
 from repro.plan.figures import plan_as_json, sum_stages
@@ -356,8 +356,8 @@ def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None
 
 def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Workspace) -> None:
     folder = next(iter(rendered.values())).parent
-    request = ExtractRequest(str(folder), ("mean_colour",), changes={"frames.window": "5"})
-    extract_source(request, workspace, Execution(), Reporter())
+    request = ExtractRequest((str(folder),), ("mean_colour",), changes={"frames.window": "5"})
+    extract_sources(request, workspace, Execution(), Reporter())
     (rate,) = rates.load_rates(workspace)
     assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
     assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames
