@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import published_loop
 import torch
-from ratios import Rounds, describe_ratio, median_seconds, time_call
+from ratios import Rounds, describe_ratio, median_seconds, time_call, time_in_turn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
@@ -142,15 +142,8 @@ def measure_together(name: str, clips: int, width: int, repeats: int, most: int)
         training.train_one_epoch(stacks[size], optimizers[size], [split] * size, range(size), recipe, 1)
         training.compute_logits(stacks[size], [split] * size, recipe, ON_CPU)
 
-    ratios = []
-    for number in range(repeats + 1):
-        alone, together = (time_call(lambda size=size: run_epoch(size)) for size in stacks)
-        if number:  # the first run is not counted
-            ratios.append(together / alone)
-    print(
-        f"  {most} seeds together: {statistics.median(ratios):.2f} times one ({min(ratios):.2f} to {max(ratios):.2f}), "
-        f"batches of {recipe.batch_size}"
-    )
+    rounds = time_in_turn([lambda size=size: run_epoch(size) for size in (most, 1)], repeats)
+    print(f"  {most} seeds together: {describe_ratio(rounds)} times one, batches of {recipe.batch_size}")
 
 
 def main() -> None:

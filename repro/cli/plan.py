@@ -280,7 +280,7 @@ def _about_extraction(plan: Plan) -> list[str]:
         work = ", ".join(f"{name} {job.tflop:g}" for name, job in unmeasured.items() if job.tflop)
         lines.append(
             f"CPU hours of extraction are ASSUMED: {speed:g} TFLOP/s on each of {count_threads()} threads of this machine; TFLOP "
-            f"per window: {work or 'unknown'} (configs/plan.yaml); `repro extract` saves measured speeds"
+            f"per window without padding: {work or 'unknown'} (configs/plan.yaml); `repro extract` saves measured speeds"
         )
     return lines
 

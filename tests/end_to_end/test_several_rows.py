@@ -95,8 +95,10 @@ def test_rows_together_have_the_records_of_rows_apart(project: Workspace, tmp_pa
     assert {row: (n.likely, n.exact) for row, n in count_planned(planned).items()} == {
         row: (n, True) for row, n in work.items()
     }
-    done = make_plan(rows, together, "cpu", 1, "published")
-    assert done.passes == ()
+    assert make_plan(rows, together, "cpu", 1, "published").passes == ()
+    for row in rows:
+        data = open_requested_data(row, RowRequest(), together, Execution())
+        assert [one.clips for one in list_readings(row, data, together) if one.clips] == []
     assert list(result.records) == list(ROWS)
     shared = [line for line in reporter.lines if line.startswith("together")]
     assert len(shared) == 1

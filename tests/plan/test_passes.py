@@ -5,7 +5,9 @@ import json
 import pytest
 from builders.commands import run_repro
 
+from repro.backbones.registry import likely_identity, load_backbone
 from repro.core.workspace import Workspace
+from repro.features import rates
 from repro.pipeline.assumptions import load_assumptions
 from repro.plan.amounts import counted
 from repro.plan.figures import plan_as_json, sum_stages
@@ -85,6 +87,15 @@ def test_backbones_of_different_precision_share_decoding_alone(workspace: Worksp
     for one in made.passes:
         assert [group.backbones for group in one.groups] == [("svd_xt",), ("sdv2 precision=fast",)]
         assert one.decodings == 1
+
+
+def test_a_measured_speed_of_one_backbone_is_scaled_to_the_work_of_both(workspace: Workspace) -> None:
+    identity = likely_identity(load_backbone("svd_xt"), workspace)
+    assert identity is not None
+    rates.record_rate(workspace, "svd_xt", identity, ("t20_layer09",), {"device": "NVIDIA H200"}, 100, 50.0)
+    (one,) = plan(workspace, "ak_full", "ak_full_sdv2").passes
+    assert one.hours is not None
+    assert one.hours.likely == pytest.approx(one.windows.likely / 2 * 182.7 / 165.9 / 3600)
 
 
 def test_missing_data_are_planned_and_named(workspace: Workspace) -> None:
