@@ -22,6 +22,10 @@ Stream = Literal["augmentation", "posterior", "latent"]
 """Noise on the conditioning image, in sampling the VAE's posterior, and on the latent."""
 
 
+WindowFeatures = dict[str, dict[str, "Float32[np.ndarray, '_ _']"]]
+"""Feature vectors `[rows, C]` of one or more windows, by backbone and cell."""
+
+
 @runtime_checkable
 class Noise(Protocol):
     """A source of one window's noise (repro/backbones/noise.py)."""
@@ -49,7 +53,7 @@ class Extractor(Protocol):
 
     @property
     def at_once(self) -> int:
-        """Maximal number of windows per call of `features`."""
+        """Maximal number of windows per call of `features`; may become smaller."""
         ...
 
     @property
@@ -66,9 +70,7 @@ class Extractor(Protocol):
         """Shapes of the noise that a window with `real` frames takes."""
         ...
 
-    def features(
-        self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]
-    ) -> "dict[str, dict[str, Float32[np.ndarray, '_ _']]]":
+    def features(self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]) -> "WindowFeatures":
         """Compute the feature vectors of consecutive windows of one clip.
 
         Args:
@@ -90,8 +92,24 @@ class WatchesOverflow(Protocol):
         """Pictures that overflowed and were computed again in a wider type, since the extractor was opened."""
         ...
 
-    def explain_nonfinite(self) -> str:
-        """Which network gave NaN or infinity in the last window; an empty string if none did."""
+    def explain_nonfinite(self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]) -> str:
+        """Compute windows again and return which network gave NaN or infinity; an empty string if none did."""
+        ...
+
+
+@runtime_checkable
+class Launches(Protocol):
+    """What an extractor has besides if it need not be waited for: a GPU then has the next windows before these are read."""
+
+    @property
+    def mixes_clips(self) -> bool:
+        """Whether windows of several clips may be computed together."""
+        ...
+
+    def launch(
+        self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]
+    ) -> "Callable[[], list[WindowFeatures]]":
+        """Start what `features` does; returns a function that waits for it and returns each window's features."""
         ...
 
 
@@ -136,4 +154,6 @@ class Execution:
     allow_damaged: bool = False
     """Use what decodes of damaged clips, as the release does, instead of refusing them."""
     say: Callable[[str], None] = lambda line: None
-    """Called with each note about a checkpoint that the user should see."""
+    """Called with each note on a checkpoint, or on a batch that is halved for lack of memory."""
+    profile: Path | None = None
+    """Where a trace of the first windows computed is written, unless there is a file."""

@@ -1,4 +1,4 @@
-"""Running networks on a device: precisions by name, moving to the device, and recognising a lack of memory.
+"""Running networks on a device: precisions by name, and moving to the device.
 
 | name | UNet, image tower, video transformers | VAE encoders |
 |---|---|---|
@@ -148,10 +148,3 @@ def move_to_device(networks: Movable, device: str) -> None:
         networks.to(device)
     except RuntimeError as error:
         raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Recognise a lack of memory: a GPU's has its own exception type, torch's CPU allocator raises a plain RuntimeError."""
-    text = str(error)
-    # The CPU allocator's message: "... can't allocate memory: you tried to allocate ...".
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("alloc" in text and "memory" in text)

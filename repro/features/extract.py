@@ -4,31 +4,33 @@ Backbones that sample frames in the same way share one decoding of a clip. A cli
 continue, so that one damaged file does not end a run of days.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from jaxtyping import Float
 
 from repro.backbones.config import Cell, Precision, read_precision
-from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, WatchesOverflow
+from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, WatchesOverflow, WindowFeatures
 from repro.backbones.precision import explain_precision
 from repro.backbones.registry import open_extractors
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
-from repro.core.files import set_aside, write_json
+from repro.core.files import write_json
 from repro.core.locks import remove_partials
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
+from repro.features.computing import Computed, Waits, compute_batches, profile_first
 from repro.features.pack_collection import pack_collection
-from repro.features.packed import DamagedFeaturesError
-from repro.features.store import Entry, Features, FeatureStore, read_clip_header
-from repro.features.windows import ClipEnd, MissingCells, WindowBatch, add_noise, batch_windows, is_needed
+from repro.features.store import Entry, Features, FeatureStore
+from repro.features.stored_cells import StoredCells
+from repro.features.windows import ClipEnd, MissingCells, add_noise, batch_windows, is_needed
 from repro.video.decoders import Decoders, Job
-from repro.video.published import VideoError, check_file
-from repro.video.sampling import ReaderName, Sampling, is_of_damaged_clip, label_reader
+from repro.video.published import Frames, VideoError, check_file
+from repro.video.sampling import ReaderName, Sampling, label_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,20 @@ class Extraction:
     """sha256 of each readable clip's video."""
     recomputed_frames: int = 0
     """Frames that overflowed in a reduced precision and were computed again in a wider type."""
-    windows: int = 0
+    windows_by: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """Number of windows computed, by the backbones that were computed together."""
+    waits: Waits = field(default_factory=Waits)
     seconds: float = 0.0
     """Time spent on decoding and computing; loading the weights is not counted."""
+
+    @property
+    def windows(self) -> int:
+        return sum(self.windows_by.values())
 
     def count_extracted(self, backbone: str) -> int:
         """Return the number of clips whose features of `backbone` were computed."""
         # Exact without failures. With several backbones a failed clip may be missing features of some of them only.
         return min(self.incomplete.get(backbone, 0), len(self.extracted))
-
-
-BatchFeatures = dict[str, dict[str, Float[np.ndarray, "_ _"]]]
-"""Features of the windows computed together, by backbone and cell."""
 
 
 def extract_missing(
@@ -121,7 +125,7 @@ def pack_if_complete(
     if result.failed:
         return
     for request in requests:
-        stored = _StoredCells(request.store, {cell.name for cell in request.cells}, reporter)
+        stored = StoredCells(request.store, {cell.name for cell in request.cells}, reporter)
         # Shards run side by side: the last one to end finds the collection complete, and packs it.
         if all(stored.has_all(clip.id) for clip in collection.clips):
             for listed in request.store.folder.glob("failed*.json"):
@@ -142,7 +146,7 @@ def _find_missing_cells(
 
     Features count as present only for the same video bytes: a replaced video is computed again.
     """
-    stored = {r.backbone.name: _StoredCells(r.store, {c.name for c in r.cells}, reporter) for r in requests}
+    stored = {r.backbone.name: StoredCells(r.store, {c.name for c in r.cells}, reporter) for r in requests}
     missing: dict[str, MissingCells] = {}
     requests[0].store.hashes.cache_all(clip.path for clip in collection.clips)
     for clip in collection.clips:
@@ -176,67 +180,6 @@ def _find_missing_cells(
     return missing
 
 
-class _StoredCells:
-    """Which of the requested cells a store has of a clip, in its packs or else in the clip's own file.
-
-    Damaged files are renamed and count as missing.
-    """
-
-    def __init__(self, store: FeatureStore, cells: set[str], reporter: Reporter) -> None:
-        self.store, self.requested, self.reporter = store, cells, reporter
-        # Opened once: each pack is verified against its hash, and its index has a row per clip.
-        self.packs = {
-            cell: pack for cell in sorted(cells) if (pack := store.open_pack_or_set_aside(cell, reporter.warn))
-        }
-
-    def find(self, clip_id: str, video_sha256: str) -> set[str]:
-        """Return the requested cells that are stored and were computed from this video."""
-        packed = {
-            cell
-            for cell, pack in self.packs.items()
-            if clip_id in pack.places and pack.places[clip_id].video_sha256 == video_sha256
-        }
-        if packed == self.requested:
-            return packed
-        path = self.store.clip_path(clip_id)
-        try:
-            entry = self.store.read_own_file(clip_id)
-        except DamagedFeaturesError as error:
-            if not path.exists():  # packed, or renamed, by another process in the meantime
-                return packed
-            aside = set_aside(path)
-            self.reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
-            return packed
-        own = set(entry.features) if entry is not None and entry.video_sha256 == video_sha256 else set()
-        return packed | (own & self.requested)
-
-    def is_damaged(self, clip_id: str, video_sha256: str) -> bool:
-        """Whether stored features are of a damaged video: this one, as far as it decodes."""
-        labels = [
-            pack.places[clip_id].reader
-            for pack in self.packs.values()
-            if clip_id in pack.places and pack.places[clip_id].video_sha256 == video_sha256
-        ]
-        if not labels:
-            try:
-                header = read_clip_header(self.store.clip_path(clip_id))
-            except DamagedFeaturesError:  # `find` reports it
-                return False
-            labels = [header.reader] if header is not None and header.video_sha256 == video_sha256 else []
-        return any(is_of_damaged_clip(label) for label in labels)
-
-    def has_all(self, clip_id: str) -> bool:
-        """Whether all requested cells are stored. Videos are not compared, as that would read all of them again."""
-        unpacked = {cell for cell in self.requested if cell not in self.packs or clip_id not in self.packs[cell].places}
-        if not unpacked:
-            return True
-        try:
-            header = read_clip_header(self.store.clip_path(clip_id))
-        except DamagedFeaturesError:
-            return False
-        return header is not None and unpacked <= set(header.cells)
-
-
 def _extract_clips(
     todo: Sequence[Clip],
     missing: Mapping[str, MissingCells],
@@ -259,48 +202,33 @@ def _extract_clips(
     groups: dict[tuple[int, float, ReaderName], list[Extractor]] = {}
     for extractor in extractors:
         groups.setdefault(extractor.frames.decoding, []).append(extractor)
-    started = perf_counter()
     clips_of = {key: [c for c in todo if any(is_needed(e, c, missing) for e in group)] for key, group in groups.items()}
+    # On a CPU nothing is launched ahead: a clip is stored before the next one is computed.
+    on_cpu = execution.device == "cpu"
     with reporter.progress("extract", sum(map(len, clips_of.values()))) as advance:
+        gathering = _ClipGatherer(missing, stores, precisions, result, reporter)
         for key, group in groups.items():
             stride, last_second, reader = key
-            about = {**origin, "batch": "; ".join(extractor.batch for extractor in group)}
+            gathering.about = dict(origin)
             notes = {explain_precision(precisions[name], execution.device) for one in group for name in one.backbones}
             if notes - {""}:
-                about["precision"] = "; ".join(sorted(notes - {""}))
-            origins = {name: (store.add_origin(about),) for name, store in stores.items()}
+                gathering.about["precision"] = "; ".join(sorted(notes - {""}))
             # A chunk completes a window of the longest kind: smaller ones would cost more transfers between processes.
             chunk = max(extractor.frames.window for extractor in group)
             # A clip that failed in an earlier group is damaged: decoding it again would fail again.
             clips = [clip for clip in clips_of[key] if clip.id not in result.failed]
             sampling = Sampling(stride, last_second, chunk, reader, execution.allow_damaged)
             jobs = [Job(clip.path, sampling) for clip in clips]
-            with Decoders(min(execution.workers, len(jobs))) as decoders:
-                batches: list[BatchFeatures] = []
-                nonfinite, recomputed = "", _count_recomputed(group)
-                events = batch_windows(clips, decoders.decode(jobs), group, missing)
-                for event, noises in add_noise(events, result.video_sha256, execution.device):
-                    if isinstance(event, WindowBatch):
-                        computed = event.extractor.features(event.windows, noises)
-                        if not all(np.isfinite(v).all() for cells in computed.values() for v in cells.values()):
-                            nonfinite = nonfinite or _explain_nonfinite(event.extractor, precisions)
-                            _check_weights(event, noises, precisions)
-                        batches.append(computed)
-                        result.windows += len(event.windows)
-                        continue
-                    own_origins, again = origins, _count_recomputed(group) - recomputed
-                    if again:
-                        more = about | {"recomputed_frames": str(again)}
-                        own_origins = {name: (store.add_origin(more),) for name, store in stores.items()}
-                    try:
-                        _store_clip(event, batches, missing[event.clip.id], stores, own_origins, result, reporter)
-                    except VideoError as error:
-                        _add_failure(result, event.clip, f"{error}{nonfinite}", reporter)
-                    result.recomputed_frames += again
-                    batches, nonfinite, recomputed = [], "", recomputed + again
-                    result.seconds = perf_counter() - started
-                    failures = f", {len(result.failed)} failed" if result.failed else ""
-                    advance(f"{result.windows / result.seconds:.2f} windows/s{failures}")
+            # Files are written in a thread, in which a GPU's next batch need not wait for the disk.
+            with Decoders(min(execution.workers, len(jobs))) as decoders, ThreadPoolExecutor(1, "store") as writer:
+                events = add_noise(
+                    batch_windows(clips, decoders.decode(jobs), group, missing), result.video_sha256, execution.device
+                )
+                computed = compute_batches(events, 0 if on_cpu else 1, result.waits)
+                for event in profile_first(computed, execution.profile):
+                    gathering.add(event, writer)
+                    gathering.report_stored(advance, wait=on_cpu)
+                gathering.report_stored(advance, wait=True)
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
     if result.recomputed_frames:
         reporter.warn(
@@ -309,80 +237,159 @@ def _extract_clips(
         )
 
 
-def _count_recomputed(extractors: Sequence[Extractor]) -> int:
-    return sum(one.recomputed_frames for one in extractors if isinstance(one, WatchesOverflow))
+@dataclass(slots=True)
+class _OpenClip:
+    """What is known of a clip that is not stored yet."""
+
+    features: list[WindowFeatures] = field(default_factory=list)
+    read: int = 0
+    """Number of windows whose features are in `features`."""
+    batches: set[str] = field(default_factory=set)
+    """How much was computed at once, as text for the record."""
+    recomputed: int = 0
+    """Pictures that overflowed and were computed again."""
+    nonfinite: str = ""
+    """Where features that are not finite come from."""
+    end: ClipEnd | None = None
 
 
-def _explain_nonfinite(extractor: Extractor, precisions: Mapping[str, Precision]) -> str:
-    """Return what to add to a message about features that are not finite: where they became so, and the remedy."""
-    where = extractor.explain_nonfinite() if isinstance(extractor, WatchesOverflow) else ""
-    halves = sorted({precisions[name] for name in extractor.backbones} & {"published", "fast", "fp16"})
-    if not halves:
-        return f"; they come from {where}" if where else ""
-    return (
-        f"; they come from {where or 'the network'} in precision {halves[0]}, where numbers end at 65504: --precision fp32 has a "
-        "wider range"
-    )
+class _ClipGatherer:
+    """Gathers the features of clips, of which several may be computed at once, and stores each clip when it is complete."""
 
+    def __init__(
+        self,
+        missing: Mapping[str, MissingCells],
+        stores: Mapping[str, FeatureStore],
+        precisions: Mapping[str, Precision],
+        result: Extraction,
+        reporter: Reporter,
+    ) -> None:
+        self.missing, self.stores, self.precisions = missing, stores, precisions
+        self.result, self.reporter, self.started = result, reporter, perf_counter()
+        self.about: dict[str, str] = {}
+        """What is recorded of how features are computed."""
+        self.open: dict[str, _OpenClip] = {}
+        self.storing: deque[tuple[_OpenClip, ClipEnd, Future[None]]] = deque()
 
-def _check_weights(batch: WindowBatch, noises: Sequence[Noise], precisions: Mapping[str, Precision]) -> None:
-    """Check that the weights give finite features of a grey picture, after a clip's features were not finite.
+    def add(self, event: Computed | ClipEnd, writer: Executor) -> None:
+        """Take features of windows or the end of a clip; have the clips that it completes stored by `writer`."""
+        if isinstance(event, ClipEnd):
+            self.open.setdefault(event.clip.id, _OpenClip()).end = event
+            ids = [event.clip.id]
+        else:
+            ids = self._add_features(event)
+        for clip_id in dict.fromkeys(ids):
+            clip = self.open[clip_id]
+            # Of a clip whose decoding failed, nothing is waited for or stored.
+            if clip.end is not None and (clip.end.error is not None or clip.read == clip.end.windows):
+                del self.open[clip_id]
+                self.storing.append((clip, clip.end, writer.submit(self._store_clip, clip, clip.end, self.about)))
 
-    Raises:
-        MissingError: they do not, so that every clip would fail alike.
-    """
-    grey = [np.full_like(window, 128) for window in batch.windows]
-    for name, cells in batch.extractor.features(grey, noises).items():
-        bad = [cell for cell, values in cells.items() if not np.isfinite(values).all()]
-        if bad:
-            raise MissingError(
-                f"backbone {name}: its features {bad[0]} hold NaN or infinity even of a grey picture, so every clip would fail: "
-                "its checkpoint is damaged, or its precision too low: fetch it again and compare its sha256"
-                f"{_explain_nonfinite(batch.extractor, precisions)}"
-            )
+    def _add_features(self, computed: Computed) -> list[str]:
+        """Add features to their clips; returns the ids of these clips."""
+        extractor, windows = computed.batch.extractor, computed.batch.windows
+        done = self.result.windows_by
+        done[tuple(extractor.backbones)] = done.get(tuple(extractor.backbones), 0) + len(windows)
+        ids = [window.clip.id for window in windows]
+        for clip_id in ids:
+            clip = self.open.setdefault(clip_id, _OpenClip())
+            clip.read += 1
+            clip.batches.add(computed.how)
+        # Pictures are only computed again by extractors that take one clip at a time.
+        self.open[ids[0]].recomputed += computed.recomputed
+        # zip ends with the shorter one: without `launch`, the features of all windows, of one clip, are one item.
+        for clip_id, features in zip(ids, computed.features, strict=False):
+            clip = self.open[clip_id]
+            clip.features.append(features)
+            if not all(np.isfinite(values).all() for cells in features.values() for values in cells.values()):
+                frames = [window.frames for window in windows]
+                clip.nonfinite = clip.nonfinite or self._explain_nonfinite(extractor, frames, computed.noises)
+                self._check_weights(extractor, frames, computed.noises)
+        return ids
 
+    def report_stored(self, advance: Callable[[str], None], wait: bool) -> None:
+        """Report the clips that have been stored or have failed since the last call; with `wait`, all that are left."""
+        while self.storing and (wait or self.storing[0][2].done()):
+            clip, end, stored = self.storing.popleft()
+            try:
+                stored.result()
+            except VideoError as error:
+                _add_failure(self.result, end.clip, f"{error}{clip.nonfinite}", self.reporter)
+            else:
+                _report_damage(end, self.reporter)
+            self.result.recomputed_frames += clip.recomputed
+            self.result.seconds = perf_counter() - self.started
+            failures = f", {len(self.result.failed)} failed" if self.result.failed else ""
+            advance(f"{self.result.windows / self.result.seconds:.2f} windows/s{failures}")
 
-def _store_clip(
-    end: ClipEnd,
-    batches: Sequence[BatchFeatures],
-    missing: MissingCells,
-    stores: Mapping[str, FeatureStore],
-    origins: Mapping[str, tuple[str, ...]],
-    result: Extraction,
-    reporter: Reporter,
-) -> None:
-    """Write the features that a clip was missing; stored ones stay as they are.
+    def _store_clip(self, clip: _OpenClip, end: ClipEnd, about: Mapping[str, str]) -> None:
+        """Write the features that a clip was missing; stored ones stay as they are.
 
-    Raises:
-        VideoError: the clip was not decoded completely, or its features are not finite.
-    """
-    # Nothing of a clip that ends early is stored: its features would be those of a shorter video.
-    if end.error is not None:
-        raise end.error
-    if not batches:
-        raise VideoError(f"clip {end.clip.path}: it holds no video frames")
-    complete: dict[str, Features] = {}
-    for name, cells in missing.items():
-        own = [batch[name] for batch in batches if name in batch]
-        if not own:  # computed with another group
-            continue
-        complete[name] = {}
-        for cell in (cell.name for cell in cells):
-            with np.errstate(over="ignore"):  # values beyond fp16 become infinite, and are refused below
-                values = np.concatenate([batch[cell] for batch in own]).astype(stores[name].stored_as)
-            if not np.isfinite(values).all():
-                raise VideoError(
-                    f"clip {end.clip.path}: its features {name} {cell} hold NaN or infinity in "
-                    f"{stores[name].stored_as}: not stored"
+        Raises:
+            VideoError: the clip was not decoded completely, or its features are not finite.
+        """
+        # Nothing of a clip that ends early is stored: its features would be those of a shorter video.
+        if end.error is not None:
+            raise end.error
+        if not clip.features:
+            raise VideoError(f"clip {end.clip.path}: it holds no video frames")
+        complete: dict[str, Features] = {}
+        for name, cells in self.missing[end.clip.id].items():
+            own = [features[name] for features in clip.features if name in features]
+            if not own:  # computed with another group
+                continue
+            complete[name] = {}
+            for cell in (cell.name for cell in cells):
+                stored_as = self.stores[name].stored_as
+                with np.errstate(over="ignore"):  # values beyond fp16 become infinite, and are refused below
+                    values = np.concatenate([features[cell] for features in own]).astype(stored_as)
+                if not np.isfinite(values).all():
+                    raise VideoError(
+                        f"clip {end.clip.path}: its features {name} {cell} hold NaN or infinity in {stored_as}: not stored"
+                    )
+                complete[name][cell] = values
+        # Written only after every cell was checked, so that a clip with bad features gets none of them.
+        own_about = {**about, "batch": "; ".join(sorted(clip.batches))}
+        if clip.recomputed:
+            own_about["recomputed_frames"] = str(clip.recomputed)
+        sha256 = self.result.video_sha256[end.clip.id]
+        label = label_reader(
+            end.decoding.job.sampling.reader, still=bool(end.decoding.still), damaged=bool(end.decoding.damage)
+        )
+        for name, found in complete.items():
+            origins = (self.stores[name].add_origin(own_about),)
+            self.stores[name].write_clip(end.clip.id, Entry(found, sha256, label, origins))
+
+    def _explain_nonfinite(self, extractor: Extractor, windows: Sequence[Frames], noises: Sequence[Noise]) -> str:
+        """Return what to add to a message about features that are not finite: where they became so, and the remedy."""
+        where = extractor.explain_nonfinite(windows, noises) if isinstance(extractor, WatchesOverflow) else ""
+        halves = sorted({self.precisions[name] for name in extractor.backbones} & {"published", "fast", "fp16"})
+        if not halves:
+            return f"; they come from {where}" if where else ""
+        return (
+            f"; they come from {where or 'the network'} in precision {halves[0]}, where numbers end at 65504: --precision fp32 "
+            "has a wider range"
+        )
+
+    def _check_weights(self, extractor: Extractor, windows: Sequence[Frames], noises: Sequence[Noise]) -> None:
+        """Check that the weights give finite features of a grey picture, after a clip's features were not finite.
+
+        Raises:
+            MissingError: they do not, so that every clip would fail alike.
+        """
+        grey = [np.full_like(window, 128) for window in windows]
+        for name, cells in extractor.features(grey, noises).items():
+            bad = [cell for cell, values in cells.items() if not np.isfinite(values).all()]
+            if bad:
+                raise MissingError(
+                    f"backbone {name}: its features {bad[0]} hold NaN or infinity even of a grey picture, so every clip would "
+                    "fail: its checkpoint is damaged, or its precision too low: fetch it again and compare its sha256"
+                    f"{self._explain_nonfinite(extractor, grey, noises)}"
                 )
-            complete[name][cell] = values
-    # Written only after every cell was checked, so that a clip with bad features gets none of them.
-    sha256 = result.video_sha256[end.clip.id]
-    label = label_reader(
-        end.decoding.job.sampling.reader, still=bool(end.decoding.still), damaged=bool(end.decoding.damage)
-    )
-    for name, features in complete.items():
-        stores[name].write_clip(end.clip.id, Entry(features, sha256, label, origins[name]))
+
+
+def _report_damage(end: ClipEnd, reporter: Reporter) -> None:
+    """Report what of a stored clip is not as published."""
     if end.decoding.still:
         reporter.warn(
             f"clip {end.clip.path}: features of a still picture: {end.decoding.still} (docs/deviations.md 32)"

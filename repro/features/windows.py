@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 
 from repro.backbones.config import Cell
 from repro.backbones.config import Frames as FrameSampling
-from repro.backbones.extractor import Extractor, Noise
+from repro.backbones.extractor import Extractor, Launches, Noise
 from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.video.decoders import Decoding
@@ -23,24 +22,33 @@ MissingCells = dict[str, tuple[Cell, ...]]
 """Cells that a clip is missing, by backbone."""
 
 
-@dataclass(frozen=True, slots=True)
-class WindowBatch:
-    """Consecutive windows of a clip, as many as an extractor processes at once."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Consecutive frames of a clip, which are computed together."""
 
     clip: Clip
+    number: int
+    """Index within the clip."""
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowBatch:
+    """As many windows as an extractor processes at once: consecutive ones of a clip, or also of the clips after it."""
+
     extractor: Extractor
-    first: int
-    """Index of the first window within the clip."""
-    windows: tuple[UInt8[np.ndarray, "_ H W 3"], ...]
+    windows: tuple[Window, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClipEnd:
     """The end of a clip: decoded completely, or failed with `error`."""
 
     clip: Clip
     decoding: Decoding
     error: VideoError | None
+    windows: int
+    """Number of its windows, for all extractors together. Some may be yielded later, with windows of the next clips."""
 
 
 Event = WindowBatch | ClipEnd
@@ -57,7 +65,7 @@ def batch_windows(
     extractors: Sequence[Extractor],
     missing: Mapping[str, MissingCells],
 ) -> Iterator[Event]:
-    """Yield each clip's windows for every extractor that it needs, and then its end.
+    """Yield each clip's windows for every extractor that it needs, and its end.
 
     Args:
         clips: The clips.
@@ -65,19 +73,29 @@ def batch_windows(
         extractors: Extractors that sample frames in the same way, and so share the decoding.
         missing: The missing cells, by clip id.
     """
+    batchers = [_Batcher(extractor) for extractor in extractors]
     for clip, decoding in zip(clips, decodings, strict=True):
-        batchers = [_Batcher(clip, extractor) for extractor in extractors if is_needed(extractor, clip, missing)]
+        needed = [batcher for batcher in batchers if is_needed(batcher.extractor, clip, missing)]
+        for batcher in needed:
+            batcher.start_clip(clip)
         error = None
         try:
             for chunk in decoding:
-                for batcher in batchers:
-                    yield from batcher.add_chunk(chunk)
-            for batcher in batchers:
-                yield from batcher.finish_clip()
+                for batcher in needed:
+                    yield from batcher.add_windows(batcher.cutter.add_chunk(chunk))
+            for batcher in needed:
+                yield from batcher.add_windows(batcher.cutter.finish_clip())
         except VideoError as failure:
             # Batches of this clip may have been yielded already; whoever stores features must wait for the end.
             error = failure
-        yield ClipEnd(clip, decoding, error)
+            for batcher in needed:
+                batcher.drop_clip()
+        for batcher in needed:
+            if not batcher.mixes_clips:
+                yield from batcher.yield_rest()
+        yield ClipEnd(clip, decoding, error, sum(batcher.count for batcher in needed))
+    for batcher in batchers:
+        yield from batcher.yield_rest()
 
 
 class WindowCutter:
@@ -114,35 +132,30 @@ class WindowCutter:
 
 
 class _Batcher:
-    """Cuts one clip into windows and batches them for one extractor."""
+    """Cuts clips into windows and batches them for one extractor."""
 
-    def __init__(self, clip: Clip, extractor: Extractor) -> None:
-        self.clip, self.extractor = clip, extractor
-        self.cutter = WindowCutter(extractor.frames)
-        self.waiting: list[Frames] = []
-        self.yielded = 0
-        """Number of windows in earlier batches."""
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.mixes_clips = isinstance(extractor, Launches) and extractor.mixes_clips
+        self.waiting: list[Window] = []
 
-    def add_chunk(self, chunk: Frames) -> Iterator[WindowBatch]:
-        for window in self.cutter.add_chunk(chunk):
-            yield from self._add_window(window)
+    def start_clip(self, clip: Clip) -> None:
+        self.clip, self.cutter, self.count = clip, WindowCutter(self.extractor.frames), 0
 
-    def finish_clip(self) -> Iterator[WindowBatch]:
-        for window in self.cutter.finish_clip():
-            yield from self._add_window(window)
-        # Batches never mix clips: a clip's features must not depend on which clips are computed with it.
-        yield from self._yield_batch()
+    def add_windows(self, windows: Iterable[Frames]) -> Iterator[WindowBatch]:
+        for frames in windows:
+            self.waiting.append(Window(self.clip, self.count, frames))
+            self.count += 1
+            if len(self.waiting) >= self.extractor.at_once:
+                yield from self.yield_rest()
 
-    def _add_window(self, window: Frames) -> Iterator[WindowBatch]:
-        self.waiting.append(window)
-        if len(self.waiting) == self.extractor.at_once:
-            yield from self._yield_batch()
+    def drop_clip(self) -> None:
+        self.waiting = [window for window in self.waiting if window.clip is not self.clip]
 
-    def _yield_batch(self) -> Iterator[WindowBatch]:
+    def yield_rest(self) -> Iterator[WindowBatch]:
         if self.waiting:
-            yield WindowBatch(self.clip, self.extractor, self.yielded, tuple(self.waiting))
-            self.yielded += len(self.waiting)
-            self.waiting = []
+            batch, self.waiting = WindowBatch(self.extractor, tuple(self.waiting)), []
+            yield batch
 
 
 def add_noise(
@@ -161,13 +174,17 @@ def add_noise(
     def make_noise(event: Event) -> list[Noise]:
         if isinstance(event, ClipEnd):
             return []
-        seed, sha256 = event.extractor.noise_seed, video_sha256[event.clip.id]
-        noises = [WindowNoise(seed, sha256, event.first + number) for number in range(len(event.windows))]
+        extractor = event.extractor
+        noises = [WindowNoise(extractor.noise_seed, video_sha256[w.clip.id], w.number) for w in event.windows]
         if device != "cpu":
             return list(noises)
-        shapes = [event.extractor.noise_shapes(len(window)) for window in event.windows]
+        shapes = [extractor.noise_shapes(len(window.frames)) for window in event.windows]
         return [SampledNoise.of(noise, shape) for noise, shape in zip(noises, shapes, strict=True)]
 
+    if device != "cpu":
+        for event in events:
+            yield event, make_noise(event)
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="noise") as thread:
         # One event ahead is enough: sampling takes less time than computing, and more would hold frames in memory.
         ahead: deque[tuple[Event, Future[list[Noise]]]] = deque()

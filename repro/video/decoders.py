@@ -6,7 +6,9 @@ are returned in the order they were requested.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
 
 TIME_LIMIT = 120.0
 """Seconds a worker may take without a sign of life: FRAMES_PER_SIGN native frames, or one chunk of sampled ones."""
+BYTES_AHEAD = 64 << 20
+"""Frames that a worker decodes before the first of them is taken: 11 s of UCF101 at every 4th frame. At least one chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,14 @@ def decode_clip(job: Job, send: Send) -> _Outcome:
     """Send a clip's chunks of frames, and None as a sign of life before the first."""
     try:
         index = open_clip(job.path, job.sampling, alive=lambda: send(None))
-        for frames in read_frames(index, job.sampling):
-            send(frames)
+        # A pipe holds less than a frame: without the thread, a clip whose turn comes later would not be decoded beyond its
+        # first chunk until then. Leaving the block waits for what is left to send, also after an error.
+        with ThreadPoolExecutor(1, "send") as thread:
+            sending: deque[Future[None]] = deque()
+            for frames in read_frames(index, job.sampling):
+                sending.append(thread.submit(send, frames))
+                while len(sending) * frames.nbytes > BYTES_AHEAD:
+                    sending.popleft().result()
     except Exception as error:  # whatever a reader makes of a damaged file is that clip's failure
         return _Outcome(error=describe_failure(job.path, error))
     return _Outcome(damage=index.damage, still=index.still)

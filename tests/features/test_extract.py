@@ -360,7 +360,7 @@ class Recomputing(Broken):
         self.recomputed_frames = 2
         return super().features(windows, noises)
 
-    def explain_nonfinite(self) -> str:
+    def explain_nonfinite(self, windows: Sequence[np.ndarray], noises: Sequence[Noise]) -> str:
         return "the image tower"
 
 

@@ -12,7 +12,7 @@ import torch
 from repro.backbones.config import Frames
 from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
-from repro.features.windows import WindowBatch, WindowCutter, add_noise
+from repro.features.windows import Window, WindowBatch, WindowCutter, add_noise
 
 
 def cut(frames: Frames, count: int, chunk: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -43,10 +43,8 @@ def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_
     )  # fmt: skip
     clip = Clip("a", Path("nowhere"), (0,))
     frames = np.zeros((4, 1, 1, 3), np.uint8)
-    events = [
-        WindowBatch(clip, extractor, 0, (frames, frames)),
-        WindowBatch(clip, extractor, 2, (frames[:2],)),
-    ]
+    windows = [Window(clip, number, frames) for number, frames in enumerate((frames, frames, frames[:2]))]
+    events = [WindowBatch(extractor, tuple(windows[:2])), WindowBatch(extractor, tuple(windows[2:]))]
     ahead, there = ([noises for _, noises in add_noise(iter(events), {"a": "b" * 64}, d)] for d in ("cpu", "cuda"))
     assert [len(noises) for noises in ahead] == [len(noises) for noises in there] == [2, 1]
     for number, (one, other) in enumerate(zip(chain(*ahead), chain(*there), strict=True)):

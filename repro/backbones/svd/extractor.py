@@ -1,13 +1,15 @@
 """Stable Video Diffusion as an Extractor: windows in, cells out, for one or more backbones that share a checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
+from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.extractor import Execution, Noise, Requests, Stream
+from repro.backbones.device import start_download
+from repro.backbones.extractor import Execution, Noise, Requests, Stream, WindowFeatures
 from repro.backbones.precision import explain_precision, move_to_device
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.half_vae import explain_eager_norm
@@ -33,7 +35,7 @@ def open_extractor(requests: Requests[SvdConfig], execution: Execution) -> "SvdE
         )
     if note:
         execution.say(note)
-    return SvdExtractor(requests, execution.device, execution.batch)
+    return SvdExtractor(requests, execution.device, execution.batch, execution.say)
 
 
 class SvdExtractor:
@@ -42,13 +44,23 @@ class SvdExtractor:
     Args:
         requests: backbones with their cells; their configs may differ only in title, version and temporal mixing.
         batch: frames that the VAE encoders take at once; None: limited by a fixed bound on memory.
+        say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
 
     Raises:
         UsageError: a cell has no timestep, or its timestep or layer does not exist.
         MissingError: the checkpoint is not the one the config describes, or does not fit into the device's memory.
     """
 
-    def __init__(self, requests: Requests[SvdConfig], device: str = "cpu", batch: int | None = None) -> None:
+    mixes_clips = False
+    """One window's frames fill a GPU."""
+
+    def __init__(
+        self,
+        requests: Requests[SvdConfig],
+        device: str = "cpu",
+        batch: int | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         first = requests[0][0]
         assert first.checkpoint is not None
         self.config = first.config
@@ -66,7 +78,7 @@ class SvdExtractor:
         needs = find_needs(self.config, by_name.values())
         networks = load_networks(implementation, first.checkpoint, self.config.architecture, needs)
         move_to_device(networks, device)
-        self.model = SvdModel(self.config, networks, by_name, device, batch, text)
+        self.model = SvdModel(self.config, networks, by_name, device, batch, text, say)
 
     @property
     def backbones(self) -> Sequence[str]:
@@ -87,28 +99,47 @@ class SvdExtractor:
     @property
     def batch(self) -> str:
         window = "1 window with its padding" if self.model.mixes else "1 window's own frames"
-        return f"{window}, {self.model.batch} frames in the VAE encoders"
+        return f"{window}, {self.model.batch.size} frames in the VAE encoders"
 
     @property
     def recomputed_frames(self) -> int:
         return self.model.recomputed_frames
 
-    def explain_nonfinite(self) -> str:
-        return self.model.explain_nonfinite()
+    def explain_nonfinite(self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]) -> str:
+        ((frames,), (noise,)) = windows, noises
+        return self.model.explain_nonfinite(pad_window(frames, self.frames.window), len(frames), noise)
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return self.model.noise_shapes(self.frames.window if self.model.mixes else real)
 
-    def features(
+    def features(self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]) -> WindowFeatures:
+        (features,) = self.launch(windows, noises)()
+        return features
+
+    def launch(
         self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
-    ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+    ) -> Callable[[], list[WindowFeatures]]:
         # A single window: at_once is 1.
         ((frames,), (noise,)) = windows, noises
-        means = self.model.compute_window(pad_window(frames, self.frames.window), len(frames), noise)
+        padded, real = pad_window(frames, self.frames.window), len(frames)
+        wait = start_download(self._by_cell(self.model.launch_window(padded, real, noise), real))
+
+        def finish() -> list[WindowFeatures]:
+            found = wait()
+            if self.config.precision == "fast" and not all(np.isfinite(values).all() for values in found.values()):
+                found = start_download(self._by_cell(self.model.compute_window(padded, real, noise), real))()
+            return [
+                {name: {cell: found[name, cell] for cell in places.values()} for name, places in self.names.items()}
+            ]
+
+        return finish
+
+    def _by_cell(self, means: Mapping[str, Mapping[Place, Tensor]], real: int) -> dict[tuple[str, str], Tensor]:
+        # Rows after the real frames are those of black padding.
         return {
-            # Rows after the real frames are those of black padding.
-            name: {cell: means[name][place][: len(frames)].cpu().numpy() for place, cell in places.items()}
+            (name, cell): means[name][place][:real]
             for name, places in self.names.items()
+            for place, cell in places.items()
         }
 
 

@@ -15,13 +15,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Layer
+from repro.backbones.device import Batch, T, upload_constants
 from repro.backbones.extractor import Noise, Stream
-from repro.backbones.precision import autocast, fp32_products, is_out_of_memory
+from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
 from repro.backbones.svd.config import SVD_CELLS, SvdConfig, SvdSchedule, layer_depth
 from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.networks import Needs, Networks
-from repro.core.errors import MissingError, UsageError
+from repro.core.errors import UsageError
 
 LATENT_SCALE = 0.18215
 """Factor on the sampled latent (sgm's scale_factor); the condition's latent is not scaled."""
@@ -66,7 +67,7 @@ class _Outputs:
 
     conditioning: Conditioning
     latent: Float[Tensor, "T 4 h w"]
-    features: Mapping[str, Mapping[Place, Float[Tensor, "_ _"]]]
+    features: dict[str, dict[Place, Float[Tensor, "_ _"]]]
 
 
 def noise_level(schedule: SvdSchedule, timestep: int) -> float:
@@ -135,6 +136,7 @@ class SvdModel:
         networks: with everything that `find_needs(config, requests)` names.
         batch: frames that the VAE encoders take at once; None: as many as PIXELS_AT_ONCE allows.
         text: embeddings of the texts, if `config` conditions on texts.
+        say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class SvdModel:
         device: str = "cpu",
         batch: int | None = None,
         text: Float[Tensor, "N D"] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         find_needs(config, requests.values())  # raises for timesteps and layers that do not exist
         check_text(config, text)
@@ -154,10 +157,17 @@ class SvdModel:
         """Computes moments and condition latents; in precision fast not the same as `networks`."""
         self.recomputed_frames = 0
         """Pictures whose fp16 convolutions overflowed and that were encoded again as published."""
-        self._last: _Outputs | None = None
+        self._overflows: list[Tensor] | None = None
+        """While a window is launched: whether a batch of pictures overflowed, which nobody may look at yet."""
         self.text = None if text is None else text.to(self.device)
         height, width = config.size
-        self.batch = batch or max(1, PIXELS_AT_ONCE // (height * width))
+        self.batch = Batch(
+            batch or max(1, PIXELS_AT_ONCE // (height * width)),
+            "frames at once in the VAE encoders",
+            f"a window of {config.frames.window} frames of {height}x{width} in {config.precision}",
+            self.device,
+            say,
+        )
 
     @property
     def mixes(self) -> bool:
@@ -189,28 +199,57 @@ class SvdModel:
         Raises:
             MissingError: it does not fit into memory.
         """
-        with self.computing(len(frames)):
-            # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
-            return self._compute_window(frames if self.mixes else frames[:real], real, noise)
+        return self._compute_outputs(frames, real, noise).features
+
+    def launch_window(
+        self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
+    ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
+        """Do what compute_window does without waiting for a GPU.
+
+        Where compute_window would encode pictures again, because they overflowed in precision fast, the means are NaN.
+        """
+        self._overflows = []
+        try:
+            features = self._compute_outputs(frames, real, noise).features
+            if not self._overflows:  # another precision
+                return features
+            with torch.inference_mode():
+                # Added to the means, so that one thing is read of a window.
+                mark = torch.where(torch.stack(self._overflows).any(), torch.nan, 0.0)
+                return {name: {p: mean + mark for p, mean in means.items()} for name, means in features.items()}
+        finally:
+            self._overflows = None
 
     @contextmanager
-    def computing(self, frames: int) -> Iterator[None]:
-        """Set up computing anything of a window of `frames`: no gradients, the config's precision, errors of memory.
+    def computing(self) -> Iterator[None]:
+        """Set up computing anything: no gradients, and the config's precision."""
+        with torch.inference_mode(), fp32_products(self.config.precision):
+            yield
+
+    def fit(self, work: Callable[[], T], frames: int) -> T:
+        """Return what `work` computes of `frames`, in smaller batches if memory is full.
 
         Raises:
             MissingError: it does not fit into memory.
         """
-        try:
-            with torch.inference_mode(), fp32_products(self.config.precision):
-                yield
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise self._out_of_memory(frames) from error
-            raise
+        before = self.recomputed_frames
 
-    def _compute_window(
-        self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
-    ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
+        def attempt() -> T:
+            # Nothing of an attempt that failed counts.
+            self.recomputed_frames = before
+            if self._overflows is not None:
+                self._overflows = []
+            with self.computing():
+                return work()
+
+        return self.batch.compute(attempt, frames)
+
+    def _compute_outputs(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> _Outputs:
+        # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
+        needed = frames if self.mixes else frames[:real]
+        return self.fit(lambda: self._compute_needed(needed, real, noise), len(needed))
+
+    def _compute_needed(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> _Outputs:
         picture = pictures.to_pixels(frames, self.config.size, self.device)
         conditioning = self.condition(picture, real, noise)
         latent = self.latent(picture, real, noise)
@@ -229,18 +268,13 @@ class SvdModel:
                 noisy = latent if grain is None else latent + sigma * grain
                 means = self._layer_means(noisy[:count], inputs, sigma, request.layers(timestep), request.mixing)
                 features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
-        self._last = _Outputs(conditioning, latent, features)
-        return features
+        return _Outputs(conditioning, latent, features)
 
-    def explain_nonfinite(self) -> str:
-        """Return the first network that gave NaN or infinity in the last window, in the order of computing; empty if none.
-
-        Looked at on request only: each look waits for the device.
-        """
-        if self._last is None:
-            return ""
-        conditioning, latent = self._last.conditioning, self._last.latent
-        means = [(place, mean) for cells in self._last.features.values() for place, mean in cells.items()]
+    def explain_nonfinite(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> str:
+        """Compute a window again; returns the first network that gave NaN or infinity, in the order of computing, else ""."""
+        outputs = self._compute_outputs(frames, real, noise)
+        conditioning, latent = outputs.conditioning, outputs.latent
+        means = [(place, mean) for cells in outputs.features.values() for place, mean in cells.items()]
         bad = [place for place, mean in means if not mean.isfinite().all()]
         if not bad:
             return ""
@@ -257,8 +291,8 @@ class SvdModel:
     def condition(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Conditioning:
         """Compute the UNet's other inputs for each frame."""
         settings, networks, frames = self.config.conditioning, self.networks, len(picture)
-        numbers = torch.tensor(
-            [settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation], device=self.device
+        numbers = upload_constants(
+            (settings.fps_id, settings.motion_bucket_id, settings.noise_augmentation), self.device
         )
         # sgm's order of embedders in the conditioner. Every frame gets the same numbers.
         vector = networks.vector(numbers)[None].repeat(frames, 1)
@@ -276,11 +310,11 @@ class SvdModel:
                 crossattn = self._repeating_black(networks.image_embeds, picture, real, len(picture)).float()[:, None]
         # Black frames differ in their noise, so the condition's VAE must encode each of them.
         noisy = picture + settings.noise_augmentation * self._sample(noise, "augmentation", picture.shape)
-        return Conditioning(crossattn, self._in_batches(self._encode_condition, noisy, self.batch), vector)
+        return Conditioning(crossattn, self._in_batches(self._encode_condition, noisy, self.batch.size), vector)
 
     def latent(self, picture: Float[Tensor, "T 3 H W"], real: int, noise: Noise) -> Float[Tensor, "T 4 h w"]:
         """Sample the VAE's posterior, scaled."""
-        moments = self._repeating_black(self._encode_moments, picture, real, self.batch)
+        moments = self._repeating_black(self._encode_moments, picture, real, self.batch.size)
         # The encoder's 8 channels are the posterior's moments: 4 of means, then 4 of log variances.
         mean, log_variance = moments.chunk(2, dim=1)
         # The clamp is sgm's (DiagonalGaussianDistribution).
@@ -301,6 +335,9 @@ class SvdModel:
             return encoded
         # An infinity that a convolution returns reaches the output: every later norm makes NaN of it.
         bad = ~encoded.isfinite().flatten(1).all(dim=1)
+        if self._overflows is not None:
+            self._overflows.append(bad.any())
+            return encoded
         count = int(bad.sum())
         if count:
             encoded[bad] = network(picture[bad])
@@ -352,10 +389,3 @@ class SvdModel:
                 if layer == last:
                     break
         return means
-
-    def _out_of_memory(self, frames: int) -> MissingError:
-        height, width = self.config.size
-        return MissingError(
-            f"out of memory on {self.device}: a window of {frames} frames of {height}x{width}, {self.batch} of them at once "
-            f"in the VAE encoders, in {self.config.precision}: use a smaller --batch, or a device with more memory"
-        )

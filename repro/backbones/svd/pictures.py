@@ -6,6 +6,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from repro.backbones.device import upload, upload_constants
+
 # The same as CLIP's own (Radford et al. 2021); open_clip's ViT-H/14 was trained with them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -20,7 +22,7 @@ def to_pixels(
     Source: generate_svd_maps.py (bilinear, align_corners=True).
     """
     # contiguous(): torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
-    scaled = torch.from_numpy(frames).to(device or "cpu").permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
+    scaled = upload(frames, device or "cpu").permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
     return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
 
 
@@ -46,7 +48,7 @@ def to_image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[
         picture = _blur(picture, height / side, width / side)
     # align_corners=True as in sgm. Bicubic overshoots at edges, and values outside [-1, 1] are kept.
     resized = functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=True)
-    mean, std = (torch.tensor(values, device=picture.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (upload_constants(values, picture.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return ((resized + 1) / 2 - mean) / std
 
 

@@ -100,8 +100,10 @@ def verify_against_golden(
         # Golden values are of all frames. Without mixing the model would leave out padding, so all frames count as real.
         real = int(golden["n_real"].item()) if mixing and "n_real" in golden else len(golden["frames"])
         model = SvdModel(sized, networks, {"": Request(mixing, places[path])}, execution.device, execution.batch)
-        with model.computing(len(golden["frames"])):
-            conditioning = model.condition(to_pixels(golden["frames"], sized.size, model.device), real, noise)
+        conditioning = model.fit(
+            lambda: model.condition(to_pixels(golden["frames"], sized.size, model.device), real, noise),  # noqa: B023
+            len(golden["frames"]),
+        )
         ours = {
             "crossattn": conditioning.crossattn,
             "concat": conditioning.concat,

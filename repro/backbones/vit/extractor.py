@@ -1,20 +1,21 @@
 """A video vision transformer as an Extractor: a clip's windows in, one vector per tubelet or window out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.extractor import Backbone, Execution, Noise, Stream
-from repro.backbones.precision import autocast, explain_precision, fp32_products, is_out_of_memory, move_to_device
+from repro.backbones.device import Batch, start_download
+from repro.backbones.extractor import Backbone, Execution, Noise, Stream, WindowFeatures
+from repro.backbones.precision import autocast, explain_precision, fp32_products, move_to_device
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
 from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
 from repro.backbones.vit.pictures import FrameResizer
-from repro.core.errors import MissingError, UsageError
+from repro.core.errors import UsageError
 
 AT_ONCE = 8
 """Windows that a GPU takes at once by default: 8 of 16 frames at 224 fit into 16 GB. A CPU takes one: more at once are not
@@ -37,12 +38,23 @@ def open_extractor(
         if note:
             execution.say(note)
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
-    return VitExtractor(config, encoder, cells, execution.device, execution.batch)
+    return VitExtractor(config, encoder, cells, execution.device, execution.batch, execution.say)
 
 
 class VitExtractor:
-    """A frozen encoder that computes some layers. Only windows of the same clip are computed together, so that no feature
-    depends on which clips come before it."""
+    """A frozen encoder that computes some layers.
+
+    A GPU takes windows of several clips at once; their features differ from those computed clip by clip by rounding. On a CPU,
+    where more windows at once are not faster, no bit of a feature depends on which clips come before it.
+
+    Args:
+        batch: windows at once; None: AT_ONCE on a GPU, one on a CPU.
+        say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
+
+    Raises:
+        UsageError: a layer does not exist, or the checkpoint does not allow the config's sizes.
+        MissingError: the encoder does not fit into the device's memory.
+    """
 
     noise_seed = 0
 
@@ -53,6 +65,7 @@ class VitExtractor:
         cells: Sequence[Cell],
         device: str,
         batch: int | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         sizes, name = encoder.sizes, config.name
         for what, length, step in (
@@ -68,7 +81,15 @@ class VitExtractor:
         self.backbones = (name,)
         self.device = torch.device(device)
         self.resizer = FrameResizer(config.picture, config.frames.hop, self.device)
-        self.at_once = batch or (1 if self.device.type == "cpu" else AT_ONCE)
+        on_cpu = self.device.type == "cpu"
+        self.mixes_clips = not on_cpu
+        self.limit = Batch(
+            batch or (1 if on_cpu else AT_ONCE),
+            "at once",
+            f"windows of {config.frames.window} frames at {config.picture.size} in {config.precision}",
+            self.device,
+            say,
+        )
         move_to_device(encoder, device)
 
     @property
@@ -76,41 +97,62 @@ class VitExtractor:
         return self.config.frames
 
     @property
+    def at_once(self) -> int:
+        return self.limit.size
+
+    @property
     def batch(self) -> str:
-        return f"a clip's windows by {self.at_once}"
+        whose = "windows" if self.mixes_clips else "a clip's windows"
+        return f"{whose} by {self.at_once}"
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return {}
 
-    def features(
-        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
-    ) -> dict[str, dict[str, Float32[np.ndarray, "_ _"]]]:
+    def features(self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]) -> WindowFeatures:
         """Compute vectors of windows: of r real frames, ceil(r / tubelet) vectors, or one with pooling: window.
 
         With keep_padded_tubelets, as many vectors as of a complete window. Frames that a window shares with the one before it,
         in this call or the last one, are resized once.
 
         Raises:
-            MissingError: it does not fit into memory.
+            MissingError: a window does not fit into memory.
         """
-        try:
-            with torch.inference_mode(), fp32_products(self.config.precision):
-                return {self.config.name: self._compute_features(windows)}
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MissingError(
-                f"out of memory on {self.device}: {len(windows)} windows of {self.frames.window} frames at "
-                f"{self.config.picture.size} in {self.config.precision}: use --batch {max(1, len(windows) // 2)}, or a device "
-                "with more memory"
-            ) from error
+        parts = self.launch(windows, noises)()
+        return {
+            name: {cell: np.concatenate([part[name][cell] for part in parts]) for cell in cells}
+            for name, cells in parts[0].items()
+        }
 
-    def _compute_features(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        length, tubelet = self.frames.window, self.encoder.sizes.tubelet
-        # Tubelets that hold a real frame: those after them see only repeated frames, and are dropped unless the config keeps
-        # them.
-        counts = [length if self.config.keep_padded_tubelets else len(frames) for frames in windows]
-        real = [-(-count // tubelet) for count in counts]
+    def launch(
+        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
+    ) -> Callable[[], list[WindowFeatures]]:
+        wait = start_download(self.limit.compute(lambda: self._compute_in_batches(windows), len(windows)))
+        one_each = self.config.pooling == "window"
+        ends = np.cumsum([1 if one_each else self._count_tubelets(window) for window in windows])[:-1]
+
+        def finish() -> list[WindowFeatures]:
+            parts = {cell: np.split(values, ends) for cell, values in wait().items()}
+            return [
+                {self.config.name: {cell: part[number] for cell, part in parts.items()}}
+                for number in range(len(windows))
+            ]
+
+        return finish
+
+    def _compute_in_batches(self, windows: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        step = self.limit.size
+        with torch.inference_mode(), fp32_products(self.config.precision):
+            parts = [self._compute_vectors(windows[first : first + step]) for first in range(0, len(windows), step)]
+            return {cell: torch.cat([part[cell] for part in parts]) for cell in parts[0]}
+
+    def _count_tubelets(self, window: np.ndarray) -> int:
+        """Count the tubelets that hold a real frame. Those after them see only repeated frames, and may be kept by the config."""
+        real = self.frames.window if self.config.keep_padded_tubelets else len(window)
+        return -(-real // self.encoder.sizes.tubelet)
+
+    def _compute_vectors(self, windows: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        real = [self._count_tubelets(window) for window in windows]
+        length = self.frames.window
         pixels = self.resizer.resize_windows(windows, length)
         depth = self.encoder.sizes.depth
         # `final` is the last block's output, with a norm that _pool adds; layerNN are outputs without one.
@@ -121,7 +163,7 @@ class VitExtractor:
                 for cell in self.cells:
                     if numbers[cell] == number:
                         found[cell.name] = self._pool(tokens, real, final=cell.layer == "final")
-        return {name: values.cpu().numpy() for name, values in found.items()}
+        return found
 
     def _pool(self, tokens: Float[Tensor, "B N C"], real: Sequence[int], final: bool) -> Float[Tensor, "_ C"]:
         """Average tokens over space, and over time if the config says so. In fp32: half precision is too coarse for means."""

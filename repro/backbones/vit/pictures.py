@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from repro.backbones.device import upload, upload_constants
 from repro.backbones.vit.config import Picture
 
 MEAN = (0.485, 0.456, 0.406)
@@ -79,12 +80,12 @@ def resize_frames(
     top, left = (round((side - picture.size) / 2) for side in size)
     # interpolate without antialias takes the two nearest pixels, as cv2's INTER_LINEAR in the publishers' loaders.
     pixels = functional.interpolate(
-        torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2).float() / 255,
+        upload(frames, device).permute(0, 3, 1, 2).float() / 255,
         size=size,
         mode="bilinear",
     )[..., top : top + picture.size, left : left + picture.size]
     if picture.normalisation == "imagenet":
-        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+        mean, std = (upload_constants(values, pixels.device).view(3, 1, 1) for values in (MEAN, STD))
         pixels = (pixels - mean) / std
     return pixels
 

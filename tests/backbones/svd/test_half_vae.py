@@ -135,9 +135,9 @@ def test_a_network_that_overflows_in_fp16_is_named(
     getattr(getattr(networks, network), name).weight.data *= 1e7
     exact, published = (model(tiny, networks, precision) for precision in ("fp32", "published"))
     assert compute(exact, frames).isfinite().all()
-    assert exact.explain_nonfinite() == ""
+    assert exact.explain_nonfinite(frames, len(frames), NOISE) == ""
     assert not compute(published, frames).isfinite().all()
-    assert published.explain_nonfinite() == said
+    assert published.explain_nonfinite(frames, len(frames), NOISE) == said
 
 
 def test_a_half_convolution_adds_in_fp32() -> None:

@@ -1,0 +1,119 @@
+"""Keeping a device busy: copies that do not wait for it, and batches that are halved when its memory is full."""
+
+import gc
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.core.errors import MissingError
+
+T = TypeVar("T")
+Key = TypeVar("Key")
+
+
+def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
+    """Copy an array to a device, on a GPU without waiting for what it is still computing."""
+    host, device = torch.from_numpy(np.ascontiguousarray(values)), torch.device(device)
+    if device.type != "cuda":
+        return host.to(device)
+    # CUDA copies pinned memory alone without waiting. torch keeps the pinned block until the copy is done.
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+def start_download(tensors: Mapping[Key, Tensor]) -> Callable[[], dict[Key, np.ndarray]]:
+    """Start copying tensors of one device to the CPU; returns a function that waits for the copies and returns them."""
+    # From a GPU, torch copies to pinned memory if it need not block.
+    copies = {key: tensor.to("cpu", non_blocking=True) for key, tensor in tensors.items()}
+    device = next(iter(tensors.values())).device
+    copied = None
+    if device.type == "cuda":
+        # Not the stream itself: by the time of reading, it also holds the work of later windows.
+        copied = torch.cuda.Event(blocking=True)
+        copied.record(torch.cuda.current_stream(device))  # type: ignore[no-untyped-call]
+
+    def wait() -> dict[Key, np.ndarray]:
+        if copied is not None:
+            copied.synchronize()
+        return {key: copy.numpy() for key, copy in copies.items()}
+
+    return wait
+
+
+@cache
+def upload_constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers as a tensor on a device; each copy of such a tensor would wait for the device, so there is one."""
+    return torch.tensor(values, device=device)
+
+
+class Batch:
+    """How much is computed at once: halved whenever memory is full, and never raised again.
+
+    Args:
+        size: how much at first.
+        unit: what `size` counts, for messages.
+        what: what is computed, for messages.
+        device: where.
+        say: called with one line whenever `size` is halved; None: a lack of memory is an error.
+    """
+
+    def __init__(
+        self, size: int, unit: str, what: str, device: torch.device, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.size, self.unit, self.what, self.device, self.say = size, unit, what, device, say
+
+    def compute(self, work: Callable[[], T], count: int) -> T:
+        """Return what `work` returns, which computes at most `size` at once; if memory is full, halve `size` and call it again.
+
+        Args:
+            work: computes everything.
+            count: how much there is to compute.
+
+        Raises:
+            MissingError: memory does not suffice for one at a time.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                used = min(self.size, count)
+                failure = f"out of memory on {self.device}{_describe_shortage(error, self.device)}: {self.what}"
+                if used == 1 or self.say is None:
+                    smaller = "a smaller --batch, " if used > 1 else ""
+                    raise MissingError(
+                        f"{failure}, {used} {self.unit}: use {smaller}a device with more memory (`repro plan` lists what each "
+                        "backbone takes), or end other programs on this one"
+                    ) from error
+            # Not within `except`: there the traceback keeps the tensors of the failed attempt.
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.size = used // 2
+            self.say(f"{failure}: from here on {self.size} {self.unit}, not {used}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Recognise a lack of memory: a GPU's has its own exception type, torch's CPU allocator raises a plain RuntimeError."""
+    text = str(error)
+    # Of the CPU's allocator, of pinned memory, and of cuBLAS and cuDNN.
+    others = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in text for part in others)
+
+
+def _describe_shortage(error: BaseException, device: torch.device) -> str:
+    """Return, in brackets, how much memory was needed and free, as far as it is known."""
+    tried = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    known = [f"{tried[1]} more needed"] if tried else []
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        known += [
+            f"{torch.cuda.memory_allocated(device) / 1e9:.1f} GB in use here",
+            f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free",
+        ]
+    return f" ({', '.join(known)})" if known else ""
