@@ -33,8 +33,8 @@ def start_download(tensors: Mapping[Key, Tensor]) -> Callable[[], dict[Key, np.n
     copied = None
     if device.type == "cuda":
         # Not the stream itself: by the time of reading, it also holds the work of later windows.
-        copied = torch.cuda.Event(blocking=True)
-        copied.record(torch.cuda.current_stream(device))  # type: ignore[no-untyped-call]
+        copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(device))
 
     def wait() -> dict[Key, np.ndarray]:
         if copied is not None:

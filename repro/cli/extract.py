@@ -19,7 +19,7 @@ from repro.cli.options import (
     parse_numbers,
     parse_shard,
 )
-from repro.core.console import Reporter, format_duration
+from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError
 from repro.pipeline.extract import Extracted, ExtractRequest, extract_sources
 from repro.table.requirements import chosen_device
@@ -88,9 +88,6 @@ def extract(
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
     extracted = extract_sources(request, common.open_workspace(), execution, reporter)
-    windows, seconds = (sum(getattr(one.done, what) for one in extracted) for what in ("windows", "seconds"))
-    if windows:
-        reporter.line(f"{'':<11} {windows} windows in {format_duration(seconds)}: {windows / seconds:.2f} windows/s")
     if common.as_json:
         found = [_extraction_as_json(one) for one in extracted]
         print(json.dumps(found if more else found[0], indent=1))
@@ -117,4 +114,5 @@ def _extraction_as_json(extracted: Extracted) -> dict[str, object]:
         "recomputed_frames": done.recomputed_frames,
         "windows": done.windows,
         "seconds": round(done.seconds, 3),
+        "waiting_seconds": {"decoder": round(done.waits.decoder, 3), "device": round(done.waits.device, 3)},
     }

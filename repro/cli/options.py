@@ -4,6 +4,7 @@ A verb takes a group as one keyword argument with its default (`common: CommonOp
 group's fields as options of the verb. Values outside the limits are refused before the verb's body runs.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ def require_number(option: str, least: int, most: int | None = None) -> Callable
 def _require_device(_: type, value: str | None) -> None:
     if value is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise UsageError(f"--device {value}: expected cpu, cuda or cuda:N")
+
+
+def _require_new_file(_: type, value: Path | None) -> None:
+    # Before hours of work, at whose end the file would be written.
+    if value is not None and value.exists():
+        raise UsageError(f"--profile {value}: exists already: name a new file")
+    if value is not None and not os.access(value.absolute().parent, os.W_OK):
+        raise UsageError(f"--profile {value}: {value.absolute().parent} is not a folder that can be written to")
 
 
 STORED_AS: "dict[str, StoredAs]" = {"fp32": "float32", "fp16": "float16"}
@@ -177,13 +186,21 @@ class ComputeOptions(DeviceOptions):
     ] = None
     allow_damaged: DamagedOption = False
     precision: PrecisionOption = ()
+    profile: Annotated[
+        Path | None,
+        Parameter(
+            validator=_require_new_file,
+            help="New file for a trace of the first 4 batches of windows (for chrome://tracing or Perfetto).",
+        ),
+    ] = None
 
     def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> Execution:
         """Return how features are computed on `device`; `say` receives notes about checkpoints."""
         # Imported here, because every verb imports this module and few decode videos.
         from repro.video.decoders import count_spare_cores
 
-        return Execution(device, self.batch, self.workers or count_spare_cores(), self.allow_damaged, say)
+        workers = self.workers or count_spare_cores()
+        return Execution(device, self.batch, workers, self.allow_damaged, say, self.profile)
 
 
 @Parameter(name="*")

@@ -105,6 +105,8 @@ def extract_missing(
         todo = [clip for clip in collection.clips if clip.id in missing]
         before(todo)
         _extract_clips(todo, missing, requests, execution, origin, result, reporter)
+    elif execution.profile is not None and not execution.profile.exists():
+        reporter.line(f"{'profile':<11} not written: no features were missing")
     for request in requests:
         _write_failed(request.store.folder / f"failed{collection.part}.json", result.failed)
     return result

@@ -57,6 +57,8 @@ class Gpu(Config):
     tflop_per_second: Speeds
     tflop_per_second_of: Mapping[str, Speeds]
     """By backbone, where it differs."""
+    peak_tflop_per_second: Mapping[str, Above0]
+    """By the name that the driver gives."""
     batch_gain: Mapping[str, Above0]
     """By backbone: windows per second in batches over windows one by one."""
 

@@ -1,19 +1,19 @@
-"""What an extraction will take, reported before it begins: disk, and on a CPU the hours."""
+"""What an extraction will take, reported before it begins: disk, and on a CPU the hours; and after it, how fast it was."""
 
 import shutil
 from collections.abc import Sequence
 
 import torch
 
-from repro.backbones.registry import group_by_sharing
+from repro.backbones.registry import group_by_sharing, load_backbone
 from repro.core.console import Reporter, format_duration, format_size
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features import rates
-from repro.features.extract import FeatureRequest
+from repro.features.extract import Extraction, FeatureRequest
 from repro.features.store import StoredAs
-from repro.pipeline.assumptions import cpu_windows_per_second, window_work
+from repro.pipeline.assumptions import cpu_windows_per_second, load_assumptions, window_work
 from repro.video.published import estimate_frames
 
 SAMPLED_CLIPS = 200
@@ -106,3 +106,38 @@ def _count_windows(clips: Sequence[Clip], request: FeatureRequest) -> float:
         if declared:
             counts.append(frames.windows(-(-declared // frames.stride)))
     return len(clips) * sum(counts) / len(counts) if counts else 0.0
+
+
+def report_speed(done: Extraction, requests: Sequence[FeatureRequest], device: str, reporter: Reporter) -> None:
+    """Report how fast windows were computed, and what was waited for.
+
+    Args:
+        done: What was computed.
+        requests: The requested cells, which decide whether the work of a window is known.
+        device: Name of the device as its driver gives it.
+    """
+    if not done.windows:
+        return
+    parts = [f"{done.windows / done.seconds:.2f} windows/s"]
+    works = [_known_tflop(names, requests) for names in done.windows_by]
+    if None not in works:
+        # A clip's shorter last window counts as a complete one.
+        counts = zip(works, done.windows_by.values(), strict=True)
+        speed = sum(work * windows for work, windows in counts if work is not None) / done.seconds
+        peak = load_assumptions().gpu.peak_tflop_per_second.get(device)
+        parts.append(f"{speed:.3g} TFLOP/s" + (f" ({speed / peak:.0%} of the fp16 peak of {device})" if peak else ""))
+    decoder, computing = done.waits.decoder / done.seconds, done.waits.device / done.seconds
+    parts.append(f"{decoder:.0%} of the time waiting for decoded windows, {computing:.0%} for their features")
+    reporter.line(f"{'speed':<11} {done.windows} windows in {format_duration(done.seconds)}: {', '.join(parts)}")
+
+
+def _known_tflop(names: Sequence[str], requests: Sequence[FeatureRequest]) -> float | None:
+    """Return the work of one window of backbones that were computed together; None unless it is what was counted."""
+    group = [(request.backbone.config, request.cells) for request in requests if request.backbone.name in names]
+    for config, cells in group:
+        # The work was counted up to the usual layer. Precision and the cutting into windows are accounted for.
+        own, counted = (c.model_dump(exclude={"precision", "frames"}) for c in (config, load_backbone(config.name)))
+        if own != counted or any(cell.layer != config.axes().usual.layer for cell in cells):
+            return None
+    work = window_work(group)
+    return None if work is None else work.total

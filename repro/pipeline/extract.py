@@ -22,7 +22,7 @@ from repro.features import rates
 from repro.features.collection import Collection, dataset_collection, folder_collection
 from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
 from repro.features.store import FeatureStore, StoredAs
-from repro.pipeline.costs import report_cpu_hours, report_disk
+from repro.pipeline.costs import report_cpu_hours, report_disk, report_speed
 from repro.records.record import describe_machine, software_versions
 
 
@@ -199,6 +199,8 @@ def extract_features(
         reporter,
         lambda clips: report_costs(clips, requests, workspace, execution, reporter),
     )
+    machine = describe_machine(execution.device)
+    report_speed(done, requests, machine["device"], reporter)
     # A clip that failed is neither extracted nor reused.
     readable = len(collection.clips) - len(done.failed)
     for request in requests:
@@ -219,7 +221,7 @@ def extract_features(
             request.backbone.name,
             request.backbone.identity(),
             tuple(cell.name for cell in request.cells),
-            describe_machine(execution.device),
+            machine,
             done.windows,
             done.seconds,
         )

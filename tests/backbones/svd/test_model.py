@@ -194,7 +194,9 @@ def test_out_of_memory_says_what_was_tried(
 
     monkeypatch.setattr(loaded, "moments", fail)
     model = SvdModel(tiny, loaded, {"": request([20], [9])}, batch=4)
-    with pytest.raises(MissingError, match=r"out of memory on cpu: a window of 25 frames of 64x128 in fp32, 4 frames at once in the"):
+    with pytest.raises(
+        MissingError, match=r"out of memory on cpu: a window of 25 frames of 64x128 in fp32, 4 frames at once in the"
+    ):
         model.compute_window(pad_window(frames, 25), 7, NOISE)
 
 
