@@ -83,7 +83,7 @@ class Batch:
                 if not is_out_of_memory(error):
                     raise
                 used = min(self.size, count)
-                failure = f"out of memory on {self.device}{_describe_shortage(error, self.device)}: {self.what}"
+                failure = f"out of memory on {self.device}{describe_shortage(error, self.device)}: {self.what}"
                 if used == 1 or self.say is None:
                     smaller = "a smaller --batch, " if used > 1 else ""
                     raise MissingError(
@@ -106,7 +106,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in text for part in others)
 
 
-def _describe_shortage(error: BaseException, device: torch.device) -> str:
+def describe_shortage(error: BaseException, device: torch.device) -> str:
     """Return, in brackets, how much memory was needed and free, as far as it is known."""
     tried = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
     known = [f"{tried[1]} more needed"] if tried else []

@@ -3,7 +3,10 @@ has changed."""
 
 from dataclasses import dataclass
 
+import torch
+
 from repro.backbones.config import Cell
+from repro.backbones.device import describe_shortage, is_out_of_memory
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
@@ -78,7 +81,7 @@ def train_readouts(
     """Train a row's readouts on stored features (`open_stored_row`). The runs are those that run_row would make.
 
     Raises:
-        MissingError: features are damaged or not finite.
+        MissingError: features are damaged or not finite, or the device's memory is full.
         UsageError: another process runs the row, or a training of it was started with another recipe.
     """
     with workspace.lock(f"run {inputs.row.name}"):
@@ -89,7 +92,16 @@ def _train_seeds(
     inputs: ReadoutInputs, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.first(request.seeds)
-    records = run_readouts(inputs, seeds, workspace, reporter, request.protocol, compute)
+    try:
+        records = run_readouts(inputs, seeds, workspace, reporter, request.protocol, compute)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MissingError(
+            f"readout of {inputs.row.name}: out of memory on {compute.device}"
+            f"{describe_shortage(error, torch.device(compute.device))}: batches of a training are part of its result and are not "
+            "made smaller: end other programs on the device, or use another --device; the same command resumes"
+        ) from error
     # A view of the records, made last: by now the records are on disk.
     mlflow_view.log_runs(workspace, reporter)
     return records
