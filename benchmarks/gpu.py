@@ -1,35 +1,36 @@
-"""What one CUDA GPU does with this project's own code today, and with candidates: `python benchmarks/gpu.py --json FILE`.
+"""What one CUDA GPU does with this project's own code: `python benchmarks/gpu.py --json FILE`.
 
 Needs no data and no checkpoint: weights are random numbers made on the device at the published sizes, pictures are
-photographs that scikit-learn ships. Sections have deadlines, catch their own failures, and print as they measure; FILE is
-written after every line, so that a run that is stopped loses nothing. All sections together end within --minutes.
+photographs that scikit-learn ships. Each section has a deadline; a part that fails is a row, and the others continue. Rows are
+printed as they are measured, and FILE is written after each, so that a run that is stopped loses nothing. All
+sections together end within --minutes.
 
-`--tiny --device cpu` runs every section in a minute or two at the sizes of the tiny backbones, to see that it still works.
+`--tiny --device cpu` runs every section in less than a minute at the sizes of the tiny backbones, to see that it works.
 """
 
 import argparse
 import json
 import platform
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from gpu_timing import (
     OutOfTimeError,
     Report,
-    Timed,
-    counted,
+    count_tflop,
     deadline,
-    deviation,
     measure,
+    measure_deviation,
     peak_memory,
     photographs,
     randomise,
@@ -37,14 +38,15 @@ from gpu_timing import (
 )
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 # What a section measures is imported in that section: a package that is missing or too old ends one section, not all.
 
 SEED = 20250911
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+"""Of the video transformers; fp32 first: the others are compared with it."""
 
 
-def ceilings(report: Report) -> None:
+def measure_ceilings(report: Report) -> None:
     """The most that this card does: matrix products, copies, and convolutions of the VAE's two costliest shapes."""
     from repro.backbones.precision import fp32_products
 
@@ -87,179 +89,202 @@ def ceilings(report: Report) -> None:
                 report.row(f"convolution {channels} at {rows}x{columns}, {name}", tflop=tflop, timed=timed)
 
 
-def transformers(report: Report) -> None:
-    """Windows/s of V-JEPA and VideoMAEv2 through VitExtractor, uint8 frames in and vectors out on the CPU."""
-    from repro.backbones.config import Cell
-    from repro.backbones.registry import load_backbone
+@cache
+def open_encoder(name: str, device: torch.device) -> tuple[Any, float]:
+    """Build a video transformer with random weights; returned with the TFLOP of one window."""
+    from repro.backbones.registry import family_of, load_backbone
     from repro.backbones.vit.checkpoint import expected_tensors
     from repro.backbones.vit.encoder import iterate_layers
+
+    config: Any = load_backbone(name)
+    family: Any = family_of(config)
+    size, sizes, length = config.picture.size, config.encoder, config.frames.window
+    patches = (size // sizes.patch) ** 2 * config.table_frames // sizes.tubelet
+
+    def build(where: torch.device) -> tuple[Any, dict[str, Tensor]]:
+        shapes = expected_tensors(sizes, config, family.layout, patches)
+        tensors = {key: torch.empty(shape, device=where) for key, shape in shapes}
+        return family.encoder_builder()(tensors, sizes, config.num_heads, config.table_frames), tensors
+
+    hollow, _ = build(torch.device("meta"))
+    seen = torch.empty(1, 3, length, size, size, device="meta")
+    tflop = count_tflop(lambda: list(iterate_layers(hollow, seen, hollow.sizes.depth)))
+    encoder, tensors = build(device)
+    # The modules were given these very tensors (or thirds of them), so filling them fills the modules.
+    generator = torch.Generator(device).manual_seed(SEED)
+    for key, tensor in tensors.items():
+        randomise(key, tensor, generator)
+    return encoder, tflop
+
+
+def open_vit(report: Report, name: str, precision: str, batch: int | None) -> Any:
+    """Return the project's extractor on such an encoder."""
+    from repro.backbones.config import Cell
+    from repro.backbones.registry import load_backbone
     from repro.backbones.vit.extractor import VitExtractor
-    from repro.backbones.vit.family import Videomaev2Family, VjepaFamily
 
-    families: tuple[tuple[str, Any], ...] = (("vjepa", VjepaFamily()), ("videomaev2", Videomaev2Family()))
-    for published, family in families:
-        name = f"{published}_tiny" if report.tiny else published
-        with report.attempt(name):
-            configs: dict[str, Any] = {
-                p: load_backbone(name, {"precision": p}) for p in ("fp32", "tf32", "fp16", "bf16")
-            }
-            config = configs["fp32"]
-            size, sizes, length = config.picture.size, config.encoder, config.frames.window
-            patches = (size // sizes.patch) ** 2 * config.table_frames // sizes.tubelet
-            generator = torch.Generator(report.device).manual_seed(SEED)
+    config: Any = load_backbone(name, {"precision": precision})
+    encoder, _ = open_encoder(name, report.device)
+    return VitExtractor(config, encoder, [Cell(layer="final")], str(report.device), batch)
 
-            def build(device: torch.device, config: Any = config, family: Any = family, patches: int = patches) -> Any:
-                tensors = {
-                    key: torch.empty(shape, device=device)
-                    for key, shape in expected_tensors(config.encoder, config, family.layout, patches)
-                }
-                return family.encoder_builder()(tensors, config.encoder, config.num_heads, config.table_frames), tensors
 
-            hollow, _ = build(torch.device("meta"))
-            seen = torch.empty(1, 3, length, size, size, device="meta")
-            tflop = counted(lambda hollow=hollow, seen=seen: list(iterate_layers(hollow, seen, hollow.sizes.depth)))  # type: ignore[misc]
-            encoder, tensors = build(report.device)
-            # The modules were given these very tensors (or thirds of them), so filling them fills the modules.
-            for key, tensor in tensors.items():
-                randomise(key, tensor, generator)
-            exact: dict[int, Tensor] = {}
-            for batch in (1, 2) if report.tiny else (8, 1, 32):
-                windows = [photographs(length, start) for start in range(batch)]
-                for precision in ("fp32", "tf32", "fp16", "bf16"):
-                    extractor = VitExtractor(
-                        configs[precision], encoder, [Cell(layer="final")], str(report.device), batch
+def transformer_names(report: Report) -> list[str]:
+    return [f"{name}_tiny" if report.tiny else name for name in ("vjepa", "videomaev2")]
+
+
+def measure_transformers(report: Report) -> None:
+    """Windows/s of V-JEPA and VideoMAEv2, uint8 frames in and vectors out on the CPU, by precision and batch."""
+    for name in transformer_names(report):
+        for batch in (2,) if report.tiny else (8, 1):
+            exact: list[Tensor] = []
+            for precision in ("fp32", "fp16") if report.tiny else PRECISIONS:
+                with report.attempt(f"{name} {precision}, batch {batch}"):
+                    extractor = open_vit(report, name, precision, batch)
+                    windows = [photographs(extractor.frames.window, start) for start in range(batch)]
+
+                    def compute(extractor: Any = extractor, windows: Any = windows, name: str = name) -> Tensor:
+                        return torch.from_numpy(extractor.features(windows, [])[name]["final"])
+
+                    reset_peak_memory(report)
+                    timed = measure(report, compute, seconds=1.0, most=5)
+                    exact.append(timed.result)
+                    report.row(
+                        f"{name} {precision}, batch {batch}", tflop=batch * open_encoder(name, report.device)[1], timed=timed,
+                        windows_per_s=batch / timed.median, deviation=measure_deviation(timed.result, exact[0]),
+                        **peak_memory(report),
+                    )  # fmt: skip
+
+
+def write_clips(folder: Path, lengths: list[int]) -> list[Path]:
+    """Encode clips of UCF101's size."""
+    paths = []
+    for number, length in enumerate(lengths):
+        paths.append(folder / f"{number}.mp4")
+        with av.open(str(paths[-1]), "w") as file:
+            stream = file.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            for frame in photographs(length, number):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            file.mux(stream.encode())
+    return paths
+
+
+def measure_extraction(report: Report) -> None:
+    """Clips of UCF101's lengths end to end: decoded in processes, computed, and stored, by what `repro extract` runs."""
+    from gpu_svd import RandomSvd, open_bench
+    from readout import SHAPES, sample_lengths
+
+    from repro.backbones.extractor import Backbone, Execution
+    from repro.core.console import QuietReporter
+    from repro.core.workspace import Workspace
+    from repro.datasets.split import Clip
+    from repro.features import extract as extraction
+    from repro.features.collection import Collection
+    from repro.features.store import FeatureStore
+    from repro.video.decoders import count_spare_cores
+
+    def open_svd(precision: str) -> Any:
+        bench = open_bench(report)
+        return RandomSvd(bench.name, bench.models[precision])  # type: ignore[index]
+
+    vits = transformer_names(report)
+    # 12 clips have about 24 windows of SVD, 44 of V-JEPA and 540 of VideoMAEv2. Starting the decoders counts, so the faster
+    # networks take them more than once.
+    jobs: tuple[tuple[str, int, Callable[[], Any]], ...] = (
+        ("SVD-XT published", 1, lambda: open_svd("published")),
+        ("SVD-XT fast", 1, lambda: open_svd("fast")),
+        *(
+            (f"{name} fp16", times, lambda name=name: open_vit(report, name, "fp16", None))
+            for name, times in zip(vits, (20, 2), strict=True)
+        ),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        # Native frames, of which every 4th is a token.
+        lengths = [
+            4 * n for n in sample_lengths(2 if report.tiny else 12, SHAPES["ucf_hmdb"][2], np.random.default_rng(SEED))
+        ]
+        paths = write_clips(place, [40, 12] if report.tiny else lengths)
+        for number, (name, times, open_extractor) in enumerate(jobs[:1] if report.tiny else jobs):
+            with report.attempt(name):
+                extractor = open_extractor()
+                clips = [Clip(f"{n}-{p.stem}", p, ()) for n in range(1 if report.tiny else times) for p in paths]
+                (backbone,) = extractor.backbones
+                store = FeatureStore.open(Workspace(place), backbone, {"job": number}, "clips")
+                cells = (extractor.config.axes().usual,)
+                request = extraction.FeatureRequest(Backbone(extractor.config, None, None, None), cells, store)
+                execution = Execution(str(report.device), workers=count_spare_cores())
+                # No checkpoint is read: the extractor is there already.
+                opened, extraction.open_extractors = extraction.open_extractors, lambda *_, one=extractor: [one]  # type: ignore[assignment]
+                try:
+                    done = extraction.extract_missing(
+                        Collection("clips", tuple(clips)), [request], execution, {}, QuietReporter()
                     )
-
-                    def run(extractor: Any = extractor, windows: Any = windows) -> Tensor:
-                        ((found,),) = (cells.values() for cells in extractor.features(windows, []).values())
-                        return torch.from_numpy(found)
-
-                    with report.attempt(f"{name} {precision}, {batch}"):
-                        reset_peak_memory(report)
-                        timed = measure(report, run, seconds=1.0, most=5)
-                        found = timed.result
-                        reference = exact.setdefault(batch, found)
-                        report.row(
-                            f"{name} {precision}, batch {batch}", tflop=batch * tflop, timed=timed,
-                            windows_per_s=batch / timed.median, deviation=deviation(found, reference), **peak_memory(report),
-                        )  # fmt: skip
+                finally:
+                    extraction.open_extractors = opened
+                assert not done.failed, done.failed
+                report.row(
+                    f"{name}, {len(clips)} clips", windows=done.windows, wall_s=done.seconds,
+                    windows_per_s=done.windows / done.seconds, waiting_for_decoder=done.waits.decoder / done.seconds,
+                    waiting_for_device=done.waits.device / done.seconds,
+                )  # fmt: skip
 
 
-def noise(report: Report) -> None:
+def measure_noise(report: Report) -> None:
     """A window's 44.2 M normals: on one core of the CPU, and on the device."""
     from repro.backbones.noise import WindowNoise
 
-    frames, (height, width) = 25, ((64, 128) if report.tiny else (576, 1024))
-    shape, window = (frames, 3, height, width), WindowNoise(0, "0", 0)
-    with report.attempt("on one core"), torch.inference_mode():
-        threads = torch.get_num_threads()
+    shape, window = (25, 3, *((64, 128) if report.tiny else (576, 1024))), WindowNoise(0, "0", 0)
+    threads = torch.get_num_threads()
+    with torch.inference_mode():
         torch.set_num_threads(1)
-        runs = []
-        for _ in range(2):
-            started = time.perf_counter()
-            exact = window.sample("augmentation", shape)
-            runs.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        exact = window.sample("augmentation", shape)
+        report.row("on one core", wall_s=time.perf_counter() - started, normals=int(np.prod(shape)))
         torch.set_num_threads(threads)
-        report.row("on one core", timed=Timed(runs), normals=int(np.prod(shape)))
-    with report.attempt("on the device"), torch.inference_mode():
         timed = measure(report, lambda: window.sample("augmentation", shape, report.device))
-        values = timed.result
-        report.row(
-            "on the device", timed=timed, mean=float(values.double().mean()), variance=float(values.double().var()),
-            kurtosis=float((values.double() ** 4).mean()), most_from_cpu=float((values.cpu() - exact).abs().max()),
-        )  # fmt: skip
+        report.row("on the device", timed=timed, most_from_cpu=float((timed.result.cpu() - exact).abs().max()))
 
 
-def readouts(report: Report) -> None:
-    """Steps/s of the project's own training epoch at Animal Kingdom's lengths, width 1280, batches of 16."""
+def measure_readouts(report: Report) -> None:
+    """Steps/s of the project's own training at Animal Kingdom's lengths, width 1280, batches of 16."""
     from readout import SHAPES, sample_lengths, sample_sequences
 
+    from repro.readout.checkpoints import TrainingData
     from repro.readout.compute import Compute
-    from repro.readout.heads import build_head
-    from repro.readout.sequences import plan_epoch
-    from repro.readout.train import compute_logits, train_one_epoch
+    from repro.readout.train import train_readout
     from repro.table.rows import load_row
 
     width, classes, clips = (64, 7, 32) if report.tiny else (1280, 140, 1600)
-    recipe = load_row("ak_full").readout
+    recipe = load_row("ak_full").readout.model_copy(update={"epochs": 2 if report.tiny else 4})
     counts = sample_lengths(clips, SHAPES["ak"][2], np.random.default_rng(SEED))
-    labels = torch.arange(clips) % classes
-    split = replace(
-        sample_sequences(counts, width, recipe.max_length, SEED), targets=functional.one_hot(labels, classes).float()
-    )
-    plans = plan_epoch(0, 1, clips, recipe)
-    with torch.device("meta"):
-        hollow = build_head(recipe, width, classes)
-    tokens = [len(split.features[clip]) for plan in plans[:10] for clip in plan.clips]
-    # Backward costs twice the forward pass.
-    forward = counted(lambda: hollow.forward_packed(torch.empty(sum(tokens), width, device="meta"), tokens))
-    tflop = 3 * forward * len(plans) / len(plans[:10])
-    report.row("clips", clips=clips, tokens_per_clip=statistics.mean(tokens), tflop_per_step=tflop / len(plans))
-    losses: dict[str, float] = {}
-    for precision in ("fp32", "tf32", "bf16"):
-        if precision == "tf32" and not report.cuda:
-            continue
+    targets = functional.one_hot(torch.arange(clips) % classes, classes).float()
+    train = replace(sample_sequences(counts, width, recipe.max_length, SEED), targets=targets)
+    data, steps = TrainingData(train, train.select_clips(range(recipe.batch_size))), -(-clips // recipe.batch_size)
+    for precision in ("fp32",) if report.tiny else ("fp32", "tf32", "bf16"):
         with report.attempt(precision):
             reset_peak_memory(report)
-            compute = Compute(str(report.device), precision).require_available()  # type: ignore[arg-type]
-            with compute.apply_settings() as device:
-                torch.manual_seed(SEED)
-                model = build_head(recipe, width, classes).to(device)
-                optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-                on_device = split.to_device(device)
-
-                def epoch(
-                    number: int, some: Any = plans, model: Any = model, optimizer: Any = optimizer,
-                    on_device: Any = on_device, compute: Any = compute,
-                ) -> float:  # fmt: skip
-                    return train_one_epoch(model, optimizer, on_device, recipe, number, some, compute)
-
-                losses[precision] = epoch(1)
-                timed = measure(report, lambda epoch=epoch: epoch(2), seconds=6.0, most=3)
-                scoring = measure(
-                    report, lambda m=model, s=on_device, c=compute: compute_logits(m, s, recipe, c), seconds=1.0
-                )
-            report.row(
-                f"{precision}: {len(plans)} steps", tflop=tflop, timed=timed, steps_per_s=len(plans) / timed.median,
-                minutes_for_22515_steps=22_515 * timed.median / len(plans) / 60, clips_scored_per_s=clips / scoring.median,
-                first_loss=losses[precision], **peak_memory(report),
+            ends: list[float] = []
+            train_readout(
+                data, recipe, SEED, compute=Compute(str(report.device), precision),  # type: ignore[arg-type]
+                after_epoch=lambda _, ends=ends: ends.append(time.perf_counter()),
             )  # fmt: skip
-            if report.cuda:
-                with report.attempt(f"{precision}: busy"), compute.apply_settings():
-                    report.row(f"{precision}: busy", share_of_time=busy_share(lambda epoch=epoch: epoch(3, plans[:20])))
+            # The first epoch starts kernels. Each epoch ends with scores of one batch, which wait for the device.
+            seconds = float(np.median(np.diff(ends)))
+            report.row(
+                f"{precision}: an epoch of {steps} steps", wall_s=seconds, steps_per_s=steps / seconds,
+                minutes_for_22515_steps=22_515 * seconds / steps / 60, **peak_memory(report),
+            )  # fmt: skip
 
 
-def busy_share(work: Callable[[], object]) -> float:
-    """Share of the time in which the device computes, from the sum of its kernels' times; profiling slows launches a little."""
-    work()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    wall = time.perf_counter() - started
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        work()
-        torch.cuda.synchronize()
-    # The optimizer's own annotation spans kernels that are events themselves.
-    kernels = [event for event in profiler.key_averages() if not getattr(event, "is_user_annotation", False)]
-    return sum(event.self_device_time_total for event in kernels) / 1e6 / wall
-
-
-def compiled(report: Report) -> None:
-    """What torch.compile makes of the candidates, each within a deadline of its own."""
-    from gpu_svd import measure_compiled_vaes
-
-    measure_compiled_vaes(report)
-
-
-def svd(report: Report) -> None:
+def measure_svd_stages(report: Report) -> None:
     """Stages of a window of SVD (gpu_svd.py)."""
     from gpu_svd import measure_svd
 
     measure_svd(report)
 
 
-def agreement(report: Report) -> None:
+def measure_agreement(report: Report) -> None:
     """Features of the small backbones on the device against those on the CPU in fp32, through the project's extractors."""
     from repro.backbones.extractor import Execution
     from repro.backbones.noise import WindowNoise
@@ -271,10 +296,11 @@ def agreement(report: Report) -> None:
         for name in ("svd_xt_tiny", "sdv2_tiny", "videomaev2_tiny", "vjepa_tiny"):
             found: dict[str, dict[str, np.ndarray]] = {}
             precisions = load_backbone(name).precisions()
+            smaller = {"frames.window": "3"} if "svd" in name or "sdv2" in name else {}
             for where, precision in (("cpu", "fp32"), *((device, precision) for precision in precisions)):
                 what = f"{name}: {where} {precision}"
                 with report.attempt(what):
-                    config = load_backbone(name, {"precision": precision})
+                    config = load_backbone(name, {"precision": precision, **smaller})
                     backbone = describe_backbone(config, Workspace(Path(folder)))
                     cells = (config.axes().usual,)
                     (extractor,) = open_extractors([(backbone, cells)], Execution(where))
@@ -293,13 +319,13 @@ def relative(values: np.ndarray, reference: np.ndarray) -> float:
 
 
 SECTIONS: dict[str, tuple[Callable[[Report], None], float]] = {
-    "ceilings": (ceilings, 30),
-    "agreement": (agreement, 60),
-    "svd": (svd, 180),
-    "transformers": (transformers, 80),
-    "noise": (noise, 20),
-    "readouts": (readouts, 60),
-    "compiled": (compiled, 240),
+    "ceilings": (measure_ceilings, 20),
+    "svd": (measure_svd_stages, 160),
+    "transformers": (measure_transformers, 60),
+    "extraction": (measure_extraction, 120),
+    "readouts": (measure_readouts, 60),
+    "noise": (measure_noise, 10),
+    "agreement": (measure_agreement, 40),
 }
 """Each with the seconds it may take."""
 
@@ -320,16 +346,18 @@ def describe_machine(report: Report) -> dict[str, Any]:
     return found
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", help="cuda, or cpu with --tiny")
     parser.add_argument("--tiny", action="store_true", help="the tiny backbones' sizes, to see that everything runs")
     parser.add_argument("--json", type=Path, help="where to write every row")
     parser.add_argument("--minutes", type=float, default=7.5, help="for all sections together")
     parser.add_argument("--sections", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here; --device cpu --tiny tries every section at small sizes")
+    if options.device == "cpu" and not options.tiny:
+        parser.error("--device cpu: at the published sizes this would take days: add --tiny")
     report = Report(torch.device(options.device), options.tiny, options.json)
     report.machine = describe_machine(report)
     if report.tiny:
@@ -338,6 +366,9 @@ def main() -> int:
     print(
         "\n| section | what | TFLOP | s | TFLOP/s | share of bf16 matmul | |\n|---|---|---|---|---|---|---|", flush=True
     )
+    unknown = set(options.sections.split(",")) - set(SECTIONS)
+    if unknown:
+        parser.error(f"--sections: no {', '.join(sorted(unknown))} among {', '.join(SECTIONS)}")
     for name in options.sections.split(","):
         section, seconds = SECTIONS[name]
         left = 60 * options.minutes - report.elapsed()

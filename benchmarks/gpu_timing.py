@@ -23,29 +23,19 @@ class OutOfTimeError(BaseException):
     """A deadline has passed. Not an Exception, so that no library in between catches it."""
 
 
-_ENDS: list[float] = []
-"""Ends of the deadlines in force, the innermost last."""
-
-
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise OutOfTimeError in the block once `seconds` have passed, or an outer deadline."""
-
-    def arm() -> None:
-        # 0 would switch the timer off.
-        signal.setitimer(signal.ITIMER_REAL, max(0.01, min(_ENDS) - time.monotonic()) if _ENDS else 0)
+    """Raise OutOfTimeError in the block once `seconds` have passed."""
 
     def stop(*_: object) -> None:
         raise OutOfTimeError
 
     signal.signal(signal.SIGALRM, stop)
-    _ENDS.append(time.monotonic() + seconds)
-    arm()
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        _ENDS.pop()
-        arm()
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @dataclass
@@ -168,7 +158,7 @@ def peak_memory(report: Report) -> dict[str, float]:
     return {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if report.cuda else {}
 
 
-def deviation(values: Tensor, exact: Tensor) -> float:
+def measure_deviation(values: Tensor, exact: Tensor) -> float:
     """Relative L2 distance; inf if a value is not finite."""
     if not torch.isfinite(values).all():
         return float("inf")
@@ -181,19 +171,6 @@ def photographs(count: int, start: int = 0) -> np.ndarray:
     height, width = (side - size for side, size in zip(picture.shape, (240, 320), strict=False))
     places = [((2 * n + start) % height, (3 * n + 7 * start) % width) for n in range(count)]
     return np.stack([picture[top : top + 240, left : left + 320] for top, left in places])
-
-
-@contextmanager
-def limited(report: Report, name: str, seconds: float) -> Iterator[None]:
-    """A deadline of its own for one of a section's parts; the others continue."""
-    started = time.monotonic()
-    try:
-        with deadline(seconds):
-            yield
-    except OutOfTimeError:
-        if _ENDS and min(_ENDS) <= time.monotonic():
-            raise  # it was the section's
-        report.row(name, failed=f"not done after {time.monotonic() - started:.0f} s")
 
 
 def randomise(name: str, tensor: Tensor, generator: torch.Generator) -> None:
@@ -209,7 +186,7 @@ def randomise(name: str, tensor: Tensor, generator: torch.Generator) -> None:
         tensor.mul_(tensor[0].numel() ** -0.5)
 
 
-def counted(work: Callable[[], object]) -> float:
+def count_tflop(work: Callable[[], object]) -> float:
     """TFLOP of work on the meta device, 2 per multiply-add. Attention is counted as the products it consists of."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()

@@ -1,8 +1,10 @@
 """The figures that benchmarks/README.md and the issues promise are counted, not timed, and so can be held in a test."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,42 @@ def benchmark(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_tiny(sections: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Run sections of benchmarks/gpu.py at small sizes; returns what they measured."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    gpu, threads = benchmark(ROOT / "benchmarks" / "gpu.py"), torch.get_num_threads()
+    try:
+        words = ["--tiny", "--device", "cpu", "--json", str(folder / "rows.json"), "--sections", ",".join(sections)]
+        assert gpu.main(words) == 0
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    assert isinstance(rows, list)
+    assert [row["section"] for row in rows if row["name"] == "section done"] == sections
+    return rows
+
+
+# Otherwise a change of what benchmarks/gpu.py measures would be noticed only while a GPU is there for minutes.
+
+
+def test_what_a_gpu_measures_runs_at_small_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run_tiny(["ceilings", "transformers", "noise", "readouts"], tmp_path, monkeypatch)
+    assert [row for row in rows if "failed" in row] == []
+    found = {row["name"]: row for row in rows}
+    assert 0 < found["vjepa_tiny fp16, batch 2"]["deviation"] < 2e-3
+    assert found["fp32: an epoch of 2 steps"]["steps_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_what_a_gpu_measures_of_svd_runs_at_small_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run_tiny(["svd", "extraction"], tmp_path, monkeypatch)
+    assert [row for row in rows if "failed" in row] == []
+    found = {row["name"]: row for row in rows}
+    assert 0 < found["fast: window"]["deviation"] < 0.02
+    # Clips of 40 and 12 frames, every 4th, 3 a window.
+    assert found["SVD-XT published, 2 clips"]["windows"] == 5
 
 
 @pytest.mark.parametrize(("name", "teraflop"), [("vjepa", 2.38), ("videomaev2", 5.09)])
