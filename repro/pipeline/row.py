@@ -100,7 +100,7 @@ def _train_seeds(
         raise MissingError(
             f"readout of {inputs.row.name}: out of memory on {compute.device}"
             f"{describe_shortage(error, torch.device(compute.device))}: batches of a training are part of its result and are not "
-            "made smaller: end other programs on the device, or use another --device; the same command resumes"
+            "made smaller: take fewer --together, end other programs on the device, or use another --device; the same command resumes"
         ) from error
     # A view of the records, made last: by now the records are on disk.
     mlflow_view.log_runs(workspace, reporter)
