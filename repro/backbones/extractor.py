@@ -107,9 +107,12 @@ class Launches(Protocol):
         ...
 
     def launch(
-        self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]
+        self, windows: "Sequence[UInt8[np.ndarray, '_ _ _ 3']]", noises: Sequence[Noise]
     ) -> "Callable[[], list[WindowFeatures]]":
-        """Start what `features` does; returns a function that waits for it and returns each window's features."""
+        """Start what `features` does; returns a function that waits for it and returns each window's features.
+
+        Windows of several clips may differ in height and width.
+        """
         ...
 
 

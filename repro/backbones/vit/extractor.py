@@ -108,7 +108,7 @@ class VitExtractor:
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return {}
 
-    def features(self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]) -> WindowFeatures:
+    def features(self, windows: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], noises: Sequence[Noise]) -> WindowFeatures:
         """Compute vectors of windows: of r real frames, ceil(r / tubelet) vectors, or one with pooling: window.
 
         With keep_padded_tubelets, as many vectors as of a complete window. Frames that a window shares with the one before it,
@@ -124,7 +124,7 @@ class VitExtractor:
         }
 
     def launch(
-        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], noises: Sequence[Noise]
+        self, windows: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], noises: Sequence[Noise]
     ) -> Callable[[], list[WindowFeatures]]:
         wait = start_download(self.limit.compute(lambda: self._compute_in_batches(windows), len(windows)))
         one_each = self.config.pooling == "window"

@@ -36,7 +36,7 @@ class FrameResizer:
         """The same frames, resized."""
 
     def resize_windows(
-        self, windows: Sequence[UInt8[np.ndarray, "_ H W 3"]], length: int
+        self, windows: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], length: int
     ) -> Float[Tensor, "B 3 length size size"]:
         """Resize the frames of windows, and repeat the last frame of a window that has less than `length`.
 
