@@ -26,6 +26,7 @@ VERBS = {
     },
     "Features and readouts": {
         "extract": "Extract features of data sets or of folders of videos.",
+        "features": "Write stored features to a file to share, or read such a file.",
         "readout": "Train a row's readout on stored features; no video is needed.",
         "predict": "Score any video files with a row's trained readout.",
     },

@@ -81,6 +81,8 @@ def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) ->
         print_line(
             f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}"
         )
+    for sha256, clips in records[0].features.imported.items():
+        print_line(f"features of {clips} clips were imported and not extracted here: sha256 {sha256}")
     if row.kind == "extra":
         print_line("an extra: there is no published value to judge it by")
     elif not all(record.complete for record in records):

@@ -1,18 +1,30 @@
 """`repro verify`: compare a backbone's features with golden ones, or its ways of computing with each other."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from repro.backbones import comparison
 from repro.backbones.config import BackboneConfig
 from repro.backbones.extractor import Execution
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
-from repro.backbones.registry import family_of, load_backbone
+from repro.backbones.registry import backbone_names, family_of, load_backbone
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
-from repro.cli.options import BACKBONE, COMMON, ON_DEVICE, BackboneOptions, CommonOptions, DeviceOptions, FlagOption
+from repro.cli.options import (
+    BACKBONE,
+    COMMON,
+    ON_DEVICE,
+    BackboneOptions,
+    CommonOptions,
+    DeviceOptions,
+    FlagOption,
+    require_number,
+)
 from repro.core.console import Reporter, print_line
-from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
+from repro.core.errors import Exit, MissingError, NothingToCheckError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.reading import describe_absence
 from repro.table.requirements import chosen_device
@@ -24,6 +36,7 @@ def verify(
     /,
     *,
     store: FlagOption = False,
+    sample: Annotated[int | None, Parameter(validator=require_number("--sample", 1))] = None,
     golden: Path | None = None,
     checkpoint: Path | None = None,
     config: BackboneOptions = BACKBONE,
@@ -40,20 +53,32 @@ def verify(
 
     With --store, reads stored features through instead and exits 4 if any file is damaged.
 
+    With --sample, extracts random clips again and compares them with stored features; says which share of wrong features
+    the sample would have missed.
+
     Example: `repro verify svd_xt --golden golden/svd_xt`
 
     Args:
-        backbone: A name from configs/backbones; with --store, a folder of features [default: the workspace's].
+        backbone: A name from configs/backbones; with --store, a folder of features [default: the workspace's];
+            with --sample, all with stored features if none is named.
         store: Read every stored feature file and pack through, and name each damaged one.
+        sample: Number of clips of each data set to extract again.
         golden: Folder of golden windows (repro/backbones/comparison.py describes the files).
         checkpoint: Weights in the published layout [default: the backbone's, in the workspace].
         video: A video whose first frames are the pictures that are compared [default: a rendered clip].
         limit: Largest relative L2 allowed.
     """
+    if sample is not None and (store or golden or checkpoint or video):
+        raise UsageError("--sample goes without --store, --golden, --checkpoint and --video")
     if store:
         return _verify_store(backbone, common)
+    if sample is not None:
+        from repro.video.decoders import count_spare_cores
+
+        execution = Execution(chosen_device(compute.device), compute.batch, count_spare_cores())
+        return _verify_sample(backbone, config.changes(), sample, limit, execution, common)
     if not backbone:
-        raise UsageError("expected a backbone, a name from configs/backbones, or --store")
+        raise UsageError("expected a backbone, a name from configs/backbones, --store or --sample N")
     settings, device = load_backbone(backbone, config.changes()), chosen_device(compute.device)
     family, kept = family_of(settings), settings.checkpoint
     if kept is None or not family.verifiable:
@@ -122,6 +147,65 @@ def _verify_store(place: str, common: CommonOptions) -> Exit:
                 "run the row or `repro extract` again: damaged files are renamed and their clips extracted again"
             )
     return Exit.MISSING if damaged else Exit.OK
+
+
+def _verify_sample(
+    backbone: str, changes: Mapping[str, str], count: int, limit: float, execution: Execution, common: CommonOptions
+) -> Exit:
+    """Extract `count` random clips a data set again and print how far they are from what is stored."""
+    # Imported here: a comparison of backbones reads no stored features.
+    from repro.pipeline.recheck import recheck_sample
+
+    workspace, reporter = common.open_workspace(), Reporter(to_stderr=common.as_json)
+    names = [backbone] if backbone else [n for n in backbone_names() if any(workspace.features.glob(f"{n}-*/*/"))]
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            checks = recheck_sample(load_backbone(name, changes), count, workspace, execution, reporter)
+        except ReproError as error:
+            if backbone:
+                raise
+            # The others are compared.
+            reporter.warn(f"{name}: not compared: {error}")
+            continue
+        for check in checks:
+            wrong = sorted(clip for clip, value in check.deviations.items() if not value <= limit)
+            rows.append(
+                {
+                    "backbone": name, "dataset": check.dataset, "stored": check.stored, "sampled": check.sampled,
+                    "deviations": {clip: min(value, 1e9) for clip, value in check.deviations.items()},
+                    "above_limit": wrong, "failed": dict(check.failed), "most_missed": check.most_missed,
+                    "missed": {f"{share:g}": chance for share, chance in check.missed.items()},
+                }
+            )  # fmt: skip
+            for why in check.failed.values():
+                reporter.warn(why)
+            if not common.as_json:
+                _print_sample(rows[-1], limit)
+    if not rows:
+        raise NothingToCheckError(
+            f"nothing to check: no features of clips whose videos are here in {workspace.features}"
+        )
+    above = any(row["above_limit"] for row in rows)
+    if common.as_json:
+        print(json.dumps({"device": execution.device, "limit": limit, "checks": rows}, indent=1))
+    elif above:
+        print_line("another device or a reduced precision changes features by up to 3e-3: --limit 3e-3 allows for it")
+    return Exit.JUDGED_DIFFERENT if above else Exit.MISSING if any(row["failed"] for row in rows) else Exit.OK
+
+
+def _print_sample(row: Mapping[str, Any], limit: float) -> None:
+    """Print one data set's comparison, and what its sample cannot see."""
+    worst, wrong = max(row["deviations"].values(), default=0.0), row["above_limit"]
+    print_line(
+        f"{row['backbone']}, {row['dataset']}: {row['sampled']} of {row['stored']} clips extracted again, worst relative L2 "
+        f"{worst:.1e}, {len(wrong)} above {limit:g}{''.join(f', {clip}' for clip in wrong[:3])}"
+    )
+    missed = ", ".join(f"{float(share):.0%} wrong {chance:.2g}" for share, chance in row["missed"].items())
+    print_line(
+        f"  probability that such a sample has no wrong clip, about (1-p)^{row['sampled']} of a share p: {missed}; up to "
+        f"{row['most_missed']} wrong clips ({row['most_missed'] / row['stored']:.1%}) stay unseen with a probability of 5% or more"
+    )
 
 
 def _print_deviations(

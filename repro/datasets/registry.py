@@ -18,6 +18,7 @@ from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
 from repro.datasets.annotations import DataError, Listing, check_not_empty
 from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
+from repro.datasets.labels import labels_path, read_labels
 from repro.datasets.split import Clip, Split, SplitName
 
 VERSION = 1
@@ -112,7 +113,7 @@ def open_dataset(config: DatasetConfig, workspace: Workspace) -> Dataset:
 def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = True) -> Dataset:
     """Read a dataset's annotation files like `open_dataset`, but do not check the number of clips.
 
-    With keep=False, nothing is written to the workspace.
+    If they are missing, labels that were imported with features are read. With keep=False, nothing is written to the workspace.
     """
     if config.adapter not in ADAPTERS:
         raise UsageError(
@@ -122,6 +123,13 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
     folder = workspace.data / config.folder
     # The last part is the folder of videos: listing needs only the annotation files.
     missing = [part for part in config.parts[:-1] if not part.find_name(folder)]
+    labels = read_labels(workspace, config.name) if missing else None
+    if labels is not None:
+        try:
+            imported = labels.list_splits(config, folder)
+        except ValueError as error:
+            raise MissingError(f"{labels_path(workspace, config.name)}: {error}: import the features again") from error
+        return Dataset(config, folder, imported.splits, imported.notes, labels.key)
     if missing:
         raise MissingError(
             f"data {config.name}: no {' and no '.join(map(str, missing))} in {folder} ({config.size}; licence: {config.licence}); "

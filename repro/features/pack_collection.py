@@ -3,8 +3,9 @@
 Each clip's file is verified as its cells are copied to their arrays. A file is removed only when all of its cells are packed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,12 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from repro.core.disk import reserve_space
+from repro.core.errors import UsageError
 from repro.core.files import replacing_file, set_aside, try_lock_file
 from repro.core.hashing import file_sha256
 from repro.core.locks import remove_partials
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Place
-from repro.features.store import ClipHeader, FeatureStore, read_clip_file, read_clip_header
+from repro.features.store import ClipHeader, Entry, FeatureStore, read_clip_file, read_clip_header
 
 LEAST_SHARE = 1 / 16
 """Size of the clips' files from which on they are packed, as a share of the arrays that are written again for them. A few clips added
@@ -64,6 +66,40 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
             _remove_superseded_arrays(folder)
             return len(headers)
         return 0
+
+
+def add_to_pack(store: FeatureStore, cell: str, entries: Mapping[str, Entry]) -> None:
+    """Write an array and index of `cell` with the clips that are packed and those of `entries`, whose features it takes first.
+
+    Raises:
+        UsageError: another process packs the same collection.
+        DamagedPackError: the pack is damaged.
+    """
+    folder = store.folder / "packed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with try_lock_file(store.folder / ".pack.lock") as acquired:
+        if not acquired:
+            raise UsageError(f"{store.folder}: another process packs its features: wait for it to end")
+        old = store.open_verified_pack(cell)
+        places, first = {}, 0
+        for clip in sorted({*(old.places if old else ()), *entries}):
+            if clip in entries:
+                entry = entries[clip]
+                tokens = len(entry.features[cell])
+                places[clip] = Place(first, tokens, entry.video_sha256, entry.reader, entry.origins)
+            elif old is not None:
+                places[clip] = replace(old.places[clip], first=first)
+            first += places[clip].tokens
+        path, sample = folder / pack.name_array(cell, places), next(iter(entries.values())).features[cell]
+        with replacing_file(path) as partial, partial.open("wb") as file:
+            array = _ArrayFile(file, sample.dtype, (first, sample.shape[1]))
+            for clip, place in places.items():
+                if clip in entries:
+                    array.write_tokens(place.first, entries[clip].features[cell])
+                elif old is not None:
+                    array.write_tokens(place.first, old.clip_values(clip))
+        pack.write_index(folder, cell, path, file_sha256(path), places)
+        _remove_superseded_arrays(folder)
 
 
 def _read_headers(store: FeatureStore, warn: Callable[[str], None]) -> dict[str, ClipHeader]:

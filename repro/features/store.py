@@ -21,7 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from repro.core.files import set_aside, write_json
+from repro.core.files import read_json_or_none, set_aside, write_json
 from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.reading import parse_json, read_bytes
 from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
@@ -31,6 +31,9 @@ from repro.features.packed import DamagedFeaturesError, Packed, Place
 
 VERSION = 2
 """Part of every content key: raised if the same inputs would give other features or another layout of files."""
+
+IMPORTED = "imported-"
+"""Start of the name of an origin that is the card of imported features (shared.py), followed by their sha256."""
 
 StoredAs = Literal["float32", "float16"]
 Features = dict[str, Float[np.ndarray, "T _"]]
@@ -106,10 +109,27 @@ class FeatureStore:
     def add_origin(self, about: dict[str, str]) -> str:
         """Store a description of software and machine, once; return the name that entries refer to."""
         name = content_key(about)
-        path = self.folder.parent / "origins" / f"{name}.json"
+        path = self.origin_path(name)
         if not path.is_file():
             write_json(path, about)
         return name
+
+    def origin_path(self, name: str) -> Path:
+        return self.folder.parent / "origins" / f"{name}.json"
+
+    def read_origin(self, name: str) -> dict[str, Any]:
+        """Return an origin's description; empty if it is missing or damaged, as no feature depends on it."""
+        about = read_json_or_none(self.origin_path(name))
+        return about if isinstance(about, dict) else {}
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether features were imported under this key."""
+        return any((self.folder.parent / "origins").glob(f"{IMPORTED}*.json"))
+
+    def has_cell(self, cell: str) -> bool:
+        """Whether features of `cell` may be stored, judged by names of files alone."""
+        return pack.index_path(self.folder / "packed", cell).is_file() or bool(self.own_file_names())
 
     def clip_path(self, clip_id: str) -> Path:
         """Return the path of a clip's file."""

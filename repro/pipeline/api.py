@@ -22,6 +22,7 @@ from repro.datasets.split import Clip, SplitName
 from repro.features.collection import Collection
 from repro.features.store import FeatureStore
 from repro.pipeline.extract import compute_features, open_stores
+from repro.pipeline.imported import find_stored_identity
 from repro.pipeline.predict import COLLECTION, predict_videos
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
@@ -154,7 +155,7 @@ def load_features(
     place, config = _open_workspace(workspace), load_backbone(backbone, changes)
     (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
     found = open_dataset(load_dataset(name.dataset), place).split(name.split)
-    identity = describe_backbone(config, place, to_compute=False).identity()
+    identity = find_stored_identity(config, place, cell, (name.dataset,))
     store = FeatureStore.locate(place, config.name, identity, name.dataset)
     sequences = load_sequences(store, found, cell.name, ANY_LENGTH)
     return SplitFeatures(found.classes, sequences, config.name, cell.name, store.key)

@@ -364,6 +364,7 @@ def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> F
         stored_as=inputs.store.stored_as,
         # A part of a split keeps the complete split's readers: held-out clips are counted.
         readers=dict(data.train.readers + data.test.readers),
+        imported=dict(data.train.imported + data.test.imported),
     )
 
 

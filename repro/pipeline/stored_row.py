@@ -2,12 +2,12 @@
 
 import shlex
 
-from repro.backbones.registry import describe_backbone
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import name_first_clips
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import DamagedPackError, FeatureStore
+from repro.pipeline.imported import find_stored_identity
 from repro.pipeline.row_data import ReadoutInputs, dataset_of, list_row_data
 from repro.table.row import Row, row_backbone
 from repro.video.sampling import is_of_damaged_clip
@@ -20,13 +20,14 @@ def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = Fal
         MissingError: features of some clips, or annotation files, are missing; or features are of damaged clips and that was
             not allowed.
     """
-    backbone = describe_backbone(row_backbone(row), workspace, to_compute=False)
+    config = row_backbone(row)
+    identity = find_stored_identity(config, workspace, row.features, row.data.datasets)
     data = list_row_data(row, workspace)
     stores: dict[str, FeatureStore] = {}
     video_sha256: dict[str, str] = {}
     for part, split in data.splits.items():
         dataset = dataset_of(row, part)
-        store = FeatureStore.open(workspace, backbone.name, backbone.identity(), dataset)
+        store = FeatureStore.open(workspace, config.name, identity, dataset)
         try:
             reader = store.cell_reader(row.features.name)
             found = {clip.id: reader.find(clip.id) for clip in split.clips}

@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from repro.core.errors import MissingError, UsageError
 from repro.datasets.split import Split, name_first_clips
 from repro.features.packed import DamagedFeaturesError
-from repro.features.store import FeatureStore
+from repro.features.store import IMPORTED, FeatureStore
 from repro.readout.recipe import Recipe
 
 
@@ -95,6 +95,8 @@ class Sequences:
     """Number of clips decoded by each video reader."""
     groups: tuple[str | None, ...] | None = None
     """Source video of each clip, where it is known."""
+    imported: Counter[str] = field(default_factory=Counter)
+    """Number of clips whose features were imported, by the sha256 of what was imported."""
 
     @property
     def width(self) -> int:
@@ -174,6 +176,7 @@ def load_sequences(
     # Collected over all clips, so that one message counts all and a user does not fix them one by one.
     features, missing, unfit = [], [], []
     readers: Counter[str] = Counter()
+    imported: Counter[str] = Counter()
     try:
         reader = store.cell_reader(cell)
     except DamagedFeaturesError as error:
@@ -187,6 +190,7 @@ def load_sequences(
             missing.append(clip.id)
             continue
         readers[entry.reader] += 1
+        imported.update(name.removeprefix(IMPORTED) for name in entry.origins if name.startswith(IMPORTED))
         values = entry.features[cell]
         width = values.shape[1] if width is None else width
         if values.shape[1] != width:
@@ -210,6 +214,7 @@ def load_sequences(
         _multi_hot(split),
         readers,
         groups if any(group is not None for group in groups) else None,
+        imported,
     )
 
 

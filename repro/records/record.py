@@ -60,6 +60,9 @@ class FeaturesRecord(Record):
     stored_as: str = "float32"
     readers: dict[str, int]
     """Number of clips decoded, by reader."""
+    # Left out of records of features that were extracted here, which stay as they are.
+    imported: dict[str, int] = Field(default={}, exclude_if=lambda found: not found)
+    """Number of clips whose features were imported and not extracted here, by the sha256 of what was imported."""
 
 
 class EpochRecord(Record):
