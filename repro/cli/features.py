@@ -35,7 +35,7 @@ def features_export(
     backbone: str = "svd_xt",
     timesteps: str | None = None,
     layers: str | None = None,
-    precision: PrecisionOption = None,
+    precision: PrecisionOption = (),
     config: BackboneOptions = BACKBONE,
     common: CommonOptions = COMMON,
 ) -> Exit:
@@ -57,7 +57,7 @@ def features_export(
     from repro.pipeline.share import export_features
 
     settings = load_backbone(backbone, config.changes())
-    settings = load_backbone(backbone, config.changes() | precision_change(settings, precision))
+    settings = load_backbone(backbone, config.changes() | precision_change(settings, *precision))
     if timesteps and settings.axes().timesteps is None:
         raise UsageError(f"--timesteps: {backbone} has no timesteps")
     cells = choose_cells(settings, parse_numbers("--timesteps", timesteps), parse_layers(layers))
