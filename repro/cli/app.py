@@ -68,9 +68,9 @@ def build_app(called: str = "") -> App:
         group = Group.create_ordered(title)
         for name, summary in verbs.items():
             # `list` is a builtin, and its function is named otherwise.
-            place = "repro.cli.list_rows:list_rows" if name == "list" else f"repro.cli.{name}:{name}"
+            function = "list_rows" if name == "list" else name
             app.command(
-                place,
+                f"repro.cli.{'judge.' if title == 'Judge and show' else ''}{function}:{function}",
                 name=name,
                 group=group,
                 help=None if name == called else summary,

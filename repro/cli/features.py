@@ -54,7 +54,7 @@ def features_export(
         layers: Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].
     """
     # Imported here, as it takes a while and help needs none of it.
-    from repro.pipeline.share import export_features
+    from repro.pipeline.sharing.share import export_features
 
     settings = load_backbone(backbone, config.changes())
     settings = load_backbone(backbone, config.changes() | precision_change(settings, *precision))
@@ -84,7 +84,7 @@ def features_import(file: Path, /, *, common: CommonOptions = COMMON) -> Exit:
     Args:
         file: The safetensors file that `repro features export` wrote; its parquet file is next to it.
     """
-    from repro.pipeline.share import import_features
+    from repro.pipeline.sharing.share import import_features
 
     reporter = Reporter(to_stderr=common.as_json)
     done = import_features(file, common.open_workspace(), reporter)

@@ -22,8 +22,8 @@ from repro.datasets.split import Clip, SplitName
 from repro.features.collection import Collection
 from repro.features.store import FeatureStore
 from repro.pipeline.extract import compute_features, open_stores
-from repro.pipeline.imported import find_stored_identity
 from repro.pipeline.predict import COLLECTION, predict_videos
+from repro.pipeline.sharing.imported import find_stored_identity
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
 from repro.readout.recipe import Metric, Recipe

@@ -9,7 +9,7 @@ import pytest
 from builders.records import record
 from scipy import stats
 
-from repro.cli.check import explain_left_out
+from repro.cli.judge.check import explain_left_out
 from repro.core.errors import Exit, UsageError
 from repro.judge import verdict as judge
 from repro.judge.expected import Expected, rows_with_expected, table_path

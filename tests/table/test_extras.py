@@ -13,7 +13,7 @@ from builders.repro_rows import colour_row, read_out_here, run_here
 from repro.backbones.extractor import Backbone
 from repro.backbones.registry import backbone_names
 from repro.backbones.svd.config import SvdConfig
-from repro.cli.check import check
+from repro.cli.judge.check import check
 from repro.cli.options import CommonOptions
 from repro.core.config import validate_config
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError

@@ -22,8 +22,8 @@ from repro.features.pack_collection import add_to_pack
 from repro.features.packed import DamagedFeaturesError, Place
 from repro.features.shared import Card, SharedFeatures, hash_index, index_of, read_shared, write_shared
 from repro.features.store import IMPORTED, Entry, FeatureStore
-from repro.pipeline.imported import find_stored_identity
 from repro.pipeline.row_data import matching_manifest
+from repro.pipeline.sharing.imported import find_stored_identity
 from repro.video.sampling import READER_VERSION
 
 CITE = (

@@ -18,8 +18,8 @@ from repro.datasets.registry import open_dataset
 from repro.features.collection import Collection
 from repro.features.pack_collection import add_to_pack
 from repro.features.store import Entry, FeatureStore
-from repro.pipeline import recheck
 from repro.pipeline.extract import compute_features, open_stores
+from repro.pipeline.sharing import recheck
 
 CONFIG = load_backbone("mean_colour")
 

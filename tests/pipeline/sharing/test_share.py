@@ -27,9 +27,9 @@ from repro.features import pack_collection
 from repro.features.pack_collection import add_to_pack
 from repro.features.store import NUMPY_ARRAYS, Entry, FeatureStore
 from repro.pipeline import row_data, share
-from repro.pipeline.imported import find_stored_identity
 from repro.pipeline.run_readout import run_readouts
-from repro.pipeline.share import export_features, import_features
+from repro.pipeline.sharing.imported import find_stored_identity
+from repro.pipeline.sharing.share import export_features, import_features
 from repro.pipeline.stored_row import open_stored_row
 from repro.records.record import RunRecord
 from repro.table.row import Row

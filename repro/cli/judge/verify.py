@@ -154,7 +154,7 @@ def _verify_sample(
 ) -> Exit:
     """Extract `count` random clips a data set again and print how far they are from what is stored."""
     # Imported here: a comparison of backbones reads no stored features.
-    from repro.pipeline.recheck import recheck_sample
+    from repro.pipeline.sharing.recheck import recheck_sample
 
     workspace, reporter = common.open_workspace(), Reporter(to_stderr=common.as_json)
     names = [backbone] if backbone else [n for n in backbone_names() if any(workspace.features.glob(f"{n}-*/*/"))]

@@ -1,0 +1,1 @@
+"""Verbs that judge and show: a module each."""
