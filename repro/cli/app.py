@@ -43,6 +43,14 @@ def verb_names() -> tuple[str, ...]:
     return tuple(name for verbs in VERBS.values() for name in verbs)
 
 
+def locate_verb(name: str) -> tuple[str, str]:
+    """Return the module of a verb and its function there."""
+    # `list` is a builtin, and its function is named otherwise.
+    function = "list_rows" if name == "list" else name
+    folder = "repro.cli.judge" if name in VERBS["Judge and show"] else "repro.cli"
+    return f"{folder}.{function}", function
+
+
 def build_app(called: str = "") -> App:
     """Return the app with every verb registered and none imported yet.
 
@@ -67,10 +75,8 @@ def build_app(called: str = "") -> App:
     for title, verbs in VERBS.items():
         group = Group.create_ordered(title)
         for name, summary in verbs.items():
-            # `list` is a builtin, and its function is named otherwise.
-            function = "list_rows" if name == "list" else name
             app.command(
-                f"repro.cli.{'judge.' if title == 'Judge and show' else ''}{function}:{function}",
+                "{}:{}".format(*locate_verb(name)),
                 name=name,
                 group=group,
                 help=None if name == called else summary,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from repro.cli.app import VERBS, build_app, verb_names
+from repro.cli.app import VERBS, build_app, locate_verb, verb_names
 
 
 def listed_options(app: App, name: str) -> Iterator[str]:
@@ -40,7 +40,7 @@ def test_the_list_of_commands_says_what_each_commands_own_help_says() -> None:
 
 def test_every_command_has_an_example() -> None:
     for name in verb_names():
-        module = importlib.import_module(f"repro.cli.{'list_rows' if name == 'list' else name}")
+        module = importlib.import_module(locate_verb(name)[0])
         verb = (
             getattr(module, GROUPS[name])
             if name in GROUPS
