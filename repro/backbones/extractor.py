@@ -116,6 +116,26 @@ class Launches(Protocol):
         ...
 
 
+@runtime_checkable
+class HasMaps(Protocol):
+    """What an extractor has besides if its features are means of spatial maps."""
+
+    def pictures(self, frames: "UInt8[np.ndarray, 'T _ _ 3']") -> "UInt8[np.ndarray, 'T H W 3']":
+        """Return frames resized and cropped as the networks get them, not normalised."""
+        ...
+
+    def features_with_maps(
+        self, frames: "UInt8[np.ndarray, 'T H W 3']", noise: Noise
+    ) -> "tuple[WindowFeatures, dict[str, dict[str, Float32[np.ndarray, 'R h w C']]]]":
+        """Compute the features of one window, and the maps whose means over positions `h w` they are.
+
+        Returns:
+            Features as of `features`, and maps, by backbone and cell name. Where the features are normalised means
+            (norm: fc_norm), the maps are of before the norm.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Backbone(Generic[ConfigT_co]):
     """A backbone as this machine would compute it; nothing of it is loaded."""

@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from repro.backbones.config import read_precision
-from repro.backbones.extractor import Execution
+from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
+from repro.features.store import FeatureStore
 from repro.pipeline.extract import compute_features, open_stores
 from repro.readout.checkpoints import SELECTED
 from repro.readout.trained import Readout, load_readout
@@ -58,24 +59,9 @@ def predict_videos(
         UsageError: the row was run, but not with this seed.
         MissingError: the row has no trained readout, or one of other features; its backbone's checkpoint is missing.
     """
-    runs = _find_runs(row, seed, workspace)
-    backbone = describe_backbone(row_backbone(row), workspace)
+    backbone, readout = load_row_readout(row, seed, workspace, execution.device)
     requests = open_stores([(backbone, (row.features,))], COLLECTION, workspace)
     store = requests[0].store
-    # A grid's runs may have been trained on features stored as float16, which have another key: prefer one of this key.
-    record, run = next((found for found in runs if found[0].features.key == store.key), runs[0])
-    readout = load_readout(run.folder / SELECTED, execution.device)
-    computes, trained_on = read_precision(backbone.config), record.features.identity.get("precision", "fp32")
-    if store.key != readout.features and trained_on != computes:
-        raise MissingError(
-            f"the readout of {row.name} was trained on features in precision {trained_on}, not {computes}: pass --precision "
-            f"{trained_on}, or train it on those with `repro {row.name} --precision {computes}`"
-        )
-    if store.key != readout.features:
-        raise MissingError(
-            f"the readout of {row.name} was trained on features {readout.features}, this machine would make {store.key}: train "
-            f"it again with `repro {row.name}`, or use the checkpoint and implementation it was trained with"
-        )
     # dict.fromkeys drops duplicates and keeps the order.
     clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
     done = compute_features(requests, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter)
@@ -88,6 +74,32 @@ def predict_videos(
             scores[clip.path] = readout.score(entry.features[row.features.name].astype(np.float32))
     failed = {str(clip.path): done.failed[clip.id] for clip in clips if clip.id in done.failed}
     return ScoredVideos(readout, scores, failed)
+
+
+def load_row_readout(row: Row, seed: int | None, workspace: Workspace, device: str) -> tuple[Backbone, Readout]:
+    """Load a row's trained readout, and describe the backbone whose features it reads.
+
+    Raises:
+        UsageError, MissingError: as predict_videos.
+    """
+    runs = _find_runs(row, seed, workspace)
+    backbone = describe_backbone(row_backbone(row), workspace)
+    store = FeatureStore.locate(workspace, backbone.name, backbone.identity(), COLLECTION)
+    # A grid's runs may have been trained on features stored as float16, which have another key: prefer one of this key.
+    record, run = next((found for found in runs if found[0].features.key == store.key), runs[0])
+    readout = load_readout(run.folder / SELECTED, device)
+    computes, trained_on = read_precision(backbone.config), record.features.identity.get("precision", "fp32")
+    if store.key != readout.features and trained_on != computes:
+        raise MissingError(
+            f"the readout of {row.name} was trained on features in precision {trained_on}, not {computes}: pass --precision "
+            f"{trained_on}, or train it on those with `repro {row.name} --precision {computes}`"
+        )
+    if store.key != readout.features:
+        raise MissingError(
+            f"the readout of {row.name} was trained on features {readout.features}, this machine would make {store.key}: train "
+            f"it again with `repro {row.name}`, or use the checkpoint and implementation it was trained with"
+        )
+    return backbone, readout
 
 
 def _find_runs(row: Row, seed: int | None, workspace: Workspace) -> list[tuple[RunRecord, StoredRun]]:

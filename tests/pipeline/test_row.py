@@ -25,11 +25,13 @@ from repro.pipeline.predict import ScoredVideos, predict_videos
 from repro.pipeline.row import RowRequest, extract_row
 from repro.pipeline.row_data import RowData
 from repro.pipeline.run_readout import ReadoutInputs, run_readouts
+from repro.pipeline.show import ShowRequest, view_clip
+from repro.pipeline.show_page import render_page
 from repro.readout import checkpoints
 from repro.readout.compute import Compute
 from repro.readout.metrics import all_scores
 from repro.records.record import RunRecord, find_runs
-from repro.table.row import Row
+from repro.table.row import Row, row_backbone
 from repro.table.rows import load_row
 from repro.video.synthetic import scenes
 from repro.video.synthetic.figures import ACTIONS
@@ -101,6 +103,11 @@ def test_a_row_runs_is_reused_and_predicts(
     assert list(found.scores) == [video]
     assert len(found.scores[video]) == len(found.readout.classes) == 12
     assert all(0 <= score <= 1 for score in found.scores[video])
+    request = ShowRequest(video, row_backbone(colour()), (colour().features,), colour())
+    view = view_clip(request, place, Execution(), Reporter(to_stderr=True))
+    assert view.scores is not None
+    assert view.scores.scores[-1].tolist() == predict(place, video).scores[video].tolist()
+    assert "Class scores over time" in render_page(view, "repro show")
     verb = ["predict", ROW, str(broken), str(video), "--seed", "43", "--top", "3", "--workspace", str(place.root)]
     monkeypatch.setattr("repro.cli.predict.load_row", lambda name: colour())
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
@@ -15,7 +15,7 @@ from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.half_vae import explain_eager_norm
 from repro.backbones.svd.implementations import IMPLEMENTATIONS, load_networks, load_text_embeddings
 from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
-from repro.backbones.svd.pictures import pad_window
+from repro.backbones.svd.pictures import pad_window, to_pixels
 from repro.core.errors import UsageError
 
 
@@ -141,6 +141,24 @@ class SvdExtractor:
             for name, places in self.names.items()
             for place, cell in places.items()
         }
+
+    def pictures(self, frames: UInt8[np.ndarray, "T _ _ 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+        pixels = (to_pixels(frames, self.config.size) + 1) * 127.5
+        return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+    def features_with_maps(
+        self, frames: UInt8[np.ndarray, "T H W 3"], noise: Noise
+    ) -> tuple[WindowFeatures, dict[str, dict[str, Float32[np.ndarray, "T h w C"]]]]:
+        with self.model.keeping_maps() as kept:
+            features = self.features([frames], [noise])
+        maps = {
+            name: {
+                cell: kept[self.model.requests[name].mixing, place][: len(frames)].permute(0, 2, 3, 1).cpu().numpy()
+                for place, cell in places.items()
+            }
+            for name, places in self.names.items()
+        }
+        return features, maps
 
 
 def _cells_by_place(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:

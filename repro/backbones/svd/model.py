@@ -139,6 +139,9 @@ class SvdModel:
         say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
     """
 
+    _maps: dict[tuple[bool, Place], Float[Tensor, "T C h w"]] | None = None
+    """While maps are kept: maps by temporal mixing and place."""
+
     def __init__(
         self,
         config: SvdConfig,
@@ -266,8 +269,7 @@ class SvdModel:
                 sigma = noise_level(self.config.schedule, timestep)
                 # EDM's forward process is x + sigma n. As released the noise is left out (docs/deviations.md 3).
                 noisy = latent if grain is None else latent + sigma * grain
-                means = self._layer_means(noisy[:count], inputs, sigma, request.layers(timestep), request.mixing)
-                features[name] |= {(timestep, layer): mean for layer, mean in means.items()}
+                features[name] |= self._layer_means(noisy[:count], inputs, timestep, request)
         return _Outputs(conditioning, latent, features)
 
     def explain_nonfinite(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> str:
@@ -361,31 +363,43 @@ class SvdModel:
         out = self._in_batches(network, picture[: min(real + 1, frames)], batch)
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
 
+    @contextmanager
+    def keeping_maps(self) -> Iterator[dict[tuple[bool, Place], Float[Tensor, "T C h w"]]]:
+        """Keep the maps whose means are computed meanwhile in the dictionary it yields, by temporal mixing and place."""
+        maps: dict[tuple[bool, Place], Tensor] = {}
+        self._maps = maps
+        try:
+            yield maps
+        finally:
+            self._maps = None
+
     def _layer_means(
         self,
         latent: Float[Tensor, "T 4 h w"],
         conditioning: Conditioning,
-        sigma: float,
-        layers: set[Layer],
-        mixing: bool,
-    ) -> dict[Layer, Float[Tensor, "T _"]]:
-        """Compute the means of `layers` at noise level `sigma`.
+        timestep: int,
+        request: Request,
+    ) -> dict[Place, Float[Tensor, "T _"]]:
+        """Compute the means of the layers that `request` has at `timestep`.
 
         As in the release no noise is added to the latent: a timestep only scales it and sets the UNet's time
         (docs/deviations.md 3).
         """
+        sigma, layers = noise_level(self.config.schedule, timestep), request.layers(timestep)
         # 8 input channels: 4 of the scaled latent, 4 of the conditioning frame, which is not scaled.
         x = torch.cat([latent * input_scale(sigma), conditioning.concat], dim=1)
-        means: dict[Layer, Tensor] = {}
+        means: dict[Place, Tensor] = {}
         last = max(layers, key=layer_depth)
         with autocast(self.config.precision, self.device):
             emb = self.networks.embedding(time_input(sigma), conditioning.vector)
-            outputs = self.networks.layers(x, emb, conditioning.crossattn, mixing)
+            outputs = self.networks.layers(x, emb, conditioning.crossattn, request.mixing)
             # `outputs` is a generator: layers after the last requested one are never computed.
             for layer, output in zip(SVD_CELLS, outputs, strict=False):
                 if layer in layers:
                     # The mean is taken in fp32 under autocast as well, as in the release.
-                    means[layer] = output.float().mean(dim=(2, 3))
+                    means[timestep, layer] = output.float().mean(dim=(2, 3))
+                    if self._maps is not None:
+                        self._maps[request.mixing, (timestep, layer)] = output.float()
                 if layer == last:
                     break
         return means

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
@@ -14,7 +14,7 @@ from repro.backbones.precision import autocast, explain_precision, fp32_products
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
 from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
-from repro.backbones.vit.pictures import FrameResizer
+from repro.backbones.vit.pictures import FrameResizer, resize_frames
 from repro.core.errors import UsageError
 
 AT_ONCE = 8
@@ -57,6 +57,8 @@ class VitExtractor:
     """
 
     noise_seed = 0
+    _maps: dict[str, Float[Tensor, "B S P C"]] | None = None
+    """While maps are kept: tokens by cell."""
 
     def __init__(
         self,
@@ -162,17 +164,26 @@ class VitExtractor:
             for number, tokens in enumerate(iterate_layers(self.encoder, pixels, max(numbers.values())), start=1):
                 for cell in self.cells:
                     if numbers[cell] == number:
-                        found[cell.name] = self._pool(tokens, real, final=cell.layer == "final")
+                        final = cell.layer == "final"
+                        steps = self._arrange_tokens(tokens, final)
+                        if self._maps is not None:
+                            self._maps[cell.name] = steps
+                        found[cell.name] = self._pool(steps, real, final)
         return found
 
-    def _pool(self, tokens: Float[Tensor, "B N C"], real: Sequence[int], final: bool) -> Float[Tensor, "_ C"]:
+    def _arrange_tokens(self, tokens: Float[Tensor, "B N C"], final: bool) -> Float[Tensor, "B S P C"]:
+        """Return tokens by tubelet and patch, normalised if the config says so, in fp32."""
+        if final and self.config.norm == "encoder":
+            tokens = self.encoder.norm(tokens)
+        # Tokens are frame-major.
+        return tokens.float().reshape(
+            len(tokens), self.frames.window // self.encoder.sizes.tubelet, -1, tokens.shape[-1]
+        )
+
+    def _pool(self, tokens: Float[Tensor, "B S P C"], real: Sequence[int], final: bool) -> Float[Tensor, "_ C"]:
         """Average tokens over space, and over time if the config says so. In fp32: half precision is too coarse for means."""
         config, encoder = self.config, self.encoder
-        if final and config.norm == "encoder":
-            tokens = encoder.norm(tokens)
-        tubelets = self.frames.window // encoder.sizes.tubelet
-        # Tokens are frame-major: [B, tubelets * patches, C] to [B, tubelets, patches, C], then the mean over patches.
-        steps = tokens.float().reshape(len(tokens), tubelets, -1, tokens.shape[-1]).mean(dim=2)
+        steps = tokens.mean(dim=2)
         vectors = torch.cat(
             [
                 values[:count] if config.pooling == "tubelet" else values[:count].mean(dim=0, keepdim=True)
@@ -181,3 +192,23 @@ class VitExtractor:
             ]
         )
         return encoder.fc_norm(vectors).float() if final and config.norm == "fc_norm" else vectors
+
+    def pictures(self, frames: UInt8[np.ndarray, "T _ _ 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+        unit = self.config.picture.model_copy(update={"normalisation": "unit"})
+        return (resize_frames(frames, unit) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+    def features_with_maps(
+        self, frames: UInt8[np.ndarray, "T H W 3"], noise: Noise
+    ) -> tuple[WindowFeatures, dict[str, dict[str, Float32[np.ndarray, "R h w C"]]]]:
+        kept: dict[str, Tensor] = {}
+        self._maps = kept
+        try:
+            features = self.features([frames], [noise])
+        finally:
+            self._maps = None
+        side, maps = self.config.picture.size // self.encoder.sizes.patch, {}
+        for cell, tokens in kept.items():
+            steps = tokens[0, : self._count_tubelets(frames)]
+            steps = steps.mean(dim=0, keepdim=True) if self.config.pooling == "window" else steps
+            maps[cell] = steps.reshape(len(steps), side, side, -1).cpu().numpy()
+        return features, {self.config.name: maps}

@@ -1,0 +1,129 @@
+"""`repro show VIDEO`: a page that shows what a backbone makes of a clip."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from repro.backbones.config import choose_cells, precision_change
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import load_backbone
+from repro.cli.options import (
+    BACKBONE,
+    COMMON,
+    ON_DEVICE,
+    BackboneOptions,
+    CommonOptions,
+    DamagedOption,
+    DeviceOptions,
+    PrecisionOption,
+    parse_layers,
+    parse_numbers,
+)
+from repro.core.console import Reporter
+from repro.core.errors import Exit, UsageError
+from repro.core.files import write_bytes
+from repro.table.requirements import chosen_device
+from repro.table.row import row_backbone, with_precision
+from repro.table.rows import load_row
+
+MOST_CELLS = 12
+"""Cells on one page: the maps of each take memory and a part of the page."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowOptions:
+    """What is shown, and where the page is written."""
+
+    backbone: Annotated[
+        str | None, Parameter(help="A name from configs/backbones [default: the row's, else svd_xt].")
+    ] = None
+    timesteps: Annotated[
+        str | None, Parameter(help="Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20].")
+    ] = None
+    layers: Annotated[str | None, Parameter(help="Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].")] = None
+    row: Annotated[
+        str | None,
+        Parameter(help="A row that was run in this workspace: its cell, and its readout's scores over time."),
+    ] = None
+    output: Annotated[
+        Path | None, Parameter(name=("--output", "-o"), help="HTML file [default: VIDEO-BACKBONE.html in this folder].")
+    ] = None
+
+
+OPTIONS = ShowOptions()
+
+
+def show(
+    video: Path,
+    /,
+    *,
+    options: ShowOptions = OPTIONS,
+    config: BackboneOptions = BACKBONE,
+    allow_damaged: DamagedOption = False,
+    precision: PrecisionOption = (),
+    compute: DeviceOptions = ON_DEVICE,
+    common: CommonOptions = COMMON,
+) -> Exit:
+    """Show what a backbone makes of a video: frames, feature maps and vectors over time, as one HTML page.
+
+    The page needs no network and loads nothing. Features and maps are computed for it alone and not stored.
+
+    Example: `repro show clip.mp4 --backbone svd_xt --layers 5,9 -o clip.html`
+
+    Args:
+        video: A video file.
+    """
+    row = None if options.row is None else with_precision(load_row(options.row), *precision)
+    if row is None:
+        backbone = load_backbone(options.backbone or "svd_xt", config.changes())
+        change = precision_change(backbone, *precision)
+        backbone = load_backbone(backbone.name, {**config.changes(), **change}) if change else backbone
+    else:
+        if options.backbone not in (None, row.backbone):
+            raise UsageError(
+                f"--backbone {options.backbone}: {row.name} reads {row.backbone}: leave out one of the two"
+            )
+        if config.changes():
+            raise UsageError(f"--set and --implementation: {row.name} has its own settings: leave out --row or these")
+        backbone = row_backbone(row)
+    timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
+    cells = choose_cells(backbone, timesteps, layers) if row is None or timesteps or layers else (row.features,)
+    cells = cells if row is None or row.features in cells else (row.features, *cells)
+    if len(cells) > MOST_CELLS:
+        raise UsageError(f"show: {len(cells)} cells: a page has at most {MOST_CELLS}: fewer --timesteps or --layers")
+    output = options.output or Path(f"{video.stem}-{backbone.name}.html")
+    # A name of another kind may be the video's: it would be overwritten.
+    if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
+        raise UsageError(f"--output {output}: expected the name of an HTML file, as {video.stem}.html")
+
+    # Imports torch, which takes seconds: mistakes are reported before.
+    from repro.pipeline.show import ShowRequest, view_clip
+    from repro.pipeline.show_page import count_vectors, render_page
+
+    execution = Execution(chosen_device(compute.device), compute.batch, 1, allow_damaged)
+    reporter = Reporter(to_stderr=common.as_json)
+    view = view_clip(ShowRequest(video, backbone, cells, row), common.open_workspace(), execution, reporter)
+    given = {
+        "--backbone": options.backbone,
+        "--row": options.row,
+        "--timesteps": options.timesteps,
+        "--layers": options.layers,
+        "--implementation": config.implementation,
+    }
+    words = ["repro", "show", str(video), *(word for name, value in given.items() if value for word in (name, value))]
+    repeated = {"--precision": precision, "--set": config.set_}
+    words += [word for name, values in repeated.items() for value in values for word in (name, value)]
+    words += ["--allow-damaged"] * allow_damaged
+    page = render_page(view, shlex.join(words)).encode(errors="backslashreplace")
+    write_bytes(output, page)
+    if common.as_json:
+        cells_found = {cell.cell: list(cell.vectors.shape) for cell in view.cells}
+        print(json.dumps({"page": str(output), "bytes": len(page), "vectors": cells_found}, indent=1))
+    else:
+        reporter.line(f"{'page':<11} {count_vectors(view)}, {len(page) / 1e6:.1f} MB  {output}")
+    return Exit.OK
