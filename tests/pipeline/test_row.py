@@ -25,8 +25,8 @@ from repro.pipeline.predict import ScoredVideos, predict_videos
 from repro.pipeline.row import RowRequest, extract_row
 from repro.pipeline.row_data import RowData
 from repro.pipeline.run_readout import ReadoutInputs, run_readouts
-from repro.pipeline.show import ShowRequest, view_clip
-from repro.pipeline.show_page import render_page
+from repro.pipeline.show.page import render_page
+from repro.pipeline.show.view import ShowRequest, view_clip
 from repro.readout import checkpoints
 from repro.readout.compute import Compute
 from repro.readout.metrics import all_scores

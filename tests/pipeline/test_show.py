@@ -15,7 +15,7 @@ from repro.backbones.noise import WindowNoise
 from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
 from repro.backbones.svd.config import SvdConfig
 from repro.core.workspace import Workspace
-from repro.pipeline.show import CellView
+from repro.pipeline.show.view import CellView
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'.mp4"
 

@@ -102,8 +102,8 @@ def show(
         raise UsageError(f"--output {output}: expected the name of an HTML file, as {video.stem}.html")
 
     # Imports torch, which takes seconds: mistakes are reported before.
-    from repro.pipeline.show import ShowRequest, view_clip
-    from repro.pipeline.show_page import count_vectors, render_page
+    from repro.pipeline.show.page import count_vectors, render_page
+    from repro.pipeline.show.view import ShowRequest, view_clip
 
     execution = Execution(chosen_device(compute.device), compute.batch, 1, allow_damaged)
     reporter = Reporter(to_stderr=common.as_json)

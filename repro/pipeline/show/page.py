@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.image import imsave
 
 from repro.backbones.config import read_precision
-from repro.pipeline.show import CellView, ClipView, Components, ScoresOverTime
+from repro.pipeline.show.view import CellView, ClipView, Components, ScoresOverTime
 
 COLOURS = "cividis"
 """Lightness rises evenly, and the map reads the same with a colour vision deficiency."""
