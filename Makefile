@@ -8,7 +8,7 @@ BIN := .venv/bin
 # because the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/image
 # Text that people read, checked for spelling and for the project's vocabulary.
-WRITTEN := repro tests docs scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
+WRITTEN := repro tests docs examples scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
 	Makefile Dockerfile apptainer.def pyproject.toml .github .ci
 
 .PHONY: check test smoke image-test faults lint format venv clean

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from repro.pipeline.api import load_features, score_video
     from repro.pipeline.api import train_split_features as train_readout
     from repro.readout.trained import load_readout
-    from repro.table.rows import extra_names, load_row, row_names
+    from repro.table.own import load_any_row as load_row
+    from repro.table.rows import extra_names, row_names
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,7 @@ _PLACES = {
     "load_features": ("repro.pipeline.api", "load_features"),
     "load_readout": ("repro.readout.trained", "load_readout"),
     "load_records": ("repro.judge.api", "load_records"),
-    "load_row": ("repro.table.rows", "load_row"),
+    "load_row": ("repro.table.own", "load_any_row"),
     "row_names": ("repro.table.rows", "row_names"),
     "score_video": ("repro.pipeline.api", "score_video"),
     "train_readout": ("repro.pipeline.api", "train_split_features"),

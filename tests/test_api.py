@@ -42,8 +42,8 @@ def ready(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     row = colour_row("ucf_hmdb", epochs=2)
     for module in (row_data, api):
         monkeypatch.setattr(module, "open_dataset", opened)
-    for module in (rows, api):
-        monkeypatch.setattr(module, "load_row", lambda name: row if name == "ucf_hmdb" else load_row(name))
+    for module, loader in ((rows, "load_row"), (api, "load_any_row")):
+        monkeypatch.setattr(module, loader, lambda name: row if name == "ucf_hmdb" else load_row(name))
     monkeypatch.setenv("REPRO_WORKSPACE", str(workspace.root))
     return workspace
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from repro import __version__
+from repro.core.config import is_config_path
 from repro.core.errors import Exit, UsageError
 
 VERBS = {
@@ -124,7 +125,7 @@ def _require_row(word: str) -> None:
     from repro.table import rows
 
     names = [*rows.row_names(), *rows.extra_names()]
-    if word in names or rows.is_smoke_row(word):
+    if word in names or rows.is_smoke_row(word) or is_config_path(word):
         return
     near = difflib.get_close_matches(word, [*verb_names(), *names], n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -10,10 +10,10 @@ from cyclopts import App, Parameter
 
 from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, JsonOption, require_number
 from repro.core.console import Reporter, print_line, print_lines
-from repro.core.errors import Exit, ReproError, UsageError
+from repro.core.errors import Exit, ReproError
 from repro.core.workspace import Workspace
-from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.manifest import Manifest, list_differences, read_manifest, stored_manifest
+from repro.datasets.own import find_dataset
 from repro.datasets.prepare import prepare_dataset
 from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset, list_dataset, user_dataset_names
@@ -41,7 +41,7 @@ def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
     Example: `repro data status ucf101 hmdb51`
 
     Args:
-        names: Names from configs/datasets [default: all].
+        names: Names from configs/datasets, or paths of own clips' files [default: all shipped].
     """
     workspace = common.open_workspace()
     reports = [_build_status(name, workspace) for name in names or user_dataset_names()]
@@ -50,6 +50,37 @@ def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
     else:
         for number, report in enumerate(reports):
             print_lines([""] * (number > 0) + _status_lines(report))
+    return Exit.OK
+
+
+@data.command(name="new")
+def data_new(
+    table: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    backbone: str | None = None,
+    as_json: JsonOption = False,
+) -> Exit:
+    """Describe a table of your own labelled clips, and write a row file that trains a readout on them.
+
+    Example: `repro data new my.csv`
+
+    Args:
+        table: A csv or parquet file with the columns path, label and, if wanted, split and group.
+        output: The YAML file to write; the row file is stored next to it [default: the table's name with .yaml].
+        backbone: A name from configs/backbones, for the row file [default: svd_xt].
+    """
+    # Imported here: NumPy and pyarrow, which the other verbs of this module may not need.
+    from repro.table.own import write_own_files
+
+    made = write_own_files(table, output or table.with_suffix(".yaml"), backbone)
+    notes, command = made.row.dataset.own_listing.notes, made.row.command
+    if as_json:
+        files = {"data": str(made.data), "row": str(made.row.file)}
+        print(json.dumps(files | {"notes": notes, "command": command}, indent=1))
+    else:
+        print_lines([*notes, f"written {made.data} and {made.row.file}", f"next: {command}"])
     return Exit.OK
 
 
@@ -71,7 +102,7 @@ def data_prepare(
         name: A name from configs/datasets.
         from_: Archives, or folders with the archives or their contents [default: archives in the data set's folder].
     """
-    workspace, config = common.open_workspace(), _load_user_config(name)
+    workspace, config = common.open_workspace(), find_dataset(name)
     placed = prepare_dataset(config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
     report = _build_status(name, workspace)
     if common.as_json:
@@ -97,13 +128,13 @@ def data_audit(
     Example: `repro data audit ucf101 --workers 16`
 
     Args:
-        name: A name from configs/datasets.
+        name: A name from configs/datasets, or the path of own clips' file.
         workers: Processes that decode videos [default: one per core].
     """
     # Imported here, because only this verb decodes videos.
     from repro.datasets.audit import audit_dataset
 
-    workspace, config = common.open_workspace(), _load_user_config(name)
+    workspace, config = common.open_workspace(), find_dataset(name)
     dataset = list_dataset(config, workspace)
     done = audit_dataset(
         dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json)
@@ -178,23 +209,9 @@ def _print_first(lines: list[str]) -> None:
         print_line(f"... and {len(lines) - FAULTS_SHOWN} more (--json lists all)")
 
 
-def _load_user_config(name: str) -> DatasetConfig:
-    """Return the config of a data set that users bring.
-
-    Raises:
-        UsageError: no such data set, or one that is generated.
-    """
-    if name not in user_dataset_names():
-        load_dataset(name)  # refuses an unknown name; what is left is a generated data set, as smoke
-        raise UsageError(
-            f"{name}: generated, not a data set that users bring; those are: {', '.join(user_dataset_names())}"
-        )
-    return load_dataset(name)
-
-
 def _build_status(name: str, workspace: Workspace) -> dict[str, Any]:
     """Return the state of a data set: the object that --json prints."""
-    config = _load_user_config(name)
+    config = find_dataset(name)
     folder = workspace.data / config.folder
     report: dict[str, Any] = {
         "dataset": name,
@@ -211,12 +228,12 @@ def _build_status(name: str, workspace: Workspace) -> dict[str, Any]:
     }
     try:
         dataset = list_dataset(config, workspace)
-        manifest = stored_manifest(workspace, name)
+        manifest = stored_manifest(workspace, config.name)
     except ReproError as error:
         return report | {"problem": str(error)}
     report["notes"] = list(dataset.notes)
     report["problem"] = "; ".join(dataset.miscounted)
-    gone = {part: find_missing(split, dataset.folder) for part, split in dataset.splits.items()}
+    gone = {part: find_missing(split, dataset.boundary) for part, split in dataset.splits.items()}
     for part, split in dataset.splits.items():
         report["splits"][part] = {
             "listed": len(split.clips),

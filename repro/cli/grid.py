@@ -65,7 +65,7 @@ def grid(
     /,
     *,
     seeds: SeedsOption = 1,
-    protocol: Annotated[Literal["published", "held-out", "both"], Parameter(converter=read_protocol)] = "published",
+    protocol: Annotated[Literal["published", "held-out", "both"] | None, Parameter(converter=read_protocol)] = None,
     options: GridOptions = GRID,
     allow_missing: FlagOption = False,
     compute: TrainingOptions = TRAINING,
@@ -78,8 +78,9 @@ def grid(
     Example: `repro grid ak_full --protocol both --jobs 4`
 
     Args:
-        row: A name from `repro list`.
-        protocol: held-out selects cell and epoch on clips held out of the training split; both does either.
+        row: A name from `repro list`, or the path of a row file of own clips.
+        protocol: held-out selects cell and epoch on clips held out of the training split; both does either [default: published, for
+            own clips held-out].
         allow_missing: Continue without clips that are missing; recorded, and widens an accuracy row's margin.
     """
     found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
@@ -93,7 +94,7 @@ def grid(
         timesteps=timesteps,
         layers=layers,
         head=options.head,
-        protocols=PROTOCOLS if protocol == "both" else (protocol,),
+        protocols=PROTOCOLS if protocol == "both" else (protocol or found.default_protocol,),
         seeds=seeds,
         stored_as=STORED_AS[options.stored_as or "fp32"],
         jobs=options.jobs or 1,
@@ -137,4 +138,5 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
             option = "both" if other == "held-out" else other
             print_line(f"for the {other} selection too: the same command with --protocol {option}")
     print_line("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
-    print_line("`repro check` judges")
+    if result.row.published:
+        print_line("`repro check` judges")

@@ -15,6 +15,7 @@ from cyclopts import Parameter, Token
 
 from repro.backbones.config import Layer, Precision
 from repro.backbones.extractor import Execution
+from repro.core.config import is_config_path
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, open_workspace
 from repro.table.row import Row, with_precision
@@ -82,17 +83,20 @@ def read_protocol(type_: Any, tokens: Sequence[Token]) -> str:
         UsageError: no such protocol.
     """
     value = "held-out" if tokens[0].value == "honest" else tokens[0].value
-    if value not in get_args(type_):
-        raise UsageError(f"--protocol {value}: expected {', '.join(get_args(type_)[:-1])} or {get_args(type_)[-1]}")
+    # Of `Literal[...] | None`, the words of the literal.
+    known = [word for part in get_args(type_) for word in (get_args(part) or (part,)) if isinstance(word, str)]
+    if value not in known:
+        raise UsageError(f"--protocol {value}: expected {', '.join(known[:-1])} or {known[-1]}")
     return value
 
 
 ProtocolOption = Annotated[
-    Literal["published", "held-out"],
+    Literal["published", "held-out"] | None,
     Parameter(
         name="--protocol",
         converter=read_protocol,
-        help="held-out selects the epoch on clips held out of the training split; its scores are not judged.",
+        help="held-out selects the epoch on clips held out of the training split; its scores are not judged [default: published, "
+        "for own clips held-out].",
     ),
 ]
 DeterministicOption = Annotated[
@@ -328,13 +332,15 @@ def command_for_row(name: str) -> str:
 
 
 def load_requested_rows(names: Sequence[str], precisions: Sequence[Precision] = ()) -> list[Row]:
-    """Return the rows that a verb was asked to run or plan, each once; all 24 if `names` has `all`.
+    """Return the rows that a verb was asked to run or plan, each once; if `names` has `all`, all 24 and own rows.
 
     Raises:
         UsageError: as load_requested_row, also for names that `all` makes superfluous.
     """
     rows = [load_requested_row(name, precisions) for name in dict.fromkeys(names) if name != "all"]
-    return [load_requested_row(name, precisions) for name in row_names()] if "all" in names else rows
+    if "all" not in names:
+        return rows
+    return [*(load_requested_row(name, precisions) for name in row_names()), *(row for row in rows if row.own_datasets)]
 
 
 def load_requested_row(name: str, precisions: Sequence[Precision] = ()) -> Row:
@@ -345,4 +351,18 @@ def load_requested_row(name: str, precisions: Sequence[Precision] = ()) -> Row:
     """
     if is_smoke_row(name):
         raise UsageError(f"{name} is part of the smoke job: run `{command_for_row(name)}`")
-    return with_precision(load_row(name), *precisions)
+    return find_row(name, *precisions)
+
+
+def find_row(name: str, *precisions: Precision) -> Row:
+    """Return a row of any kind by its name or its file's path, with features in the first of `precisions` that it has.
+
+    Raises:
+        UsageError: no such row, a file that is not valid, or a precision that the row does not have.
+    """
+    if not is_config_path(name):
+        return with_precision(load_row(name), *precisions)
+    # Imported here: it imports NumPy and pyarrow, which a table of clips takes and no shipped row.
+    from repro.table.own import load_own_row
+
+    return with_precision(load_own_row(Path(name)), *precisions)

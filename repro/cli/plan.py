@@ -39,7 +39,9 @@ DISK_ASSUMPTION = (
 def plan(
     *rows: str,
     seeds: SeedsOption = 1,
-    protocol: Annotated[ProtocolOption, Parameter(help="Protocol of the runs that count as present.")] = "published",
+    protocol: Annotated[
+        ProtocolOption, Parameter(help="Protocol of the runs that count as present [default: the row's].")
+    ] = None,
     device: Annotated[
         DeviceOption,
         Parameter(
@@ -56,7 +58,7 @@ def plan(
     Example: `repro plan ak_full ucf_hmdb --seeds 5`
 
     Args:
-        rows: Names from `repro list`, or all [default: all].
+        rows: Names from `repro list`, paths of row files of own clips, or all [default: all].
     """
     return print_plan(
         rows,
@@ -74,7 +76,7 @@ def print_plan(
     workspace: Workspace,
     *,
     seeds: int,
-    protocol: Protocol,
+    protocol: Protocol | None,
     device: str | None,
     precision: Sequence[Precision] = (),
     as_json: bool,

@@ -1,6 +1,9 @@
 """`repro predict ROW VIDEO...`: class scores of any videos."""
 
+import io
 import json
+from collections.abc import Sequence
+from csv import writer as csv_writer
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,17 +17,22 @@ from repro.cli.options import (
     CommonOptions,
     DamagedOption,
     DeviceOptions,
+    FlagOption,
     PrecisionOption,
+    find_row,
     require_number,
 )
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.files import write_bytes
 from repro.table.requirements import chosen_device
-from repro.table.row import with_precision
-from repro.table.rows import load_row, smoke_row_names
+from repro.table.rows import smoke_row_names
 
 if TYPE_CHECKING:
-    from repro.pipeline.predict import ScoredVideos
+    import numpy as np
+
+    from repro.pipeline.predict import ScoredVideos, ScoredWindow
+    from repro.readout.trained import Readout
 
 
 def predict(
@@ -32,6 +40,8 @@ def predict(
     /,
     *videos: Path,
     seed: int | None = None,
+    csv: Path | None = None,
+    per_window: FlagOption = False,
     top: Annotated[int, Parameter(validator=require_number("--top", 1))] = 5,
     workers: Annotated[int, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = 1,
     allow_damaged: DamagedOption = False,
@@ -44,13 +54,18 @@ def predict(
     Example: `repro predict ak_full clip.mp4 --top 3`
 
     Args:
-        row: A row that was run in this workspace, or `smoke`.
+        row: A row that was run in this workspace, the path of a row file of own clips, or `smoke`.
         videos: Video files; a file that cannot be decoded is reported, the others are scored.
         seed: Seed of the readout [default: that of the newest run].
+        csv: Write a table for a spreadsheet to this file: a line per video, a column per class.
+        per_window: Also score each window of the backbone by itself: when in the video.
         top: Number of classes to print for each video.
         workers: Processes that decode videos.
     """
-    found = with_precision(load_row(row), *precision)
+    found = find_row(row, *precision)
+    if csv is not None and csv.exists():
+        # It may be the table that the labels are in.
+        raise UsageError(f"--csv {csv}: the file exists: name another one")
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 
@@ -59,7 +74,13 @@ def predict(
 
     execution = Execution(chosen_device(compute.device), compute.batch, workers, allow_damaged)
     # Progress goes to stderr, so that stdout has the scores alone.
-    scored = predict_videos(found, videos, seed, common.open_workspace(), execution, Reporter(to_stderr=True))
+    scored = predict_videos(
+        found, videos, seed, common.open_workspace(), execution, Reporter(to_stderr=True), per_window=per_window
+    )
+    if csv is not None:
+        write_bytes(
+            csv, _scores_as_csv(scored, single=found.metric == "top1").encode("utf-8-sig")
+        )  # with the mark by which spreadsheet programs know UTF-8
     if common.as_json:
         print(json.dumps(_scores_as_json(scored), indent=1))
     elif scored.scores:
@@ -82,6 +103,15 @@ def _print_scores(scored: "ScoredVideos", top: int) -> None:
         # A stable sort: ties keep the order of the classes.
         for label in (-scores).argsort(kind="stable")[:top]:
             print_line(f"  {100 * scores[label]:6.2f} %  {readout.classes[label]}")
+        for window in scored.windows.get(path, ()):
+            best = int(window.scores.argmax())
+            print_line(f"  {_format_span(window)}  {100 * window.scores[best]:6.2f} %  {readout.classes[best]}")
+
+
+def _format_span(window: "ScoredWindow") -> str:
+    if window.start is None or window.end is None:
+        return "time unknown"
+    return f"{window.start:8.2f} to {window.end:.2f} s"
 
 
 def _scores_as_json(scored: "ScoredVideos") -> dict[str, object]:
@@ -91,8 +121,51 @@ def _scores_as_json(scored: "ScoredVideos") -> dict[str, object]:
         "seed": readout.seed,
         "epoch": readout.epoch,
         "videos": [
-            {"path": str(path), "scores": dict(zip(readout.classes, (round(float(s), 6) for s in scores), strict=True))}
+            {"path": str(path), "scores": _scores_by_class(readout, scores)}
+            | (
+                {
+                    "windows": [
+                        {"start": one.start, "end": one.end, "scores": _scores_by_class(readout, one.scores)}
+                        for one in scored.windows[path]
+                    ]
+                }
+                if path in scored.windows
+                else {}
+            )
             for path, scores in scored.scores.items()
         ],
         "failed": dict(scored.failed),
     }
+
+
+def _scores_by_class(readout: "Readout", scores: "np.ndarray") -> dict[str, float]:
+    return dict(zip(readout.classes, (round(float(score), 6) for score in scores), strict=True))
+
+
+def _scores_as_csv(scored: "ScoredVideos", *, single: bool) -> str:
+    """Return a table: a line per video and, after it, per window; then the videos that could not be read."""
+    readout = scored.readout
+    text = io.StringIO()
+    lines = csv_writer(text)
+    lines.writerow(map(_as_cell, ["path", "start_s", "end_s", "predicted", *readout.classes, "error"]))
+
+    def write_scores(path: Path, times: Sequence[float | None], scores: "np.ndarray") -> None:
+        # Of clips with any number of labels, each class is predicted by its own score.
+        chosen = [scores.argmax()] if single else (scores >= 0.5).nonzero()[0]
+        cells = [path, *("" if time is None else f"{time:.2f}" for time in times)]
+        cells += [";".join(readout.classes[label] for label in chosen), *(f"{score:.6f}" for score in scores), ""]
+        lines.writerow(map(_as_cell, cells))
+
+    for path, scores in scored.scores.items():
+        write_scores(path, (None, None), scores)
+        for window in scored.windows.get(path, ()):
+            write_scores(path, (window.start, window.end), window.scores)
+    for name, why in scored.failed.items():
+        lines.writerow(map(_as_cell, [name, "", "", "", *("" for _ in readout.classes), why]))
+    return text.getvalue()
+
+
+def _as_cell(value: object) -> str:
+    """Return a cell that no spreadsheet program takes for a formula: names of files and classes come from others."""
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -17,8 +17,9 @@ from repro.cli.options import (
     load_requested_row,
     open_compute,
 )
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, print_line, print_lines
 from repro.core.errors import Exit
+from repro.core.workspace import Workspace
 from repro.table.requirements import chosen_device
 from repro.table.row import Row
 
@@ -31,7 +32,7 @@ def readout(
     /,
     *,
     seeds: SeedsOption = 1,
-    protocol: ProtocolOption = "published",
+    protocol: ProtocolOption = None,
     precision: PrecisionOption = (),
     training_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     device: DeviceOption = None,
@@ -45,7 +46,7 @@ def readout(
     Example: `repro readout ak_full --seeds 5`
 
     Args:
-        row: A name from `repro list`.
+        row: A name from `repro list`, or the path of a row file of own clips.
         training_precision: Precision of the readout's matrix products; part of the run's key, and recorded.
     """
     found, workspace = load_requested_row(row, precision), common.open_workspace()
@@ -62,11 +63,11 @@ def readout(
 
     reporter = Reporter(to_stderr=common.as_json)
     records = train_readouts(inputs, RowRequest(seeds, protocol), workspace, compute, reporter)
-    print_records(found, records, as_json=common.as_json)
+    print_records(found, records, workspace, as_json=common.as_json)
     return Exit.OK
 
 
-def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) -> None:
+def print_records(row: Row, records: "Sequence[RunRecord]", workspace: Workspace, *, as_json: bool) -> None:
     """Print the scores of a row's runs, and whether `repro check` judges them; with `as_json` the records instead."""
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
@@ -83,7 +84,11 @@ def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) ->
         )
     for sha256, clips in records[0].features.imported.items():
         print_line(f"features of {clips} clips were imported and not extracted here: sha256 {sha256}")
-    if row.kind == "extra":
+    if row.kind == "own":
+        print_lines(describe_own_scores(row, records[0], workspace))
+        print_line("a row of your own: there is no published value, and `repro check` does not judge it")
+        print_line(f"to label videos with it: {row.command.replace(' run ', ' predict ', 1)} VIDEO...")
+    elif row.kind == "extra":
         print_line("an extra: there is no published value to judge it by")
     elif not all(record.complete for record in records):
         print_line("a trial on fewer clips: never judged")
@@ -91,3 +96,37 @@ def print_records(row: Row, records: "Sequence[RunRecord]", *, as_json: bool) ->
         print_line("the held-out protocol: not comparable with a published value, and not judged")
     else:
         print_line("`repro check` judges")
+
+
+def describe_own_scores(row: Row, record: "RunRecord", workspace: Workspace) -> list[str]:
+    """Return what a score on few clips is worth: what guessing reaches, the score's interval, and the score of each class."""
+    # Imported here, as the records above were made by torch, NumPy and the rest, and the other verbs of this module are not.
+    from scipy.stats import binomtest
+
+    from repro.readout.metrics import map_macro
+    from repro.readout.predictions import read_predictions
+    from repro.records.record import stored_run
+
+    selected = record.best_epoch_on_held_out or record.best_epoch_on_test
+    predictions = read_predictions(stored_run(workspace.runs, row.name, record.seed, record.run).predictions_path)
+    scores, targets = predictions.by_epoch[selected.epoch], predictions.targets
+    right = targets[range(len(targets)), scores.argmax(axis=1)].astype(bool)
+    guess = f"guessing {100 * record.chance[row.metric]:.2f}, the classes' frequencies {100 * record.class_prior[row.metric]:.2f}"
+    lines = [f"seed {record.seed}, {row.metric} without looking at the videos: {guess}"]
+    single = row.metric == "top1"
+    if single:
+        # Wilson's interval holds for few clips and for scores near 0 and 100 % (Brown, Cai and DasGupta 2001).
+        interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+        lines.append(
+            f"{right.sum()} of {len(right)} test clips are right; 95 % interval of so few clips: {100 * interval.low:.0f} to "
+            f"{100 * interval.high:.0f} %"
+        )
+    for label, name in enumerate(predictions.classes):
+        of_class = targets[:, label].astype(bool)
+        found = (
+            f"{right[of_class].sum()} of {of_class.sum()} test clips"
+            if single
+            else f"average precision {100 * map_macro(scores[:, [label]], targets[:, [label]]):.1f}, {of_class.sum()} test clips"
+        )
+        lines.append(f"  {name:<24} {found}")
+    return lines

@@ -24,6 +24,7 @@ from repro.cli.readout import print_records, readout
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
+from repro.datasets.registry import open_dataset
 from repro.table import requirements
 from repro.table.row import Row
 
@@ -34,7 +35,7 @@ class RowOptions:
     """Which readouts of a row are trained, and on which clips."""
 
     seeds: SeedsOption = 1
-    protocol: ProtocolOption = "published"
+    protocol: ProtocolOption = None
     allow_missing: Annotated[
         FlagOption,
         Parameter(help="Continue without clips that are missing; recorded, and widens an accuracy row's margin."),
@@ -69,7 +70,7 @@ def run(
     Example: `repro ak_full --seeds 5`, or `repro run ak_full ak_full_sdv2`
 
     Args:
-        row: A name from `repro list`, or all.
+        row: A name from `repro list`, the path of a row file of own clips, or all.
         more: Further rows.
         from_: First stage to run; readout skips extraction and uses stored features.
         dry_run: Print the plan (as `repro plan ROW`) and stop.
@@ -81,7 +82,7 @@ def run(
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")
         return print_plan(
-            [found.name for found in rows],
+            (row, *more),
             workspace,
             seeds=options.seeds,
             protocol=options.protocol,
@@ -97,7 +98,7 @@ def run(
         if len(rows) > 1:
             raise UsageError("--from readout takes one row: run `repro readout ROW` for each")
         return readout(
-            rows[0].name,
+            row,
             seeds=options.seeds,
             protocol=options.protocol,
             precision=compute.precision,
@@ -116,11 +117,15 @@ def run(
     from repro.pipeline.several_rows import run_rows
 
     reporter = Reporter(to_stderr=common.as_json)
+    for found in rows:
+        for config in found.own_datasets.values():
+            for note in open_dataset(config, workspace).notes:
+                reporter.line(f"{'data':<11} {note}")
     request = RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing)
     execution = compute.execution(device, reporter.line)
     if len(rows) == 1 and not blocked:
         records = run_row(rows[0], request, workspace, execution, training, reporter)
-        print_records(rows[0], records, as_json=common.as_json)
+        print_records(rows[0], records, workspace, as_json=common.as_json)
         return Exit.OK
     result = run_rows(rows, request, workspace, execution, training, reporter)
     if common.as_json:
@@ -129,7 +134,7 @@ def run(
     else:
         for found in rows:
             if found.name in result.records:
-                print_records(found, result.records[found.name], as_json=False)
+                print_records(found, result.records[found.name], workspace, as_json=False)
     _refuse_unrun(blocked | result.failures, len(rows) + len(blocked))
     return Exit.OK
 

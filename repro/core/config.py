@@ -36,6 +36,11 @@ def expected_folder() -> Path:
     return shipped_folder("expected")
 
 
+def is_config_path(name: str) -> bool:
+    """Return True if a command's argument is the path of a user's own config rather than the name of a shipped one."""
+    return name.lower().endswith((".yaml", ".yml"))
+
+
 class Config(BaseModel):
     """Base of every config: unknown keys and values of another type are errors; instances are immutable."""
 

@@ -80,7 +80,7 @@ def audit_dataset(
 def _find_missing(dataset: Dataset) -> dict[str, str]:
     gone: dict[str, str] = {}
     for split in dataset.splits.values():
-        gone |= find_missing(split, dataset.folder)
+        gone |= find_missing(split, dataset.boundary)
     return {name: why.replace(f"{dataset.folder}{os.sep}", "") for name, why in gone.items()}
 
 
@@ -103,7 +103,7 @@ def _collect_facts(
         rows.append(
             ClipFacts(
                 id=clip.id,
-                path=str(clip.path.relative_to(dataset.folder)),
+                path=os.path.relpath(clip.path, dataset.folder),
                 splits=tuple(lists[clip.id]),
                 present=clip.id in stamps,
                 bytes=stamps[clip.id].size if clip.id in stamps else 0,

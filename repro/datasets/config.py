@@ -9,6 +9,7 @@ from repro.core.config import Config, NamedConfig, configs_folder, fill_path, lo
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
+from repro.datasets.annotations import Listing
 
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
@@ -90,8 +91,8 @@ class DatasetConfig(NamedConfig):
     """The archives that `repro fetch` downloads to archives/ in that folder."""
     obtain: str | None = None
     """One line on how to get the data to {path} if it cannot be downloaded."""
-    adapter: Literal["smoke", "ucf101", "hmdb51", "animal_kingdom", "charades_ego"]
-    """The code that reads its annotation files (repro/datasets/registry.py)."""
+    adapter: Literal["smoke", "ucf101", "hmdb51", "animal_kingdom", "charades_ego", "own"]
+    """The code that reads its annotation files (repro/datasets/registry.py; own.py for a user's table of clips)."""
     classes: Annotated[int, Field(ge=2)]
     target: Literal["single", "multi"]
     official_metric: Literal["top1", "map_macro"]
@@ -114,6 +115,16 @@ class DatasetConfig(NamedConfig):
         if unknown:
             raise ValueError(f"splits.*.within: there is no split '{min(unknown)}'")
         return self
+
+    @property
+    def argument(self) -> str:
+        """What a command takes to name it: its name, or for own clips the path of their YAML file."""
+        return self.name
+
+    @property
+    def own_listing(self) -> Listing | None:
+        """The clips of a user's own table (repro/datasets/own.py), which was read with the config; None for other data sets."""
+        return None
 
     def missing_parts(self, folder: Path) -> list[Part]:
         """Return the parts that are missing from `folder`."""

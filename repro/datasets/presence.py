@@ -12,13 +12,14 @@ Entries = dict[str, os.DirEntry[str]]
 
 
 def find_missing(
-    split: Split, folder: Path, manifest: Manifest | None = None, *, allow_damaged: bool = False
+    split: Split, folder: Path | None, manifest: Manifest | None = None, *, allow_damaged: bool = False
 ) -> dict[str, str]:
     """Find the clips that cannot be read. Only names and sizes are checked, one folder at a time.
 
     Args:
         split: The clips to look for.
-        folder: The dataset's folder. A clip that a link in it places elsewhere counts as missing.
+        folder: The dataset's folder. A clip that a link in it places elsewhere counts as missing. None: of a user's own
+            table, whose clips may be anywhere.
         manifest: Of an audit. Clips that did not decode in it completely, and still have the same size, count as missing.
         allow_damaged: Clips of which a part decoded count as present.
 
@@ -47,11 +48,10 @@ def find_missing(
     return gone
 
 
-def _scan_folder(parent: str, folder: Path) -> Entries | str:
+def _scan_folder(parent: str, folder: Path | None) -> Entries | str:
     """Return the entries of a folder by name, or why the folder is not read."""
-    top = _real_top(parent, folder)
     real = os.path.realpath(parent)
-    if not _is_within(real, top):
+    if folder is not None and not _is_within(real, _real_top(parent, folder)):
         return f"{parent} is a link that leads out of the data set, to {real}: not read"
     try:
         with os.scandir(parent) as entries:
@@ -60,13 +60,13 @@ def _scan_folder(parent: str, folder: Path) -> Entries | str:
         return f"{(error.strerror or str(error)).lower()}"
 
 
-def _check_file(entries: Entries, name: str, folder: Path) -> tuple[str, int]:
+def _check_file(entries: Entries, name: str, folder: Path | None) -> tuple[str, int]:
     """Return why a file cannot be read, an empty string if it can, and its size in bytes."""
     entry = entries.get(name)
     if entry is None:
         return "no such file", 0
     # A link is read only within the data set, so that an unpacked archive cannot make us read other files of the user.
-    if entry.is_symlink():
+    if folder is not None and entry.is_symlink():
         real = os.path.realpath(entry.path)
         if not _is_within(real, _real_top(entry.path, folder)):
             return f"a link that leads out of the data set, to {real}: not read", 0
@@ -88,7 +88,7 @@ def _is_within(real: str, top: str) -> bool:
 
 def without_missing(
     split: Split,
-    folder: Path,
+    folder: Path | None,
     *,
     allow_missing: bool = False,
     allow_damaged: bool = False,
@@ -110,6 +110,10 @@ def without_missing(
             if allow_missing
             else f"get them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the margin"
         )
+        if folder is None:
+            remedy = "correct its table of clips" + (
+                "" if allow_missing else ", or pass --allow-missing, which is recorded"
+            )
         if any(": damaged: " in why or "(damaged: " in why for why in gone.values()):
             remedy += "; --allow-damaged uses what decodes of damaged ones"
         raise MissingError(f"{split.name}: {len(gone)} of {len(split.clips)} clips are missing: {shown}: {remedy}")

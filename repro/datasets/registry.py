@@ -58,6 +58,11 @@ class Dataset:
     def name(self) -> str:
         return self.config.name
 
+    @property
+    def boundary(self) -> Path | None:
+        """The folder that its clips must be in; None for a user's own table, which may name files anywhere."""
+        return self.folder if self.config.own_listing is None else None
+
     def split(self, name: str) -> Split:
         """Return the split of that name in the config.
 
@@ -115,6 +120,10 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
 
     If they are missing, labels that were imported with features are read. With keep=False, nothing is written to the workspace.
     """
+    own = config.own_listing
+    if own is not None:
+        clips = {name: [split.classes, [[c.id, *c.target] for c in split.clips]] for name, split in own.splits.items()}
+        return Dataset(config, Path(config.folder), own.splits, own.notes, content_key({"clips": clips}))
     if config.adapter not in ADAPTERS:
         raise UsageError(
             f"{config.name}: not a dataset that a user provides; available: {', '.join(user_dataset_names())}"

@@ -23,7 +23,7 @@ def grid_cells(row: Row) -> tuple[Cell, ...]:
     if config.axes().timesteps is None:
         raise UsageError(
             f"--grid: {row.name} reads {row.backbone}, which has no timesteps; the grid is one of timesteps and layers: run "
-            f"`repro {row.name}` alone"
+            f"`{row.command}` alone"
         )
     return choose_cells(config, grid=True)
 

@@ -30,9 +30,9 @@ from repro.readout.recipe import Metric, Recipe
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import TrainingResult, train_readout
 from repro.readout.trained import Readout
+from repro.table.own import load_any_row
 from repro.table.requirements import chosen_device
 from repro.table.row import with_precision
-from repro.table.rows import load_row
 
 ANY_LENGTH = 2**31
 """Maximal number of frames read from a clip if no recipe limits it."""
@@ -211,7 +211,7 @@ def score_video(
     """Score one video with a row's trained readout.
 
     Args:
-        row: A row that was run in the workspace.
+        row: A row that was run in the workspace, or the path of a row file of own clips.
         video: A video file.
         seed: Seed of the readout [default: the newest run's].
         precision: Precision of the features that the readout was trained on [default: the row's].
@@ -225,7 +225,7 @@ def score_video(
         UsageError: no such row or seed, or a precision that the row does not have.
         MissingError: the row has no trained readout, or the video cannot be decoded.
     """
-    path, found = Path(video), with_precision(load_row(row), precision)
+    path, found = Path(video), with_precision(load_any_row(row), precision)
     execution = Execution(chosen_device(device))
     scored = predict_videos(found, [path], seed, _open_workspace(workspace), execution, Reporter(to_stderr=True))
     if path not in scored.scores:

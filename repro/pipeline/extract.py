@@ -12,10 +12,12 @@ from pathlib import Path
 from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells, precision_change
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone, load_backbone
+from repro.core.config import is_config_path
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
+from repro.datasets.own import find_dataset
 from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
 from repro.features import rates
@@ -257,6 +259,9 @@ def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig
 
 
 def _open_collection(source: str, workspace: Workspace) -> Collection:
+    if is_config_path(source):
+        dataset = open_dataset(find_dataset(source), workspace)
+        return dataset_collection(dataset.name, dataset.clips)
     name, _, split = source.partition("/")
     folder = Path(source)
     # A folder named as a data set is only meant if the path continues below it.

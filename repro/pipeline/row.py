@@ -31,7 +31,8 @@ class RowRequest:
 
     seeds: int = 1
     """How many readouts: the published seed, then those that follow it."""
-    protocol: Protocol = "published"
+    protocol: Protocol | None = None
+    """None: the row's default."""
     limit: int | None = None
     """For a trial: at most this many clips of each split; recorded, and never judged."""
     allow_missing: bool = False
@@ -62,6 +63,8 @@ def run_row(
         data = open_requested_data(row, request, workspace, execution)
         data.warn_of_left_out(reporter)
         inputs = extract_row(row, data, workspace, execution, reporter)
+        if row.own_datasets:
+            data.warn_of_copies(inputs.video_sha256, reporter)
         return _train_seeds(inputs, request, workspace, compute, reporter)
 
 
@@ -92,8 +95,9 @@ def _train_seeds(
     inputs: ReadoutInputs, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.first(request.seeds)
+    protocol = request.protocol or inputs.row.default_protocol
     try:
-        records = run_readouts(inputs, seeds, workspace, reporter, request.protocol, compute)
+        records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

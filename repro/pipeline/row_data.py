@@ -10,9 +10,9 @@ from repro.datasets.config import load_dataset
 from repro.datasets.manifest import Manifest, stored_manifest
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
-from repro.datasets.split import Clip, Split, SplitName
+from repro.datasets.split import Clip, Split, SplitName, name_first_clips
 from repro.features.store import FeatureStore
-from repro.table.row import Row
+from repro.table.row import Row, row_datasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,16 @@ class RowData:
             if ids:
                 reporter.warn(f"{part}: {len(ids)} clips are missing and left out, as allowed: {', '.join(ids[:3])}")
 
+    def warn_of_copies(self, video_sha256: Mapping[str, str], reporter: Reporter) -> None:
+        """Warn if test clips are byte for byte training clips, which a user's own table may list under two names."""
+        trained = {video_sha256[clip.id] for clip in self.splits["train"].clips}
+        copies = [clip.id for clip in self.splits["test"].clips if video_sha256[clip.id] in trained]
+        if copies:
+            reporter.warn(
+                f"{len(copies)} test clips are copies of training clips ({name_first_clips(copies)}): the score will be too high: "
+                "list each once, or give both one group"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ReadoutInputs:
@@ -77,7 +87,7 @@ def open_row_data(
         MissingError: a data set is missing or damaged, or clips are missing and that was not allowed. Clips that the audit
             found damaged count as missing unless `allow_damaged`.
     """
-    datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
+    datasets = {name: open_dataset(config, workspace) for name, config in row_datasets(row).items()}
     audits = _matching_manifests(datasets, workspace)
     # The audit names clips that exist and do not decode: they count as missing here, before an extraction meets them.
     splits, missing = {}, {}
@@ -85,7 +95,7 @@ def open_row_data(
         dataset, split = _find_split(name, datasets)
         splits[part], missing[part] = without_missing(
             split,
-            dataset.folder,
+            dataset.boundary,
             allow_missing=allow_missing,
             allow_damaged=allow_damaged,
             manifest=audits.get(dataset.name),
@@ -106,7 +116,7 @@ def list_row_data(row: Row, workspace: Workspace) -> RowData:
     Raises:
         MissingError: annotation files of a data set are missing or damaged.
     """
-    datasets = {name: open_dataset(load_dataset(name), workspace) for name in row.data.datasets}
+    datasets = {name: open_dataset(config, workspace) for name, config in row_datasets(row).items()}
     names = {"train": row.data.train, "test": row.data.test}
     return RowData(
         splits={part: _find_split(name, datasets)[1] for part, name in names.items()},

@@ -84,7 +84,7 @@ class RunPlan:
             # These add scores to the record and train nothing else.
             "segments": data.segments,
             "also": [str(split.name) for split in data.also],
-        }
+        } | row.own_identity
 
     def stored_run(self, seed: int, workspace: Workspace) -> StoredRun:
         """Where the run of `seed` is stored, whether it exists or not."""

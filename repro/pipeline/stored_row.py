@@ -57,6 +57,8 @@ def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = Fal
 
 def extract_command(row: Row, source: str) -> str:
     """Return the command that extracts the row's features of `source`, a data set or a split of one."""
+    if source in row.own_datasets:
+        return row.command
     words = ["repro", "extract", source, "--backbone", row.backbone]
     # The usual cell is the default of `repro extract`.
     if row.features != row_backbone(row).axes().usual:

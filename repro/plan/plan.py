@@ -110,7 +110,7 @@ class Plan:
     """Files of the workspace that count as missing because they are damaged or were not read."""
 
 
-def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int, protocol: Protocol) -> Plan:
+def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int, protocol: Protocol | None) -> Plan:
     """Plan rows in a workspace, of which nothing is changed.
 
     Args:
@@ -118,12 +118,12 @@ def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int,
         workspace: The workspace; what it has already is subtracted.
         kind: Kind of device to plan for.
         seeds: Readouts of each row.
-        protocol: Protocol of the runs that count as present.
+        protocol: Protocol of the runs that count as present [default: the row's].
 
     Raises:
         UsageError: a config does not say how long a split's clips are, and no audit does.
     """
-    state = WorkspaceState(workspace)
+    state = WorkspaceState(workspace, rows)
     counter = ClipCounter(state)
     plans = []
     # Splits by what is extracted of them: rows that read the same cell of a data set share the features.
@@ -142,7 +142,7 @@ def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int,
                 (*requirements.missing_items(row, workspace), *missing_clips),
                 tuple(list_downloads([row], state)),
                 tuple(jobs),
-                _plan_readouts(counter, kind, row, seeds, protocol),
+                _plan_readouts(counter, kind, row, seeds, protocol or row.default_protocol),
             )
         )
     all_jobs = tuple(_plan_extraction(counter, kind, *key, splits) for key, splits in shared.items())

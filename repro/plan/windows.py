@@ -149,8 +149,8 @@ class ClipCounter:
         lengths = self.state.dataset_config(dataset).splits[split].frames
         if lengths is None:
             raise UsageError(
-                f"configs/datasets/{dataset}.yaml: splits.{split} does not say how long its clips are (frames): "
-                f"run `repro data audit {dataset}`, which counts them, once the data are in the workspace"
+                f"data {dataset}: splits.{split} does not say how long its clips are (frames): run `repro data audit "
+                f"{self.state.dataset_config(dataset).argument}`, which counts them, once the data are in the workspace"
             )
         return lengths
 

@@ -3,7 +3,7 @@
 Nothing is written, no video or checkpoint is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,15 @@ class WorkspaceState:
     Every lookup is cached, so that a plan of many rows reads each file once and reports each problem once.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, rows: Sequence[Row] = ()) -> None:
+        """`rows` are those that are looked up, of which some may bring their own data set."""
         self.workspace = workspace
         self.problems: list[str] = []
+        self._own_datasets = {name: config for row in rows for name, config in row.own_datasets.items()}
         self._labelled: dict[str, tuple[str, dict[str, str]]] = {}
         """Name and changes of each backbone that has a label."""
         self.backbone: Callable[[str], BackboneConfig] = cache(self._load_backbone)
-        self.dataset_config: Callable[[str], DatasetConfig] = cache(load_dataset)
+        self.dataset_config: Callable[[str], DatasetConfig] = cache(self._load_dataset)
         self.identity = cache(self._find_identity)
         self.listed_dataset = cache(self._list_dataset)
         self.audited_clips = cache(self._read_audit)
@@ -67,6 +69,9 @@ class WorkspaceState:
     def _load_backbone(self, backbone: str) -> BackboneConfig:
         return load_backbone(*self._labelled.get(backbone, (backbone, {})))
 
+    def _load_dataset(self, name: str) -> DatasetConfig:
+        return self._own_datasets.get(name) or load_dataset(name)
+
     def _find_identity(self, backbone: str) -> dict[str, Any] | None:
         return likely_identity(self.backbone(backbone), self.workspace)
 
@@ -82,7 +87,7 @@ class WorkspaceState:
         if any(not part.find_name(folder) for part in config.parts[:-1]):
             return None
         uses = (self.workspace.listings.glob(f"{name}-*.jsonl"), self._stores(name), [self.workspace.audits / name])
-        if not any(path.exists() for paths in uses for path in paths):
+        if name not in self._own_datasets and not any(path.exists() for paths in uses for path in paths):
             self.problems.append(
                 f"data {name}: its annotation files have not been read yet: run `repro data status {name}"
                 f"{self.workspace.command_option}`, which also lists missing clips"
@@ -113,7 +118,7 @@ class WorkspaceState:
         if dataset is None or dataset.config.missing_parts(dataset.folder):
             return None
         try:
-            without_missing(dataset.split(name.split), dataset.folder)
+            without_missing(dataset.split(name.split), dataset.boundary)
         except MissingError as error:
             return MissingItem(f"clips of {name}", str(error))
         return None

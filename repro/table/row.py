@@ -15,10 +15,10 @@ from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.split import SplitName
-from repro.readout.recipe import Metric, Positive, Recipe
+from repro.readout.recipe import Metric, Positive, Protocol, Recipe
 
-Kind = Literal["published", "smoke", "extra"]
-"""published: one of the 24; extra: another experiment, without a published value, never judged."""
+Kind = Literal["published", "smoke", "extra", "own"]
+"""published: one of the 24; extra: another experiment; own: a user's own clips. Extras and own rows are never judged."""
 
 
 class Data(Config):
@@ -85,6 +85,26 @@ class Row(NamedConfig):
     readout: Recipe
     seeds: Seeds
 
+    @property
+    def command(self) -> str:
+        """The command that runs the row."""
+        return f"repro {self.name}"
+
+    @property
+    def default_protocol(self) -> Protocol:
+        """The protocol if none is requested."""
+        return "published"
+
+    @property
+    def own_datasets(self) -> dict[str, DatasetConfig]:
+        """Configs of data sets that are not shipped, by name."""
+        return {}
+
+    @property
+    def own_identity(self) -> dict[str, str]:
+        """What a run's key holds of such data sets besides ids, labels and videos of the clips."""
+        return {}
+
 
 def check_references(row: Row, where: str) -> Row:
     """Return `row` if its backbone, cell, data sets and splits exist.
@@ -135,4 +155,4 @@ def with_precision(row: Row, *precisions: Precision | None) -> Row:
 
 def row_datasets(row: Row) -> dict[str, DatasetConfig]:
     """Configs of the data sets a row reads, by name."""
-    return {name: load_dataset(name) for name in row.data.datasets}
+    return {name: row.own_datasets.get(name) or load_dataset(name) for name in row.data.datasets}

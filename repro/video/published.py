@@ -104,6 +104,22 @@ def check_file(path: Path) -> None:
         raise VideoError(f"clip {path}: the file is empty (0 bytes): fetch or copy it again")
 
 
+def read_frame_rate(path: Path) -> tuple[float, float]:
+    """Return average frames per second and length in seconds by the container, without decoding; 0 for what is not known.
+
+    Raises:
+        VideoError: the file has no video stream, or cannot be opened.
+    """
+    check_file(path)
+    try:
+        with open_container(path) as container:
+            rate = float(container.streams.video[0].average_rate or 0)
+            seconds = container.duration / av.time_base if container.duration else 0.0
+    except (av.FFmpegError, IndexError) as error:
+        raise VideoError(f"clip {path}: cannot be opened as a video ({error})") from error
+    return rate, seconds
+
+
 def open_container(path: Path) -> InputContainer:
     """Open a video file as read_video does: metadata in a broken encoding is ignored."""
     # An absolute path, because FFmpeg takes the start of `12:30:05.mp4` for a protocol. Files alone, because a playlist can

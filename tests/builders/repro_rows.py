@@ -32,7 +32,7 @@ def run_here(
     """What `repro ROW` does once nothing is missing, in this process."""
     execution = Execution(workers=1, allow_damaged=allow_damaged)
     records = run_row(row, request, workspace, execution, Compute(), Reporter(to_stderr=as_json))
-    print_records(row, records, as_json=as_json)
+    print_records(row, records, workspace, as_json=as_json)
 
 
 def read_out_here(
@@ -46,4 +46,4 @@ def read_out_here(
     """What `repro readout ROW` does, in this process."""
     inputs = open_stored_row(row, workspace)
     records = train_readouts(inputs, request, workspace, Compute(precision=precision), Reporter(to_stderr=as_json))
-    print_records(row, records, as_json=as_json)
+    print_records(row, records, workspace, as_json=as_json)

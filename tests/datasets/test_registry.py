@@ -542,7 +542,7 @@ def test_missing_clips_must_be_allowed(hmdb: Dataset) -> None:
 def test_a_rows_data(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, hmdb: Dataset) -> None:
     ucf = tiny_data.ucf101(workspace.data / "ucf101", films=False)
     configs = {"hmdb51": hmdb.config, "ucf101": ucf}
-    monkeypatch.setattr("repro.pipeline.row_data.load_dataset", lambda name: configs[name])
+    monkeypatch.setattr("repro.table.row.load_dataset", lambda name: configs[name])
     for clip in open_dataset(ucf, workspace).clips:
         clip.path.parent.mkdir(parents=True, exist_ok=True)
         clip.path.write_bytes(b"video")

@@ -220,3 +220,14 @@ def test_a_record_lists_missing_clips_and_scores_of_subsets(
     assert best >= subset.last_epoch.scores[row.metric]
     # A manifest is no input of a number: another one trains nothing again.
     assert recorded(replace(data, manifests={})) == record
+
+
+def test_copies_of_training_clips_among_the_test_clips_are_named(reporter: RecordingReporter) -> None:
+    def split(part: str, *ids: str) -> Split:
+        return Split(SplitName("own_x", part), ("a", "b"), tuple(Clip(i, Path(i), (0,)) for i in ids))
+
+    data = RowData({"train": split("train", "a", "b"), "test": split("test", "c", "d")})
+    data.warn_of_copies({"a": "1", "b": "2", "c": "3", "d": "4"}, reporter)
+    assert reporter.warnings == []
+    data.warn_of_copies({"a": "1", "b": "2", "c": "1", "d": "4"}, reporter)
+    assert [line.split(":")[0] for line in reporter.warnings] == ["1 test clips are copies of training clips (c)"]

@@ -5,7 +5,8 @@ import pytest
 from builders.planted import planted
 
 from repro.core.errors import MissingError
-from repro.readout.held_out import HELD_OUT_SHARE, select_held_out, split_held_out
+from repro.core.stratified import select_held_out
+from repro.readout.held_out import HELD_OUT_SHARE, split_held_out
 
 
 @pytest.mark.parametrize("labels", ["single", "multi", "rare", "none"])
@@ -19,7 +20,7 @@ def test_a_fifth_of_every_class_is_held_out(labels: str) -> None:
         targets[7, 5] = 1
     elif labels == "none":
         targets[:100] = 0
-    held = select_held_out(targets, None, seed=3)
+    held = select_held_out(targets, None, seed=3, share=HELD_OUT_SHARE)
     assert abs(len(held) - HELD_OUT_SHARE * 400) <= 6
     assert len(set(held)) == len(held)
     for k in range(6):
@@ -34,7 +35,7 @@ def test_source_videos_are_not_divided() -> None:
     targets = np.eye(4)[videos % 4]
     groups: list[str | None] = [f"v{v}" for v in videos]
     groups[0] = groups[1] = None
-    held = set(select_held_out(targets, groups, seed=3))
+    held = set(select_held_out(targets, groups, seed=3, share=HELD_OUT_SHARE))
     assert not {groups[n] for n in held} & {groups[n] for n in set(range(300)) - held if groups[n]} - {None}
     assert abs(len(held) - 60) <= 10
     for k in range(4):
@@ -43,8 +44,8 @@ def test_source_videos_are_not_divided() -> None:
 
 def test_the_held_out_part_depends_on_the_seed_alone() -> None:
     targets = np.eye(4)[np.arange(100) % 4]
-    assert select_held_out(targets, None, 1) == select_held_out(targets, None, 1)
-    assert select_held_out(targets, None, 1) != select_held_out(targets, None, 2)
+    assert select_held_out(targets, None, 1, HELD_OUT_SHARE) == select_held_out(targets, None, 1, HELD_OUT_SHARE)
+    assert select_held_out(targets, None, 1, HELD_OUT_SHARE) != select_held_out(targets, None, 2, HELD_OUT_SHARE)
 
 
 def test_every_clip_is_on_one_side() -> None:

@@ -1,7 +1,7 @@
 """`repro check`: compare the workspace's run records with the published table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
@@ -28,7 +28,7 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
     rows = rows_with_expected(path)
     records, damaged = _read_records(workspace)
     verdicts, left_out = judge.judge_rows(rows, records)
-    extras = [record for record in records if record.kind == "extra"]
+    extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
         print_line(f"warning: {line}", to_stderr=True)
     if common.as_json:
@@ -39,11 +39,12 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
             "damaged_records": damaged,
             "records_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run, "why": why} for r, why in left_out],
             "extras_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run} for r in extras],
+            "own_rows_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run} for r in own],
         }
         print(json.dumps(report, indent=1))
     else:
         print_line(f"expected values {path.name}, sha256 {table_sha256(path)[:16]}")
-        _print_verdicts(verdicts, extras, damaged=len(damaged), left_out=len(left_out))
+        _print_verdicts(verdicts, {"extras": extras, "own rows": own}, damaged=len(damaged), left_out=len(left_out))
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
         raise NothingToCheckError(
@@ -52,12 +53,15 @@ def check(*, expected: Path | None = None, strict: FlagOption = False, common: C
     return judge.exit_code(verdicts, strict)
 
 
-def _print_verdicts(verdicts: Sequence[Verdict], extras: Sequence[RunRecord], *, damaged: int, left_out: int) -> None:
+def _print_verdicts(
+    verdicts: Sequence[Verdict], others: Mapping[str, Sequence[RunRecord]], *, damaged: int, left_out: int
+) -> None:
     for verdict in verdicts:
         print_line(judge.format_verdict(verdict))
-    if extras:
-        names = ", ".join(dict.fromkeys(record.row for record in extras))
-        print_line(f"not judged: {len(extras)} records of extras, which have no published value: {names}")
+    for kind, records in others.items():
+        if records:
+            names = ", ".join(dict.fromkeys(record.row for record in records))
+            print_line(f"not judged: {len(records)} records of {kind}, which have no published value: {names}")
     notes = [judge.format_counts(verdicts)]
     if damaged:
         notes.append(f"{damaged} damaged records left out")
@@ -96,5 +100,7 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[str]]:
         row = run.folder.parent.name
         known = is_smoke_row(row) or row in (*row_names(), *extra_names())
         remedy = f"`{command_for_row(row)}` writes it again" if known else f"delete {run.folder}: no row has this name"
+        if row.startswith("own_"):
+            remedy = "`repro run` of its row file writes it again"
         print_line(f"warning: {why}: left out; {remedy}", to_stderr=True)
     return records, [why for _, why in damaged]

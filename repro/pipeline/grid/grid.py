@@ -78,7 +78,7 @@ def plan_grid(row: Row, request: GridRequest) -> Grid:
     complete = grid_cells(row)
     if row.features not in complete:
         raise UsageError(
-            f"row {row.name}: a grid has layers 1 to 13, and the row reads {row.features.name}: run `repro {row.name}` instead"
+            f"row {row.name}: a grid has layers 1 to 13, and the row reads {row.features.name}: run `{row.command}` instead"
         )
     trained = row if request.head is None else with_head(row, request.head)
     head = "" if trained.readout.head == row.readout.head else f"-{trained.readout.head}"
