@@ -20,6 +20,7 @@ from repro.cli.options import (
     DamagedOption,
     DeviceOptions,
     PrecisionOption,
+    find_row,
     parse_layers,
     parse_numbers,
 )
@@ -27,8 +28,7 @@ from repro.core.console import Reporter
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 from repro.table.requirements import chosen_device
-from repro.table.row import row_backbone, with_precision
-from repro.table.rows import load_row
+from repro.table.row import row_backbone
 
 MOST_CELLS = 12
 """Cells on one page: the maps of each take memory and a part of the page."""
@@ -78,7 +78,7 @@ def show(
     Args:
         video: A video file.
     """
-    row = None if options.row is None else with_precision(load_row(options.row), *precision)
+    row = None if options.row is None else find_row(options.row, *precision)
     if row is None:
         backbone = load_backbone(options.backbone or "svd_xt", config.changes())
         change = precision_change(backbone, *precision)
