@@ -1,4 +1,4 @@
-"""Errors that end a command with a message, and their exit codes. The codes are stable; README lists them."""
+"""Errors that end a command with a message, and their exit codes. The codes are stable; docs/commands.md lists them."""
 
 from enum import IntEnum
 
