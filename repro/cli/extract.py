@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -21,8 +21,10 @@ from repro.cli.options import (
 )
 from repro.core.console import Reporter
 from repro.core.errors import Exit, MissingError
-from repro.pipeline.extract import Extracted, ExtractRequest, extract_sources
 from repro.table.requirements import chosen_device
+
+if TYPE_CHECKING:
+    from repro.pipeline.extract import Extracted
 
 
 @Parameter(name="*")
@@ -73,6 +75,9 @@ def extract(
     timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
     shard = parse_shard(options.shard)
 
+    # Imports torch, which takes seconds: mistakes in the options are reported before.
+    from repro.pipeline.extract import ExtractRequest, extract_sources
+
     request = ExtractRequest(
         sources=(source, *more),
         backbones=tuple(backbone.split(",")),
@@ -101,7 +106,7 @@ def extract(
     return Exit.OK
 
 
-def _extraction_as_json(extracted: Extracted) -> dict[str, object]:
+def _extraction_as_json(extracted: "Extracted") -> dict[str, object]:
     done = extracted.done
     return {
         "collection": extracted.collection,

@@ -25,6 +25,7 @@ from repro.cli.options import (
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.files import write_bytes
+from repro.features.collection import folder_collection
 from repro.table.requirements import chosen_device
 from repro.table.rows import smoke_row_names
 
@@ -55,7 +56,7 @@ def predict(
 
     Args:
         row: A row that was run in this workspace, the path of a row file of own clips, or `smoke`.
-        videos: Video files; a file that cannot be decoded is reported, the others are scored.
+        videos: Video files, or folders of them; a file that cannot be decoded is reported, the others are scored.
         seed: Seed of the readout [default: that of the newest run].
         csv: Write a table for a spreadsheet to this file: a line per video, a column per class.
         per_window: Also score each window of the backbone by itself: when in the video.
@@ -69,14 +70,22 @@ def predict(
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 
+    # Progress goes to stderr, so that stdout has the scores alone.
+    reporter, files = Reporter(to_stderr=True), list[Path]()
+    for path in videos:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        below = folder_collection(path)
+        files += [clip.path for clip in below.clips]
+        for note in below.notes:
+            reporter.warn(note)
+
     # Imports torch, which takes seconds: mistakes are reported before.
     from repro.pipeline.predict import predict_videos
 
     execution = Execution(chosen_device(compute.device), compute.batch, workers, allow_damaged)
-    # Progress goes to stderr, so that stdout has the scores alone.
-    scored = predict_videos(
-        found, videos, seed, common.open_workspace(), execution, Reporter(to_stderr=True), per_window=per_window
-    )
+    scored = predict_videos(found, files, seed, common.open_workspace(), execution, reporter, per_window=per_window)
     if csv is not None:
         write_bytes(
             csv, _scores_as_csv(scored, single=found.metric == "top1").encode("utf-8-sig")

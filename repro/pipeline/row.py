@@ -3,10 +3,7 @@ has changed."""
 
 from dataclasses import dataclass
 
-import torch
-
 from repro.backbones.config import Cell
-from repro.backbones.device import describe_shortage, is_out_of_memory
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
@@ -96,16 +93,7 @@ def _train_seeds(
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.first(request.seeds)
     protocol = request.protocol or inputs.row.default_protocol
-    try:
-        records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MissingError(
-            f"readout of {inputs.row.name}: out of memory on {compute.device}"
-            f"{describe_shortage(error, torch.device(compute.device))}: batches of a training are part of its result and are not "
-            "made smaller: take fewer --together, end other programs on the device, or use another --device; the same command resumes"
-        ) from error
+    records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
     # A view of the records, made last: by now the records are on disk.
     mlflow_view.log_runs(workspace, reporter)
     return records

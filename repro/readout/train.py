@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from repro.backbones.device import describe_shortage, is_out_of_memory
 from repro.core.errors import MissingError, ReproError
 from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData, TrainingState
@@ -173,9 +174,16 @@ class _Run:
             try:
                 outcomes |= self.train_stack(members)
                 continue
-            except torch.OutOfMemoryError:
-                if len(members) == 1:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
+                if len(members) == 1:
+                    outcomes[members[0].index] = MissingError(
+                        f"training: out of memory on {self.device}{describe_shortage(error, self.device)}: its batches are part of "
+                        "its result and are not made smaller: end other programs on the device, use fewer --jobs or another --device; "
+                        "the same command resumes"
+                    )
+                    continue
             # Outside the handler: the exception would keep what fills the memory.
             torch.cuda.empty_cache()
             half = len(members) // 2

@@ -69,6 +69,10 @@ def test_the_example(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert line["predicted"] == max(("jump", "walk"), key=lambda name: float(line[name]))
     assert "not a video" in lines[4]["error"]
     assert "the file exists: name another one" in run_repro(*words, env=place).err
+    done = run_repro("predict", row, clips, "--json", env=place)
+    assert done.code == 0
+    assert sum(str(path) in done.out for path in clips.glob("*.mp4")) == 16
+    assert "files are left out, as their suffix (.csv, .yaml)" in done.err
 
     done = run_repro("check", "--json", env=place)
     assert done.code == 5

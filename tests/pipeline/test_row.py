@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from builders import tiny_datasets
 from builders.reporters import RecordingReporter
 from builders.repro_rows import colour_row, read_out_here, run_here
@@ -19,16 +18,14 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split, SplitName
-from repro.pipeline import row as row_module
 from repro.pipeline import row_data
 from repro.pipeline.predict import ScoredVideos, predict_videos
 from repro.pipeline.row import RowRequest, extract_row
 from repro.pipeline.row_data import RowData
-from repro.pipeline.run_readout import ReadoutInputs, run_readouts
+from repro.pipeline.run_readout import run_readouts
 from repro.pipeline.show.page import render_page
 from repro.pipeline.show.view import ShowRequest, view_clip
 from repro.readout import checkpoints
-from repro.readout.compute import Compute
 from repro.readout.metrics import all_scores
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row, row_backbone
@@ -56,23 +53,6 @@ def predict(workspace: Workspace, *videos: Path, seed: int | None = None) -> Sco
 
 def records(workspace: Workspace) -> list[RunRecord]:
     return [record for run in find_runs(workspace.runs) if (record := run.load_record())]
-
-
-def test_a_training_that_does_not_fit_into_memory_is_refused_in_one_line(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its batches are numbers of the row: they are not made smaller."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
-
-    inputs = object.__new__(ReadoutInputs)
-    object.__setattr__(inputs, "row", colour())
-    monkeypatch.setattr(row_module, "run_readouts", fail)
-    with pytest.raises(
-        MissingError, match=r"^readout of ucf_hmdb: out of memory on cpu \(2.50 GiB more needed\): batches .*--device"
-    ):
-        row_module.train_readouts(inputs, RowRequest(), place, Compute(), RecordingReporter())
 
 
 @pytest.mark.slow

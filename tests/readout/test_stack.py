@@ -171,12 +171,24 @@ def test_too_little_memory_halves_the_group(tmp_path: Path, monkeypatch: pytest.
         assert_alike(result, train_alone(training))
 
 
-def test_a_lone_training_without_memory_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_a_lone_training_without_memory_is_refused(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fill(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(HeadStack, "compute_logits", fill)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MissingError, match=r"^training: out of memory on cpu.*: its batches .* --device") as refused:
+        train_alone(SEEDS[0])
+    assert ("(2.50 GiB more needed)" in str(refused.value)) == isinstance(error, torch.OutOfMemoryError)
+    monkeypatch.setattr(HeadStack, "compute_logits", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # no other error is taken for it
         train_alone(SEEDS[0])
 
 

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from repro.backbones.config import Cell
 from repro.core.console import QuietReporter
 from repro.core.errors import ReproError
@@ -99,10 +97,6 @@ def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace) -> di
         for plan in [plan_runs(inputs_at(inputs, cell), job.protocol, job.compute)]
         for seed in seeds
     ]
-    try:
-        outcomes = train_runs(runs, QuietReporter(to_stderr=True))
-    except torch.OutOfMemoryError as error:
-        full = f"the GPU's memory is full ({str(error).splitlines()[0]}): use fewer --jobs, or --together 1"
-        return dict.fromkeys(job.seeds, full)
+    outcomes = train_runs(runs, QuietReporter(to_stderr=True))
     pairs = zip(runs, outcomes, strict=True)
     return {run.plan.inputs.row.features: str(why) for run, why in pairs if isinstance(why, ReproError)}
