@@ -53,7 +53,7 @@ def count_work(patch: pytest.MonkeyPatch, work: Counter[str]) -> None:
         patch.setattr(owner, method, counted_method)
 
     for extractor in (SvdExtractor, VitExtractor):
-        count(extractor, "features", lambda self: " ".join(self.backbones), len)
+        count(extractor, "launch", lambda self: " ".join(self.backbones), len)
     count(SvdModel, "_encode_moments", lambda _: "frames encoded", len)
     count(SvdModel, "_encode_condition", lambda _: "noisy frames encoded", len)
 
@@ -130,11 +130,14 @@ def test_rows_together_have_the_records_of_rows_apart(project: Workspace, tmp_pa
 
 
 @pytest.mark.slow
-def test_passes_compute_no_clip_that_no_row_reads(project: Workspace) -> None:
+def test_passes_compute_no_clip_that_no_row_reads(project: Workspace, tmp_path: Path) -> None:
+    # Without the features that other tests store.
+    place = copy_inputs(project, tmp_path / "nothing stored")
+
     def passes(*names: str) -> list[tuple[str, list[str], int]]:
         readings = []
         for row in map(load_row, names):
-            readings += list_readings(row, open_requested_data(row, RowRequest(), project, Execution()), project)
+            readings += list_readings(row, open_requested_data(row, RowRequest(), place, Execution()), place)
         return [
             (one.dataset, [config.name for config, _ in one.backbones], len(one.clips))
             for one in plan_passes(readings)
@@ -142,7 +145,7 @@ def test_passes_compute_no_clip_that_no_row_reads(project: Workspace) -> None:
         ]
 
     def count_clips(name: str) -> int:
-        data = open_requested_data(load_row(name), RowRequest(), project, Execution())
+        data = open_requested_data(load_row(name), RowRequest(), place, Execution())
         return len({clip.id for split in data.splits.values() for clip in split.clips})
 
     # One backbone is left to its rows.

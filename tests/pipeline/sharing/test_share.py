@@ -26,13 +26,13 @@ from repro.datasets.config import DatasetConfig, load_dataset
 from repro.features import pack_collection
 from repro.features.pack_collection import add_to_pack
 from repro.features.store import NUMPY_ARRAYS, Entry, FeatureStore
-from repro.pipeline import row_data
 from repro.pipeline.run_readout import run_readouts
 from repro.pipeline.sharing import share
 from repro.pipeline.sharing.imported import find_stored_identity
 from repro.pipeline.sharing.share import export_features, import_features
 from repro.pipeline.stored_row import open_stored_row
 from repro.records.record import RunRecord
+from repro.table import row as table_row
 from repro.table.row import Row
 
 CELL, WIDTH = "final", 16
@@ -72,7 +72,7 @@ class Place:
 @pytest.fixture
 def place(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     configs = {name: tiny_datasets.MAKERS[name](workspace.data / name, films=False) for name in ("ucf101", "hmdb51")}
-    for module in (row_data, share):
+    for module in (table_row, share):
         monkeypatch.setattr(module, "load_dataset", lambda name: configs.get(name) or load_dataset(name))
     (tmp_path / "shared").mkdir()
     return Place(workspace, tmp_path / "shared", configs)
@@ -110,9 +110,9 @@ def test_what_is_imported_is_read_out_as_where_it_was_extracted(
     assert bring(files["ucf101"], other).added == 0
     assert not list(other.root.rglob("*.avi"))
     first, second = read_out(row, place.workspace), read_out(row, other)
-    print_records(row, [first], as_json=False)
+    print_records(row, [first], place.workspace, as_json=False)
     assert "imported" not in capsys.readouterr().out
-    print_records(row, [second], as_json=False)
+    print_records(row, [second], other, as_json=False)
     assert "features of 24 clips were imported" in capsys.readouterr().out
     assert second.features.imported == {brought["ucf101"].sha256: 15, brought["hmdb51"].sha256: 24}
     # Run keys, scores, losses, splits and predictions: all but who trained it, and that it was imported.
