@@ -4,6 +4,7 @@ Imports no torch: `repro list` reads every config.
 """
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,20 @@ class Cell(Config):
         side, _, number = str(self.layer).rpartition("_")
         layer = "final" if self.layer == "final" else f"{side}_{int(number):02d}" if side else f"layer{self.layer:02d}"
         return layer if self.timestep is None else f"t{self.timestep:02d}_{layer}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Cell":
+        """Return the cell that has this name.
+
+        Raises:
+            UsageError: no cell has such a name.
+        """
+        match = re.fullmatch(r"(?:t(\d+)_)?(?:(final)|layer(\d+)|up_(\d+))", name)
+        if match is None:
+            raise UsageError(f"features '{name}': expected a cell, as t20_layer09, t20_up_03, layer12 or final")
+        timestep, final, layer, up = match.groups()
+        chosen: int | str = final or (int(layer) if layer else f"up_{int(up)}")
+        return cls.model_validate({"timestep": None if timestep is None else int(timestep), "layer": chosen})
 
 
 class Checkpoint(RemoteFile):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from repro.backbones.config import BackboneConfig
+from repro.backbones.config import BackboneConfig, Precision, precision_change
 from repro.backbones.extractor import Backbone, Execution, Extractor, Requests
 from repro.backbones.family import Family
 from repro.backbones.svd.family import SvdFamily
@@ -46,21 +46,24 @@ def backbone_names() -> list[str]:
     return sorted(path.stem for path in (configs_folder() / "backbones").glob("*.yaml"))
 
 
-def load_backbone(name: str, changes: Mapping[str, str] | None = None) -> BackboneConfig:
+def load_backbone(name: str, changes: Mapping[str, str] | None = None, *precisions: Precision | None) -> BackboneConfig:
     """Read configs/backbones/<name>.yaml.
 
     Args:
-        changes: replaced values by dotted key, as YAML (frames.window: "5").
+        name: Name of the file.
+        changes: Replaced values by dotted key, as YAML (frames.window: "5").
+        precisions: The backbone computes in the first of these that it has; without any, as its config says.
 
     Raises:
-        UsageError: unknown name, or an invalid config.
+        UsageError: unknown name, an invalid config, or none of the precisions.
     """
     if name not in backbone_names():
         raise UsageError(f"unknown backbone '{name}'; available: {', '.join(backbone_names())}")
     path = configs_folder() / "backbones" / f"{name}.yaml"
     family = _find_family(load_config(_FamilyKey, path).family, path)
     config: BackboneConfig = load_config(family.config_class, path, changes)
-    return config
+    change = precision_change(config, *precisions)
+    return load_config(family.config_class, path, {**(changes or {}), **change}) if change else config
 
 
 def family_of(config: BackboneConfig) -> Family[Any]:

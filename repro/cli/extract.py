@@ -15,6 +15,8 @@ from repro.cli.options import (
     CommonOptions,
     ComputeOptions,
     FlagOption,
+    LayersOption,
+    TimestepsOption,
     parse_layers,
     parse_numbers,
     parse_shard,
@@ -32,10 +34,8 @@ if TYPE_CHECKING:
 class FeatureOptions:
     """Which features are extracted of which clips, and how they are stored."""
 
-    timesteps: Annotated[
-        str | None, Parameter(help="Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20].")
-    ] = None
-    layers: Annotated[str | None, Parameter(help="Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].")] = None
+    timesteps: TimestepsOption = None
+    layers: LayersOption = None
     grid: Annotated[FlagOption, Parameter(help="All 7 timesteps and 13 layers in one pass, stored as fp16.")] = False
     stored_as: Annotated[
         Literal["fp16", "fp32"] | None, Parameter(help="Type on disk [default: fp32; fp16 with --grid].")

@@ -5,14 +5,16 @@ from pathlib import Path
 
 from cyclopts import App
 
-from repro.backbones.config import choose_cells, precision_change
+from repro.backbones.config import choose_cells
 from repro.backbones.registry import load_backbone
 from repro.cli.options import (
     BACKBONE,
     COMMON,
     BackboneOptions,
     CommonOptions,
+    LayersOption,
     PrecisionOption,
+    TimestepsOption,
     parse_layers,
     parse_numbers,
 )
@@ -33,8 +35,8 @@ def features_export(
     /,
     *,
     backbone: str = "svd_xt",
-    timesteps: str | None = None,
-    layers: str | None = None,
+    timesteps: TimestepsOption = None,
+    layers: LayersOption = None,
     precision: PrecisionOption = (),
     config: BackboneOptions = BACKBONE,
     common: CommonOptions = COMMON,
@@ -50,14 +52,11 @@ def features_export(
         dataset: A data set, or a split of one (ucf101/train).
         file: The safetensors file to write; NAME.parquet and NAME.md are written next to it.
         backbone: A name from configs/backbones.
-        timesteps: Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20].
-        layers: Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].
     """
     # Imported here, as it takes a while and help needs none of it.
     from repro.pipeline.sharing.share import export_features
 
-    settings = load_backbone(backbone, config.changes())
-    settings = load_backbone(backbone, config.changes() | precision_change(settings, *precision))
+    settings = load_backbone(backbone, config.changes(), *precision)
     if timesteps and settings.axes().timesteps is None:
         raise UsageError(f"--timesteps: {backbone} has no timesteps")
     cells = choose_cells(settings, parse_numbers("--timesteps", timesteps), parse_layers(layers))

@@ -153,6 +153,14 @@ BatchOption = Annotated[
     ),
 ]
 
+TimestepsOption = Annotated[
+    str | None,
+    Parameter(name="--timesteps", help="Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20]."),
+]
+LayersOption = Annotated[
+    str | None, Parameter(name="--layers", help="Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].")
+]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         # Copied, because callers change it. Judging a grid's records reads the same few configs hundreds of times.
         raw = copy.deepcopy(_load_yaml_once(read_text(path)))
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such config") from error
+        raise UsageError(f"{path}: no such file: expected a config in YAML") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path}: cannot be read as text ({reason})") from error

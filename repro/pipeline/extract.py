@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells, precision_change
+from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.config import is_config_path
@@ -243,12 +243,7 @@ def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig
         raise UsageError(f"--backbone {','.join(request.backbones)}: duplicate backbone '{twice}'")
     if request.grid and (request.timesteps or request.layers):
         raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
-    configs = {}
-    for name in request.backbones:
-        configs[name] = load_backbone(name, request.changes)
-        change = precision_change(configs[name], *request.precisions)
-        if change:
-            configs[name] = load_backbone(name, {**request.changes, **change})
+    configs = {name: load_backbone(name, request.changes, *request.precisions) for name in request.backbones}
     if (request.grid or request.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
         option = "--grid" if request.grid else "--timesteps"
         raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")

@@ -120,7 +120,7 @@ def test_files_are_not_overwritten_and_rows_are_checked(clips: Path, tmp_path: P
     for change, message in (
         ({"readout": {"heads": 7}}, "readout.heads: 7: vjepa_tiny has features of 96 channels, which 7 heads do not divide"),
         ({"readout": {"epoch": 3}}, "unknown key 'readout.epoch'; did you mean 'epochs'?"),
-        ({"data": "other.yaml"}, "other.yaml: no such config"),
+        ({"data": "other.yaml"}, "other.yaml: no such file: expected a config"),
         ({"features": {"layer": 99}}, "layer 99 does not exist"),
         ({"backbone": "svdxt"}, "unknown backbone 'svdxt'"),
     ):  # fmt: skip
@@ -129,7 +129,7 @@ def test_files_are_not_overwritten_and_rows_are_checked(clips: Path, tmp_path: P
         assert done.code == 2
         assert message in done.err
         assert done.err.count("\n") == 1
-    assert "no such config" in run_repro("run", tmp_path / "nothing.yaml").err
+    assert "no such file: expected a config" in run_repro("run", tmp_path / "nothing.yaml").err
 
 
 def test_a_cell_is_no_formula(monkeypatch: pytest.MonkeyPatch) -> None:

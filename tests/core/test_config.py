@@ -61,7 +61,7 @@ def test_a_file_that_is_no_config(tmp_path: Path, content: str) -> None:
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such config"):
+    with pytest.raises(UsageError, match="no such file: expected a config"):
         load_config(Row, tmp_path / "none.yaml")
     (tmp_path / "row.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read as text"):

@@ -156,7 +156,7 @@ def test_what_is_probably_a_mistake_is_noted(tmp_path: Path) -> None:
 def test_missing_files_and_parquet_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"my\.csv: no such table of clips"):
         build_own_dataset(tmp_path / "my.yaml", OwnDataFile(clips="my.csv"))
-    with pytest.raises(UsageError, match=r"gone\.yaml: no such config"):
+    with pytest.raises(UsageError, match=r"gone\.yaml: no such file: expected a config"):
         load_own_dataset(tmp_path / "gone.yaml")
     pq.write_table(pa.table({"path": ["a"], "labels": ["b"]}), tmp_path / "my.parquet")
     with pytest.raises(UsageError, match=r"no column 'label' \(columns found: labels, path\)"):

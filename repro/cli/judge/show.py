@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from repro.backbones.config import choose_cells, precision_change
+from repro.backbones.config import choose_cells
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import load_backbone
 from repro.cli.options import (
@@ -19,7 +19,9 @@ from repro.cli.options import (
     CommonOptions,
     DamagedOption,
     DeviceOptions,
+    LayersOption,
     PrecisionOption,
+    TimestepsOption,
     find_row,
     parse_layers,
     parse_numbers,
@@ -42,10 +44,8 @@ class ShowOptions:
     backbone: Annotated[
         str | None, Parameter(help="A name from configs/backbones [default: the row's, else svd_xt].")
     ] = None
-    timesteps: Annotated[
-        str | None, Parameter(help="Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20].")
-    ] = None
-    layers: Annotated[str | None, Parameter(help="Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].")] = None
+    timesteps: TimestepsOption = None
+    layers: LayersOption = None
     row: Annotated[
         str | None,
         Parameter(help="A row that was run in this workspace: its cell, and its readout's scores over time."),
@@ -80,9 +80,7 @@ def show(
     """
     row = None if options.row is None else find_row(options.row, *precision)
     if row is None:
-        backbone = load_backbone(options.backbone or "svd_xt", config.changes())
-        change = precision_change(backbone, *precision)
-        backbone = load_backbone(backbone.name, {**config.changes(), **change}) if change else backbone
+        backbone = load_backbone(options.backbone or "svd_xt", config.changes(), *precision)
     else:
         if options.backbone not in (None, row.backbone):
             raise UsageError(

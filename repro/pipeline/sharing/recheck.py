@@ -1,6 +1,5 @@
 """Extract random clips again and compare them with what is stored, and say what such a sample cannot see."""
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
-from repro.core.errors import MissingError, NothingToCheckError, UsageError
+from repro.core.errors import MissingError, NothingToCheckError
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.presence import find_missing
@@ -168,18 +167,4 @@ def _stored_cells(store: FeatureStore) -> tuple[Cell, ...]:
         except DamagedFeaturesError as error:
             raise MissingError(f"features {path}: damaged: {error}: extract them again") from error
         names |= set(header.cells if header else ())
-    return tuple(parse_cell(name) for name in sorted(names))
-
-
-def parse_cell(name: str) -> Cell:
-    """Return the cell with this name: t20_layer09, t20_up_03, layer12 or final.
-
-    Raises:
-        UsageError: no cell has such a name.
-    """
-    match = re.fullmatch(r"(?:t(\d+)_)?(?:(final)|layer(\d+)|up_(\d+))", name)
-    if match is None:
-        raise UsageError(f"features '{name}': expected a cell, as t20_layer09, t20_up_03, layer12 or final")
-    timestep, final, layer, up = match.groups()
-    chosen: int | str = final or (int(layer) if layer else f"up_{int(up)}")
-    return Cell.model_validate({"timestep": None if timestep is None else int(timestep), "layer": chosen})
+    return tuple(Cell.parse(name) for name in sorted(names))

@@ -105,7 +105,6 @@ def import_features(file: Path, workspace: Workspace, reporter: Reporter) -> Imp
         UsageError: the workspace has other features of these clips, or cannot be written.
         MissingError: the files are missing, damaged, or not of this version's data sets, backbones and checkpoints.
     """
-    workspace.require_writable()
     shared = read_shared(file)
     card = shared.card
     _check_card(file, card, workspace)
@@ -115,6 +114,8 @@ def import_features(file: Path, workspace: Workspace, reporter: Reporter) -> Imp
             f"{file}: its key is {card.key}, what it states about its features has {store.key}: it was edited, or is of another version "
             "of this project"
         )
+    # Not before: a file that is refused leaves no workspace behind.
+    workspace.require_writable()
     with workspace.lock(f"extract {card.backbone} {card.dataset}"):
         _place_labels(file, shared, workspace)
         new = {cell: _find_new(file, shared, store, cell) for cell in card.cells}

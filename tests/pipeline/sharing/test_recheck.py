@@ -10,6 +10,7 @@ from builders import tiny_datasets
 from builders.commands import run_repro
 from builders.reporters import RecordingReporter
 
+from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.errors import NothingToCheckError
@@ -84,4 +85,4 @@ def test_what_a_sample_misses_is_counted_exactly() -> None:
 
 def test_a_cells_name_is_read_back() -> None:
     for name in ("t20_layer09", "t05_up_03", "layer12", "final"):
-        assert recheck.parse_cell(name).name == name
+        assert Cell.parse(name).name == name

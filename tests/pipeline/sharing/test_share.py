@@ -205,6 +205,12 @@ def test_what_was_tampered_with_is_refused_in_one_line(
     assert not list(other.root.rglob("*evil*"))
 
 
+def test_a_file_that_is_refused_leaves_no_workspace(other: Workspace) -> None:
+    with pytest.raises(MissingError, match="no such file"):
+        bring(other.root.with_name("nothing.safetensors"), other)
+    assert not other.root.exists()
+
+
 def test_labels_of_another_data_set_or_outside_its_folder_are_refused(place: Place, other: Workspace) -> None:
     place.fill("hmdb51")
     labels = share._labels_of(registry.open_dataset(place.configs["hmdb51"], place.workspace))
