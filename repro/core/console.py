@@ -3,7 +3,9 @@
 With --json all of it goes to stderr, so that stdout has the JSON alone.
 """
 
+import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +52,26 @@ def escape_text(text: str, keep: str = "") -> str:
 def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) -> None:
     """Print one line, escaped (see `escape_text`)."""
     print(escape_text(text), file=sys.stderr if to_stderr else sys.stdout, flush=flush)
+
+
+def wrap_words(text: str, width: int) -> list[str]:
+    """Divide a line between words, at most `width` columns wide; later lines are indented as the first, or by two columns."""
+    indent = " " * max(2, len(text) - len(text.lstrip()))
+    # Long words stay whole: a path or a content key is copied from the terminal.
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def terminal_width(*, of_stderr: bool = False) -> int | None:
+    """Return the columns of the terminal that stdout or stderr is; None if it is none."""
+    stream = sys.stderr if of_stderr else sys.stdout
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def print_sentence(text: str, *, to_stderr: bool = False) -> None:
+    """Print one line, on a terminal divided between words."""
+    width = terminal_width(of_stderr=to_stderr)
+    for line in [text] if width is None else wrap_words(escape_text(text), width):
+        print_line(line, to_stderr=to_stderr)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -23,6 +23,10 @@ from repro.core.reading import check_regular, parse_json, read_bytes
 Array = TypeVar("Array")
 
 
+class NotFiniteError(ValueError):
+    """A JSON file has NaN or infinity, which are not JSON."""
+
+
 class DamagedFileError(Exception):
     """A file is not what was written. The message says why, without the file's path."""
 
@@ -125,12 +129,15 @@ def parse_signed_json(text: bytes) -> tuple[dict[str, Any], bool]:
     digest = value.pop("sha256", None) if isinstance(value, dict) else None
     if digest is None:
         raise ValueError("expected a JSON object with a sha256")
-    return value, digest == content_sha256(value)
+    try:
+        return value, digest == content_sha256(value)
+    except ValueError as error:  # 1e999 is a number to the parser
+        raise NotFiniteError(f"a number is infinite ({error})") from error
 
 
 def _refuse_constant(constant: str) -> float:
     # Python's parser accepts NaN and Infinity, which are not JSON.
-    raise ValueError(f"{constant} is not a number")
+    raise NotFiniteError(f"{constant} is not a number")
 
 
 def write_signed_text(path: Path, text: bytes) -> None:

@@ -76,6 +76,11 @@ class Workspace:
         return self.root / "hashes.jsonl"
 
     @property
+    def rescored(self) -> Path:
+        """Scores that `repro check` has computed from predictions, by the sha256 of their file (repro/judge/rescoring.py)."""
+        return self.root / "rescored.jsonl"
+
+    @property
     def mlflow_db(self) -> Path:
         return self.root / "mlflow.db"
 

@@ -30,18 +30,17 @@ def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
     return records
 
 
-def judge_records(records: Iterable[RunRecord], expected: Path | str | None = None) -> list[Verdict]:
+def judge_records(records: Iterable[RunRecord], rules: str = "1") -> list[Verdict]:
     """Judge run records against the published table: one verdict for each of its 24 rows, in the table's order.
 
     Records that do not match a row's current config are left out, as are those of extras and smoke rows.
 
     Args:
         records: Run records, as `load_records` returns them.
-        expected: Another table than the shipped expected/results.csv.
+        rules: Number of a shipped rule set, or the folder of another.
 
     Raises:
-        UsageError: the table cannot be read or names an unknown row.
+        UsageError: there is no such rule set, or its table is not valid.
     """
-    rows = rows_with_expected(table_path() if expected is None else Path(expected))
-    verdicts, _ = judge_rows(rows, records)
+    verdicts, _ = judge_rows(rows_with_expected(table_path(rules)), records)
     return verdicts

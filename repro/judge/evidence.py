@@ -1,84 +1,190 @@
-"""Run records with the evidence for them: the scores in a record are computed again from its predictions."""
+"""Run records with the evidence for them: every score that is judged, and the choice of the epoch, is computed again."""
 
-from collections.abc import Iterable
+import datetime
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from repro.core.errors import MissingError
-from repro.readout.metrics import all_scores, chance_scores, constant_scores
+from repro.core.hashing import content_sha256
+from repro.core.workspace import Workspace
+from repro.datasets.config import load_dataset
+from repro.datasets.registry import list_dataset, user_dataset_names
+from repro.datasets.split import Split, SplitName
+from repro.judge.rescoring import Rescored, hash_labels, labels_of, rescore_all
+from repro.judge.rules import format_refusal
 from repro.readout.predictions import read_predictions
+from repro.records.keys import explain_keys
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 
 TOLERANCE = 1e-9
-"""Largest difference between a recorded score and the same computed again: predictions are stored as float64."""
+"""Largest difference between a recorded score and the same computed again, which sums in another order."""
+SATURATED_TOLERANCE = 1e-6
+"""The same where probabilities are so near 1 that NumPy and torch round them to other ties."""
+CLOCK = datetime.timedelta(hours=1)
+"""How far the clock of another machine may be ahead."""
 
 
-def read_evidence(runs: Iterable[StoredRun]) -> tuple[list[RunRecord], list[tuple[StoredRun, str]]]:
+@dataclass(slots=True)
+class Annotations:
+    """Clips and targets by split, from the annotation files in a workspace, as far as they are there."""
+
+    workspace: Workspace | None = None
+    compared: set[str] = field(default_factory=set)
+    """Names of the splits whose records were compared with annotation files."""
+    _splits: dict[str, Split | None] = field(default_factory=dict)
+    _hashes: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+
+    def explain_labels(self, record: RunRecord, run: StoredRun, labels: str) -> tuple[str, str]:
+        """Return rule and reason if clips or targets of a run are not those of the annotation files; empty if they are, or there are none."""
+        split = self._find_split(record.test.name) if record.kind == "published" and record.complete else None
+        if split is None:
+            return "", ""
+        key = (record.test.name, record.test.missing_clips)
+        listed = {clip.id: clip.target for clip in split.clips if clip.id not in set(record.test.missing_clips)}
+        if key not in self._hashes:
+            self._hashes[key] = hash_labels(listed)
+        self.compared.add(record.test.name)
+        if labels == self._hashes[key] and record.classes == split.classes:
+            return "", ""
+        if record.classes != split.classes:
+            return "R07", f"its classes are not those of {split.name}"
+        found = labels_of(read_predictions(run.predictions_path))
+        strange = sorted(found.keys() ^ listed.keys())
+        if strange:
+            return "R07", f"clip {strange[0]} is {'not ' * (strange[0] in found)}one of {split.name}"
+        clip = next(clip for clip in found if sorted(found[clip]) != sorted(listed[clip]))
+        return "R08", f"clip {clip} has other targets than in the annotation files of {split.name}"
+
+    def _find_split(self, name: str) -> Split | None:
+        if name not in self._splits:
+            parsed, found = SplitName.parse(name), None
+            if self.workspace is not None and parsed.dataset in user_dataset_names():
+                try:
+                    found = list_dataset(load_dataset(parsed.dataset), self.workspace, keep=False).splits[parsed.split]
+                except (MissingError, KeyError):  # not here: the recorded targets are all there is
+                    found = None
+            self._splits[name] = found
+        return self._splits[name]
+
+
+def read_evidence(
+    runs: Iterable[StoredRun],
+    annotations: Annotations | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> tuple[list[RunRecord], list[tuple[StoredRun, str]]]:
     """Read run records and verify each against its predictions.
 
     Args:
         runs: Folders of runs; those without a record are skipped.
+        annotations: What targets are compared with. Computed scores are kept in its workspace.
+        warn: Called with a message if scores that were kept are wrong.
 
     Returns:
-        The records that agree with their evidence; and the runs that do not, each with the reason.
+        The records that agree with their evidence; and the runs that do not, each with the reason, which begins with the id of
+        a rule (rules.py).
     """
-    records: list[RunRecord] = []
+    annotations = annotations or Annotations()
+    stored: list[tuple[StoredRun, RunRecord]] = []
     damaged: list[tuple[StoredRun, str]] = []
-    seen: dict[tuple[str, str], StoredRun] = {}
     for run in runs:
         try:
             record = run.load_record()
         except DamagedRecordError as error:
-            damaged.append((run, str(error)))
+            damaged.append((run, format_refusal(error.rule, str(error))))
             continue
-        if record is None:
-            continue
-        why = explain_predictions(record, run)
-        if why:
-            damaged.append((run, f"{run.record_path}: it does not agree with its predictions: {why}"))
-            continue
-        # Predictions are float64 of networks with other random weights: two seeds never have the same.
-        first = seen.setdefault((record.row, record.predictions_sha256), run)
-        if first is not run:
-            damaged.append((run, f"{run.record_path}: its predictions are those of {first.folder.name}: a copied run"))
-            continue
-        records.append(record)
+        if record is not None:
+            stored.append((run, record))
+    kept = None if annotations.workspace is None else annotations.workspace.rescored
+    paths = {record.predictions_sha256: run.predictions_path for run, record in stored}
+    scores = rescore_all(paths, kept, warn)
+    records: list[RunRecord] = []
+    seen: dict[tuple[str, str], StoredRun] = {}
+    for run, record in stored:
+        rescored = scores[record.predictions_sha256]
+        rule, why = explain_predictions(record, rescored)
+        if not rule:
+            rule, why = annotations.explain_labels(record, run, rescored.labels)
+        if rule:
+            why = f"it does not agree with its predictions: {why}"
+        elif keys := explain_keys(record):
+            rule, why = "R09", keys
+        elif time := explain_time(record):
+            rule, why = "R11", time
+        else:
+            rule, why = _explain_copy(record, rescored, run, seen)
+        if rule:
+            damaged.append((run, format_refusal(rule, f"{run.record_path}: {why}")))
+        else:
+            records.append(record)
     return records, damaged
 
 
-def explain_predictions(record: RunRecord, run: StoredRun) -> str:
-    """Return where a record and its predictions contradict each other; empty if they agree.
+def _explain_copy(
+    record: RunRecord, rescored: Rescored, run: StoredRun, seen: dict[tuple[str, str], StoredRun]
+) -> tuple[str, str]:
+    """Return the rule and whose copy a run is; `seen` has what the runs before it must not share."""
+    # Networks of other random weights: two seeds never have the same outputs or losses.
+    losses = content_sha256([epoch.train_loss for epoch in record.epochs])
+    unique = {"predictions": rescored.outputs, "losses": losses} | {
+        f"weights {name}": sha256 for name, sha256 in record.checkpoints.items()
+    }
+    for what, value in unique.items():
+        first = seen.setdefault((record.row, f"{what} {value}"), run)
+        if first is not run:
+            return "R10", f"its {what} are those of {first.folder.name}: a copied run"
+    return "", ""
+
+
+def explain_time(record: RunRecord) -> str:
+    """Return what is wrong with the time of a record; empty if nothing is."""
+    try:
+        at = datetime.datetime.fromisoformat(record.made.at)
+    except ValueError:
+        return f"'{record.made.at[:40]}' is no time"
+    if at.tzinfo is None:
+        return f"its time {record.made.at} has no zone"
+    if at > datetime.datetime.now(datetime.UTC) + CLOCK:
+        return f"its time {record.made.at} is in the future"
+    return ""
+
+
+def explain_predictions(record: RunRecord, found: Rescored) -> tuple[str, str]:
+    """Return where a record and its predictions contradict each other, as rule and reason; empty if they agree.
 
     Not computed again, and used by no verdict: scores of segments and subsets, because which classes and clips those are is in
-    the data set's files; those of the class prior, which takes the training split; and those of epochs without predictions.
+    the data set's files; those of the class prior, which takes the training split; metrics that are not the row's of epochs that
+    no rule selects; and with records of versions up to 0.1.0 all scores of such epochs.
     """
-    try:
-        predictions = read_predictions(run.predictions_path)
-    except MissingError as error:
-        return str(error)
-    clips = len(set(predictions.clips))
-    if clips != len(predictions.clips) or clips != record.test.clips:
-        return f"{clips} clips in {len(predictions.clips)} lines, the record has {record.test.clips}"
-    if predictions.classes != record.classes:
-        return f"{len(predictions.classes)} classes, the record has {len(record.classes)}, or others"
-    checked = set()
-    for selection in (record.best_epoch_on_test, record.last_epoch, record.best_epoch_on_held_out):
-        if selection is None or selection.epoch in checked:
-            continue
-        checked.add(selection.epoch)
-        scores = predictions.by_epoch.get(selection.epoch)
-        if scores is None or len(scores) != clips:
-            return f"no scores of every clip after epoch {selection.epoch}"
-        try:
-            found = all_scores(scores, predictions.targets)
-        except ValueError as error:
-            return f"epoch {selection.epoch} has no scores ({error})"
-        for name in selection.scores.keys() & found.keys():
-            if not abs(selection.scores[name] - found[name]) <= TOLERANCE:
-                return f"{name} after epoch {selection.epoch} is {found[name]:.6g}, the record has {selection.scores[name]:.6g}"
-    for what, recorded, found in (
-        ("chance", record.chance, chance_scores(predictions.targets)),
-        ("constant score", record.constant, constant_scores(predictions.targets)),
+    if found.problem[0]:
+        return found.problem
+    assert found.whole is not None
+    assert found.others is not None
+    if found.format != record.predictions_format:
+        return "R01", f"format {found.format}, the record states {record.predictions_format}"
+    if found.clips != found.lines or found.clips != record.test.clips:
+        return "R07", f"{found.clips} clips in {found.lines} lines, the record has {record.test.clips}"
+    if found.classes != content_sha256(record.classes):
+        return "R07", "other classes than the record has"
+    tolerance = SATURATED_TOLERANCE if found.saturated else TOLERANCE
+    selections = [
+        (f"after epoch {one.epoch}", one.scores, found.whole.get(str(one.epoch)))
+        for one in (record.best_epoch_on_test, record.last_epoch, record.best_epoch_on_held_out)
+        if one is not None
+    ]
+    if record.predictions_format > 1:
+        selections += [
+            (f"after epoch {one.epoch}", {record.metric: one.scores[record.metric]}, found.others.get(str(one.epoch)))
+            for one in record.epochs
+            if str(one.epoch) not in found.whole
+        ]
+    for when, recorded, computed in (
+        *selections,
+        ("of chance", record.chance, found.chance),
+        ("of a constant", record.constant, found.constant),
     ):
-        for name in recorded.keys() & found.keys():
-            if not abs(recorded[name] - found[name]) <= TOLERANCE:
-                return f"{what} of {name} is {found[name]:.6g}, the record has {recorded[name]:.6g}"
-    return ""
+        if computed is None or (recorded and not recorded.keys() & computed.keys()):
+            return "R03", f"no scores of every clip {when}"
+        for name in recorded.keys() & computed.keys():
+            if not abs(recorded[name] - computed[name]) <= tolerance:
+                return "R05", f"{name} {when} is {computed[name]:.6g}, the record has {recorded[name]:.6g}"
+    return "", ""

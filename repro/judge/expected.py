@@ -1,17 +1,21 @@
-"""expected/results.csv: how each published value was selected, and how near a measurement must be (fixed before any run).
+"""Rule sets, expected/rules-N: how each published value was selected, and how near a measurement must be (fixed before any run).
 
-The published value with its digits, metric and source, and the number of planned runs, are in the row's config only.
+    results.csv     one line per row
+    configs.sha256  the configs that it judges (scripts/pin_configs.py), as sha256sum writes and checks them
+
+The published value with its digits, metric and source, and the planned seeds, are in the row's config only.
 """
 
 import csv
-import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from repro.core.config import expected_folder
+from repro.core.config import configs_folder, expected_folder
 from repro.core.errors import UsageError
-from repro.core.reading import open_regular, read_bytes
+from repro.core.hashing import content_sha256, file_sha256
+from repro.core.reading import open_regular, read_text
 from repro.readout.recipe import Metric
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
@@ -42,9 +46,15 @@ class Expected:
     """A measurement within this distance counts as the same, whatever its spread."""
     planned_seeds: int
     """Runs that a verdict other than WITHIN MARGIN and INCONCLUSIVE needs."""
+    first_seed: int
+    """The published seed, which the planned ones start with."""
     source: str
     status: Status
     note: str
+    edited: tuple[str, ...] = ()
+    """Configs of the row that are not those that the rule set pins."""
+    rules: str = ""
+    """Name of the rule set, and its sha256."""
 
     @property
     def rounding(self) -> float:
@@ -61,13 +71,67 @@ class Expected:
         return self.selection == "best cell and epoch on test"
 
 
-def table_path() -> Path:
-    """Return the path of the shipped table."""
-    return expected_folder() / "results.csv"
+def table_path(rules: str = "1") -> Path:
+    """Return the table of a rule set.
+
+    Args:
+        rules: The number of one that is shipped, or the folder of another.
+
+    Raises:
+        UsageError: there is no such rule set.
+    """
+    folder = expected_folder() / f"rules-{rules}" if re.fullmatch(r"\d+", rules) else Path(rules)
+    path = folder / "results.csv"
+    if not path.is_file():
+        shipped = sorted(found.name.removeprefix("rules-") for found in expected_folder().glob("rules-*"))
+        raise UsageError(f"--rules {rules}: no results.csv in {folder}; shipped rule sets: {', '.join(shipped)}")
+    return path
 
 
-def table_sha256(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+def name_rule_set(path: Path) -> tuple[str, str]:
+    """Return name and sha256 of the rule set whose table is at `path`. The sha256 is of all its files."""
+    folder = path.resolve().parent
+    files = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    return folder.name, content_sha256(files)
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """Return the sha256 of every config that the rule set of the table at `path` judges, as configs/rows/NAME.yaml.
+
+    Raises:
+        UsageError: the file is missing, or is not as sha256sum writes it.
+    """
+    pins = path.parent / "configs.sha256"
+    try:
+        lines = read_text(pins).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{pins}: cannot be read: a rule set states which configs it judges") from error
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        match = re.fullmatch(r"([0-9a-f]{64})  (configs/\S+)", line)
+        if match is None:
+            raise UsageError(f"{pins}:{number}: expected a sha256, two spaces and a config's path")
+        found[match[2]] = match[1]
+    return found
+
+
+def row_configs(row: Row) -> list[str]:
+    """Return the configs that decide what a row measures, with those they extend, as configs/rows/NAME.yaml."""
+    names = [f"rows/{row.name}", f"backbones/{row.backbone}", *(f"datasets/{name}" for name in row.data.datasets)]
+    for name in names:
+        base = re.search(r"^extends: *(\w+)", read_text(configs_folder() / f"{name}.yaml"), re.MULTILINE)
+        if base:  # also walked, as it is appended
+            names.append(f"{name.split('/')[0]}/{base[1]}")
+    return [f"configs/{name}.yaml" for name in names]
+
+
+def find_edited(row: Row, pins: dict[str, str]) -> tuple[str, ...]:
+    """Return the configs of a row that are not those that `pins` states."""
+    return tuple(
+        name
+        for name in row_configs(row)
+        if pins.get(name) != file_sha256(configs_folder() / name.removeprefix("configs/"))
+    )
 
 
 def load_expected(path: Path) -> list[Expected]:
@@ -102,13 +166,18 @@ def rows_with_expected(path: Path) -> dict[str, tuple[Row, Expected]]:
     """Return every row of configs/rows with its line of the table at `path`, in the order of configs/rows.
 
     Raises:
-        UsageError: the table is not valid, or a row is missing from it.
+        UsageError: the table or the pins alongside it are not valid, or a row is missing from it.
     """
     table = {line.row: line for line in load_expected(path)}
     missing = [name for name in row_names() if name not in table]
     if missing:  # a missing line would hide a verdict
         raise UsageError(f"{path}: row '{missing[0]}' of configs/rows has no line")
-    return {name: (load_row(name), table[name]) for name in row_names()}
+    pins, (rules, sha256) = read_pins(path), name_rule_set(path)
+    rows = {name: load_row(name) for name in row_names()}
+    return {
+        name: (row, replace(table[name], edited=find_edited(row, pins), rules=f"{rules} {sha256}"))
+        for name, row in rows.items()
+    }
 
 
 def _parse_line(cells: dict[str, str], where: str) -> Expected:
@@ -135,6 +204,7 @@ def _parse_line(cells: dict[str, str], where: str) -> Expected:
         digits=row.published.digits,
         margin=margin,
         planned_seeds=row.seeds.planned,
+        first_seed=row.seeds.published,
         source=row.published.source,
         status=cast(Status, choice("status", get_args(Status))),
         note=cells["note"],

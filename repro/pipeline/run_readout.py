@@ -22,12 +22,20 @@ from repro.core.hashing import content_key, content_sha256, file_sha256
 from repro.core.locks import remove_partials
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
+from repro.features.store import VERSION as STORE_VERSION
 from repro.pipeline.row_data import ReadoutInputs
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import split_held_out
-from repro.readout.metrics import Segments, all_scores, chance_scores, class_prior_scores, constant_scores
-from repro.readout.predictions import Predictions, write_predictions
+from repro.readout.metrics import (
+    Segments,
+    all_scores,
+    chance_scores,
+    class_prior_scores,
+    constant_scores,
+    count_at_least,
+)
+from repro.readout.predictions import FORMAT, Predictions, write_predictions
 from repro.readout.recipe import Protocol, Recipe
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import (
@@ -290,20 +298,29 @@ def _integer_targets(split: Sequences) -> Int64[np.ndarray, "N K"]:
 
 
 def _write_predictions(run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult) -> None:
-    """Write the test scores of every clip after the epochs that a rule selects."""
-    inputs = run.plan.inputs
-    best = best_epoch_on_test(trained.epochs, inputs.row.metric)
-    # Three epochs at most: the predictions of all would take far more disk than every other file of a run.
-    epochs = {epoch.number: epoch for epoch in (best, trained.selected, trained.epochs[-1])}
+    """Write the test logits of every clip after the epochs that a rule selects, and of the others what the metric depends on."""
+    row, targets = run.plan.inputs.row, _integer_targets(data.test)
+    best = best_epoch_on_test(trained.epochs, row.metric)
+    # Three epochs at most: the logits of all would take far more disk than every other file of a run.
+    whole = {epoch.number for epoch in (best, trained.selected, trained.epochs[-1])}
+    # Epochs count from 1.
+    by_epoch = dict(enumerate(trained.predictions, start=1))
+    others = {number: scores for number, scores in by_epoch.items() if number not in whole}
     predictions = Predictions(
         data.test.clips,
-        inputs.data.splits["test"].classes,
-        _integer_targets(data.test),
-        # Epochs count from 1.
-        {number: trained.predictions[number - 1] for number in epochs},
+        run.plan.inputs.data.splits["test"].classes,
+        targets,
+        {number: by_epoch[number] for number in whole},
         data.test.groups,
+        {number: scores.argmax(axis=1).astype(np.uint16) for number, scores in others.items()}
+        if row.metric == "top1"
+        else {},
+        {number: count_at_least(scores, targets) for number, scores in others.items()}
+        if row.metric == "map_micro"
+        else {},
     )
-    write_predictions(run.stored.predictions_path, predictions)
+    logits = {number: trained.logits[number - 1] for number in whole}
+    write_predictions(run.stored.predictions_path, predictions, logits, row.readout.activation)
 
 
 def _build_record(
@@ -351,6 +368,14 @@ def _build_record(
         precision=plan.compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
+        predictions_format=FORMAT,
+        key_rest={
+            "training": checkpoints.VERSION,
+            "store": STORE_VERSION,
+            # As JSON holds them, so that a record equals what is read from its file.
+            "segments": segments and {name: list(classes) for name, classes in segments.items()},
+            **row.own_identity,
+        },
         made=_made_record(plan.compute, seconds, trained.together),
     )
 

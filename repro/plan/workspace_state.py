@@ -19,7 +19,7 @@ from repro.datasets.registry import Dataset, list_dataset
 from repro.datasets.split import SplitName
 from repro.features.rates import DamagedRatesError, Kind, Rate, find_rate, load_rates
 from repro.features.store import FeatureStore
-from repro.judge.verdict import explain_mismatch
+from repro.judge.fitness import explain_mismatch
 from repro.pipeline.row_data import matching_manifest
 from repro.readout.recipe import Protocol
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun

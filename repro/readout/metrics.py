@@ -7,7 +7,7 @@ positive. If classes have equal scores, the first of them is the prediction.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 Scores = Float[np.ndarray, "N K"]
 Targets = Int[np.ndarray, "N K"]
@@ -37,6 +37,22 @@ def map_micro(scores: Scores, targets: Targets) -> float:
     """Average precision of all (clip, class) pairs in one ranking: the release's mAP (docs/deviations.md 1)."""
     # Classes compete in the ranking, so the value depends on how scores of different classes compare.
     return _average_precision(scores.ravel(), targets.ravel()) if targets.any() else 0.0
+
+
+def count_at_least(scores: Scores, targets: Targets) -> UInt32[np.ndarray, " P"]:
+    """For each positive (clip, class) pair, in row order, how many of all pairs score at least as high: all that map_micro depends on."""
+    ranked = np.sort(scores, axis=None)
+    counts: UInt32[np.ndarray, " P"] = (ranked.size - np.searchsorted(ranked, scores[targets == 1])).astype(np.uint32)
+    return counts
+
+
+def map_micro_of_counts(at_least: UInt32[np.ndarray, " P"]) -> float:
+    """map_micro from the counts of `count_at_least`, up to rounding (1e-12); 0 if no target is positive."""
+    if not len(at_least):
+        return 0.0
+    found = np.sort(at_least)
+    # Positives of equal scores share one threshold, and so the number of positives at or above it.
+    return float(np.mean(np.searchsorted(found, found, side="right") / found))
 
 
 def map_macro(scores: Scores, targets: Targets) -> float:

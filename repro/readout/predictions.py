@@ -1,90 +1,230 @@
-"""Per-clip scores on disk (parquet), from which any metric can be computed again."""
+"""Per-clip predictions on disk (parquet), from which the scores of every epoch can be computed again.
 
-from dataclasses import dataclass
+One line per epoch and clip, epoch by epoch, the clips in the split's order within each:
+
+    epoch      number, from 1
+    clip       clip id
+    targets    label ids, ascending
+    logits     float32, one per class: after the selected epochs and the last
+    predicted  after the others, if the metric is top1: label id of the highest score
+    at_least   after the others, if it is map_micro: for each label, how many (clip, class) pairs of the epoch score at least as high
+    group      source video, where it is known
+
+The file's metadata has `format`, `classes` (one a line) and `activation`, which makes probabilities of logits. Files without
+`format`, of versions up to 0.1.0, have the selected epochs alone, as probabilities in a column `scores`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64, UInt16, UInt32
 
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
+from repro.readout.recipe import Activation
+
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Scores of the clips of a test split, after some epochs of a training."""
+    """Scores of the clips of a test split after the epochs of a training."""
 
     clips: tuple[str, ...]
     """Clip ids."""
     classes: tuple[str, ...]
     targets: Int64[np.ndarray, "N K"]
     """1 for the classes of a clip, else 0."""
-    by_epoch: dict[int, Float64[np.ndarray, "N K"]]
-    """Class probabilities by the epoch after which they were computed."""
+    by_epoch: Mapping[int, Float64[np.ndarray, "N K"]]
+    """Class probabilities by epoch, of the epochs that are kept whole."""
     groups: tuple[str | None, ...] | None = None
     """Source video of each clip, where it is known."""
+    predicted: Mapping[int, UInt16[np.ndarray, " N"]] = field(default_factory=dict)
+    """Predicted class of each clip, by epoch, of the others; empty if the metric is map_micro."""
+    at_least: Mapping[int, UInt32[np.ndarray, " P"]] = field(default_factory=dict)
+    """`count_at_least` by epoch, of the others; empty if the metric is top1."""
+    format: int = FORMAT
 
 
-def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write one line per epoch and clip: epoch, clip, targets (label ids), scores (one per class), group (source video)."""
-    clips, by_epoch = predictions.clips, predictions.by_epoch
-    labels = [np.flatnonzero(row).tolist() for row in predictions.targets]
-    groups = [None] * len(clips) if predictions.groups is None else list(predictions.groups)
+def to_probabilities(logits: Float32[np.ndarray, "N K"], activation: Activation) -> Float64[np.ndarray, "N K"]:
+    """Return class probabilities in float64, as repro/readout/train.py does, up to the last bit."""
+    exact = logits.astype(np.float64)
+    if activation == "softmax":
+        powers = np.exp(exact - exact.max(axis=1, keepdims=True))
+        shares: Float64[np.ndarray, "N K"] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+    with np.errstate(over="ignore"):  # 1 / inf is the 0 that it should be
+        return 1 / (1 + np.exp(-exact))
+
+
+def write_predictions(
+    path: Path, predictions: Predictions, logits: Mapping[int, Float32[np.ndarray, "N K"]], activation: Activation
+) -> None:
+    """Write predictions. In place of the probabilities in `by_epoch`, the logits that they are made of are written."""
+    clips, labels = predictions.clips, [np.flatnonzero(row) for row in predictions.targets]
+    epochs = sorted({*logits, *predictions.predicted, *predictions.at_least})
+    positives = np.array([len(row) for row in labels])
+
+    def lists(found: Mapping[int, np.ndarray], lengths: np.ndarray, dtype: type) -> pa.Array:
+        """A list for each line, of `lengths` by clip; null in epochs that `found` does not have."""
+        given = np.repeat([epoch in found for epoch in epochs], len(clips))
+        ends = np.cumsum(np.where(given, np.tile(lengths, len(epochs)), 0))
+        values: list[np.ndarray] = [
+            np.empty(0, dtype),
+            *(found[epoch].astype(dtype).ravel() for epoch in epochs if epoch in found),
+        ]
+        flat = pa.array(np.concatenate(values))
+        return pa.ListArray.from_arrays(pa.array(np.append(0, ends).astype(np.int32)), flat, mask=pa.array(~given))
+
+    groups = pa.array(predictions.groups or [None] * len(clips), pa.string())
+    empty = pa.nulls(len(clips), pa.uint16())
     table = pa.table(
         {
-            # Epoch by epoch, the clips in the split's order within each. Types are fixed, because Arrow would infer another
-            # schema if no clip of a split has a label.
-            "epoch": pa.array(np.repeat(list(by_epoch), len(clips)), pa.int32()),
-            "clip": pa.array([clip for _ in by_epoch for clip in clips]),
-            "targets": pa.array([row for _ in by_epoch for row in labels], pa.list_(pa.int32())),
-            # float64, so that metrics computed from the file equal those in the record.
-            "scores": pa.array(
-                [row for scores in by_epoch.values() for row in scores.tolist()], pa.list_(pa.float64())
+            "epoch": pa.array(np.repeat(epochs, len(clips)), pa.int32()),
+            "clip": pa.chunked_array([pa.array(clips, pa.string())] * len(epochs)),
+            "targets": lists(dict.fromkeys(epochs, np.concatenate([*labels, np.empty(0)])), positives, np.int32),
+            "logits": lists(logits, np.full(len(clips), len(predictions.classes)), np.float32),
+            "predicted": pa.chunked_array(
+                [
+                    pa.array(predictions.predicted[epoch], pa.uint16()) if epoch in predictions.predicted else empty
+                    for epoch in epochs
+                ]
             ),
-            "group": pa.array([group for _ in by_epoch for group in groups], pa.string()),
+            "at_least": lists(predictions.at_least, positives, np.uint32),
+            "group": pa.chunked_array([groups] * len(epochs)),
         },
-        metadata={"classes": "\n".join(predictions.classes)},
+        metadata={"format": str(FORMAT), "classes": "\n".join(predictions.classes), "activation": activation},
     )
     with replacing_file(path) as partial:
-        pq.write_table(table, partial)
+        # By the bytes of the floats: 20 % smaller, and read three times as fast.
+        pq.write_table(
+            table,
+            partial,
+            compression="zstd",
+            use_dictionary=["epoch", "clip", "targets.list.element", "predicted", "group"],
+            use_byte_stream_split=["logits.list.element", "at_least.list.element"],
+        )
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what write_predictions wrote.
+    """Read what write_predictions wrote, in this version or an earlier one.
 
     Raises:
         MissingError: the file is missing or does not hold predictions.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        # A mapped file, because a pipe in its place would be waited for.
+        with pq.ParquetFile(path, read_dictionary=["clip"]) as file:
             table = file.read()
-        classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
-        epochs = _as_numpy(table["epoch"].combine_chunks())
-        chosen = {int(epoch): np.flatnonzero(epochs == epoch) for epoch in dict.fromkeys(epochs.tolist())}
-        # Flat, which is many times faster than lists of Python numbers. A line with another number of scores fits no shape.
-        scores = _as_numpy(table["scores"].combine_chunks().flatten()).reshape(len(epochs), len(classes))
-        # Every epoch repeats clips, targets and groups, in lines that follow each other: one epoch's are read.
-        lines = next(iter(chosen.values())).tolist()
-        if lines != list(range(lines[0], lines[-1] + 1)):
-            raise ValueError("the lines of its epochs are mixed")
-        first = table.slice(lines[0], len(lines))
-        groups = tuple(first["group"].to_pylist())
-        targets = np.zeros((len(first), len(classes)), np.int64)
-        labels = first["targets"].combine_chunks()
-        targets[np.repeat(np.arange(len(first)), _as_numpy(labels.value_lengths())), _as_numpy(labels.flatten())] = 1
+        metadata = table.schema.metadata or {}
+        number = int(metadata.get(b"format", b"1"))
+        if number not in (1, FORMAT):
+            raise ValueError(f"format {number}, this version reads 1 and {FORMAT}")
+        return (_read_format_1 if number == 1 else _read_lines)(table, metadata)
     except FileNotFoundError as error:
         raise MissingError(f"{path}: no such predictions") from error
     except (OSError, pa.ArrowException, BufferError, LookupError, TypeError, ValueError, StopIteration) as error:
         raise MissingError(f"{path}: not the predictions of a readout ({error})") from error
+
+
+def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions:
+    classes = tuple(metadata[b"classes"].decode().split("\n"))
+    activation = metadata[b"activation"].decode()
+    if activation not in get_args(Activation):
+        raise ValueError(f"activation '{activation}'")
+    lines = _as_numpy(table["epoch"].combine_chunks())
+    epochs = list(dict.fromkeys(lines.tolist()))
+    clips = len(lines) // max(1, len(epochs))
+    if not clips or lines.tolist() != np.repeat(epochs, clips).tolist():
+        raise ValueError("the lines of its epochs are mixed")
+    first = table.slice(0, clips)
+    ids = _as_numpy(table["clip"].combine_chunks().indices).reshape(len(epochs), clips)
+    labels, counts = _read_lists(table, "targets", (len(epochs), clips))
+    ends = np.cumsum(counts.sum(axis=1))
+    by_epoch = np.split(labels, ends[:-1])
+    if (ids != ids[0]).any() or (counts != counts[0]).any() or any((of != by_epoch[0]).any() for of in by_epoch):
+        raise ValueError("its epochs have other clips or targets")
+    targets = np.zeros((clips, len(classes)), np.int64)
+    targets[np.repeat(np.arange(clips), counts[0]), by_epoch[0]] = 1
+    logits = _read_epochs(table, "logits", epochs, np.full(clips, len(classes)))
+    chosen = table["predicted"].combine_chunks()
+    predicted = {
+        epoch: _as_numpy(part)
+        for place, epoch in enumerate(epochs)
+        if not (part := chosen.slice(place * clips, clips)).null_count
+    }
+    if any((part >= len(classes)).any() for part in predicted.values()):
+        raise ValueError("a predicted class that does not exist")
+    at_least = _read_epochs(table, "at_least", epochs, counts[0])
+    if any(part.size and not 0 < part.min() <= part.max() <= targets.size for part in at_least.values()):
+        raise ValueError(f"a rank that is none of {targets.size}")
+    return Predictions(
+        clips=tuple(first["clip"].to_pylist()),
+        classes=classes,
+        targets=targets,
+        by_epoch={
+            epoch: to_probabilities(values.reshape(clips, -1), cast(Activation, activation))
+            for epoch, values in logits.items()
+        },
+        groups=_read_groups(first),
+        predicted=predicted,
+        at_least=at_least,
+    )
+
+
+def _read_lists(table: pa.Table, column: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a column of lists, and their number by epoch and clip: 0 of a null."""
+    lists = table[column].combine_chunks()
+    return _as_numpy(lists.flatten()), _as_numpy(lists.value_lengths().fill_null(0)).reshape(shape)
+
+
+def _read_epochs(table: pa.Table, column: str, epochs: list[int], expected: np.ndarray) -> dict[int, Any]:
+    """Return the values of a column by epoch, of the epochs whose lines have as many as expected."""
+    values, counts = _read_lists(table, column, (len(epochs), len(expected)))
+    given = table[column].combine_chunks().is_valid()
+    parts = np.split(values, np.cumsum(counts.sum(axis=1))[:-1])
+    found = {}
+    for place, epoch in enumerate(epochs):
+        valid = given.slice(place * len(expected), len(expected)).true_count
+        if valid:
+            if valid != len(expected) or (counts[place] != expected).any():
+                raise ValueError(f"{column} of epoch {epoch} are not those of every clip")
+            found[epoch] = parts[place]
+    return found
+
+
+def _read_format_1(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions:
+    classes = tuple(metadata[b"classes"].decode().split("\n"))
+    epochs = _as_numpy(table["epoch"].combine_chunks())
+    chosen = {int(epoch): np.flatnonzero(epochs == epoch) for epoch in dict.fromkeys(epochs.tolist())}
+    # Flat, which is many times faster than lists of Python numbers. A line with another number of scores fits no shape.
+    scores = _as_numpy(table["scores"].combine_chunks().flatten()).reshape(len(epochs), len(classes))
+    # Every epoch repeats clips, targets and groups, in lines that follow each other: one epoch's are read.
+    lines = next(iter(chosen.values())).tolist()
+    if lines != list(range(lines[0], lines[-1] + 1)):
+        raise ValueError("the lines of its epochs are mixed")
+    first = table.slice(lines[0], len(lines))
+    targets = np.zeros((len(first), len(classes)), np.int64)
+    labels = first["targets"].combine_chunks()
+    targets[np.repeat(np.arange(len(first)), _as_numpy(labels.value_lengths())), _as_numpy(labels.flatten())] = 1
     return Predictions(
         clips=tuple(first["clip"].to_pylist()),
         classes=classes,
         targets=targets,
         by_epoch={epoch: scores[rows] for epoch, rows in chosen.items()},
-        groups=groups if any(group is not None for group in groups) else None,
+        groups=_read_groups(first),
+        format=1,
     )
+
+
+def _read_groups(lines: pa.Table) -> tuple[str | None, ...] | None:
+    groups = tuple(lines["group"].to_pylist())
+    return groups if any(group is not None for group in groups) else None
 
 
 def _as_numpy(array: pa.Array) -> np.ndarray:

@@ -19,6 +19,10 @@ Precision = Literal["fp32", "tf32", "bf16"]
 Positive = Annotated[int, Field(ge=1)]
 
 
+Activation = Literal["softmax", "sigmoid"]
+"""What makes probabilities of logits: over the classes of a clip, or of each class alone."""
+
+
 class Focal(Config):
     """Focal loss (Lin et al. 2017). `alpha` weighs positives and negatives alike, as in the release."""
 
@@ -64,6 +68,10 @@ class Recipe(Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     note: str = ""
     """Where a value is not in the release, and what it was taken from instead."""
+
+    @property
+    def activation(self) -> Activation:
+        return "softmax" if isinstance(self.loss, CrossEntropy) else "sigmoid"
 
     @model_validator(mode="after")
     def _check_layers_suit_the_head(self) -> "Recipe":

@@ -23,7 +23,7 @@ from repro.readout.compute import ON_CPU, Compute
 from repro.readout.heads import Head, build_head
 from repro.readout.losses import compute_loss
 from repro.readout.metrics import all_scores
-from repro.readout.recipe import CrossEntropy, Metric, Recipe
+from repro.readout.recipe import Metric, Recipe
 from repro.readout.sequences import BatchPlan, Sequences, derive_seed, plan_epoch
 from repro.readout.stack import HeadStack, choose_stack_size
 
@@ -46,6 +46,8 @@ class TrainingResult:
     epochs: list[Epoch]
     predictions: list[Float64[np.ndarray, "N K"]]
     """Test probabilities after each epoch."""
+    logits: list[Float32[np.ndarray, "N K"]]
+    """What they are computed from."""
     model: Head
     """After the last epoch."""
     selected: Epoch
@@ -293,7 +295,8 @@ class _Run:
         if folder is not None:
             checkpoints.save_readouts(folder, member.asked, state, selected)
         predictions = [to_probabilities(logits, self.recipe) for logits in state.logits]
-        return TrainingResult(state.epochs, predictions, head, selected, together)
+        logits = [values.numpy() for values in state.logits]
+        return TrainingResult(state.epochs, predictions, logits, head, selected, together)
 
 
 def _shape(split: Sequences) -> tuple[int, int]:
@@ -425,7 +428,7 @@ def compute_logits(
 def to_probabilities(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[np.ndarray, "N K"]:
     """Softmax over the classes if the loss is cross-entropy, else a sigmoid per class."""
     exact = logits.double()  # in fp32 a sigmoid of large logits rounds to 1, and ranks them as equal
-    return (exact.softmax(1) if isinstance(recipe.loss, CrossEntropy) else exact.sigmoid()).numpy()
+    return (exact.softmax(1) if recipe.activation == "softmax" else exact.sigmoid()).numpy()
 
 
 def best_epoch_on_test(epochs: Sequence[Epoch], metric: Metric) -> Epoch:

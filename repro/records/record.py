@@ -1,7 +1,7 @@
 """Run records: one JSON file per row and seed with everything a number depends on. MLflow is a view of these files.
 
 runs/<row>/seed<seed>-<run>/record.json          written last: a run with a record is complete
-runs/<row>/seed<seed>-<run>/predictions.parquet  scores of every test clip after the selected epochs
+runs/<row>/seed<seed>-<run>/predictions.parquet  what every epoch's scores are computed from (repro/readout/predictions.py)
 runs/<row>/seed<seed>-<run>/*.safetensors        the trained readout (repro/readout/checkpoints.py)
 """
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from repro import __version__
 from repro.core.hashing import file_sha256
 from repro.core.reading import read_bytes
-from repro.core.signed import parse_signed_json, write_signed_json
+from repro.core.signed import NotFiniteError, parse_signed_json, write_signed_json
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.table.row import Kind
 
@@ -153,6 +153,11 @@ class RunRecord(Record):
     checkpoints: dict[str, str] = {}
     """sha256 of the weights next to the record, by file name."""
     predictions_sha256: str
+    # Neither is in records of versions up to 0.1.0, which stay as they are.
+    predictions_format: int = Field(default=1, exclude_if=lambda number: number == 1)
+    """1: test scores after the selected epochs; 2: also what those after all other epochs are computed from."""
+    key_rest: dict[str, Any] = Field(default={}, exclude_if=lambda found: not found)
+    """What the keys of run, group and grid are made of besides what a record has (repro/records/keys.py)."""
     made: Provenance
 
     @field_validator("protocol", mode="before")
@@ -172,17 +177,19 @@ class RunRecord(Record):
         return self
 
 
-def explain_disagreement(record: RunRecord) -> str:
-    """Return where a record contradicts itself, as no record that this code writes does; empty if it does not.
+def explain_disagreements(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield where a record contradicts itself, as no record that this code writes does: rule (repro/judge/rules.py) and reason.
 
     A record's sha256 shows that nothing changed after it was written, and not who wrote it: these are the rules of the code
     that writes records.
     """
     numbers = [epoch.epoch for epoch in record.epochs]
     if numbers != list(range(1, record.recipe.epochs + 1)):
-        return f"{len(numbers)} epochs, its recipe has {record.recipe.epochs}"
+        yield "R03", f"{len(numbers)} epochs, its recipe has {record.recipe.epochs}"
+        return
     if any(record.metric not in epoch.scores for epoch in record.epochs):
-        return f"an epoch without the score '{record.metric}'"
+        yield "R03", f"an epoch without the score '{record.metric}'"
+        return
     # max returns the first of equal epochs, as the rules do (repro/readout/train.py).
     best = max(record.epochs, key=lambda epoch: epoch.scores[record.metric])
     selections = [
@@ -191,29 +198,36 @@ def explain_disagreement(record: RunRecord) -> str:
     ]
     if record.best_epoch_on_held_out is not None:
         if any(record.metric not in (epoch.held_out or {}) for epoch in record.epochs):
-            return f"an epoch without the held-out score '{record.metric}'"
+            yield "R03", f"an epoch without the held-out score '{record.metric}'"
+            return
         held_out = max(record.epochs, key=lambda epoch: (epoch.held_out or {})[record.metric])
         selections.append(("best_epoch_on_held_out", record.best_epoch_on_held_out, held_out))
     for name, selection, epoch in selections:
         if selection.epoch != epoch.epoch or selection.scores != epoch.scores:
-            return (
-                f"{name} is epoch {selection.epoch} with {record.metric} {selection.scores[record.metric]:.6g}, by its epochs it "
-                f"is epoch {epoch.epoch} with {epoch.scores[record.metric]:.6g}"
-            )
+            by_epochs = f"by its epochs it is epoch {epoch.epoch} with {epoch.scores[record.metric]:.6g}"
+            yield "R04", f"{name} is epoch {selection.epoch} with {selection.scores[record.metric]:.6g}, {by_epochs}"
     read = sum(record.features.readers.values())
     if read != record.train.clips + record.test.clips:
-        return f"{read} clips were read, its splits have {record.train.clips} + {record.test.clips}"
+        yield "R07", f"{read} clips were read, its splits have {record.train.clips} + {record.test.clips}"
     parts = [(part.name, part.clips, record.test.clips) for part in record.subsets]
     if record.held_out is not None:
         parts.append((f"held out of {record.held_out.name}", record.held_out.clips, record.train.clips))
     for name, clips, most in parts:
         if not 0 <= clips <= most:
-            return f"{clips} clips {name}, of a split of {most}"
-    return ""
+            yield "R07", f"{clips} clips {name}, of a split of {most}"
 
 
 class DamagedRecordError(Exception):
-    """A record or its predictions are not as they were written. The message is one line."""
+    """A record or its predictions are not as they were written. The message is one line.
+
+    Args:
+        message: What is wrong.
+        rule: Which of the rules of repro/judge/rules.py it breaks.
+    """
+
+    def __init__(self, message: str, rule: str = "R01") -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +263,11 @@ class StoredRun:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise DamagedRecordError(
-                f"{self.record_path}: damaged or of another version: {where}: {first['msg']}"
+                f"{self.record_path}: damaged or of another version: {where}: {first['msg']}",
+                "R06" if first["type"] == "finite_number" else "R01",
             ) from error
+        except NotFiniteError as error:
+            raise DamagedRecordError(f"{self.record_path}: {error}", "R06") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise DamagedRecordError(f"{self.record_path}: damaged: not a run record ({error})") from error
         # Checked after the model: for a record of another version, the key that differs says more than a wrong hash.
@@ -260,11 +277,11 @@ class StoredRun:
         stored = (self.folder.parent.name, self.folder.name)
         if stored != (record.row, f"seed{record.seed}-{record.run}"):
             raise DamagedRecordError(
-                f"{self.record_path}: it is of row {record.row}, seed {record.seed}, run {record.run}: not the run of its folder"
+                f"{self.record_path}: it is of row {record.row}, seed {record.seed}, run {record.run}: not the run of its folder",
+                "R02",
             )
-        why = explain_disagreement(record)
-        if why:
-            raise DamagedRecordError(f"{self.record_path}: it contradicts itself: {why}")
+        for rule, why in explain_disagreements(record):
+            raise DamagedRecordError(f"{self.record_path}: it contradicts itself: {why}", rule)
         try:
             if file_sha256(self.predictions_path) != record.predictions_sha256:
                 raise DamagedRecordError(

@@ -4,11 +4,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from repro.core.hashing import file_sha256
 from repro.datasets.split import SplitName
-from repro.readout.metrics import all_scores, chance_scores, constant_scores
-from repro.readout.predictions import Predictions, write_predictions
+from repro.readout.metrics import all_scores, chance_scores, constant_scores, count_at_least
+from repro.readout.predictions import FORMAT, Predictions, to_probabilities, write_predictions
+from repro.records.keys import compute_keys
 from repro.records.record import (
     EpochRecord,
     FeaturesRecord,
@@ -60,7 +63,10 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
         train=train,
         test=test,
         classes=("a", "b"),
-        epochs=tuple(EpochRecord(epoch=n, train_loss=0.5, scores=best) for n in range(1, config.readout.epochs + 1)),
+        epochs=tuple(
+            EpochRecord(epoch=n, train_loss=_loss(group, seed), scores=best)
+            for n in range(1, config.readout.epochs + 1)
+        ),
         best_epoch_on_test=Selection(epoch=1, scores=best),
         last_epoch=Selection(epoch=config.readout.epochs, scores=best),
         chance={"top1": 0.5},
@@ -78,31 +84,80 @@ def write(runs: Path, made: RunRecord) -> StoredRun:
     return stored
 
 
-def write_with_evidence(runs: Path, made: RunRecord) -> StoredRun:
-    """Store a record with predictions that have its scores, each rounded to what its number of clips can show.
+def _loss(*of: object) -> float:
+    """Another loss for every run, because no two seeds have the same."""
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4], "big") / 2**32
 
-    All scores of a file are equal, so that map_micro is the share of positives and top1 that of the first class.
+
+def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT) -> StoredRun:
+    """Store a record with the keys of its contents and predictions that have its scores, each rounded to what its clips can show.
+
+    Every clip has the same scores, so that map_micro is the share of positives and top1 that of the first class.
     """
     clips, score = made.test.clips, made.best_epoch_on_test.scores[made.metric]
     targets = np.zeros((clips, 2), np.int64)
-    # Both classes have the same share, up to one clip.
-    positives = round(2 * score * clips)
-    targets[: (positives + 1) // 2, 0] = 1
-    targets[: positives // 2, 1] = 1
+    top1 = made.metric == "top1"
+    if top1:  # the first class is always predicted
+        targets[:, 1], targets[: round(score * clips)] = 1, (1, 0)
+    else:  # all scores are equal; both classes have the same share, up to one clip
+        positives = round(2 * score * clips)
+        targets[: (positives + 1) // 2, 0] = 1
+        targets[: positives // 2, 1] = 1
     # Another value for every run, because no two seeds have the same predictions.
-    scores = np.full((clips, 2), 1 / (2 + int.from_bytes(hashlib.sha256(made.run.encode()).digest()[:2], "big")))
-    last = made.recipe.epochs
-    stored = stored_run(runs, made.row, made.seed, made.run)
-    names = tuple(f"clip{n}" for n in range(clips))
-    write_predictions(stored.predictions_path, Predictions(names, made.classes, targets, {1: scores, last: scores}))
+    logits = np.full((clips, 2), 0.1 + _loss("logits", made.group, made.seed), np.float32)
+    if top1:
+        logits[:, 1] = 0
+    scores, last = to_probabilities(logits, made.recipe.activation), made.recipe.epochs
+    others = range(2, last)
+    predictions = Predictions(
+        tuple(f"clip{n}" for n in range(clips)),
+        made.classes,
+        targets,
+        {1: scores, last: scores},
+        predicted={n: np.zeros(clips, np.uint16) for n in others if top1},
+        at_least={n: count_at_least(scores, targets) for n in others if not top1},
+    )
     found = all_scores(scores, targets)
-    changes = {
+    # Runs of other groups have other features.
+    features = made.features.model_copy(update={"identity": made.features.identity | {"group": made.group}})
+    rest = {"training": 3, "store": 2, "segments": None}
+    *_, features_key = compute_keys(made.model_copy(update={"features": features}), rest)
+    changes: dict[str, object] = {
+        "features": features.model_copy(update={"key": features_key}),
         "epochs": tuple(epoch.model_copy(update={"scores": found}) for epoch in made.epochs),
         "best_epoch_on_test": Selection(epoch=1, scores=found),
         "last_epoch": Selection(epoch=last, scores=found),
         "chance": chance_scores(targets),
         "constant": constant_scores(targets),
-        "predictions_sha256": file_sha256(stored.predictions_path),
+        "predictions_format": format_,
+        "key_rest": rest if format_ == FORMAT else {},
     }
-    stored.write_record(made.model_copy(update=changes))
+    made = made.model_copy(update=changes)
+    run, group, grid, _ = compute_keys(made, rest)
+    stored = stored_run(runs, made.row, made.seed, run)
+    if format_ == FORMAT:
+        write_predictions(stored.predictions_path, predictions, {1: logits, last: logits}, made.recipe.activation)
+    else:
+        write_earlier_predictions(stored.predictions_path, predictions)
+    sha256 = file_sha256(stored.predictions_path)
+    keys = {"run": run, "group": group, "grid": grid, "predictions_sha256": sha256}
+    stored.write_record(made.model_copy(update=keys))
     return stored
+
+
+def write_earlier_predictions(path: Path, predictions: Predictions) -> None:
+    """Write predictions as versions up to 0.1.0 did: the selected epochs alone, as probabilities."""
+    clips, by_epoch = predictions.clips, predictions.by_epoch
+    labels = [np.flatnonzero(row).tolist() for row in predictions.targets]
+    table = pa.table(
+        {
+            "epoch": pa.array(np.repeat(list(by_epoch), len(clips)), pa.int32()),
+            "clip": pa.array([clip for _ in by_epoch for clip in clips]),
+            "targets": pa.array([row for _ in by_epoch for row in labels], pa.list_(pa.int32())),
+            "scores": pa.array([row for found in by_epoch.values() for row in found.tolist()], pa.list_(pa.float64())),
+            "group": pa.array([None] * (len(by_epoch) * len(clips)), pa.string()),
+        },
+        metadata={"classes": "\n".join(predictions.classes)},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)

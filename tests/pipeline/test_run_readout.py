@@ -18,6 +18,7 @@ from repro.datasets.split import Clip, Split, SplitName
 from repro.features.pack_collection import pack_collection
 from repro.features.store import Entry, FeatureStore, StoredAs
 from repro.judge import verdict as check
+from repro.judge.evidence import read_evidence
 from repro.judge.expected import rows_with_expected, table_path
 from repro.pipeline import run_readout as stage
 from repro.pipeline.api import SplitFeatures
@@ -32,6 +33,7 @@ from repro.readout.predictions import read_predictions
 from repro.readout.recipe import Protocol
 from repro.readout.sequences import BatchPlan, load_sequences
 from repro.readout.trained import load_readout
+from repro.records.keys import compute_keys, explain_keys
 from repro.records.record import RunRecord, stored_run
 from repro.table.row import Row
 from repro.table.rows import load_row
@@ -105,6 +107,12 @@ def test_a_record_has_every_score_and_its_baselines(run: Run, workspace: Workspa
         name: file_sha256(stored.folder / name) for name in ("selected_epoch.safetensors", "last_epoch.safetensors")
     }
     assert not (stored.folder / "training.safetensors").exists()
+    # What the judge computes again: keys, and the scores of the epochs that are not kept whole.
+    assert compute_keys(record, record.key_rest) == (record.run, record.group, record.grid, record.features.key)
+    assert explain_keys(record) == ""
+    assert len(found.by_epoch) + len(found.predicted) == 4
+    judged, damaged = read_evidence([stored])
+    assert (judged, damaged) == ([record], [])
 
 
 def test_a_held_out_run_is_separate_and_not_judged(run: Run, workspace: Workspace, reporter: RecordingReporter) -> None:
@@ -123,12 +131,13 @@ def test_a_held_out_run_is_separate_and_not_judged(run: Run, workspace: Workspac
     assert held["top1"] == best
     assert chosen.scores == by_number[chosen.epoch].scores
     stored = stored_run(workspace.runs, "smoke", 52, held_out.run)
+    assert explain_keys(held_out) == ""
     assert load_readout(stored.folder / "selected_epoch.safetensors").epoch == chosen.epoch
     assert chosen.epoch in read_predictions(stored.predictions_path).by_epoch
     assert "held-out protocol" in reporter.lines[-1]
     judged = held_out.model_copy(update={"kind": "published", "row": "ak_full"})
     _, ((_, why),) = check.judge_rows(rows_with_expected(table_path()), [judged])
-    assert why.startswith("the held-out protocol")
+    assert why.startswith("R15 the held-out protocol")
 
 
 def test_features_are_read_once_for_all_seeds_and_records_are_reused(

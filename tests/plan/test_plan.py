@@ -255,7 +255,7 @@ def place(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
     monkeypatch.setattr(row_data, "open_dataset", opened)
     monkeypatch.setattr(workspace_state, "load_dataset", lambda name: configs[name])
-    monkeypatch.setattr("repro.judge.verdict.row_datasets", lambda row: configs)
+    monkeypatch.setattr("repro.judge.fitness.row_datasets", lambda row: configs)
     return workspace
 
 
