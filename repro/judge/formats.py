@@ -34,10 +34,10 @@ def _format_head(verdict: Verdict) -> str:
     measured = f"{verdict.measured:.2f}{spread}" if verdict.measured is not None else ""
     difference = f"{verdict.difference:+.2f}" if verdict.difference is not None else ""
     published = f"{expected.published:.{expected.digits}f}"
-    return f"{expected.row:<23} {verdict.outcome:<13} {measured:<13} {published:>9} {difference:>10}".rstrip()
+    return f"{expected.row:<24} {verdict.outcome:<13} {measured:<13} {published:>9} {difference:>10}".rstrip()
 
 
-HEADER = f"{'row':<23} {'verdict':<13} {'measured':<13} {'published':>9} {'difference':>10}"
+HEADER = f"{'row':<24} {'verdict':<13} {'measured':<13} {'published':>9} {'difference':>10}"
 """Names of the columns that `format_verdict` begins with."""
 
 

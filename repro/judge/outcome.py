@@ -19,7 +19,7 @@ from repro.judge.expected import Expected
 ALPHA = 0.05
 """Error rate of the prediction interval (two-sided) and of each one-sided equivalence test."""
 RATIOS = (0, 1, 2)
-"""The authors' spread over ours, which nothing published tells. The verdict is that at 1, shown beside those at 0 and 2."""
+"""The authors' spread over ours, which nothing published tells. The verdict is that at 1, shown alongside those at 0 and 2."""
 TIE = 1e-9
 """Differences below this are rounding errors of the arithmetic, and change no verdict."""
 
@@ -55,9 +55,9 @@ class MissingClips:
     """Clips that the runs of a set did not read."""
 
     share: float = 0.0
-    """Largest share of the test split that a run lacks."""
+    """Largest share of the test split that is missing from a run."""
     training: bool = False
-    """Whether a run lacks training clips."""
+    """Whether training clips are missing from a run."""
 
 
 class Judgement(NamedTuple):

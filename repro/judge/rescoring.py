@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Rescored:
     format: int = 0
     lines: int = 0
     clips: int = 0
-    """Number of different clips; fewer than lines if some stand twice."""
+    """Number of different clips; fewer than lines if some are listed twice."""
     labels: str = ""
     """`hash_labels` of the clips and their targets."""
     classes: str = ""
@@ -63,7 +63,11 @@ def hash_labels(labels: Mapping[str, Sequence[int]]) -> str:
 
 def labels_of(found: Predictions) -> dict[str, list[int]]:
     """Return the label ids of every clip."""
-    return {clip: np.flatnonzero(row).tolist() for clip, row in zip(found.clips, found.targets, strict=True)}
+    rows, labels = np.nonzero(found.targets)
+    of_clips: list[list[int]] = [[] for _ in found.clips]
+    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+        of_clips[row].append(label)
+    return dict(zip(found.clips, of_clips, strict=True))
 
 
 def rescore(path: Path) -> Rescored:
@@ -98,7 +102,7 @@ def rescore(path: Path) -> Rescored:
     )
 
 
-@cache
+@lru_cache(maxsize=8)
 def _constant_scores(targets: bytes, shape: tuple[int, int]) -> dict[str, float]:
     # The same for all runs of a row, and as slow as the scores of an epoch.
     return constant_scores(np.frombuffer(targets, np.int64).reshape(shape))

@@ -95,7 +95,7 @@ class RunSet:
         ]
 
     def missing_clips(self) -> tuple[MissingClips, str]:
-        """Return which clips the runs lack, over all of them, and a note on it."""
+        """Return which clips are missing from the runs, over all of them, and a note on it."""
         notes, largest = [], {}
         runs = [run for of_seed in self.by_seed.values() for run in of_seed.values()]
         for part, role in (("test", "test"), ("train", "training")):

@@ -130,6 +130,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         facts.append(f"{row.features.name} alone is judged of {cells} cells of {len(chosen.cells)} that were run")
     if not recomputed:
         notes.append("selection not recomputed (record of an earlier version)")
+    notes.append(_describe_numbers(runs[0], chosen.precision))
     notes.append(f"targets {'as in the annotation files' if targets == 'annotations' else 'as recorded'}")
     outcome = judged.outcome
     if expected.edited:
@@ -167,6 +168,12 @@ def _describe_edits(expected: Expected) -> str:
         return ""
     name = expected.rules.split(" ")[0]
     return "; " + format_refusal("R14", f"not as {name} pins it: {', '.join(expected.edited)}")
+
+
+def _describe_numbers(run: RunRecord, precision: str) -> str:
+    """Return what every number depends on besides the row: clips, precision of the features, version of the library."""
+    torch = f", torch {run.made.by['torch']}" if "torch" in run.made.by else ""
+    return f"{run.test.clips} clips, features in precision {precision}{torch}"
 
 
 def _describe_set(runs: RunSet) -> str:

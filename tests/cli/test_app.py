@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from repro.__main__ import run
 from repro.core.workspace import Workspace
 from repro.records.record import StoredRun
+from repro.table.rows import load_row
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ from repro.records.record import StoredRun
         (["extract", ".", "--shard", "5/4"], 2, "--shard 5/4: expected i/n"),
         (["extract", ".", "--stored-as", "fp8"], 2, "fp8"),
         (["verify", "svd_xt_tiny", "--golden", ".", "--limit", "0"], 2, "above 0"),
-        (["check", "--expected", "/no/such.csv"], 2, "/no/such.csv: cannot be read"),
+        (["check", "--rules", "/no/such"], 2, "--rules /no/such: no results.csv in /no/such; shipped rule sets: 1"),
         (["ak_full"], 4, "row ak_full cannot run: data animal_kingdom: no AR_metadata.xlsx"),
         (["run", "ucf_hmdb"], 4, "to bring it: repro fetch ucf101 --accept-license, then repro data prepare ucf101"),
         (["svd_xt"], 2, "unknown row or command 'svd_xt'"),
@@ -170,7 +171,8 @@ def test_list_as_json_is_json_alone(tmp_path: Path) -> None:
 
 
 def write_all(workspace: Workspace, row: str, scores: list[float]) -> list[StoredRun]:
-    return [write_with_evidence(workspace.runs, record(row, seed, score)) for seed, score in enumerate(scores)]
+    planned = enumerate(scores, start=load_row(row).seeds.published)
+    return [write_with_evidence(workspace.runs, record(row, seed, score)) for seed, score in planned]
 
 
 @pytest.mark.parametrize(

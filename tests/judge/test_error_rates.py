@@ -22,7 +22,7 @@ def simulate(k: int, spread: float, offset: float, authors: float, missing: floa
         spread: Ours.
         offset: Of our true value from theirs.
         authors: Their spread over ours.
-        missing: Share of clips that ours lack.
+        missing: Share of clips missing from ours.
         worst: Accuracy on those clips: 0 or 100.
     """
     rng = np.random.default_rng([k, int(100 * spread), int(100 * abs(offset)), int(authors), int(1000 * missing)])
