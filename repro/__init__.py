@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repro.core.errors import MissingError, NothingToCheckError, ReproError, UsageError
-    from repro.judge.api import judge_records, load_records
+    from repro.judge.api import judge_claims, judge_records, load_records
     from repro.pipeline.api import extract_video_features as extract_features
     from repro.pipeline.api import load_features, score_video
     from repro.pipeline.api import train_split_features as train_readout
@@ -25,6 +25,7 @@ _PLACES = {
     "UsageError": ("repro.core.errors", "UsageError"),
     "extra_names": ("repro.table.rows", "extra_names"),
     "extract_features": ("repro.pipeline.api", "extract_video_features"),
+    "judge_claims": ("repro.judge.api", "judge_claims"),
     "judge_records": ("repro.judge.api", "judge_records"),
     "load_features": ("repro.pipeline.api", "load_features"),
     "load_readout": ("repro.readout.trained", "load_readout"),
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "extra_names",
     "extract_features",
+    "judge_claims",
     "judge_records",
     "load_features",
     "load_readout",

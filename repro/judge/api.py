@@ -5,6 +5,7 @@ Re-exported by `repro`; docs/api.md has an example.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repro.core.errors import MissingError
 from repro.core.workspace import open_workspace
@@ -12,6 +13,9 @@ from repro.judge.evidence import read_evidence
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.verdict import Verdict, judge_rows
 from repro.records.record import RunRecord, find_runs
+
+if TYPE_CHECKING:
+    from repro.judge.claims import ClaimVerdict
 
 
 def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
@@ -44,3 +48,23 @@ def judge_records(records: Iterable[RunRecord], rules: str = "1") -> list[Verdic
     """
     verdicts, _ = judge_rows(rows_with_expected(table_path(rules)), records)
     return verdicts
+
+
+def judge_claims(workspace: Path | str | None = None, claims: Path | str | None = None) -> "list[ClaimVerdict]":
+    """Judge the claims of the published table by a workspace's records and their predictions, as `repro check --claims` does.
+
+    Args:
+        workspace: Folder [default: REPRO_WORKSPACE, else ./workspace].
+        claims: Another file than the shipped expected/claims.yaml.
+
+    Raises:
+        MissingError: a record is damaged or does not agree with its predictions.
+        UsageError: the file of claims is not valid.
+    """
+    from repro.judge.claims import judge_workspace_claims
+
+    opened = open_workspace(None if workspace is None else Path(workspace))
+    rows = rows_with_expected(table_path())
+    return judge_workspace_claims(
+        rows, load_records(opened.root), opened.runs, None if claims is None else Path(claims)
+    )[0]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
-from repro.core.console import print_line, print_sentence, terminal_width
+from repro.core.console import print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, NothingToCheckError
 from repro.core.workspace import Workspace
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
@@ -16,7 +16,9 @@ from repro.records.record import RunRecord, find_runs
 from repro.table.rows import extra_names, is_smoke_row, row_names
 
 
-def check(*, rules: str = "1", strict: FlagOption = False, common: CommonOptions = COMMON) -> Exit:
+def check(
+    *, rules: str = "1", strict: FlagOption = False, claims: FlagOption = False, common: CommonOptions = COMMON
+) -> Exit:
     """Judge recorded scores against the published table; exits 1 if any is higher or lower.
 
     Scores are computed again from the predictions of each run. What does not agree is named and not judged.
@@ -26,11 +28,18 @@ def check(*, rules: str = "1", strict: FlagOption = False, common: CommonOptions
     Args:
         rules: Number of a shipped rule set (expected/rules-N), or the folder of another.
         strict: Exit 1 also for rows that are inconclusive, edited or not run.
+        claims: Judge also whether one row scores above another, as published; exits 1 if a claim is reversed.
     """
     workspace, path = common.open_workspace(), table_path(rules)
     rows, (name, sha256) = rows_with_expected(path), name_rule_set(path)
     records, damaged, annotated = _read_records(workspace)
     verdicts, left_out = judge_rows(rows, records, annotated)
+    claimed = None
+    if claims:
+        # Imported here: it imports NumPy and pyarrow, which the verdicts on rows can do without.
+        from repro.judge.claims_text import report_claims
+
+        claimed = report_claims(rows, records, verdicts, workspace.runs)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
         print_sentence(f"warning: {line}", to_stderr=True)
@@ -45,16 +54,17 @@ def check(*, rules: str = "1", strict: FlagOption = False, common: CommonOptions
             "extras_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run} for r in extras],
             "own_rows_not_judged": [{"row": r.row, "seed": r.seed, "run": r.run} for r in own],
         }
-        print(json.dumps(report, indent=1))
+        print(json.dumps(report | (claimed.as_json() if claimed else {}), indent=1))
     else:
         print_sentence(f"judged by {name}, sha256 {sha256[:16]}")
         _print_verdicts(verdicts, {"extras": extras, "own rows": own}, damaged=len(damaged), left_out=len(left_out))
+        print_lines(claimed.format() if claimed else [])
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
         raise NothingToCheckError(
             f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
         )
-    return exit_code(verdicts, strict)
+    return Exit.JUDGED_DIFFERENT if claimed and claimed.any_reversed else exit_code(verdicts, strict)
 
 
 def _print_verdicts(

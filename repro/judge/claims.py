@@ -1,0 +1,422 @@
+"""The claims of the published table: does one row score above another? `repro check --claims`; expected/README.md has the rules.
+
+Rows are compared at equal search: both at their default cell, at the best epoch on the test split. If the planned seeds of that were
+not run, both by the selection on held-out clips. A best of a grid is shown and not judged: it is above one cell by chance.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Float, Float32
+from pydantic import Field
+
+from repro.core.config import Config, load_config
+from repro.core.errors import UsageError
+from repro.judge.comparison import LEVEL, Source, adjust_holm, claim_p_value, compare_pairs, compare_seeds
+from repro.judge.expected import Expected, table_path
+from repro.judge.grid_selection import grid_cells, has_grid, select_cell, selection_of
+from repro.judge.resampling import index_groups, resample_score, sample_groups
+from repro.judge.seeds import seeds_for_gap
+from repro.judge.verdict import Verdict, explain_mismatch, judge_rows, record_precision
+from repro.readout.predictions import Predictions, read_predictions
+from repro.readout.recipe import Protocol
+from repro.records.record import RunRecord, stored_run
+from repro.table.row import Row, row_datasets
+
+FEWEST_VIDEOS = 20
+"""Source videos that a test on clips needs: of fewer, a standard error says little."""
+LoadPredictions = Callable[[RunRecord], Predictions]
+Rows = dict[str, tuple[Row, Expected]]
+
+
+class ClaimOutcome(StrEnum):
+    """The possible verdicts on a claim."""
+
+    HOLDS = "HOLDS"
+    """The first row scores above the second, on other seeds and other clips too."""
+    REVERSED = "REVERSED"
+    """The second row scores above the first."""
+    TOO_CLOSE = "TOO CLOSE TO CALL"
+    OUR_WEIGHTS = "WITH OUR WEIGHTS"
+    """The release does not state a row's checkpoint: a difference, and no verdict on the claim."""
+    NOT_RUN = "NOT RUN"
+    """Not as many runs as planned, or runs on other clips."""
+
+
+class Family(Config):
+    """Claims that are judged together."""
+
+    statement: str
+    source: str
+    pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]
+    """Names of two rows: the first is claimed to score above the second."""
+
+
+class ClaimsFile(Config):
+    """expected/claims.yaml."""
+
+    families: dict[str, Family]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The runs of a row that a claim is judged on."""
+
+    basis: str
+    """What was selected how."""
+    runs: tuple[RunRecord, ...]
+    """One per seed, in the order of the seeds, without a gap."""
+    values: tuple[float, ...]
+    """Scores of the runs, in points."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimVerdict:
+    """What is known of one claim; scores and differences in points."""
+
+    family: str
+    above: Expected
+    below: Expected
+    outcome: ClaimOutcome
+    reason: str
+    basis: str = ""
+    seeds: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    difference: float | None = None
+    """Mean of the first row's runs less that of the second's."""
+    on_seeds: Source | None = None
+    """Welch's standard error."""
+    on_clips: Source | None = None
+    """Standard error over samples of source videos, the same for both rows."""
+    in_pairs: Source | None = None
+    """Standard error over seeds that both rows share, if their trainings read the same clips in the same order; not judged."""
+    p_value: float = 1.0
+    """Two-sided, before Holm's adjustment; 1 if not run."""
+    adjusted: float = 1.0
+    more_seeds: str = ""
+    """How many seeds each row would take, if it is too close to call."""
+    not_judged: tuple[tuple[str, float], ...] = ()
+    """Differences under other selections, by name."""
+    near_tie: str = ""
+    """How close the published values are, if that is closer than the margin of the row."""
+
+    @property
+    def published(self) -> float:
+        return self.above.published - self.below.published
+
+
+def claims_path() -> Path:
+    """Return the path of the shipped claims, alongside the table."""
+    return table_path().with_name("claims.yaml")
+
+
+def load_claims(path: Path, rows: Rows) -> dict[str, Family]:
+    """Read the claims, by family.
+
+    Raises:
+        UsageError: the file is not valid; a row is unknown; a pair occurs twice, has other test clips or another metric, or its
+            published values are in the other order.
+    """
+    families = load_config(ClaimsFile, path).families
+    seen = set()
+    for name, family in families.items():
+        for pair in family.pairs:
+            where = f"{path}: {name}: [{', '.join(pair)}]"
+            unknown = [row for row in pair if row not in rows]
+            if unknown:
+                raise UsageError(f"{where}: row '{unknown[0]}' is none of configs/rows")
+            (above, published), (below, other) = (rows[row] for row in pair)
+            if frozenset(pair) in seen:
+                raise UsageError(f"{where}: the two rows are in an earlier pair: expected each pair once")
+            if (above.data.test, above.metric) != (below.data.test, below.metric):
+                raise UsageError(f"{where}: rows of other test clips or metrics: expected two that can be compared")
+            if published.published <= other.published:
+                raise UsageError(f"{where}: published {published.published} is not above {other.published}")
+            seen.add(frozenset(pair))
+    return families
+
+
+def judge_claims(
+    rows: Rows, families: Mapping[str, Family], records: Iterable[RunRecord], load_predictions: LoadPredictions
+) -> list[ClaimVerdict]:
+    """Judge every claim by the records that measure its two rows.
+
+    Args:
+        rows: Row and published value, by name.
+        families: Claims, as `load_claims` returns them.
+        records: Any run records.
+        load_predictions: Returns the per-clip scores of a record.
+
+    Returns:
+        One verdict per claim, in the order of the file.
+    """
+    records = list(records)
+    verdicts, left_out = judge_rows(rows, records)
+    unfit = {id(record) for record, _ in left_out}
+    fit: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        # What judge_rows leaves out for its protocol alone is fit for the selection on held-out clips.
+        may_count = id(record) not in unfit or (record.protocol == "held-out" and record.complete)
+        if record.row in rows and record.kind == "published" and may_count:
+            fit[record.row].append(record)
+    judge = _Judge(rows, {verdict.expected.row: verdict for verdict in verdicts}, fit, load_predictions)
+    return [
+        one
+        for name, family in families.items()
+        for one in _adjust([judge.compare_rows(name, *pair) for pair in family.pairs])
+    ]
+
+
+def judge_workspace_claims(
+    rows: Rows, records: Iterable[RunRecord], runs: Path, path: Path | None = None
+) -> tuple[list[ClaimVerdict], dict[str, Family]]:
+    """Judge the claims of a file by records whose predictions are in the folder `runs` of a workspace.
+
+    Returns:
+        One verdict per claim, and the families.
+
+    Raises:
+        UsageError: the file is not valid.
+        MissingError: the predictions of a record are missing.
+    """
+    families = load_claims(path or claims_path(), rows)
+
+    def load_predictions(record: RunRecord) -> Predictions:
+        return read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
+
+    return judge_claims(rows, families, records, load_predictions), families
+
+
+@dataclass(frozen=True, slots=True)
+class _Resampled:
+    """Mean score over a row's seeds, on every sample of source videos."""
+
+    scores: Float[np.ndarray, " R"]
+    videos: int
+    clips: tuple[tuple[str, ...], bytes, bytes]
+    """Clip ids in order, and their source videos and targets: what two rows must share to be compared in pairs."""
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Compares rows, and computes what several claims need once."""
+
+    rows: Rows
+    verdicts: Mapping[str, Verdict]
+    records: Mapping[str, Sequence[RunRecord]]
+    load_predictions: LoadPredictions
+    weights: dict[int, Float32[np.ndarray, "G R"]] = field(default_factory=dict)
+    """Samples, by number of source videos: the same for every run on the same clips."""
+    resampled: dict[tuple[str, str], _Resampled] = field(default_factory=dict)
+
+    def compare_rows(self, family: str, first: str, second: str) -> ClaimVerdict:
+        """Return the verdict on "`first` scores above `second`", not yet adjusted for the number of claims."""
+        pair = [self.rows[name] for name in (first, second)]
+        searches = [
+            [select_runs(row, self.records.get(row.name, ()), protocol) for row, _ in pair]
+            for protocol in ("published", "held-out")
+        ]
+        planned = [row.seeds.planned for row, _ in pair]
+        # The first search with as many seeds of both rows as planned, else the published one.
+        found = next(
+            (s for s in searches if all(len(m.runs) >= n for m, n in zip(s, planned, strict=True))), searches[0]
+        )
+        ours, theirs = found
+        short = any(len(one.runs) < count for one, count in zip(found, planned, strict=True))
+        verdict = ClaimVerdict(
+            family,
+            pair[0][1],
+            pair[1][1],
+            ClaimOutcome.NOT_RUN,
+            f"seeds run as planned: {len(ours.runs)} of {planned[0]} and {len(theirs.runs)} of {planned[1]}"
+            if short
+            else "",
+            basis=ours.basis,
+            seeds=(ours.seeds, theirs.seeds),
+            difference=ours.mean - theirs.mean if ours.runs and theirs.runs else None,
+            not_judged=tuple(self._other_searches(first, second, [s for s in searches if s is not found])),
+            near_tie=describe_near_tie(*pair[0], *pair[1]),
+        )
+        if verdict.reason or verdict.difference is None:
+            return verdict
+        one, other = self._resample(first, ours), self._resample(second, theirs)
+        if one.clips != other.clips:
+            return dataclasses.replace(verdict, reason="the rows were tested on other clips, labels or source videos")
+        if one.videos < FEWEST_VIDEOS:
+            return dataclasses.replace(verdict, reason=f"{one.videos} source videos, {FEWEST_VIDEOS} are needed")
+        on_seeds = compare_seeds(ours.values, theirs.values)
+        on_clips = Source(float(np.std(one.scores - other.scores, ddof=1)), one.videos - 1)
+        return dataclasses.replace(
+            verdict,
+            outcome=ClaimOutcome.TOO_CLOSE,
+            on_seeds=on_seeds,
+            on_clips=on_clips,
+            in_pairs=_compare_in_pairs(ours, theirs),
+            p_value=float(claim_p_value(verdict.difference, on_seeds, on_clips)),
+        )
+
+    def _other_searches(
+        self, first: str, second: str, searches: Sequence[Sequence[Measured]]
+    ) -> Iterator[tuple[str, float]]:
+        for ours, theirs in searches:
+            if ours.runs and theirs.runs:
+                yield ours.basis, ours.mean - theirs.mean
+        above, below = self.verdicts[first], self.verdicts[second]
+        if above.measured is not None and below.measured is not None and (above.best_of_grid or below.best_of_grid):
+            yield f"best of {max(above.cells, below.cells)} cells", above.measured - below.measured
+
+    def _resample(self, row: str, measured: Measured) -> _Resampled:
+        if (row, measured.basis) in self.resampled:
+            return self.resampled[row, measured.basis]
+        scores, shared = [], set()
+        for run in measured.runs:
+            predictions = self.load_predictions(run)
+            # In the order of their ids, so that rows which list the same clips otherwise get the same samples.
+            order = sorted(range(len(predictions.clips)), key=lambda place: predictions.clips[place])
+            clips = tuple(predictions.clips[place] for place in order)
+            owners = None if predictions.groups is None else [predictions.groups[place] for place in order]
+            groups, targets = index_groups(clips, owners), predictions.targets[order]
+            videos = int(groups.max()) + 1
+            if videos not in self.weights:
+                self.weights[videos] = sample_groups(videos)
+            scores.append(
+                resample_score(
+                    run.metric,
+                    predictions.by_epoch[selection_of(run).epoch][order],
+                    targets,
+                    groups,
+                    self.weights[videos],
+                )
+            )
+            shared.add((clips, groups.tobytes(), targets.tobytes()))
+        # Seeds that were tested on other clips have no common samples; such a key equals no other row's.
+        same = shared.pop() if len(shared) == 1 else ((row,), b"", b"")
+        found = self.resampled[row, measured.basis] = _Resampled(np.mean(scores, axis=0), videos, same)
+        return found
+
+
+def select_runs(row: Row, records: Sequence[RunRecord], protocol: Protocol) -> Measured:
+    """Select the runs of one set that measure a row at equal search: the longest run of seeds from the published one on.
+
+    Args:
+        row: The row.
+        records: Records of the row.
+        protocol: published: its default cell. held-out: the cell that the held-out clips select where a grid was run, else its
+            default cell; and the epoch that they select.
+    """
+    searched = (
+        [cell.name for cell in grid_cells(row)] if protocol == "held-out" and has_grid(row) else [row.features.name]
+    )
+    sets: dict[tuple[str, str], dict[int, dict[str, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
+    for record in sorted(records, key=lambda record: record.made.at):
+        if record.protocol == protocol and not explain_mismatch(record, row, searched, any_precision=True):
+            alike = sets[record.grid or record.group, record_precision(record)]
+            alike[record.seed][record.features.cell] = record
+    candidates = []
+    for by_seed in sets.values():
+        chosen = {
+            seed: cells[select_cell(cells, searched).cell if len(cells) == len(searched) else row.features.name]
+            for seed, cells in by_seed.items()
+            if len(cells) == len(searched) or row.features.name in cells
+        }
+        prefix = takewhile(chosen.__contains__, row.seeds.first(len(chosen)))
+        runs = tuple(chosen[seed] for seed in prefix)
+        if runs:
+            is_rows = not explain_mismatch(runs[0], row, searched)
+            candidates.append(((is_rows, len(runs) >= row.seeds.planned, max(run.made.at for run in runs)), runs))
+    best = max(candidates, key=lambda candidate: candidate[0])[1] if candidates else ()
+    basis = "best epoch on test, default cell" if protocol == "published" else "selected on held-out clips"
+    return Measured(basis, best, tuple(100 * selection_of(run).scores[run.metric] for run in best))
+
+
+def _compare_in_pairs(first: Measured, second: Measured) -> Source | None:
+    """Return the error over shared seeds; None if trainings at one seed read other clips, or in other batches."""
+    ours, theirs = (
+        {run.seed: 100 * selection_of(run).scores[run.metric] for run in one.runs} for one in (first, second)
+    )
+    shared = sorted(ours.keys() & theirs.keys())
+    orders = {(run.train.sha256, run.recipe.batch_size) for one in (first, second) for run in one.runs}
+    if len(orders) > 1 or len(shared) < 2:
+        return None
+    return compare_pairs([ours[seed] for seed in shared], [theirs[seed] for seed in shared])
+
+
+def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
+    """Return the claims of a family with their verdicts."""
+    adjusted = adjust_holm(np.array([claim.p_value for claim in claims]))
+    ranks = np.argsort(np.argsort([claim.p_value for claim in claims], kind="stable"), kind="stable")
+    found = []
+    for claim, p_value, rank in zip(claims, adjusted.tolist(), ranks.tolist(), strict=True):
+        if claim.outcome is ClaimOutcome.NOT_RUN or claim.difference is None:
+            found.append(claim)
+            continue
+        level = LEVEL / (len(claims) - rank)
+        outcome = ClaimOutcome.TOO_CLOSE
+        if p_value <= LEVEL:
+            outcome = ClaimOutcome.HOLDS if claim.difference > 0 else ClaimOutcome.REVERSED
+        seeds = describe_seeds(claim, level / 2) if outcome is ClaimOutcome.TOO_CLOSE else ""
+        reason = ""
+        assumed = [line.row for line in (claim.above, claim.below) if line.checkpoint_assumed]
+        if assumed:
+            direction = {ClaimOutcome.HOLDS: "above", ClaimOutcome.REVERSED: "below"}.get(outcome, "too close to call")
+            reason = (
+                f"{direction} with our weights: the release does not state the checkpoint of {' and '.join(assumed)}"
+            )
+            outcome = ClaimOutcome.OUR_WEIGHTS
+        found.append(dataclasses.replace(claim, outcome=outcome, reason=reason, adjusted=p_value, more_seeds=seeds))
+    return found
+
+
+def describe_seeds(claim: ClaimVerdict, level: float) -> str:
+    """Say how many seeds of each row would show a difference, if means, spreads and clips stay as they are."""
+    assert claim.difference is not None
+    assert claim.on_seeds is not None
+    assert claim.on_clips is not None
+    fewest = min(map(len, claim.seeds))
+    # The spread of single runs that gives Welch's standard error at the smaller number of runs.
+    spread = float(claim.on_seeds.error * np.sqrt(fewest / 2))
+    clip_error = float(claim.on_clips.error)
+    needed = seeds_for_gap(claim.difference, spread, level, clip_error=clip_error)
+    if needed is not None:
+        return f"{max(needed, fewest + 1)} seeds of each row would decide"
+    if abs(claim.difference) <= claim.on_clips.half_width(2 * level):
+        return f"no number of seeds can decide: the test clips leave ±{claim.on_clips.half_width():.2f}"
+    return "more than 100 seeds of each row would be needed"
+
+
+def describe_near_tie(above: Row, published: Expected, below: Row, other: Expected) -> str:
+    """Say how near two published values are, if nearer than the row's margin; as clips if they are accuracies."""
+    gap = published.published - other.published
+    if gap > published.margin + 1e-9:
+        return ""
+    text = f"a near-tie: {gap:.{max(published.digits, other.digits)}f} points"
+    counts = [_count_clips(above, published), _count_clips(below, other)]
+    if None in counts:
+        return text
+    (ours, clips), (theirs, _) = (count for count in counts if count is not None)
+    unit = "one clip" if ours - theirs == 1 else f"{ours - theirs} clips"
+    return f"{text}, {ours:,} against {theirs:,} of {clips:,} clips: {unit}"
+
+
+def _count_clips(row: Row, line: Expected) -> tuple[int, int] | None:
+    """Return the number of clips right that a published accuracy stands for, and that of all; None if it is not the only one."""
+    clips = row_datasets(row)[row.data.test.dataset].splits[row.data.test.split].clips
+    if row.metric != "top1" or clips is None:
+        return None
+    near = round(line.published * clips / 100)
+    possible = [n for n in range(near - 2, near + 3) if round(100 * n / clips, line.digits) == line.published]
+    return (possible[0], clips) if len(possible) == 1 else None
