@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.judge.comparison import (
+from repro.judge.claims.comparison import (
     LEVEL,
     Source,
     adjust_holm,
@@ -16,7 +16,7 @@ from repro.judge.comparison import (
     combine_sources,
     compare_seeds,
 )
-from repro.judge.resampling import index_groups, resample_score, sample_groups
+from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
 from repro.readout.metrics import map_micro, top1
 from repro.readout.recipe import Metric
 
@@ -79,7 +79,9 @@ def clip_family_rate(runs: int, draws: int = CLIP_DRAWS, seed: int = 0, resample
                 logits = [targets + hard + own + draw.normal(0, 0.5, (200, 6)) for _ in range(runs)]
                 score = top1 if metric == "top1" else map_micro
                 measured.append([100 * score(one, targets) for one in logits])
-                sampled.append(np.mean([resample_score(metric, one, targets, groups, weights) for one in logits], axis=0))
+                sampled.append(
+                    np.mean([resample_score(metric, one, targets, groups, weights) for one in logits], axis=0)
+                )
             for row in range(1, ROWS):
                 difference = float(np.mean(measured[0]) - np.mean(measured[row]))
                 clips = Source(float(np.std(sampled[0] - sampled[row], ddof=1)), 79)
@@ -97,7 +99,9 @@ def table() -> str:
         for error in CLIP_ERRORS:
             found = family_rates(runs, error)
             lines.append(f"| {runs} | {error} | {found['seeds']:.1f} | {found['both']:.1f} | {found['judged']:.1f} |")
-    return "\n".join(lines) + f"\n\nFrom predictions, five seeds, {CLIP_DRAWS:,} families: {clip_family_rate(5):.1f} %.\n"
+    return (
+        "\n".join(lines) + f"\n\nFrom predictions, five seeds, {CLIP_DRAWS:,} families: {clip_family_rate(5):.1f} %.\n"
+    )
 
 
 def with_table(text: str) -> str:

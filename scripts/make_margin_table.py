@@ -11,6 +11,7 @@ from repro.judge.verdict import Outcome
 README = Path(__file__).resolve().parent.parent / "expected" / "README.md"
 BEGIN, END = "<!-- margins -->\n", "<!-- end of margins -->\n"
 MARGINS, SPREADS, RUNS, DRAWS = (1.0, 1.5, 2.0), (0.25, 0.5, 1.0, 2.0), (1, 3, 5, 10), 100_000
+NEEDED_SPREADS = (0.25, 0.4, 0.5, 0.6, 1.0)
 ROUNDING = 0.005
 """Published values with two decimals."""
 
@@ -46,9 +47,12 @@ def line(margin: float, spread: float, runs: int, draws: int = DRAWS) -> str:
 
 
 def table() -> str:
+    columns = (
+        "| margin | spread | *k* | no difference: R · C · W · I · H/L | off by the margin: R · C · W · I · H/L "
+        "| false H/L | false R | false H/L at twice | false R at twice |"
+    )
     lines = [
-        "| margin | spread | *k* | no difference: R · C · W · I · H/L | off by the margin: R · C · W · I · H/L | false H/L | false R "
-        "| false H/L at twice | false R at twice |",
+        columns,
         "|---|---|---|---|---|---|---|---|---|",
         *(line(margin, spread, runs) for margin in MARGINS for spread in SPREADS for runs in RUNS),
     ]
@@ -56,13 +60,14 @@ def table() -> str:
 
 
 def needed_table() -> str:
+    lines = ["| margin | " + " | ".join(f"spread {spread}" for spread in NEEDED_SPREADS) + " |", "|---" * 6 + "|"]
+    return "\n".join([*lines, *map(needed_line, MARGINS)]) + "\n"
+
+
+def needed_line(margin: float) -> str:
     """Format the number of seeds that REPRODUCED takes, with a probability of 80 %, if there is no difference."""
-    spreads = (0.25, 0.4, 0.5, 0.6, 1.0)
-    lines = ["| margin | " + " | ".join(f"spread {spread}" for spread in spreads) + " |", "|---" * 6 + "|"]
-    for margin in MARGINS:
-        found = [seeds_needed(spread, Limits(margin, ROUNDING), published_varies=True) for spread in spreads]
-        lines.append(f"| {margin} | " + " | ".join(str(seeds or "none") for seeds in found) + " |")
-    return "\n".join(lines) + "\n"
+    found = [seeds_needed(spread, Limits(margin, ROUNDING), published_varies=True) for spread in NEEDED_SPREADS]
+    return f"| {margin} | " + " | ".join(str(seeds or "none") for seeds in found) + " |"
 
 
 def with_table(text: str) -> str:

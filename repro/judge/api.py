@@ -15,7 +15,7 @@ from repro.judge.verdict import Verdict, judge_rows
 from repro.records.record import RunRecord, find_runs
 
 if TYPE_CHECKING:
-    from repro.judge.claims import ClaimVerdict
+    from repro.judge.claims.judging import ClaimVerdict
 
 
 def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
@@ -61,7 +61,7 @@ def judge_claims(workspace: Path | str | None = None, claims: Path | str | None 
         MissingError: a record is damaged or does not agree with its predictions.
         UsageError: the file of claims is not valid.
     """
-    from repro.judge.claims import judge_workspace_claims
+    from repro.judge.claims.judging import judge_workspace_claims
 
     opened = open_workspace(None if workspace is None else Path(workspace))
     rows = rows_with_expected(table_path())

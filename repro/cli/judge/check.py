@@ -37,7 +37,7 @@ def check(
     claimed = None
     if claims:
         # Imported here: it imports NumPy and pyarrow, which the verdicts on rows can do without.
-        from repro.judge.claims_text import report_claims
+        from repro.judge.claims.formats import report_claims
 
         claimed = report_claims(rows, records, verdicts, workspace.runs)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.judge.claims import ClaimOutcome, ClaimVerdict, Family, Rows, judge_workspace_claims
-from repro.judge.comparison import LEVEL, Source, adjust_holm, combine_sources
+from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, combine_sources
+from repro.judge.claims.judging import ClaimOutcome, ClaimVerdict, Family, Rows, judge_workspace_claims
 from repro.judge.verdict import ALPHA, Verdict
 from repro.records.record import RunRecord
 

@@ -1,7 +1,7 @@
 """Whether one row scores above another: tests on seeds and on clips, and both together. All functions take numbers or arrays.
 
 Two things vary. Another seed gives another score on the same clips; other clips give another score at the same seed. The test on
-seeds is Welch's, the one on clips uses the standard error over samples of source videos (repro/judge/resampling.py). A difference of
+seeds is Welch's, the one on clips uses the standard error over samples of source videos (repro/judge/claims/resampling.py). A difference of
 two rows on other seeds and other clips has the variance of both, so each test alone is passed too easily: the p-value of a claim is
 the largest of that on seeds, that on clips and that on both.
 """

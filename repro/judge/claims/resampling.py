@@ -31,7 +31,11 @@ def index_groups(clips: Sequence[str], groups: Sequence[str | None] | None) -> I
 def sample_groups(count: int, resamples: int = RESAMPLES, seed: int = SEED) -> Float32[np.ndarray, "G R"]:
     """Return how often each of `count` source videos is in each sample of `count` videos with replacement."""
     draw = np.random.default_rng(seed)
-    return np.ascontiguousarray(draw.multinomial(count, np.full(count, 1 / count), size=resamples).T, np.float32)
+    # Sample by sample, each counted on its own part of one histogram.
+    chosen = draw.integers(0, count, (count, resamples), dtype=np.int32) * resamples + np.arange(
+        resamples, dtype=np.int32
+    )
+    return np.bincount(chosen.ravel(), minlength=count * resamples).reshape(count, resamples).astype(np.float32)
 
 
 def resample_score(

@@ -19,10 +19,10 @@ from pydantic import Field
 
 from repro.core.config import Config, load_config
 from repro.core.errors import UsageError
-from repro.judge.comparison import LEVEL, Source, adjust_holm, claim_p_value, compare_pairs, compare_seeds
+from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, claim_p_value, compare_pairs, compare_seeds
+from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
 from repro.judge.expected import Expected, table_path
 from repro.judge.grid_selection import grid_cells, has_grid, select_cell, selection_of
-from repro.judge.resampling import index_groups, resample_score, sample_groups
 from repro.judge.seeds import seeds_for_gap
 from repro.judge.verdict import Verdict, explain_mismatch, judge_rows, record_precision
 from repro.readout.predictions import Predictions, read_predictions
@@ -263,6 +263,7 @@ class _Judge:
         return dataclasses.replace(
             verdict,
             outcome=ClaimOutcome.TOO_CLOSE,
+            reason=_describe_missing([*ours.runs, *theirs.runs]),
             on_seeds=on_seeds,
             on_clips=on_clips,
             in_pairs=_compare_in_pairs(ours, theirs),
@@ -318,12 +319,16 @@ def select_runs(row: Row, records: Sequence[RunRecord], protocol: Protocol) -> M
         protocol: published: its default cell. held-out: the cell that the held-out clips select where a grid was run, else its
             default cell; and the epoch that they select.
     """
+    basis = "best epoch on test, default cell" if protocol == "published" else "selected on held-out clips"
+    records = [record for record in records if record.protocol == protocol]
+    if not records:  # before the grid's cells are read from configs
+        return Measured(basis, (), ())
     searched = (
         [cell.name for cell in grid_cells(row)] if protocol == "held-out" and has_grid(row) else [row.features.name]
     )
     sets: dict[tuple[str, str], dict[int, dict[str, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     for record in sorted(records, key=lambda record: record.made.at):
-        if record.protocol == protocol and not explain_mismatch(record, row, searched, any_precision=True):
+        if record.features.cell in searched and not explain_mismatch(record, row, searched, any_precision=True):
             alike = sets[record.grid or record.group, record_precision(record)]
             alike[record.seed][record.features.cell] = record
     candidates = []
@@ -339,7 +344,6 @@ def select_runs(row: Row, records: Sequence[RunRecord], protocol: Protocol) -> M
             is_rows = not explain_mismatch(runs[0], row, searched)
             candidates.append(((is_rows, len(runs) >= row.seeds.planned, max(run.made.at for run in runs)), runs))
     best = max(candidates, key=lambda candidate: candidate[0])[1] if candidates else ()
-    basis = "best epoch on test, default cell" if protocol == "published" else "selected on held-out clips"
     return Measured(basis, best, tuple(100 * selection_of(run).scores[run.metric] for run in best))
 
 
@@ -353,6 +357,17 @@ def _compare_in_pairs(first: Measured, second: Measured) -> Source | None:
     if len(orders) > 1 or len(shared) < 2:
         return None
     return compare_pairs([ours[seed] for seed in shared], [theirs[seed] for seed in shared])
+
+
+def _describe_missing(runs: Sequence[RunRecord]) -> str:
+    """Say how many clips the run with the fewest of them read; empty if none is missing."""
+    parts = []
+    for role in ("test", "train"):
+        split = max((getattr(run, role) for run in runs), key=lambda split: len(split.missing_clips))
+        if split.missing_clips:
+            gone = len(split.missing_clips)
+            parts.append(f"{gone} of {split.clips + gone} {role} clips missing")
+    return ", ".join(parts)
 
 
 def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
@@ -369,12 +384,13 @@ def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
         if p_value <= LEVEL:
             outcome = ClaimOutcome.HOLDS if claim.difference > 0 else ClaimOutcome.REVERSED
         seeds = describe_seeds(claim, level / 2) if outcome is ClaimOutcome.TOO_CLOSE else ""
-        reason = ""
+        reason = claim.reason
         assumed = [line.row for line in (claim.above, claim.below) if line.checkpoint_assumed]
         if assumed:
             direction = {ClaimOutcome.HOLDS: "above", ClaimOutcome.REVERSED: "below"}.get(outcome, "too close to call")
             reason = (
                 f"{direction} with our weights: the release does not state the checkpoint of {' and '.join(assumed)}"
+                + (f"; {reason}" if reason else "")
             )
             outcome = ClaimOutcome.OUR_WEIGHTS
         found.append(dataclasses.replace(claim, outcome=outcome, reason=reason, adjusted=p_value, more_seeds=seeds))

@@ -1,0 +1,1 @@
+"""The claims of the published table: whether one row scores above another."""
