@@ -429,7 +429,7 @@ def describe_near_tie(above: Row, published: Expected, below: Row, other: Expect
 
 
 def _count_clips(row: Row, line: Expected) -> tuple[int, int] | None:
-    """Return the number of clips right that a published accuracy stands for, and that of all; None if it is not the only one."""
+    """Return the number of clips right that a published accuracy means, and the number of all; None if it is not the only one."""
     clips = row_datasets(row)[row.data.test.dataset].splits[row.data.test.split].clips
     if row.metric != "top1" or clips is None:
         return None
