@@ -50,21 +50,19 @@ def judge_records(records: Iterable[RunRecord], rules: str = "1") -> list[Verdic
     return verdicts
 
 
-def judge_claims(workspace: Path | str | None = None, claims: Path | str | None = None) -> "list[ClaimVerdict]":
+def judge_claims(workspace: Path | str | None = None, rules: str = "1") -> "list[ClaimVerdict]":
     """Judge the claims of the published table by a workspace's records and their predictions, as `repro check --claims` does.
 
     Args:
         workspace: Folder [default: REPRO_WORKSPACE, else ./workspace].
-        claims: Another file than the shipped expected/claims.yaml.
+        rules: Number of a shipped rule set, or the folder of another.
 
     Raises:
         MissingError: a record is damaged or does not agree with its predictions.
-        UsageError: the file of claims is not valid.
+        UsageError: there is no such rule set, or it is not valid.
     """
+    # Imported here: it imports NumPy and pyarrow, which the verdicts on rows can do without.
     from repro.judge.claims.judging import judge_workspace_claims
 
-    opened = open_workspace(None if workspace is None else Path(workspace))
-    rows = rows_with_expected(table_path())
-    return judge_workspace_claims(
-        rows, load_records(opened.root), opened.runs, None if claims is None else Path(claims)
-    )[0]
+    opened, table = open_workspace(None if workspace is None else Path(workspace)), table_path(rules)
+    return judge_workspace_claims(rows_with_expected(table), load_records(opened.root), opened.runs, table)[0]

@@ -1,6 +1,6 @@
 """What a number of seeds can decide: probabilities of verdicts, and how many seeds a verdict would take. Values are in points.
 
-The difference D of a measured mean of k runs to a published value is judged by repro/judge/verdict.py. Here the same rules are
+The difference D of a measured mean of k runs to a published value is judged by repro/judge/outcome.py. Here the same rules are
 applied to arrays of means and standard deviations, for the tables of expected/README.md and for "n more seeds would decide".
 """
 
@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float
 
-from repro.judge.verdict import ALPHA, Outcome
+from repro.judge.outcome import ALPHA, TIE, Outcome, is_different, is_equivalent, quantile, standard_error
 
 MOST_SEEDS = 100
 """Largest number of seeds that is searched: beyond it, nobody runs them."""
@@ -32,30 +32,31 @@ class Limits:
 def judge_arrays(
     difference: Values, spread: Values, seeds: int, limits: Limits
 ) -> dict[Outcome, Bool[np.ndarray, "..."]]:
-    """Judge many measurements at once, each of as many runs as were planned; with one, `spread` is not read.
+    """Judge many measurements at once, as repro.judge.outcome.judge_values does at equal spread.
 
     Args:
         difference: Measured mean less published value.
-        spread: Sample standard deviation of the runs.
-        seeds: Number of runs of each measurement.
+        spread: Sample standard deviation of the runs; with one run, it is not read.
+        seeds: Number of runs of each measurement, all of which were planned.
         limits: Margin and rounding.
 
     Returns:
         By outcome, where it is the verdict.
     """
     size = np.abs(difference)
+    near = size <= limits.margin + limits.rounding + TIE
     if seeds == 1:
-        near = size <= limits.margin + limits.rounding
         return {Outcome.WITHIN_MARGIN: near, Outcome.INCONCLUSIVE: ~near}
-    equivalence, interval = _multipliers(seeds)
-    reproduced = size + equivalence * spread + limits.rounding <= limits.margin
-    within, inside = size <= limits.margin, size <= interval * spread + limits.rounding
-    different = ~within & ~inside
+    error = standard_error(spread, seeds)
+    reproduced = is_equivalent(difference, error, seeds, limits.margin, limits.rounding)
+    different = is_different(difference, error, seeds, limits.margin, limits.rounding)
+    inside = size <= quantile(1 - ALPHA / 2, seeds - 1) * error + limits.rounding + TIE
+    rest = ~reproduced & ~different
     return {
         Outcome.REPRODUCED: reproduced,
-        Outcome.CONSISTENT: within & inside & ~reproduced,
-        Outcome.WITHIN_MARGIN: within & ~inside & ~reproduced,
-        Outcome.INCONCLUSIVE: ~within & inside & ~reproduced,
+        Outcome.CONSISTENT: rest & near & inside,
+        Outcome.WITHIN_MARGIN: rest & near & ~inside,
+        Outcome.INCONCLUSIVE: rest & ~near,
         Outcome.HIGHER: different & (difference > 0),
         Outcome.LOWER: different & (difference < 0),
     }
@@ -75,8 +76,7 @@ def decision_power(
     """
     from scipy.special import ndtr
 
-    equivalence, interval = _multipliers(seeds)
-    sampled = spread * _chi_steps(seeds - 1)
+    sampled = standard_error(spread * _chi_steps(seeds - 1), seeds)
     error = spread * np.sqrt(published_varies + 1 / seeds)
 
     def inside(limit: Values) -> Values:
@@ -84,8 +84,8 @@ def decision_power(
         at_most = np.maximum(limit, 0)
         return np.where(limit < 0, 0, ndtr((at_most - difference) / error) - ndtr((-at_most - difference) / error))
 
-    reproduced = inside(limits.margin - limits.rounding - equivalence * sampled)
-    not_different = inside(np.maximum(limits.margin, interval * sampled + limits.rounding))
+    reproduced = inside(limits.margin - limits.rounding - quantile(1 - ALPHA, seeds - 1) * sampled)
+    not_different = inside(np.maximum(limits.margin, quantile(1 - ALPHA / 2, seeds - 1) * sampled) + limits.rounding)
     return float(reproduced.mean()), float(1 - not_different.mean())
 
 
@@ -122,19 +122,21 @@ def seeds_needed(
     return None
 
 
-def explain_seeds(outcome: Outcome, difference: float, spread: float, seeds: int, limits: Limits) -> str:
+def explain_seeds(
+    outcome: Outcome, difference: float, spread: float, seeds: int, limits: Limits, planned: int = 2
+) -> str:
     """Say how many more seeds would settle a row, if its mean and spread stay as they are; empty if it is settled.
 
     The published value is a given number here: it is the runs to come that vary.
     """
     if outcome not in (Outcome.CONSISTENT, Outcome.WITHIN_MARGIN, Outcome.INCONCLUSIVE) or seeds < 2:
         return ""
-    needed = seeds_needed(spread, limits, difference=difference, least=seeds + 1)
+    needed = seeds_needed(spread, limits, difference=difference, least=max(seeds + 1, planned))
     if needed is not None:
         return f"{needed - seeds} more seed{'s' if needed > seeds + 1 else ''} would decide"
     # As the number of seeds grows, t becomes the normal quantile and the standard error the spread of a single run.
-    size, equivalence, interval = abs(difference), 1.645 * spread, 1.96 * spread + limits.rounding
-    if size + equivalence + limits.rounding < limits.margin or size > max(limits.margin, interval):
+    size, equivalence, interval = abs(difference), 1.645 * spread, 1.96 * spread
+    if size + equivalence + limits.rounding < limits.margin or size > max(limits.margin, interval) + limits.rounding:
         return f"more than {MOST_SEEDS} seeds would be needed"
     return "no number of seeds can decide"
 
@@ -193,16 +195,6 @@ def rate_outcomes(
     sampled = spread * np.sqrt(draw.chisquare(max(1, seeds - 1), draws) / max(1, seeds - 1))
     found = judge_arrays(ours - draw.normal(0, ratio * spread, draws), sampled, seeds, limits)
     return {outcome: float(found[outcome].mean()) if outcome in found else 0.0 for outcome in Outcome}
-
-
-@lru_cache
-def _multipliers(seeds: int) -> tuple[float, float]:
-    """Return the factors of the standard deviation in the equivalence test and in the prediction interval."""
-    # Imported here, as in repro/judge/verdict.py: the commands that import it must start fast.
-    from scipy.special import stdtrit
-
-    error = np.sqrt(1 + 1 / seeds)
-    return float(stdtrit(seeds - 1, 1 - ALPHA) * error), float(stdtrit(seeds - 1, 1 - ALPHA / 2) * error)
 
 
 @lru_cache(maxsize=1024)

@@ -120,6 +120,9 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
     recomputed = all(run.predictions_format > 1 for seed in seeds for run in chosen.by_seed[seed].values())
     targets = "annotations" if runs[0].test.name in annotated else "recorded"
     facts = [judged.reason, chosen.missing_clips()[1]]
+    # More seeds of one cell, or on fewer clips, decide nothing.
+    if not facts[1] and (best or not expected.best_of_grid):
+        facts.append(_describe_needed(expected, judged.outcome, values))
     if judged.widened_by:
         facts.append(f"interval wider by {judged.widened_by:.2f}")
     if not chosen.is_rows_precision:
@@ -161,6 +164,17 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         targets=targets,
         selection_recomputed=recomputed,
     )
+
+
+def _describe_needed(expected: Expected, outcome: Outcome, values: Sequence[float]) -> str:
+    """Return how many more seeds would decide; empty if they do already, or with one run."""
+    if len(values) < 2:
+        return ""
+    # Imported here: it imports NumPy, which commands that import this module start without.
+    from repro.judge.seeds import Limits, explain_seeds
+
+    difference, limits = statistics.fmean(values) - expected.published, Limits(expected.margin, expected.rounding)
+    return explain_seeds(outcome, difference, statistics.stdev(values), len(values), limits, expected.planned_seeds)
 
 
 def _describe_edits(expected: Expected) -> str:

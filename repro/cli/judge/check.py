@@ -39,7 +39,7 @@ def check(
         # Imported here: it imports NumPy and pyarrow, which the verdicts on rows can do without.
         from repro.judge.claims.formats import report_claims
 
-        claimed = report_claims(rows, records, verdicts, workspace.runs)
+        claimed = report_claims(rows, records, verdicts, workspace.runs, path)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
         print_sentence(f"warning: {line}", to_stderr=True)

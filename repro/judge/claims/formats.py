@@ -12,7 +12,8 @@ import numpy as np
 
 from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, combine_sources
 from repro.judge.claims.judging import ClaimOutcome, ClaimVerdict, Family, Rows, judge_workspace_claims
-from repro.judge.verdict import ALPHA, Verdict
+from repro.judge.outcome import ALPHA
+from repro.judge.verdict import Verdict
 from repro.records.record import RunRecord
 
 WIDTH = 80
@@ -39,14 +40,16 @@ class ClaimsReport:
         return {"claims": [claim_as_json(claim) for claim in self.claims], "table": dataclasses.asdict(self.table)}
 
 
-def report_claims(rows: Rows, records: Sequence[RunRecord], verdicts: Sequence[Verdict], runs: Path) -> ClaimsReport:
-    """Judge the shipped claims by records whose predictions are in `runs`.
+def report_claims(
+    rows: Rows, records: Sequence[RunRecord], verdicts: Sequence[Verdict], runs: Path, table: Path
+) -> ClaimsReport:
+    """Judge the claims of the rule set at `table` by records whose predictions are in `runs`.
 
     Raises:
-        UsageError: the shipped claims are not valid.
+        UsageError: the claims are missing or not valid.
         MissingError: the predictions of a record are missing.
     """
-    claims, families = judge_workspace_claims(rows, records, runs)
+    claims, families = judge_workspace_claims(rows, records, runs, table)
     return ClaimsReport(claims, families, summarise_table(verdicts))
 
 
@@ -132,7 +135,7 @@ class TableFamily:
     expected_by_chance: float
     """Rows outside their interval, if every published value is true and every row is judged."""
     judged: int
-    """Rows that have an interval."""
+    """Rows that have the planned seeds and are judged as published: not edited, nor with weights that are our guess."""
     outside: tuple[str, ...]
     outside_after_holm: tuple[str, ...]
 
@@ -140,7 +143,7 @@ class TableFamily:
 def summarise_table(verdicts: Sequence[Verdict]) -> TableFamily:
     """Return which rows are outside their 95 % prediction interval, singly and after Holm's adjustment over all rows.
 
-    Rows without as many runs as planned count with a p-value of 1.
+    Rows that are not judged count with a p-value of 1.
     """
     values = np.ones(len(verdicts))
     judged = [
@@ -148,12 +151,13 @@ def summarise_table(verdicts: Sequence[Verdict]) -> TableFamily:
         for place, verdict in enumerate(verdicts)
         if verdict.measured is not None and verdict.spread is not None
         if len(verdict.seeds) >= verdict.expected.planned_seeds
+        if not verdict.expected.checkpoint_assumed and not verdict.expected.edited
     ]
     for place in judged:
         verdict, k = verdicts[place], len(verdicts[place].seeds)
         assert verdict.measured is not None
         assert verdict.spread is not None
-        excess = abs(verdict.measured - verdict.expected.published) - verdict.expected.rounding
+        excess = abs(verdict.measured - verdict.expected.published) - verdict.expected.rounding - verdict.widened_by
         error = Source(verdict.spread * math.sqrt(1 + 1 / k), k - 1)
         values[place] = float(error.p_value(excess)) if excess > 1e-9 else 1.0
     adjusted = adjust_holm(values)
@@ -171,7 +175,8 @@ def format_table_family(family: TableFamily) -> list[str]:
     """Format what chance does to the table as a whole."""
     text = (
         f"The table as a whole: of {family.rows} rows, about {family.expected_by_chance:.1f} are outside their 95 % interval by "
-        f"chance if every published value is true. {family.judged} rows have the planned seeds; outside: "
-        f"{', '.join(family.outside) or 'none'}; after Holm over {family.rows}: {', '.join(family.outside_after_holm) or 'none'}."
+        f"chance if every published value is true. {family.judged} rows are judged, with the planned seeds and the weights that the "
+        f"release states; outside: {', '.join(family.outside) or 'none'}; after Holm over {family.rows}: "
+        f"{', '.join(family.outside_after_holm) or 'none'}."
     )
     return ["", *textwrap.wrap(text, WIDTH)]

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +20,12 @@ from repro.core.config import Config, load_config
 from repro.core.errors import UsageError
 from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, claim_p_value, compare_pairs, compare_seeds
 from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
-from repro.judge.expected import Expected, table_path
-from repro.judge.grid_selection import grid_cells, has_grid, select_cell, selection_of
+from repro.judge.expected import Expected
+from repro.judge.fitness import accepted_cells, explain_mismatch
+from repro.judge.grid_selection import selection_of
+from repro.judge.run_sets import RunSet, build_run_sets
 from repro.judge.seeds import seeds_for_gap
-from repro.judge.verdict import Verdict, explain_mismatch, judge_rows, record_precision
+from repro.judge.verdict import Verdict, judge_rows
 from repro.readout.predictions import Predictions, read_predictions
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord, stored_run
@@ -60,7 +61,7 @@ class Family(Config):
 
 
 class ClaimsFile(Config):
-    """expected/claims.yaml."""
+    """claims.yaml of a rule set."""
 
     families: dict[str, Family]
 
@@ -119,9 +120,9 @@ class ClaimVerdict:
         return self.above.published - self.below.published
 
 
-def claims_path() -> Path:
-    """Return the path of the shipped claims, alongside the table."""
-    return table_path().with_name("claims.yaml")
+def claims_path(table: Path) -> Path:
+    """Return the claims of the rule set whose table is at `table`."""
+    return table.with_name("claims.yaml")
 
 
 def load_claims(path: Path, rows: Rows) -> dict[str, Family]:
@@ -166,7 +167,8 @@ def judge_claims(
     """
     records = list(records)
     verdicts, left_out = judge_rows(rows, records)
-    unfit = {id(record) for record, _ in left_out}
+    refused = [one for verdict in verdicts for one in verdict.refused]
+    unfit = {id(record) for record, _ in (*left_out, *refused)}
     fit: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         # What judge_rows leaves out for its protocol alone is fit for the selection on held-out clips.
@@ -182,9 +184,9 @@ def judge_claims(
 
 
 def judge_workspace_claims(
-    rows: Rows, records: Iterable[RunRecord], runs: Path, path: Path | None = None
+    rows: Rows, records: Iterable[RunRecord], runs: Path, table: Path
 ) -> tuple[list[ClaimVerdict], dict[str, Family]]:
-    """Judge the claims of a file by records whose predictions are in the folder `runs` of a workspace.
+    """Judge the claims of the rule set at `table` by records whose predictions are in the folder `runs` of a workspace.
 
     Returns:
         One verdict per claim, and the families.
@@ -193,7 +195,7 @@ def judge_workspace_claims(
         UsageError: the file is not valid.
         MissingError: the predictions of a record are missing.
     """
-    families = load_claims(path or claims_path(), rows)
+    families = load_claims(claims_path(table), rows)
 
     def load_predictions(record: RunRecord) -> Predictions:
         return read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
@@ -227,7 +229,7 @@ class _Judge:
         """Return the verdict on "`first` scores above `second`", not yet adjusted for the number of claims."""
         pair = [self.rows[name] for name in (first, second)]
         searches = [
-            [select_runs(row, self.records.get(row.name, ()), protocol) for row, _ in pair]
+            [select_runs(row, line, self.records.get(row.name, ()), protocol) for row, line in pair]
             for protocol in ("published", "held-out")
         ]
         planned = [row.seeds.planned for row, _ in pair]
@@ -253,6 +255,9 @@ class _Judge:
         )
         if verdict.reason or verdict.difference is None:
             return verdict
+        edited = dict.fromkeys(name for _, line in pair for name in line.edited)
+        if edited:
+            return dataclasses.replace(verdict, reason=f"edited configs: {', '.join(edited)}")
         one, other = self._resample(first, ours), self._resample(second, theirs)
         if one.clips != other.clips:
             return dataclasses.replace(verdict, reason="the rows were tested on other clips, labels or source videos")
@@ -310,41 +315,33 @@ class _Judge:
         return found
 
 
-def select_runs(row: Row, records: Sequence[RunRecord], protocol: Protocol) -> Measured:
-    """Select the runs of one set that measure a row at equal search: the longest run of seeds from the published one on.
+def select_runs(row: Row, expected: Expected, records: Sequence[RunRecord], protocol: Protocol) -> Measured:
+    """Select the runs of one set that measure a row at equal search: the planned seeds, up to the first that is missing.
 
     Args:
         row: The row.
+        expected: Its published value.
         records: Records of the row.
-        protocol: published: its default cell. held-out: the cell that the held-out clips select where a grid was run, else its
-            default cell; and the epoch that they select.
+        protocol: published: its default cell. held-out: the cell that the held-out clips select if a grid was run that is judged,
+            else its default cell; and the epoch that they select.
     """
     basis = "best epoch on test, default cell" if protocol == "published" else "selected on held-out clips"
     records = [record for record in records if record.protocol == protocol]
     if not records:  # before the grid's cells are read from configs
         return Measured(basis, (), ())
-    searched = (
-        [cell.name for cell in grid_cells(row)] if protocol == "held-out" and has_grid(row) else [row.features.name]
-    )
-    sets: dict[tuple[str, str], dict[int, dict[str, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
-    for record in sorted(records, key=lambda record: record.made.at):
-        if record.features.cell in searched and not explain_mismatch(record, row, searched, any_precision=True):
-            alike = sets[record.grid or record.group, record_precision(record)]
-            alike[record.seed][record.features.cell] = record
-    candidates = []
-    for by_seed in sets.values():
-        chosen = {
-            seed: cells[select_cell(cells, searched).cell if len(cells) == len(searched) else row.features.name]
-            for seed, cells in by_seed.items()
-            if len(cells) == len(searched) or row.features.name in cells
-        }
-        prefix = takewhile(chosen.__contains__, row.seeds.first(len(chosen)))
-        runs = tuple(chosen[seed] for seed in prefix)
-        if runs:
-            is_rows = not explain_mismatch(runs[0], row, searched)
-            candidates.append(((is_rows, len(runs) >= row.seeds.planned, max(run.made.at for run in runs)), runs))
-    best = max(candidates, key=lambda candidate: candidate[0])[1] if candidates else ()
-    return Measured(basis, best, tuple(100 * selection_of(run).scores[run.metric] for run in best))
+    cells = [row.features.name] if protocol == "published" else accepted_cells(row, expected)
+    fit = [
+        record
+        for record in records
+        if record.features.cell in cells and not explain_mismatch(record, row, cells, any_precision=True)
+    ]
+    sets = [found for found in build_run_sets(row, expected, fit) if found.seeds]
+    if not sets:
+        return Measured(basis, (), ())
+    best = max(sets, key=RunSet.rank)
+    selected = best.select_cells(best.seeds)
+    runs = tuple(best.by_seed[one.seed][one.cell] for one in selected) or tuple(best.own_runs(best.seeds))
+    return Measured(basis, runs, tuple(100 * selection_of(run).scores[run.metric] for run in runs))
 
 
 def _compare_in_pairs(first: Measured, second: Measured) -> Source | None:
