@@ -567,3 +567,19 @@ def test_a_wrong_table_is_refused(tmp_path: Path, old: str, new: str, said: str)
     (tmp_path / "results.csv").write_text(table_path().read_text().replace(old, new, 1))
     with pytest.raises(UsageError, match=said):
         rows_with_expected(tmp_path / "results.csv")
+
+
+def test_a_verdict_says_how_many_more_seeds_would_decide() -> None:
+    def reason(row: str, *scores: float) -> str:
+        runs = [record(row, seed, score) for seed, score in zip(load_row(row).seeds.first(9), scores, strict=False)]
+        return verdict(row, *runs).reason
+
+    wide, wider = (0.757, 0.762, 0.767, 0.772, 0.777), (0.735, 0.75, 0.765, 0.78, 0.795)
+    assert re.search(r"; \d+ more seeds? would decide; ", reason("ucf_hmdb_sdv2", *wide))
+    assert "no number of seeds can decide" in reason("ucf_hmdb_sdv2", *wider)
+    # With fewer runs than planned, at least the planned ones are needed.
+    assert "; 3 more seeds would decide" in reason("ucf_hmdb_sdv2", 0.763, 0.767)
+    assert "decide" not in reason("ucf_hmdb_sdv2", 0.765)
+    assert "decide" not in reason("ucf_hmdb_sdv2", *(0.765 + 0.0001 * n for n in range(5)))
+    # More seeds of one cell of a grid decide nothing.
+    assert "decide" not in reason("ucf_hmdb", *(score - 0.02 for score in wide))
