@@ -1,8 +1,10 @@
 """Claims on records with known truth."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,18 @@ from builders.commands import run_repro
 from builders.records import record, write_with_evidence
 
 import repro
-from repro.core.errors import UsageError
+from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace
+from repro.judge.claims import formats
 from repro.judge.claims.formats import claim_as_json, format_claims, summarise_table
-from repro.judge.claims.judging import ClaimOutcome, ClaimVerdict, claims_path, judge_claims, load_claims
+from repro.judge.claims.judging import (
+    ClaimOutcome,
+    ClaimVerdict,
+    claims_path,
+    judge_claims,
+    judge_workspace_claims,
+    load_claims,
+)
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.grid_selection import grid_cells
 from repro.judge.verdict import judge_rows
@@ -318,18 +328,29 @@ def test_the_table_as_a_family() -> None:
     assert found.outside_after_holm == ("ucf_hmdb_sdv2",)
 
 
-def test_check_prints_claims(workspace: Workspace) -> None:
-    pair = ("ak_unseen", "ak_unseen_sdv2")
+def test_check_prints_claims(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = ("ucf_hmdb", "ucf_hmdb_sdv2")
     for row in pair:
         for seed in load_row(row).seeds.first(5):
-            write_with_evidence(workspace.runs, record(row, seed, 0.45, row))
-    done = run_repro("check", "--claims", "--workspace", workspace.root)
+            write_with_evidence(workspace.runs, record(row, seed, 0.77, row))
+
+    def turn_first(*given: Any) -> Any:
+        (first, *rest), families = judge_workspace_claims(*given)
+        return [dataclasses.replace(first, outcome=ClaimOutcome.REVERSED), *rest], families
+
+    with monkeypatch.context() as patched:
+        patched.setattr(formats, "judge_workspace_claims", turn_first)
+        done = run_repro("check", "--claims", "--workspace", workspace.root)
+    assert done.code == Exit.JUDGED_DIFFERENT
+    assert "REVERSED           ak_full over ak_full_videomaev2" in done.out
     assert "orderings: ActionDiff above each baseline" in done.out
     assert "535 against 534 of 1,039 clips" in " ".join(done.out.split())
     assert "of 24 rows, about 1.2 are outside" in done.out
-    report = json.loads(run_repro("check", "--claims", "--json", "--workspace", workspace.root).out)
+    done = run_repro("check", "--claims", "--json", "--workspace", workspace.root)
+    assert done.code == Exit.OK
+    report = json.loads(done.out)
     found = next(claim for claim in report["claims"] if claim["below"] == pair[1])
-    assert (found["verdict"], found["seeds"]) == ("TOO CLOSE TO CALL", [[52, 53, 54, 55, 56]] * 2)
+    assert (found["verdict"], found["seeds"]) == ("TOO CLOSE TO CALL", [[42, 43, 44, 45, 46], [39, 40, 41, 42, 43]])
     assert found["difference"] == 0
     assert report["table"]["judged"] == 2
     claims = {claim.below.row: claim for claim in repro.judge_claims(workspace.root)}
