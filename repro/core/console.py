@@ -74,10 +74,10 @@ def print_sentence(text: str, *, to_stderr: bool = False) -> None:
         print_line(line, to_stderr=to_stderr)
 
 
-def print_lines(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str], *, to_stderr: bool = False) -> None:
     """Print several lines, each escaped."""
     for line in lines:
-        print_line(line)
+        print_line(line, to_stderr=to_stderr)
 
 
 class OutputConsole(Console):
