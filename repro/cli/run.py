@@ -180,7 +180,11 @@ def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = Fal
     if no_gpu:
         print_line(f"  GPU: {requirements.NO_GPU.remedy}", to_stderr=True)
     names = [row.argument for row in rows]
-    subject = f"row {names[0]}" if len(names) == 1 else f"{len(names)} rows ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+    subject = (
+        f"row {names[0]}"
+        if len(names) == 1
+        else f"{len(names)} rows ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+    )
     # Many rows share few assets, whose names are the shorter command.
     assets = [item.asset for item in items if item.asset]
     command = fetch_command(" ".join(names if len(names) <= len(assets) else assets), workspace)

@@ -12,7 +12,7 @@ interrupted run resumes with the member it was writing (rar: with the archive). 
 import fnmatch
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,11 @@ def prepare_dataset(
     sources = _sort_sources(config, folder, given)
     placed = {part: Placed(there, "there", "") for part in config.parts if (there := part.find_name(folder))}
     # Before anything is written: the folder may be read-only.
-    if len(placed) == len(config.parts) and not (folder / ".unpacking").exists() and not _has_other(config, folder, sources):
+    if (
+        len(placed) == len(config.parts)
+        and not (folder / ".unpacking").exists()
+        and not _has_other(config, folder, sources)
+    ):
         if given:
             reporter.line(f"{config.name}: nothing in {', '.join(map(str, given))} that is not in place already")
         return list(placed.values())
@@ -91,8 +95,7 @@ def _describe_missing(
     config: DatasetConfig, folder: Path, missing: Sequence[Part], sources: Sources, workspace: Workspace
 ) -> str:
     looked = (
-        ", ".join(str(path) for path in [*sources.links, *sources.archives])
-        or f"{folder / 'archives'}, which is empty"
+        ", ".join(str(path) for path in [*sources.links, *sources.archives]) or f"{folder / 'archives'}, which is empty"
     )
     others = ", ".join(path.name for path in sources.others[:5])
     return (
@@ -121,8 +124,8 @@ def _sort_sources(config: DatasetConfig, folder: Path, given: Sequence[Path]) ->
             archives = sorted(file.absolute() for file in path.iterdir() if file.is_file() and archive_suffix(file))
             # A folder of the user, such as ~/Downloads, has archives of other things too.
             everything = path.resolve() == own.resolve()
-            sources.archives += [file for file in archives if everything or _is_named_for(config, file)]
-            sources.others += [file for file in archives if not (everything or _is_named_for(config, file))]
+            sources.archives += [file for file in archives if everything or is_named_for(config, file)]
+            sources.others += [file for file in archives if not (everything or is_named_for(config, file))]
             sources.links.append(path.absolute())
         elif archive_suffix(path):
             sources.archives.append(path.absolute())
@@ -131,11 +134,12 @@ def _sort_sources(config: DatasetConfig, folder: Path, given: Sequence[Path]) ->
     return sources
 
 
-def _is_named_for(config: DatasetConfig, archive: Path) -> bool:
+def is_named_for(config: DatasetConfig, archive: Path) -> bool:
     """Whether an archive has the name of the dataset, of one of its parts or of a file that its publisher distributes."""
     published = [file.file[: -len(archive_suffix(Path(file.file)))] for file in config.files]
     names = [config.name, *published, *(name for part in config.parts for name in part.names)]
-    return archive.name[: -len(archive_suffix(archive))].lower() in [name.lower() for name in names]
+    suffix = archive_suffix(archive)
+    return suffix != "" and archive.name[: -len(suffix)].lower() in [name.lower() for name in names]
 
 
 def _find_one(part: Part, folder: Path, sources: Sequence[Path]) -> Path | None:
@@ -179,7 +183,9 @@ def _clear_place(part: Part, folder: Path, reporter: Reporter) -> None:
                 reporter.line(f"{name}: no longer linked to {os.path.realpath(target)}")
             target.unlink()
         elif target.exists():
-            reporter.line(f"{name}: the one in place is kept as {set_aside(target, 'replaced').name}; delete it if you like")
+            reporter.line(
+                f"{name}: the one in place is kept as {set_aside(target, 'replaced').name}; delete it if you like"
+            )
 
 
 def find_part(part: Part, source: Path) -> list[Path]:

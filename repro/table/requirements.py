@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
+from repro.core.console import format_columns
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.fetch.catalogue import list_assets
@@ -147,7 +148,4 @@ def format_missing(items: Sequence[MissingItem], width: int | None = None) -> li
         room = max(12, width - others - 2 - 3 * 2)
         for row in rows:
             row[2] = row[2] if len(row[2]) <= room else row[2][: room - 1].rstrip(" ;:,") + "…"
-    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.ljust(column) for cell, column in zip(row, columns, strict=True)).rstrip() for row in rows
-    ]
+    return [f"  {line}" for line in format_columns(rows)]
