@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -23,7 +24,6 @@ from repro.cli.plan import print_plan
 from repro.cli.readout import print_records, readout
 from repro.core.console import OutputConsole, Reporter, print_line, print_lines
 from repro.core.errors import Exit, MissingError, UsageError
-from repro.core.remote_file import fetch_command
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.registry import open_dataset
 from repro.table import requirements
@@ -185,16 +185,16 @@ def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = Fal
         if len(names) == 1
         else f"{len(names)} rows ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
     )
-    # Many rows share few assets, whose names are the shorter command.
-    assets = [item.asset for item in items if item.asset]
-    command = fetch_command(" ".join(names if len(names) <= len(assets) else assets), workspace)
+    command = requirements.command_for_missing(rows, items, workspace)
     raise MissingError(
-        f"{subject} cannot run; to get these: {command}" if assets else f"{subject} cannot run without these",
+        f"{subject} cannot run" + (f"; to get these: {command}" if command else " without these"),
         [item.as_json() for item in (*no_gpu, *items)],
     )
 
 
 def print_missing(items: Sequence[requirements.MissingItem]) -> None:
-    """Print what is missing to stderr, one thing a line, so that lines fit a terminal."""
+    """Print where things are missing, and then one thing a line, to stderr, so that lines fit a terminal."""
     console = OutputConsole(stderr=True)
+    places = dict.fromkeys(str(Path(item.path).parent) for item in items)
+    print_line(f"missing in {' and '.join(places)}:", to_stderr=True)
     print_lines(requirements.format_missing(items, console.width if console.is_terminal else None), to_stderr=True)

@@ -129,6 +129,13 @@ class _AmountColumn(ProgressColumn):
         return Text(f"{format_size(round(task.completed))} of {total}{speed}")
 
 
+class _RemainingColumn(TimeRemainingColumn):
+    """Time left of a bar; nothing for the steps of a command, which take unequal times."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.fields["unit"] == "steps" else super().render(task)
+
+
 class Reporter:
     """Prints what a run does, one line per stage.
 
@@ -241,7 +248,7 @@ class Reporter:
             TextColumn("{task.description}", markup=False),
             BarColumn(20),
             _AmountColumn(),
-            TimeRemainingColumn(),
+            _RemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             transient=True,

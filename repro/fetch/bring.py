@@ -69,7 +69,8 @@ def list_needs(assets: Sequence[Asset], place: str | None, hashes: FileHashes, *
         hashes: The workspace's cache of sha256s.
         prepare: Whether data sets are unpacked too.
     """
-    needs, seen = [], set()
+    needs: list[Need] = []
+    seen: set[Path] = set()
     for asset in assets:
         paths = {asset.path(file) for file in asset.files}
         if paths and paths <= seen:

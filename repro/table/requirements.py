@@ -2,12 +2,13 @@
 
 import ctypes
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
 from repro.core.console import format_columns
 from repro.core.errors import MissingError, UsageError
+from repro.core.remote_file import fetch_command
 from repro.core.workspace import Workspace, device_from_environment
 from repro.fetch.catalogue import list_assets
 from repro.table.row import Row, row_backbone, row_datasets
@@ -120,17 +121,28 @@ def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
         asset = list_assets(workspace)[name]
         yield MissingItem(
             f"checkpoint {name}", sentence, asset.size, asset.licence, asset.licence_url,
-            f"repro fetch {name}{workspace.command_option}", name, str(asset.folder),
+            f"repro fetch {name}{workspace.command_option}", name, str(asset.path(asset.files[0])),
         )  # fmt: skip
 
 
 def missing_of_rows(rows: Sequence[Row], workspace: Workspace) -> list[MissingItem]:
     """What any of `rows` is missing; a file that several of them need is listed once."""
+    return distinct_items(item for row in rows for item in missing_items(row, workspace))
+
+
+def distinct_items(items: Iterable[MissingItem]) -> list[MissingItem]:
+    """The items without those that belong where an earlier one does."""
     found: dict[str, MissingItem] = {}
-    for row in rows:
-        for item in missing_items(row, workspace):
-            found.setdefault(item.path or item.what, item)
+    for item in items:
+        found.setdefault(item.path or item.remedy, item)
     return list(found.values())
+
+
+def command_for_missing(rows: Sequence[Row], items: Sequence[MissingItem], workspace: Workspace) -> str:
+    """The one command that brings `items`, which `rows` are missing; an empty string if none of them can be fetched."""
+    names, assets = [row.argument for row in rows], [item.asset for item in items if item.asset]
+    # Many rows share few assets, whose names are the shorter command.
+    return fetch_command(" ".join(names if len(names) <= len(assets) else assets), workspace) if assets else ""
 
 
 def format_missing(items: Sequence[MissingItem], width: int | None = None) -> list[str]:

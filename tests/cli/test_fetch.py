@@ -209,26 +209,28 @@ def test_an_own_row_needs_its_backbone_alone(fetch: Run, publishers: Path, tmp_p
     assert "repro fetch 'my clips_row.yaml' --accept-license" in done.err
     done = fetch("run", "my clips_row.yaml")
     assert done.code == 4
-    assert done.err.splitlines()[0].split("  ")[1:3] == ["checkpoint svd_xt", "60 kB"]
+    assert done.err.splitlines()[1].split("  ")[1:3] == ["checkpoint svd_xt", "60 kB"]
 
 
-def test_a_row_that_cannot_run_lists_what_it_is_missing(fetch: Run) -> None:
+def test_a_row_that_cannot_run_lists_what_it_is_missing(fetch: Run, workspace: Workspace) -> None:
     done = fetch("ak_full")
     lines = done.err.splitlines()
     assert done.code == 4
     assert [line.split()[:2] for line in lines] == [
-        ["data", "animal_kingdom"], ["checkpoint", "svd_xt"], ["repro:", "row"],
+        ["missing", "in"], ["data", "animal_kingdom"], ["checkpoint", "svd_xt"], ["repro:", "row"],
     ]  # fmt: skip
-    assert "about 15.6 GB  on request from the owners; not redistributable" in lines[0]
-    assert lines[0].endswith("  repro fetch animal_kingdom")
+    assert lines[0] == f"missing in {workspace.data} and {workspace.checkpoints}:"
+    assert "about 15.6 GB  on request from the owners; not redistributable" in lines[1]
+    assert lines[1].endswith("  repro fetch animal_kingdom")
     assert lines[-1] == "repro: row ak_full cannot run; to get these: repro fetch ak_full --accept-license"
     found = json.loads(fetch("ak_full", "--json").out)
     assert found["exit_code"] == 4
     assert [one["what"] for one in found["missing"]] == ["data animal_kingdom", "checkpoint svd_xt"]
+    assert f"no AR_metadata.xlsx and no video in {workspace.data}/animal_kingdom" in found["missing"][0]["remedy"]
     assert all(one["size"] and one["licence"] and one["licence_url"] and one["command"] for one in found["missing"])
     # Rows that share a file list it once, and many rows are fetched by what they need.
     done = fetch("run", "all")
-    assert len(done.err.splitlines()) == 8
+    assert len(done.err.splitlines()) == 9
     assert "repro: 24 rows (ak_full, ak_full_videomaev2, ak_full_vjepa, ...) cannot run; to get these: " in done.err
     assert "repro fetch animal_kingdom svd_xt videomaev2 vjepa charades_ego ucf101 hmdb51 --accept-license" in done.err
 

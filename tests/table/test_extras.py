@@ -233,7 +233,7 @@ def test_list_shows_them_when_asked(tmp_path: Path) -> None:
     assert by_name["ak_full_window16"]["changes"] == {"frames.window": "16"}
     assert by_name["ak_full_window16"]["published"] is None
     assert [m["what"] for m in by_name["ak_full_action_text"]["missing"]] == [
-        "data animal_kingdom", "checkpoint svd_xt.safetensors", "checkpoint openclip_text",
+        "data animal_kingdom", "checkpoint svd_xt", "checkpoint openclip_text",
     ]  # fmt: skip
     assert by_name["ak_full"]["kind"] == "published"
 
