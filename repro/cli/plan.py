@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -126,8 +127,8 @@ def _print_tables(plan: Plan) -> None:
     missing = distinct_items(item for row in plan.rows for item in row.missing)
     if missing:
         _print_heading(console, f"missing in {plan.workspace.root}, and how to get it")
-        # What can be fetched is a table; clips that are missing of a data set in place are sentences.
-        things = [item for item in missing if item.command]
+        # What can be fetched is a table, whose licences are printed above; missing clips of a data set in place are sentences.
+        things = [replace(item, licence="") for item in missing if item.command]
         lines = format_missing(things, console.width if console.is_terminal else None) if things else []
         for line in (*lines, *(f"- {item.remedy}" for item in missing if not item.command)):
             console.print(line, markup=False, soft_wrap=True)
