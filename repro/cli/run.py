@@ -142,7 +142,7 @@ def run(
     for name, reason in result.failures.items():
         print_line(f"{name}: {reason}", to_stderr=True)
     if blocked:
-        refuse_missing(blocked, workspace)
+        refuse_missing(blocked, workspace, as_objects=False)  # stdout has the runs already
     if result.failures:
         raise MissingError(
             f"{len(result.failures)} of {len(rows)} rows failed, for the reasons above; the same command runs them and reuses "
@@ -164,11 +164,12 @@ def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
     return requirements.chosen_device(device)
 
 
-def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = False) -> None:
+def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = False, as_objects: bool = True) -> None:
     """Print what `rows` are missing, one thing a line.
 
     Raises:
-        MissingError: something is missing; with `gpu` also a GPU. The message has the command that gets all of it.
+        MissingError: something is missing; with `gpu` also a GPU. The message has the command that gets all of it. Without
+            `as_objects`, --json prints no object for it.
     """
     items = missing_of_rows(rows, workspace)
     no_gpu = [requirements.NO_GPU] if gpu and not requirements.gpu_visible() else []
@@ -188,7 +189,7 @@ def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = Fal
     command = requirements.command_for_missing(rows, items, workspace)
     raise MissingError(
         f"{subject} cannot run" + (f"; to get these: {command}" if command else " without these"),
-        [item.as_json() for item in (*no_gpu, *items)],
+        [item.as_json() for item in (*no_gpu, *items) if as_objects],
     )
 
 
