@@ -11,6 +11,7 @@ interrupted run resumes with the member it was writing (rar: with the archive). 
 
 import fnmatch
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,10 +137,24 @@ def _sort_sources(config: DatasetConfig, folder: Path, given: Sequence[Path]) ->
 
 def is_named_for(config: DatasetConfig, archive: Path) -> bool:
     """Whether an archive has the name of the dataset, of one of its parts or of a file that its publisher distributes."""
-    published = [file.file[: -len(archive_suffix(Path(file.file)))] for file in config.files]
-    names = [config.name, *published, *(name for part in config.parts for name in part.names)]
-    suffix = archive_suffix(archive)
-    return suffix != "" and archive.name[: -len(suffix)].lower() in [name.lower() for name in names]
+    names = [
+        config.name,
+        *(file.file for file in config.files),
+        *(name for part in config.parts for name in part.names),
+    ]
+    return bool(archive_suffix(archive)) and _plain_name(archive.name) in map(_plain_name, names)
+
+
+def is_in_place(config: DatasetConfig, folder: Path, archive: str) -> bool:
+    """Whether the part that an archive has the name of is in place: UCF101.rar is not needed if UCF-101 is there."""
+    there = (name for part in config.parts if part.find_name(folder) for name in part.names)
+    return _plain_name(archive) in map(_plain_name, there)
+
+
+def _plain_name(name: str) -> str:
+    """A name in small letters and digits alone, without an archive's suffix."""
+    suffix = archive_suffix(Path(name))
+    return re.sub("[^a-z0-9]", "", name[: len(name) - len(suffix)].lower())
 
 
 def _find_one(part: Part, folder: Path, sources: Sequence[Path]) -> Path | None:

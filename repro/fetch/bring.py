@@ -15,7 +15,7 @@ from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, parse_bytes
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig
-from repro.datasets.prepare import Placed, is_named_for, prepare_dataset
+from repro.datasets.prepare import Placed, is_in_place, is_named_for, prepare_dataset
 from repro.datasets.registry import list_dataset
 from repro.datasets.unpack import SUFFIXES, archive_suffix, require_rar_program
 from repro.fetch.catalogue import Asset
@@ -30,6 +30,8 @@ class Need:
     """What an asset needs before it can be used."""
 
     asset: Asset
+    wanted: tuple[RemoteFile, ...]
+    """Its files without archives of what is in place already."""
     files: dict[str, str]
     """Its files that are missing or wrong, by name: what is wrong, or an empty string."""
     archives: tuple[Path, ...]
@@ -44,7 +46,7 @@ class Need:
 
     @property
     def missing(self) -> list[RemoteFile]:
-        return [file for file in self.asset.files if file.file in self.files]
+        return [file for file in self.wanted if file.file in self.files]
 
 
 @dataclass(slots=True)
@@ -76,9 +78,12 @@ def list_needs(assets: Sequence[Asset], place: str | None, hashes: FileHashes, *
         if paths and paths <= seen:
             continue
         seen |= paths
-        files = {} if asset.unpacked else {
-            file.file: state for file in asset.files if (state := _inspect(asset, file, hashes)) is not None
-        }  # fmt: skip
+        wanted = () if asset.unpacked else tuple(
+            file
+            for file in asset.files
+            if not (asset.dataset and is_in_place(asset.dataset, asset.folder.parent, file.file))
+        )  # fmt: skip
+        files = {file.file: state for file in wanted if (state := _inspect(asset, file, hashes)) is not None}
         archives: list[Path] = []
         if prepare and asset.dataset and not asset.unpacked:
             # An archive that is to be downloaded, or was put there, or is in the folder that the user names.
@@ -89,8 +94,8 @@ def list_needs(assets: Sequence[Asset], place: str | None, hashes: FileHashes, *
                 found = [
                     path for path in found if path.name in parts or path.is_dir() or is_named_for(asset.dataset, path)
                 ]
-            archives = list(dict.fromkeys([*(asset.path(file) for file in asset.files), *found]))
-        needs.append(Need(asset, files, tuple(archives), asset.dataset if prepare else None))
+            archives = list(dict.fromkeys([*(asset.path(file) for file in wanted), *found]))
+        needs.append(Need(asset, wanted, files, tuple(archives), asset.dataset if prepare else None))
     return needs
 
 
@@ -222,7 +227,7 @@ def _fetch_files(
         reporter.line(f"{asset.name}: already unpacked in {asset.unpacked}")
         return
     fetch_one = fetch_file if asset.encoder is None else fetch_encoder
-    for file in asset.files:
+    for file in need.wanted:
         if file.file in need.files:
             announce(f"fetch {file.file} ({file.size})")
         fetched.append(fetch_one(asset, file, place, hashes, reporter))

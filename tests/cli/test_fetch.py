@@ -188,6 +188,17 @@ def test_without_room_nothing_is_downloaded(
     assert "warning: " not in fetch(*words).err
 
 
+def test_an_archive_of_what_is_in_place_is_not_downloaded(
+    fetch: Run, workspace: Workspace, publishers: Path, server: FileServer, tmp_path: Path
+) -> None:
+    (tmp_path / "programs" / "bsdtar").unlink()
+    assert fetch("data", "prepare", "ucf101", "--from", publishers / "data" / "ucf101" / "UCF-101").code == 4
+    done = fetch("fetch", "ucf101", "--accept-license", "--from", f"{server.url}/")
+    assert done.code == 0, done.err
+    assert [where for _, where, _ in server.requests] == ["/UCF101TrainTestSplits-RecognitionTask.zip"]
+    assert (workspace.data / "ucf101" / "UCF-101").is_symlink()
+
+
 def test_a_damaged_clip_is_left_and_named(fetch: Run, workspace: Workspace, publishers: Path) -> None:
     shutil.copytree(publishers / "data" / "hmdb51", workspace.data / "hmdb51")
     clip = next((workspace.data / "hmdb51" / "hmdb51_org" / "golf").glob("Swing*_0.avi"))
