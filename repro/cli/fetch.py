@@ -3,7 +3,6 @@
 import difflib
 import json
 import shlex
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, load_requested_rows
 from repro.core.config import is_config_path
-from repro.core.console import Reporter, format_columns, format_size, print_line, print_lines
+from repro.core.console import Reporter, format_columns, format_size, print_line, print_lines, wrap_words
 from repro.core.errors import Exit, MissingError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import fetch_command
@@ -168,15 +167,7 @@ def _print_terms(needs: "Sequence[Need]", reporter: Reporter, *, accepted: bool)
 
 def _wrap(text: str, reporter: Reporter) -> list[str]:
     """Break a line between words where a terminal ends; addresses and paths stay whole."""
-    if not reporter.console.is_terminal:
-        return [text]
-    return textwrap.wrap(
-        text,
-        max(20, reporter.console.width),
-        subsequent_indent=" " * (len(text) - len(text.lstrip())) + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrap_words(text, max(20, reporter.console.width)) if reporter.console.is_terminal else [text]
 
 
 def _as_missing(asset: Asset, why: str, workspace: Workspace) -> MissingItem:

@@ -22,7 +22,7 @@ from repro.cli.options import (
 )
 from repro.cli.plan import print_plan
 from repro.cli.readout import print_records, readout
-from repro.core.console import OutputConsole, Reporter, print_line, print_lines
+from repro.core.console import Reporter, print_line, print_lines, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.registry import open_dataset
@@ -195,7 +195,6 @@ def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = Fal
 
 def print_missing(items: Sequence[requirements.MissingItem]) -> None:
     """Print where things are missing, and then one thing a line, to stderr, so that lines fit a terminal."""
-    console = OutputConsole(stderr=True)
     places = dict.fromkeys(str(Path(item.path).parent) for item in items)
     print_line(f"missing in {' and '.join(places)}:", to_stderr=True)
-    print_lines(requirements.format_missing(items, console.width if console.is_terminal else None), to_stderr=True)
+    print_lines(requirements.format_missing(items, terminal_width(of_stderr=True)), to_stderr=True)
