@@ -1,11 +1,12 @@
 """The command `repro`: maps errors to exit codes. Nothing heavy is imported before the verb is known."""
 
+import json
 import os
 import sys
 from contextlib import suppress
 
 from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
-from repro.core.errors import Exit, ReproError
+from repro.core.errors import Exit, MissingError, ReproError
 from repro.core.reading import IrregularFileError
 
 EXIT_BROKEN_PIPE = 141
@@ -26,6 +27,8 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code
     except ReproError as error:
+        if isinstance(error, MissingError) and error.missing and "--json" in arguments:
+            print(json.dumps({"error": str(error), "exit_code": int(error.exit_code), "missing": list(error.missing)}))
         _complain(str(error))
         return int(error.exit_code)
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ VERBS = {
         "smoke": "Run end to end on small clips that it generates: offline, on a CPU, in minutes.",
     },
     "Data and checkpoints": {
-        "fetch": "Download checkpoints and data-set archives, and verify them.",
+        "fetch": "Bring checkpoints and data sets: download, verify, unpack and audit them.",
         "data": "Show, unpack, audit and compare the data sets.",
     },
     "Features and readouts": {

@@ -71,7 +71,7 @@ def _row_as_json(name: str, row: Row, line: Expected | None, workspace: Workspac
         "backbone": row.backbone,
         "metric": row.metric,
         "version": row.version,
-        "missing": [{"what": m.what, "remedy": m.sentence} for m in requirements.missing_items(row, workspace)],
+        "missing": [item.as_json() for item in requirements.missing_items(row, workspace)],
     }
     if line is None:
         settings = {"cell": row.features.name, "changes": dict(row.changes), "source": row.source, "note": row.note}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -29,6 +30,7 @@ from repro.plan.figures import describe_existing, plan_as_json, sum_portions, su
 from repro.plan.passes import SECONDS_PER_HOUR
 from repro.plan.plan import Plan, make_plan
 from repro.readout.recipe import Protocol
+from repro.table.requirements import command_for_missing, distinct_items, format_missing
 
 DISK_ASSUMPTION = (
     "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take as much "
@@ -122,18 +124,17 @@ def _print_tables(plan: Plan) -> None:
     )
     for line in (*assumptions, *plan.problems):
         console.print(f"- {line}", markup=False, soft_wrap=True)
-    missing = _list_missing(plan)
+    missing = distinct_items(item for row in plan.rows for item in row.missing)
     if missing:
         _print_heading(console, f"missing in {plan.workspace.root}, and how to get it")
-        for line in missing:
-            console.print(f"- {line}", markup=False, soft_wrap=True)
-
-
-def _list_missing(plan: Plan) -> list[str]:
-    """Return a line for each missing data set, checkpoint and clip. Their licences are printed above."""
-    clips = [item.sentence for row in plan.rows for item in row.missing if item.what.startswith("clips ")]
-    downloads = [f"{one.kind} {one.name}: {one.remedy}" for one in plan.downloads if not one.ready]
-    return list(dict.fromkeys([*downloads, *clips]))
+        # What can be fetched is a table, whose licences are printed above; missing clips of a data set in place are sentences.
+        things = [replace(item, licence="") for item in missing if item.command]
+        lines = format_missing(things, console.width if console.is_terminal else None) if things else []
+        for line in (*lines, *(f"- {item.remedy}" for item in missing if not item.command)):
+            console.print(line, markup=False, soft_wrap=True)
+        command = command_for_missing([row.row for row in plan.rows], things, plan.workspace)
+        if command:
+            console.print(f"to get these: {command}", markup=False, soft_wrap=True)
 
 
 def _print_heading(console: Console, text: str) -> None:

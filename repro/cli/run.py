@@ -1,8 +1,9 @@
 """`repro run ROW...`, or `repro ROW`: rows end to end."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -21,11 +22,12 @@ from repro.cli.options import (
 )
 from repro.cli.plan import print_plan
 from repro.cli.readout import print_records, readout
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, print_line, print_lines, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.registry import open_dataset
 from repro.table import requirements
+from repro.table.requirements import missing_of_rows
 from repro.table.row import Row
 
 
@@ -107,9 +109,11 @@ def run(
             allow_damaged=compute.allow_damaged,
             common=common,
         )
-    blocked: dict[str, str] = {}
-    if len(rows) > 1:
-        rows, blocked = _divide_rows(rows, workspace)
+    # Rows that have all they need run, and what the others are missing is listed at the end.
+    blocked = [] if len(rows) == 1 else [found for found in rows if missing_of_rows([found], workspace)]
+    rows = [found for found in rows if found not in blocked]
+    if not rows:
+        refuse_missing(blocked, workspace)
     device = require_ready(rows[0], workspace, compute.device)
     training = open_compute(device, deterministic=compute.deterministic, together=compute.together)
 
@@ -135,40 +139,16 @@ def run(
         for found in rows:
             if found.name in result.records:
                 print_records(found, result.records[found.name], workspace, as_json=False)
-    _refuse_unrun(blocked | result.failures, len(rows) + len(blocked))
-    return Exit.OK
-
-
-def _divide_rows(rows: Sequence[Row], workspace: Workspace) -> tuple[list[Row], dict[str, str]]:
-    """Return the rows that have all they need, and what each of the others is missing.
-
-    Raises:
-        MissingError: no row has all it needs.
-    """
-    blocked: dict[str, str] = {}
-    for row in rows:
-        try:
-            requirements.require_all(row, workspace, gpu=False)
-        except MissingError as error:
-            blocked[row.name] = str(error)
-    ready = [row for row in rows if row.name not in blocked]
-    if not ready:
-        _refuse_unrun(blocked, len(rows))
-    return ready, blocked
-
-
-def _refuse_unrun(reasons: Mapping[str, str], rows: int) -> None:
-    """Print why rows did not run, one line each.
-
-    Raises:
-        MissingError: there are such rows.
-    """
-    for name, reason in reasons.items():
-        print_line(f"{name}: {reason.removeprefix(f'row {name} cannot run: ')}", to_stderr=True)
-    if reasons:
+    for name, reason in result.failures.items():
+        print_line(f"{name}: {reason}", to_stderr=True)
+    if blocked:
+        refuse_missing(blocked, workspace, as_objects=False)  # stdout has the runs already
+    if result.failures:
         raise MissingError(
-            f"{len(reasons)} of {rows} rows did not run, for the reasons above; the same command runs them and reuses the others"
+            f"{len(result.failures)} of {len(rows)} rows failed, for the reasons above; the same command runs them and reuses "
+            "the others"
         )
+    return Exit.OK
 
 
 def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
@@ -180,5 +160,41 @@ def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
     """
     # Missing files are reported before torch is imported, which takes seconds.
     named = device or device_from_environment()
-    requirements.require_all(row, workspace, gpu=named is not None and named != "cpu")
+    refuse_missing([row], workspace, gpu=named is not None and named != "cpu")
     return requirements.chosen_device(device)
+
+
+def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = False, as_objects: bool = True) -> None:
+    """Print what `rows` are missing, one thing a line.
+
+    Raises:
+        MissingError: something is missing; with `gpu` also a GPU. The message has the command that gets all of it. Without
+            `as_objects`, --json prints no object for it.
+    """
+    items = missing_of_rows(rows, workspace)
+    no_gpu = [requirements.NO_GPU] if gpu and not requirements.gpu_visible() else []
+    if not items:
+        if no_gpu:
+            raise MissingError(requirements.NO_GPU.remedy, [requirements.NO_GPU.as_json()])
+        return
+    print_missing(items)
+    if no_gpu:
+        print_line(f"  GPU: {requirements.NO_GPU.remedy}", to_stderr=True)
+    names = [row.argument for row in rows]
+    subject = (
+        f"row {names[0]}"
+        if len(names) == 1
+        else f"{len(names)} rows ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+    )
+    command = requirements.command_for_missing(rows, items, workspace)
+    raise MissingError(
+        f"{subject} cannot run" + (f"; to get these: {command}" if command else " without these"),
+        [item.as_json() for item in (*no_gpu, *items) if as_objects],
+    )
+
+
+def print_missing(items: Sequence[requirements.MissingItem]) -> None:
+    """Print where things are missing, and then one thing a line, to stderr, so that lines fit a terminal."""
+    places = dict.fromkeys(str(Path(item.path).parent) for item in items)
+    print_line(f"missing in {' and '.join(places)}:", to_stderr=True)
+    print_lines(requirements.format_missing(items, terminal_width(of_stderr=True)), to_stderr=True)

@@ -8,23 +8,25 @@ import sys
 import textwrap
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.text import Text
 
+DESCRIPTION = 24
+"""Characters of a bar's description that are shown."""
 LOG_INTERVAL = 10.0
 """Seconds between progress lines where there is no terminal for a bar."""
 
@@ -74,10 +76,10 @@ def print_sentence(text: str, *, to_stderr: bool = False) -> None:
         print_line(line, to_stderr=to_stderr)
 
 
-def print_lines(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str], *, to_stderr: bool = False) -> None:
     """Print several lines, each escaped."""
     for line in lines:
-        print_line(line)
+        print_line(line, to_stderr=to_stderr)
 
 
 class OutputConsole(Console):
@@ -102,12 +104,36 @@ def open_table_console(piped_width: int) -> OutputConsole:
     return console if console.is_terminal else OutputConsole(width=piped_width)
 
 
+def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, with its cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def format_size(count: int) -> str:
     """Format a number of bytes, as in 9.56 GB (decimal units)."""
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
         if count >= 10**power:
             return f"{count / 10**power:.{2 if unit == 'GB' else 1}f} {unit}"
     return f"{count} bytes"
+
+
+class _AmountColumn(ProgressColumn):
+    """How much of a task is done: bytes and their speed, or a number of items."""
+
+    def render(self, task: Task) -> Text:
+        if task.fields["unit"] != "bytes":
+            return Text(f"{task.completed:.0f}/{task.total:.0f}")
+        total = "?" if task.total is None else format_size(round(task.total))
+        speed = f" {format_size(round(task.speed))}/s" if task.speed else ""
+        return Text(f"{format_size(round(task.completed))} of {total}{speed}")
+
+
+class _RemainingColumn(TimeRemainingColumn):
+    """Time left of a bar; nothing for the steps of a command, which take unequal times."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.fields["unit"] == "steps" else super().render(task)
 
 
 class Reporter:
@@ -120,6 +146,8 @@ class Reporter:
     def __init__(self, to_stderr: bool = False) -> None:
         self.to_stderr = to_stderr
         self.console = OutputConsole(stderr=to_stderr, soft_wrap=True)
+        self._bars: Progress | None = None
+        """The display of `steps`, while its block runs."""
 
     def line(self, text: str) -> None:
         # Without markup: rich would take the brackets of a path or of a list for a style.
@@ -168,20 +196,30 @@ class Reporter:
         self.line(f"{name:<11} {text}" + (f"  {where}" if where else ""))
 
     @contextmanager
+    def steps(self, total: int) -> Iterator[Callable[[str], None]]:
+        """Show the bars of a command of `total` steps in one display. The yielded function announces each step."""
+        number = 0
+
+        def announce(what: str) -> None:
+            nonlocal number
+            number += 1
+            self.line(f"[{number}/{total}] {what}")
+            if self._bars is not None:
+                self._bars.update(overall, description=f"step {number} of {total}", completed=number - 1)
+
+        with self._open_bars() if self.console.is_terminal and total else nullcontext() as self._bars:
+            overall = TaskID(0) if self._bars is None else self._bars.add_task("", total=total, note="", unit="steps")
+            try:
+                yield announce
+            finally:
+                self._bars = None
+
+    @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
         """Yield a function to call after each of `total` steps, with a note on the work so far."""
         if self.console.is_terminal and total:
-            with Progress(
-                TextColumn("{task.description:<11}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-                console=self.console,
-                transient=True,
-            ) as bar:
-                task = bar.add_task(escape_text(what), total=total, note="")
-                yield lambda note: bar.update(task, advance=1, note=escape_text(note))
+            with self._open_bar(what, total, "items") as (bars, task):
+                yield lambda note: bars.update(task, advance=1, note=escape_text(note))
         else:
             yield self._log_steps(what, total)
 
@@ -189,19 +227,32 @@ class Reporter:
     def transfer(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
         """Yield a function to call with the number of bytes transferred so far, and the total or None if it is unknown."""
         if self.console.is_terminal:
-            with Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            ) as bar:
-                task = bar.add_task(escape_text(what), total=None)
-                yield lambda done, total: bar.update(task, completed=done, total=total)
+            with self._open_bar(what, None, "bytes") as (bars, task):
+                yield lambda done, total: bars.update(task, completed=done, total=total)
         else:
             yield self._log_transfer(what)
+
+    @contextmanager
+    def _open_bar(self, what: str, total: int | None, unit: str) -> Iterator[tuple[Progress, TaskID]]:
+        """Show a bar while the block runs, in the display of `steps` if there is one."""
+        with self._open_bars() if self._bars is None else nullcontext(self._bars) as bars:
+            # A long name would leave no room for the rest of the line.
+            task = bars.add_task(escape_text(what)[:DESCRIPTION].ljust(11), total=total, note="", unit=unit)
+            try:
+                yield bars, task
+            finally:
+                bars.remove_task(task)
+
+    def _open_bars(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            _AmountColumn(),
+            _RemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
 
     def _log_transfer(self, what: str) -> Callable[[int, int | None], None]:
         last = time.monotonic()

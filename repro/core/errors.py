@@ -1,5 +1,6 @@
 """Errors that end a command with a message, and their exit codes. The codes are stable; docs/commands.md lists them."""
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 
@@ -30,6 +31,11 @@ class MissingError(ReproError):
     """Data, weights or the acceptance of a licence that a run needs is missing, or a file is unusable."""
 
     exit_code = Exit.MISSING
+
+    def __init__(self, message: str, missing: Sequence[Mapping[str, str]] = ()) -> None:
+        """`missing` has one object for each missing thing, which --json prints; its keys are those of `repro list --json`."""
+        super().__init__(message)
+        self.missing = missing
 
 
 class NothingToCheckError(ReproError):

@@ -68,13 +68,13 @@ def read_json_or_none(path: Path) -> Any:
         return None
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, label: str = "damaged") -> Path:
     """Rename an unusable file to NAME.damaged1, 2, ... without overwriting earlier ones; returns the new path.
 
     If another process has renamed or deleted it meanwhile, nothing happens.
     """
     for n in range(1, 10_000):
-        aside = path.with_name(f"{path.name}.damaged{n}")
+        aside = path.with_name(f"{path.name}.{label}{n}")
         if path.is_dir():
             if aside.exists():
                 continue

@@ -131,10 +131,10 @@ class DatasetConfig(NamedConfig):
         return [part for part in self.parts if not part.find_name(folder)]
 
     def how_to_obtain(self, workspace: Workspace) -> str:
-        """Return the commands that bring the dataset into `workspace`, or how to request it from its publishers."""
+        """Return the command that brings the dataset into `workspace`, or how to request it from its publishers."""
         if self.obtain is not None:
             return fill_path(self.obtain, workspace.data / self.folder)
-        return f"{fetch_command(self.name, workspace)}, then repro data prepare {self.name}{workspace.command_option}"
+        return fetch_command(self.name, workspace)
 
     def videos_folder(self, folder: Path) -> str:
         """Return the name of the folder of clips in `folder`; if it is missing, the name it would have."""

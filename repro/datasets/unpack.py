@@ -248,22 +248,34 @@ def _unpack_rar(path: Path, into: Path) -> None:
     link = alone / "archive.rar"
     link.symlink_to(path.absolute())
     try:
-        if shutil.which("unar") and shutil.which("lsar"):
+        program = require_rar_program(path)
+        if program == "unar":
             _check_members_with_lsar(link, path)
             _run_program(
                 ["unar", "-quiet", "-no-directory", "-no-recursion", "-output-directory", str(into), str(link)], path
             )
-        elif shutil.which("bsdtar"):
+        else:
             _check_members_with_bsdtar(link, path)
             _run_program(["bsdtar", "-x", "-f", str(link), "-C", str(into)], path)
-        else:
-            raise MissingError(
-                f"{path}: a rar archive, and neither unar nor bsdtar is installed: install one (Debian: unar or "
-                "libarchive-tools), or unpack it yourself and pass the folder with --from"
-            )
     finally:
         shutil.rmtree(alone)
     _check_unpacked_files(into, path)
+
+
+def require_rar_program(archive: Path) -> str:
+    """Return the installed program that reads rar archives, unar (with lsar) or bsdtar.
+
+    Raises:
+        MissingError: neither is installed.
+    """
+    if shutil.which("unar") and shutil.which("lsar"):
+        return "unar"
+    if shutil.which("bsdtar"):
+        return "bsdtar"
+    raise MissingError(
+        f"{archive}: a rar archive, and neither unar nor bsdtar is installed: install one (Debian: unar or "
+        "libarchive-tools), or unpack it yourself and pass the folder with `repro data prepare NAME --from FOLDER`"
+    )
 
 
 def _check_members_with_lsar(link: Path, archive: Path) -> None:

@@ -10,7 +10,7 @@ from repro.backbones.weights import checkpoint_path
 from repro.core.config import fill_path
 from repro.core.remote_file import RemoteFile
 from repro.core.workspace import Workspace
-from repro.datasets.config import dataset_names, load_dataset
+from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Asset:
     """Folder of a data set that is unpacked; None if it is not."""
     encoder: Path | None = None
     """File that is kept instead of a training checkpoint: its encoder."""
-    then: str = ""
-    """The command that uses the files."""
+    dataset: DatasetConfig | None = None
+    """Config of a data set."""
 
     def path(self, file: RemoteFile) -> Path:
         return self.folder / file.file
@@ -68,6 +68,6 @@ def list_assets(workspace: Workspace) -> dict[str, Asset]:
             name, d.title, d.files, folder / "archives", d.size, d.licence, d.licence_url or d.source, d.source,
             on_request=fill_path(d.obtain, folder) if d.obtain else "",
             unpacked=None if d.missing_parts(folder) else folder,
-            then=f"repro data prepare {name}{workspace.command_option}",
+            dataset=d,
         )  # fmt: skip
     return found

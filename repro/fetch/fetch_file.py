@@ -49,9 +49,9 @@ def fetch_file(
         state = inspect_file(path, file, hashes)
         if state.good:
             return FetchedFile(asset.name, path, path.stat().st_size, state.expected, state.published, "there")
-        given = _resolve_place(asset, file, place)
+        given = resolve_place(asset, file, place)
         if given is None and file.hub is not None:
-            cached = _find_expected_in_cache(file.hub, state.expected, hashes)
+            cached = find_expected_in_cache(file.hub, state.expected, hashes)
             if cached is not None:
                 return _link_or_copy(asset, file, cached, {"hub": file.hub.model_dump()}, state, reporter)
         if isinstance(given, Path):
@@ -59,7 +59,7 @@ def fetch_file(
         return _download(asset, file, given, state, reporter)
 
 
-def _resolve_place(asset: Asset, file: RemoteFile, place: str | None) -> Path | str | None:
+def resolve_place(asset: Asset, file: RemoteFile, place: str | None) -> Path | str | None:
     """Return the path or address that --from gives for `file`, or None for the publisher's.
 
     Raises:
@@ -110,7 +110,7 @@ def _is_named_file(asset: Asset, file: RemoteFile, name: str, place: str) -> boo
     return name == file.file or len(names) == 1
 
 
-def _find_expected_in_cache(place: HubPlace, expected: str | None, hashes: FileHashes) -> Path | None:
+def find_expected_in_cache(place: HubPlace, expected: str | None, hashes: FileHashes) -> Path | None:
     """Return the file in huggingface_hub's cache if it is there and has the expected sha256."""
     path = find_in_cache(place)
     return path if path is not None and expected in (None, hashes.sha256(path)) else None

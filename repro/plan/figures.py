@@ -84,7 +84,7 @@ def _row_plan_as_json(row: RowPlan) -> dict[str, Any]:
     return {
         "row": row.row.name,
         "title": row.row.title,
-        "missing": [{"what": item.what, "remedy": item.sentence} for item in row.missing],
+        "missing": [item.as_json() for item in row.missing],
         "needs": [download.name for download in row.downloads],
         "download_bytes": _amount_as_json(sum_amounts(download.bytes_to_download for download in row.downloads)),
         "extractions": [_job_as_json(job) for job in row.jobs],

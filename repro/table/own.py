@@ -69,8 +69,12 @@ class OwnRow(Row):
         return self._dataset
 
     @property
+    def argument(self) -> str:
+        return shlex.quote(str(self.file))
+
+    @property
     def command(self) -> str:
-        return f"repro run {shlex.quote(str(self.file))}"
+        return f"repro run {self.argument}"
 
     @property
     def default_protocol(self) -> Protocol:

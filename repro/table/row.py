@@ -86,6 +86,11 @@ class Row(NamedConfig):
     seeds: Seeds
 
     @property
+    def argument(self) -> str:
+        """What a command takes to name it, quoted for a shell: its name, or the path of its file."""
+        return self.name
+
+    @property
     def command(self) -> str:
         """The command that runs the row."""
         return f"repro {self.name}"

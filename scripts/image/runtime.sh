@@ -1,11 +1,11 @@
 #!/bin/sh
-# Install what the final image needs besides /opt/actiondiff: Python, tini, a user, mount points. Runs in the image, as root.
+# Install what the final image needs besides /opt/actiondiff: Python, tini, bsdtar (UCF101 is a rar archive), a user, mount points. Runs in the image, as root.
 set -eu
 source=${SOURCE:-/src}
 
 "$source/scripts/image/python.sh"
 apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tini ca-certificates >/dev/null
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tini ca-certificates libarchive-tools >/dev/null
 
 # /workspace belongs to the image's user. All mount points are open to other users, because a container often runs as a user
 # that the image does not know.

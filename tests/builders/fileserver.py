@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class FileServer:
-    """Serves `content` at every path. Each GET takes the next of `faults`; without one it is answered correctly."""
+    """Serves `content` at every path that `contents` does not have. Each GET takes the next of `faults`; without one it is answered correctly."""
 
     content: bytes = b""
+    contents: dict[str, bytes] = field(default_factory=dict)
+    """By path."""
     etag: str | None = '"first"'
     ranges: bool = True
     faults: list[dict[str, object]] = field(default_factory=list)
@@ -84,7 +86,7 @@ def serve_file(content: bytes = b"", **settings: object) -> Iterator[FileServer]
 def _send_response(
     to: BaseHTTPRequestHandler, state: FileServer, fault: dict[str, object], headers: dict[str, str], *, body: bool
 ) -> None:
-    content = fault.get("body", state.content)
+    content = fault.get("body", state.contents.get(to.path, state.content))
     assert isinstance(content, bytes)
     etag = fault.get("etag", state.etag)
     status, start = int(str(fault.get("status", 200))), 0

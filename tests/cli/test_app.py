@@ -97,8 +97,6 @@ from repro.table.rows import load_row
         (["extract", ".", "--stored-as", "fp8"], 2, "fp8"),
         (["verify", "svd_xt_tiny", "--golden", ".", "--limit", "0"], 2, "above 0"),
         (["check", "--rules", "/no/such"], 2, "--rules /no/such: no results.csv in /no/such; shipped rule sets: 1"),
-        (["ak_full"], 4, "row ak_full cannot run: data animal_kingdom: no AR_metadata.xlsx"),
-        (["run", "ucf_hmdb"], 4, "to bring it: repro fetch ucf101 --accept-license, then repro data prepare ucf101"),
         (["svd_xt"], 2, "unknown row or command 'svd_xt'"),
         (["check"], 5, "nothing to check"),
     ],
@@ -120,28 +118,14 @@ def test_the_former_name_of_the_held_out_protocol_is_still_read(tmp_path: Path) 
     assert plans[0].out == plans[1].out
 
 
-def test_a_missing_checkpoint_is_named_with_its_path_and_what_brings_it(tmp_path: Path) -> None:
-    done = run_repro("ak_unseen_vjepa", "--workspace", tmp_path)
-    assert done.code == 4
-    assert f"not at {tmp_path}/checkpoints/vith16.target_encoder.safetensors" in done.err
-    assert f"to bring it: repro fetch vjepa --accept-license --workspace {tmp_path}\n" in done.err
-
-
-def test_missing_data_is_named_with_what_brings_it(tmp_path: Path) -> None:
-    said = run_repro("ucf_hmdb", cwd=tmp_path).err
-    assert "to bring it: repro fetch hmdb51 --accept-license, then repro data prepare hmdb51;" in said
-    assert (
-        f"and unpack video.tar.gz (15.6 GB) there, so that the clips are in {tmp_path}/workspace/data/animal_kingdom/video;"
-        in (run_repro("ak_full", cwd=tmp_path).err)
-    )
-
-
 @pytest.mark.slow
 def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(tmp_path: Path) -> None:
     done = run_process("ak_full", "--workspace", tmp_path, env={"REPRO_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""})
     assert done.code == 4
-    assert "no GPU is visible: start the container with --gpus all (docker) or --nv (apptainer)" in done.err
-    assert done.err.count("\n") == 1
+    # After what is missing on this machine too, and before the command that brings it.
+    assert done.err.splitlines()[-2].startswith(
+        "  GPU: no GPU is visible: start the container with --gpus all (docker) or --nv"
+    )
     assert run_repro("ak_full", env={"REPRO_DEVICE": "tpu"}).err.startswith("repro: REPRO_DEVICE is 'tpu'")
 
 

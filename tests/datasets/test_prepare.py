@@ -299,3 +299,71 @@ def test_killed_anywhere_it_resumes(
     assert kills >= 4
     whole("hmdb51", workspace)
     assert contents(workspace.data / "hmdb51" / "hmdb51_org") == contents(videos)
+
+
+def test_a_wrong_folder_that_was_linked_is_replaced(
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong" / "UCF-101"
+    shutil.copytree(owners / "ucf101" / "UCF-101" / "Archery", wrong / "Archery")
+    folder = workspace.data / "ucf101"
+    run("ucf101", workspace, reporter, wrong.parent, owners / "ucf101" / "ucfTrainTestlist")
+    assert (folder / "UCF-101").resolve() == wrong
+    # Without naming a source, what is in place is kept; nothing is left to do twice.
+    assert {one.how for one in run("ucf101", workspace, reporter)} == {"there"}
+    placed = run("ucf101", workspace, reporter, owners / "ucf101")
+    assert {one.part: one.how for one in placed} == {"ucfTrainTestlist": "there", "UCF-101": "linked"}
+    assert f"UCF-101: no longer linked to {wrong}" in reporter.lines
+    whole("ucf101", workspace)
+    assert contents(wrong)  # the user's own folder is untouched
+    assert {one.how for one in run("ucf101", workspace, reporter, owners / "ucf101")} == {"there"}
+    assert reporter.lines[-1] == f"ucf101: nothing in {owners / 'ucf101'} that is not in place already"
+
+
+def test_what_was_unpacked_is_replaced_and_kept(
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
+) -> None:
+    folder, lists = workspace.data / "ucf101", owners / "ucf101" / "ucfTrainTestlist"
+    wrong = zip_of(tmp_path / "wrong.zip", contents(owners / "ucf101" / "UCF-101" / "Archery", "UCF-101/Archery/"))
+    right = zip_of(tmp_path / "UCF101.zip", contents(owners / "ucf101" / "UCF-101", "UCF-101/"))
+    run("ucf101", workspace, reporter, wrong, lists)
+    run("ucf101", workspace, reporter, right)
+    whole("ucf101", workspace)
+    assert len(list((folder / "UCF-101.replaced1").rglob("*.avi"))) == 3
+    # The same archive again does nothing; the wrong one, which the record no longer has, replaces it again.
+    count = sum("unpacking" in line for line in reporter.lines)
+    run("ucf101", workspace, reporter, right)
+    assert sum("unpacking" in line for line in reporter.lines) == count
+    run("ucf101", workspace, reporter, wrong)
+    assert len(list((folder / "UCF-101").rglob("*.avi"))) == 3
+    run("ucf101", workspace, reporter, right)
+    whole("ucf101", workspace)
+
+
+def test_the_other_size_of_charades_ego_replaces_the_one_in_place(
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
+) -> None:
+    source, folder = owners / "charades_ego", workspace.data / "charades_ego"
+    run("charades_ego", workspace, reporter, source)
+    copied = shutil.copytree(source / "CharadesEgo_v1_480", tmp_path / "copy" / "CharadesEgo_v1")
+    run("charades_ego", workspace, reporter, copied)
+    assert (folder / "CharadesEgo_v1").resolve() == copied
+    assert not (folder / "CharadesEgo_v1_480").is_symlink()
+    whole("charades_ego", workspace)
+
+
+def test_archives_of_other_things_in_a_users_folder_are_left_alone(
+    owners: Path, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path
+) -> None:
+    downloads = tmp_path / "Downloads"
+    zip_of(downloads / "UCF101.zip", contents(owners / "ucf101" / "UCF-101", "UCF-101/"))
+    zip_of(downloads / "hmdb51_org.zip", contents(owners / "hmdb51" / "hmdb51_org", "hmdb51_org/"))
+    (downloads / "thesis.zip").write_bytes(b"not an archive")
+    with pytest.raises(MissingError, match=r"\(not unpacked, because of their names: hmdb51_org\.zip, thesis\.zip\)"):
+        run("ucf101", workspace, reporter, downloads)
+    assert sum("unpacking" in line for line in reporter.lines) == 1
+    lists = contents(owners / "ucf101" / "ucfTrainTestlist", "ucfTrainTestlist/")
+    zip_of(downloads / "UCF101TrainTestSplits-RecognitionTask.zip", lists)
+    run("ucf101", workspace, reporter, downloads)
+    whole("ucf101", workspace)
+    assert sum("unpacking" in line for line in reporter.lines) == 2

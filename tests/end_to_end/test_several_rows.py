@@ -170,8 +170,10 @@ def test_a_row_without_its_weights_is_named_and_the_others_run(project: Workspac
     assert done.code == 4
     assert "ucf_hmdb seed 42: top1" in done.out
     lines = done.err.splitlines()
-    assert lines[-1].startswith("repro: 1 of 2 rows did not run, for the reasons above")
-    assert lines[-2].startswith("ucf_hmdb_vjepa: checkpoint vjepa: not at")
+    assert lines[-1].startswith(
+        "repro: row ucf_hmdb_vjepa cannot run; to get these: repro fetch ucf_hmdb_vjepa --accept-"
+    )
+    assert lines[-2].startswith("  checkpoint vjepa  small  CC BY-NC 4.0  repro fetch vjepa")
     again = run_repro(*words, "--json")
     assert again.code == 4
     assert [record["row"] for record in json.loads(again.out)] == ["ucf_hmdb"]

@@ -93,26 +93,25 @@ def test_without_a_name_all_assets_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_licence_is_shown_and_must_be_accepted(tmp_path: Path) -> None:
-    message = read_error_line(run_fetch("svd", "hmdb51", at=tmp_path), 4)
-    assert "svd: svd.safetensors (9.56 GB), licence: Stability AI Community License" in message
-    assert "https://stability.ai/license" in message
-    assert "hmdb51_org.zip (4.25 GB), test_train_splits.zip (223 kB), licence: CC BY 4.0" in message
-    assert message.endswith("; to accept and fetch: repro fetch svd hmdb51 --accept-license\n")
-    message = read_error_line(run_fetch("vjepa", "--from", "a b", "--workspace", "my work", at=tmp_path), 4)
-    assert f"repro fetch vjepa --accept-license --from 'a b' --workspace '{tmp_path}/my work'" in message
+    done = run_fetch("svd", "hmdb51", at=tmp_path)
+    message = read_error_line(done, 4)
+    assert "svd: svd.safetensors (9.56 GB)\n  licence: Stability AI Community License" in done.out
+    assert "\n  https://stability.ai/license\n" in done.out
+    assert "hmdb51: hmdb51_org.zip (4.25 GB), test_train_splits.zip (223 kB)\n  licence: CC BY 4.0\n" in done.out
+    assert "13.81 GB to download, about 4.25 GB more once unpacked" in done.out
+    assert message == "repro: to accept these licences and fetch: repro fetch svd hmdb51 --accept-license\n"
+    done = run_fetch("vjepa", "--from", "a b", "--workspace", "my work", at=tmp_path)
+    assert f"repro fetch vjepa --accept-license --from 'a b' --workspace '{tmp_path}/my work'" in done.err
+    assert "warning: --from a b: no such file or folder" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["svd_xy"], 2, "unknown asset 'svd_xy'; did you mean 'svd_xt'? (available: sdv2, svd, svd_xt, "),
-        (["ak_full"], 2, "'ak_full' is a row; fetch what it needs: repro fetch animal_kingdom svd_xt"),
-        (["svd_xt_tiny"], 2, "unknown asset 'svd_xt_tiny'"),
-        (["--from", "x"], 2, "--from needs the name of what to fetch"),
-        (["svd", "svd_xt", "--from", "x"], 2, "--from is the place of one asset"),
+        (["svd_xy"], 2, "unknown row or asset 'svd_xy'; did you mean 'svd_xt'? (`repro fetch` lists the assets"),
+        (["svd_xt_tiny"], 2, "unknown row or asset 'svd_xt_tiny'"),
         (["animal_kingdom", "--accept-license"], 4, "with the form at https://forms.gle/"),
-        (["svd", "animal_kingdom"], 4, "animal_kingdom cannot be fetched"),
         (["svd", "--accept-license", "--from", "/no/such"], 4, "--from /no/such: no such file or folder"),
         (["svd", "--accept-license", "--from", "ftp://host/x"], 2, "expected http:// or https://"),
         (["svd", "--accept-license", "--from", "https://me:pw@host/x"], 2, "--from https://host/x: expected http"),
@@ -132,7 +131,7 @@ def test_a_file_is_fetched_from_the_hub_at_its_commit(tmp_path: Path, hub: FileS
     assert path.read_bytes() == CONTENT
     assert [(method, where) for method, where, _ in hub.requests] == [("HEAD", SVD), ("GET", SVD)]
     assert {headers["authorization"] for _, _, headers in hub.requests} == {f"Bearer {TOKEN}"}
-    assert json.loads(done.out) == [
+    assert json.loads(done.out)["files"] == [
         {
             "name": "svd", "path": str(path), "bytes": len(CONTENT), "sha256": sha256(CONTENT), "published": True,
             "means": "fetched",
@@ -246,8 +245,9 @@ def test_a_local_file_is_linked_and_recorded(tmp_path: Path) -> None:
     # Every later file is compared with what was recorded.
     path.unlink()
     path.write_bytes(bytes(len(CONTENT)))
-    message = read_error_line(run_fetch("svd", at=tmp_path), 4)
-    assert f"{path} has sha256 {sha256(bytes(len(CONTENT)))}, expected {sha256(CONTENT)}, to be renamed" in message
+    done = run_fetch("svd", at=tmp_path)
+    assert done.code == 4
+    assert f"{path} has sha256 {sha256(bytes(len(CONTENT)))}, expected {sha256(CONTENT)}, to be renamed" in done.out
     (tmp_path / "other").write_bytes(CONTENT[::-1])
     message = read_error_line(run_fetch("svd", "--accept-license", "--from", "other", at=tmp_path), 4)
     assert f"other: has sha256 {sha256(CONTENT[::-1])}, expected {sha256(CONTENT)}" in message
@@ -272,7 +272,7 @@ def test_archives_are_taken_from_a_folder(tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "CharadesEgo.zip").write_bytes(b"lists")
-    words = ["charades_ego", "--accept-license", "--from", "mirror"]
+    words = ["charades_ego", "--accept-license", "--no-prepare", "--from", "mirror"]
     assert "no CharadesEgo_v1_480.tar in that folder" in run_fetch(*words, at=tmp_path).err
     (mirror / "CharadesEgo_v1_480.tar").write_bytes(CONTENT)
     done = run_fetch(*words, at=tmp_path)
@@ -280,12 +280,13 @@ def test_archives_are_taken_from_a_folder(tmp_path: Path) -> None:
     archives = tmp_path / "workspace" / "data" / "charades_ego" / "archives"
     assert (archives / "CharadesEgo.zip").read_bytes() == b"lists"
     assert (archives / "CharadesEgo_v1_480.tar").read_bytes() == CONTENT
-    assert done.out.splitlines()[-1] == "charades_ego: next, run repro data prepare charades_ego"
-    assert "there, 200.0 kB" in run_fetch("charades_ego", at=tmp_path).out
+    assert done.out.splitlines()[-1] == "next: repro data prepare charades_ego"
+    assert "there, 200.0 kB" in run_fetch("charades_ego", "--no-prepare", at=tmp_path).out
 
 
 def test_archives_are_taken_from_a_mirror(tmp_path: Path, server: FileServer) -> None:
-    done = run_fetch("charades_ego", "--accept-license", "--from", server.url + "/m/", at=tmp_path)
+    words = ["charades_ego", "--accept-license", "--no-prepare", "--from", server.url + "/m/"]
+    done = run_fetch(*words, at=tmp_path)
     assert done.code == 0, done.err
     assert [where for _, where, _ in server.requests] == ["/m/CharadesEgo.zip", "/m/CharadesEgo_v1_480.tar"]
     assert not [headers for _, _, headers in server.requests if "authorization" in headers]
@@ -309,7 +310,7 @@ def test_unpacked_data_are_not_fetched(tmp_path: Path) -> None:
     folder = tmp_path / "workspace" / "data" / "animal_kingdom"
     (folder / "video").mkdir(parents=True)
     (folder / "AR_metadata.xlsx").touch()
-    done = run_fetch("animal_kingdom", at=tmp_path)
+    done = run_fetch("animal_kingdom", "--no-prepare", at=tmp_path)
     assert done.code == 0
     assert done.out == f"animal_kingdom: already unpacked in {folder}\n"
 
@@ -317,7 +318,8 @@ def test_unpacked_data_are_not_fetched(tmp_path: Path) -> None:
 def test_data_and_checkpoints_may_be_outside_the_workspace(tmp_path: Path, server: FileServer) -> None:
     env = {"REPRO_CHECKPOINTS": str(tmp_path / "c"), "REPRO_DATA": str(tmp_path / "d")}
     for name in ("svd", "charades_ego"):
-        assert run_fetch(name, "--accept-license", "--from", server.url + "/", at=tmp_path, env=env).code == 0
+        words = [name, "--accept-license", "--no-prepare", "--from", server.url + "/"]
+        assert run_fetch(*words, at=tmp_path, env=env).code == 0
     assert (tmp_path / "c" / "svd.safetensors").is_file()
     assert (tmp_path / "d" / "charades_ego" / "archives" / "CharadesEgo.zip").is_file()
 

@@ -233,7 +233,7 @@ def test_list_shows_them_when_asked(tmp_path: Path) -> None:
     assert by_name["ak_full_window16"]["changes"] == {"frames.window": "16"}
     assert by_name["ak_full_window16"]["published"] is None
     assert [m["what"] for m in by_name["ak_full_action_text"]["missing"]] == [
-        "data animal_kingdom", "checkpoint svd_xt.safetensors", "checkpoint openclip_text",
+        "data animal_kingdom", "checkpoint svd_xt", "checkpoint openclip_text",
     ]  # fmt: skip
     assert by_name["ak_full"]["kind"] == "published"
 
@@ -242,7 +242,7 @@ def test_list_shows_them_when_asked(tmp_path: Path) -> None:
 def test_an_extra_is_asked_for_by_its_name(tmp_path: Path) -> None:
     done = run_repro("ucf_hmdb_up_07", "--workspace", tmp_path, env={"REPRO_DEVICE": "cpu"})
     assert done.code == 4
-    assert done.err.startswith("repro: row ucf_hmdb_up_07 cannot run: data ucf101")
+    assert "repro: row ucf_hmdb_up_07 cannot run; to get these: repro fetch ucf_hmdb_up_07 --accept-license" in done.err
     done = run_repro("ak_full_window17", "--workspace", tmp_path)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "did you mean 'ak_full_window" in done.err

@@ -313,8 +313,8 @@ def test_fetch_refuses_another_encoder_and_takes_the_right_one_then(
 def test_a_licence_is_shown_for_both(tmp_path: Path) -> None:
     done = run_repro("fetch", "vjepa", "videomaev2", cwd=tmp_path)
     assert done.code == 4
-    assert "vith16.pth.tar (10.4 GB, of which 2.5 GB are kept), licence: CC BY-NC 4.0" in done.err
-    assert "vit_g_hybrid_pt_1200e.pth (4.1 GB), licence: apache-2.0 by the tag" in done.err
+    assert "vith16.pth.tar (10.4 GB, of which 2.5 GB are kept)\n  licence: CC BY-NC 4.0" in done.out
+    assert "vit_g_hybrid_pt_1200e.pth (4.1 GB)\n  licence: apache-2.0 by the tag" in done.out
     assert done.err.count("\n") == 1
 
 
