@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from repro.core.errors import MissingError, NothingToCheckError, ReproError, UsageError
     from repro.judge.api import judge_claims, judge_records, load_records
+    from repro.judge.scores.row_scores import load_scores
     from repro.pipeline.api import extract_video_features as extract_features
     from repro.pipeline.api import load_features, score_video
     from repro.pipeline.api import train_split_features as train_readout
@@ -31,6 +32,7 @@ _PLACES = {
     "load_readout": ("repro.readout.trained", "load_readout"),
     "load_records": ("repro.judge.api", "load_records"),
     "load_row": ("repro.table.own", "load_any_row"),
+    "load_scores": ("repro.judge.scores.row_scores", "load_scores"),
     "row_names": ("repro.table.rows", "row_names"),
     "score_video": ("repro.pipeline.api", "score_video"),
     "train_readout": ("repro.pipeline.api", "train_split_features"),
@@ -51,6 +53,7 @@ __all__ = [
     "load_readout",
     "load_records",
     "load_row",
+    "load_scores",
     "row_names",
     "score_video",
     "train_readout",

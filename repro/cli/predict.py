@@ -1,9 +1,7 @@
 """`repro predict ROW VIDEO...`: class scores of any videos."""
 
-import io
 import json
 from collections.abc import Sequence
-from csv import writer as csv_writer
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +20,7 @@ from repro.cli.options import (
     find_row,
     require_number,
 )
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, format_csv, print_line
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.files import write_bytes
 from repro.features.collection import folder_collection
@@ -154,27 +152,19 @@ def _scores_by_class(readout: "Readout", scores: "np.ndarray") -> dict[str, floa
 def _scores_as_csv(scored: "ScoredVideos", *, single: bool) -> str:
     """Return a table: a line per video and, after it, per window; then the videos that could not be read."""
     readout = scored.readout
-    text = io.StringIO()
-    lines = csv_writer(text)
-    lines.writerow(map(_as_cell, ["path", "start_s", "end_s", "predicted", *readout.classes, "error"]))
+    lines: list[list[object]] = [["path", "start_s", "end_s", "predicted", *readout.classes, "error"]]
 
     def write_scores(path: Path, times: Sequence[float | None], scores: "np.ndarray") -> None:
         # Of clips with any number of labels, each class is predicted by its own score.
         chosen = [scores.argmax()] if single else (scores >= 0.5).nonzero()[0]
-        cells = [path, *("" if time is None else f"{time:.2f}" for time in times)]
+        cells: list[object] = [path, *("" if time is None else f"{time:.2f}" for time in times)]
         cells += [";".join(readout.classes[label] for label in chosen), *(f"{score:.6f}" for score in scores), ""]
-        lines.writerow(map(_as_cell, cells))
+        lines.append(cells)
 
     for path, scores in scored.scores.items():
         write_scores(path, (None, None), scores)
         for window in scored.windows.get(path, ()):
             write_scores(path, (window.start, window.end), window.scores)
     for name, why in scored.failed.items():
-        lines.writerow(map(_as_cell, [name, "", "", "", *("" for _ in readout.classes), why]))
-    return text.getvalue()
-
-
-def _as_cell(value: object) -> str:
-    """Return a cell that no spreadsheet program takes for a formula: names of files and classes come from others."""
-    text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+        lines.append([name, "", "", "", *("" for _ in readout.classes), why])
+    return format_csv(lines)

@@ -101,32 +101,30 @@ def print_records(row: Row, records: "Sequence[RunRecord]", workspace: Workspace
 def describe_own_scores(row: Row, record: "RunRecord", workspace: Workspace) -> list[str]:
     """Return what a score on few clips is worth: what guessing reaches, the score's interval, and the score of each class."""
     # Imported here, as the records above were made by torch, NumPy and the rest, and the other verbs of this module are not.
-    from scipy.stats import binomtest
-
-    from repro.readout.metrics import map_macro
+    from repro.judge.scores.intervals import wilson_interval
+    from repro.readout.metrics import average_precision_by_class, count_confusions
     from repro.readout.predictions import read_predictions
     from repro.records.record import stored_run
 
     selected = record.best_epoch_on_held_out or record.best_epoch_on_test
     predictions = read_predictions(stored_run(workspace.runs, row.name, record.seed, record.run).predictions_path)
     scores, targets = predictions.by_epoch[selected.epoch], predictions.targets
-    right = targets[range(len(targets)), scores.argmax(axis=1)].astype(bool)
+    right, clips = count_confusions(scores, targets).diagonal(), targets.sum(axis=0)
     guess = f"guessing {100 * record.chance[row.metric]:.2f}, the classes' frequencies {100 * record.class_prior[row.metric]:.2f}"
     lines = [f"seed {record.seed}, {row.metric} without looking at the videos: {guess}"]
     single = row.metric == "top1"
     if single:
-        # Wilson's interval holds for few clips and for scores near 0 and 100 % (Brown, Cai and DasGupta 2001).
-        interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+        low, high = wilson_interval(right.sum() / len(targets), len(targets))
         lines.append(
-            f"{right.sum()} of {len(right)} test clips are right; 95 % interval of so few clips: {100 * interval.low:.0f} to "
-            f"{100 * interval.high:.0f} %"
+            f"{right.sum()} of {len(targets)} test clips are right; 95 % interval of so few clips: {low:.0f} to "
+            f"{high:.0f} %"
         )
+    precisions = average_precision_by_class(scores, targets)
     for label, name in enumerate(predictions.classes):
-        of_class = targets[:, label].astype(bool)
         found = (
-            f"{right[of_class].sum()} of {of_class.sum()} test clips"
+            f"{right[label]} of {clips[label]} test clips"
             if single
-            else f"average precision {100 * map_macro(scores[:, [label]], targets[:, [label]]):.1f}, {of_class.sum()} test clips"
+            else f"average precision {100 * precisions[label]:.1f}, {clips[label]} test clips"
         )
         lines.append(f"  {name:<24} {found}")
     return lines

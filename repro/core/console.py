@@ -3,6 +3,8 @@
 With --json all of it goes to stderr, so that stdout has the JSON alone.
 """
 
+import csv
+import io
 import shutil
 import sys
 import textwrap
@@ -13,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -49,6 +52,35 @@ def escape_text(text: str, keep: str = "") -> str:
         else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """Escape text and fit it into `width` columns of a terminal: its middle becomes an ellipsis, and short text is padded.
+
+    The ends of names differ as often as their beginnings.
+    """
+    text = escape_text(text)
+    if cell_len(text) > width:
+        # Cut by columns: East Asian characters take two.
+        head = chop_cells(text, (width - 1) // 2)[0]
+        tail = chop_cells(text[::-1], width - 1 - cell_len(head))[0][::-1]
+        text = f"{head}…{tail}"
+    return text + " " * (width - cell_len(text))
+
+
+def format_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Format a table for spreadsheet programs.
+
+    No cell is taken for a formula: names of files and classes come from others.
+    """
+    text = io.StringIO()
+    lines = csv.writer(text)
+    for row in rows:
+        cells = [value if isinstance(value, int | float) else escape_text(str(value)) for value in row]
+        # The wide forms too, which some spreadsheet programs read as the others.
+        risky = tuple("=+-@＝＋－＠")
+        lines.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(risky) else cell for cell in cells])
+    return text.getvalue()
 
 
 def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) -> None:

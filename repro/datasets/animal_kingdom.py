@@ -11,7 +11,7 @@ lists clips that are not in AR, so it cannot be used. Both mix the publishers' t
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ TEST_SPECIES = (
     "cricket / grasshopper / praying mantis / leafhopper",
     "water bird / duck / swan / goose",
 )
+ATTRIBUTES = {"species": "Animal", "sub-class": "Sub-Class", "parent-class": "Parent Class"}
+"""Columns of the sheet Animal by which clips are grouped. The publishers name animals at any level, such as Bird and Mallard."""
 OTHER_NAMES = {"common quail": "common quail bird", "cuckoo bird": "common cuckoo bird"}
 """Animals whose name in the sheet AR differs from that in the sheet Animal."""
 # Unseen actions: trained on three actions and tested on three others, of the animals in both lists above. An action's index
@@ -86,6 +88,29 @@ def read_segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | No
     if sorted(index for ids in found.values() for index in ids) != list(range(classes)):
         raise DataError(f"{path}: sheet AR_count does not put each of {classes} classes into one segment")
     return {name: tuple(sorted(ids)) for name, ids in sorted(found.items())}
+
+
+def read_animal_attribute(folder: Path, name: str, clips: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what the sheets state of the animals in each clip: one value for each different one.
+
+    Args:
+        folder: The data set's folder.
+        name: A key of ATTRIBUTES.
+        clips: Ids; those that the workbook does not list are left out.
+
+    Raises:
+        DataError: the workbook is missing or damaged; the message names sheet and row.
+    """
+    path, wanted = path_inside(folder, METADATA), set(clips)
+    sheets = read_workbook(path, {"AR": SHEETS["AR"], "Animal": ("Animal", ATTRIBUTES[name])})
+    values = {str(animal).lower(): str(value) for _, (animal, value) in sheets["Animal"]}
+    found = {}
+    for number, (clip, _, _, pairs) in sheets["AR"]:
+        if clip in wanted:
+            animals = [animal for animal, _ in _parse_pairs(pairs, f"{path}: sheet AR row {number}")]
+            of_clip = (values.get(OTHER_NAMES.get(animal, animal), "not in the sheet Animal") for animal in animals)
+            found[clip] = tuple(dict.fromkeys(of_clip)) or ("no animal",)
+    return found
 
 
 def list_animal_kingdom_files(folder: Path) -> list[Path]:
@@ -158,7 +183,8 @@ def _read_sheet_clips(sheet: Rows, classes: int, folder: Path) -> Iterator[_Shee
         target = _parse_labels(labels, classes, f"{where}: labels of clip {name}")
         # The id's last four letters appear to encode the source video: the group that a held-out split keeps together.
         # Of clips with several labels nothing but the labels is used.
-        animal, action = _parse_first_pair(pairs, where) if len(target) == 1 and "," not in labels else ("", "")
+        first = _parse_pairs(pairs, where)[:1] if len(target) == 1 and "," not in labels else []
+        animal, action = first[0] if first else ("", "")
         clip = Clip(name, folder / "video" / f"{name}.mp4", target, name[-4:], f"{METADATA} sheet AR row {number}")
         yield _SheetClip(clip, kind, OTHER_NAMES.get(animal, animal), action)
 
@@ -179,21 +205,17 @@ def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _parse_first_pair(value: Any, where: str) -> tuple[str, str]:
-    """Parse the first animal and its action, in small letters; two empty strings if the list is empty.
+def _parse_pairs(value: Any, where: str) -> list[tuple[str, str]]:
+    """Parse animals and their actions, in small letters; a clip that shows no animal has none.
 
-    The cell is a Python list of pairs or, for names with an apostrophe, of texts that hold such lists. Of several texts
-    the first counts, as in the release.
+    The cell is a Python list of pairs or, for names with an apostrophe, of texts that hold such lists.
     """
     try:
         # literal_eval reads values only: a cell of the file cannot run code.
         pairs = ast.literal_eval(value)
         if pairs and isinstance(pairs[0], str):
-            pairs = ast.literal_eval(pairs[0])
-        if not pairs:
-            return "", ""
-        animal, action = pairs[0]
-        return str(animal.lower()), str(action.lower())
+            pairs = [pair for text in pairs for pair in ast.literal_eval(text)]
+        return [(str(animal.lower()), str(action.lower())) for animal, action in pairs]
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, RecursionError, MemoryError) as error:
         raise DataError(
             f"{where}: list_animal_action is {_format_value(value)}, expected a list as [('Bird', 'Eating')]"

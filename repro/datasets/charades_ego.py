@@ -11,7 +11,7 @@ of first- and third-person clips of one script, whose ids differ only in the suf
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,9 @@ SPLITS = {
     "third_train": "train_only3rd",
     "third_test": "test_only3rd",
 }
+
+
+ATTRIBUTES = ("viewpoint", "scene")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,18 @@ def read_charades(folder: Path, config: DatasetConfig) -> Listing:
         splits[name] = Split(SplitName(config.name, name), classes, clips)
     refuse_duplicates((clip for split in splits.values() for clip in split.clips), folder)
     return Listing(splits, tuple(_compare_with_all(folder, splits)))
+
+
+def read_charades_attribute(folder: Path, name: str, clips: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the viewpoint of each clip, which its id states, or the scene, from the csv files.
+
+    Raises:
+        DataError: a csv file is missing or damaged.
+    """
+    if name == "viewpoint":
+        return {clip: ("first person" if clip.endswith("EGO") else "third person",) for clip in clips}
+    rows = (row.values for part in SPLITS.values() for row in _read_csv_rows(path_inside(folder, _csv_path(part))))
+    return {row["id"].strip(): (row["scene"].strip() or "not stated",) for row in rows}
 
 
 def _read_clips(folder: Path, relative: str, videos: str, classes: int, first_person: bool) -> Iterator[Clip]:

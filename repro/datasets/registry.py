@@ -6,7 +6,7 @@ start without parsing. It is checked against the counts in configs/datasets, if 
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from repro.datasets import animal_kingdom, charades_ego, ucf_hmdb
 from repro.datasets.annotations import DataError, Listing, check_not_empty
 from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
 from repro.datasets.labels import labels_path, read_labels
-from repro.datasets.split import Clip, Split, SplitName
+from repro.datasets.split import Clip, Split, SplitName, name_first_clips
 
 VERSION = 1
 """Part of a listing's key. Increase it when the same annotation files would give another listing."""
@@ -32,13 +32,29 @@ class Adapter:
     list_files: Callable[[Path], list[Path]]
     """Returns the annotation files in the dataset's folder."""
     read_listing: Callable[[Path, DatasetConfig], Listing]
+    attributes: Sequence[str]
+    """What clips are grouped by beyond their class and source video."""
+    read_attribute: Callable[[Path, str, Sequence[str]], dict[str, tuple[str, ...]]]
+    """Returns the values of an attribute, by clip id; a clip may have several."""
 
 
 ADAPTERS = {
-    "ucf101": Adapter(ucf_hmdb.list_ucf_files, ucf_hmdb.read_ucf),
-    "hmdb51": Adapter(ucf_hmdb.list_hmdb_files, ucf_hmdb.read_hmdb),
-    "animal_kingdom": Adapter(animal_kingdom.list_animal_kingdom_files, animal_kingdom.read_animal_kingdom),
-    "charades_ego": Adapter(charades_ego.list_charades_files, charades_ego.read_charades),
+    "ucf101": Adapter(ucf_hmdb.list_ucf_files, ucf_hmdb.read_ucf, ucf_hmdb.UCF_ATTRIBUTES, ucf_hmdb.read_ucf_attribute),
+    "hmdb51": Adapter(
+        ucf_hmdb.list_hmdb_files, ucf_hmdb.read_hmdb, ucf_hmdb.HMDB_ATTRIBUTES, ucf_hmdb.read_hmdb_attribute
+    ),
+    "animal_kingdom": Adapter(
+        animal_kingdom.list_animal_kingdom_files,
+        animal_kingdom.read_animal_kingdom,
+        tuple(animal_kingdom.ATTRIBUTES),
+        animal_kingdom.read_animal_attribute,
+    ),
+    "charades_ego": Adapter(
+        charades_ego.list_charades_files,
+        charades_ego.read_charades,
+        charades_ego.ATTRIBUTES,
+        charades_ego.read_charades_attribute,
+    ),
 }
 
 
@@ -164,6 +180,41 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
         if keep:
             _write_listing(cached, listing, folder)
     return Dataset(config, folder, listing.splits, listing.notes, key)
+
+
+def attribute_names(config: DatasetConfig) -> tuple[str, ...]:
+    """Return what the clips of a data set can be grouped by, beyond class and source video."""
+    return (*ADAPTERS[config.adapter].attributes, "split") if config.adapter in ADAPTERS else ()
+
+
+def read_attribute(
+    config: DatasetConfig, workspace: Workspace, name: str, clips: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the values of an attribute of clips, by clip id.
+
+    Args:
+        config: The data set's.
+        workspace: Its annotation files are read if the clips' names do not state the attribute.
+        name: One of `attribute_names`; "split" is the data set's splits that list the clip.
+        clips: Ids.
+
+    Raises:
+        MissingError: annotation files are missing or damaged, or do not list all clips.
+    """
+    folder = workspace.data / config.folder
+    if name == "split":
+        splits = list_dataset(config, workspace, keep=False).splits
+        parts = {part: {clip.id for clip in split.clips} for part, split in splits.items()}
+        found = {clip: tuple(part for part, ids in parts.items() if clip in ids) for clip in clips}
+    else:
+        found = ADAPTERS[config.adapter].read_attribute(folder, name, clips)
+    missing = [clip for clip in clips if not found.get(clip)]
+    if missing:
+        raise MissingError(
+            f"data {config.name}: {name}: {len(missing)} of {len(clips)} clips have none in {folder} ({name_first_clips(missing)}): "
+            "fetch the publisher's files again"
+        )
+    return found
 
 
 def _hash_annotation_file(path: Path) -> str:

@@ -9,7 +9,7 @@ Groups: in UCF101 class and gNN, which is one source video; in HMDB51 the film t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from repro.datasets.annotations import (
@@ -42,6 +42,17 @@ CLASSES = {
 UCF_LISTS = {"train": "ucfTrainTestlist/trainlist01.txt", "val": "ucfTrainTestlist/testlist01.txt"}
 HMDB_TAGS = {"0": "", "1": "train", "2": "val"}
 """Part of the split by tag. Tag 0: the clip is in neither part, as split 1 takes 70 + 30 clips a class."""
+
+
+HMDB_CODES = {
+    "body": {"h": "head", "u": "upper body", "l": "lower body", "f": "full body"},
+    "camera": {"cm": "moving", "nm": "static"},
+    "people": {},
+    "viewpoint": {"fr": "front", "ba": "back", "le": "left", "ri": "right"},
+    "quality": {"goo": "good", "med": "medium", "bad": "bad"},
+}
+"""What the end of a clip's name in HMDB51 states, in the order of the codes, and the meaning of each (publishers' description)."""
+UCF_ATTRIBUTES, HMDB_ATTRIBUTES = ("original-class",), tuple(HMDB_CODES)
 
 
 def list_ucf_files(folder: Path) -> list[Path]:
@@ -117,6 +128,22 @@ def read_hmdb(folder: Path, config: DatasetConfig) -> Listing:
             )
     refuse_duplicates((clip for clips in parts.values() for clip in clips), folder)
     return _build_listing(config.name, {part: parts[part] for part in ("train", "val")}, folder)
+
+
+def read_ucf_attribute(folder: Path, name: str, clips: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the class in UCF101 of each clip: several of them may be one class here."""
+    return {clip: (clip.removeprefix("v_").split("_")[0],) for clip in clips}
+
+
+def read_hmdb_attribute(folder: Path, name: str, clips: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what the clips' names state of `name`, a key of HMDB_CODES."""
+    found: dict[str, tuple[str, ...]] = {}
+    for clip in clips:
+        match = re.search(r"_([a-z]+)_([a-z]+)_np(\d+)_([a-z]+)_([a-z]+)_\d+$", clip)
+        if match:
+            code = match[1 + HMDB_ATTRIBUTES.index(name)]
+            found[clip] = (HMDB_CODES[name].get(code, code),)
+    return found
 
 
 def _hmdb_list_path(class_name: str) -> str:

@@ -61,10 +61,20 @@ def map_macro(scores: Scores, targets: Targets) -> float:
     Average precision is not defined for a class without a positive clip, so such classes are left out of the mean.
     """
     # 13 of Animal Kingdom's 140 classes have no clip in its test split.
+    return _mean_of_occurring(average_precision_by_class(scores, targets), targets)
+
+
+def average_precision_by_class(scores: Scores, targets: Targets) -> Float[np.ndarray, " K"]:
+    """Average precision of each class; NaN for a class without a positive clip."""
+    values = np.full(targets.shape[1], np.nan)
+    for k in np.flatnonzero(targets.any(axis=0)):
+        values[k] = _average_precision(scores[:, k], targets[:, k])
+    return values
+
+
+def _mean_of_occurring(values: Float[np.ndarray, " K"], targets: Targets) -> float:
     present = targets.any(axis=0)
-    if not present.any():
-        return 0.0
-    return float(np.mean([_average_precision(scores[:, k], targets[:, k]) for k in np.flatnonzero(present)]))
+    return float(values[present].mean()) if present.any() else 0.0
 
 
 def _average_precision(scores: Float[np.ndarray, " N"], targets: Int[np.ndarray, " N"]) -> float:
@@ -108,11 +118,30 @@ def top1_occurring(scores: Scores, targets: Targets) -> float:
 
 def class_accuracy(scores: Scores, targets: Targets) -> float:
     """Mean over occurring classes of the share of the class's clips that are predicted as it."""
-    predictions = scores.argmax(axis=1)
-    present = np.flatnonzero(targets.any(axis=0))
-    if not len(present):
-        return 0.0
-    return float(np.mean([(predictions[targets[:, k] == 1] == k).mean() for k in present]))
+    counts = count_confusions(scores, targets)
+    # A class without clips would divide by 0; it is left out of the mean.
+    return _mean_of_occurring(counts.diagonal() / np.maximum(targets.sum(axis=0), 1), targets)
+
+
+def count_confusions(scores: Scores, targets: Targets) -> Int[np.ndarray, "K K"]:
+    """Confusion matrix: number of clips of the row's class that are predicted as the column's."""
+    counts = np.zeros((targets.shape[1],) * 2, np.int64)
+    clips, labels = np.nonzero(targets)
+    np.add.at(counts, (labels, scores.argmax(axis=1)[clips]), 1)
+    return counts
+
+
+def count_ranking_errors(scores: Scores, targets: Targets) -> Int[np.ndarray, "K K"]:
+    """Number of clips of the row's class, and not of the column's, whose score of the column's class is at least that of the row's.
+
+    For clips with any number of labels, whose classes are scored and not chosen: the pairs that label ranking loss counts
+    (Tsoumakas, Katakis and Vlahavas 2010; scikit-learn's `label_ranking_loss`), by class.
+    """
+    counts = np.zeros((targets.shape[1],) * 2, np.int64)
+    for label, positive in enumerate(targets.T.astype(bool)):
+        above = scores[positive] >= scores[positive, label, None]
+        counts[label] = (above & (targets[positive] == 0)).sum(axis=0)
+    return counts
 
 
 def chance_scores(targets: Targets) -> dict[str, float]:

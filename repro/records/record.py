@@ -301,9 +301,9 @@ def stored_run(runs: Path, row: str, seed: int, run: str) -> StoredRun:
     return StoredRun(runs / row / f"seed{seed}-{run}")
 
 
-def find_runs(runs: Path) -> Iterator[StoredRun]:
-    """Yield every run folder that has a record, ordered by name."""
-    for path in sorted(runs.glob("*/seed*/record.json")):
+def find_runs(runs: Path, row: str = "*") -> Iterator[StoredRun]:
+    """Yield every run folder that has a record, or those of a row, ordered by name."""
+    for path in sorted(runs.glob(f"{row}/seed*/record.json")):
         yield StoredRun(path.parent)
 
 

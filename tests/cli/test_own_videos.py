@@ -10,6 +10,7 @@ import pytest
 import yaml
 from builders.commands import ROOT, run_repro
 
+from repro.core.console import format_csv
 from repro.core.workspace import Workspace
 from repro.records.record import find_runs
 from repro.table.own import load_own_row
@@ -52,6 +53,12 @@ def test_the_example(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert record is not None
     assert (record.kind, record.protocol, record.classes) == ("own", "held-out", ("jump", "walk"))
     assert (record.train.clips, record.test.clips, record.recipe.epochs) == (12, 4, 2)
+
+    done = run_repro("scores", row, env=place)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{record.row}: recall by class, 4 test clips of ")
+    assert re.search(r"^held-out +top1 \d+\.\d\d, best epoch on held-out clips; .*\nlast epoch ", done.out, re.M)
+    assert "--by viewpoint: own_" in run_repro("scores", row, "--by", "viewpoint", env=place).err
 
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     videos = [clips / "walk 0-0.mp4", clips / "jump 1-1.mp4", tmp_path / "broken.mp4"]
@@ -132,14 +139,6 @@ def test_files_are_not_overwritten_and_rows_are_checked(clips: Path, tmp_path: P
     assert "no such file: expected a config" in run_repro("run", tmp_path / "nothing.yaml").err
 
 
-def test_a_cell_is_no_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    from repro.cli.predict import _as_cell
-
-    assert [_as_cell(text) for text in ("=1+1", "+1", "-1", "@x", "walk", "0.5")] == [
-        "'=1+1",
-        "'+1",
-        "'-1",
-        "'@x",
-        "walk",
-        "0.5",
-    ]
+def test_a_cell_is_no_formula() -> None:
+    cells = ["=1+1", "+1", "-1", "@x", "＝1", "walk", "0.5", -0.5, "\x1b[0m", "\t=1"]
+    assert format_csv([cells]) == "'=1+1,'+1,'-1,'@x,'＝1,walk,0.5,-0.5,\\x1b[0m,\\t=1\r\n"

@@ -1,7 +1,9 @@
 """`repro check`: compare the workspace's run records with the published table."""
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
@@ -14,6 +16,9 @@ from repro.judge.rules import RULES
 from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.rows import extra_names, is_smoke_row, row_names
+
+if TYPE_CHECKING:
+    from repro.judge.scores.intervals import SplitInterval
 
 
 def check(
@@ -43,11 +48,13 @@ def check(
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
         print_sentence(f"warning: {line}", to_stderr=True)
+    intervals = _find_intervals(verdicts, workspace)
     if common.as_json:
         report = {
             "rule_set": {"name": name, "sha256": sha256, "rules": RULES},
             "verdicts": [verdict_as_json(verdict) for verdict in verdicts],
             "counts": {str(o): sum(v.outcome is o for v in verdicts) for o in Outcome},
+            "intervals_over_test_clips": {row: dataclasses.asdict(found) for row, found in intervals.items()},
             "targets_compared_with_annotations": sorted(annotated),
             "damaged_records": damaged,
             "records_not_judged": [refusal_as_json(record, why) for record, why in left_out],
@@ -58,6 +65,9 @@ def check(
     else:
         print_sentence(f"judged by {name}, sha256 {sha256[:16]}")
         _print_verdicts(verdicts, {"extras": extras, "own rows": own}, damaged=len(damaged), left_out=len(left_out))
+        if intervals:
+            print_line("what other test clips would give, which no verdict uses:")
+        print_lines(f"{row:<24} {interval}" for row, interval in intervals.items())
         print_lines(claimed.format() if claimed else [])
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
@@ -65,6 +75,15 @@ def check(
             f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
         )
     return Exit.JUDGED_DIFFERENT if claimed and claimed.any_reversed else exit_code(verdicts, strict)
+
+
+def _find_intervals(verdicts: Sequence[Verdict], workspace: Workspace) -> "dict[str, SplitInterval]":
+    if not any(verdict.runs for verdict in verdicts):
+        return {}
+    # Imported here: it imports NumPy and pyarrow, and an empty workspace has no interval.
+    from repro.judge.scores.intervals import find_intervals
+
+    return find_intervals(verdicts, workspace.runs)
 
 
 def _print_verdicts(

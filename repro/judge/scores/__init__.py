@@ -1,0 +1,1 @@
+"""What is behind a row's score, and how closely its test clips pin it."""

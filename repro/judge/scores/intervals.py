@@ -1,0 +1,99 @@
+"""How closely a test split pins a score: the interval that another draw of its clips would give.
+
+It is shown with a verdict and never enters one: a measured and a published score share the clips, so that what the clips
+happen to be cancels in their difference. All values are in points.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
+from repro.judge.verdict import Verdict
+from repro.readout.metrics import Scores, top1
+from repro.readout.predictions import Predictions, read_predictions
+from repro.readout.recipe import Metric
+from repro.records.record import stored_run
+
+RESAMPLES = 250
+"""Enough for ends that are right to a tenth of the interval's half-width; five runs of Animal Kingdom take a second."""
+Z = 1.959963984540054
+"""The 97.5 % point of the normal distribution, for intervals of 95 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInterval:
+    """95 % interval of a score over the draw of the test clips, in points."""
+
+    low: float
+    high: float
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.low:.1f} to {self.high:.1f} (95 %, {self.method})"
+
+
+def interval_over_clips(metric: Metric, runs: Sequence[Scores], predictions: Predictions) -> SplitInterval | None:
+    """Return the interval of the mean score of runs over the draw of the test clips.
+
+    Accuracy of clips whose source videos are not known: Wilson's interval. Otherwise the percentiles of a bootstrap over source
+    videos, the same videos for all runs and classes.
+
+    Args:
+        metric: top1 or map_micro.
+        runs: Scores `[N, K]` of each run.
+        predictions: Targets and source videos of the clips.
+
+    Returns:
+        The interval, or None if there are fewer than two source videos, or no clip has a label.
+    """
+    targets = predictions.targets
+    groups = index_groups(predictions.clips, predictions.groups)
+    videos = int(groups.max(initial=-1)) + 1
+    if videos < 2 or not targets.any():
+        return None
+    if metric == "top1" and videos == len(targets):
+        low, high = wilson_interval(float(np.mean([top1(scores, targets) for scores in runs])), videos)
+        return SplitInterval(low, high, f"Wilson, {videos} clips")
+    weights = sample_groups(videos, RESAMPLES)
+    values = np.mean([resample_score(metric, scores, targets, groups, weights) for scores in runs], axis=0)
+    low, high = np.percentile(values, (2.5, 97.5))
+    return SplitInterval(
+        float(low), float(high), f"bootstrap over {videos} {'source videos' if videos < len(targets) else 'clips'}"
+    )
+
+
+def find_intervals(verdicts: Iterable[Verdict], runs: Path) -> dict[str, SplitInterval]:
+    """Return for each judged row the interval of its first judged seed's score, under the published rule (best epoch on test).
+
+    One seed says it: the clips are the same for all. Rows whose predictions of that epoch are not kept are left out.
+
+    Raises:
+        MissingError: predictions were removed or damaged after the verdict.
+    """
+    found: dict[str, SplitInterval] = {}
+    for verdict in verdicts:
+        if not verdict.runs:
+            continue
+        record = verdict.runs[0]
+        stored = stored_run(runs, record.row, record.seed, record.run)
+        predictions = read_predictions(stored.predictions_path)
+        scores = predictions.by_epoch.get(record.best_epoch_on_test.epoch)
+        interval = None if scores is None else interval_over_clips(record.metric, [scores], predictions)
+        if interval is not None:
+            found[record.row] = interval
+    return found
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of `count` clips, in points (Wilson 1927), also for a mean over runs of the same clips.
+
+    It holds for few clips and for shares near 0 and 1 (Brown, Cai and DasGupta 2001).
+    """
+    below = 1 + Z**2 / count
+    centre = (share + Z**2 / (2 * count)) / below
+    half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / below
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
