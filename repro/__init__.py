@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repro.core.errors import MissingError, NothingToCheckError, ReproError, UsageError
-    from repro.judge.api import judge_claims, judge_records, load_records
+    from repro.judge.api import judge_claims, judge_records, load_predictions, load_records
     from repro.judge.scores.row_scores import load_scores
     from repro.pipeline.api import extract_video_features as extract_features
+    from repro.pipeline.api import extract_video_layers as extract_layers
     from repro.pipeline.api import load_features, score_video
+    from repro.pipeline.api import run_any_row as run_row
     from repro.pipeline.api import train_split_features as train_readout
     from repro.readout.trained import load_readout
     from repro.table.own import load_any_row as load_row
@@ -26,14 +28,17 @@ _PLACES = {
     "UsageError": ("repro.core.errors", "UsageError"),
     "extra_names": ("repro.table.rows", "extra_names"),
     "extract_features": ("repro.pipeline.api", "extract_video_features"),
+    "extract_layers": ("repro.pipeline.api", "extract_video_layers"),
     "judge_claims": ("repro.judge.api", "judge_claims"),
     "judge_records": ("repro.judge.api", "judge_records"),
     "load_features": ("repro.pipeline.api", "load_features"),
+    "load_predictions": ("repro.judge.api", "load_predictions"),
     "load_readout": ("repro.readout.trained", "load_readout"),
     "load_records": ("repro.judge.api", "load_records"),
     "load_row": ("repro.table.own", "load_any_row"),
     "load_scores": ("repro.judge.scores.row_scores", "load_scores"),
     "row_names": ("repro.table.rows", "row_names"),
+    "run_row": ("repro.pipeline.api", "run_any_row"),
     "score_video": ("repro.pipeline.api", "score_video"),
     "train_readout": ("repro.pipeline.api", "train_split_features"),
 }
@@ -47,14 +52,17 @@ __all__ = [
     "__version__",
     "extra_names",
     "extract_features",
+    "extract_layers",
     "judge_claims",
     "judge_records",
     "load_features",
+    "load_predictions",
     "load_readout",
     "load_records",
     "load_row",
     "load_scores",
     "row_names",
+    "run_row",
     "score_video",
     "train_readout",
 ]

@@ -7,6 +7,7 @@ parts of names; other files: every line. A hit makes the exit code 1.
 
 import argparse
 import io
+import json
 import re
 import sys
 import tokenize
@@ -33,13 +34,15 @@ INSTEAD = {
 NAMES = re.compile(r"begun|beside|lacking|mend(ed|able)?|reckon(ed|ing)?|told|wish(ed|es)?")
 """Parts of Python names to avoid."""
 
-SUFFIXES = {".py", ".md", ".sh", ".yaml", ".yml", ".toml", ".cff", ".def", ""}
+SUFFIXES = {".py", ".md", ".sh", ".ipynb", ".yaml", ".yml", ".toml", ".cff", ".def", ""}
 TEXT = re.compile("|".join(rf"(?P<g{n}>\b(?:{words})(?!\w))" for n, words in enumerate(INSTEAD)), re.IGNORECASE)
 
 
 def spoken(path: Path) -> Iterator[tuple[int, str, bool]]:
     """Yield (line number, text, whether it is a name) for everything in a file that a person reads as language."""
     text = path.read_text()
+    if path.suffix == ".ipynb":
+        text = "".join("".join(cell["source"]) + "\n" for cell in json.loads(text)["cells"])
     if path.suffix != ".py":
         yield from ((number, line, False) for number, line in enumerate(text.splitlines(), 1))
         return

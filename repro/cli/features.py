@@ -49,7 +49,7 @@ def features_export(
     Example: `repro features export hmdb51 hmdb51.safetensors --backbone svd_xt`
 
     Args:
-        dataset: A data set, or a split of one (ucf101/train).
+        dataset: A data set, a split of one (ucf101/train), or the YAML file of own clips.
         file: The safetensors file to write; NAME.parquet and NAME.md are written next to it.
         backbone: A name from configs/backbones.
     """
@@ -90,7 +90,7 @@ def features_import(file: Path, /, *, common: CommonOptions = COMMON) -> Exit:
     if common.as_json:
         report = {
             "sha256": done.sha256, "store": str(done.store.folder), "added": done.added, "reused": done.reused,
-            "card": done.card.model_dump(mode="json"),
+            "row": None if done.row is None else str(done.row), "card": done.card.model_dump(mode="json"),
         }  # fmt: skip
         print(json.dumps(report, indent=1))
         return Exit.OK
@@ -98,4 +98,6 @@ def features_import(file: Path, /, *, common: CommonOptions = COMMON) -> Exit:
     print_line(f"{card.what}; {card.made_by}; sha256 {done.sha256}")
     print_line(f"checkpoint: {f'sha256 {checkpoint}' if checkpoint else 'none'}; precision {card.precision}")
     print_line(f"licence of the data: {card.licence}; {done.added} features added, {done.reused} were stored already")
+    if done.row is not None:
+        print_line(f"own clips, without their videos: `repro readout {done.row}` trains on their features")
     return Exit.OK

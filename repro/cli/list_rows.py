@@ -49,12 +49,24 @@ def list_rows(
     return Exit.OK
 
 
+def is_imported(row: Row, workspace: Workspace) -> bool:
+    """Whether `repro readout` can run the row on imported features alone."""
+    if not any(workspace.features.glob("*/origins/imported-*.json")):
+        return False
+    # Imports NumPy and pyarrow, which takes as long as the list does.
+    from repro.table.imported import has_imported_features
+
+    return has_imported_features(row, workspace)
+
+
 def _build_table(rows: dict[str, tuple[Row, Expected | None]], workspace: Workspace) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("row", "setting", "backbone", "metric", "published", "status", "missing to run it"):
         table.add_column(column, justify="right" if column == "published" else "left", overflow="fold")
     for name, (row, line) in rows.items():
         missing = ", ".join(m.what for m in requirements.missing_items(row, workspace)) or "nothing"
+        if missing != "nothing" and is_imported(row, workspace):
+            missing = "nothing for `repro readout`: features were imported"
         table.add_row(
             name, row.title.split(":")[0] if line else row.title, row.backbone, METRICS[row.metric],
             f"{line.published:.{line.digits}f}" if line else "", line.status if line else "extra", missing,
@@ -72,6 +84,7 @@ def _row_as_json(name: str, row: Row, line: Expected | None, workspace: Workspac
         "metric": row.metric,
         "version": row.version,
         "missing": [item.as_json() for item in requirements.missing_items(row, workspace)],
+        "features_imported": is_imported(row, workspace),
     }
     if line is None:
         settings = {"cell": row.features.name, "changes": dict(row.changes), "source": row.source, "note": row.note}

@@ -30,6 +30,7 @@ from repro.plan.figures import describe_existing, plan_as_json, sum_portions, su
 from repro.plan.passes import SECONDS_PER_HOUR
 from repro.plan.plan import Plan, make_plan
 from repro.readout.recipe import Protocol
+from repro.table.imported import explain_imported
 from repro.table.requirements import command_for_missing, distinct_items, format_missing
 
 DISK_ASSUMPTION = (
@@ -121,6 +122,7 @@ def _print_tables(plan: Plan) -> None:
         *_about_readouts(plan),
         *_about_sharing(plan),
         DISK_ASSUMPTION,
+        *(explain_imported(one.row) for one in plan.rows if one.imported),
     )
     for line in (*assumptions, *plan.problems):
         console.print(f"- {line}", markup=False, soft_wrap=True)

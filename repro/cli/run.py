@@ -27,6 +27,7 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.registry import open_dataset
 from repro.table import requirements
+from repro.table.imported import explain_imported, has_imported_features
 from repro.table.requirements import missing_of_rows
 from repro.table.row import Row
 
@@ -160,6 +161,8 @@ def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
     """
     # Missing files are reported before torch is imported, which takes seconds.
     named = device or device_from_environment()
+    if any(requirements.missing_items(row, workspace)) and has_imported_features(row, workspace):
+        print_line(explain_imported(row), to_stderr=True)
     refuse_missing([row], workspace, gpu=named is not None and named != "cpu")
     return requirements.chosen_device(device)
 

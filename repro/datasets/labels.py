@@ -4,7 +4,7 @@ WORKSPACE/listings/<dataset>-imported.jsonl, signed. It holds no paths: where a 
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from pydantic import Field
@@ -33,6 +33,9 @@ class Labels(Config):
     """Key of the annotation files that it was read from (`Dataset.key`)."""
     notes: tuple[Text, ...]
     splits: dict[str, SplitLabels]
+    # Left out of published data sets' labels, whose config states it.
+    target: Literal["single", "multi"] | None = Field(default=None, exclude_if=lambda target: target is None)
+    """Of own clips: whether a clip has one label or any number."""
 
     def list_splits(self, config: DatasetConfig, folder: Path) -> Listing:
         """Return the listing, with paths below `folder`, whether videos are there or not.

@@ -35,6 +35,10 @@ REQUIRED, OPTIONAL = ("path", "label"), ("split", "group")
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 LEAST_TRAIN = 3
 """Independent clips (groups) of a class that training needs: of fewer, none can be held out (repro/core/stratified.py)."""
+NOT_STATED = "not stated"
+"""Licence of clips whose owner names none."""
+OWN_NAME = "^own_[a-z0-9_]{1,80}$"
+"""Names of own data sets and rows; those of published ones do not begin so."""
 SHOWN = 3
 """Rows or clips that a message names."""
 
@@ -50,6 +54,10 @@ class OwnDataFile(Config):
     """Share of the clips to test on, if the table has no column split."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Decides which groups those are."""
+    licence: str = NOT_STATED
+    """Of the clips, for those whom their features are given to."""
+    name: Annotated[str, Field(pattern=OWN_NAME)] | None = None
+    """Name in the workspace [default: by the file's path], which imported features bring with them."""
 
 
 class OwnDataset(DatasetConfig):
@@ -130,6 +138,19 @@ def find_dataset(name: str) -> DatasetConfig:
     return config
 
 
+def find_split(source: str) -> tuple[DatasetConfig, str]:
+    """Return the data set that `source` names, and which split of it; "" for the data set.
+
+    Args:
+        source: A data set, or `<data set>/<split>`; a data set is named as in find_dataset.
+
+    Raises:
+        UsageError: there is no such data set, or own clips are not valid.
+    """
+    name, _, split = source.rpartition("/")
+    return (find_dataset(name), split) if name and not is_config_path(source) else (find_dataset(source), "")
+
+
 def build_own_dataset(path: Path, file: OwnDataFile) -> OwnDataset:
     """Read the table that `file`, to be stored at `path`, describes.
 
@@ -153,7 +174,7 @@ def build_own_dataset(path: Path, file: OwnDataFile) -> OwnDataset:
         raise UsageError(
             f"{table}: the only label is '{classes[0]}': a readout needs at least two classes to tell apart"
         )
-    name = own_name(path)
+    name = file.name or own_name(path)
     clips = {
         row.id: Clip(
             row.id, row.path, tuple(sorted(map(classes.index, row.labels))), row.group, f"{table.name}:{row.lines[0]}"
@@ -179,7 +200,7 @@ def build_own_dataset(path: Path, file: OwnDataFile) -> OwnDataset:
     notes = (summary, *cells.notes, *_find_doubtful(splits))
     dataset = OwnDataset(
         name=name, title=f"{_count(rows, 'clip')} of {table.name}", version=1, source=str(table), size="your own files",
-        licence="your own", folder=str(table.parent), parts=(), obtain=f"correct {table}", adapter="own",
+        licence=to_one_line(file.licence) or NOT_STATED, folder=str(table.parent), parts=(), obtain=f"correct {table}", adapter="own",
         classes=len(classes), target="single" if target == "single" else "multi",
         official_metric="top1" if target == "single" else "map_macro",
         splits={part: SplitFacts(clips=len(split.clips)) for part, split in splits.items()}, file=path, has_split_column="split" in cells.columns,

@@ -7,5 +7,6 @@ stored_cells.py which cells of which clips a store holds
 store.py        the feature store: one file per clip, with its own sha256
 packed.py       the same features packed by cell; pack_collection.py packs them
 collection.py   clips whose features are stored together
+shared.py       features in a file to share; imported.py which imported ones are read
 rates.py        measured speeds of extraction, for `repro plan`
 """

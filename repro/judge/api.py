@@ -1,4 +1,4 @@
-"""From Python: a workspace's run records, and the verdicts that `repro check` prints.
+"""From Python: a workspace's run records, their predictions, and the verdicts that `repro check` prints.
 
 Re-exported by `repro`; docs/api.md has an example.
 """
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.core.errors import MissingError
+from repro.core.hashing import file_sha256
 from repro.core.workspace import open_workspace
 from repro.judge.evidence import read_evidence
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.verdict import Verdict, judge_rows
-from repro.records.record import RunRecord, find_runs
+from repro.readout.predictions import Predictions, read_predictions
+from repro.records.record import RunRecord, find_runs, stored_run
 
 if TYPE_CHECKING:
     from repro.judge.claims.judging import ClaimVerdict
@@ -32,6 +34,28 @@ def load_records(workspace: Path | str | None = None) -> list[RunRecord]:
     if damaged:
         raise MissingError(damaged[0][1])
     return records
+
+
+def load_predictions(record: RunRecord, workspace: Path | str | None = None) -> Predictions:
+    """Load a run's scores of every test clip, after the epochs that its record selects and after the last one.
+
+    Args:
+        record: A run record, as `load_records` returns them.
+        workspace: Folder of the run [default: REPRO_WORKSPACE, else ./workspace].
+
+    Returns:
+        `clips` (N ids), `classes` (K names), `targets` `[N, K]` of 0 and 1, and `by_epoch`: probabilities `[N, K]` by the
+        number of the epoch, such as `record.last_epoch.epoch`.
+
+    Raises:
+        MissingError: the predictions are missing, or not those that the record was written with.
+    """
+    opened = open_workspace(None if workspace is None else Path(workspace))
+    path = stored_run(opened.runs, record.row, record.seed, record.run).predictions_path
+    predictions = read_predictions(path)
+    if file_sha256(path) != record.predictions_sha256:
+        raise MissingError(f"{path}: not the predictions that the record of the run is of")
+    return predictions
 
 
 def judge_records(records: Iterable[RunRecord], rules: str = "1") -> list[Verdict]:

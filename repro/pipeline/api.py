@@ -1,38 +1,42 @@
-"""From Python: features of a video, stored features as arrays, training a readout, and scoring videos.
+"""From Python: features of a video, stored features as arrays, running a row, training a readout, and scoring videos.
 
 Re-exported by `repro`; docs/api.md has an example. Workspaces are folders [default: REPRO_WORKSPACE, else ./workspace].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from repro.backbones.config import Precision, choose_cells
+from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, open_workspace
-from repro.datasets.config import load_dataset
+from repro.datasets.own import find_split
 from repro.datasets.registry import open_dataset
-from repro.datasets.split import Clip, SplitName
+from repro.datasets.split import Clip
 from repro.features.collection import Collection
+from repro.features.imported import find_stored_identity
 from repro.features.store import FeatureStore
 from repro.pipeline.extract import compute_features, open_stores
 from repro.pipeline.predict import COLLECTION, predict_videos
-from repro.pipeline.sharing.imported import find_stored_identity
+from repro.pipeline.row import RowRequest, run_row
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
-from repro.readout.recipe import Metric, Recipe
+from repro.readout.recipe import Metric, Protocol, Recipe
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import TrainingResult, train_readout
 from repro.readout.trained import Readout
+from repro.records.record import RunRecord
+from repro.table.imported import explain_imported, has_imported_features
 from repro.table.own import load_any_row
-from repro.table.requirements import chosen_device
+from repro.table.requirements import chosen_device, missing_items
 from repro.table.row import with_precision
+from repro.video.decoders import count_spare_cores
 
 ANY_LENGTH = 2**31
 """Maximal number of frames read from a clip if no recipe limits it."""
@@ -84,7 +88,7 @@ def extract_video_features(
     video: Path | str,
     backbone: str = "svd_xt",
     timestep: int | None = None,
-    layer: int | str | None = None,
+    layer: Layer | None = None,
     *,
     changes: Mapping[str, str] | None = None,
     workspace: Path | str | None = None,
@@ -108,21 +112,38 @@ def extract_video_features(
         UsageError: no such backbone, timestep, layer or device.
         MissingError: the video cannot be decoded, or the checkpoint or a GPU is missing.
     """
-    place, config = _open_workspace(workspace), load_backbone(backbone, changes)
-    # One timestep and one layer make one cell.
-    (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
-    path = Path(video)
-    # The path is the id: a video that belongs to no data set has no other name. Its labels are unknown.
-    clip = Clip(str(path.absolute()), path, ())
-    requests = open_stores([(describe_backbone(config, place), (cell,))], COLLECTION, place)
-    reporter = Reporter(to_stderr=True)
-    execution = Execution(chosen_device(device), say=reporter.line)
-    done = compute_features(requests, Collection(COLLECTION, (clip,)), execution, reporter)
-    entry = None if done.failed else requests[0].store.cell_reader(cell.name).read(clip.id)
-    if entry is None:
-        raise MissingError(done.failed.get(clip.id, f"clip {path}: its features are not in {requests[0].store.folder}"))
-    features: Float32[np.ndarray, "T C"] = entry.features[cell.name].astype(np.float32)
-    return features
+    config = load_backbone(backbone, changes)
+    cells = _choose_cells(config, timestep, None if layer is None else (layer,))
+    return next(iter(_extract_cells(Path(video), config, cells, workspace, device).values()))
+
+
+def extract_video_layers(
+    video: Path | str,
+    backbone: str,
+    layers: Sequence[Layer],
+    timestep: int | None = None,
+    *,
+    changes: Mapping[str, str] | None = None,
+    workspace: Path | str | None = None,
+    device: str | None = None,
+) -> dict[Layer, Float32[np.ndarray, "T _"]]:
+    """Extract the features of one video at several layers, in one pass. Arguments and errors are those of extract_video_features.
+
+    Args:
+        layers: Numbers, "up_7" or "final"; each once.
+
+    Returns:
+        Features `[T, C]` by layer, in the order of `layers`. `C` differs between layers of SVD; where it is equal,
+        `np.stack(list(found.values()), axis=1)` is one array `[T, L, C]`.
+    """
+    if not layers or len(set(layers)) < len(layers):
+        raise UsageError(f"layers {list(layers)}: expected one or more, each once")
+    config = load_backbone(backbone, changes)
+    cells = _choose_cells(config, timestep, layers)
+    if [cell.layer for cell in cells] != list(layers):  # a backbone without numbered layers
+        raise UsageError(f"layers {list(layers)}: {config.name} has '{cells[0].layer}' alone")
+    found = _extract_cells(Path(video), config, cells, workspace, device)
+    return {layer: found[cell.name] for layer, cell in zip(layers, cells, strict=True)}
 
 
 def load_features(
@@ -137,7 +158,7 @@ def load_features(
     """Load the features of a split that `repro extract` or a row stored.
 
     Args:
-        split: `<data set>/<split>`, for example "ucf101/train".
+        split: `<data set>/<split>`: "ucf101/train", or of own clips "my.yaml/train".
         backbone: A name from configs/backbones.
         timestep: As for extract_video_features.
         layer: As for extract_video_features.
@@ -148,15 +169,14 @@ def load_features(
         UsageError: no such split, backbone, timestep or layer.
         MissingError: annotation files, or the features of some clips, are missing or damaged.
     """
-    try:
-        name = SplitName.parse(split)
-    except ValueError as error:
-        raise UsageError(f"split {error}") from error
+    dataset, part = find_split(split)
+    if not part:
+        raise UsageError(f"split '{split}': expected <data set>/<split>, such as ucf101/train or my.yaml/train")
     place, config = _open_workspace(workspace), load_backbone(backbone, changes)
-    (cell,) = choose_cells(config, None if timestep is None else (timestep,), None if layer is None else (layer,))
-    found = open_dataset(load_dataset(name.dataset), place).split(name.split)
-    identity = find_stored_identity(config, place, cell, (name.dataset,))
-    store = FeatureStore.locate(place, config.name, identity, name.dataset)
+    (cell,) = _choose_cells(config, timestep, None if layer is None else (layer,))
+    found = open_dataset(dataset, place).split(part)
+    identity = find_stored_identity(config, place, cell, (dataset.name,))
+    store = FeatureStore.locate(place, config.name, identity, dataset.name)
     sequences = load_sequences(store, found, cell.name, ANY_LENGTH)
     return SplitFeatures(found.classes, sequences, config.name, cell.name, store.key)
 
@@ -199,8 +219,45 @@ def train_split_features(
     return TrainedReadout(readout, result)
 
 
+def run_any_row(
+    row: str | Path,
+    *,
+    seeds: int = 1,
+    protocol: Protocol | None = None,
+    workspace: Path | str | None = None,
+    device: str | None = None,
+) -> list[RunRecord]:
+    """Run a row as `repro ROW` does: features, readouts, and a record for each seed. What is stored is not computed again.
+
+    Args:
+        row: A row, or the path of a row file of own clips.
+        seeds: Number of readouts: the row's seed, then those that follow it.
+        protocol: "published" or "held-out" [default: the row's].
+        workspace: Folder with data and checkpoints; features and runs are written there.
+        device: As for extract_video_features.
+
+    Returns:
+        Records, by seed. Scores are fractions of 1.
+
+    Raises:
+        UsageError: no such row or device, or the workspace cannot be written.
+        MissingError: data, a checkpoint, clips or a GPU are missing.
+    """
+    found, place = load_any_row(row), _open_workspace(workspace)
+    missing = ", ".join(item.what for item in missing_items(found, place))
+    if missing:
+        imported = f"; {explain_imported(found)}" if has_imported_features(found, place) else ""
+        raise MissingError(
+            f"row {found.name} cannot run: missing in {place.root}: {missing}: `repro plan` says how to get it{imported}"
+        )
+    computes, reporter = chosen_device(device), Reporter(to_stderr=True)
+    execution = Execution(computes, workers=count_spare_cores(), say=reporter.line)
+    compute = Compute(computes).require_available()
+    return run_row(found, RowRequest(seeds, protocol), place, execution, compute, reporter)
+
+
 def score_video(
-    row: str,
+    row: str | Path,
     video: Path | str,
     *,
     seed: int | None = None,
@@ -233,6 +290,28 @@ def score_video(
     pairs = zip(scored.readout.classes, scored.scores[path].tolist(), strict=True)
     # A stable sort: equal probabilities keep the order of the label ids.
     return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def _choose_cells(config: BackboneConfig, timestep: int | None, layers: Sequence[Layer] | None) -> tuple[Cell, ...]:
+    return choose_cells(config, None if timestep is None else (timestep,), layers)
+
+
+def _extract_cells(
+    path: Path, config: BackboneConfig, cells: Sequence[Cell], workspace: Path | str | None, device: str | None
+) -> dict[str, Float32[np.ndarray, "T _"]]:
+    """Return a video's features by the name of the cell, in the order of `cells`."""
+    place = _open_workspace(workspace)
+    # The path is the id: a video that belongs to no data set has no other name. Its labels are unknown.
+    clip = Clip(str(path.absolute()), path, ())
+    requests = open_stores([(describe_backbone(config, place), tuple(cells))], COLLECTION, place)
+    reporter = Reporter(to_stderr=True)
+    execution = Execution(chosen_device(device), say=reporter.line)
+    done = compute_features(requests, Collection(COLLECTION, (clip,)), execution, reporter)
+    store, names = requests[0].store, [cell.name for cell in cells]
+    entry = None if done.failed else store.read_clip(clip.id, names)
+    if entry is None:
+        raise MissingError(done.failed.get(clip.id, f"clip {path}: its features are not in {store.folder}"))
+    return {name: entry.features[name].astype(np.float32) for name in names}
 
 
 def _open_workspace(workspace: Path | str | None) -> Workspace:

@@ -5,10 +5,10 @@ import shlex
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import name_first_clips
+from repro.features.imported import find_stored_identity
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import DamagedPackError, FeatureStore
 from repro.pipeline.row_data import ReadoutInputs, dataset_of, list_row_data
-from repro.pipeline.sharing.imported import find_stored_identity
 from repro.table.row import Row, row_backbone
 from repro.video.sampling import is_of_damaged_clip
 

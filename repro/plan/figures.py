@@ -70,7 +70,7 @@ def describe_existing(row: RowPlan) -> str:
             parts.append(name if ready == len(downloads) else f"{name} {ready} of {len(downloads)}")
     stored_clips = sum(job.stored_clips for job in row.jobs)
     if stored_clips:
-        parts.append(f"features of {stored_clips:,} clips")
+        parts.append(f"{'imported ' if row.imported else ''}features of {stored_clips:,} clips")
     if row.readouts.recorded:
         parts.append(f"{row.readouts.recorded} run{'s' if row.readouts.recorded > 1 else ''}")
     return ", ".join(parts) or "nothing"
@@ -85,6 +85,7 @@ def _row_plan_as_json(row: RowPlan) -> dict[str, Any]:
         "row": row.row.name,
         "title": row.row.title,
         "missing": [item.as_json() for item in row.missing],
+        "features_imported": row.imported,
         "needs": [download.name for download in row.downloads],
         "download_bytes": _amount_as_json(sum_amounts(download.bytes_to_download for download in row.downloads)),
         "extractions": [_job_as_json(job) for job in row.jobs],

@@ -20,6 +20,7 @@ from repro.plan.windows import ClipCounter, Portion, distinct_splits
 from repro.plan.workspace_state import WorkspaceState
 from repro.readout.recipe import Protocol
 from repro.table import requirements
+from repro.table.imported import has_imported_features
 from repro.table.requirements import MissingItem
 from repro.table.row import Row
 
@@ -86,6 +87,8 @@ class RowPlan:
 
     row: Row
     missing: tuple[MissingItem, ...]
+    imported: bool
+    """Whether features of all its clips are stored that were imported: nothing is missing then, and nothing downloaded."""
     downloads: tuple[Download, ...]
     jobs: tuple[ExtractionJob, ...]
     readouts: ReadoutJob
@@ -136,11 +139,13 @@ def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int,
             shared.setdefault((name.dataset, backbone, row.features), []).append(name.split)
         jobs = [_plan_extraction(counter, kind, dataset, backbone, row.features, own[dataset]) for dataset in own]
         missing_clips = [found for name in (row.data.train, row.data.test) if (found := state.missing_clips(name))]
+        imported = has_imported_features(row, workspace)
         plans.append(
             RowPlan(
                 row,
-                (*requirements.missing_items(row, workspace), *missing_clips),
-                tuple(list_downloads([row], state)),
+                () if imported else (*requirements.missing_items(row, workspace), *missing_clips),
+                imported,
+                () if imported else tuple(list_downloads([row], state)),
                 tuple(jobs),
                 _plan_readouts(counter, kind, row, seeds, protocol or row.default_protocol),
             )
@@ -150,7 +155,7 @@ def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int,
         workspace=workspace,
         kind=kind,
         rows=tuple(plans),
-        downloads=tuple(list_downloads(rows, state)),
+        downloads=tuple(list_downloads([one.row for one in plans if not one.imported], state)),
         clips=_count_distinct_clips(counter, all_jobs),
         jobs=all_jobs,
         passes=tuple(list_passes(counter, kind, shared)),

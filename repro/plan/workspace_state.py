@@ -13,10 +13,12 @@ from repro.backbones.registry import likely_identity, load_backbone
 from repro.core.errors import MissingError, ReproError
 from repro.core.workspace import Workspace
 from repro.datasets.config import DatasetConfig, load_dataset
+from repro.datasets.labels import labels_path
 from repro.datasets.manifest import ClipFacts
 from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.datasets.split import SplitName
+from repro.features.imported import find_likely_identity
 from repro.features.rates import DamagedRatesError, Kind, Rate, find_rate, load_rates
 from repro.features.store import FeatureStore
 from repro.judge.fitness import explain_mismatch
@@ -84,7 +86,8 @@ class WorkspaceState:
         config = self.dataset_config(name)
         folder = self.workspace.data / config.folder
         # The last part is the folder of the videos, which need not be present to list clips.
-        if any(not part.find_name(folder) for part in config.parts[:-1]):
+        absent = any(not part.find_name(folder) for part in config.parts[:-1])
+        if absent and not labels_path(self.workspace, name).is_file():
             return None
         uses = (self.workspace.listings.glob(f"{name}-*.jsonl"), self._stores(name), [self.workspace.audits / name])
         if name not in self._own_datasets and not any(path.exists() for paths in uses for path in paths):
@@ -126,8 +129,8 @@ class WorkspaceState:
     def _stores(self, dataset: str) -> list[Path]:
         return sorted(self.workspace.features.glob(f"*/{dataset}"))
 
-    def _find_store(self, dataset: str, backbone: str) -> FeatureStore | None:
-        identity = self.identity(backbone)
+    def _find_store(self, dataset: str, backbone: str, cell: Cell) -> FeatureStore | None:
+        identity = find_likely_identity(self.backbone(backbone), self.workspace, cell, (dataset,))
         if identity is None:
             return None
         return FeatureStore.locate(self.workspace, self.backbone_name(backbone), identity, dataset)
@@ -135,7 +138,7 @@ class WorkspaceState:
     def _find_stored_clips(self, dataset: str, backbone: str, cell: Cell) -> frozenset[str]:
         """Return the ids of the data set's clips whose features are stored."""
         # Without any store of the data set, the backbone's identity need not be known.
-        store = self._find_store(dataset, backbone) if self._stores(dataset) else None
+        store = self._find_store(dataset, backbone, cell) if self._stores(dataset) else None
         stored = frozenset(store.stored_clips(cell.name)) if store else frozenset()
         if stored and self.listed_dataset(dataset) is None:
             self.problems.append(
@@ -151,7 +154,7 @@ class WorkspaceState:
 
     def matching_records(self, row: Row, protocol: Protocol) -> list[RunRecord]:
         """Return the runs of the row as it is configured now, on the features that would be read now."""
-        store = self._find_store(row.data.test.dataset, self.label_backbone(row))
+        store = self._find_store(row.data.test.dataset, self.label_backbone(row), row.features)
         matching = []
         for path in sorted(self.workspace.runs.glob(f"{row.name}/seed*/record.json")):
             try:

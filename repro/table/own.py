@@ -97,13 +97,13 @@ def own_defaults() -> OwnDefaults:
     return load_config(OwnDefaults, configs_folder() / "own_rows.yaml")
 
 
-def load_any_row(name: str) -> Row:
+def load_any_row(name: str | Path) -> Row:
     """Return a row by its name, or by the path of a user's row file.
 
     Raises:
         UsageError: there is no such row, or its file, clips or recipe are not valid.
     """
-    return load_own_row(Path(name)) if is_config_path(name) else load_row(name)
+    return load_own_row(Path(name)) if is_config_path(str(name)) else load_row(str(name))
 
 
 def load_own_row(path: Path) -> OwnRow:
@@ -152,23 +152,31 @@ def write_own_files(table: Path, data: Path, backbone: str | None = None) -> Own
     for path in (data, row):
         if path.exists():
             raise UsageError(f"{path} exists: edit it, or name another file with --output")
-    defaults, clips = own_defaults(), os.path.relpath(table, data.parent)
+    clips = os.path.relpath(table, data.parent)
     # Before anything is written: a table with mistakes leaves no files.
     dataset = build_own_dataset(data, OwnDataFile(clips=clips))
-    config = load_backbone(backbone or defaults.backbone)
+    config = load_backbone(backbone or own_defaults().backbone)
     described: dict[str, Any] = {"clips": clips, "labels": dataset.target}
     if not dataset.has_split_column:
         file = OwnDataFile(clips=clips)
         described |= {"test_share": file.test_share, "split_seed": file.split_seed}
-    cell = (config.axes().usual).model_dump(mode="json", exclude_none=True)
-    asked = {"data": data.name, "backbone": config.name, "features": cell, "readout": dict(defaults.readout)}
-    for path, title, content in (
-        (data, "Clips and labels of your own", described),
-        (row, "A readout of your own clips: `repro run` takes this file", asked | {"seed": defaults.seed}),
-    ):
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        write_bytes(path, f"# {title} (docs/own-videos.md).\n{text}".encode())
+    write_config(data, "Clips and labels of your own", described)
+    write_own_row(row, data.name, config.name, config.axes().usual)
     return OwnFiles(data, load_own_row(row))
+
+
+def write_own_row(path: Path, data: str, backbone: str, cell: Cell, changes: Mapping[str, str] | None = None) -> None:
+    """Write a row file with every default spelled out; the arguments are keys of OwnRowFile."""
+    defaults = own_defaults()
+    raw: dict[str, Any] = {"data": data, "backbone": backbone} | ({"changes": dict(changes)} if changes else {})
+    raw |= {"features": cell.model_dump(mode="json", exclude_none=True), "readout": dict(defaults.readout)}
+    write_config(path, "A readout of your own clips: `repro run` takes this file", raw | {"seed": defaults.seed})
+
+
+def write_config(path: Path, title: str, content: Mapping[str, Any]) -> None:
+    """Write a file that describes own clips, under a line that says what it is."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    write_bytes(path, f"# {title} (docs/own-videos.md).\n{text}".encode())
 
 
 def _require_dividing_heads(row: OwnRow, backbone: BackboneConfig) -> None:

@@ -7,14 +7,16 @@ parent, however that ends.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 Job = TypeVar("Job")
@@ -50,7 +52,8 @@ class _Worker:
         # no half-interrupted write; the parent kills it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self.process.start()
+            with nullcontext() if prepare.__module__ == "__main__" else _hidden_main_module():
+                self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         # Only the child may hold this end: otherwise its death would not close the pipe.
@@ -174,6 +177,20 @@ class WorkerPool(Generic[Job]):
 
     def _end(self, place: int) -> None:
         self._workers.pop(place).kill()
+
+
+@contextmanager
+def _hidden_main_module() -> Iterator[None]:
+    """Keep a process that is started from importing the caller's script.
+
+    Spawned processes do, and would run a script of two lines, without `if __name__ == "__main__"`, once more.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(pipe: Connection, prepare: Callable[..., Work]) -> None:

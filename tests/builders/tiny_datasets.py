@@ -228,7 +228,7 @@ MAKERS = {"ucf101": ucf101, "hmdb51": hmdb51, "animal_kingdom": animal_kingdom, 
 def ucf_hmdb_opener(workspace: Workspace) -> Callable[[DatasetConfig, Workspace], registry.Dataset]:
     """Make tiny UCF101 and HMDB51 in `workspace`; return what opens them by their own counts, in place of open_dataset."""
     configs = {"ucf101": ucf101(workspace.data / "ucf101"), "hmdb51": hmdb51(workspace.data / "hmdb51")}
-    return lambda config, workspace: registry.open_dataset(configs[config.name], workspace)
+    return lambda config, workspace: registry.open_dataset(configs.get(config.name, config), workspace)
 
 
 def write_audit(config: DatasetConfig, workspace: Workspace, frames: int) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
+from builders.commands import ROOT
 
 from repro.video.workers import Answer, Send, Work, WorkerLostError, WorkerPool
 
@@ -70,6 +71,25 @@ def test_a_job_added_while_others_run_is_done() -> None:
                 if job == 1:
                     jobs.appendleft(2)
     assert found == [10, 20]
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """Two lines of Python, as docs/api.md has them, do not run a second time in the worker."""
+    (tmp_path / "echo.py").write_text("def prepare():\n    return lambda job, send: job\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import collections, echo\nfrom repro.video.workers import WorkerPool\n"
+        "with WorkerPool(echo.prepare, (), name='test', size=1) as pool:\n"
+        "    print([answer.value for _, answer in pool.run(collections.deque(['job']))])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("['job']\n", "")
 
 
 PARENT = """

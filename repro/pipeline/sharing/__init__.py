@@ -1,1 +1,1 @@
-"""Features that workspaces share: to a file and from one, which imported ones are read, and samples extracted again."""
+"""Features that workspaces share: to a file and from one, and samples extracted again."""

@@ -16,14 +16,16 @@ from repro.core.files import write_bytes, write_json
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.labels import Labels, SplitLabels, labels_path, read_labels, write_labels
+from repro.datasets.own import find_split
 from repro.datasets.registry import Dataset, open_dataset, user_dataset_names
-from repro.datasets.split import name_first_clips
+from repro.datasets.split import SplitName, name_first_clips
+from repro.features.imported import find_stored_identity
 from repro.features.pack_collection import add_to_pack
 from repro.features.packed import DamagedFeaturesError, Place
 from repro.features.shared import Card, SharedFeatures, hash_index, index_of, read_shared, write_shared
 from repro.features.store import IMPORTED, Entry, FeatureStore
 from repro.pipeline.row_data import matching_manifest
-from repro.pipeline.sharing.imported import find_stored_identity
+from repro.pipeline.sharing.own_clips import is_own, place_own_clips
 from repro.video.sampling import READER_VERSION
 
 CITE = (
@@ -44,12 +46,16 @@ class Imported:
     """Features (clips times cells) that were written."""
     reused: int
     """Features that were stored already, bit for bit the same."""
+    row: Path | None = None
+    """Of own clips: a row file that `repro readout` takes."""
 
 
 def export_features(
     source: str, config: BackboneConfig, cells: Sequence[Cell], file: Path, workspace: Workspace
 ) -> Card:
     """Write stored features of `source`, a data set or a split of one, to `file` and a parquet file and a card of the same name.
+
+    Own clips are named by their YAML file; ids of clips, which are their paths in the table, are written, and no other path.
 
     Raises:
         UsageError: no such data set, split or cell, or a file of that name exists.
@@ -59,10 +65,9 @@ def export_features(
     for path in (index_of(file), file, readme):
         if path.exists():
             raise UsageError(f"{path}: exists: name another file, or delete this one")
-    name, _, part = source.partition("/")
-    if name not in user_dataset_names():
-        raise UsageError(f"'{source}': expected a data set or a split of one: {', '.join(user_dataset_names())}")
-    dataset = open_dataset(load_dataset(name), workspace)
+    settings, part = find_split(source)
+    dataset, name = open_dataset(settings, workspace), settings.name
+    source = str(SplitName(name, part)) if part else name
     clips = [clip.id for clip in (dataset.split(part).clips if part else dataset.clips)]
     identity = find_stored_identity(config, workspace, cells[0], (name,))
     store = FeatureStore.locate(workspace, config.name, identity, name)
@@ -87,7 +92,9 @@ def export_features(
         stored_as=store.stored_as, checkpoint=_describe_checkpoint(config), readers=readers,
         origins={origin: store.read_origin(origin) for origin in sorted(names)}, annotations=dataset.key,
         manifest=None if manifest is None else manifest.sha256, licence=dataset.config.licence,
-        licence_url=dataset.config.licence_url, publisher=dataset.config.source, cite=CITE,
+        licence_url=dataset.config.licence_url, cite=CITE,
+        # The source of own clips is a path on this machine.
+        publisher=dataset.config.source if dataset.config.own_listing is None else "the owner of the clips",
         index_sha256=hash_index(places, labels),
     )  # fmt: skip
     write_shared(file, SharedFeatures(card, arrays, places, labels))
@@ -116,8 +123,12 @@ def import_features(file: Path, workspace: Workspace, reporter: Reporter) -> Imp
         )
     # Not before: a file that is refused leaves no workspace behind.
     workspace.require_writable()
+    row = None
     with workspace.lock(f"extract {card.backbone} {card.dataset}"):
-        _place_labels(file, shared, workspace)
+        if is_own(card.dataset):
+            row = place_own_clips(file, card, shared.labels, workspace)
+        else:
+            _place_labels(file, shared, workspace)
         new = {cell: _find_new(file, shared, store, cell) for cell in card.cells}
         added = sum(map(len, new.values()))
         if added:
@@ -130,7 +141,7 @@ def import_features(file: Path, workspace: Workspace, reporter: Reporter) -> Imp
                 if entries:
                     add_to_pack(store, cell, entries)
                 advance(cell)
-    return Imported(card, shared.sha256, store, added, len(card.cells) * card.clips - added)
+    return Imported(card, shared.sha256, store, added, len(card.cells) * card.clips - added, row)
 
 
 def _read_entries(store: FeatureStore, cell: str, clips: list[str], source: str) -> dict[str, Entry]:
@@ -158,7 +169,8 @@ def _labels_of(dataset: Dataset) -> Labels:
         name: SplitLabels(classes=split.classes, clips=tuple((c.id, c.target, c.group, c.listed) for c in split.clips))
         for name, split in dataset.splits.items()
     }
-    return Labels(key=dataset.key, notes=dataset.notes, splits=splits)
+    target = None if dataset.config.own_listing is None else dataset.config.target
+    return Labels(key=dataset.key, notes=dataset.notes, splits=splits, target=target)
 
 
 def _describe_checkpoint(config: BackboneConfig) -> dict[str, str | None]:
@@ -180,7 +192,7 @@ def _check_card(file: Path, card: Card, workspace: Workspace) -> None:
     for what, name, known in (
         ("data set", card.dataset, user_dataset_names()), ("backbone", card.backbone, backbone_names())
     ):  # fmt: skip
-        if name not in known:
+        if name not in known and not (what == "data set" and is_own(name)):
             raise MissingError(f"{file}: unknown {what} '{name}'; available: {', '.join(known)}")
     config = load_backbone(card.backbone)
     # The config's own sha256, or that of the file that is here.

@@ -16,23 +16,29 @@ from builders.repro_rows import colour_row
 
 from repro.backbones.extractor import Backbone, OtherInputs
 from repro.backbones.registry import describe_backbone, load_backbone
+from repro.cli import plan as plan_verb
+from repro.cli.list_rows import is_imported
 from repro.cli.readout import print_records
+from repro.cli.run import require_ready
 from repro.core import disk
 from repro.core.errors import MissingError, UsageError
 from repro.core.signed import read_arrays, write_arrays
 from repro.core.workspace import Workspace
-from repro.datasets import registry
-from repro.datasets.config import DatasetConfig, load_dataset
+from repro.datasets import own, registry
+from repro.datasets.config import ClipLengths, DatasetConfig, load_dataset
 from repro.features import pack_collection
+from repro.features.imported import find_stored_identity
 from repro.features.pack_collection import add_to_pack
 from repro.features.store import NUMPY_ARRAYS, Entry, FeatureStore
 from repro.pipeline.run_readout import run_readouts
 from repro.pipeline.sharing import share
-from repro.pipeline.sharing.imported import find_stored_identity
 from repro.pipeline.sharing.share import export_features, import_features
 from repro.pipeline.stored_row import open_stored_row
+from repro.plan import workspace_state
+from repro.plan.plan import RowPlan, make_plan
 from repro.records.record import RunRecord
 from repro.table import row as table_row
+from repro.table.imported import has_imported_features
 from repro.table.row import Row
 
 CELL, WIDTH = "final", 16
@@ -72,7 +78,7 @@ class Place:
 @pytest.fixture
 def place(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     configs = {name: tiny_datasets.MAKERS[name](workspace.data / name, films=False) for name in ("ucf101", "hmdb51")}
-    for module in (table_row, share):
+    for module in (table_row, share, own):
         monkeypatch.setattr(module, "load_dataset", lambda name: configs.get(name) or load_dataset(name))
     (tmp_path / "shared").mkdir()
     return Place(workspace, tmp_path / "shared", configs)
@@ -126,6 +132,45 @@ def test_what_is_imported_is_read_out_as_where_it_was_extracted(
     again = place.export("hmdb51", other.root / "again.safetensors", other)
     _, about = read_arrays(again, NUMPY_ARRAYS)
     assert f"imported-{brought['hmdb51'].sha256}" in about["origins"]
+
+
+def test_lists_and_plans_know_what_was_imported(
+    place: Place, other: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = colour_row("ucf_hmdb", epochs=1)
+    lengths = ClipLengths(mean=(50.0, 60.0), source="these tests")
+    for name, config in place.configs.items():
+        splits = {part: facts.model_copy(update={"frames": lengths}) for part, facts in config.splits.items()}
+        place.configs[name] = config.model_copy(update={"splits": splits})
+    monkeypatch.setattr(workspace_state, "load_dataset", place.configs.__getitem__)
+
+    def plan() -> RowPlan:
+        (planned,) = make_plan([row], other, "cpu", 1, None).rows
+        assert planned.imported == has_imported_features(row, other)
+        return planned
+
+    assert {item.what for item in plan().missing} == {"data ucf101", "data hmdb51"}
+    for name in place.configs:
+        place.fill(name)
+    bring(place.export("ucf101"), other)
+    bring(place.export("hmdb51/val"), other)  # not all clips of the test split
+    assert not plan().imported
+    with pytest.raises(MissingError):
+        require_ready(row, other, "cpu")
+    assert capsys.readouterr().err == ""
+    bring(place.export("hmdb51"), other)
+    planned = plan()
+    assert (planned.imported, planned.missing, planned.downloads) == (True, (), ())
+    assert [job.remaining.clips.most for job in planned.jobs] == [0, 0]
+    assert is_imported(row, other)
+    with pytest.raises(MissingError):
+        require_ready(row, other, "cpu")
+    assert "`repro readout ucf_hmdb` needs no videos, checkpoint or GPU" in capsys.readouterr().err
+    monkeypatch.setattr(plan_verb, "load_requested_rows", lambda *_: [row])
+    plan_verb.print_plan(["ucf_hmdb"], other, seeds=1, protocol=None, device="cpu", as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "imported features of 39 clips" in said
+    assert "features of ucf_hmdb were imported: `repro readout ucf_hmdb` needs no videos, checkpoint or GPU" in said
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], None]) -> None:
@@ -286,7 +331,7 @@ def test_an_export_is_of_all_clips_or_of_none(place: Place) -> None:
     place.export("hmdb51", file)
     with pytest.raises(UsageError, match="exists"):
         place.export("hmdb51", file)
-    with pytest.raises(UsageError, match="expected a data set"):
+    with pytest.raises(UsageError, match="not a data set that users bring"):
         place.export("smoke")
     text = file.with_suffix(".md").read_text()
     assert all(word in text for word in ("CC BY 4.0", "arXiv:2509.08908", "24 of hmdb51", "mean_colour"))

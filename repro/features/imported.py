@@ -26,20 +26,14 @@ def find_stored_identity(
             checkpoint.
     """
 
-    def has_all(identity: dict[str, Any]) -> bool:
-        return all(
-            FeatureStore.locate(workspace, config.name, identity, name).has_cell(cell.name) for name in collections
-        )
-
     own, problem = None, None
     try:
         own = describe_backbone(config, workspace, to_compute=False).identity()
     except MissingError as error:
         problem = error
-    if own is not None and has_all(own):
+    if own is not None and _has_all(config, own, workspace, cell, collections):
         return own
-    imported = [found for found in _list_imported(config, workspace) if has_all(found) and found != own]
-    fitting = [found for found in imported if not explain_other_features(config, found, workspace, own)]
+    imported, fitting = _find_fitting(config, workspace, cell, collections, own)
     if len(fitting) > 1:
         raise MissingError(
             f"backbone {config.name}: {len(fitting)} sets of imported features fit, of other checkpoints or implementations: keep "
@@ -57,6 +51,39 @@ def find_stored_identity(
         raise problem
     assert own is not None
     return own
+
+
+def find_likely_identity(
+    config: BackboneConfig, workspace: Workspace, cell: Cell, collections: Sequence[str]
+) -> dict[str, Any] | None:
+    """As find_stored_identity, for lists and plans: no checkpoint is read and nothing is written.
+
+    Returns:
+        The identity; None if this machine's is not known and no imported features fit, or several do.
+    """
+    own = likely_identity(config, workspace)
+    if own is not None and _has_all(config, own, workspace, cell, collections):
+        return own
+    _, fitting = _find_fitting(config, workspace, cell, collections, own)
+    return fitting[0] if len(fitting) == 1 else own
+
+
+def _has_all(
+    config: BackboneConfig, identity: dict[str, Any], workspace: Workspace, cell: Cell, collections: Sequence[str]
+) -> bool:
+    return all(FeatureStore.locate(workspace, config.name, identity, name).has_cell(cell.name) for name in collections)
+
+
+def _find_fitting(
+    config: BackboneConfig, workspace: Workspace, cell: Cell, collections: Sequence[str], own: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the identities of imported features of the collections, apart from `own`, and those of them that fit the config."""
+    imported = [
+        found
+        for found in _list_imported(config, workspace)
+        if found != own and _has_all(config, found, workspace, cell, collections)
+    ]
+    return imported, [found for found in imported if not explain_other_features(config, found, workspace, own)]
 
 
 def explain_other_features(
