@@ -135,23 +135,35 @@ def _compare(
     except DamagedFeaturesError as error:
         raise MissingError(f"features {store.folder}: damaged: {error}: extract them again") from error
     damaged = any(is_of_damaged_clip(entry.reader) for found in before.values() for entry in found.values())
-    with tempfile.TemporaryDirectory() as folder:
-        requests = open_stores([(backbone, tuple(cells))], store.folder.name, Workspace(Path(folder)))
-        collection = Collection(store.folder.name, tuple(chosen))
-        # Clips that were stored as far as they decode are compared so.
-        again = replace(execution, allow_damaged=execution.allow_damaged or damaged)
-        done = compute_features(requests, collection, again, reporter)
-        for clip in chosen:
-            entry = None if clip.id in done.failed else requests[0].store.read_own_file(clip.id)
-            if entry is None:
-                failed[clip.id] = done.failed.get(clip.id, f"clip {clip.id}: it was not extracted")
-            elif any(entry.video_sha256 != was.video_sha256 for was in before[clip.id].values()):
-                failed[clip.id] = f"clip {clip.path}: another video than the one its stored features are of"
-            else:
-                deviations[clip.id] = max(
-                    _deviation(entry.features[cell], was.features[cell]) for cell, was in before[clip.id].items()
-                )
+    # Clips that were stored as far as they decode are compared so.
+    execution = replace(execution, allow_damaged=execution.allow_damaged or damaged)
+    for clip, entry in extract_again(
+        backbone, cells, Collection(store.folder.name, tuple(chosen)), execution, reporter
+    ).items():
+        if isinstance(entry, str):
+            failed[clip] = entry
+        elif any(entry.video_sha256 != was.video_sha256 for was in before[clip].values()):
+            failed[clip] = f"clip {clip}: another video than the one its stored features are of"
+        else:
+            deviations[clip] = max(
+                _deviation(entry.features[cell], was.features[cell]) for cell, was in before[clip].items()
+            )
     return SampleCheck(store.folder.name, stored, deviations, failed)
+
+
+def extract_again(
+    backbone: Backbone, cells: Sequence[Cell], collection: Collection, execution: Execution, reporter: Reporter
+) -> dict[str, Entry | str]:
+    """Extract clips into a temporary folder; returns each clip's features, or why there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        requests = open_stores([(backbone, tuple(cells))], collection.name, Workspace(Path(folder)))
+        done = compute_features(requests, collection, execution, reporter)
+        return {
+            clip.id: done.failed.get(clip.id)
+            or requests[0].store.read_own_file(clip.id)
+            or f"clip {clip.path}: it was not extracted"
+            for clip in collection.clips
+        }
 
 
 def _deviation(ours: np.ndarray, stored: np.ndarray) -> float:
