@@ -91,18 +91,14 @@ def describe_verdicts(verdicts: Sequence[Verdict], records: Sequence[RunRecord])
     smoke = [record for record in records if record.kind == "smoke"]
     by_row = {name: [r for r in smoke if r.row == name] for name in dict.fromkeys(record.row for record in smoke)}
     for found in judge_scores(by_row, load_golden()) if smoke else ():
-        golden = (
-            "no golden value" if found.golden is None else f"golden {found.golden:.2f}, tolerance {found.tolerance:g}"
-        )
-        lines.append(
-            f"{found.row:<24} {found.outcome:<13} {found.metric:<9} {found.measured:.2f} seed {found.seed} ({golden})"
-        )
+        golden = "no golden value" if found.golden is None else f"golden {found.golden:.2f}, within {found.tolerance:g}"
+        where = f"{found.row} seed {found.seed}"
+        lines.append(f"{where:<26} {found.outcome:<10} {found.metric} {found.measured:.2f} ({golden})")
         if found.outcome in ("HIGHER", "LOWER"):
             code = Exit.JUDGED_DIFFERENT
     for record in records:
         if record.kind in ("extra", "own"):
             score = 100 * record.best_epoch_on_test.scores[record.metric]
-            lines.append(
-                f"{record.row:<24} {'NOT JUDGED':<13} {record.metric:<9} {score:.2f} seed {record.seed} (no published value)"
-            )
+            where = f"{record.row} seed {record.seed}"
+            lines.append(f"{where:<26} {'NOT JUDGED':<10} {record.metric} {score:.2f} (no published value)")
     return lines, code

@@ -77,7 +77,9 @@ def check_bundle(
     reached = [level for level, done, _ in levels if done]
     print_line(f"level: {reached[-1]}")
     for level, done, how in levels:
-        print_line(f"  {'done' if done else 'not done':<8} {level}: {how}")
+        print_line(f"  {'done' if done else 'not done':<9}{level}")
+        for part in how:
+            print_line(f"             {part}")
     return code
 
 
@@ -112,32 +114,35 @@ def _check_features(
     return list(checks.values())
 
 
-def _describe_levels(opened: OpenedBundle, checks: Sequence["SpotCheck"]) -> list[tuple[str, bool, str]]:
-    """Return each level of trust, from the lowest, whether it was reached, and how or by which command it can be."""
-    rows = list(dict.fromkeys(record.row for record in opened.records))
+def _describe_levels(opened: OpenedBundle, checks: Sequence["SpotCheck"]) -> list[tuple[str, bool, list[str]]]:
+    """Return each level of trust, from the lowest, whether it was reached, and lines on how or by which command it can be."""
     kinds = {record.row: record.kind for record in opened.records}
-    ordinary = [row for row in rows if kinds[row] in ("published", "extra")]
-    targets = "; ".join(f"targets of {name}: {how}" for name, how in opened.targets.items())
+    ordinary = [row for row, kind in kinds.items() if kind in ("published", "extra")]
     compared = sum(len(check.deviations) for check in checks)
-    file, first = shlex.quote(str(opened.path)), (ordinary or rows)[0]
-    readout = f"`repro features import FILE`, then `repro readout {first}`, with features from whoever made the bundle"
-    sample = f"`repro check --bundle {file} --sample 30`, with videos and checkpoint here"
-    if not ordinary:
-        readout = "these rows have no features that are shared: the next command repeats all"
-        sample = "the next command extracts all clips"
-    elif opened.index is None:
-        sample = "there is no features.index in it"
-    again = (
-        ", ".join(dict.fromkeys(f"`{command_for_row(row)}`" for row in rows if kinds[row] != "own"))
-        or "its clips are needed"
-    )
-    extracted = bool(compared) and not any(check.wrong or check.failed for check in checks)
+    if ordinary:
+        features = [
+            "`repro features import FILE`, with features of whoever made the bundle",
+            *(f"`repro readout {row}`" for row in ordinary),
+        ]
+        sample = f"`repro check --bundle {shlex.quote(str(opened.path))} --sample 30`"
+        clips = [f"{sample}, with videos and checkpoint here"] if opened.index else ["there is no features.index in it"]
+    else:
+        features = clips = ["no features of these rows are shared: repeat everything"]
+    commands = [f"`{command_for_row(row)}`" for row, kind in kinds.items() if kind != "own"]
     return [
-        ("records only", True, f"{len(opened.records)} records agree with themselves and their sha256"),
-        ("scores recomputed from predictions", True, targets),
-        ("readout repeated from features", False, readout),
-        (f"{compared or 'n'} random clips re-extracted", extracted, "above" if compared else sample),
-        ("everything repeated here", False, again),
+        ("records only", True, [f"{len(opened.records)} records agree with themselves and their sha256"]),
+        (
+            "scores recomputed from predictions",
+            True,
+            [f"targets of {name}: {how}" for name, how in opened.targets.items()],
+        ),
+        ("readout repeated from features", False, features),
+        (
+            f"{compared or 'n'} random clips re-extracted",
+            compared > 0 and not any(check.wrong or check.failed for check in checks),
+            ["above"] if compared else clips,
+        ),
+        ("everything repeated here", False, list(dict.fromkeys(commands)) or ["its clips are needed"]),
     ]
 
 

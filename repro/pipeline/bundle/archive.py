@@ -38,20 +38,19 @@ def write_zip(path: Path, members: Mapping[str, bytes | Path]) -> None:
         path: The zip file.
         members: Contents, or the file that holds them, by name.
     """
-    with replacing_file(path) as partial:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in members.items():
-                # Without the file's time and mode, which differ between copies of a workspace.
-                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
-                info.compress_type = zipfile.ZIP_DEFLATED
-                info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
-                with archive.open(info, "w") as target:
-                    if isinstance(content, bytes):
-                        target.write(content)
-                    else:
-                        with content.open("rb") as source:
-                            shutil.copyfileobj(source, target, 1 << 20)
+    with replacing_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            # Without the file's time and mode, which differ between copies of a workspace.
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            with archive.open(info, "w") as target:
+                if isinstance(content, bytes):
+                    target.write(content)
+                else:
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
 
 
 class Archive:

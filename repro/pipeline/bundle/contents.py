@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from repro import __version__
-from repro.core.config import Config
+from repro.core.config import Config, configs_folder
+from repro.core.hashing import file_sha256
 from repro.core.signed import parse_signed_json
 from repro.judge.expected import table_path, table_sha256
 from repro.pipeline.bundle.archive import BundleError
@@ -99,9 +100,8 @@ def compare_origin(manifest: Manifest) -> list[str]:
             f"made under other expected values (sha256 {manifest.rules.expected_sha256[:16]}), judged by those here "
             f"({here.expected_sha256[:16]})"
         )
+    for name, facts in manifest.files.items():
+        shipped = configs_folder() / name.removeprefix("configs/")
+        if name.startswith("configs/") and shipped.is_file() and file_sha256(shipped) != facts.sha256:
+            notes.append(f"{name} is not the one here, which rows are judged by")
     return notes
-
-
-def manifest_as_json(manifest: Manifest) -> dict[str, Any]:
-    """Return what bundle.json holds, without its own sha256."""
-    return manifest.model_dump(mode="json")

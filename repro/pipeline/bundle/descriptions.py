@@ -37,10 +37,9 @@ def write_report(manifest: Manifest, verdicts: Sequence[str]) -> bytes:
     """Return the bundle's report as markdown."""
     lines = [
         f"# Evidence for {', '.join(manifest.rows)}", "",
-        f"{manifest.records} run records, bundled by {manifest.made_by}. Rule set {manifest.rules.name}, expected values sha256 "
-        f"`{manifest.rules.expected_sha256}`.", "",
-        "Do not take the verdicts below on trust: `repro check --bundle FILE` computes every score again from the predictions and "
-        "judges anew.", "", "## Verdicts", "", "```text", *verdicts, "```", "", "## Features", "",
+        f"{manifest.records} run records, bundled by {manifest.made_by}.", "",
+        f"Rule set {manifest.rules.name}, expected values sha256 `{manifest.rules.expected_sha256}`.", "",
+        "Take none of this on trust: `repro check --bundle FILE` computes every score again from the predictions and judges anew.", "", "## Verdicts", "", "```text", *verdicts, "```", "", "## Features", "",
         f"Merkle root of features.index: `{manifest.features_root}`" if manifest.features_root else "No features are indexed.",
     ]  # fmt: skip
     for title, entries in (("Not in this bundle", manifest.missing), ("Redacted", manifest.redacted)):
@@ -95,8 +94,7 @@ def write_crate(manifest: Manifest, records: Mapping[str, RunRecord]) -> bytes:
         },
         {
             "@id": "./", "@type": "Dataset", "name": f"Evidence for rows of ActionDiff: {', '.join(manifest.rows)}",
-            "description": "Run records with predictions, configs, lock and expected values, to be judged by `repro check --bundle`; no "
-            "video.",
+            "description": "Run records with predictions, configs, lock and expected values; `repro check --bundle` judges them.",
             "datePublished": newest, "license": {"@id": "https://spdx.org/licenses/MIT"}, "conformsTo": {"@id": PROFILE},
             "citation": {"@id": PAPER}, "hasPart": [{"@id": path} for path in paths],
             "mentions": [{"@id": f"#{path}"} for path in records],
@@ -113,16 +111,16 @@ def write_crate(manifest: Manifest, records: Mapping[str, RunRecord]) -> bytes:
         },
     ]  # fmt: skip
     for path, record in records.items():
-        configs = [
-            name for name in manifest.files if name.startswith("configs/") and name.endswith(f"/{record.row}.yaml")
-        ]
+        # Of an extra there is none: it is an entry of extras.yaml.
+        configs = [f"configs/{part}/{record.row}.yaml" for part in ("rows", "smoke", "own")]
+        config = next((name for name in configs if name in manifest.files), "configs/extras.yaml")
         entities.append(
             {
                 "@id": f"#{path}", "@type": "CreateAction", "name": f"repro {record.row}, seed {record.seed}",
                 "description": f"{record.protocol} protocol, {record.metric} "
                 f"{100 * record.best_epoch_on_test.scores[record.metric]:.2f} at the best epoch on test",
                 "instrument": {"@id": software}, "endTime": record.made.at, "actionStatus": "http://schema.org/CompletedActionStatus",
-                **({"object": [{"@id": name} for name in configs] if len(configs) > 1 else {"@id": configs[0]}} if configs else {}),
+                "object": {"@id": config},
                 "result": [{"@id": path}, {"@id": str(PurePosixPath(path).with_name("predictions.parquet"))}],
             }
         )  # fmt: skip

@@ -50,7 +50,7 @@ class FeaturesIndex(Config):
 def fingerprint(features: Float[np.ndarray, "T C"]) -> str:
     """Return the sha256 of features, and their norm and projections as hexadecimal little-endian float32."""
     digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
-    digest.update(np.ascontiguousarray(features))
+    digest.update(features.tobytes())
     values = features.astype(np.float64).ravel()
     sketch = [np.linalg.norm(values)]
     for seed in range(PROJECTIONS):
@@ -111,11 +111,11 @@ def index_features(
             advance("")
     collections = {}
     for dataset, stores in columns.items():
-        clips = sorted({clip for one in stores.values() for clip in one})
+        listed = sorted({clip for one in stores.values() for clip in one})
         collections[dataset] = IndexedCollection(
             features=tuple(stores),
-            videos={clip: videos[dataset][clip] for clip in clips},
-            fingerprints={clip: tuple(one.get(clip) for one in stores.values()) for clip in clips},
+            videos={clip: videos[dataset][clip] for clip in listed},
+            fingerprints={clip: tuple(one.get(clip) for one in stores.values()) for clip in listed},
         )
     return FeaturesIndex(merkle_root=merkle_root(collections), collections=collections), missing
 

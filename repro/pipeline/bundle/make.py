@@ -105,7 +105,7 @@ def write_bundle(
         members["environment.json"] = write_environment(list(by_path.values()))
         manifest = Manifest(
             made_by=MADE_BY, rules=current_rules(), rows=tuple(sorted({record.row for record in records})), records=len(by_path),
-            features_root=index.merkle_root if index.collections else None, missing=tuple([*missing, *without]),
+            features_root=index.merkle_root if index.collections else None, missing=(*missing, *without),
             redacted=tuple(redacted), files={},
         )  # fmt: skip
         members[REPORT] = write_report(manifest, [private.redact(line) for line in verdicts])
@@ -242,10 +242,8 @@ def _parquet_text(path: Path) -> str:
     """Return the different texts of a parquet file: names of columns, metadata, and values of columns that are not numbers."""
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
-        texts = [
-            *schema.names,
-            *(part.decode(errors="replace") for pair in (schema.metadata or {}).items() for part in pair),
-        ]
+        about = (schema.metadata or {}) | (file.metadata.metadata or {})
+        texts = [*schema.names, *(part.decode(errors="replace") for pair in about.items() for part in pair)]
         for column in schema.names:
             if schema.field(column).type in ("string", "large_string"):
                 texts += [one for one in file.read(columns=[column])[column].unique().to_pylist() if one]

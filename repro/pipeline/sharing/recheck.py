@@ -137,16 +137,15 @@ def _compare(
     damaged = any(is_of_damaged_clip(entry.reader) for found in before.values() for entry in found.values())
     # Clips that were stored as far as they decode are compared so.
     execution = replace(execution, allow_damaged=execution.allow_damaged or damaged)
-    for clip, entry in extract_again(
-        backbone, cells, Collection(store.folder.name, tuple(chosen)), execution, reporter
-    ).items():
-        if isinstance(entry, str):
-            failed[clip] = entry
-        elif any(entry.video_sha256 != was.video_sha256 for was in before[clip].values()):
-            failed[clip] = f"clip {clip}: another video than the one its stored features are of"
+    collection = Collection(store.folder.name, tuple(chosen))
+    for name, again in extract_again(backbone, cells, collection, execution, reporter).items():
+        if isinstance(again, str):
+            failed[name] = again
+        elif any(again.video_sha256 != was.video_sha256 for was in before[name].values()):
+            failed[name] = f"clip {name}: another video than the one its stored features are of"
         else:
-            deviations[clip] = max(
-                _deviation(entry.features[cell], was.features[cell]) for cell, was in before[clip].items()
+            deviations[name] = max(
+                _deviation(again.features[cell], was.features[cell]) for cell, was in before[name].items()
             )
     return SampleCheck(store.folder.name, stored, deviations, failed)
 
