@@ -39,7 +39,7 @@ def write_report(manifest: Manifest, verdicts: Sequence[str]) -> bytes:
         f"# Evidence for {', '.join(manifest.rows)}", "",
         f"{manifest.records} run records, bundled by {manifest.made_by}.", "",
         f"Rule set {manifest.rules.name}, expected values sha256 `{manifest.rules.expected_sha256}`.", "",
-        "Take none of this on trust: `repro check --bundle FILE` computes every score again from the predictions and judges anew.", "", "## Verdicts", "", "```text", *verdicts, "```", "", "## Features", "",
+        "Take none of this on trust: `repro check --bundle FILE` computes every score again from the predictions, and judges them.", "", "## Verdicts", "", "```text", *verdicts, "```", "", "## Features", "",
         f"Merkle root of features.index: `{manifest.features_root}`" if manifest.features_root else "No features are indexed.",
     ]  # fmt: skip
     for title, entries in (("Not in this bundle", manifest.missing), ("Redacted", manifest.redacted)):

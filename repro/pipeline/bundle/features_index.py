@@ -39,7 +39,7 @@ class IndexedCollection(Config):
     videos: dict[str, Sha256]
     """sha256 of each clip's video."""
     fingerprints: dict[str, tuple[Fingerprint | None, ...]]
-    """By clip, one a column; null for a clip that a column lacks or has of another video."""
+    """By clip, one a column; null for a clip that is missing in a column or is of another video there."""
 
 
 class FeaturesIndex(Config):

@@ -166,7 +166,7 @@ def _add_audits(
         )
         if clips != audit.clips:
             redacted.append(name)
-        # Written anew also if nothing was redacted: a parquet file has room for text that no reader of this project sees.
+        # Written again also if nothing was redacted: a parquet file has room for text that no reader of this project sees.
         target = folder / f"{dataset}.parquet"
         write_manifest(target, dataclasses.replace(audit, clips=clips))
         members[name] = target

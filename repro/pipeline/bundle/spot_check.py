@@ -55,7 +55,7 @@ class SpotCheck:
 def draw_clips(clips: Sequence[str], count: int, root: str, nonce: str) -> list[str]:
     """Return `count` of `clips`, which follow from the bundle's root and a nonce that its maker could not know.
 
-    Everybody who is told the nonce draws the same clips.
+    Everybody who knows the nonce draws the same clips.
     """
     ranks = {clip: hashlib.sha256(f"{root} {nonce} {clip}".encode()).digest() for clip in clips}
     return sorted(clips, key=lambda clip: ranks[clip])[:count]
