@@ -97,7 +97,7 @@ def compare_origin(manifest: Manifest) -> list[str]:
         notes.append(f"made by {manifest.made_by}, judged by {MADE_BY}")
     if manifest.rules.expected_sha256 != here.expected_sha256:
         notes.append(
-            f"made under other expected values (sha256 {manifest.rules.expected_sha256[:16]}), judged by those here "
+            f"made under another {here.name} (sha256 {manifest.rules.expected_sha256[:16]}), judged by the one here "
             f"({here.expected_sha256[:16]})"
         )
     for name, facts in manifest.files.items():

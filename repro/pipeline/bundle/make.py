@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from repro.core.config import configs_folder, expected_folder, shipped_folder
 from repro.core.console import Reporter
@@ -38,20 +39,11 @@ from repro.table.own import OwnRow
 from repro.table.row import Row, row_datasets
 
 EVIDENCE = (
-    "classes",
-    "row",
-    "metric",
-    "protocol",
-    "kind",
-    "run",
-    "group",
-    "grid",
-    "predictions_sha256",
-    "missing_clips",
-    "sha256",
-)
-"""Keys of a record below which nothing is redacted: names that its predictions and configs have too, and hashes."""
-TEXT = (".json", ".yaml", ".yml", ".csv", ".md", ".txt", ".index")
+    "classes", "row", "metric", "protocol", "kind", "run", "group", "grid", "predictions_sha256", "missing_clips", "sha256", "recipe",
+    "identity", "key_rest",
+)  # fmt: skip
+"""Keys of a record below which nothing is redacted: its keys are hashes of them, or predictions and configs have them too. If paths or
+tokens are there, no bundle is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +126,18 @@ def _redact_record(stored: StoredRun, path: str, private: Private, redacted: lis
     text = read_bytes(stored.record_path)
     before = parse_json(text)
     after = private.redact_json({key: value for key, value in before.items() if key != "sha256"}, EVIDENCE)
+    after["recipe"]["note"] = private.redact(after["recipe"]["note"])
     after["made"]["on"] = {key: value for key, value in after["made"]["on"].items() if not PERSONAL_KEYS.search(key)}
     if canonical_json(after) != canonical_json({key: value for key, value in before.items() if key != "sha256"}):
         redacted.append(path)
         text = (json.dumps({**after, "sha256": content_sha256(after)}, indent=1, ensure_ascii=False) + "\n").encode()
-    return text, RunRecord.model_validate_json(json.dumps(after))
+    try:
+        return text, RunRecord.model_validate_json(json.dumps(after))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UsageError(
+            f"{path}: {where} holds a name, path or token of yours, and nothing else can be there"
+        ) from error
 
 
 def _add_audits(

@@ -30,6 +30,7 @@ from repro.pipeline.bundle.features_index import (
 from repro.records.record import StoredRun
 
 ROW = "ucf_hmdb_sdv2"
+RULES = "--expected"
 HOST, USER, TOKEN = "turing-node7", "mallory.q", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
 OTHER_SECRET, MAIL = "correct-horse-battery", "mallory@example.org"
 HOME = f"/home/{USER}"
@@ -94,7 +95,7 @@ def test_a_bundle_is_judged_as_the_workspace_is(stored: StoredRun, workspace: Wo
         report = archive.read("report.md").decode()
     assert set(manifest["files"]) == set(names) - {"bundle.json"}
     for part in ("record.json", "predictions.parquet", f"rows/{ROW}.yaml", "backbones/sdv2.yaml", "backbones/svd_xt.yaml",
-                 "datasets/ucf101.yaml", "expected/results.csv", "requirements/runtime.txt", "environment.json"):  # fmt: skip
+                 "datasets/ucf101.yaml", "results.csv", "requirements/runtime.txt", "environment.json"):  # fmt: skip
         assert any(name.endswith(part) for name in names), part
     assert not any(name.endswith((".mp4", ".avi", ".safetensors")) for name in names)
     assert f"{ROW} " in report
@@ -205,7 +206,7 @@ def test_what_cannot_be_bundled_is_one_line(
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
-    for words in (["--sample", "3"], ["--nonce", "x"], ["--bundle", "x.zip", "--expected", "y.csv"]):
+    for words in (["--sample", "3"], ["--nonce", "x"], ["--bundle", "x.zip", RULES, "7"]):
         done = run_repro("check", *words, "--workspace", tmp_path / "none")
         assert done.code == 2
         assert "--bundle" in done.err

@@ -107,7 +107,7 @@ def spoil_numbers(table: pa.Table) -> pa.Table:
     """Replace the first output by NaN, whatever column holds outputs."""
     column = next(name for name in ("logits", "scores") if name in table.schema.names)
     rows = table[column].to_pylist()
-    rows[0][0] = float("nan")
+    next(row for row in rows if row)[0] = float("nan")
     return table.set_column(
         table.schema.get_field_index(column), column, pa.array(rows, table.schema.field(column).type)
     )
@@ -319,7 +319,7 @@ def test_what_a_bundle_was_made_under_is_said(tmp_path: Path) -> None:
     assert done.code == 0
     for note in (
         "made by actiondiff-repro 0.0.9, judged by",
-        "made under other expected values",
+        "made under another rules-1",
         f"{config} is not the one",
     ):
         assert note in done.out
@@ -328,7 +328,9 @@ def test_what_a_bundle_was_made_under_is_said(tmp_path: Path) -> None:
 def test_the_example_is_judged_as_when_it_was_stored(tmp_path: Path) -> None:
     done = run_repro("check", "--bundle", EXAMPLE, "--workspace", tmp_path / "workspace")
     assert (done.code, done.err) == (0, "")
-    assert done.out == (EXAMPLE.parent / "verdict.txt").read_text()
+    # The rule set may have got another file since.
+    lines = [line for line in done.out.splitlines() if not line.startswith("made under")]
+    assert lines == (EXAMPLE.parent / "verdict.txt").read_text().splitlines()
     assert not (tmp_path / "workspace").exists()
     assert EXAMPLE.stat().st_size < 1e6
     assert max(map(len, done.out.splitlines())) <= 80
