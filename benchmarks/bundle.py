@@ -31,13 +31,15 @@ def write_outputs(path: Path, row: str, seed: int) -> None:
     generator = np.random.default_rng([seed, *row.encode()])
     targets = np.zeros((clips, classes), np.int64)
     targets[np.arange(clips), generator.integers(0, classes, clips)] = 1
-    by_epoch = {
-        epoch: 1
-        / (1 + np.exp(4 - 2 * generator.standard_normal((clips, classes)).astype(np.float32).astype(np.float64)))
-        for epoch in (7, config.readout.epochs)
-    }
+    last, top1 = config.readout.epochs, config.metric == "top1"
+    logits = {n: (2 * generator.standard_normal((clips, classes)) - 4).astype(np.float32) for n in (7, last)}
+    others = [n for n in range(1, last) if n != 7]
+    counts = {n: np.sort(generator.integers(1, clips * classes, clips)).astype(np.uint32) for n in others if not top1}
+    predicted = {n: generator.integers(0, classes, clips).astype(np.uint16) for n in others if top1}
     names = tuple(f"{row[:8].upper()}{number:05}" for number in range(clips))
-    write_predictions(path, Predictions(names, tuple(f"class {n}" for n in range(classes)), targets, by_epoch))
+    labels = tuple(f"class {n}" for n in range(classes))
+    predictions = Predictions(names, labels, targets, {}, predicted=predicted, at_least=counts)
+    write_predictions(path, predictions, logits, config.readout.activation)
 
 
 def make_index() -> FeaturesIndex:

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from repro.cli.options import COMMON, CommonOptions, command_for_row, find_row
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, NothingToCheckError, UsageError
-from repro.judge import verdict as judge
 from repro.judge.expected import rows_with_expected, table_path
-from repro.judge.verdict import Verdict
+from repro.judge.formats import format_verdict
+from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
 from repro.table.rows import row_names
@@ -50,7 +50,7 @@ def bundle(
     records, damaged = read_evidence(runs)
     for _, why in damaged:
         reporter.warn(f"{why}: left out")
-    verdicts, left_out = judge.judge_rows(rows_with_expected(table_path()), records)
+    verdicts, left_out = judge_rows(rows_with_expected(table_path()), records)
     for record, why in left_out:
         reporter.warn(f"{record.row} seed {record.seed} ({record.run}): left out, as it is not judged: {why}")
     records = [record for record in records if all(record is not other for other, _ in left_out)]
@@ -87,7 +87,7 @@ def describe_verdicts(verdicts: Sequence[Verdict], records: Sequence[RunRecord])
     # Imported here: it imports NumPy, and reads files that only the smoke job's rows need.
     from repro.smoke.golden import judge_scores, load_golden
 
-    lines, code = [judge.format_verdict(verdict) for verdict in verdicts], judge.exit_code(verdicts, strict=False)
+    lines, code = [format_verdict(verdict) for verdict in verdicts], exit_code(verdicts, strict=False)
     smoke = [record for record in records if record.kind == "smoke"]
     by_row = {name: [r for r in smoke if r.row == name] for name in dict.fromkeys(record.row for record in smoke)}
     for found in judge_scores(by_row, load_golden()) if smoke else ():

@@ -51,8 +51,9 @@ def check(
     if bundle is not None:
         from repro.cli.judge.check_bundle import check_bundle
 
-        workspace = common.open_workspace()
-        return check_bundle(bundle, sample, nonce, workspace, rules=rules, strict=strict, as_json=common.as_json)
+        if rules != "1":
+            raise UsageError("--rules goes without --bundle: a bundle is judged by the rule set that it names")
+        return check_bundle(bundle, sample, nonce, common.open_workspace(), strict=strict, as_json=common.as_json)
     if sample is not None or nonce is not None:
         raise UsageError(
             "--sample and --nonce go with --bundle FILE; `repro verify --sample N` checks the workspace's own features"

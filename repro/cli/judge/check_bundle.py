@@ -15,8 +15,9 @@ from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split, SplitName
-from repro.judge import verdict as judge
 from repro.judge.expected import rows_with_expected, table_path
+from repro.judge.formats import verdict_as_json
+from repro.judge.verdict import exit_code, judge_rows
 from repro.pipeline.bundle.contents import compare_origin
 from repro.pipeline.bundle.read import OpenedBundle, find_annotated_split, open_bundle
 from repro.table.requirements import chosen_device
@@ -45,11 +46,15 @@ def check_bundle(
     reporter = Reporter(to_stderr=as_json)
     with open_bundle(path, lambda name: _find_split(name, workspace)) as opened:
         names = {record.row for record in opened.records}
-        rows = {name: row for name, row in rows_with_expected(table_path()).items() if name in names}
-        verdicts, left_out = judge.judge_rows(rows, opened.records)
+        rows = {
+            name: row
+            for name, row in rows_with_expected(table_path(opened.manifest.rules.name.removeprefix("rules-"))).items()
+            if name in names
+        }
+        verdicts, left_out = judge_rows(rows, opened.records, opened.annotated)
         lines, code = describe_verdicts(verdicts, opened.records)
         if strict:
-            code = max(code, judge.exit_code(verdicts, strict=True))
+            code = max(code, exit_code(verdicts, strict=True))
         nonce = nonce or secrets.token_hex(16)
         checks = [] if sample is None else _check_features(opened, sample, nonce, workspace, reporter)
         if any(check.wrong for check in checks):
@@ -60,7 +65,7 @@ def check_bundle(
     if as_json:
         report: dict[str, Any] = {
             "bundle": str(path), "made_by": opened.manifest.made_by, "rules": opened.manifest.rules.model_dump(), "notes": notes,
-            "verdicts": [judge.verdict_as_json(verdict) for verdict in verdicts], "lines": lines, "targets": opened.targets,
+            "verdicts": [verdict_as_json(verdict) for verdict in verdicts], "lines": lines, "targets": opened.targets,
             "levels": [{"level": level, "done": done, "how": how} for level, done, how in levels],
             "spot_checks": [asdict(check) | {"nonce": nonce, "wrong": list(check.wrong)} for check in checks],
             "features_root": opened.manifest.features_root,

@@ -1,6 +1,7 @@
 """bundle.json: what a bundle is made of. Only what it lists, with that sha256, is looked at."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,9 +9,10 @@ from pydantic import Field, ValidationError
 
 from repro import __version__
 from repro.core.config import Config, configs_folder
+from repro.core.errors import UsageError
 from repro.core.hashing import file_sha256
 from repro.core.signed import parse_signed_json
-from repro.judge.expected import table_path, table_sha256
+from repro.judge.expected import name_rule_set, table_path
 from repro.pipeline.bundle.archive import BundleError
 
 FORMAT = 1
@@ -29,7 +31,7 @@ class Rules(Config):
 
     name: str
     expected_sha256: Sha256
-    """Of the table of expected values."""
+    """Of its files."""
 
 
 class Manifest(Config):
@@ -51,10 +53,15 @@ class Manifest(Config):
     """Every other file, by its path."""
 
 
-def current_rules() -> Rules:
-    """Return the rule set of this version."""
-    folder = table_path().parent.name
-    return Rules(name=folder if folder.startswith("rules-") else "rules-1", expected_sha256=table_sha256(table_path()))
+def find_rules(name: str = "rules-1") -> Rules:
+    """Return a rule set that is shipped.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    path = table_path(name.removeprefix("rules-") if re.fullmatch(r"rules-\d+", name) else "unknown")
+    found, sha256 = name_rule_set(path)
+    return Rules(name=found, expected_sha256=sha256)
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:
@@ -82,17 +89,18 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         raise BundleError(f"{path}: {MANIFEST} is not of format {FORMAT}: {where}: {first['msg']}") from error
     if not intact:
         raise BundleError(f"{path}: {MANIFEST} is damaged or edited: it does not match its own sha256")
-    here = current_rules()
-    if manifest.rules.name != here.name:
+    try:
+        find_rules(manifest.rules.name)
+    except UsageError as error:
         raise BundleError(
-            f"{path}: judged by rule set '{manifest.rules.name[:40]}' of {made_by}, this version has {here.name}: use that version"
-        )
+            f"{path}: judged by rule set '{manifest.rules.name[:40]}' of {made_by}, which this version does not have: use that version"
+        ) from error
     return manifest
 
 
 def compare_origin(manifest: Manifest) -> list[str]:
     """Return a line for each way in which the bundle was made otherwise than one is made here."""
-    notes, here = [], current_rules()
+    notes, here = [], find_rules(manifest.rules.name)
     if manifest.made_by != MADE_BY:
         notes.append(f"made by {manifest.made_by}, judged by {MADE_BY}")
     if manifest.rules.expected_sha256 != here.expected_sha256:

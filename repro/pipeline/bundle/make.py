@@ -29,7 +29,7 @@ from repro.pipeline.bundle.contents import (
     REPORT,
     BundledFile,
     Manifest,
-    current_rules,
+    find_rules,
 )
 from repro.pipeline.bundle.descriptions import write_codecheck, write_crate, write_environment, write_report
 from repro.pipeline.bundle.features_index import index_features, write_index
@@ -96,7 +96,7 @@ def write_bundle(
             members[FEATURES_INDEX] = write_index(index)
         members["environment.json"] = write_environment(list(by_path.values()))
         manifest = Manifest(
-            made_by=MADE_BY, rules=current_rules(), rows=tuple(sorted({record.row for record in records})), records=len(by_path),
+            made_by=MADE_BY, rules=find_rules(), rows=tuple(sorted({record.row for record in records})), records=len(by_path),
             features_root=index.merkle_root if index.collections else None, missing=(*missing, *without),
             redacted=tuple(redacted), files={},
         )  # fmt: skip
@@ -205,7 +205,7 @@ def _add_configs(members: dict[str, bytes | Path], rows: Sequence[Row], private:
 def _add_shipped(members: dict[str, bytes | Path], smoke: bool) -> list[str]:
     """Add the rule set and the lock; returns a line if there is no lock, as in a wheel."""
     rules = table_path().parent
-    members |= {f"expected/{path.name}": read_bytes(path) for path in rules.iterdir() if path.is_file()}
+    members |= {f"expected/{rules.name}/{path.name}": read_bytes(path) for path in rules.iterdir() if path.is_file()}
     if smoke:
         members["expected/smoke/golden.json"] = read_bytes(expected_folder() / "smoke" / "golden.json")
     lock = sorted(shipped_folder("requirements").glob("*.txt"))

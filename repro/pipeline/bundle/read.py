@@ -28,6 +28,7 @@ from repro.readout.predictions import Predictions, read_predictions
 from repro.records.record import RunRecord, StoredRun, find_runs
 from repro.table.rows import extra_names, is_smoke_row, load_row, row_names
 
+ANNOTATIONS = "the publisher's annotation files"
 MOST_MANIFEST = 64 << 20
 """Bytes of bundle.json."""
 
@@ -41,7 +42,12 @@ class OpenedBundle:
     records: list[RunRecord]
     index: FeaturesIndex | None
     targets: dict[str, str]
-    """Where the targets of each test split were compared: the publisher's files, or nowhere."""
+    """With what the targets of each test split were compared."""
+
+    @property
+    def annotated(self) -> set[str]:
+        """Names of the test splits whose targets were compared with annotation files."""
+        return {name for name, how in self.targets.items() if how == ANNOTATIONS}
 
 
 @contextmanager
@@ -162,7 +168,7 @@ def _check_targets(
         if split is not None:
             _compare_with_split(where, record, predictions, split)
             generated = split.name.dataset == "smoke"
-            found[name] = "the scenes that the smoke job renders" if generated else "the publisher's annotation files"
+            found[name] = "the scenes that the smoke job renders" if generated else ANNOTATIONS
         before = first.setdefault(f"{name} {record.test.sha256}", predictions)
         if before.clips != predictions.clips or not np.array_equal(before.targets, predictions.targets):
             raise BundleError(f"{where} of {name} have other clips or targets than another run's of the same split")

@@ -30,7 +30,7 @@ from repro.pipeline.bundle.features_index import (
 from repro.records.record import StoredRun
 
 ROW = "ucf_hmdb_sdv2"
-RULES = "--expected"
+RULES = "--rules"
 HOST, USER, TOKEN = "turing-node7", "mallory.q", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"
 OTHER_SECRET, MAIL = "correct-horse-battery", "mallory@example.org"
 HOME = f"/home/{USER}"
