@@ -51,6 +51,8 @@ def check(
     if bundle is not None:
         from repro.cli.judge.check_bundle import check_bundle
 
+        if claims:
+            raise UsageError("--claims goes without --bundle: claims are judged on the workspace's records")
         if rules != "1":
             raise UsageError("--rules goes without --bundle: a bundle is judged by the rule set that it names")
         return check_bundle(bundle, sample, nonce, common.open_workspace(), strict=strict, as_json=common.as_json)
