@@ -34,6 +34,7 @@ VERBS = {
     "Judge and show": {
         "check": "Judge recorded scores against the published table; exits 1 if any is higher or lower.",
         "scores": "Show a row's score by class or by group of clips, and which classes are confused.",
+        "bundle": "Write the evidence of rows to a zip file that others can judge: records, predictions, configs, hashes of features; no video.",
         "show": "Show what a backbone makes of a video: frames, feature maps and vectors over time, as one HTML page.",
         "verify": "Compare a backbone's features with golden values; exits 1 if any deviates too much.",
     },

@@ -221,6 +221,11 @@ def device_from_environment() -> str | None:
     return device
 
 
+def environment_values() -> dict[str, str]:
+    """Return the environment's variables, for keeping what is private out of files that are shared."""
+    return dict(os.environ)
+
+
 def _folder_from(variable: str) -> Path | None:
     value = os.environ.get(variable)
     return _absolute(Path(value)) if value else None

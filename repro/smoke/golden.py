@@ -3,6 +3,7 @@
 scripts/make_smoke_golden.py writes both. Features are kept of each clip's first, middle and last token.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from repro.core.config import expected_folder
 from repro.core.errors import UsageError
 from repro.core.reading import read_bytes
 from repro.features.store import FeatureStore
+from repro.records.record import RunRecord
 from repro.table.rows import smoke_row_names
 from repro.video.synthetic.scenes import smoke_scenes
 
@@ -42,6 +44,28 @@ class Golden(BaseModel):
     tolerance: GoldenScore
     """In points; expected/README.md describes how it was measured."""
     platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One number of the job, compared with its golden value."""
+
+    row: str
+    seed: int
+    metric: str
+    measured: float
+    golden: float | None
+    """None if there is no golden value for this seed."""
+    tolerance: float
+
+    @property
+    def outcome(self) -> str:
+        if self.golden is None:
+            return "NOT JUDGED"
+        # Processors add in different orders, so scores are compared with a tolerance (expected/README.md: how it was measured).
+        if abs(self.measured - self.golden) <= self.tolerance:
+            return "REPEATED"
+        return "HIGHER" if self.measured > self.golden else "LOWER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +142,24 @@ def compare_features(
             FeatureDeviation(clip, relative_l2(ours, expected) if ours is not None and same_shape else np.inf)
         )
     return deviations
+
+
+def judge_scores(records: Mapping[str, Sequence[RunRecord]], expected: Golden) -> list[Judgement]:
+    """Compare the scores of runs, by row, with the golden values."""
+    judgements = []
+    for row, runs in records.items():
+        for run in runs:
+            scores = expected.scores.get(row, {}).get(str(run.seed))
+            for metric in ("top1", "map_micro"):
+                judgements.append(
+                    Judgement(
+                        row=row,
+                        seed=run.seed,
+                        metric=metric,
+                        # Records have fractions, golden scores are in points (percent).
+                        measured=100 * run.best_epoch_on_test.scores[metric],
+                        golden=getattr(scores, metric) if scores else None,
+                        tolerance=getattr(expected.tolerance, metric),
+                    )
+                )
+    return judgements

@@ -24,7 +24,7 @@ from repro.readout.compute import Compute
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.smoke import clips, golden
-from repro.smoke.golden import Golden
+from repro.smoke.golden import Judgement, judge_scores
 from repro.table.row import row_backbone
 from repro.table.rows import load_row, smoke_row_names
 from repro.video.readers import read_clip
@@ -33,28 +33,6 @@ from repro.video.sampling import ReaderName, Sampling
 READERS: tuple[ReaderName, ...] = get_args(ReaderName)
 READOUT_THREADS = 1
 """Training this small is fastest on one thread; its results then do not depend on the number of cores."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """One number of the job, compared with its golden value."""
-
-    row: str
-    seed: int
-    metric: str
-    measured: float
-    golden: float | None
-    """None if there is no golden value for this seed."""
-    tolerance: float
-
-    @property
-    def outcome(self) -> str:
-        if self.golden is None:
-            return "NOT JUDGED"
-        # Processors add in different orders, so scores are compared with a tolerance (expected/README.md: how it was measured).
-        if abs(self.measured - self.golden) <= self.tolerance:
-            return "REPEATED"
-        return "HIGHER" if self.measured > self.golden else "LOWER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +137,7 @@ def run_smoke(
     readers_differ = compare_readers(workspace.smoke / "clips", results.clips, reporter)
     result = SmokeResult(
         records=results.records,
-        judgements=_judge_scores(results.records, expected),
+        judgements=judge_scores(results.records, expected),
         worst_feature=max(deviations, key=lambda d: d.relative_l2),
         clips_changed=[clip for clip, sha256 in results.clips.items() if expected.clips[clip] != sha256],
         checkpoint_changed=results.checkpoint_sha256 != expected.checkpoint_sha256,
@@ -198,23 +176,3 @@ def _generate_checkpoint(workspace: Workspace, reporter: Reporter) -> str:
     path, sha256, there = ensure_random_weights(config, family_of(config), workspace, reporter.warn)
     reporter.stage("checkpoint", total=1, reused=int(there), made="drawn from a seed", where=path)
     return sha256
-
-
-def _judge_scores(records: dict[str, list[RunRecord]], expected: Golden) -> list[Judgement]:
-    judgements = []
-    for row, runs in records.items():
-        for run in runs:
-            scores = expected.scores.get(row, {}).get(str(run.seed))
-            for metric in ("top1", "map_micro"):
-                judgements.append(
-                    Judgement(
-                        row=row,
-                        seed=run.seed,
-                        metric=metric,
-                        # Records have fractions, golden scores are in points (percent).
-                        measured=100 * run.best_epoch_on_test.scores[metric],
-                        golden=getattr(scores, metric) if scores else None,
-                        tolerance=getattr(expected.tolerance, metric),
-                    )
-                )
-    return judgements

@@ -13,6 +13,7 @@ from builders.shipped import use_shipped
 from builders.tiny_project import load_records
 
 from repro.backbones.registry import describe_backbone, load_backbone
+from repro.cli.app import dispatch
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
 from repro.table.rows import load_row, row_names, table_order
@@ -50,6 +51,27 @@ def test_all_24_rows_run_end_to_end_and_then_reuse_everything(
     assert "extracted" not in said
     assert "trained" not in said
     assert {name: record for name, record in load_records(project).items() if name in made} == made
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_bundle_is_checked_against_annotation_files_and_videos(
+    project: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(load_row("ucf_hmdb_vjepa"), project, as_json=True)
+    bundle, place = str(tmp_path / "bundle.zip"), ["--workspace", str(project.root), "--json"]
+    assert dispatch(["bundle", "ucf_hmdb_vjepa", "-o", bundle, *place]) == 0
+    before = {path: path.stat().st_mtime_ns for path in project.root.rglob("*")}
+    capsys.readouterr()
+    code = dispatch(["check", "--bundle", bundle, "--sample", "2", "--nonce", "mine", *place])
+    report = json.loads(capsys.readouterr().out)
+    assert report["targets"] == {"hmdb51/full": "the publisher's annotation files"}
+    assert [check["dataset"] for check in report["spot_checks"]] == ["ucf101", "hmdb51"]
+    assert all(len(check["deviations"]) == 2 and not check["wrong"] for check in report["spot_checks"])
+    assert [level["done"] for level in report["levels"]] == [True, True, False, True, False]
+    (verdict,) = report["verdicts"]
+    assert (code == 1) == (verdict["verdict"] in ("HIGHER", "LOWER"))
+    assert {path: path.stat().st_mtime_ns for path in project.root.rglob("*")} == before
 
 
 EXTRAS = (

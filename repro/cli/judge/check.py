@@ -3,11 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
+from cyclopts import Parameter
+
+from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row, require_number
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
-from repro.core.errors import Exit, NothingToCheckError
+from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
 from repro.judge.formats import HEADER, format_counts, format_verdict, refusal_as_json, verdict_as_json, wrap_verdict
@@ -22,7 +25,14 @@ if TYPE_CHECKING:
 
 
 def check(
-    *, rules: str = "1", strict: FlagOption = False, claims: FlagOption = False, common: CommonOptions = COMMON
+    *,
+    rules: str = "1",
+    strict: FlagOption = False,
+    claims: FlagOption = False,
+    bundle: Path | None = None,
+    sample: Annotated[int | None, Parameter(validator=require_number("--sample", 1))] = None,
+    nonce: str | None = None,
+    common: CommonOptions = COMMON,
 ) -> Exit:
     """Judge recorded scores against the published table; exits 1 if any is higher or lower.
 
@@ -34,7 +44,22 @@ def check(
         rules: Number of a shipped rule set (expected/rules-N), or the folder of another.
         strict: Exit 1 also for rows that are inconclusive, edited or not run.
         claims: Judge also whether one row scores above another, as published; exits 1 if a claim is reversed.
+        bundle: Judge this file of `repro bundle` from its own evidence instead of the workspace's records.
+        sample: With --bundle, number of random clips of each data set to extract again and compare.
+        nonce: With --sample, text that decides which clips [default: a new one, printed].
     """
+    if bundle is not None:
+        from repro.cli.judge.check_bundle import check_bundle
+
+        if claims:
+            raise UsageError("--claims goes without --bundle: claims are judged on the workspace's records")
+        if rules != "1":
+            raise UsageError("--rules goes without --bundle: a bundle is judged by the rule set that it names")
+        return check_bundle(bundle, sample, nonce, common.open_workspace(), strict=strict, as_json=common.as_json)
+    if sample is not None or nonce is not None:
+        raise UsageError(
+            "--sample and --nonce go with --bundle FILE; `repro verify --sample N` checks the workspace's own features"
+        )
     workspace, path = common.open_workspace(), table_path(rules)
     rows, (name, sha256) = rows_with_expected(path), name_rule_set(path)
     records, damaged, annotated = _read_records(workspace)

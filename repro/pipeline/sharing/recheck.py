@@ -135,23 +135,34 @@ def _compare(
     except DamagedFeaturesError as error:
         raise MissingError(f"features {store.folder}: damaged: {error}: extract them again") from error
     damaged = any(is_of_damaged_clip(entry.reader) for found in before.values() for entry in found.values())
-    with tempfile.TemporaryDirectory() as folder:
-        requests = open_stores([(backbone, tuple(cells))], store.folder.name, Workspace(Path(folder)))
-        collection = Collection(store.folder.name, tuple(chosen))
-        # Clips that were stored as far as they decode are compared so.
-        again = replace(execution, allow_damaged=execution.allow_damaged or damaged)
-        done = compute_features(requests, collection, again, reporter)
-        for clip in chosen:
-            entry = None if clip.id in done.failed else requests[0].store.read_own_file(clip.id)
-            if entry is None:
-                failed[clip.id] = done.failed.get(clip.id, f"clip {clip.id}: it was not extracted")
-            elif any(entry.video_sha256 != was.video_sha256 for was in before[clip.id].values()):
-                failed[clip.id] = f"clip {clip.path}: another video than the one its stored features are of"
-            else:
-                deviations[clip.id] = max(
-                    _deviation(entry.features[cell], was.features[cell]) for cell, was in before[clip.id].items()
-                )
+    # Clips that were stored as far as they decode are compared so.
+    execution = replace(execution, allow_damaged=execution.allow_damaged or damaged)
+    collection = Collection(store.folder.name, tuple(chosen))
+    for name, again in extract_again(backbone, cells, collection, execution, reporter).items():
+        if isinstance(again, str):
+            failed[name] = again
+        elif any(again.video_sha256 != was.video_sha256 for was in before[name].values()):
+            failed[name] = f"clip {name}: another video than the one its stored features are of"
+        else:
+            deviations[name] = max(
+                _deviation(again.features[cell], was.features[cell]) for cell, was in before[name].items()
+            )
     return SampleCheck(store.folder.name, stored, deviations, failed)
+
+
+def extract_again(
+    backbone: Backbone, cells: Sequence[Cell], collection: Collection, execution: Execution, reporter: Reporter
+) -> dict[str, Entry | str]:
+    """Extract clips into a temporary folder; returns each clip's features, or why there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        requests = open_stores([(backbone, tuple(cells))], collection.name, Workspace(Path(folder)))
+        done = compute_features(requests, collection, execution, reporter)
+        return {
+            clip.id: done.failed.get(clip.id)
+            or requests[0].store.read_own_file(clip.id)
+            or f"clip {clip.path}: it was not extracted"
+            for clip in collection.clips
+        }
 
 
 def _deviation(ours: np.ndarray, stored: np.ndarray) -> float:
