@@ -333,7 +333,7 @@ def test_the_example_is_judged_as_when_it_was_stored(tmp_path: Path) -> None:
     assert lines == (EXAMPLE.parent / "verdict.txt").read_text().splitlines()
     assert not (tmp_path / "workspace").exists()
     assert EXAMPLE.stat().st_size < 1e6
-    assert max(map(len, done.out.splitlines())) <= 80
+    assert max(map(len, lines)) <= 80
 
 
 def test_golden_values_that_are_not_repeated_are_judged_different(
