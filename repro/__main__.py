@@ -3,10 +3,13 @@
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+from typing import Any
 
 from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
-from repro.core.errors import Exit, MissingError, ReproError
+from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.reading import IrregularFileError
 
 EXIT_BROKEN_PIPE = 141
@@ -18,54 +21,84 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; returns its exit code and never raises."""
-    try:
-        from repro.cli import app as cli
+    """Run one command line; returns its exit code and never raises.
 
-        code = int(cli.dispatch(arguments))
-        # Here rather than at exit, where Python would report a full disk with a traceback.
+    With --json, stdout is one JSON value: the command's, or if it printed none, an object with the error.
+    """
+    if "--json" not in arguments:
+        return _guard(lambda: _dispatch(arguments))[0]
+    with redirect_stdout(StringIO()) as held:
+        code, failure = _guard(lambda: _dispatch(arguments))
+
+    def release() -> int:
+        print(held.getvalue() or (json.dumps({"error": failure}, indent=1) + "\n" if failure else ""), end="")
         sys.stdout.flush()
         return code
-    except ReproError as error:
-        if isinstance(error, MissingError) and error.missing and "--json" in arguments:
-            print(json.dumps({"error": str(error), "exit_code": int(error.exit_code), "missing": list(error.missing)}))
-        _complain(str(error))
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        _complain("interrupted: finished work is kept; run the same command again to resume")
-        return int(Exit.INTERRUPTED)
+
+    return _guard(release)[0]
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if sys.platform == "win32":
+        raise UsageError("Windows is not supported: use Linux, macOS, WSL 2 or the container image (docs/image.md)")
+    from repro.cli import app as cli
+
+    code = int(cli.dispatch(arguments))
+    # Here rather than at exit, where Python would report a full disk with a traceback.
+    sys.stdout.flush()
+    return code
+
+
+def _guard(action: Callable[[], int]) -> tuple[int, dict[str, Any] | None]:
+    """Return the exit code of `action`, and if it failed, what --json says of it. Messages are printed to stderr."""
+    try:
+        return action(), None
     except BrokenPipeError:
         # The reader closed our output pipe, as `repro list | head` does.
         _drop_output()
-        return EXIT_BROKEN_PIPE
-    except IrregularFileError as error:
-        _complain(f"{error.filename}: {error.strerror}: correct the path, then run the command again")
-        return int(Exit.USAGE)
-    except Exception as error:
-        temporary = describe_temporary_failure(error)
-        if temporary is not None:
-            _complain(temporary)
-            return int(Exit.USAGE)
-        number = find_disk_errno(error)
-        if number is None:
-            return _internal(error)
-        where = getattr(error, "filename", None)
-        if where is None and isinstance(error, OSError):
-            # Every other write names its file. What was printed before may still be in the buffer.
-            where = "standard output"
-            with suppress(OSError):
-                sys.stdout.flush()
-        _complain(describe_disk_error(where, number))
-        return int(Exit.USAGE)
+        return EXIT_BROKEN_PIPE, None
+    except BaseException as error:
+        if not isinstance(error, Exception | KeyboardInterrupt):
+            raise
+        code, message = _explain(error)
+        _complain(message)
+        missing = [dict(one) for one in getattr(error, "missing", ())]
+        return int(code), {"exit_code": int(code), "kind": code.name.lower(), "message": message, "missing": missing}
+
+
+def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
+    """Return the exit code of an error and its message. The traceback of an internal error is printed."""
+    match error:
+        case ReproError():
+            return error.exit_code, str(error)
+        case KeyboardInterrupt():
+            return Exit.INTERRUPTED, "interrupted: finished work is kept; run the same command again to resume"
+        case IrregularFileError():
+            return Exit.USAGE, f"{error.filename}: {error.strerror}: correct the path, then run the command again"
+        case _:
+            temporary = describe_temporary_failure(error)
+            if temporary is not None:
+                return Exit.USAGE, temporary
+            number = find_disk_errno(error)
+            if number is None:
+                _print_traceback(error)
+                return Exit.INTERNAL, "internal error (see above): this is a bug, please report it"
+            where = getattr(error, "filename", None)
+            if where is None and isinstance(error, OSError):
+                # Every other write names its file. What was printed before may still be in the buffer.
+                where = "standard output"
+                with suppress(OSError):
+                    sys.stdout.flush()
+            return Exit.USAGE, describe_disk_error(where, number)
 
 
 def _complain(message: str) -> None:
     # Standard error may be a file on the full disk that the message is about: the exit code still says it.
     with suppress(OSError):
         # Imported here: rich takes time to import, and most commands end without an error.
-        from repro.core.console import print_line
+        from repro.core.console import print_sentence
 
-        print_line(f"repro: {message}", to_stderr=True)
+        print_sentence(f"repro: {message}", to_stderr=True)
 
 
 def _drop_output() -> None:
@@ -73,7 +106,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _internal(error: Exception) -> int:
+def _print_traceback(error: Exception) -> None:
     import traceback
 
     from repro.core.console import escape_text
@@ -82,8 +115,6 @@ def _internal(error: Exception) -> int:
     # Indented, because the error's message may quote text from others, whose lines must not look like this tool's.
     with suppress(OSError):
         print("\n".join(f"  {line}" for line in text.splitlines()), file=sys.stderr)
-    _complain("internal error (see above): this is a bug, please report it")
-    return int(Exit.INTERNAL)
 
 
 if __name__ == "__main__":

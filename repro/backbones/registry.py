@@ -25,6 +25,7 @@ from repro.backbones.weights import (
 from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, ReproError, UsageError
 from repro.core.hashing import FileHashes
+from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 
 T = TypeVar("T")
@@ -58,7 +59,8 @@ def load_backbone(name: str, changes: Mapping[str, str] | None = None, *precisio
         UsageError: unknown name, an invalid config, or none of the precisions.
     """
     if name not in backbone_names():
-        raise UsageError(f"unknown backbone '{name}'; available: {', '.join(backbone_names())}")
+        near = find_nearest(name, backbone_names())
+        raise UsageError(f"unknown backbone '{name}'{near} (available: {', '.join(backbone_names())})")
     path = configs_folder() / "backbones" / f"{name}.yaml"
     family = _find_family(load_config(_FamilyKey, path).family, path)
     config: BackboneConfig = load_config(family.config_class, path, changes)

@@ -4,7 +4,7 @@ A verb is a function in its own module, which is imported when the verb is calle
 a module imports nothing at its top that imports torch; a verb that computes imports what it needs in its function.
 """
 
-import difflib
+import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Group, UnknownOptionError
 from repro import __version__
 from repro.core.config import is_config_path
 from repro.core.errors import Exit, UsageError
+from repro.core.suggest import find_nearest
 
 VERBS = {
     "Run a row": {
@@ -26,7 +27,7 @@ VERBS = {
         "data": "Show, unpack, audit and compare the data sets.",
     },
     "Features and readouts": {
-        "extract": "Extract features of data sets or of folders of videos.",
+        "extract": "Extract features of data sets, of folders of videos, or of single videos.",
         "features": "Write stored features to a file to share, or read such a file.",
         "readout": "Train a row's readout on stored features; no video is needed.",
         "predict": "Score any video files with a row's trained readout.",
@@ -40,6 +41,14 @@ VERBS = {
     },
 }
 """Every verb with the first line of its docstring, by its group in `repro --help`, which so imports none of them."""
+
+
+UNWRAPPED = 10_000
+"""Columns of help off a terminal: more than any of its lines has."""
+COMPLETE = "__complete"
+"""The word with which Cyclopts' completion scripts ask for names."""
+OTHERS = ("-h", "--help", "--version", "--install-completion")
+"""Options of `repro` itself."""
 
 
 def verb_names() -> tuple[str, ...]:
@@ -64,6 +73,9 @@ def build_app(called: str = "") -> App:
     app = App(
         name="repro",
         suppress_keyboard_interrupt=False,
+        # Frames are drawn for eyes: a pipe, a file and a screen reader that reads them get the text alone, unwrapped.
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        help_format="markdown" if sys.stdout.isatty() else "plaintext",
         version=__version__,
         help=(
             "Reproduce the results table of ActionDiff (arXiv 2509.08908).\n\n"
@@ -71,7 +83,10 @@ def build_app(called: str = "") -> App:
             "published one.\n\n"
             "Start with `repro smoke`, which needs no data and no downloads, and `repro list`, which names the rows."
         ),
-        help_epilogue=(
+        # A command's help inherits it, and the codes are stated once.
+        help_epilogue=None
+        if called
+        else (
             "Exit codes: 0 success; 1 a score is higher or lower than published, or two manifests differ; 2 usage; 3 "
             "internal error; 4 something required is missing; 5 nothing to check; 130 interrupted."
         ),
@@ -86,7 +101,12 @@ def build_app(called: str = "") -> App:
                 help=None if name == called else summary,
                 sort_key=verb_names().index(name),
             )
-    app["--help"].group = app["--version"].group = Group.create_ordered("Other")
+    app.register_install_completion_command(
+        help="Complete commands, options and rows in bash, zsh or fish, from the next shell on."
+    )
+    others = Group.create_ordered("Other")
+    for name in OTHERS[1:]:
+        app[name].group = others
     return app
 
 
@@ -97,17 +117,28 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         UsageError: no such command, row or option.
         ReproError: raised by the verb.
     """
-    words = list(arguments)
+    words = _move_options(arguments)
     # The first word decides before cyclopts parses anything, so that a misspelt row gets a suggestion from both rows and commands.
-    if words and not words[0].startswith("-") and words[0] not in verb_names():
+    if words and words[0] not in (*verb_names(), *OTHERS, COMPLETE):
         _require_row(words[0])
         words.insert(0, "run")
     if words[:1] == ["run"] and "--grid" in words:
         raise UsageError(f"--grid is no option of a row: run `repro grid {words[1]}`")
     verb = words[0] if words else ""
-    app = build_app(verb)
+    app, console = build_app(verb), None
+    if not sys.stdout.isatty() and ({"--help", "-h"} & set(words) or not words):
+        from repro.core.console import OutputConsole
+
+        console = OutputConsole(width=UNWRAPPED)
     try:
-        return Exit(app(words, exit_on_error=False, print_error=False, result_action="return_value") or Exit.OK)
+        return Exit(
+            app(words, console=console, exit_on_error=False, print_error=False, result_action="return_value") or Exit.OK
+        )
+    except SystemExit as error:
+        if verb != "--install-completion":
+            raise
+        # Cyclopts has said why.
+        raise UsageError("nothing was installed: add --shell bash, --shell zsh or --shell fish") from error
     except CycloptsError as error:
         message = " ".join(str(error).split())
         if verb == "run" and isinstance(error, UnknownOptionError):
@@ -115,6 +146,26 @@ def dispatch(arguments: Sequence[str]) -> Exit:
             grids = [word for word in words if word.partition("=")[0] in _options("grid") - _options("run")]
             message = f"{grids[0]} goes with `repro grid ROW`" if grids else message
         raise UsageError(f"{message} (see `{' '.join(('repro', verb)).strip()} --help`)") from error
+
+
+def _move_options(arguments: Sequence[str]) -> list[str]:
+    """Return the words with options before the command moved behind it: `repro --json list` is `repro list --json`.
+
+    Raises:
+        UsageError: an option that only some commands have, or no command.
+    """
+    words, moved = list(arguments), []
+    while words and words[0].partition("=")[0] in ("--workspace", "--json"):
+        moved.append(words.pop(0))
+        if moved[-1] == "--workspace" and words:
+            moved.append(words.pop(0))
+    if words and words[0].startswith("-") and words[0] not in OTHERS:
+        raise UsageError(f"{words[0]}: write it after the command: only --workspace and --json may come before it")
+    if moved and not words:
+        raise UsageError(f"{' '.join(moved)}: no command after it (`repro --help` lists them)")
+    # What follows `--` is no option.
+    end = words.index("--") if "--" in words else len(words)
+    return [*words[:end], *moved, *words[end:]]
 
 
 def _options(verb: str) -> set[str]:
@@ -129,9 +180,8 @@ def _require_row(word: str) -> None:
     names = [*rows.row_names(), *rows.extra_names()]
     if word in names or rows.is_smoke_row(word) or is_config_path(word):
         return
-    near = difflib.get_close_matches(word, [*verb_names(), *names], n=1, cutoff=0.4)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    near = find_nearest(word, [*verb_names(), *names])
     raise UsageError(
-        f"unknown row or command '{word}'{hint} (`repro list` shows the rows, `repro list --all` also the extras, "
+        f"unknown row or command '{word}'{near} (`repro list` shows the rows, `repro list --all` also the extras, "
         "`repro --help` the commands)"
     )

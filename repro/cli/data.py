@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, JsonOption, require_number
-from repro.core.console import Reporter, print_line, print_lines
+from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, DatasetName, JsonOption, require_number
+from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit, ReproError
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import Manifest, list_differences, read_manifest, stored_manifest
@@ -35,7 +35,7 @@ MISSING_SHOWN = 3
 
 
 @data.command(name="status")
-def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
+def data_status(*names: DatasetName, common: CommonOptions = COMMON) -> Exit:
     """Show what is present of each data set, and what is missing.
 
     Example: `repro data status ucf101 hmdb51`
@@ -49,7 +49,7 @@ def data_status(*names: str, common: CommonOptions = COMMON) -> Exit:
         print(json.dumps(reports, indent=1))
     else:
         for number, report in enumerate(reports):
-            print_lines([""] * (number > 0) + _status_lines(report))
+            _print_status(report, after=number > 0)
     return Exit.OK
 
 
@@ -80,13 +80,14 @@ def data_new(
         files = {"data": str(made.data), "row": str(made.row.file)}
         print(json.dumps(files | {"notes": notes, "command": command}, indent=1))
     else:
-        print_lines([*notes, f"written {made.data} and {made.row.file}", f"next: {command}"])
+        for line in (*notes, f"written {made.data} and {made.row.file}", f"next: {command}"):
+            print_sentence(line)
     return Exit.OK
 
 
 @data.command(name="prepare")
 def data_prepare(
-    name: str,
+    name: DatasetName,
     /,
     *,
     from_: Annotated[list[Path] | None, Parameter(name="--from", consume_multiple=True, negative="")] = None,
@@ -108,13 +109,13 @@ def data_prepare(
     if common.as_json:
         print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
     else:
-        print_lines(_status_lines(report))
+        _print_status(report)
     return Exit.OK if report["ready"] else Exit.MISSING
 
 
 @data.command(name="audit")
 def data_audit(
-    name: str,
+    name: DatasetName,
     /,
     *,
     workers: Annotated[int | None, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = None,
@@ -165,11 +166,11 @@ def data_audit(
         _print_first([f"{clip.id}: {clip.error}" for clip in faulty])
         # No fault: the release reads these clips in the same way.
         _print_first([f"{clip.id}: {STILL_PICTURE}" for clip in stills])
-        print_line(
+        print_sentence(
             f"{name}: {len(decoded)} of {len(manifest.clips)} clips decode, {frames} frames; "
             f"{done.decoded} decoded now, {done.reused} reused"
         )
-        print_line(f"manifest {done.path}, content sha256 {manifest.sha256}")
+        print_sentence(f"manifest {done.path}, content sha256 {manifest.sha256}")
     return Exit.OK if not faulty and not dataset.miscounted else Exit.MISSING
 
 
@@ -194,7 +195,7 @@ def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
         print(json.dumps(report, indent=1))
     else:
         for one in found:
-            print_line(str(one))
+            print_sentence(str(one))
         clips = len({one.clip for one in found})
         if left.annotations != right.annotations:
             print_line("the annotation files, or the folders of the videos, differ")
@@ -204,7 +205,8 @@ def data_diff(a: Path, b: Path, /, *, as_json: JsonOption = False) -> Exit:
 
 def _print_first(lines: list[str]) -> None:
     """Print at most FAULTS_SHOWN lines, and how many more there are."""
-    print_lines(lines[:FAULTS_SHOWN])
+    for line in lines[:FAULTS_SHOWN]:
+        print_sentence(line)
     if len(lines) > FAULTS_SHOWN:
         print_line(f"... and {len(lines) - FAULTS_SHOWN} more (--json lists all)")
 
@@ -260,6 +262,11 @@ def _describe_part(folder: Path, there: str) -> str:
         return "absent"
     path = folder / there
     return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"there, as {there}"
+
+
+def _print_status(report: dict[str, Any], *, after: bool = False) -> None:
+    for line in [""] * after + _status_lines(report):
+        print_sentence(line)
 
 
 def _status_lines(report: dict[str, Any]) -> list[str]:

@@ -11,9 +11,11 @@ from repro.cli.options import (
     COMMON,
     COMPUTE,
     STORED_AS,
+    BackboneName,
     BackboneOptions,
     CommonOptions,
     ComputeOptions,
+    DatasetName,
     FlagOption,
     LayersOption,
     TimestepsOption,
@@ -50,16 +52,16 @@ FEATURES = FeatureOptions()
 
 
 def extract(
-    source: str,
+    source: DatasetName,
     /,
-    *more: str,
-    backbone: str = "svd_xt",
+    *more: DatasetName,
+    backbone: BackboneName = "svd_xt",
     options: FeatureOptions = FEATURES,
     config: BackboneOptions = BACKBONE,
     compute: ComputeOptions = COMPUTE,
     common: CommonOptions = COMMON,
 ) -> Exit:
-    """Extract features of data sets or of folders of videos.
+    """Extract features of data sets, of folders of videos, or of single videos.
 
     Defaults follow the release's quick start (SVD-XT, timestep 20, layer 9). Features that are stored already are kept.
     Each clip is decoded once for all backbones that sample it alike. A clip that fails is reported and the others continue;
@@ -68,7 +70,7 @@ def extract(
     Example: `repro extract my_videos/ --backbone svd_xt,sdv2`
 
     Args:
-        source: A data set, one of its splits (ucf101/train), or a folder of videos.
+        source: A data set, one of its splits (ucf101/train), a folder of videos, or a video.
         more: Further ones.
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
     """

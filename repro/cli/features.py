@@ -10,15 +10,18 @@ from repro.backbones.registry import load_backbone
 from repro.cli.options import (
     BACKBONE,
     COMMON,
+    BackboneName,
     BackboneOptions,
     CommonOptions,
+    DatasetName,
     LayersOption,
     PrecisionOption,
     TimestepsOption,
     parse_layers,
     parse_numbers,
+    require_output,
 )
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, print_sentence
 from repro.core.errors import Exit, UsageError
 
 features = App(
@@ -30,11 +33,11 @@ features = App(
 
 @features.command(name="export")
 def features_export(
-    dataset: str,
+    dataset: DatasetName,
     file: Path,
     /,
     *,
-    backbone: str = "svd_xt",
+    backbone: BackboneName = "svd_xt",
     timesteps: TimestepsOption = None,
     layers: LayersOption = None,
     precision: PrecisionOption = (),
@@ -59,16 +62,17 @@ def features_export(
     settings = load_backbone(backbone, config.changes(), *precision)
     if timesteps and settings.axes().timesteps is None:
         raise UsageError(f"--timesteps: {backbone} has no timesteps")
+    require_output("FILE", file)
     cells = choose_cells(settings, parse_numbers("--timesteps", timesteps), parse_layers(layers))
     card = export_features(dataset, settings, cells, file, common.open_workspace())
     if common.as_json:
         print(json.dumps(card.model_dump(mode="json"), indent=1))
         return Exit.OK
     size = (file.stat().st_size + file.with_suffix(".parquet").stat().st_size) / 1e6
-    print_line(
+    print_sentence(
         f"{file}: {card.clips} clips of {card.source}, {', '.join(card.cells)} of {card.backbone}, {size:.1f} MB"
     )
-    print_line(f"licence of the data: {card.licence}: share the files only where it allows")
+    print_sentence(f"licence of the data: {card.licence}: share the files only where it allows")
     return Exit.OK
 
 
@@ -95,9 +99,11 @@ def features_import(file: Path, /, *, common: CommonOptions = COMMON) -> Exit:
         print(json.dumps(report, indent=1))
         return Exit.OK
     card, checkpoint = done.card, done.card.identity.get("checkpoint_sha256")
-    print_line(f"{card.what}; {card.made_by}; sha256 {done.sha256}")
-    print_line(f"checkpoint: {f'sha256 {checkpoint}' if checkpoint else 'none'}; precision {card.precision}")
-    print_line(f"licence of the data: {card.licence}; {done.added} features added, {done.reused} were stored already")
+    print_sentence(f"{card.what}; {card.made_by}; sha256 {done.sha256}")
+    print_sentence(f"checkpoint: {f'sha256 {checkpoint}' if checkpoint else 'none'}; precision {card.precision}")
+    print_sentence(
+        f"licence of the data: {card.licence}; {done.added} features added, {done.reused} were stored already"
+    )
     if done.row is not None:
-        print_line(f"own clips, without their videos: `repro readout {done.row}` trains on their features")
+        print_sentence(f"own clips, without their videos: `repro readout {done.row}` trains on their features")
     return Exit.OK

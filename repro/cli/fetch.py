@@ -1,6 +1,5 @@
 """`repro fetch`: bring what rows need, from their publishers or from this machine, or list what can be fetched."""
 
-import difflib
 import json
 import shlex
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from repro.core.console import Reporter, format_columns, format_size, print_line
 from repro.core.errors import Exit, MissingError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import fetch_command
+from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace, quiet_libraries
 from repro.fetch.catalogue import Asset, list_assets
 from repro.table.requirements import MissingItem, missing_of_rows
@@ -121,9 +121,8 @@ def _resolve_names(
     for name in row_words:
         if name in all_rows or is_smoke_row(name) or is_config_path(name):
             continue
-        near = difflib.get_close_matches(name, [*known, *all_rows], n=1, cutoff=0.6)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"unknown row or asset '{name}'{hint} (`repro fetch` lists the assets, `repro list` the rows)")
+        near = find_nearest(name, [*known, *all_rows])
+        raise UsageError(f"unknown row or asset '{name}'{near} (`repro fetch` lists the assets, `repro list` the rows)")
     rows = load_requested_rows(row_words)
     found = [name for name in names if name in known]
     for row in rows:

@@ -12,6 +12,7 @@ from repro.cli.options import (
     TRAINING,
     CommonOptions,
     FlagOption,
+    RowName,
     SeedsOption,
     TrainingOptions,
     load_requested_row,
@@ -21,7 +22,7 @@ from repro.cli.options import (
     require_number,
 )
 from repro.cli.run import require_ready
-from repro.core.console import Reporter, print_line, print_lines
+from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit, MissingError
 from repro.core.workspace import Workspace
 from repro.pipeline.grid import report
@@ -39,20 +40,17 @@ class GridOptions:
     layers: Annotated[str | None, Parameter(help="Some of the grid's layers, as 9, 1,9 or 1-13 [default: all].")] = None
     head: Annotated[
         Literal["transformer", "linear"] | None,
-        Parameter(help="Readout; linear is that of the release's linear grids [default: the row's]."),
+        Parameter(help="Kind of readout; the release has linear grids [default: the row's]."),
     ] = None
     stored_as: Annotated[
         Literal["fp16", "fp32"] | None,
-        Parameter(
-            help="Type of the stored features. fp16 takes half the disk, but its runs are kept apart from the row's own "
-            "[default: fp32]."
-        ),
+        Parameter(help="Type on disk; runs on fp16 are kept apart from the row's own [default: fp32]."),
     ] = None
     jobs: Annotated[
         int | None,
         Parameter(
             validator=require_number("--jobs", 1),
-            help="Readouts trained at the same time; they share the cores and the GPU [default: 1].",
+            help="Readouts trained at the same time [default: 1].",
         ),
     ] = None
 
@@ -61,11 +59,14 @@ GRID = GridOptions()
 
 
 def grid(
-    row: str,
+    row: RowName,
     /,
     *,
     seeds: SeedsOption = 1,
-    protocol: Annotated[Literal["published", "held-out", "both"] | None, Parameter(converter=read_protocol)] = None,
+    protocol: Annotated[
+        Literal["published", "held-out", "both"] | None,
+        Parameter(converter=read_protocol, show_choices=False, metavar="RULE"),
+    ] = None,
     options: GridOptions = GRID,
     allow_missing: FlagOption = False,
     compute: TrainingOptions = TRAINING,
@@ -79,9 +80,8 @@ def grid(
 
     Args:
         row: A name from `repro list`, or the path of a row file of own clips.
-        protocol: held-out selects cell and epoch on clips held out of the training split; both does either [default: published, for
-            own clips held-out].
-        allow_missing: Continue without clips that are missing; recorded, and widens an accuracy row's margin.
+        protocol: Selects cell and epoch: published, held-out or both [default: published, for own clips held-out].
+        allow_missing: Continue without missing clips; recorded, and widens the margin.
     """
     found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
     timesteps = parse_numbers("--timesteps", options.timesteps)
@@ -132,11 +132,12 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
         print_line(f"{result.row.name}, {protocol} protocol: {result.row.metric}, {rule}, {seeds}")
         print_lines(report.format_table(result, protocol))
     print_line()
-    print_lines(report.format_summary(result))
+    for line in report.format_summary(result):
+        print_sentence(line, indent=11)
     for other in PROTOCOLS:
         if other not in result.protocols:
             option = "both" if other == "held-out" else other
-            print_line(f"for the {other} selection too: the same command with --protocol {option}")
-    print_line("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
+            print_sentence(f"for the {other} selection too: the same command with --protocol {option}")
+    print_sentence("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
     if result.row.published:
         print_line("`repro check` judges")

@@ -4,10 +4,9 @@ import json
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
 
 from repro.cli.options import COMMON, CommonOptions
-from repro.core.console import open_table_console
+from repro.core.console import format_columns, print_line, print_lines, print_sentence
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
 from repro.judge.expected import Expected, rows_with_expected, table_path
@@ -15,6 +14,7 @@ from repro.table import requirements
 from repro.table.row import Row
 from repro.table.rows import extra_names, load_row
 
+COLUMNS = ("row", "published", "method", "missing to run it")
 METRICS = {"map_micro": "mAP", "top1": "acc"}
 
 
@@ -39,13 +39,21 @@ def list_rows(
     if common.as_json:
         print(json.dumps([_row_as_json(name, row, line, workspace) for name, (row, line) in rows.items()], indent=1))
         return Exit.OK
-    console = open_table_console(piped_width=200)
-    console.print(_build_table(rows, workspace))
+    lines = [_format_row(name, row, line, workspace) for name, (row, line) in rows.items()]
+    print_lines(format_columns([COLUMNS, *lines[:published]], right=("published",)))
+    if all_:
+        print_line()
+        extras = [("extra", "metric", COLUMNS[-1]), *(line[:2] + line[3:] for line in lines[published:])]
+        print_lines(format_columns(extras))
+    print_line()
     more = f" and {len(rows) - published} extras" if all_ else ""
-    console.print(
-        f"{published} rows{more}; workspace {workspace.root}. `repro smoke` runs without data or downloads.",
-        markup=False,
+    print_sentence(f"{published} rows{more}; what is missing is looked for in {workspace.root}")
+    print_sentence(
+        "method: how exactly it is known; unknown: which checkpoint was used is not (details: `repro list --json`)"
     )
+    if all_:
+        print_sentence("docs/extras.md says what each extra is, `repro list --all --json` how it differs from its row")
+    print_sentence("`repro plan ROW` estimates what a row takes; `repro smoke` needs no data")
     return Exit.OK
 
 
@@ -59,19 +67,15 @@ def is_imported(row: Row, workspace: Workspace) -> bool:
     return has_imported_features(row, workspace)
 
 
-def _build_table(rows: dict[str, tuple[Row, Expected | None]], workspace: Workspace) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("row", "setting", "backbone", "metric", "published", "status", "missing to run it"):
-        table.add_column(column, justify="right" if column == "published" else "left", overflow="fold")
-    for name, (row, line) in rows.items():
-        missing = ", ".join(m.what for m in requirements.missing_items(row, workspace)) or "nothing"
-        if missing != "nothing" and is_imported(row, workspace):
-            missing = "nothing for `repro readout`: features were imported"
-        table.add_row(
-            name, row.title.split(":")[0] if line else row.title, row.backbone, METRICS[row.metric],
-            f"{line.published:.{line.digits}f}" if line else "", line.status if line else "extra", missing,
-        )  # fmt: skip
-    return table
+def _format_row(name: str, row: Row, line: Expected | None, workspace: Workspace) -> tuple[str, ...]:
+    # The names alone, so that a line fits 80 columns: a data set's and a checkpoint's are never the same.
+    missing = " ".join(item.what.partition(" ")[2] or item.what for item in requirements.missing_items(row, workspace))
+    if missing and is_imported(row, workspace):
+        missing = "nothing for `repro readout`"
+    return (
+        name, f"{METRICS[row.metric]} {line.published:.{line.digits}f}" if line else METRICS[row.metric],
+        line.status.partition(" ")[0] if line else "extra", missing or "nothing",
+    )  # fmt: skip
 
 
 def _row_as_json(name: str, row: Row, line: Expected | None, workspace: Workspace) -> dict[str, object]:

@@ -15,11 +15,12 @@ from cyclopts import Parameter, Token
 
 from repro.backbones.config import Layer, Precision
 from repro.backbones.extractor import Execution
+from repro.backbones.registry import backbone_names
 from repro.core.config import is_config_path
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, open_workspace
-from repro.table.row import Row, with_precision
-from repro.table.rows import is_smoke_row, load_row, row_names, smoke_rows
+from repro.table.row import Row, SeedChoice, with_precision
+from repro.table.rows import extra_names, is_smoke_row, load_row, row_names, smoke_rows
 
 if TYPE_CHECKING:
     from repro.features.store import StoredAs
@@ -54,6 +55,37 @@ def _require_new_file(_: type, value: Path | None) -> None:
         raise UsageError(f"--profile {value}: {value.absolute().parent} is not a folder that can be written to")
 
 
+def require_output(option: str, path: Path) -> None:
+    """Refuse an output file that cannot be written, before the hours of work at whose end it would be.
+
+    Raises:
+        UsageError: a folder of that name, or the folder above it is a file or cannot be written to.
+    """
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not place.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError(
+            f"{option} {path}: {path if path.is_dir() else place} is not a place for a file: name another one"
+        )
+
+
+def _complete_rows(_: object) -> list[str]:
+    return [*row_names(), *extra_names()]
+
+
+def _complete_datasets(_: object) -> tuple[str, ...]:
+    from repro.datasets.registry import user_dataset_names
+
+    return tuple(user_dataset_names())
+
+
+def _complete_backbones(_: object) -> list[str]:
+    return backbone_names()
+
+
+RowName = Annotated[str, Parameter(completer=_complete_rows)]
+DatasetName = Annotated[str, Parameter(completer=_complete_datasets)]
+BackboneName = Annotated[str, Parameter(completer=_complete_backbones)]
+
 STORED_AS: "dict[str, StoredAs]" = {"fp32": "float32", "fp16": "float16"}
 """The types of --stored-as, as stores and records spell them (NumPy's names)."""
 
@@ -62,16 +94,56 @@ WorkspaceOption = Annotated[
     Path | None,
     Parameter(
         name="--workspace",
-        help="Folder of data, checkpoints, features and runs [default: REPRO_WORKSPACE, else ./workspace].",
+        help="Folder of data and results [default: REPRO_WORKSPACE, else ./workspace].",
     ),
 ]
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON only.")]
+MOST_COUNTED = 30
+"""Upper limit of a count in --seeds: all published seeds are above it, so that a seed is never taken for a count."""
+
+
+def parse_seeds(option: str, text: str) -> SeedChoice:
+    """Parse 5 (the first 5 planned seeds) or 52,53, 52-56, 52, (the seeds themselves); after --seed a number is the seed.
+
+    Raises:
+        UsageError: no such choice, or a count that may be meant as a seed.
+    """
+    parts = text.removesuffix(",").split(",")
+    bounds = [part.partition("-") for part in parts]
+    if not all(
+        first.isdecimal()
+        and len(part) <= 21
+        and (not dash or (last.isdecimal() and int(first) <= int(last) < int(first) + 1000))
+        for part, (first, dash, last) in zip(parts, bounds, strict=True)
+    ):
+        raise UsageError(f"{option} '{text}': expected a number of seeds, as 5, or seeds, as 52,53, 52-56 or 52,")
+    if option == "--seeds" and parts == [text] and not bounds[0][1]:
+        if not 1 <= int(text) <= MOST_COUNTED:
+            raise UsageError(
+                f"--seeds {text}: a number alone says how many, from 1 to {MOST_COUNTED}: write --seed {text} for that seed alone"
+            )
+        return int(text)
+    seeds = tuple(seed for first, _, last in bounds for seed in range(int(first), int(last or first) + 1))
+    if option == "--seed" and len(seeds) > 1:
+        raise UsageError(f"--seed {text}: expected one seed: several are --seeds {text}")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"{option} '{text}': expected different seeds")
+    return seeds
+
+
+def _read_seeds(_: Any, tokens: Sequence[Token]) -> SeedChoice:
+    return parse_seeds(tokens[0].keyword or "--seeds", tokens[0].value)
+
+
 SeedsOption = Annotated[
-    int,
+    SeedChoice,
     Parameter(
-        name="--seeds",
-        validator=require_number("--seeds", 1),
-        help="Number of readouts: the published seed, then the ones that follow it.",
+        name=("--seeds", "--seed"),
+        converter=_read_seeds,
+        n_tokens=1,
+        negative="",
+        metavar="SEEDS",
+        help="--seeds 5: the published seed and the 4 after it; --seeds 52,53 or 52-56: these; --seed 52: this one.",
     ),
 ]
 
@@ -95,8 +167,9 @@ ProtocolOption = Annotated[
     Parameter(
         name="--protocol",
         converter=read_protocol,
-        help="held-out selects the epoch on clips held out of the training split; its scores are not judged [default: published, "
-        "for own clips held-out].",
+        show_choices=False,
+        metavar="RULE",
+        help="Selects the epoch: published, or held-out, which is not judged [default: published, for own clips held-out].",
     ),
 ]
 DeterministicOption = Annotated[
@@ -105,7 +178,7 @@ DeterministicOption = Annotated[
         name="--deterministic",
         negative="",
         show_default=False,
-        help="On a GPU, use only operations that repeat bit for bit.",
+        help="On a GPU, use repeatable operations only.",
     ),
 ]
 TogetherOption = Annotated[
@@ -113,8 +186,7 @@ TogetherOption = Annotated[
     Parameter(
         name="--together",
         validator=require_number("--together", 1),
-        help="Readouts of a row's seeds or a grid's cells trained as one program; changes them by rounding [default: as many as "
-        "a GPU's memory holds; 1 on a CPU].",
+        help="Readouts trained as one program [default: as many as a GPU's memory holds; 1 on a CPU].",
     ),
 ]
 DamagedOption = Annotated[
@@ -123,7 +195,7 @@ DamagedOption = Annotated[
         name="--allow-damaged",
         negative="",
         show_default=False,
-        help="Use what decodes of damaged clips, as the release does, instead of refusing them; recorded.",
+        help="Use what decodes of damaged clips; recorded.",
     ),
 ]
 DeviceOption = Annotated[
@@ -131,7 +203,7 @@ DeviceOption = Annotated[
     Parameter(
         name="--device",
         validator=_require_device,
-        help="cpu, cuda or cuda:N [default: REPRO_DEVICE, else cuda if a GPU is visible].",
+        help="cpu, cuda or cuda:N [default: REPRO_DEVICE or a GPU].",
     ),
 ]
 PrecisionOption = Annotated[
@@ -140,8 +212,10 @@ PrecisionOption = Annotated[
         name="--precision",
         negative="",
         show_default=False,
-        help="Precision of the features: fp32, tf32, published (SVD as released), fast (SVD), fp16 (video transformers) or "
-        "bf16; features of each are kept apart. May be repeated: a backbone takes the first that it has [default: the backbone's].",
+        show_choices=False,
+        metavar="NAME...",
+        help="fp32, tf32, published (SVD as released), fast (SVD), fp16 or bf16 (transformers). May be repeated: a backbone takes "
+        "the first that it has [default: its own].",
     ),
 ]
 BatchOption = Annotated[
@@ -149,7 +223,7 @@ BatchOption = Annotated[
     Parameter(
         name="--batch",
         validator=require_number("--batch", 1),
-        help="Frames that the largest networks process at once [default: as many as a memory limit allows].",
+        help="Frames in the largest networks at once [default: by memory].",
     ),
 ]
 
@@ -172,7 +246,9 @@ class CommonOptions:
 
     def open_workspace(self) -> Workspace:
         """Return the workspace that --workspace or the environment names; nothing is written."""
-        return open_workspace(self.workspace)
+        workspace = open_workspace(self.workspace)
+        workspace.require_possible()
+        return workspace
 
 
 @Parameter(name="*")
@@ -193,7 +269,7 @@ class ComputeOptions(DeviceOptions):
         int | None,
         Parameter(
             validator=require_number("--workers", 1, MOST_WORKERS),
-            help="Processes that decode videos [default: number of cores minus one].",
+            help="Processes that decode videos [default: cores - 1].",
         ),
     ] = None
     allow_damaged: DamagedOption = False
@@ -202,7 +278,7 @@ class ComputeOptions(DeviceOptions):
         Path | None,
         Parameter(
             validator=_require_new_file,
-            help="New file for a trace of the first 4 batches of windows (for chrome://tracing or Perfetto).",
+            help="New file for a trace of the first 4 batches.",
         ),
     ] = None
 
@@ -231,7 +307,7 @@ class BackboneOptions:
 
     implementation: Annotated[
         str | None,
-        Parameter(help="Library whose modules compute: sgm, diffusers or auto [default: the backbone's]."),
+        Parameter(help="Library that computes: sgm, diffusers or auto [default: the backbone's]."),
     ] = None
     set_: Annotated[
         tuple[str, ...],
@@ -239,7 +315,7 @@ class BackboneOptions:
             name="--set",
             negative="",
             show_default=False,
-            help="Override a key of the backbone's config, as frames.window=16; may be repeated.",
+            help="Override a key of its config, as frames.window=16; repeatable.",
         ),
     ] = ()
 

@@ -6,9 +6,6 @@ from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from repro.backbones.config import Precision
 from repro.cli.options import (
@@ -17,21 +14,23 @@ from repro.cli.options import (
     DeviceOption,
     PrecisionOption,
     ProtocolOption,
+    RowName,
     SeedsOption,
     load_requested_rows,
 )
-from repro.core.console import format_size, open_table_console
+from repro.core.console import format_columns, format_size, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of
 from repro.pipeline.assumptions import count_threads, load_assumptions
 from repro.plan.amounts import Amount, estimated, sum_amounts
-from repro.plan.figures import describe_existing, plan_as_json, sum_portions, sum_stages
+from repro.plan.figures import describe_existing, plan_as_json, sum_stages
 from repro.plan.passes import SECONDS_PER_HOUR
 from repro.plan.plan import Plan, make_plan
 from repro.readout.recipe import Protocol
 from repro.table.imported import explain_imported
 from repro.table.requirements import command_for_missing, distinct_items, format_missing
+from repro.table.row import SeedChoice
 
 DISK_ASSUMPTION = (
     "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take as much "
@@ -40,7 +39,7 @@ DISK_ASSUMPTION = (
 
 
 def plan(
-    *rows: str,
+    *rows: RowName,
     seeds: SeedsOption = 1,
     protocol: Annotated[
         ProtocolOption, Parameter(help="Protocol of the runs that count as present [default: the row's].")
@@ -78,7 +77,7 @@ def print_plan(
     names: Sequence[str],
     workspace: Workspace,
     *,
-    seeds: int,
+    seeds: SeedChoice,
     protocol: Protocol | None,
     device: str | None,
     precision: Sequence[Precision] = (),
@@ -101,22 +100,22 @@ def print_plan(
 
 
 def _print_tables(plan: Plan) -> None:
-    console = open_table_console(piped_width=120)
-    console.print(_rows_table(plan))
-    _print_heading(console, "data sets and checkpoints, each once, and their licences")
-    console.print(_downloads_table(plan))
+    print_lines(_rows_table(plan))
+    _print_heading("data sets and checkpoints, each once, and their licences")
+    print_lines(_downloads_table(plan))
     for download in plan.downloads:
-        console.print(f"{download.name}: {download.licence} ({download.licence_url})", markup=False, soft_wrap=True)
-    _print_heading(console, "features to extract, each once")
-    console.print(_extractions_table(plan))
+        print_sentence(f"{download.name}: {download.licence} ({download.licence_url})")
+    _print_heading("features to extract, each once")
+    print_lines(_extractions_table(plan))
     if any(len(one.backbones) > 1 for one in plan.passes):
-        _print_heading(console, "passes over the clips, as `repro run` of these rows makes them")
-        console.print(_passes_table(plan))
-    _print_heading(console, "by stage")
-    console.print(_stages_table(plan))
-    _print_heading(console, "assumptions")
+        _print_heading("passes over the clips, as `repro run` of these rows makes them")
+        print_lines(_passes_table(plan))
+    _print_heading("by stage")
+    print_lines(_stages_table(plan))
+    _print_heading("assumptions")
     assumptions = (
         *_about_extraction(plan),
+        *_about_ranges(plan),
         *_about_overlaps(plan),
         *_about_memory(plan),
         *_about_readouts(plan),
@@ -125,128 +124,118 @@ def _print_tables(plan: Plan) -> None:
         *(explain_imported(one.row) for one in plan.rows if one.imported),
     )
     for line in (*assumptions, *plan.problems):
-        console.print(f"- {line}", markup=False, soft_wrap=True)
+        print_sentence(f"- {line}")
     missing = distinct_items(item for row in plan.rows for item in row.missing)
     if missing:
-        _print_heading(console, f"missing in {plan.workspace.root}, and how to get it")
+        _print_heading(f"missing in {plan.workspace.root}, and how to get it")
         # What can be fetched is a table, whose licences are printed above; missing clips of a data set in place are sentences.
         things = [replace(item, licence="") for item in missing if item.command]
-        lines = format_missing(things, console.width if console.is_terminal else None) if things else []
-        for line in (*lines, *(f"- {item.remedy}" for item in missing if not item.command)):
-            console.print(line, markup=False, soft_wrap=True)
+        print_lines(format_missing(things, terminal_width()) if things else [])
+        for item in missing:
+            if not item.command:
+                print_sentence(f"- {item.remedy}")
         command = command_for_missing([row.row for row in plan.rows], things, plan.workspace)
         if command:
-            console.print(f"to get these: {command}", markup=False, soft_wrap=True)
+            print_sentence(f"to get these: {command}")
 
 
-def _print_heading(console: Console, text: str) -> None:
-    console.print(f"\n[bold]{escape(text)}[/bold]")
+def _print_heading(text: str) -> None:
+    print_line()
+    print_sentence(text)
 
 
-def _new_table(*columns: str, left: int = 1) -> Table:
-    """Return an empty table whose first `left` columns are text, the others numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        is_text = index < left or column in ("present", "present already", "kind", "backbone", "backbones")
-        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=index < left)
-    return table
-
-
-def _rows_table(plan: Plan) -> Table:
-    device = _device_label(plan)
-    table = _new_table("row", "download", "clips", "windows", f"{device} extract", "readout", "disk", "present already")
-    for row in plan.rows:
-        portion = sum_portions(row.jobs)
-        table.add_row(
+# The last column of a table has no limit; the others fit 80 columns.
+def _rows_table(plan: Plan) -> list[str]:
+    header = ("row", "download", _device_label(plan), "readout", "disk", "present already")
+    rows: list[tuple[str, ...]] = [
+        (
             row.row.name,
             format_bytes(sum_amounts(download.bytes_to_download for download in row.downloads)),
-            format_count(portion.clips),
-            format_count(portion.windows),
             format_hours(sum_amounts(job.hours for job in row.jobs)),
             format_hours(row.readouts.hours),
             format_bytes(sum_amounts([*(job.disk for job in row.jobs), row.readouts.disk])),
             describe_existing(row),
         )
+        for row in plan.rows
+    ]
     if len(plan.rows) > 1:
         # Not the sum of the lines above: rows share data sets, checkpoints and features.
         figures = sum_stages(plan)
         computed = [figures[stage] for stage in ("extract", "readout")]
-        table.add_row(
-            f"all {len(plan.rows)}, shared once",
-            format_bytes(figures["fetch"][1]),
-            format_count(plan.clips),
-            format_count(sum_portions(plan.jobs).windows),
-            *(format_hours(hours) for hours, _ in computed),
-            format_bytes(sum_amounts(disk for _, disk in computed)),
-            "",
-            style="bold",
+        rows.append(
+            (
+                f"all {len(plan.rows)}, shared once",
+                format_bytes(figures["fetch"][1]),
+                *(format_hours(hours) for hours, _ in computed),
+                format_bytes(sum_amounts(disk for _, disk in computed)),
+                f"{format_count(plan.clips)} clips",
+            )
         )
-    return table
+    return format_columns([header, *rows], right=header[1:5])
 
 
-def _downloads_table(plan: Plan) -> Table:
-    table = _new_table("name", "kind", "size", "to download", "present", left=2)
+def _downloads_table(plan: Plan) -> list[str]:
+    header = ("name", "kind", "to download", "present")
+    rows = []
     for one in plan.downloads:
         # Nothing left to download of an archive that is not ready: it must be unpacked.
         to_prepare = one.bytes_to_download is not None and not one.bytes_to_download.most
         state = "ready" if one.ready else "fetched, to be prepared" if to_prepare else "no"
-        table.add_row(one.name, one.kind, one.size, format_bytes(one.bytes_to_download), state)
-    return table
+        rows.append((one.name, one.kind, format_bytes(one.bytes_to_download), state))
+    return format_columns([header, *rows], right=("to download",))
 
 
-def _extractions_table(plan: Plan) -> Table:
-    # A backbone's label names the row's changes and may be long: its column wraps.
-    table = _new_table("data set", "backbone", "clips", "windows", "stored", f"{_device_label(plan)} alone", "disk")
-    for job in plan.jobs:
-        table.add_row(
+def _extractions_table(plan: Plan) -> list[str]:
+    header = ("data set", "clips", "windows", "stored", _device_label(plan), "backbone and cell")
+    rows = [
+        (
             job.dataset,
-            f"{job.backbone} {job.cell}",
             format_count(job.total.clips),
-            format_spread(job.total.windows),
+            format_count(job.total.windows),
             f"{job.stored_clips:,}" if job.stored_clips else "none",
             format_hours(job.hours),
-            format_bytes(job.disk),
+            # It names the row's changes and may be long.
+            f"{job.backbone} {job.cell}",
         )
-    return table
+        for job in plan.jobs
+    ]
+    return format_columns([header, *rows], right=header[1:5])
 
 
-def _passes_table(plan: Plan) -> Table:
+def _passes_table(plan: Plan) -> list[str]:
     """Backbones joined by `+` are computed together."""
-    table = _new_table(
-        "data set", "backbones", "clips", "decoded", "windows", "TFLOP each", f"{_device_label(plan)} time"
-    )
+    header = ("data set", "clips", "decoded", "windows", "TFLOP each", _device_label(plan), "backbones")
+    rows = []
     for one in plan.passes:
         for number, group in enumerate(one.groups):
             mean = (
                 "unknown" if group.tflop is None else f"{group.tflop.likely / max(1, group.portion.windows.likely):.4g}"
             )
-            table.add_row(
-                one.dataset,
-                " + ".join(
-                    f"{label} {', '.join(cell.name for cell in one.backbones[label])}" for label in group.backbones
-                ),
-                *(
-                    (format_count(one.clips), "once" if one.decodings == 1 else f"{one.decodings} times")
-                    if not number
-                    else ("", "")
-                ),
-                format_count(group.portion.windows),
-                mean,
-                format_hours(group.hours),
+            times = "once" if one.decodings == 1 else f"{one.decodings} times"
+            rows.append(
+                (
+                    one.dataset,
+                    *((format_count(one.clips), times) if not number else ("", "")),
+                    format_count(group.portion.windows),
+                    mean,
+                    format_hours(group.hours),
+                    " + ".join(group.backbones),
+                )
             )
-    return table
+    return format_columns([header, *rows], right=header[1:6])
 
 
-def _stages_table(plan: Plan) -> Table:
-    table = _new_table("stage", f"{_device_label(plan)} time", "from", "to", "disk")
+def _stages_table(plan: Plan) -> list[str]:
+    header = ("stage", f"{_device_label(plan)} time", "from", "to", "disk")
+    rows = []
     for stage, (hours, disk) in sum_stages(plan).items():
         # Fetching and preparing have no hours: they depend on the network and the disk.
         time = "" if hours is None and stage in ("fetch", "prepare") else format_hours(hours)
         limits = ("", "")
         if hours is not None and hours.least < hours.most:
             limits = (format_length(hours.least), format_length(hours.most))
-        table.add_row(stage, time, *limits, format_bytes(disk))
-    return table
+        rows.append((stage, time, *limits, format_bytes(disk)))
+    return format_columns([header, *rows], right=header[1:])
 
 
 def _device_label(plan: Plan) -> str:
@@ -288,6 +277,15 @@ def _about_extraction(plan: Plan) -> list[str]:
             f"per window without padding: {work or 'unknown'} (configs/plan.yaml); `repro extract` saves measured speeds"
         )
     return lines
+
+
+def _about_ranges(plan: Plan) -> list[str]:
+    """Return a line for each estimated number of windows: its least and most."""
+    return [
+        f"windows of {job.dataset} with {job.backbone} {job.cell}: {format_spread(job.total.windows)}"
+        for job in plan.jobs
+        if not job.total.windows.exact
+    ]
 
 
 def _about_overlaps(plan: Plan) -> list[str]:

@@ -17,8 +17,10 @@ from repro.cli.options import (
     DeviceOptions,
     FlagOption,
     PrecisionOption,
+    RowName,
     find_row,
     require_number,
+    require_output,
 )
 from repro.core.console import Reporter, format_csv, print_line
 from repro.core.errors import Exit, MissingError, UsageError
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    row: str,
+    row: RowName,
     /,
     *videos: Path,
     seed: int | None = None,
@@ -62,9 +64,11 @@ def predict(
         workers: Processes that decode videos.
     """
     found = find_row(row, *precision)
-    if csv is not None and csv.exists():
+    if csv is not None and csv.is_file():
         # It may be the table that the labels are in.
         raise UsageError(f"--csv {csv}: the file exists: name another one")
+    if csv is not None:
+        require_output("--csv", csv)
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 

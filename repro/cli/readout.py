@@ -12,12 +12,13 @@ from repro.cli.options import (
     DeviceOption,
     PrecisionOption,
     ProtocolOption,
+    RowName,
     SeedsOption,
     TogetherOption,
     load_requested_row,
     open_compute,
 )
-from repro.core.console import Reporter, print_line, print_lines
+from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
 from repro.table.requirements import chosen_device
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def readout(
-    row: str,
+    row: RowName,
     /,
     *,
     seeds: SeedsOption = 1,
@@ -79,23 +80,23 @@ def print_records(row: Row, records: "Sequence[RunRecord]", workspace: Workspace
         if selected is None:
             selected, rule = record.best_epoch_on_test, "best epoch on test"
         score, last = (100 * one.scores[row.metric] for one in (selected, record.last_epoch))
-        print_line(
+        print_sentence(
             f"{record.row} seed {record.seed}: {row.metric} {rule} {score:.2f}, last epoch {last:.2f}{published}"
         )
     for sha256, clips in records[0].features.imported.items():
-        print_line(f"features of {clips} clips were imported and not extracted here: sha256 {sha256}")
+        print_sentence(f"features of {clips} clips were imported and not extracted here: sha256 {sha256}")
     if row.kind == "own":
         print_lines(describe_own_scores(row, records[0], workspace))
-        print_line("a row of your own: there is no published value, and `repro check` does not judge it")
-        print_line(f"to label videos with it: {row.command.replace(' run ', ' predict ', 1)} VIDEO...")
+        print_sentence("a row of your own: there is no published value, and `repro check` does not judge it")
+        print_sentence(f"to label videos with it: {row.command.replace(' run ', ' predict ', 1)} VIDEO...")
     elif row.kind == "extra":
-        print_line("an extra: there is no published value to judge it by")
+        print_sentence("an extra: there is no published value to judge it by")
     elif not all(record.complete for record in records):
-        print_line("a trial on fewer clips: never judged")
+        print_sentence("a trial on fewer clips: never judged")
     elif any(record.protocol != "published" for record in records):
-        print_line("the held-out protocol: not comparable with a published value, and not judged")
+        print_sentence("the held-out protocol: not comparable with a published value, and not judged")
     else:
-        print_line("`repro check` judges")
+        print_sentence("`repro check` judges")
 
 
 def describe_own_scores(row: Row, record: "RunRecord", workspace: Workspace) -> list[str]:

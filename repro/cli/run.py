@@ -14,6 +14,7 @@ from repro.cli.options import (
     CommonOptions,
     FlagOption,
     ProtocolOption,
+    RowName,
     SeedsOption,
     TrainingOptions,
     load_requested_rows,
@@ -41,13 +42,13 @@ class RowOptions:
     protocol: ProtocolOption = None
     allow_missing: Annotated[
         FlagOption,
-        Parameter(help="Continue without clips that are missing; recorded, and widens an accuracy row's margin."),
+        Parameter(help="Continue without missing clips; recorded, and widens the margin."),
     ] = False
     limit: Annotated[
         int | None,
         Parameter(
             validator=require_number("--limit", 1),
-            help="For a trial: use at most this many clips of each split; recorded, and never judged.",
+            help="Trial on at most so many clips of each split; never judged.",
         ),
     ] = None
 
@@ -56,9 +57,9 @@ ROW = RowOptions()
 
 
 def run(
-    row: str,
+    row: RowName,
     /,
-    *more: str,
+    *more: RowName,
     options: RowOptions = ROW,
     from_: Annotated[Literal["features", "readout"], Parameter(name="--from")] = "features",
     dry_run: FlagOption = False,
@@ -75,7 +76,7 @@ def run(
     Args:
         row: A name from `repro list`, the path of a row file of own clips, or all.
         more: Further rows.
-        from_: First stage to run; readout skips extraction and uses stored features.
+        from_: First stage; readout uses stored features.
         dry_run: Print the plan (as `repro plan ROW`) and stop.
     """
     rows, workspace = load_requested_rows((row, *more), compute.precision), common.open_workspace()

@@ -1,7 +1,6 @@
 """YAML configs as models that reject unknown keys, and the folders that are shipped with the code."""
 
 import copy
-import difflib
 import json
 import shlex
 from collections.abc import Hashable, Mapping
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from repro.core.errors import UsageError
 from repro.core.reading import MAX_DEPTH, read_text
+from repro.core.suggest import find_nearest
 
 MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
@@ -220,8 +220,7 @@ def _describe_problems(error: ValidationError, model: type[Config]) -> str:
     value = first.get("input")
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        near = difflib.get_close_matches(key, sorted(_all_keys(model)), n=1)
-        text = f"unknown key '{where}'" + (f"; did you mean '{near[0]}'?" if near else "")
+        text = f"unknown key '{where}'{find_nearest(key, sorted(_all_keys(model)))}"
     elif first["type"] == "missing":
         text = f"key '{where}' is missing"
     else:

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,11 @@ def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) 
     print(escape_text(text), file=sys.stderr if to_stderr else sys.stdout, flush=flush)
 
 
-def wrap_words(text: str, width: int) -> list[str]:
-    """Divide a line between words, at most `width` columns wide; later lines are indented as the first, or by two columns."""
-    indent = " " * max(2, len(text) - len(text.lstrip()))
+def wrap_words(text: str, width: int, indent: int = 0) -> list[str]:
+    """Divide a line between words, at most `width` columns wide; later lines are indented by `indent`, as the first, or by two."""
+    later = " " * (indent or max(2, len(text) - len(text.lstrip())))
     # Long words stay whole: a path or a content key is copied from the terminal.
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, width, subsequent_indent=later, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def terminal_width(*, of_stderr: bool = False) -> int | None:
@@ -101,10 +101,10 @@ def terminal_width(*, of_stderr: bool = False) -> int | None:
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
-def print_sentence(text: str, *, to_stderr: bool = False) -> None:
+def print_sentence(text: str, *, to_stderr: bool = False, indent: int = 0) -> None:
     """Print one line, on a terminal divided between words."""
     width = terminal_width(of_stderr=to_stderr)
-    for line in [text] if width is None else wrap_words(escape_text(text), width):
+    for line in [text] if width is None else wrap_words(escape_text(text), width, indent):
         print_line(line, to_stderr=to_stderr)
 
 
@@ -130,16 +130,16 @@ class OutputConsole(Console):
         raise BrokenPipeError
 
 
-def open_table_console(piped_width: int) -> OutputConsole:
-    """Return a console for tables on stdout. A pipe has no width: there, lines may have `piped_width` columns."""
-    console = OutputConsole()
-    return console if console.is_terminal else OutputConsole(width=piped_width)
-
-
-def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a line for each row, with its cells in columns."""
+def format_columns(rows: Sequence[Sequence[str]], right: Container[str] = ()) -> list[str]:
+    """Return a line for each row, with its cells in columns, none cut. `right` names columns, by the first row, to align right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(rows[0], row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def format_size(count: int) -> str:
@@ -182,11 +182,17 @@ class Reporter:
         """The display of `steps`, while its block runs."""
 
     def line(self, text: str) -> None:
-        # Without markup: rich would take the brackets of a path or of a list for a style.
-        self.console.print(escape_text(text), markup=False)
+        self._print(self.console, text, indent=12)
 
     def warn(self, text: str) -> None:
-        OutputConsole(stderr=True, soft_wrap=True).print(f"warning: {escape_text(text)}", markup=False)
+        self._print(OutputConsole(stderr=True, soft_wrap=True), f"warning: {text}")
+
+    @staticmethod
+    def _print(console: OutputConsole, text: str, indent: int = 0) -> None:
+        text = escape_text(text)
+        for line in wrap_words(text, console.width, indent) if console.is_terminal else [text]:
+            # Without markup: rich would take the brackets of a path or of a list for a style.
+            console.print(line, markup=False)
 
     def stage(
         self,

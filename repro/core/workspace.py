@@ -152,6 +152,23 @@ class Workspace:
                 "that version, or another --workspace"
             )
 
+    def require_possible(self) -> None:
+        """Check that the folders exist or can be created one day: nothing above them is a file.
+
+        Raises:
+            UsageError: something is.
+        """
+        for what, folder in (
+            ("workspace", self.root),
+            ("REPRO_DATA:", self.data_elsewhere),
+            ("REPRO_CHECKPOINTS:", self.checkpoints_elsewhere),
+        ):
+            there = next((place for place in (folder, *folder.parents) if place.exists()), None) if folder else None
+            if there is not None and not there.is_dir():
+                raise UsageError(
+                    f"{what} {folder} cannot be a folder: {there} is a file, not a folder: name another one"
+                )
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold the workspace's lock `name`.

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from repro.core.config import Config, NamedConfig, configs_folder, fill_path, load_config
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile, fetch_command
+from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import Listing
 
@@ -153,5 +154,6 @@ def load_dataset(name: str) -> DatasetConfig:
     """
     # Checked against the list, so that a name with `..` reads no other file.
     if name not in dataset_names():
-        raise UsageError(f"unknown dataset '{name}': configs/datasets has {', '.join(dataset_names())}")
+        near = find_nearest(name, dataset_names())
+        raise UsageError(f"unknown dataset '{name}'{near} (configs/datasets has {', '.join(dataset_names())})")
     return load_config(DatasetConfig, configs_folder() / "datasets" / f"{name}.yaml")

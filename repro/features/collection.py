@@ -83,8 +83,7 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
             f"folder {folder}: no videos in it: expected files ending in {', '.join(sorted(VIDEO_SUFFIXES))}"
         )
     for path in videos:
-        if not _is_text(str(path)):
-            raise UsageError(f"{str(path)!r}: its name is not UTF-8, which feature files cannot store: rename it")
+        _require_text_name(path)
     other = [path for path in found if path.suffix.lower() not in VIDEO_SUFFIXES]
     notes = []
     if other:
@@ -98,16 +97,31 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
         notes.append(
             f"folder {folder}: {len(links)} folders are left out, as they are links ({names}): name the folders themselves"
         )
+    clips = tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos)
+    return Collection(_name_folder(folder), clips, notes=tuple(notes))
+
+
+def file_collection(video: Path) -> Collection:
+    """Return a video by itself: a part of its folder's collection, so that an extraction of the folder reuses its features.
+
+    Raises:
+        UsageError: its name is not UTF-8.
+    """
+    _require_text_name(video)
+    return Collection(_name_folder(video.parent), (Clip(video.name, video, ()),))
+
+
+def _name_folder(folder: Path) -> str:
     resolved = folder.resolve()
     # The hash of the path keeps folders of the same name apart; the name is cut because file systems allow 255 bytes.
-    name = f"videos-{resolved.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:6]}"
-    return Collection(name, tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos), notes=tuple(notes))
+    return f"videos-{resolved.name[:60] or 'root'}-{hashlib.sha256(os.fsencode(resolved)).hexdigest()[:6]}"
 
 
-def _is_text(name: str) -> bool:
+def _require_text_name(path: Path) -> None:
     # Python reads bytes of a name that are not UTF-8 as lone surrogates, which cannot be encoded again.
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{str(path)!r}: its name is not UTF-8, which feature files cannot store: rename it"
+        ) from error

@@ -15,13 +15,14 @@ from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.config import is_config_path
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
+from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.own import find_dataset
 from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
 from repro.features import rates
-from repro.features.collection import Collection, dataset_collection, folder_collection
+from repro.features.collection import Collection, dataset_collection, file_collection, folder_collection
 from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
 from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.costs import report_cpu_hours, report_disk, report_speed
@@ -30,7 +31,7 @@ from repro.records.record import describe_machine, software_versions
 
 @dataclass(frozen=True, slots=True)
 class ExtractRequest:
-    """Features to extract of data sets, splits of them, or folders of videos."""
+    """Features to extract of data sets, splits of them, folders of videos, or single videos."""
 
     sources: tuple[str, ...]
     """Data sets, `<dataset>/<split>`, or paths."""
@@ -266,6 +267,8 @@ def _open_collection(source: str, workspace: Workspace) -> Collection:
     if not source or not folder.exists():
         raise UsageError(
             f"'{source}' is neither a data set ({', '.join(user_dataset_names())}), nor a split of one (ucf101/train), nor a folder "
-            "of videos: name one of them"
+            f"of videos or a video{find_nearest(name, user_dataset_names()) or ': name one of them'}"
         )
+    if folder.is_file():
+        return file_collection(folder)
     return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)

@@ -1,8 +1,10 @@
 """A row's trained readout on any video files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -76,23 +78,38 @@ def predict_videos(
         MissingError: the row has no trained readout, or one of other features; its backbone's checkpoint is missing.
     """
     backbone, readout = load_row_readout(row, seed, workspace, execution.device)
-    requests = open_stores([(backbone, (row.features,))], COLLECTION, workspace)
-    store = requests[0].store
     # dict.fromkeys drops duplicates and keeps the order.
     clips = tuple(Clip(str(path.absolute()), path, ()) for path in dict.fromkeys(videos))
-    done = compute_features(requests, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter)
-    reader = store.cell_reader(row.features.name)
     scores, windows = {}, {}
-    for clip in clips:
-        entry = None if clip.id in done.failed else reader.read(clip.id)
-        if entry is not None:
-            # Readouts compute in fp32; features may be stored as float16.
-            features = entry.features[row.features.name].astype(np.float32)
-            scores[clip.path] = readout.score(features)
-            if per_window:
-                windows[clip.path] = _score_windows(clip.path, features, readout, backbone.config)
+    with _find_writable(workspace, reporter) as place:
+        requests = open_stores([(backbone, (row.features,))], COLLECTION, place)
+        done = compute_features(
+            requests, Collection(COLLECTION, clips), replace(execution, say=reporter.line), reporter
+        )
+        reader = requests[0].store.cell_reader(row.features.name)
+        for clip in clips:
+            entry = None if clip.id in done.failed else reader.read(clip.id)
+            if entry is not None:
+                # Readouts compute in fp32; features may be stored as float16.
+                features = entry.features[row.features.name].astype(np.float32)
+                scores[clip.path] = readout.score(features)
+                if per_window:
+                    windows[clip.path] = _score_windows(clip.path, features, readout, backbone.config)
     failed = {str(clip.path): done.failed[clip.id] for clip in clips if clip.id in done.failed}
     return ScoredVideos(readout, scores, failed, windows)
+
+
+@contextmanager
+def _find_writable(workspace: Workspace, reporter: Reporter) -> Iterator[Workspace]:
+    """Yield the workspace for features, or a temporary one if it cannot be written, as a published readout's may be."""
+    try:
+        workspace.require_writable()
+    except UsageError:
+        reporter.warn(f"{workspace.root} cannot be written: the features of these videos are not kept")
+        with TemporaryDirectory(prefix="repro-predict-") as folder:
+            yield Workspace(Path(folder))
+        return
+    yield workspace
 
 
 def _score_windows(

@@ -19,15 +19,14 @@ from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
-from repro.table.row import Row, row_backbone
+from repro.table.row import Row, SeedChoice, row_backbone
 
 
 @dataclass(frozen=True, slots=True)
 class RowRequest:
     """Which readouts of a row to run, and on which clips."""
 
-    seeds: int = 1
-    """How many readouts: the published seed, then those that follow it."""
+    seeds: SeedChoice = 1
     protocol: Protocol | None = None
     """None: the row's default."""
     limit: int | None = None
@@ -54,7 +53,7 @@ def run_row(
         UsageError: another process runs the row, or a training of it was started with another recipe.
     """
     workspace.require_writable()
-    # One process a row: two would train the same run in the same folder.
+    # One process a row extracts its features.
     with workspace.lock(f"run {row.name}"):
         # Every clip is looked for before any is decoded: an extraction of days must not end on a missing file.
         data = open_requested_data(row, request, workspace, execution)
@@ -82,16 +81,15 @@ def train_readouts(
 
     Raises:
         MissingError: features are damaged or not finite, or the device's memory is full.
-        UsageError: another process runs the row, or a training of it was started with another recipe.
+        UsageError: another process trains one of the seeds, or a training of it was started with another recipe.
     """
-    with workspace.lock(f"run {inputs.row.name}"):
-        return _train_seeds(inputs, request, workspace, compute, reporter)
+    return _train_seeds(inputs, request, workspace, compute, reporter)
 
 
 def _train_seeds(
     inputs: ReadoutInputs, request: RowRequest, workspace: Workspace, compute: Compute, reporter: Reporter
 ) -> list[RunRecord]:
-    seeds = inputs.row.seeds.first(request.seeds)
+    seeds = inputs.row.seeds.choose(request.seeds)
     protocol = request.protocol or inputs.row.default_protocol
     records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
     # A view of the records, made last: by now the records are on disk.

@@ -6,7 +6,8 @@ and predictions are on disk before the record that lists their sha256: a run wit
 
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -127,16 +128,18 @@ def run_readouts(
     row, plan = inputs.row, plan_runs(inputs, protocol, compute)
     records: dict[int, RunRecord] = {}
     missing = []
-    for seed in seeds:
-        record = read_record(plan.stored_run(seed, workspace), reporter)
-        if record is None:
-            missing.append(PlannedRun(plan, seed, workspace))
-        else:
-            records[seed] = record
-    for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
-        if isinstance(outcome, ReproError):
-            raise outcome
-        records[run.seed] = outcome
+    # Taken before records are read: what another process finishes meanwhile is not trained again.
+    with lock_seeds(row.name, seeds, workspace):
+        for seed in seeds:
+            record = read_record(plan.stored_run(seed, workspace), reporter)
+            if record is None:
+                missing.append(PlannedRun(plan, seed, workspace))
+            else:
+                records[seed] = record
+        for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
+            if isinstance(outcome, ReproError):
+                raise outcome
+            records[run.seed] = outcome
     reporter.stage(
         "readout",
         total=len(seeds),
@@ -147,6 +150,19 @@ def run_readouts(
         where=workspace.runs / row.name,
     )
     return [records[seed] for seed in seeds]
+
+
+@contextmanager
+def lock_seeds(row: str, seeds: Sequence[int], workspace: Workspace) -> Iterator[None]:
+    """Hold the locks of a row's seeds: two processes may train different seeds, and not the same run in the same folder.
+
+    Raises:
+        UsageError: another process trains one of them.
+    """
+    with ExitStack() as locks:
+        for seed in seeds:
+            locks.enter_context(workspace.lock(f"run {row} seed {seed}"))
+        yield
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from repro.readout.recipe import Protocol
 from repro.table import requirements
 from repro.table.imported import has_imported_features
 from repro.table.requirements import MissingItem
-from repro.table.row import Row
+from repro.table.row import Row, SeedChoice
 
 BYTES_PER_VALUE = 4
 """Of features and weights (fp32)."""
@@ -113,7 +113,9 @@ class Plan:
     """Files of the workspace that count as missing because they are damaged or were not read."""
 
 
-def make_plan(rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: int, protocol: Protocol | None) -> Plan:
+def make_plan(
+    rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: SeedChoice, protocol: Protocol | None
+) -> Plan:
     """Plan rows in a workspace, of which nothing is changed.
 
     Args:
@@ -205,7 +207,7 @@ def _plan_extraction(
     )
 
 
-def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, seeds: int, protocol: Protocol) -> ReadoutJob:
+def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, choice: SeedChoice, protocol: Protocol) -> ReadoutJob:
     state, recipe, rates = counter.state, row.readout, load_assumptions().readout
     backbone = state.label_backbone(row)
     width = state.backbone(backbone).channels(row.features) or 0
@@ -219,8 +221,9 @@ def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, seeds: int, proto
         clips.append(total.clips)
     tflop = estimate_readout_tflop(recipe, width, classes, *tokens)
     records = state.matching_records(row, protocol)
-    recorded = {record.seed for record in records} & set(row.seeds.first(seeds))
-    remaining = seeds - len(recorded)
+    seeds = row.seeds.choose(choice)
+    recorded = {record.seed for record in records} & set(seeds)
+    remaining = len(seeds) - len(recorded)
     timed = [record for record in records if kind_of(record.made.on.get("device", "cpu")) == kind]
     if timed:
         # The median, so that one run on a busy machine does not count.
@@ -228,7 +231,7 @@ def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, seeds: int, proto
     else:
         seconds = tflop / (rates.gpu_tflop_per_second if kind == "cuda" else rates.cpu_thread_tflop_per_second)
     return ReadoutJob(
-        seeds=seeds,
+        seeds=len(seeds),
         recorded=len(recorded),
         epochs=recipe.epochs,
         clips=clips[0],

@@ -47,6 +47,10 @@ class Published(Config):
     """The release's own command for this number."""
 
 
+SeedChoice = int | tuple[int, ...]
+"""How many readouts (the published seed, then those that follow it), or their seeds."""
+
+
 class Seeds(Config):
     """Seeds of a row's readouts."""
 
@@ -57,6 +61,10 @@ class Seeds(Config):
     def first(self, count: int) -> list[int]:
         """The published seed and those that follow it."""
         return list(range(self.published, self.published + count))
+
+    def choose(self, choice: "SeedChoice") -> list[int]:
+        """Return the seeds of a choice: the first planned ones for a number, else those it names."""
+        return self.first(choice) if isinstance(choice, int) else list(choice)
 
 
 class Row(NamedConfig):

@@ -1,11 +1,11 @@
 """Rows by name: the 24 published ones, the smoke job's, and the extras."""
 
-import difflib
 from functools import cache
 from pathlib import Path
 
 from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import UsageError
+from repro.core.suggest import find_nearest
 from repro.table.extras import extra_row, extras_path, read_extras
 from repro.table.row import Row, check_references
 
@@ -89,9 +89,8 @@ def load_row(name: str) -> Row:
             raise UsageError(f"{extras_path()}: {name}: like: '{extra.like}' is none of the 24 rows")
         return extra_row(name, extra, load_row(extra.like))
     # Extras are suggested too, although `repro list` shows them only with --all.
-    near = difflib.get_close_matches(name, [*row_names(), *extra_names()], n=1, cutoff=0.4)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise UsageError(f"unknown row '{name}'{hint} (`repro list --all` shows all {len(row_names())} and the extras)")
+    near = find_nearest(name, [*row_names(), *extra_names()])
+    raise UsageError(f"unknown row '{name}'{near} (`repro list --all` shows all {len(row_names())} and the extras)")
 
 
 def _load_file(path: Path) -> Row:

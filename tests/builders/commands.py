@@ -1,15 +1,20 @@
 """The command line, as a user runs it: `run_repro` in this process, `run_process` in one of its own."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 from repro.__main__ import run
+from repro.cli.app import verb_names
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 """The checkout."""
@@ -30,7 +35,36 @@ def run_repro(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Pa
         if cwd is not None:
             settings.enter_context(chdir(cwd))
         code = run([*map(str, arguments)])
+    require_described([*map(str, arguments)], out.getvalue())
     return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def load_script(name: str) -> ModuleType:
+    """Import scripts/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def schemas() -> ModuleType:
+    """The models of what --json prints."""
+    return load_script("json_schemas")
+
+
+def require_described(words: Sequence[str], printed: str) -> None:
+    """Fail if a command line with --json did not print one JSON value that docs/schemas describes."""
+    if "--json" not in words or "--help" in words:
+        return
+    named = [word for word in words if not word.startswith("-")]
+    verb = next((word for word in named if word in verb_names()), "run")
+    if verb in ("data", "features"):
+        verb = f"{verb} {named[named.index(verb) + 1]}"
+    value = json.loads(printed)
+    schemas().check_output("plan" if "--dry-run" in words else verb, value)
 
 
 def run_process(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> SimpleNamespace:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from builders import tiny_datasets as tiny_data
-from builders.commands import run_repro
+from builders.commands import require_described, run_repro
 from builders.shipped import use_shipped
 from builders.videos import write_with_picture
 
@@ -35,6 +35,7 @@ def repro(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch,
         capsys.readouterr()
         code = run([str(word) for word in words])
         printed = capsys.readouterr()
+        require_described([str(word) for word in words], printed.out)
         return SimpleNamespace(code=code, out=printed.out, err=printed.err)
 
     return command
@@ -46,7 +47,7 @@ def test_from_nothing_to_an_audit(repro, workspace: Workspace, tmp_path: Path) -
     assert [line.split(":")[0] for line in done.out.splitlines() if line and not line.startswith(" ")] == sorted(
         tiny_data.MAKERS
     )
-    assert repro("data", "prepare", "hmdb51").code == 4
+    assert repro("data", "prepare", "hmdb51", "--json").code == 4
 
     done = repro("data", "prepare", "hmdb51", "--from", tmp_path / "elsewhere" / "hmdb51")
     assert done.code == 0
@@ -89,7 +90,7 @@ def test_a_fault_ends_in_4_and_is_found_by_diff(repro, workspace: Workspace, tmp
     status = repro("data", "status", "hmdb51")
     assert status.code == 0
     assert f"missing: {workspace.data}/hmdb51/hmdb51_org/golf/{clip.name}: no such file" in status.out
-    assert repro("data", "prepare", "hmdb51").code == 4
+    assert repro("data", "prepare", "hmdb51", "--json").code == 4
 
 
 def test_a_still_picture_in_place_of_the_video_is_named_and_no_fault(  # type: ignore[no-untyped-def]

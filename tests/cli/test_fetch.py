@@ -234,7 +234,7 @@ def test_a_row_that_cannot_run_lists_what_it_is_missing(fetch: Run, workspace: W
     assert "about 15.6 GB  on request from the owners; not redistributable" in lines[1]
     assert lines[1].endswith("  repro fetch animal_kingdom")
     assert lines[-1] == "repro: row ak_full cannot run; to get these: repro fetch ak_full --accept-license"
-    found = json.loads(fetch("ak_full", "--json").out)
+    found = json.loads(fetch("ak_full", "--json").out)["error"]
     assert found["exit_code"] == 4
     assert [one["what"] for one in found["missing"]] == ["data animal_kingdom", "checkpoint svd_xt"]
     assert f"no AR_metadata.xlsx and no video in {workspace.data}/animal_kingdom" in found["missing"][0]["remedy"]

@@ -1,12 +1,17 @@
 """The command line is frozen: a new verb or option, or one that goes, is a decision that changes options.txt too."""
 
-import importlib
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from builders.commands import run_repro
 from cyclopts import App
+from cyclopts.help import DefaultFormatter
+from rich.console import Console
 
-from repro.cli.app import VERBS, build_app, locate_verb, verb_names
+from repro.cli.app import VERBS, build_app, verb_names
 
 
 def listed_options(app: App, name: str) -> Iterator[str]:
@@ -21,8 +26,8 @@ def listed_options(app: App, name: str) -> Iterator[str]:
             yield from (f"{name} {option}" for option in argument.names)
 
 
-GROUPS = {"data": "data_status", "features": "features_export"}
-"""Verbs that have verbs below them, with the function of one."""
+GROUPS = {"data": ("status", "new", "prepare", "audit", "diff"), "features": ("export", "import")}
+"""Verbs that have verbs below them."""
 
 
 def test_no_option_comes_or_goes_by_accident() -> None:
@@ -38,13 +43,27 @@ def test_the_list_of_commands_says_what_each_commands_own_help_says() -> None:
             assert own.help.splitlines()[0] == summary
 
 
-def test_every_command_has_an_example() -> None:
-    for name in verb_names():
-        module = importlib.import_module(locate_verb(name)[0])
-        verb = (
-            getattr(module, GROUPS[name])
-            if name in GROUPS
-            else getattr(module, "list_rows" if name == "list" else name)
-        )
-        example = "repro ak_full" if name == "run" else f"repro {name}"
-        assert f"Example: `{example}" in verb.__doc__
+@pytest.mark.parametrize(
+    "command", [*verb_names(), *(f"{group} {verb}" for group, verbs in GROUPS.items() for verb in verbs)]
+)
+def test_the_help_of_a_command_fits_a_screen_and_has_an_example(command: str) -> None:
+    """80 columns and 50 lines; exit codes are in `repro --help` alone."""
+    printed = io.StringIO()
+    app = build_app(command.split()[0])
+    app.help_formatter, app.help_format = DefaultFormatter(), "markdown"
+    app([*command.split(), "--help"], console=Console(file=printed, width=80), result_action="return_value")
+    lines = printed.getvalue().splitlines()
+    assert len(lines) < 50
+    assert max(map(len, lines)) <= 80
+    example = "repro ak_full" if command == "run" else f"repro {command}"
+    # A group's help is replaced by its line in the list of commands once an app has listed it in this process.
+    assert command in GROUPS or any(line.startswith(f"Example: {example}") for line in lines)
+    assert "Exit codes" not in printed.getvalue()
+
+
+def test_help_off_a_terminal_is_plain_text() -> None:
+    for words in (["run", "--help"], ["--help"], []):
+        text = run_repro(*words).out
+        assert text.isprintable() or all(line.isprintable() and line == line.rstrip() for line in text.splitlines())
+        assert not set(text) & set("╭│─\x1b")
+        assert len(re.findall("^  .*(precision|list)", text, re.MULTILINE)) >= 1

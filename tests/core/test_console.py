@@ -7,7 +7,7 @@ from rich.table import Table
 
 from repro.__main__ import run
 from repro.cli import app
-from repro.core.console import OutputConsole, Reporter, escape_text, open_table_console, print_line
+from repro.core.console import OutputConsole, Reporter, escape_text, print_line
 from repro.core.errors import UsageError
 
 HOSTILE = "nl_\nwarning: clip x: fine\x1b[31m\x9b2J\r\u202e\udc80.mp4"
@@ -51,7 +51,7 @@ def test_a_table_escapes_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(box=None)
     table.add_column("name")
     table.add_row("a\x1b[31m\x9b.mp4")
-    open_table_console(80).print(table)
+    OutputConsole(width=80).print(table)
     assert r"a\x1b[31m\x9b.mp4" in capsys.readouterr().out
 
 

@@ -273,7 +273,7 @@ def test_damaged_files_are_named_kept_and_made_again(done: tuple[Path, dict[str,
 @pytest.mark.usefixtures("few")
 @pytest.mark.slow
 def test_other_seeds_run_and_are_not_judged(done: tuple[Path, dict[str, Any]]) -> None:
-    result = run_repro("smoke", "--seeds", "9", "--json", "--workspace", done[0])
+    result = run_repro("smoke", "--seed", "9", "--json", "--workspace", done[0])
     assert result.code == 0
     report = json.loads(result.out)
     assert {s["verdict"] for s in report["scores"]} == {"NOT JUDGED"}

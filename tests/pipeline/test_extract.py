@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from builders.commands import run_repro
+from builders.commands import run_repro, schemas
 
 from repro.backbones.registry import describe_backbone
 from repro.backbones.svd.config import SvdConfig
@@ -29,8 +29,9 @@ def folder(rendered: dict[str, Path], tmp_path: Path) -> Path:
     return place
 
 
-def extract(folder: Path, *options: str) -> dict[str, object]:
-    words = ["extract", folder, "--backbone", "mean_colour", "--workspace", folder.parent / "w", "--json", *options]
+def extract(folder: Path, *options: str, workspace: Path | None = None) -> dict[str, object]:
+    place = workspace or folder.parent / "w"
+    words = ["extract", folder, "--backbone", "mean_colour", "--workspace", place, "--json", *options]
     done = run_repro(*words)
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -69,10 +70,21 @@ def test_a_failed_clip_is_listed_and_retried(folder: Path) -> None:
     assert not listed.exists()
 
 
+def test_a_video_is_a_part_of_its_folder(folder: Path) -> None:
+    first = extract(folder / "clip #0.mp4", workspace=folder.parent / "w")
+    assert (first["clips"], first["extracted"]) == (1, 1)
+    # Computed once, whichever is extracted first.
+    assert extract(folder)["reused"] == 1
+    assert extract(folder / "clip #0.mp4", workspace=folder.parent / "w")["reused"] == 1
+    (folder / "notes.txt").write_text("no video")
+    done = run_repro("extract", folder / "notes.txt", "--backbone", "mean_colour", "--workspace", folder.parent / "w")
+    assert done.code == 4
+    assert "notes.txt: not a video" in done.err
+
+
 @pytest.mark.slow
 def test_a_source_that_is_no_folder_is_refused(folder: Path) -> None:
     for words, message in (
-        ([folder / "clip #0.mp4"], "a file, expected a folder of videos"),
         ([""], "'' is neither a data set"),
         ([folder, "--grid", "--layers", "3"], "--grid is 7 timesteps by 13 layers"),
     ):
@@ -85,7 +97,7 @@ def test_a_source_that_is_no_folder_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--backbone", "mean_colour,colour"], "unknown backbone 'colour'; available: "),
+        (["--backbone", "mean_colour,colour"], "unknown backbone 'colour'; did you mean 'mean_colour'? (available: "),
         (["--backbone", "mean_colour,vjepa_tiny,mean_colour"], "duplicate backbone 'mean_colour'"),
         (["elsewhere", "--backbone", "mean_colour"], "'elsewhere' is neither a data set"),
         (
@@ -115,7 +127,8 @@ def test_several_sources_and_backbones_decode_each_clip_once(
     monkeypatch.setattr(Decoders, "decode", decode)
     words = ["extract", str(folder), str(folder / "more"), str(folder), "--backbone", "mean_colour,vjepa_tiny"]
     assert dispatch([*words, "--json", "--workers", "1", "--workspace", str(workspace.root)]) == 0
-    whole, more = json.loads(capsys.readouterr().out)
+    whole, more = found = json.loads(capsys.readouterr().out)
+    schemas().check_output("extract", found)
     assert (whole["clips"], whole["extracted"], more["clips"]) == (4, 4, 1)
     assert set(whole["stores"]) == {"mean_colour", "vjepa_tiny"}
     assert len(decoded) == 4 + 1

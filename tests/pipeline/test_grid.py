@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from builders import tiny_datasets
+from builders.commands import schemas
 from builders.records import record
 from builders.repro_rows import run_here
 
@@ -376,7 +377,9 @@ def test_the_table_and_the_summary() -> None:
     assert "seed 52: t00_layer04 epoch 2, 21.50 on test, 88.50 on held-out clips; its last epoch 31.50" in message
     assert "the row's own cell t20_layer09, epoch 1, 60.00 on test" in message
     assert "the best of 91 cells on the test split is optimistic by construction" in message
-    assert grid_as_json(found)["cells_of_grid"] == 91
+    as_json = grid_as_json(found)
+    schemas().check_output("grid", as_json)
+    assert as_json["cells_of_grid"] == 91
     assert len(grid_as_csv(found).splitlines()) == 1 + 91 + 88
 
 

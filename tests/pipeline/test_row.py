@@ -1,6 +1,7 @@
 """A published row from the publishers' files to a record, on tiny data sets and the backbone that needs no weights;
 and what its data add to records: missing clips, manifests, scores of parts of the test split."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from builders import tiny_datasets
+from builders.commands import schemas
 from builders.reporters import RecordingReporter
 from builders.repro_rows import colour_row, read_out_here, run_here
 
@@ -69,7 +71,9 @@ def test_a_row_runs_is_reused_and_predicts(
     assert [subset.name for subset in first.subsets] == ["hmdb51/val"]
     run_here(colour(), place, RowRequest(seeds=2), as_json=True)
     captured = capsys.readouterr()
-    assert len(json.loads(captured.out)) == 2
+    printed_records = json.loads(captured.out)
+    assert len(printed_records) == 2
+    schemas().check_output("readout", printed_records)
     assert captured.err.count("reused all") >= 3  # features of both data sets, readouts
     read_out_here(colour(), place)
     assert "reused all 1" in capsys.readouterr().out
@@ -96,12 +100,23 @@ def test_a_row_runs_is_reused_and_predicts(
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
         cli.dispatch([*verb, "--json"])
     printed = json.loads(capsys.readouterr().out)
+    schemas().check_output("predict", printed)
     assert (list(printed["failed"]), printed["seed"], printed["videos"][0]["path"]) == (
         [str(broken)],
         43,
         str(video),
     )
     assert list(printed["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
+
+    # As on a read-only file system, which stops root too.
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("repro.core.workspace.tempfile.NamedTemporaryFile", refuse)
+    before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
+    assert predict(place, video, seed=43).scores[video].tolist() == found.scores[video].tolist()
+    assert "cannot be written: the features of these videos are not kept" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in place.root.rglob("*")} == before
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_a_page_loads_nothing_names_its_clip_and_escapes_it(clip: Path, tmp_path
 
 def test_what_a_backbone_or_a_short_clip_does_not_have_is_left_out_with_a_reason(tmp_path: Path) -> None:
     two = write_video(tmp_path / "two.mp4", Video("two"), frames=2)
-    assert run_repro("show", two, "--backbone", "mean_colour", cwd=tmp_path).code == 0
+    assert run_repro("show", two, "--backbone", "mean_colour", "--json", cwd=tmp_path).code == 0
     text = Page((tmp_path / "two-mean_colour.html").read_text()).text
     assert "mean_colour gives no spatial maps" in text
     assert "a single vector, so there is nothing to compare over time" in text

@@ -1,14 +1,13 @@
 """What the documents say is so."""
 
-import importlib.util
+import json
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
-from builders.commands import ROOT
+from builders.commands import ROOT, load_script, schemas
 
 from repro import __version__
 from repro.cli.app import verb_names
@@ -20,17 +19,8 @@ def readme() -> str:
     return (ROOT / "README.md").read_text()
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_readmes_table_is_the_configs() -> None:
-    assert script("readme_table").with_table(readme()) == readme()
+    assert load_script("readme_table").with_table(readme()) == readme()
 
 
 @pytest.mark.slow
@@ -38,8 +28,22 @@ def test_every_row_has_its_script_and_no_other_is_there() -> None:
     folder = ROOT / "scripts" / "rows"
     assert {path.stem for path in folder.iterdir()} == set(row_names())
     for name in row_names():
-        assert (folder / f"{name}.sh").read_text() == script("row_scripts").script(name)
+        assert (folder / f"{name}.sh").read_text() == load_script("row_scripts").script(name)
         assert os.access(folder / f"{name}.sh", os.X_OK)
+
+
+def test_what_json_prints_is_published() -> None:
+    """A command with --json needs a model in scripts/json_schemas.py; tests that run it with --json are held to it."""
+    options = (ROOT / "tests" / "cli" / "options.txt").read_text().splitlines()
+    commands = {line.removesuffix(" --json") for line in options if line.endswith(" --json")}
+    written = {path.stem for path in (ROOT / "docs" / "schemas").iterdir()}
+    made = schemas()
+    assert set(made.OUTPUTS) == commands | {"error"}
+    assert written == {made.schema_path(command).stem for command in made.OUTPUTS}
+    for command in made.OUTPUTS:
+        assert json.loads(made.schema_path(command).read_text()) == made.build_schema(command), (
+            "python scripts/json_schemas.py"
+        )
 
 
 def test_every_verb_and_exit_code_is_explained() -> None:

@@ -15,16 +15,19 @@ from repro.cli.options import (
     BACKBONE,
     COMMON,
     ON_DEVICE,
+    BackboneName,
     BackboneOptions,
     CommonOptions,
     DamagedOption,
     DeviceOptions,
     LayersOption,
     PrecisionOption,
+    RowName,
     TimestepsOption,
     find_row,
     parse_layers,
     parse_numbers,
+    require_output,
 )
 from repro.core.console import Reporter
 from repro.core.errors import Exit, UsageError
@@ -42,12 +45,12 @@ class ShowOptions:
     """What is shown, and where the page is written."""
 
     backbone: Annotated[
-        str | None, Parameter(help="A name from configs/backbones [default: the row's, else svd_xt].")
+        BackboneName | None, Parameter(help="A name from configs/backbones [default: the row's, else svd_xt].")
     ] = None
     timesteps: TimestepsOption = None
     layers: LayersOption = None
     row: Annotated[
-        str | None,
+        RowName | None,
         Parameter(help="A row that was run in this workspace: its cell, and its readout's scores over time."),
     ] = None
     output: Annotated[
@@ -98,6 +101,7 @@ def show(
     # A name of another kind may be the video's: it would be overwritten.
     if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
         raise UsageError(f"--output {output}: expected the name of an HTML file, as {video.stem}.html")
+    require_output("--output", output)
 
     # Imports torch, which takes seconds: mistakes are reported before.
     from repro.pipeline.show.page import count_vectors, render_page

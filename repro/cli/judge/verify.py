@@ -17,22 +17,26 @@ from repro.cli.options import (
     BACKBONE,
     COMMON,
     ON_DEVICE,
+    BackboneName,
     BackboneOptions,
     CommonOptions,
     DeviceOptions,
     FlagOption,
     require_number,
 )
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, print_line, print_sentence
 from repro.core.errors import Exit, MissingError, NothingToCheckError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.reading import describe_absence
 from repro.table.requirements import chosen_device
 from repro.video.published import VideoError
 
+TABLE = "{:<20} {:<25} {:>7} {:>7} {:>7} {}"
+"""A line of the comparisons, of 80 columns at most."""
+
 
 def verify(
-    backbone: str = "",
+    backbone: BackboneName = "",
     /,
     *,
     store: FlagOption = False,
@@ -48,8 +52,7 @@ def verify(
     """Compare a backbone's features with golden values; exits 1 if any deviates too much.
 
     Without --golden, compares ways of computing on this machine: the fast path with the plain one, one implementation
-    with the other, each precision with fp32, on the pictures of --video; names the fastest precision within 3e-3 of
-    fp32 at the cell that rows read.
+    with the other, each precision with fp32.
 
     With --store, reads stored features through instead and exits 4 if any file is damaged.
 
@@ -100,7 +103,10 @@ def verify(
         raise UsageError(f"--video {video}: no such file")
     comparisons = family.compare_ways(settings, path, execution, limit, video)
     if not common.as_json:
-        print_line(f"{backbone} on {device}, a window of {settings.frames.window} frames")
+        print_sentence(
+            f"{backbone} on {device}, a window of {settings.frames.window} frames: relative L2 at the worst cell and at the usual "
+            f"one, {settings.axes().usual.name}, which rows read"
+        )
     try:
         rows, above, fastest = _print_comparisons(comparisons, settings.axes().usual.name, as_json=common.as_json)
     except VideoError as error:
@@ -141,9 +147,9 @@ def _verify_store(place: str, common: CommonOptions) -> Exit:
         }  # fmt: skip
         print(json.dumps(report, indent=1))
     else:
-        print_line(f"{folder}: {len(files)} files of features, {size / 1e9:.2f} GB read, {len(damaged)} damaged")
+        print_sentence(f"{folder}: {len(files)} files of features, {size / 1e9:.2f} GB read, {len(damaged)} damaged")
         if damaged:
-            print_line(
+            print_sentence(
                 "run the row or `repro extract` again: damaged files are renamed and their clips extracted again"
             )
     return Exit.MISSING if damaged else Exit.OK
@@ -190,19 +196,21 @@ def _verify_sample(
     if common.as_json:
         print(json.dumps({"device": execution.device, "limit": limit, "checks": rows}, indent=1))
     elif above:
-        print_line("another device or a reduced precision changes features by up to 3e-3: --limit 3e-3 allows for it")
+        print_sentence(
+            "another device or a reduced precision changes features by up to 3e-3: --limit 3e-3 allows for it"
+        )
     return Exit.JUDGED_DIFFERENT if above else Exit.MISSING if any(row["failed"] for row in rows) else Exit.OK
 
 
 def _print_sample(row: Mapping[str, Any], limit: float) -> None:
     """Print one data set's comparison, and what its sample cannot see."""
     worst, wrong = max(row["deviations"].values(), default=0.0), row["above_limit"]
-    print_line(
+    print_sentence(
         f"{row['backbone']}, {row['dataset']}: {row['sampled']} of {row['stored']} clips extracted again, worst relative L2 "
         f"{worst:.1e}, {len(wrong)} above {limit:g}{''.join(f', {clip}' for clip in wrong[:3])}"
     )
     missed = ", ".join(f"{float(share):.0%} wrong {chance:.2g}" for share, chance in row["missed"].items())
-    print_line(
+    print_sentence(
         f"  probability that such a sample has no wrong clip, about (1-p)^{row['sampled']} of a share p: {missed}; up to "
         f"{row['most_missed']} wrong clips ({row['most_missed'] / row['stored']:.1%}) stay unseen with a probability of 5% or more"
     )
@@ -237,7 +245,7 @@ def _print_deviations(
         }
         print(json.dumps(report, indent=1))
     else:
-        print_line(
+        print_sentence(
             f"{', '.join(filter(None, (backbone, implementation)))}: {len(deviations)} tensors, worst {worst.relative_l2:.2e} "
             f"({worst.file} {worst.tensor}), {above} above {limit:g}"
         )
@@ -260,7 +268,7 @@ def _print_comparisons(
         the cell `usual`, which rows read.
     """
     if not as_json:
-        print_line(f"{'what':<22} {'against':<26} {'worst relative L2':<28} {'seconds':>7}  verdict")
+        print_line(TABLE.format("what", "against", "worst", "usual", "seconds", "verdict"))
     rows: list[dict[str, str | float | None]] = []
     precisions: list[Comparison] = []
     above = 0
@@ -271,25 +279,27 @@ def _print_comparisons(
         if isinstance(one, Skipped):
             rows.append({"what": one.what, "skipped": one.why})
             if not as_json:
-                print_line(f"{one.what:<22} skipped: {one.why}", flush=True)
+                print_sentence(f"{one.what:<20} skipped: {one.why}", indent=21)
             continue
         # `not <=` rather than `>`, so that NaN counts as above the limit.
         if one.precision is not None:
             precisions.append(one)
         off = one.expected is not None and not one.worst <= one.expected
         above += off
-        at_usual = "" if one.usual is None else f", {min(one.usual, 1e9):.1e} at {usual}"
-        verdict = f"not judged{at_usual}" if one.expected is None else "ABOVE THE LIMIT" if off else "equal"
+        verdict = "not judged" if one.expected is None else "ABOVE THE LIMIT" if off else "equal"
         rows.append(
             {
                 "what": one.what, "against": one.against, "worst_relative_l2": min(one.worst, 1e9),
-                "worst_cell": one.cell, "seconds": round(one.seconds, 3), "verdict": verdict.partition(",")[0],
+                "worst_cell": one.cell, "seconds": round(one.seconds, 3), "verdict": verdict,
                 "usual_relative_l2": None if one.usual is None else min(one.usual, 1e9),
             }
         )  # fmt: skip
         if not as_json:
-            worst = f"{one.worst:.1e} at {one.cell}"
-            print_line(f"{one.what:<22} {one.against:<26} {worst:<28} {one.seconds:>7.1f}  {verdict}", flush=True)
+            near = "" if one.usual is None else f"{one.usual:.1e}"
+            short = {"not judged": "no limit", "ABOVE THE LIMIT": "ABOVE"}.get(verdict, verdict)
+            print_line(
+                TABLE.format(one.what, one.against, f"{one.worst:.1e}", near, f"{one.seconds:.1f}", short), flush=True
+            )
     return rows, above, _print_fastest(precisions, usual, as_json=as_json)
 
 
@@ -305,7 +315,7 @@ def _print_fastest(precisions: list[Comparison], usual: str, *, as_json: bool) -
         name, seconds = fastest.precision, fastest.seconds
     if not as_json and seconds is not None:
         against = "" if name == "fp32" or exact is None else f", fp32 {exact:.2f} s"
-        print_line(
+        print_sentence(
             f"fastest precision within {comparison.USUAL_LIMIT:g} of fp32 at {usual}: {name} ({seconds:.2f} s{against})"
         )
     return name

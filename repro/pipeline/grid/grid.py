@@ -25,13 +25,13 @@ from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, 
 from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row
 from repro.pipeline.row_data import ReadoutInputs, open_row_data
-from repro.pipeline.run_readout import plan_runs, read_record, split_records
+from repro.pipeline.run_readout import lock_seeds, plan_runs, read_record, split_records
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.table.linear_grid import with_head
-from repro.table.row import Row
+from repro.table.row import Row, SeedChoice
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
@@ -46,8 +46,8 @@ class GridRequest:
     head: Literal["transformer", "linear"] | None = None
     """None: the row's."""
     protocols: tuple[Protocol, ...] = ("published",)
-    seeds: int = 1
-    """How many readouts a cell: the published seed, then those that follow it."""
+    seeds: SeedChoice = 1
+    """Readouts of each cell."""
     stored_as: StoredAs = "float32"
     """Type of the stored features."""
     jobs: int = 1
@@ -123,9 +123,10 @@ def run_grid(
         features = RowFeatures(grid.cells, request.stored_as)
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)
         cells = _Cells(grid, request, inputs, compute, workspace, reporter)
-        failures = cells.train_missing()
+        with lock_seeds(row.name, grid.row.seeds.choose(request.seeds), workspace):
+            failures = cells.train_missing()
         mlflow_view.log_runs(workspace, reporter)
-        seeds = tuple(row.seeds.first(request.seeds))
+        seeds = tuple(row.seeds.choose(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
         # Also if cells failed: the report shows what is there, and the next run completes it.
         if result.runs:
@@ -149,7 +150,7 @@ class _Cells:
     def train_missing(self) -> dict[str, str]:
         """Train the requested cells that have no record; returns why each failed that did."""
         grid, request, reporter = self.grid, self.request, self.reporter
-        seeds, splits = grid.row.seeds.first(request.seeds), split_records(self.inputs)
+        seeds, splits = grid.row.seeds.choose(request.seeds), split_records(self.inputs)
 
         def find_records(protocol: Protocol, cell: Cell) -> tuple[int, ...]:
             """Read a cell's records into `runs`; returns the seeds without one."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders.commands import schemas
 
 from repro.backbones.config import Precision
 from repro.backbones.family import Comparison
@@ -29,6 +30,7 @@ def test_each_precision_is_compared_on_the_pictures_of_a_video(
     for pictures in ([], ["--video", str(clip)]):
         assert cli.dispatch([*words, "--json", *pictures]) in (0, Exit.OK)
         printed = json.loads(capsys.readouterr().out)
+        schemas().check_output("verify", printed)
         rows = {row["what"]: row for row in printed["comparisons"]}
         assert "the same as fp32" in rows["tf32"]["skipped"]
         assert 0 < rows["fp16"]["usual_relative_l2"] < 3e-3 < rows["bf16"]["worst_relative_l2"] * 4
@@ -63,7 +65,9 @@ def test_the_fastest_precision_that_stays_near_fp32_is_named(
 
     monkeypatch.setattr(VjepaFamily, "compare_ways", compare_ways)
     cli.dispatch(words)
-    assert capsys.readouterr().out.splitlines()[-1] == f"fastest precision within 0.003 of fp32 at final: {named}"
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if line.startswith(("what ", "published ", "fast ", "bf16 "))) <= 80
+    assert lines[-1] == f"fastest precision within 0.003 of fp32 at final: {named}"
 
 
 def test_a_video_that_is_none_is_named(words: list[str], tmp_path: Path) -> None:

@@ -383,7 +383,9 @@ def test_the_commands(place: Place, other: Workspace) -> None:
     done = run_repro(*words)
     assert (done.code, done.err) == (0, "")
     assert "24 clips of hmdb51, final of mean_colour" in done.out
-    assert run_repro(*words).code == 2
+    assert run_repro(*words, "--json").code == 2
+    words[3] = place.folder / "again.safetensors"
+    assert json.loads(run_repro(*words, "--json").out)["clips"] == 24
     brought = run_repro("features", "import", file, "--workspace", other.root, "--json")
     assert brought.code == 0
     assert json.loads(brought.out)["added"] == 24

@@ -1,0 +1,572 @@
+"""Write docs/schemas/*.json, the schemas of what --json prints: `python scripts/json_schemas.py`. Tests check that they are up
+to date, and that what commands print in tests is described: there, a key that no model has is an error."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from repro.features.shared import Card
+from repro.records.record import RunRecord
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class Json(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Open(BaseModel):
+    """An object with further keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Missing(Open):
+    """Something that is not here, and how to get it."""
+
+    what: str
+    remedy: str
+
+
+class Failure(Json):
+    exit_code: int = Field(description="docs/commands.md lists them")
+    kind: Literal["usage", "internal", "missing", "nothing_to_check", "interrupted", "judged_different"]
+    message: str = Field(description="the line on stderr")
+    missing: list[Missing]
+
+
+class Error(Json):
+    """What --json prints in place of a result if a command fails; results that are printed with a failure stay as they are."""
+
+    error: Failure
+
+
+class ListedRow(Json):
+    row: str
+    kind: Literal["published", "extra"]
+    title: str
+    setting: str
+    backbone: str
+    metric: str
+    version: int
+    missing: list[Missing]
+    published: float | None = Field(description="in percent")
+    source: str
+    note: str
+    digits: int = 0
+    selection: str = ""
+    status: str = ""
+    cell: str = ""
+    changes: dict[str, str] = {}
+
+
+class Amount(Json):
+    likely: float
+    least: float
+    most: float
+    exact: bool
+
+
+class Measured(Json):
+    windows_per_second: float
+    device: str
+    at: str
+
+
+class PlannedExtraction(Json):
+    dataset: str
+    splits: list[str]
+    backbone: str
+    cell: str
+    clips: Amount
+    clips_reused: int
+    windows: Amount
+    windows_to_compute: Amount
+    counts_rest_on: str
+    precision: str
+    tflop_per_window: float | None
+    gpu_gigabytes_by_batch: dict[str, float] | None
+    measured: Measured | None
+    hours: Amount | None
+    bytes: Amount | None
+
+
+class PlannedReadouts(Json):
+    runs: int
+    runs_reused: int
+    epochs: int
+    training_clips: Amount
+    tflop_per_run: float
+    measured_on: str | None
+    hours: Amount | None
+    bytes: Amount
+
+
+class PlannedRow(Json):
+    row: str
+    title: str
+    missing: list[Missing]
+    needs: list[str]
+    download_bytes: Amount | None
+    extractions: list[PlannedExtraction]
+    readout: PlannedReadouts
+    hours: Amount | None
+    here: str
+
+
+class Download(Json):
+    name: str
+    kind: Literal["data", "checkpoint"]
+    rows: list[str]
+    size: str
+    bytes: Amount | None
+    bytes_to_download: Amount | None
+    bytes_unpacked: Amount | None
+    licence: str
+    licence_url: str
+    ready: bool
+    brings: str
+
+
+class Group(Json):
+    backbones: list[str]
+    windows: Amount
+    tflop: Amount | None
+    hours: Amount | None
+
+
+class Pass(Json):
+    dataset: str
+    backbones: dict[str, list[str]]
+    clips: Amount
+    decodings_per_clip: int
+    windows: Amount
+    tflop: Amount | None
+    hours: Amount | None
+    computed_together: list[Group]
+
+
+class Saving(Json):
+    dataset: str
+    backbones: list[str]
+    tflop_per_window_together: float
+    tflop_per_window_apart: float
+
+
+class Stage(Json):
+    hours: Amount | None
+    bytes: Amount | None
+
+
+class Plan(Json):
+    workspace: str
+    device: str
+    rows: list[PlannedRow]
+    downloads: list[Download]
+    clips: Amount
+    extractions: list[PlannedExtraction]
+    passes: list[Pass]
+    savings: list[Saving]
+    stages: dict[str, Stage]
+    assumed: dict[str, Any] = Field(description="configs/plan.yaml")
+    notes: list[str]
+
+
+class Selected(Json):
+    """A cell and an epoch that a rule selects; scores in percent."""
+
+    seed: int
+    cell: str
+    epoch: int
+    chosen_on: float
+    test: float
+    last_epoch: float
+    equals: int
+
+
+class GridProtocol(Json):
+    rule: str
+    cells: int
+    whole: bool
+    selected: list[Selected]
+    test: float
+    spread: float | None
+
+
+class CellScore(Json):
+    row: str
+    head: str
+    protocol: str
+    seed: int
+    timestep: int
+    layer: int
+    cell: str
+    epoch: int
+    chosen_on: float
+    test: float
+    last_epoch: float
+    run: str
+
+
+class GridFeatures(Json):
+    backbone: str
+    key: str
+    stored_as: str
+
+
+class Grid(Json):
+    row: str
+    metric: str
+    published: float | None
+    train: str
+    test: str
+    recipe: dict[str, Any]
+    features: GridFeatures
+    seeds: list[int]
+    timesteps: list[int]
+    layers: list[int]
+    cells_of_grid: int
+    note: str
+    protocols: dict[str, GridProtocol]
+    scores: list[CellScore]
+
+
+class SmokeFeatures(Json):
+    repeat: bool
+    worst_clip: str
+    worst_relative_l2: float
+    limit: float
+    clips_changed: list[str]
+    checkpoint_changed: bool
+    golden_platform: str
+
+
+class SmokeScore(Json):
+    row: str
+    seed: int
+    metric: str
+    measured: float
+    golden: float | None
+    tolerance: float | None
+    verdict: str
+
+
+class Smoke(Json):
+    verdict: Literal["PASS", "FAIL"]
+    features: SmokeFeatures
+    readers_differ: list[str] | None
+    scores: list[SmokeScore]
+    chance: dict[str, float]
+    records: list[str]
+
+
+class Asset(Open):
+    name: str
+    size: str
+    licence: str
+
+
+class Fetched(Open):
+    """A file that is here and verified."""
+
+    name: str
+    path: str
+    bytes: int
+    sha256: str | None
+
+
+class SplitState(Json):
+    listed: int
+    expected: int | None
+    there: int
+    classes_without_clips: list[int]
+
+
+class Audited(Json):
+    sha256: str
+    clips: int
+    faults: int
+    of_these_files: bool
+
+
+class DatasetState(Json):
+    dataset: str
+    title: str
+    licence: str
+    folder: str
+    parts: dict[str, str]
+    official_metric: str | None
+    splits: dict[str, SplitState]
+    notes: list[str]
+    problem: str
+    audit: Audited | None
+    ready: bool
+    missing: list[str] = []
+
+
+class OwnFiles(Json):
+    data: str
+    row: str
+    notes: list[str]
+    command: str
+
+
+class Placed(Open):
+    part: str
+    how: str
+    source: str
+
+
+class Prepared(Open):
+    placed: list[Placed]
+    status: DatasetState
+
+
+class AuditedSplit(Json):
+    listed: int
+    expected: int | None
+    decode: int
+
+
+class Audit(Json):
+    dataset: str
+    manifest: str
+    sha256: str
+    decoded: int
+    reused: int
+    clips: int
+    frames: int
+    bytes: int
+    splits: dict[str, AuditedSplit]
+    faults: dict[str, str]
+    still_pictures: list[str]
+
+
+class ComparedManifest(Json):
+    path: str
+    sha256: str
+    clips: int
+
+
+class Difference(Json):
+    clip: str
+    what: str
+    a: Any
+    b: Any
+
+
+class ManifestDifferences(Json):
+    a: ComparedManifest
+    b: ComparedManifest
+    differences: list[Difference]
+
+
+class Waits(Json):
+    decoder: float
+    device: float
+
+
+class Extraction(Json):
+    collection: str
+    stores: dict[str, str]
+    cells: dict[str, list[str]]
+    clips: int
+    extracted: int
+    reused: int
+    failed: dict[str, str]
+    recomputed_frames: int
+    windows: int
+    seconds: float
+    waiting_seconds: Waits
+
+
+class Imported(Json):
+    sha256: str
+    store: str
+    added: int
+    reused: int
+    card: Card
+
+
+class ScoredWindow(Json):
+    start: float | None
+    end: float | None
+    scores: dict[str, float]
+
+
+class ScoredVideo(Json):
+    path: str
+    scores: dict[str, float]
+    windows: list[ScoredWindow] = []
+
+
+class Predictions(Json):
+    row: str
+    seed: int
+    epoch: int
+    videos: list[ScoredVideo]
+    failed: dict[str, str]
+
+
+class Verdict(Open):
+    """A row's verdict; scores in percent."""
+
+    row: str
+    verdict: str
+    reason: str
+    metric: str
+    published: float
+    margin: float
+    seeds: list[int]
+    measured: float | None
+    status: str
+
+
+class Check(Open):
+    verdicts: list[Verdict]
+    counts: dict[str, int]
+
+
+class Scores(Open):
+    """Scores of a row by class or by group of clips; in percent."""
+
+    row: str
+
+
+class Page(Json):
+    page: str
+    bytes: int
+    vectors: dict[str, list[int]]
+
+
+class ComparedWays(Json):
+    what: str
+    skipped: str = ""
+    against: str = ""
+    worst_relative_l2: float = 0
+    worst_cell: str = ""
+    seconds: float = 0
+    verdict: str = ""
+    usual_relative_l2: float | None = None
+
+
+class Ways(Json):
+    backbone: str
+    device: str
+    limit: float
+    comparisons: list[ComparedWays]
+    fastest: str
+
+
+class Deviation(Json):
+    file: str
+    tensor: str
+    relative_l2: float
+
+
+class Golden(Json):
+    """With --golden."""
+
+    backbone: str
+    implementation: str | None
+    limit: float
+    above_limit: int
+    deviations: list[Deviation]
+
+
+class DamagedFile(Json):
+    path: str
+    why: str
+
+
+class Store(Json):
+    """With --store."""
+
+    folder: str
+    files: int
+    bytes: int
+    damaged: list[DamagedFile]
+
+
+class SampleCheck(Json):
+    backbone: str
+    dataset: str
+    stored: int
+    sampled: int
+    deviations: dict[str, float]
+    above_limit: list[str]
+    failed: dict[str, str]
+    most_missed: int
+    missed: dict[str, float]
+
+
+class Sample(Json):
+    """With --sample."""
+
+    device: str
+    limit: float
+    checks: list[SampleCheck]
+
+
+OUTPUTS: dict[str, Any] = {
+    "error": Error,
+    "list": list[ListedRow],
+    "plan": Plan,
+    "run": list[RunRecord],
+    "grid": Grid,
+    "smoke": Smoke,
+    "fetch": list[Asset] | list[Fetched] | Open,
+    "data status": list[DatasetState],
+    "data new": OwnFiles,
+    "data prepare": Prepared,
+    "data audit": Audit,
+    "data diff": ManifestDifferences,
+    "extract": Extraction | list[Extraction],
+    "features export": Card,
+    "features import": Imported,
+    "readout": list[RunRecord],
+    "predict": Predictions,
+    "check": Check,
+    "scores": Scores,
+    "show": Page,
+    "verify": Ways | Golden | Store | Sample,
+}
+"""What each command prints with --json; `repro ROW --dry-run` prints what `repro plan` does."""
+
+
+def check_output(command: str, value: Any) -> None:
+    """Raise pydantic's ValidationError if `value` is not what the schema of `command` describes."""
+    model = Error if isinstance(value, dict) and set(value) == {"error"} else OUTPUTS[command]
+    TypeAdapter(model).validate_json(json.dumps(value))
+
+
+def build_schema(command: str) -> dict[str, Any]:
+    """Return the schema of a command's output. Later versions may add keys, so none is excluded."""
+
+    def open_up(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {
+                key: open_up(value) for key, value in part.items() if (key, value) != ("additionalProperties", False)
+            }
+        return [open_up(one) for one in part] if isinstance(part, list) else part
+
+    schema = open_up(TypeAdapter(OUTPUTS[command]).json_schema())
+    title = "An error with --json" if command == "error" else f"repro {command} --json"
+    return {"$schema": DIALECT, **schema, "title": title}
+
+
+def schema_path(command: str) -> Path:
+    return FOLDER / f"{command.replace(' ', '-')}.json"
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for command in OUTPUTS:
+        schema_path(command).write_text(json.dumps(build_schema(command), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
