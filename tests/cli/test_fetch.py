@@ -143,7 +143,7 @@ def test_what_must_be_requested_does_not_keep_the_rest_from_being_fetched(
     assert "with the form at https://forms.gle/NipvmReDKaD5zUEw6; " in done.err
     archives = workspace.data / "animal_kingdom" / "archives"
     assert f"put the archives as they are sent into {archives} and run this command again" in done.err
-    missing = json.loads(fetch("fetch", "ak_full", "--json").out)["missing"]
+    missing = json.loads(fetch("fetch", "ak_full", "--json").out)["error"]["missing"]
     assert [(one["what"], one["asset"]) for one in missing] == [("data animal_kingdom", "animal_kingdom")]
     # Put where the message says, they are unpacked and audited by the same command.
     archives.mkdir(parents=True)
