@@ -388,6 +388,7 @@ class Imported(Json):
     store: str
     added: int
     reused: int
+    row: str | None
     card: Card
 
 
