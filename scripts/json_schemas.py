@@ -437,6 +437,19 @@ class Scores(Open):
     row: str
 
 
+class Bundle(Open):
+    """The bundle that was written, and its manifest."""
+
+    file: str
+    bytes: int
+
+
+class CheckedBundle(Open):
+    """With --bundle."""
+
+    spot_checks: list[dict[str, Any]]
+
+
 class Page(Json):
     page: str
     bytes: int
@@ -530,8 +543,9 @@ OUTPUTS: dict[str, Any] = {
     "features import": Imported,
     "readout": list[RunRecord],
     "predict": Predictions,
-    "check": Check,
+    "check": Check | CheckedBundle,
     "scores": Scores,
+    "bundle": Bundle,
     "show": Page,
     "verify": Ways | Golden | Store | Sample,
 }

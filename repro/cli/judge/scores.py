@@ -14,8 +14,8 @@ from repro.cli.options import (
     CommonOptions,
     FlagOption,
     PrecisionOption,
+    SeedsOption,
     find_row,
-    parse_numbers,
     require_number,
 )
 from repro.core.console import escape_text, format_csv, open_table_console, print_line, print_lines, shorten_middle
@@ -37,7 +37,9 @@ class ScoresOptions:
         str, Parameter(help="class, source (video), or what the data set states of its clips, as species or viewpoint.")
     ] = "class"
     confusion: Annotated[FlagOption, Parameter(help="Show how often each class is taken for each other one.")] = False
-    seeds: Annotated[str | None, Parameter(help="These alone, as 52 or 52,54 [default: all that were run].")] = None
+    seeds: Annotated[
+        SeedsOption | None, Parameter(help="These alone, as --seed 52 or --seeds 52,54 [default: all].")
+    ] = None
     cell: Annotated[str | None, Parameter(help="Another cell of the row's grid, as t20_layer09.")] = None
     top: Annotated[
         int, Parameter(validator=require_number("--top", 1), help="Lines to print; --csv and --json have all.")
@@ -72,7 +74,7 @@ def scores(
         raise UsageError(f"--csv {csv}: the file exists: name another one")
     if options.confusion and options.by != "class":
         raise UsageError(f"--confusion is of classes: leave out --by {options.by}")
-    seeds = parse_numbers("--seeds", options.seeds) or ()
+    seeds = () if options.seeds is None else tuple(found.seeds.choose(options.seeds))
     # Imported here: it imports NumPy, SciPy and pyarrow.
     from repro.judge.scores.row_scores import compute_row_scores
 
