@@ -53,6 +53,7 @@ class ListedRow(Json):
     metric: str
     version: int
     missing: list[Missing]
+    features_imported: bool
     published: float | None = Field(description="in percent")
     source: str
     note: str
