@@ -110,6 +110,7 @@ class PlannedRow(Json):
     row: str
     title: str
     missing: list[Missing]
+    features_imported: bool
     needs: list[str]
     download_bytes: Amount | None
     extractions: list[PlannedExtraction]
