@@ -458,6 +458,11 @@ class Page(Json):
     vectors: dict[str, list[int]]
 
 
+class Report(Json):
+    files: list[str]
+    rows: list[str] = Field(description="rows on the page that have runs")
+
+
 class ComparedWays(Json):
     what: str
     skipped: str = ""
@@ -548,6 +553,7 @@ OUTPUTS: dict[str, Any] = {
     "check": Check | CheckedBundle,
     "scores": Scores,
     "bundle": Bundle,
+    "report": Report,
     "show": Page,
     "verify": Ways | Golden | Store | Sample,
 }

@@ -34,6 +34,7 @@ VERBS = {
     },
     "Judge and show": {
         "check": "Judge recorded scores against the published table; exits 1 if any is higher or lower.",
+        "report": "Write one page with everything that was measured: table, figures, claims, data, computing.",
         "scores": "Show a row's score by class or by group of clips, and which classes are confused.",
         "bundle": "Write the evidence of rows to a zip file that others can judge: records, predictions, configs, hashes of features; no video.",
         "show": "Show what a backbone makes of a video: frames, feature maps and vectors over time, as one HTML page.",

@@ -70,6 +70,8 @@ class Judgement(NamedTuple):
     """The outcome by the authors' spread over ours; empty with fewer runs than planned."""
     widened_by: float = 0.0
     """Points by which missing test clips widen the interval on either side."""
+    half_width: float | None = None
+    """Of the 95 % prediction interval, in points; None for a single run."""
 
 
 @cache
@@ -148,10 +150,12 @@ def judge_values(
     half = quantile(1 - ALPHA / 2, k - 1) * standard_error(spread, k) + slack
     interval = f"95 % prediction interval {difference - half:+.2f} to {difference + half:+.2f}"
     if k < plan:
-        return Judgement(Outcome.INCONCLUSIVE, f"{k} runs of {plan} planned; {interval}{also}", widened_by=bound)
+        reason = f"{k} runs of {plan} planned; {interval}{also}"
+        return Judgement(Outcome.INCONCLUSIVE, reason, widened_by=bound, half_width=half)
     if unbounded:
         what = "training clips" if missing.training else "test clips of an average precision"
-        return Judgement(Outcome.INCONCLUSIVE, f"{what} are missing, for which there is no bound; {interval}{also}")
+        reason = f"{what} are missing, for which there is no bound; {interval}{also}"
+        return Judgement(Outcome.INCONCLUSIVE, reason, half_width=half)
 
     def decide(ratio: int) -> Outcome:
         error = standard_error(spread, k, ratio)
@@ -178,4 +182,4 @@ def judge_values(
         reason += "; at equal spread"
     if len(set(by_ratio.values())) > 1:
         reason += f"; if the authors' spread is 0, 1, 2 times ours: {', '.join(by_ratio.values())}"
-    return Judgement(outcome, reason, by_ratio, bound)
+    return Judgement(outcome, reason, by_ratio, bound, half)

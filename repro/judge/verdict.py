@@ -25,8 +25,10 @@ class Verdict:
     outcome: Outcome
     reason: str
     seeds: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+    """One per seed, under the published selection rule."""
     measured: float | None = None
-    """Mean over seeds under the published selection rule."""
+    """Their mean."""
     spread: float | None = None
     """Sample standard deviation over seeds; None for a single run."""
     last_epoch: float | None = None
@@ -45,6 +47,8 @@ class Verdict:
     """Number of cells of its grid that were run, if the published value is the best of a grid."""
     best_of_grid: tuple[Selected, ...] = ()
     """What the published rule selects in each seed's complete grid, if complete grids are judged."""
+    half_width: float | None = None
+    """Of the 95 % prediction interval; None for a single run."""
     refused: tuple[tuple[RunRecord, str], ...] = ()
     """Runs of the row that do not count, and why: beginning with the id of a rule."""
     targets: str = ""
@@ -55,6 +59,13 @@ class Verdict:
     @property
     def margin(self) -> float:
         return self.expected.margin
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % prediction interval for one further run."""
+        if self.measured is None or self.half_width is None:
+            return None
+        return self.measured - self.half_width, self.measured + self.half_width
 
     @property
     def difference(self) -> float | None:
@@ -150,6 +161,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         outcome=outcome,
         reason="; ".join(note for note in (*facts, *notes) if note) + edited,
         seeds=tuple(seeds),
+        values=tuple(values),
         measured=statistics.fmean(values),
         spread=statistics.stdev(values) if len(values) > 1 else None,
         last_epoch=statistics.fmean(100 * run.last_epoch.scores[expected.metric] for run in runs),
@@ -158,6 +170,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         runs=tuple(chosen.by_seed[one.seed][one.cell] for one in best) or tuple(runs),
         precision=chosen.precision,
         widened_by=judged.widened_by,
+        half_width=judged.half_width,
         cells=cells,
         best_of_grid=best,
         refused=refused,

@@ -104,7 +104,7 @@ def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT) -> S
         targets[: (positives + 1) // 2, 0] = 1
         targets[: positives // 2, 1] = 1
     # Another value for every run, because no two seeds have the same predictions.
-    logits = np.full((clips, 2), 0.1 + _loss("logits", made.group, made.seed), np.float32)
+    logits = np.full((clips, 2), 0.1 + _loss("logits", made.group, made.seed, made.features.cell), np.float32)
     if top1:
         logits[:, 1] = 0
     scores, last = to_probabilities(logits, made.recipe.activation), made.recipe.epochs
@@ -124,7 +124,12 @@ def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT) -> S
     *_, features_key = compute_keys(made.model_copy(update={"features": features}), rest)
     changes: dict[str, object] = {
         "features": features.model_copy(update={"key": features_key}),
-        "epochs": tuple(epoch.model_copy(update={"scores": found}) for epoch in made.epochs),
+        "epochs": tuple(
+            epoch.model_copy(
+                update={"scores": found, "train_loss": _loss(made.group, made.seed, made.features.cell, epoch.epoch)}
+            )
+            for epoch in made.epochs
+        ),
         "best_epoch_on_test": Selection(epoch=1, scores=found),
         "last_epoch": Selection(epoch=last, scores=found),
         "chance": chance_scores(targets),

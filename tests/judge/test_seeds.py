@@ -4,8 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders.commands import ROOT
-from builders.scripts import load_script
+from builders.commands import ROOT, load_script
 
 from repro.judge.expected import Expected
 from repro.judge.outcome import Outcome, judge_values

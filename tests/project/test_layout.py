@@ -5,7 +5,7 @@ from pathlib import Path
 
 from builders.commands import ROOT, TESTS
 
-MOST_ENTRIES, MOST_BYTES = 16, 24_000
+MOST_ENTRIES, MOST_BYTES = 15, 24_000
 SPECIAL_TESTS = {"builders", "end_to_end", "image", "project"}
 
 
@@ -16,7 +16,8 @@ def folders(root: Path) -> Iterator[Path]:
 
 
 def entries(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name != "__pycache__"]
+    """What somebody sees who opens a folder, without the files that Python itself asks for (__init__.py and its like)."""
+    return [path for path in folder.iterdir() if not path.name.startswith("__")]
 
 
 def test_no_folder_has_many_entries() -> None:
@@ -25,7 +26,7 @@ def test_no_folder_has_many_entries() -> None:
 
 
 def test_no_module_is_loose_at_the_root() -> None:
-    assert {path.name for path in entries(ROOT / "repro") if path.is_file()} == {"__init__.py", "__main__.py"}
+    assert {path.name for path in (ROOT / "repro").iterdir() if path.is_file()} == {"__init__.py", "__main__.py"}
 
 
 def test_no_module_is_large_or_named_for_nothing() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.commands import ROOT
-from project.test_docs import script
+from builders.commands import ROOT, load_script
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 MOST_BYTES, MOST_FIGURE_BYTES = 150_000, 40_000
@@ -56,7 +55,7 @@ def test_it_runs_and_stored_outputs_are_its_own(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)  # read from the environment again
     monkeypatch.setenv("REPRO_DEVICE", "cpu")
-    runner = script("run_notebook")
+    runner = load_script("run_notebook")
     code = runner.read_code_cells(stored)
     assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
     for cell, found in zip(code, runner.run_cells(NOTEBOOK), strict=True):

@@ -185,8 +185,8 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "datasets": set(dataset_names()),
         "assets": {"openclip_text"},
         "smoke": set(smoke_rows()),
-        # By repro/pipeline/assumptions.py, repro/table/linear_grid.py, rows.py and own.py.
-        "configs": {"plan", "lineargrid", "smoke", "table", "own_rows"},
+        # By repro/pipeline/assumptions.py, repro/table/linear_grid.py, rows.py and own.py, repro/report/deviations.py.
+        "configs": {"plan", "lineargrid", "smoke", "table", "own_rows", "deviations"},
     }
     found = {(p.parent.name, p.stem) for p in configs_folder().rglob("*.*")}
     assert found == {(folder, name) for folder, names in read.items() for name in names} | {("configs", "extras")}

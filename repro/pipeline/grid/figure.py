@@ -63,7 +63,7 @@ def write_caption(result: GridResult) -> str:
     parts.append("Boxed: what the rule picks. Dots: the cell that the row reads by itself. Hatched: not run.")
     if result.row.published is not None:
         # The release states the number, and no cell for it.
-        parts.append("Which cell the published number is from is not known.")
+        parts.append("Line on the scale: the published number, if it is on it. Which cell that is from is not known.")
     return " ".join(parts)
 
 
@@ -106,6 +106,9 @@ def _draw_panel(
         fontsize=9,
     )
     bar = panel.figure.colorbar(image, ax=panel, pad=0.01)
+    if result.row.published is not None and protocol == "published":
+        # The best of the grid is what it is compared with, and may be off this scale.
+        bar.ax.axhline(result.row.published.value, color="#d55e00", lw=2)
     bar.set_label("on test" if protocol == "published" else "on held-out clips", fontsize=8)
 
 

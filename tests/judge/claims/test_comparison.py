@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from builders.commands import ROOT
-from builders.scripts import load_script
+from builders.commands import ROOT, load_script
 from scipy import stats
 
 from repro.judge.claims.comparison import (

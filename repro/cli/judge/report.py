@@ -1,0 +1,66 @@
+"""`repro report`: the workspace's results as one HTML page."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from repro.cli.options import COMMON, CommonOptions
+from repro.core.console import Reporter, format_size
+from repro.core.errors import Exit, UsageError
+from repro.core.files import write_bytes
+
+
+def report(
+    *rows: str,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    format_: Annotated[Literal["html", "markdown"], Parameter(name="--format")] = "html",
+    figures: Path | None = None,
+    common: CommonOptions = COMMON,
+) -> Exit:
+    """Write one page with everything that was measured: table, figures, claims, data, computing.
+
+    The page needs no network and loads nothing.
+
+    Example: `repro report -o report.html`
+
+    Args:
+        rows: Names of rows [default: the 24, and all others that were run].
+        output: File [default: report.html or report.md in this folder].
+        format_: html, or markdown for the table alone.
+        figures: Also write every figure as SVG and PNG with its data as CSV to this folder.
+    """
+    ending = "html" if format_ == "html" else "md"
+    output = output or Path(f"report.{ending}")
+    if output.is_dir() or output.suffix.lower() not in {".html", ".htm", ".md"}:
+        raise UsageError(f"--output {output}: expected the name of an .html or .md file")
+    if (output.suffix.lower() == ".md") != (format_ == "markdown"):
+        raise UsageError(f"--output {output}: --format {format_} writes a file that ends with .{ending}")
+    # Imports matplotlib, which takes a second: mistakes are reported before.
+    from repro.report.contents import gather_contents
+    from repro.report.page import list_drawings, render_markdown, render_page
+
+    reporter = Reporter(to_stderr=common.as_json)
+    contents = gather_contents(rows, common.open_workspace())
+    if format_ == "markdown":
+        page = render_markdown(contents)
+    else:
+        with reporter.progress("report", len(contents.rows)) as advance:
+            page = render_page(contents, advance)
+    written = [output]
+    write_bytes(output, page.encode(errors="backslashreplace"))
+    if figures is not None:
+        for drawing in list_drawings(contents):
+            files = {"svg": drawing.render_file("svg"), "png": drawing.render_file("png")}
+            files["csv"] = drawing.render_csv().encode(errors="backslashreplace")
+            for kind, content in files.items():
+                written.append(figures / f"{drawing.name}.{kind}")
+                write_bytes(written[-1], content)
+    measured = [one.name for one in contents.rows if one.runs]
+    if common.as_json:
+        print(json.dumps({"files": [str(path) for path in written], "rows": measured}, indent=1))
+    else:
+        also = f" and {len(written) - 1} files of figures in {figures}" if figures else ""
+        reporter.line(f"{'report':<11} {len(measured)} rows with runs, {format_size(len(page))}  {output}{also}")
+    return Exit.OK

@@ -1,0 +1,182 @@
+"""What a report shows, gathered from a workspace: verdicts, runs, grids, scores by class, claims, audits. Imports no torch."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from repro.core.errors import NothingToCheckError, ReproError, UsageError
+from repro.core.workspace import Workspace
+from repro.datasets.manifest import Manifest, stored_manifest
+from repro.judge.claims.formats import ClaimsReport, report_claims
+from repro.judge.evidence import Annotations, read_evidence
+from repro.judge.expected import name_rule_set, rows_with_expected, table_path
+from repro.judge.grid_selection import grid_cells, has_grid
+from repro.judge.scores.row_scores import RowScores, compute_row_scores
+from repro.judge.verdict import Verdict, judge_rows
+from repro.pipeline.grid.report import GridResult
+from repro.readout.recipe import Protocol
+from repro.records.record import RunRecord, find_runs
+from repro.table.own import load_any_row
+from repro.table.row import Row
+
+WATTS = 700.0
+"""Assumed draw of a GPU that computes: the limit of an H100 or H200 SXM. An upper bound of its energy, without the machine around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowContents:
+    """One row: its verdict and what is behind it."""
+
+    row: Row
+    verdict: Verdict | None
+    """None for rows that are never judged: extras, the smoke job's and own ones."""
+    published: tuple[RunRecord, ...]
+    """Runs of the row's cell under the published protocol, one per seed: the judged ones if the row is judged."""
+    held_out: tuple[RunRecord, ...]
+    """The same under the held-out protocol."""
+    grid: GridResult | None
+    """None if no other cell was run."""
+    scores: RowScores | None
+    """By class; None if there is no run."""
+    notes: tuple[str, ...]
+    """What could not be shown, and why."""
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    @property
+    def runs(self) -> tuple[RunRecord, ...]:
+        return self.published or self.held_out
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything on the page."""
+
+    workspace: Workspace
+    rows: tuple[RowContents, ...]
+    claims: ClaimsReport | None
+    """None if only some rows were asked for."""
+    rules: str
+    """Which rules the verdicts were made under."""
+    audits: Mapping[str, Manifest | None]
+    """By data set of the rows shown; None if it was not audited here."""
+    damaged: tuple[str, ...]
+    not_judged: tuple[str, ...]
+
+    @property
+    def judged(self) -> list[RowContents]:
+        return [one for one in self.rows if one.verdict is not None]
+
+
+def gather_contents(names: Sequence[str], workspace: Workspace, rules: str = "1") -> Contents:
+    """Read the runs of a workspace and judge them.
+
+    Args:
+        names: Rows to show, in this order, or row files of own clips [default: the 24, and all others that have runs].
+        rules: Number of a shipped rule set, or the folder of another.
+
+    Raises:
+        UsageError: an unknown row.
+        NothingToCheckError: none of the rows has a run.
+    """
+    path = table_path(rules)
+    table = rows_with_expected(path)
+    annotations = Annotations(workspace)
+    found, damaged = read_evidence(find_runs(workspace.runs), annotations)
+    records = [record for record in found if record.complete]
+    verdicts, left_out = judge_rows(table, records, annotations.compared)
+    by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_row[record.row].append(record)
+    # A row of own clips is its owner's file, which no record has: it must be named.
+    own = [name for name in by_row if name.startswith("own_")]
+    chosen = [
+        load_any_row(name) for name in (names or [*table, *(n for n in by_row if n not in table and n not in own)])
+    ]
+    judged = {verdict.expected.row: verdict for verdict in verdicts}
+    rows = [_gather_row(row, judged.get(row.name), by_row[row.name], workspace) for row in chosen]
+    not_shown = (
+        [] if names else [f"{name}: own clips: name its row file, as `repro report my_row.yaml`" for name in own]
+    )
+    if not any(one.runs for one in rows):
+        what = f"of {', '.join(names)}" if names else "of any row"
+        raise NothingToCheckError(f"nothing to report: no run record {what} in {workspace.runs}: `repro ROW` makes one")
+    datasets = dict.fromkeys(name for one in rows if one.runs for name in one.row.data.datasets)
+    return Contents(
+        workspace=workspace,
+        rows=tuple(rows),
+        claims=None if names else report_claims(table, records, verdicts, workspace.runs, path),
+        rules="{}, sha256 {:.16}".format(*name_rule_set(path)),
+        audits={name: _read_audit(workspace, name) for name in datasets},
+        # A report is handed on: where the workspace lies is nobody else's business.
+        damaged=tuple(why.replace(f"{workspace.root}{os.sep}", "") for _, why in damaged),
+        not_judged=(*dict.fromkeys(f"{record.row}: not judged: {why}" for record, why in left_out), *not_shown),
+    )
+
+
+def _read_audit(workspace: Workspace, dataset: str) -> Manifest | None:
+    try:
+        return stored_manifest(workspace, dataset)
+    except UsageError:  # damaged: as good as none, and `repro data status` says so
+        return None
+
+
+def _gather_row(row: Row, verdict: Verdict | None, records: Sequence[RunRecord], workspace: Workspace) -> RowContents:
+    notes = []
+    own = [record for record in records if record.features.cell == row.features.name]
+    published = _newest_group([r for r in own if r.protocol == "published"])
+    if verdict is not None and verdict.runs:
+        # A grid is judged by the cells that each seed selects: the curves are of these runs.
+        published = verdict.runs
+    held_out = _newest_group([r for r in own if r.protocol == "held-out"])
+    scores = None
+    if published or held_out:
+        try:
+            scores = compute_row_scores(row, workspace)
+        except ReproError as error:
+            notes.append(f"scores by class are left out: {error}")
+    return RowContents(
+        row=row,
+        verdict=verdict,
+        published=published,
+        held_out=held_out,
+        grid=_gather_grid(row, records),
+        scores=scores,
+        notes=tuple(notes),
+    )
+
+
+def _newest_group(records: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
+    """Return the newest runs that differ in their seed alone, by seed."""
+    groups: defaultdict[str, dict[int, RunRecord]] = defaultdict(dict)
+    newest = ""
+    for record in sorted(records, key=lambda record: record.made.at):
+        groups[record.group][record.seed] = record
+        newest = record.group
+    return tuple(run for _, run in sorted(groups[newest].items()))
+
+
+def _gather_grid(row: Row, records: Sequence[RunRecord]) -> GridResult | None:
+    """Return the newest grid of each protocol with more than one cell."""
+    if not has_grid(row):
+        return None
+    cells = grid_cells(row)
+    names = {cell.name for cell in cells}
+    runs: dict[tuple[Protocol, int, str], RunRecord] = {}
+    for protocol in ("published", "held-out"):
+        grids: defaultdict[str, dict[tuple[Protocol, int, str], RunRecord]] = defaultdict(dict)
+        for record in sorted(records, key=lambda record: record.made.at):
+            if record.protocol == protocol and record.grid and record.features.cell in names:
+                grids[record.grid][record.protocol, record.seed, record.features.cell] = record
+        several = [found for found in grids.values() if len({cell for _, _, cell in found}) > 1]
+        if several:
+            largest: dict[tuple[Protocol, int, str], RunRecord] = max(several, key=len)
+            runs |= largest
+    if not runs:
+        return None
+    seeds = tuple(sorted({seed for _, seed, _ in runs}))
+    stored_as = next(iter(runs.values())).features.stored_as
+    return GridResult(row, cells, seeds, runs, "float16" if stored_as == "float16" else "float32", row.name)

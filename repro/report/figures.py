@@ -1,0 +1,251 @@
+"""The report's figures. Scores are in points."""
+
+import statistics
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from repro.core.console import escape_text
+from repro.judge.grid_selection import select_cell, selection_of, selection_score
+from repro.judge.scores.row_scores import RowScores
+from repro.pipeline.grid.figure import COLOURS, METRICS, draw_figure, write_caption
+from repro.pipeline.grid.report import COLUMNS, GridResult, list_runs
+from repro.readout.recipe import Protocol
+from repro.report.contents import RowContents
+from repro.report.drawing import INK, SERIES, Drawing
+
+PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
+MOST_CLASSES = 40
+"""Bars in the figure of classes; of more classes, the worst and the best are drawn. The data has all."""
+
+
+def draw_setting(setting: str, rows: Sequence[RowContents]) -> Drawing:
+    """Draw each row of a setting on one line: margin, published value, own runs, and the interval of their mean."""
+    lines: list[list[object]] = []
+    for one in rows:
+        assert one.verdict is not None
+        verdict, expected = one.verdict, one.verdict.expected
+        seeds = dict(zip(verdict.seeds, verdict.values, strict=True))
+        first = [one.name, expected.published, expected.margin, *(verdict.interval or ("", ""))]
+        lines += [[*first, seed, value] for seed, value in seeds.items()] or [[*first, "", ""]]
+
+    def draw() -> Figure:
+        backbones = [one.row.backbone for one in reversed(rows)]
+        figure, axes = _open_figure((5.2, 0.8 + 0.42 * len(rows)), _measure_labels(backbones, 9))
+        for place, one in enumerate(reversed(rows)):
+            assert one.verdict is not None
+            verdict, expected = one.verdict, one.verdict.expected
+            low, high = expected.published - expected.margin, expected.published + expected.margin
+            axes.plot([low, high], [place, place], color=SERIES[4], lw=9, alpha=0.35, solid_capstyle="butt")
+            axes.plot(expected.published, place, marker="D", color=SERIES[1], ms=7, zorder=3)
+            if verdict.interval is not None:
+                axes.plot(verdict.interval, [place - 0.22] * 2, color=SERIES[0], lw=1.5)
+            axes.plot(verdict.values, [place - 0.22] * len(verdict.values), "o", color=SERIES[0], ms=5, alpha=0.8)
+        axes.set_yticks(range(len(rows)), backbones)
+        axes.set_ylim(-0.6, len(rows) - 0.6)
+        axes.set_xlabel(f"{METRICS[rows[0].row.metric]} in points")
+        axes.grid(axis="x", color=INK, alpha=0.15)
+        return figure
+
+    caption = (
+        "Diamonds: published values, on a band of the margin. Dots: own runs, one per seed, on their 95 % prediction interval "
+        "for one further run."
+    )
+    columns = ("row", "published", "margin", "interval_low", "interval_high", "seed", "measured")
+    return Drawing(f"{setting}-strip", caption, draw, columns, lines)
+
+
+def draw_curves(one: RowContents) -> Drawing:
+    """Draw the test score of each seed by epoch, with the selected and the last epoch."""
+    metric, runs = one.row.metric, one.runs
+    lines = [
+        [run.seed, epoch.epoch, 100 * epoch.scores[metric], epoch.train_loss] for run in runs for epoch in run.epochs
+    ]
+
+    def draw() -> Figure:
+        figure, axes = _open_figure((4.6, 2.9))
+        for run, colour in zip(runs, _colours(len(runs)), strict=True):
+            values = [100 * epoch.scores[metric] for epoch in run.epochs]
+            axes.plot(range(1, len(values) + 1), values, color=colour, lw=1.5, label=f"seed {run.seed}")
+            chosen = selection_of(run)
+            axes.plot(chosen.epoch, 100 * chosen.scores[metric], "o", color=colour, ms=7, mfc="none", mew=1.8)
+            axes.plot(len(values), values[-1], "s", color=colour, ms=4)
+        if one.row.published is not None:
+            axes.axhline(one.row.published.value, color=SERIES[1], lw=1, ls=(0, (4, 3)))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("points")
+        if len(runs) <= len(SERIES):
+            axes.legend(fontsize=8)
+        return figure
+
+    dashed = " Dashed: the published value." if one.row.published is not None else ""
+    protocol = runs[0].protocol
+    caption = (
+        f"{METRICS[metric]} on the test split by epoch, {protocol} protocol, cell {runs[0].features.cell}. Circles: the epoch "
+        f"that the rule selects. Squares: the last.{dashed}"
+    )
+    return Drawing(f"{one.name}-epochs", caption, draw, ("seed", "epoch", "test", "train_loss"), lines)
+
+
+def draw_grid(grid: GridResult) -> Drawing:
+    """Draw the mean over seeds of every cell, with what each protocol selects and the published value on the scale."""
+    runs = list_runs(grid)
+    lines = [[run[column] for column in COLUMNS] for run in runs]
+    return Drawing(f"{grid.row.name}-grid", write_caption(grid), lambda: draw_figure(grid), COLUMNS, lines)
+
+
+def draw_seed_grids(grid: GridResult) -> Drawing:
+    """Draw one small map per protocol and seed, with that seed's selected cell marked."""
+    timesteps = sorted({cell.timestep for cell in grid.cells if cell.timestep is not None})
+    layers = sorted({cell.layer for cell in grid.cells if isinstance(cell.layer, int)})
+    order = [cell.name for cell in grid.cells]
+    maps = [(p, seed, runs) for p in PROTOCOLS for seed in grid.seeds if (runs := grid.runs_of(p, seed))]
+    lines: list[list[object]] = []
+    for protocol, seed, runs in maps:
+        chosen = select_cell(runs, order)
+        lines.append([protocol, seed, chosen.cell, chosen.epoch, 100 * chosen.chosen_on, 100 * chosen.test, len(runs)])
+
+    def draw() -> Figure:
+        across = min(len(maps), 5)
+        down = -(-len(maps) // across)
+        figure = Figure(figsize=(1.9 * across, 1.45 * down), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for panel in panels[len(maps) :]:
+            panel.set_axis_off()
+        for panel, (protocol, seed, runs) in zip(panels, maps, strict=False):
+            values = np.full((len(timesteps), len(layers)), np.nan)
+            for cell in grid.cells:
+                if cell.name in runs and cell.timestep is not None and isinstance(cell.layer, int):
+                    place = timesteps.index(cell.timestep), layers.index(cell.layer)
+                    values[place] = 100 * selection_score(runs[cell.name])
+            panel.imshow(np.ma.masked_invalid(values), cmap=COLOURS, aspect="auto")
+            picked = next(cell for cell in grid.cells if cell.name == select_cell(runs, order).cell)
+            assert picked.timestep is not None
+            assert isinstance(picked.layer, int)
+            corner = layers.index(picked.layer) - 0.5, timesteps.index(picked.timestep) - 0.5
+            for colour, width in (("black", 3.5), ("white", 1.8)):
+                panel.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, lw=width))
+            panel.set_title(f"{protocol}, seed {seed}", fontsize=8)
+            panel.set_xticks([])
+            panel.set_yticks([])
+        return figure
+
+    caption = (
+        "Each seed's map, timesteps down and layers across as above, on a scale of its own. Boxed: the cell it selects."
+    )
+    columns = ("protocol", "seed", "cell", "epoch", "chosen_on", "test", "cells")
+    return Drawing(f"{grid.row.name}-seeds", caption, draw, columns, lines)
+
+
+def draw_classes(scores: RowScores, name: str) -> Drawing:
+    """Draw each class's score, worst first, with the spread over seeds."""
+    reading, ranked = scores.readings[0], scores.rank_items()
+    shown = ranked
+    if len(ranked) > MOST_CLASSES:
+        shown = [*ranked[: MOST_CLASSES // 2], *ranked[-MOST_CLASSES // 2 :]]
+    spreads = reading.spreads
+    lines = [
+        [scores.items[n], int(scores.counts[n]), float(reading.means[n]), "" if spreads is None else float(spreads[n])]
+        for n in ranked
+    ]
+
+    def draw() -> Figure:
+        labels = [f"{_shorten(scores.items[n])} ({scores.counts[n]})" for n in shown]
+        figure, axes = _open_figure((4.6, 0.9 + 0.17 * len(shown)), _measure_labels(labels, 7))
+        places = np.arange(len(shown))[::-1]
+        bars = None if spreads is None else [spreads[n] for n in shown]
+        axes.barh(places, [reading.means[n] for n in shown], color=SERIES[0], alpha=0.75, xerr=bars, ecolor=INK)
+        axes.set_yticks(places, labels, fontsize=7)
+        axes.set_ylim(-0.8, len(shown) - 0.2)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(f"{scores.score} in points")
+        return figure
+
+    part = f" The {MOST_CLASSES // 2} worst and best of {len(ranked)} classes." if len(shown) < len(ranked) else ""
+    caption = (
+        f"{scores.score.capitalize()} by class with its test clips, {reading.rule}, mean of {len(reading.runs)} runs; lines: "
+        f"standard deviation over seeds.{part}"
+    )
+    return Drawing(f"{name}-classes", caption, draw, ("class", "clips", "mean", "spread"), lines)
+
+
+def draw_confusion(scores: RowScores, name: str) -> Drawing:
+    """Draw the confusion matrix as shares of each class's clips."""
+    counts = scores.confusion
+    lines = [[scores.classes[n], *map(int, line)] for n, line in enumerate(counts)]
+
+    def draw() -> Figure:
+        few = len(scores.classes) <= MOST_CLASSES
+        side = 1.2 + (0.19 * len(scores.classes) if few else 3.2)
+        labels = [_shorten(text, 18) for text in scores.classes] if few else []
+        room = 0.4 + _measure_labels(labels, 7)
+        figure = Figure(figsize=(side + room + 0.7, side + room))
+        axes = figure.add_axes(
+            (
+                room / (side + room + 0.7),
+                room / (side + room),
+                side / (side + room + 0.7) * 0.95,
+                side / (side + room) * 0.95,
+            )
+        )
+        clips = np.maximum(scores.class_counts[:, None] * len(scores.readings[0].runs), 1)
+        image = axes.imshow(100 * counts / clips, cmap=COLOURS, vmin=0, vmax=100)
+        if few:
+            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(labels)), labels, fontsize=7)
+        axes.set_xlabel("predicted" if scores.single_label else "scored at least as high")
+        axes.set_ylabel("class of the clip")
+        figure.colorbar(image, ax=axes, shrink=0.7, pad=0.04).set_label("percent of the class's clips", fontsize=8)
+        return figure
+
+    what = (
+        "clips of a class (down) that are predicted as another (across)"
+        if scores.single_label
+        else "clips of one class alone (down) that score another class (across) at least as high"
+    )
+    caption = f"Confusion: {what}, in percent, all seeds together."
+    return Drawing(f"{name}-confusion", caption, draw, ("class", *scores.classes), lines)
+
+
+def list_row_drawings(one: RowContents) -> list[Drawing]:
+    """Return the figures of one row that has runs."""
+    drawings = [draw_curves(one)]
+    if one.grid is not None:
+        drawings += [draw_grid(one.grid), draw_seed_grids(one.grid)]
+    if one.scores is not None:
+        drawings += [draw_classes(one.scores, one.name), draw_confusion(one.scores, one.name)]
+    return drawings
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample standard deviation, which one value does not have."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _open_figure(size: tuple[float, float], left: float = 0.75, right: float = 0.2) -> tuple[Figure, Axes]:
+    """Open a figure with margins in inches: matplotlib's layouts measure every text, and take half of a report's time."""
+    width, height = size
+    return (figure := Figure(figsize=size)), figure.add_axes(
+        (left / width, 0.5 / height, 1 - (left + right) / width, 1 - 0.65 / height)
+    )
+
+
+def _measure_labels(labels: Sequence[str], points: float) -> float:
+    """Return the room for labels in inches."""
+    return 0.25 + 0.0082 * points * max(map(len, labels), default=0)
+
+
+def _colours(count: int) -> list[object]:
+    if count <= len(SERIES):
+        return list(SERIES[:count])
+    return [mpl.colormaps["viridis"](n / (count - 1)) for n in range(count)]
+
+
+def _shorten(text: str, most: int = 28) -> str:
+    """Return a name as a label: printable, and cut in the middle."""
+    text = escape_text(text)
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 + 1 :]}"
