@@ -91,7 +91,7 @@ def gather_contents(names: Sequence[str], workspace: Workspace, rules: str = "1"
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_row[record.row].append(record)
-    # A row of own clips is its owner's file, which no record has: it must be named.
+    # A row of own clips is a file of the user's, which no record has: it must be named.
     own = [name for name in by_row if name.startswith("own_")]
     chosen = [
         load_any_row(name) for name in (names or [*table, *(n for n in by_row if n not in table and n not in own)])
@@ -111,10 +111,21 @@ def gather_contents(names: Sequence[str], workspace: Workspace, rules: str = "1"
         claims=None if names else report_claims(table, records, verdicts, workspace.runs, path),
         rules="{}, sha256 {:.16}".format(*name_rule_set(path)),
         audits={name: _read_audit(workspace, name) for name in datasets},
-        # A report is handed on: where the workspace lies is nobody else's business.
+        # A report is handed on: where the workspace is stored is nobody else's business.
         damaged=tuple(why.replace(f"{workspace.root}{os.sep}", "") for _, why in damaged),
         not_judged=(*dict.fromkeys(f"{record.row}: not judged: {why}" for record, why in left_out), *not_shown),
     )
+
+
+def gather_table(workspace: Workspace) -> list[RowContents]:
+    """Return the 24 rows with their verdicts, without what is behind them; a workspace without runs will do."""
+    table = rows_with_expected(table_path())
+    records, _ = read_evidence(find_runs(workspace.runs), Annotations(workspace))
+    verdicts, _ = judge_rows(table, [record for record in records if record.complete])
+    return [
+        RowContents(row, verdict, verdict.runs, (), None, None, ())
+        for (row, _), verdict in zip(table.values(), verdicts, strict=True)
+    ]
 
 
 def _read_audit(workspace: Workspace, dataset: str) -> Manifest | None:

@@ -19,6 +19,8 @@ from repro.report.contents import RowContents
 from repro.report.drawing import INK, SERIES, Drawing
 
 PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
+METHODS = {"svd_xt": "ActionDiff", "videomaev2": "VideoMAEv2", "vjepa": "V-JEPA", "sdv2": "SDv2"}
+"""Backbones as the paper calls their rows."""
 MOST_CLASSES = 40
 """Bars in the figure of classes; of more classes, the worst and the best are drawn. The data has all."""
 
@@ -57,6 +59,47 @@ def draw_setting(setting: str, rows: Sequence[RowContents]) -> Drawing:
     )
     columns = ("row", "published", "margin", "interval_low", "interval_high", "seed", "measured")
     return Drawing(f"{setting}-strip", caption, draw, columns, lines)
+
+
+def draw_table(rows: Sequence[RowContents]) -> Drawing:
+    """Draw the whole table: one panel a setting, published values on their margins, and the mean of own runs where there are any."""
+    settings: dict[str, list[RowContents]] = {}
+    for one in rows:
+        settings.setdefault(one.row.setting, []).append(one)
+    lines: list[list[object]] = []
+    for one in rows:
+        assert one.verdict is not None
+        expected, measured = one.verdict.expected, one.verdict.measured
+        lines.append([one.name, expected.published, expected.margin, "" if measured is None else measured])
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        panels = figure.subplots(2, 3).ravel()
+        for panel, found in zip(panels, settings.values(), strict=True):
+            names = [METHODS.get(one.row.backbone, one.row.backbone) for one in reversed(found)]
+            for place, one in enumerate(reversed(found)):
+                assert one.verdict is not None
+                expected, measured = one.verdict.expected, one.verdict.measured
+                ends = expected.published - expected.margin, expected.published + expected.margin
+                panel.plot(ends, [place, place], color=SERIES[4], lw=8, alpha=0.35, solid_capstyle="butt")
+                panel.plot(expected.published, place, marker="D", color=SERIES[1], ms=6, zorder=3)
+                panel.annotate(
+                    f"{expected.published:.{expected.digits}f}", (expected.published, place), (0, 6), textcoords="offset points",
+                    ha="center", fontsize=7,
+                )  # fmt: skip
+                if measured is not None:
+                    panel.plot(measured, place - 0.25, "o", color=SERIES[0], ms=5)
+            panel.set_yticks(range(len(names)), names)
+            panel.set_ylim(-0.6, len(names) - 0.2)
+            panel.margins(x=0.12)
+            panel.set_title(found[0].row.title.split(":")[0], fontsize=8, loc="left")
+            panel.set_xlabel(METRICS[found[0].row.metric], fontsize=8)
+        return figure
+
+    caption = (
+        "The results table: diamonds are the published values, on a band of the margin; dots the means of own runs."
+    )
+    return Drawing("table", caption, draw, ("row", "published", "margin", "measured"), lines)
 
 
 def draw_curves(one: RowContents) -> Drawing:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from builders.commands import ROOT, run_repro
+from builders.commands import ROOT, load_script, run_repro
 from builders.records import record, write_with_evidence
 
 from repro.backbones.config import Cell
@@ -201,3 +201,13 @@ def test_what_cannot_be_reported_is_said_in_a_line(words: list[str], code: int, 
     assert done.code == code
     assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_the_readmes_picture_has_every_published_value(tmp_path: Path) -> None:
+    drawn = load_script("readme_picture").render_picture(tmp_path).decode()
+    shown = (ROOT / "docs" / "table.svg").read_text()
+    published = [row.published for row in map(load_row, row_names())]
+    values = Counter(f"{value.value:.{value.digits}f}" for value in published if value is not None)
+    for text in (drawn, shown):
+        found = Counter(re.findall(r">(\d+\.\d+)</text>", text))
+        assert all(found[value] >= count for value, count in values.items())
