@@ -13,7 +13,7 @@ from repro.core.console import print_line, print_lines, print_sentence, terminal
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
-from repro.judge.formats import HEADER, format_counts, format_verdict, refusal_as_json, verdict_as_json, wrap_verdict
+from repro.judge.formats import HEADER, format_counts, refusal_as_json, verdict_as_json, wrap_verdict
 from repro.judge.outcome import Outcome
 from repro.judge.rules import RULES
 from repro.judge.verdict import Verdict, exit_code, judge_rows
@@ -117,8 +117,7 @@ def _print_verdicts(
     width = terminal_width()
     print_line(HEADER)
     for verdict in verdicts:
-        for line in [format_verdict(verdict)] if width is None else wrap_verdict(verdict, width):
-            print_line(line)
+        print_lines(wrap_verdict(verdict, width))
     for kind, records in others.items():
         if records:
             names = ", ".join(dict.fromkeys(record.row for record in records))
