@@ -72,7 +72,7 @@ def check(
         claimed = report_claims(rows, records, verdicts, workspace.runs, path)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
-        print_sentence(f"warning: {line}", to_stderr=True)
+        _warn(line)
     intervals = _find_intervals(verdicts, workspace)
     if common.as_json:
         report = {
@@ -108,7 +108,11 @@ def _find_intervals(verdicts: Sequence[Verdict], workspace: Workspace) -> "dict[
     # Imported here: it imports NumPy and pyarrow, and an empty workspace has no interval.
     from repro.judge.scores.intervals import find_intervals
 
-    return find_intervals(verdicts, workspace.runs)
+    return find_intervals(verdicts, workspace.runs, workspace.rescored, _warn)
+
+
+def _warn(line: str) -> None:
+    print_sentence(f"warning: {line}", to_stderr=True)
 
 
 def _print_verdicts(
@@ -156,7 +160,7 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[dict[str,
     from repro.judge.evidence import Annotations, read_evidence
 
     annotations = Annotations(workspace)
-    records, damaged = read_evidence(runs, annotations, lambda line: print_sentence(f"warning: {line}", to_stderr=True))
+    records, damaged = read_evidence(runs, annotations, _warn)
     for run, why in damaged:
         # A damaged record cannot say which row it is of; its folder can.
         row = run.folder.parent.name
