@@ -130,12 +130,6 @@ class OutputConsole(Console):
         raise BrokenPipeError
 
 
-def open_table_console(piped_width: int) -> OutputConsole:
-    """Return a console for tables on stdout. A pipe has no width: there, lines may have `piped_width` columns."""
-    console = OutputConsole()
-    return console if console.is_terminal else OutputConsole(width=piped_width)
-
-
 def format_columns(rows: Sequence[Sequence[str]], right: Container[str] = ()) -> list[str]:
     """Return a line for each row, with its cells in columns, none cut. `right` names columns, by the first row, to align right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -77,7 +77,7 @@ class Workspace:
 
     @property
     def rescored(self) -> Path:
-        """Scores that `repro check` has computed from predictions, by the sha256 of their file (repro/judge/rescoring.py)."""
+        """Scores and intervals that `repro check` has computed from predictions, by the sha256 of their file (repro/judge/rescoring.py)."""
         return self.root / "rescored.jsonl"
 
     @property

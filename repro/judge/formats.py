@@ -18,8 +18,10 @@ def format_verdict(verdict: Verdict) -> str:
     return f"{_format_head(verdict)}  {details}; {verdict.reason}"
 
 
-def wrap_verdict(verdict: Verdict, width: int) -> list[str]:
-    """Format a verdict for a terminal: one line, and below it the reasons, wrapped between words."""
+def wrap_verdict(verdict: Verdict, width: int | None) -> list[str]:
+    """Format a verdict for a terminal: one line, and below it the reasons, wrapped between words. Without a width, as one line."""
+    if width is None:
+        return [format_verdict(verdict)]
     head, _, details = format_verdict(verdict).partition("  " + verdict.expected.metric)
     details = verdict.expected.metric + details
     if verdict.outcome is Outcome.NOT_RUN and not verdict.expected.edited and not verdict.refused:

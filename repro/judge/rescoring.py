@@ -110,9 +110,7 @@ def _constant_scores(targets: bytes, shape: tuple[int, int]) -> dict[str, float]
 
 @cache
 def _code_sha256() -> str:
-    return content_sha256(
-        [file_sha256(Path(module.__file__ or "")) for module in (metrics, predictions)] + [file_sha256(Path(__file__))]
-    )
+    return hash_code(metrics.__file__, predictions.__file__, __file__)
 
 
 def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[str], None]) -> dict[str, Rescored]:
@@ -123,7 +121,7 @@ def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[st
         kept: Where results are kept; None keeps and reads none.
         warn: Called with a message if what is kept is wrong.
     """
-    known = {} if kept is None else {sha: found for sha, found in _read_kept(kept).items() if sha in paths}
+    known = {} if kept is None else {sha: found for sha, found in _read_rescored(kept).items() if sha in paths}
     if known and kept is not None:
         # The file is signed, but by whoever wrote it: a copied workspace may bring one of its own.
         sample = random.choice(sorted(known))  # noqa: S311
@@ -135,7 +133,7 @@ def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[st
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy sorts without the interpreter's lock
             found = dict(zip(missing, pool.map(rescore, [paths[sha] for sha in missing]), strict=True))
         if kept is not None:
-            _keep(kept, found)
+            keep_results(kept, _code_sha256(), {sha: asdict(rescored) for sha, rescored in found.items()})
         known |= found
     return known
 
@@ -157,7 +155,16 @@ def _agree(ours: Rescored, kept: Rescored) -> bool:
     )
 
 
-def _read_kept(path: Path) -> dict[str, Rescored]:
+def _read_rescored(path: Path) -> dict[str, Rescored]:
+    found = {}
+    for sha, values in read_kept(path, _code_sha256()).items():
+        with suppress(ValueError, TypeError, KeyError):
+            found[sha] = Rescored(**values | {"problem": tuple(values["problem"])})
+    return found
+
+
+def read_kept(path: Path, code: str) -> dict[str, dict[str, Any]]:
+    """Return the results of the code with sha256 `code` that are kept at `path`, by what they were computed from."""
     try:
         lines = read_bytes(path).splitlines()
     except OSError:
@@ -167,16 +174,16 @@ def _read_kept(path: Path) -> dict[str, Rescored]:
         # The last line of a killed writer, or one of another version.
         with suppress(ValueError, TypeError, KeyError):
             raw, intact = parse_signed_json(line)
-            if intact and raw["code"] == _code_sha256():
-                values: dict[str, Any] = raw["found"]
-                found[str(raw["predictions"])] = Rescored(**values | {"problem": tuple(values["problem"])})
+            if intact and raw["code"] == code:
+                found[str(raw["predictions"])] = dict(raw["found"])
     return found
 
 
-def _keep(path: Path, found: Mapping[str, Rescored]) -> None:
+def keep_results(path: Path, code: str, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add results to those that `read_kept` returns. A folder that cannot be written is left as it is."""
     lines = []
-    for sha, rescored in found.items():
-        value = {"predictions": sha, "code": _code_sha256(), "found": asdict(rescored)}
+    for of, result in found.items():
+        value = {"predictions": of, "code": code, "found": result}
         lines.append(json.dumps(value | {"sha256": content_sha256(value)}) + "\n")
     # A read-only workspace costs the next check its time, and nothing else. One write, in append mode: processes that share
     # the file do not mix their lines.
@@ -186,3 +193,8 @@ def _keep(path: Path, found: Mapping[str, Rescored]) -> None:
             os.write(handle, "".join(lines).encode())
         finally:
             os.close(handle)
+
+
+def hash_code(*modules: str | None) -> str:
+    """Return the sha256 of source files: results are kept under that of the code that computed them."""
+    return content_sha256([file_sha256(Path(file or "")) for file in modules])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from repro.core.console import Reporter
+from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom
 from repro.datasets.config import load_dataset
@@ -12,6 +13,7 @@ from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
 from repro.datasets.split import Clip, Split, SplitName, name_first_clips
 from repro.features.store import FeatureStore
+from repro.table.imported import explain_imported, has_imported_features
 from repro.table.row import Row, row_datasets
 
 
@@ -93,13 +95,18 @@ def open_row_data(
     splits, missing = {}, {}
     for part, name in (("train", row.data.train), ("test", row.data.test)):
         dataset, split = _find_split(name, datasets)
-        splits[part], missing[part] = without_missing(
-            split,
-            dataset.boundary,
-            allow_missing=allow_missing,
-            allow_damaged=allow_damaged,
-            manifest=audits.get(dataset.name),
-        )
+        try:
+            splits[part], missing[part] = without_missing(
+                split,
+                dataset.boundary,
+                allow_missing=allow_missing,
+                allow_damaged=allow_damaged,
+                manifest=audits.get(dataset.name),
+            )
+        except MissingError as error:
+            if has_imported_features(row, workspace):
+                raise MissingError(f"{error}; {explain_imported(row)}") from error
+            raise
     also = [_restrict_split(split, splits["test"].clips) for split in _find_also_splits(row, datasets)]
     return RowData(
         splits=splits,

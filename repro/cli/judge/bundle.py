@@ -11,7 +11,7 @@ from repro.cli.options import COMMON, CommonOptions, command_for_row, find_row
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.judge.expected import rows_with_expected, table_path
-from repro.judge.formats import format_verdict
+from repro.judge.formats import wrap_verdict
 from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
@@ -79,15 +79,18 @@ def bundle(
     return Exit.OK
 
 
-def describe_verdicts(verdicts: Sequence[Verdict], records: Sequence[RunRecord]) -> tuple[list[str], Exit]:
+def describe_verdicts(
+    verdicts: Sequence[Verdict], records: Sequence[RunRecord], width: int | None = None
+) -> tuple[list[str], Exit]:
     """Return a line for each verdict and each record that has other values than published ones; and the exit code.
 
-    The smoke job's rows are compared with their golden values, on any machine within the tolerance of those.
+    Verdicts are wrapped to `width` columns. The smoke job's rows are compared with their golden values, on any machine within the tolerance of those.
     """
     # Imported here: it imports NumPy, and reads files that only the smoke job's rows need.
     from repro.smoke.golden import judge_scores, load_golden
 
-    lines, code = [format_verdict(verdict) for verdict in verdicts], exit_code(verdicts, strict=False)
+    lines = [line for verdict in verdicts for line in wrap_verdict(verdict, width)]
+    code = exit_code(verdicts, strict=False)
     smoke = [record for record in records if record.kind == "smoke"]
     by_row = {name: [r for r in smoke if r.row == name] for name in dict.fromkeys(record.row for record in smoke)}
     for found in judge_scores(by_row, load_golden()) if smoke else ():

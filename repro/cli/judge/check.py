@@ -13,7 +13,7 @@ from repro.core.console import print_line, print_lines, print_sentence, terminal
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
-from repro.judge.formats import HEADER, format_counts, format_verdict, refusal_as_json, verdict_as_json, wrap_verdict
+from repro.judge.formats import HEADER, format_counts, refusal_as_json, verdict_as_json, wrap_verdict
 from repro.judge.outcome import Outcome
 from repro.judge.rules import RULES
 from repro.judge.verdict import Verdict, exit_code, judge_rows
@@ -72,7 +72,7 @@ def check(
         claimed = report_claims(rows, records, verdicts, workspace.runs, path)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
-        print_sentence(f"warning: {line}", to_stderr=True)
+        _warn(line)
     intervals = _find_intervals(verdicts, workspace)
     if common.as_json:
         report = {
@@ -108,7 +108,11 @@ def _find_intervals(verdicts: Sequence[Verdict], workspace: Workspace) -> "dict[
     # Imported here: it imports NumPy and pyarrow, and an empty workspace has no interval.
     from repro.judge.scores.intervals import find_intervals
 
-    return find_intervals(verdicts, workspace.runs)
+    return find_intervals(verdicts, workspace.runs, workspace.rescored, _warn)
+
+
+def _warn(line: str) -> None:
+    print_sentence(f"warning: {line}", to_stderr=True)
 
 
 def _print_verdicts(
@@ -117,8 +121,7 @@ def _print_verdicts(
     width = terminal_width()
     print_line(HEADER)
     for verdict in verdicts:
-        for line in [format_verdict(verdict)] if width is None else wrap_verdict(verdict, width):
-            print_line(line)
+        print_lines(wrap_verdict(verdict, width))
     for kind, records in others.items():
         if records:
             names = ", ".join(dict.fromkeys(record.row for record in records))
@@ -157,7 +160,7 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[dict[str,
     from repro.judge.evidence import Annotations, read_evidence
 
     annotations = Annotations(workspace)
-    records, damaged = read_evidence(runs, annotations, lambda line: print_sentence(f"warning: {line}", to_stderr=True))
+    records, damaged = read_evidence(runs, annotations, _warn)
     for run, why in damaged:
         # A damaged record cannot say which row it is of; its folder can.
         row = run.folder.parent.name

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from repro.backbones.extractor import Execution
 from repro.cli.judge.bundle import describe_verdicts
 from repro.cli.options import command_for_row
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split, SplitName
@@ -52,7 +52,7 @@ def check_bundle(
             if name in names
         }
         verdicts, left_out = judge_rows(rows, opened.records, opened.annotated)
-        lines, code = describe_verdicts(verdicts, opened.records)
+        lines, code = describe_verdicts(verdicts, opened.records, None if as_json else terminal_width())
         if strict:
             code = max(code, exit_code(verdicts, strict=True))
         nonce = nonce or secrets.token_hex(16)
@@ -72,11 +72,12 @@ def check_bundle(
         }  # fmt: skip
         print(json.dumps(report, indent=1))
         return code
-    print_line(
+    print_sentence(
         f"{path.name}: {len(opened.records)} records, {opened.manifest.made_by}, rule set {opened.manifest.rules.name}"
     )
-    for line in [*notes, *lines]:
-        print_line(line)
+    for note in notes:
+        print_sentence(note)
+    print_lines(lines)
     for check in checks:
         _print_check(check, nonce)
     reached = [level for level, done, _ in levels if done]
@@ -84,7 +85,7 @@ def check_bundle(
     for level, done, how in levels:
         print_line(f"  {'done' if done else 'not done':<9}{level}")
         for part in how:
-            print_line(f"             {part}")
+            print_sentence(f"             {part}")
     return code
 
 
@@ -127,7 +128,7 @@ def _describe_levels(opened: OpenedBundle, checks: Sequence["SpotCheck"]) -> lis
     if ordinary:
         features = [
             "`repro features import FILE`, with features of whoever made the bundle",
-            *(f"`repro readout {row}`" for row in ordinary),
+            *_shorten_commands([f"`repro readout {row}`" for row in ordinary]),
         ]
         sample = f"`repro check --bundle {shlex.quote(str(opened.path))} --sample 30`"
         clips = [f"{sample}, with videos and checkpoint here"] if opened.index else ["there is no features.index in it"]
@@ -147,20 +148,28 @@ def _describe_levels(opened: OpenedBundle, checks: Sequence["SpotCheck"]) -> lis
             compared > 0 and not any(check.wrong or check.failed for check in checks),
             ["above"] if compared else clips,
         ),
-        ("everything repeated here", False, list(dict.fromkeys(commands)) or ["its clips are needed"]),
+        ("everything repeated here", False, _shorten_commands(commands) or ["its clips are needed"]),
     ]
+
+
+def _shorten_commands(commands: Sequence[str]) -> list[str]:
+    """Return the commands, each once; if they are many, the first, and for how many other rows it is alike."""
+    distinct = list(dict.fromkeys(commands))
+    return distinct if len(distinct) <= 3 else [f"{distinct[0]}, and so for the {len(distinct) - 1} other rows"]
 
 
 def _print_check(check: "SpotCheck", nonce: str) -> None:
     compared = len(check.deviations)
     worst = f", worst relative L2 {max(check.deviations.values()):.1e} (limit {check.limit:g})" if compared else ""
-    print_line(
+    print_sentence(
         f"{check.dataset}, {check.features}: {compared} of {check.present} clips with videos here extracted again, "
         f"{len(check.wrong)} wrong{worst}; {check.indexed} are indexed; nonce {nonce}"
     )
     for clip in check.wrong:
-        print_line(f"  wrong: clip {clip}: relative L2 {check.deviations[clip]:.1e}")
+        print_sentence(f"  wrong: clip {clip}: relative L2 {check.deviations[clip]:.1e}")
     for why in check.failed.values():
-        print_line(f"  not compared: {why}")
+        print_sentence(f"  not compared: {why}")
     if compared and not check.wrong:
-        print_line(f"  at 95 %, at most {100 * check.undetected_share:.1f} % of them can be wrong and none be drawn")
+        print_sentence(
+            f"  at 95 %, at most {100 * check.undetected_share:.1f} % of them can be wrong and none be drawn"
+        )

@@ -18,7 +18,7 @@ from repro.cli.options import (
     find_row,
     require_number,
 )
-from repro.core.console import escape_text, format_csv, open_table_console, print_line, print_lines, shorten_middle
+from repro.core.console import escape_text, format_csv, print_line, print_lines, shorten_middle, terminal_width
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from repro.judge.scores.row_scores import RowScores
 
 RULES = {"published": "best epoch on test", "held-out": "best epoch on held-out clips", "last epoch": ""}
+PIPED_WIDTH = 200
+"""Columns of a line that is not printed to a terminal."""
 
 
 @Parameter(name="*")
@@ -86,7 +88,7 @@ def scores(
     if common.as_json:
         print(json.dumps(scores_as_json(shown), indent=1))
         return Exit.OK
-    width = open_table_console(piped_width=200).width
+    width = terminal_width() or PIPED_WIDTH
     print_lines(_describe_runs(shown))
     print_line()
     print_lines((_format_confusion if options.confusion else _format_items)(shown, options, width))

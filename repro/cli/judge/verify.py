@@ -12,7 +12,7 @@ from repro.backbones.config import BackboneConfig
 from repro.backbones.extractor import Execution
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.registry import backbone_names, family_of, load_backbone
-from repro.backbones.weights import checkpoint_path, explain_missing_checkpoint
+from repro.backbones.weights import checkpoint_path, ensure_random_weights, explain_missing_checkpoint
 from repro.cli.options import (
     BACKBONE,
     COMMON,
@@ -91,8 +91,12 @@ def verify(
     if not limit > 0:
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
     workspace = common.open_workspace()
-    path = checkpoint or checkpoint_path(kept, workspace)
-    execution = Execution(device, compute.batch)
+    path, execution = checkpoint or checkpoint_path(kept, workspace), Execution(device, compute.batch)
+    to_generate = checkpoint is None and kept.drawn_from_seed is not None and not path.is_file()
+    # A mistyped folder of golden values, reported below, must leave nothing in the workspace.
+    if to_generate and (golden is None or golden.is_dir()):
+        workspace.require_writable()
+        ensure_random_weights(settings, family, workspace, lambda warning: None)
     if golden is not None:
         deviations = family.verify_against_golden(settings, path, golden, execution)
         return _print_deviations(backbone, settings, path, deviations, limit, as_json=common.as_json)
@@ -102,13 +106,13 @@ def verify(
     if video is not None and not video.is_file():
         raise UsageError(f"--video {video}: no such file")
     comparisons = family.compare_ways(settings, path, execution, limit, video)
-    if not common.as_json:
-        print_sentence(
-            f"{backbone} on {device}, a window of {settings.frames.window} frames: relative L2 at the worst cell and at the usual "
-            f"one, {settings.axes().usual.name}, which rows read"
-        )
+    usual = settings.axes().usual.name
+    title = (
+        f"{backbone} on {device}, a window of {settings.frames.window} frames: relative L2 at the worst cell and at the usual "
+        f"one, {usual}, which rows read"
+    )
     try:
-        rows, above, fastest = _print_comparisons(comparisons, settings.axes().usual.name, as_json=common.as_json)
+        rows, above, fastest = _print_comparisons(comparisons, title, usual, as_json=common.as_json)
     except VideoError as error:
         raise MissingError(str(error)) from error
     if common.as_json:
@@ -259,7 +263,7 @@ def _print_deviations(
 
 
 def _print_comparisons(
-    found: Iterator[Comparison | Skipped | Note], usual: str, *, as_json: bool
+    found: Iterator[Comparison | Skipped | Note], title: str, usual: str, *, as_json: bool
 ) -> tuple[list[dict[str, str | float | None]], int, str]:
     """Print each comparison as it is computed, unless `as_json`; those that promise equality are held to their limit.
 
@@ -267,8 +271,6 @@ def _print_comparisons(
         The comparisons as --json prints them, how many are above their limit, and the fastest precision that is near fp32 at
         the cell `usual`, which rows read.
     """
-    if not as_json:
-        print_line(TABLE.format("what", "against", "worst", "usual", "seconds", "verdict"))
     rows: list[dict[str, str | float | None]] = []
     precisions: list[Comparison] = []
     above = 0
@@ -276,6 +278,9 @@ def _print_comparisons(
         if isinstance(one, Note):
             print_line(one.text, to_stderr=True)
             continue
+        if not rows and not as_json:  # weights that cannot be used are an error without a table
+            print_sentence(title)
+            print_line(TABLE.format("what", "against", "worst", "usual", "seconds", "verdict"))
         if isinstance(one, Skipped):
             rows.append({"what": one.what, "skipped": one.why})
             if not as_json:

@@ -5,18 +5,26 @@ happen to be cancels in their difference. All values are in points.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from repro.core.files import set_aside
+from repro.judge.claims import resampling
 from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
+from repro.judge.rescoring import hash_code, keep_results, read_kept
 from repro.judge.verdict import Verdict
+from repro.readout import metrics
+from repro.readout import predictions as predictions_module
 from repro.readout.metrics import Scores, top1
 from repro.readout.predictions import Predictions, read_predictions
 from repro.readout.recipe import Metric
-from repro.records.record import stored_run
+from repro.records.record import RunRecord, stored_run
 
 RESAMPLES = 250
 """Enough for ends that are right to a tenth of the interval's half-width; five runs of Animal Kingdom take a second."""
@@ -66,26 +74,60 @@ def interval_over_clips(metric: Metric, runs: Sequence[Scores], predictions: Pre
     )
 
 
-def find_intervals(verdicts: Iterable[Verdict], runs: Path) -> dict[str, SplitInterval]:
+def find_intervals(
+    verdicts: Iterable[Verdict], runs: Path, kept: Path | None = None, warn: Callable[[str], None] = lambda line: None
+) -> dict[str, SplitInterval]:
     """Return for each judged row the interval of its first judged seed's score, under the published rule (best epoch on test).
 
     One seed says it: the clips are the same for all. Rows whose predictions of that epoch are not kept are left out.
 
+    Args:
+        verdicts: Of the rows; runs whose predictions agree with their records.
+        runs: The folder of the runs.
+        kept: Where intervals are kept between checks (rescoring.py); None keeps and reads none.
+        warn: Called with a message if an interval that was kept is wrong.
+
     Raises:
         MissingError: predictions were removed or damaged after the verdict.
     """
-    found: dict[str, SplitInterval] = {}
-    for verdict in verdicts:
-        if not verdict.runs:
-            continue
-        record = verdict.runs[0]
-        stored = stored_run(runs, record.row, record.seed, record.run)
-        predictions = read_predictions(stored.predictions_path)
-        scores = predictions.by_epoch.get(record.best_epoch_on_test.epoch)
-        interval = None if scores is None else interval_over_clips(record.metric, [scores], predictions)
-        if interval is not None:
-            found[record.row] = interval
-    return found
+    # By what an interval depends on.
+    records = {_key_of(verdict.runs[0]): verdict.runs[0] for verdict in verdicts if verdict.runs}
+    known = {} if kept is None else {key: one for key, one in read_kept(kept, _code_sha256()).items() if key in records}
+    if known and kept is not None:
+        # One of them is computed again, as of the scores: what is kept may be another's.
+        sample = random.choice(sorted(known))  # noqa: S311
+        if not _agree(_compute_interval(records[sample], runs), known[sample]):
+            warn(f"{kept}: not what its predictions give: kept as {set_aside(kept).name}, computing intervals again")
+            known = {}
+    missing = {key: _compute_interval(record, runs) for key, record in records.items() if key not in known}
+    if kept is not None and missing:
+        keep_results(kept, _code_sha256(), missing)
+    return {record.row: SplitInterval(**one) for key, record in records.items() if (one := (known | missing)[key])}
+
+
+def _key_of(record: RunRecord) -> str:
+    return f"{record.predictions_sha256} {record.metric} after epoch {record.best_epoch_on_test.epoch}"
+
+
+def _compute_interval(record: RunRecord, runs: Path) -> dict[str, Any]:
+    """Return the fields of the interval of a run; none if there is no interval."""
+    predictions = read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
+    scores = predictions.by_epoch.get(record.best_epoch_on_test.epoch)
+    interval = None if scores is None else interval_over_clips(record.metric, [scores], predictions)
+    return {} if interval is None else asdict(interval)
+
+
+def _agree(ours: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    """Whether two intervals are the same up to what processors round in other ways."""
+    if ours.keys() != kept.keys() or ours.get("method") != kept.get("method"):
+        return False
+    ends = [(ours[name], kept[name]) for name in ("low", "high") if name in ours]
+    return all(isinstance(theirs, float) and abs(mine - theirs) <= 1e-6 for mine, theirs in ends)
+
+
+@cache
+def _code_sha256() -> str:
+    return hash_code(metrics.__file__, predictions_module.__file__, resampling.__file__, __file__)
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

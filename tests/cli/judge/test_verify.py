@@ -9,7 +9,6 @@ from builders.commands import schemas
 
 from repro.backbones.config import Precision
 from repro.backbones.family import Comparison
-from repro.backbones.registry import describe_backbone, load_backbone
 from repro.backbones.vit.family import VjepaFamily
 from repro.cli import app as cli
 from repro.core.errors import Exit, MissingError, UsageError
@@ -18,7 +17,6 @@ from repro.core.workspace import Workspace
 
 @pytest.fixture
 def words(workspace: Workspace) -> list[str]:
-    describe_backbone(load_backbone("vjepa_tiny"), workspace)  # generates its weights
     return ["verify", "vjepa_tiny", "--device", "cpu", "--workspace", str(workspace.root)]
 
 
@@ -70,9 +68,20 @@ def test_the_fastest_precision_that_stays_near_fp32_is_named(
     assert lines[-1] == f"fastest precision within 0.003 of fp32 at final: {named}"
 
 
-def test_a_video_that_is_none_is_named(words: list[str], tmp_path: Path) -> None:
+def test_a_mistake_is_named_without_a_table(
+    words: list[str], workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=r"golden folder .*none: no such folder"):
+        cli.dispatch([*words, "--golden", str(tmp_path / "none")])
+    assert not workspace.smoke.exists()
     with pytest.raises(UsageError, match=r"--video .*none.mp4: no such file"):
         cli.dispatch([*words, "--video", str(tmp_path / "none.mp4")])
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(MissingError, match=r"clip .*text.mp4: not a video"):
         cli.dispatch([*words, "--video", str(tmp_path / "text.mp4")])
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(MissingError, match=r"checkpoint .*text.pth: "):
+        cli.dispatch([*words, "--checkpoint", str(tmp_path / "text.pth")])
+    assert capsys.readouterr().out == ""
+    # Random weights are generated when they are needed.
+    assert (workspace.smoke / "vjepa_tiny.safetensors").is_file()

@@ -1,6 +1,7 @@
 """How closely a test split pins a score: intervals that hold, and a bootstrap that scikit-learn agrees with."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from builders.records import record, write_with_evidence
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
+from repro.core.hashing import content_sha256
 from repro.core.workspace import Workspace
 from repro.judge.claims.resampling import index_groups, resample_score
+from repro.judge.scores import intervals
 from repro.judge.scores.intervals import interval_over_clips, wilson_interval
 from repro.readout.predictions import Predictions
 from repro.table.rows import load_row
@@ -80,3 +83,33 @@ def test_check_prints_them_after_the_verdicts(workspace: Workspace) -> None:
     found = report["intervals_over_test_clips"]
     assert found == {"ucf_hmdb_sdv2": {"low": low, "high": high, "method": "Wilson, 1200 clips"}}
     assert str(round(low, 1)) not in json.dumps(report["verdicts"])
+
+
+def test_kept_intervals_are_used_and_not_taken_on_trust(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for row in ("ucf_hmdb_sdv2", "ucf_hmdb_vjepa"):
+        write_with_evidence(workspace.runs, record(row, load_row(row).seeds.published, 0.765))
+    computed = []
+    real = interval_over_clips
+    monkeypatch.setattr(intervals, "interval_over_clips", lambda *of: computed.append(of) or real(*of))
+
+    def check() -> tuple[dict[str, Any], str]:
+        computed.clear()
+        done = run_repro("check", "--json", "--workspace", workspace.root)
+        return json.loads(done.out)["intervals_over_test_clips"], done.err
+
+    first, err = check()
+    assert (len(first), len(computed), err) == (2, 2, "")
+    # One of them is computed again, whichever.
+    assert check() == (first, "")
+    assert len(computed) == 1
+    lines = [json.loads(line) for line in workspace.rescored.read_text().splitlines()]
+    with workspace.rescored.open("w") as file:
+        for line in lines:
+            if "method" in line["found"]:
+                line["found"]["low"] += 1.0
+            del line["sha256"]
+            file.write(json.dumps(line | {"sha256": content_sha256(line)}) + "\n")
+    forged, err = check()
+    assert forged == first
+    assert "not what its predictions give" in err
+    assert check() == (first, "")

@@ -17,7 +17,6 @@ from rich.cells import cell_len
 from sklearn.metrics import average_precision_score, confusion_matrix, label_ranking_loss, precision_score, recall_score
 
 from repro.cli.judge import scores
-from repro.core.console import OutputConsole
 from repro.core.errors import MissingError, NothingToCheckError
 from repro.core.hashing import file_sha256
 from repro.core.signed import write_signed_json
@@ -214,7 +213,7 @@ def test_names_break_neither_terminal_nor_spreadsheet(drawn: Drawn, tmp_path: Pa
 
 @pytest.mark.parametrize("more", [[], ["--confusion"], ["--by", "source", "--best-first"], ["--by", "viewpoint"]])
 def test_lines_fit_80_columns(drawn: Drawn, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
-    monkeypatch.setattr(scores, "open_table_console", lambda piped_width: OutputConsole(width=80))
+    monkeypatch.setattr(scores, "terminal_width", lambda: 80)
     done = run_repro("scores", SDV2, "--workspace", drawn.workspace.root, *more)
     assert max(map(cell_len, done.out.splitlines())) <= 80
     if not more:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import yaml
 from builders.commands import ROOT, run_repro
 from builders.records import record, write_with_evidence
 
+from repro.cli.judge import check_bundle
+from repro.core import console
 from repro.core.hashing import file_sha256
 from repro.core.signed import write_signed_json
 from repro.core.workspace import Workspace
@@ -28,6 +31,7 @@ from repro.pipeline.bundle.features_index import (
     write_index,
 )
 from repro.records.record import StoredRun
+from repro.table.rows import load_row
 
 ROW = "ucf_hmdb_sdv2"
 RULES = "--rules"
@@ -102,6 +106,24 @@ def test_a_bundle_is_judged_as_the_workspace_is(stored: StoredRun, workspace: Wo
     # The features were never in this workspace: said, and in no index.
     assert "features.index" not in names
     assert "not in the workspace" in report
+
+
+def test_verdicts_on_a_bundle_fit_a_terminal(
+    stored: StoredRun, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 columns, divided between words; what many rows would take is one line."""
+    for row in ("ucf_hmdb", "ucf_hmdb_vjepa", "ucf_hmdb_videomaev2"):
+        write_with_evidence(workspace.runs, record(row, load_row(row).seeds.published, 0.765))
+    bundle(workspace, tmp_path / "a.zip", "all")
+    for module in (console, check_bundle):
+        monkeypatch.setattr(module, "terminal_width", lambda **_: 80)
+    done = run_repro("check", "--bundle", tmp_path / "a.zip", "--workspace", tmp_path / "none")
+    assert done.code == 0, done.err
+    out = done.out
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"^ucf_hmdb +[A-Z]+ .*\n  top1, margin ", out, re.MULTILINE)
+    assert "and so for the 3 other rows" in out
+    assert out.count("`repro readout ") == out.count("not done readout") == 1
 
 
 def test_the_crate_describes_every_file_and_run(tmp_path: Path) -> None:

@@ -91,6 +91,9 @@ def test_another_workspace_reads_them_without_videos(owner: Path, tmp_path: Path
     for key in ("epochs", "classes", "train", "test", "held_out", "recipe", "protocol", "metric", "predictions_sha256"):
         assert getattr(first, key) == getattr(second, key), key
     assert list(second.features.imported.values()) == [20]
+    # A run needs the videos, and says what does not.
+    done = run_repro("run", row, "--workspace", laptop)
+    assert (done.code, f"`repro readout {row}` needs no videos" in done.err) == (4, True), done.err
     # Edited row files stay, and what was imported can be passed on under the original name.
     before = row.read_bytes()
     assert run_repro("features", "import", file, "--workspace", laptop).code == 0
