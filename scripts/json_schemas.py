@@ -459,8 +459,9 @@ class Page(Json):
 
 
 class Report(Json):
-    files: list[str]
-    rows: list[str] = Field(description="rows on the page that have runs")
+    files: list[str] = []
+    rows: list[str] = Field(default=[], description="rows on the page that have runs")
+    comparison: dict[str, Any] = Field(default={}, description="with --compare, and then nothing else")
 
 
 class ComparedWays(Json):

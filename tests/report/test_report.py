@@ -211,3 +211,11 @@ def test_the_readmes_picture_has_every_published_value(tmp_path: Path) -> None:
     for text in (drawn, shown):
         found = Counter(re.findall(r">(\d+\.\d+)</text>", text))
         assert all(found[value] >= count for value, count in values.items())
+
+
+def test_two_workspaces_are_compared_in_place_of_a_page(workspace: Path, tmp_path: Path) -> None:
+    write_with_evidence(tmp_path / "runs", record("ucf_hmdb_sdv2", 39, 0.75))
+    done = run_repro("report", "--compare", workspace, tmp_path, "--json")
+    assert len(json.loads(done.out)["comparison"]["pairs"]) == 1
+    assert "ucf_hmdb_sdv2" in run_repro("report", "--compare", workspace, tmp_path).out
+    assert run_repro("report", "ak_full", "--compare", workspace, tmp_path).code == 2

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions
-from repro.core.console import Reporter, format_size
+from repro.core.console import Reporter, format_size, print_lines
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 
@@ -17,6 +17,7 @@ def report(
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
     format_: Annotated[Literal["html", "markdown"], Parameter(name="--format")] = "html",
     figures: Path | None = None,
+    compare: Annotated[tuple[Path, Path] | None, Parameter(negative="")] = None,
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Write one page with everything that was measured: table, figures, claims, data, computing.
@@ -30,7 +31,14 @@ def report(
         output: File [default: report.html or report.md in this folder].
         format_: html, or markdown for the table alone.
         figures: Also write every figure as SVG and PNG with its data as CSV to this folder.
+        compare: Two workspaces or bundles instead: print which numbers differ, and which inputs differ first.
     """
+    if compare is not None:
+        if rows or output or figures or format_ != "html":
+            raise UsageError(
+                "--compare A B prints what differs, and goes without rows, --output, --format and --figures"
+            )
+        return _compare(*compare, as_json=common.as_json)
     ending = "html" if format_ == "html" else "md"
     output = output or Path(f"report.{ending}")
     if output.is_dir() or output.suffix.lower() not in {".html", ".htm", ".md"}:
@@ -63,4 +71,16 @@ def report(
     else:
         also = f" and {len(written) - 1} files of figures in {figures}" if figures else ""
         reporter.line(f"{'report':<11} {len(measured)} rows with runs, {format_size(len(page))}  {output}{also}")
+    return Exit.OK
+
+
+def _compare(first: Path, second: Path, *, as_json: bool) -> Exit:
+    # Imported here, as above.
+    from repro.report.comparison import compare_places, format_comparison
+
+    found = compare_places(first, second)
+    if as_json:
+        print(json.dumps({"comparison": found.as_json()}, indent=1))
+    else:
+        print_lines(format_comparison(found))
     return Exit.OK
