@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from builders import tiny_datasets
 from builders.commands import schemas
@@ -29,6 +28,7 @@ from repro.pipeline.show.page import render_page
 from repro.pipeline.show.view import ShowRequest, view_clip
 from repro.readout import checkpoints
 from repro.readout.metrics import all_scores
+from repro.readout.predictions import read_predictions
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row, row_backbone
 from repro.table.rows import load_row
@@ -204,12 +204,9 @@ def test_a_record_lists_missing_clips_and_scores_of_subsets(
     (subset,) = record.subsets
     assert (subset.name, subset.clips, subset.last_epoch.epoch) == ("smoke/part", 2, 3)
     folder = next(workspace.runs.glob(f"smoke_mean_colour/*{record.run}"))
-    table = pq.read_table(folder / "predictions.parquet").to_pylist()
-    kept = [r for r in table if r["epoch"] == 3 and r["clip"] in {clip.id for clip in part.clips}]
-    targets = np.zeros((2, len(ACTIONS)), np.int64)
-    for number, line in enumerate(kept):
-        targets[number, line["targets"]] = 1
-    expected = all_scores(np.array([line["scores"] for line in kept]), targets)
+    found = read_predictions(folder / "predictions.parquet")
+    kept = np.isin(found.clips, [clip.id for clip in part.clips])
+    expected = all_scores(found.by_epoch[3][kept], found.targets[kept])
     assert subset.last_epoch.scores == pytest.approx(expected)
     best = subset.best_epoch_on_test.scores[row.metric]
     assert best >= subset.last_epoch.scores[row.metric]
