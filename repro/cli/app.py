@@ -37,6 +37,8 @@ VERBS = {
         "report": "Write one page with everything that was measured: table, figures, claims, data, computing.",
         "scores": "Show a row's score by class or by group of clips, and which classes are confused.",
         "bundle": "Write the evidence of rows to a zip file that others can judge: records, predictions, configs, hashes of features; no video.",
+        "track": "Log to MLflow the runs that it does not have yet, with the verdicts of `repro check` as tags.",
+        "ui": "Start MLflow's user interface on the workspace's runs, and print the link to them. Ctrl-C ends it.",
         "show": "Show what a backbone makes of a video: frames, feature maps and vectors over time, as one HTML page.",
         "verify": "Compare a backbone's features with golden values; exits 1 if any deviates too much.",
     },

@@ -85,5 +85,5 @@ def _print_result(result: "SmokeResult", workspace: Workspace) -> None:
     print_sentence(
         "The tiny SVD's weights are random: this shows that numbers repeat, not that actions are recognised."
     )
-    print_sentence(f"records in {workspace.runs}, MLflow in {workspace.mlflow_db}")
+    print_sentence(f"records in {workspace.runs}, MLflow: `repro ui{workspace.command_option}`")
     print_line(f"smoke: {'PASS' if result.exit_code is Exit.OK else 'FAIL'}")

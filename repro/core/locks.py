@@ -4,6 +4,7 @@ A lock, unlike a pid and a host name, is the same for two containers with one ho
 """
 
 import fcntl
+import math
 import os
 import secrets
 import shutil
@@ -47,16 +48,19 @@ def take_lock(descriptor: int, path: Path) -> bool:
 
 
 @contextmanager
-def wait_for_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def wait_for_lock(path: Path, waiting: Callable[[], None], deadline: float = math.inf) -> Iterator[None]:
     """Hold the lock file `path` during the block. If another process holds it, call `waiting` once, then wait.
 
     Raises:
+        TimeoutError: another process holds it when `time.monotonic()` reaches the deadline.
         NoLocksError: the file system has no locks.
     """
     with path.open("a") as file:
         if not take_lock(file.fileno(), path):
             waiting()
             while not take_lock(file.fileno(), path):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path}: another process holds the lock")
                 time.sleep(POLL)
         try:
             yield

@@ -8,11 +8,12 @@ This is the only module that reads environment variables.
 
 import errno
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import __version__
@@ -238,6 +239,32 @@ def device_from_environment() -> str | None:
     return device
 
 
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """Where runs are logged to MLflow."""
+
+    uri: str = ""
+    """MLFLOW_TRACKING_URI; empty for the workspace's database."""
+    experiment: str = ""
+    """MLFLOW_EXPERIMENT_NAME; empty for an experiment for each table."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What no message may show."""
+
+    @property
+    def shown(self) -> str:
+        """The address without user name and password."""
+        return re.sub(r"//[^/@]*@", "//", self.uri)
+
+
+def tracking_from_environment() -> Tracking:
+    """Return where MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say that runs are logged."""
+    values = [
+        os.environ.get(f"MLFLOW_{name}", "").strip()
+        for name in ("TRACKING_URI", "EXPERIMENT_NAME", "TRACKING_TOKEN", "TRACKING_PASSWORD")
+    ]
+    return Tracking(values[0], values[1], tuple(filter(None, values[2:])))
+
+
 def environment_values() -> dict[str, str]:
     """Return the environment's variables, for keeping what is private out of files that are shared."""
     return dict(os.environ)
@@ -264,3 +291,9 @@ def quiet_libraries() -> None:
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     # A pooled connection would continue writing to a database that has been renamed and replaced.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    # `repro ui` starts no workers for jobs that nothing here has.
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    # MLflow would wait for a server for up to 16 minutes a call. What a server does not take now, `repro track` logs later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

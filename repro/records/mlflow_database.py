@@ -1,25 +1,58 @@
-"""Logging run records to an MLflow database. Imports mlflow, which takes seconds: mlflow_view.py imports it when needed."""
+"""Logging run records to MLflow. Imports mlflow, which takes seconds: mlflow_view.py imports it when needed.
 
+An experiment a table; in it a parent run for all runs that differ in cell and seed alone, and under it a run for each record.
+"""
+
+import math
+import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_latest_schema_revision
 from sqlalchemy.exc import SQLAlchemyError
 
 from repro.core.files import replacing_file
-from repro.core.workspace import Workspace
+from repro.core.workspace import Tracking, Workspace
+from repro.records.mlflow_run import (
+    MLFLOW_PARENT_TAG,
+    PARENT_TAG,
+    RUN_TAG,
+    VERDICT_TAG,
+    VIEW,
+    VIEW_TAG,
+    describe_parent,
+    list_inputs,
+    list_metrics,
+    list_params,
+    list_parent_metrics,
+    list_run_tags,
+    list_tags,
+    parent_key,
+    parent_name,
+    run_name,
+    table_of,
+    times_of,
+)
 from repro.records.record import RunRecord, StoredRun
 
 EXPERIMENT = "actiondiff"
-RUN_TAG = "repro.run"
+"""What the names of experiments begin with."""
+TABLES = ("published", "own", "extras", "smoke")
+OWN_TAG = "repro.view"
+"""Tag of experiments that this module made."""
+NOTE = "Made from the run records by `repro track`, which can rebuild it at any time. Scores are in points."
 BATCH = 1000
 """Most metrics that MLflow takes in one call."""
+PAGE = 1000
+"""Runs that are asked for at once."""
 
 FAILURES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 """What logging raises if the database or the artifacts cannot be used."""
@@ -48,35 +81,208 @@ def find_other_schema(path: Path) -> str | None:
     return f"it is of another version of MLflow (schema {' '.join(found) or 'unfinished'}, this version has {latest})"
 
 
-def log_missing_runs(
-    runs: Sequence[tuple[StoredRun, RunRecord]], workspace: Workspace, report: Callable[[str], None]
-) -> int:
-    """Log the runs that the workspace's database does not have. The caller holds the workspace's MLflow lock.
+@dataclass(frozen=True, slots=True)
+class LogRequest:
+    """Where runs are logged, and how.
 
     Args:
-        runs: The runs with their records.
-        workspace: Where the database is.
-        report: Called with a line for what was changed in the database besides.
+        workspace: Whose records are logged. The caller holds its MLflow lock.
+        report: Called with a line for what was changed besides.
+        tracking: The server and the experiment that the environment names [default: the workspace's database].
+        rebuild: Delete the runs that were logged before, and log all.
+        deadline: `time.monotonic()` after which no further run is logged.
+        verdicts: What `repro check` says, by the key of each run that it judged.
+    """
+
+    workspace: Workspace
+    report: Callable[[str], None]
+    tracking: Tracking = field(default_factory=Tracking)
+    rebuild: bool = False
+    deadline: float = math.inf
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+
+    def check_time(self) -> None:
+        """Raise TimeoutError after the deadline."""
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("it takes too long")
+
+
+def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRequest) -> int:
+    """Log the runs that the experiments do not have.
 
     Returns:
         The number of runs logged.
 
     Raises:
-        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: the database or the artifacts cannot be used.
+        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: the database, server or artifacts cannot be used.
     """
-    client = _open_client(workspace.mlflow_db)
-    experiment_id = _find_experiment(client, workspace, report)
-    logged = 0
+    tracking = request.tracking
+    client = MlflowClient(tracking.uri) if tracking.uri else _open_client(request.workspace.mlflow_db)
+    experiments: dict[str, list[tuple[StoredRun, RunRecord]]] = {}
     for stored, record in runs:
-        found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{record.run}'")
-        complete = [run for run in found if run.info.status == "FINISHED" and _has_artifacts(run.info.artifact_uri)]
-        for other in found:  # of a killed process, without its files, or restored together with its experiment
-            if other not in complete[:1]:
-                client.delete_run(other.info.run_id)
-        if not complete:
-            _log_run(client, experiment_id, stored, record)
-            logged += 1
-    return logged
+        experiments.setdefault(name_experiment(tracking, table_of(record)), []).append((stored, record))
+    if request.rebuild:
+        # Also those whose records are gone.
+        for name in dict.fromkeys((EXPERIMENT, *(name_experiment(tracking, table) for table in TABLES))):
+            if client.get_experiment_by_name(name) is not None:
+                experiments.setdefault(name, [])
+    elif not tracking.uri:
+        _delete_former_runs(client, request)
+    return sum(_Experiment(client, name, request).log_runs(members) for name, members in experiments.items())
+
+
+def name_experiment(tracking: Tracking, table: str) -> str:
+    """Return the experiment of a table's runs: one for each table, unless the environment names one for all."""
+    return tracking.experiment or f"{EXPERIMENT}-{table}"
+
+
+def find_experiment_id(tracking: Tracking, database: Path) -> str | None:
+    """Return the id of the first experiment that has runs of this project, the published table's first; None if none has."""
+    client = MlflowClient(tracking.uri or f"sqlite:///{database}")
+    for table in TABLES:
+        found = client.get_experiment_by_name(name_experiment(tracking, table))
+        if found is not None and found.lifecycle_stage == "active":
+            return str(found.experiment_id)
+    return None
+
+
+def _delete_former_runs(client: MlflowClient, request: LogRequest) -> None:
+    """Delete the runs that versions up to 0.1.0 logged to one experiment for all tables. MLflow can restore them."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        return
+    former = [
+        run
+        for run in _search_runs(client, experiment.experiment_id, ViewType.ACTIVE_ONLY)
+        if RUN_TAG in run.data.tags and VIEW_TAG not in run.data.tags
+    ]
+    for run in former:
+        client.delete_run(run.info.run_id)
+    if former:
+        request.report(
+            f"mlflow      {len(former)} runs of an earlier format in experiment '{EXPERIMENT}' deleted, logging them again"
+        )
+
+
+def _search_runs(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], run_view_type=view, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@dataclass(slots=True)
+class _Experiment:
+    """One experiment, and the runs of this project in it."""
+
+    client: MlflowClient
+    name: str
+    request: LogRequest
+    id: str = ""
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    """By the key of the record's run."""
+    parents: dict[str, list[Run]] = field(default_factory=dict)
+    """By the key that the runs under one parent share."""
+
+    def log_runs(self, records: Sequence[tuple[StoredRun, RunRecord]]) -> int:
+        self.id = _find_experiment(self.client, self.name, self.request)
+        self._read_runs()
+        families: dict[str, list[tuple[StoredRun, RunRecord]]] = {}
+        for stored, record in records:
+            families.setdefault(parent_key(record), []).append((stored, record))
+        return sum(self._log_family(key, members) for key, members in families.items())
+
+    def _read_runs(self) -> None:
+        rebuild = self.request.rebuild
+        for run in _search_runs(self.client, self.id, ViewType.ALL if rebuild else ViewType.ACTIVE_ONLY):
+            tags = run.data.tags
+            if RUN_TAG not in tags and PARENT_TAG not in tags:
+                continue  # of somebody else
+            if rebuild:
+                self._delete_for_good(run)
+            elif tags.get(VIEW_TAG) != VIEW:
+                self.client.delete_run(run.info.run_id)
+            else:
+                known, tag = (self.runs, RUN_TAG) if RUN_TAG in tags else (self.parents, PARENT_TAG)
+                known.setdefault(tags[tag], []).append(run)
+
+    def _delete_for_good(self, run: Run) -> None:
+        if self.request.tracking.uri:
+            # A server has no call for more than that; whoever runs it has `mlflow gc`.
+            if run.info.lifecycle_stage == "active":
+                self.client.delete_run(run.info.run_id)
+            return
+        # As `mlflow gc` does.
+        store = self.client._tracking_client.store
+        store._hard_delete_run(run.info.run_id)
+        folder = _path_of(run.info.artifact_uri)
+        if folder.is_relative_to(self.request.workspace.mlflow_artifacts):
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+    def _log_family(self, key: str, members: Sequence[tuple[StoredRun, RunRecord]]) -> int:
+        """Log the runs that differ in cell and seed alone, under one parent."""
+        self.request.check_time()
+        records = [record for _, record in members]
+        parent, others = self._find_parent(key, records)
+        logged = 0
+        for stored, record in members:
+            found = self.runs.get(record.run, [])
+            complete = [run for run in found if run.info.status == "FINISHED" and self._has_artifacts(run)]
+            for other in found:  # of a killed process, without its files, or restored together with its experiment
+                if other not in complete[:1]:
+                    self.client.delete_run(other.info.run_id)
+            if complete:
+                if complete[0].data.tags.get(MLFLOW_PARENT_TAG) != parent.info.run_id:
+                    self.client.set_tag(complete[0].info.run_id, MLFLOW_PARENT_TAG, parent.info.run_id)
+                self._set_verdict(complete[0], record)
+            else:
+                self.request.check_time()
+                self._log_run(stored, record, parent.info.run_id)
+                logged += 1
+        for other in others:
+            self.client.delete_run(other.info.run_id)
+        if logged or parent.info.status != "FINISHED":
+            self.client.log_batch(parent.info.run_id, metrics=list_parent_metrics(records))
+            self.client.set_terminated(parent.info.run_id, end_time=max(times_of(record)[1] for record in records))
+        self._set_verdict(parent, *records)
+        return logged
+
+    def _find_parent(self, key: str, records: Sequence[RunRecord]) -> tuple[Run, list[Run]]:
+        """Return the parent, which is created if it is missing, and others of the same key, which nothing needs."""
+        found = self.parents.get(key, [])
+        if found:
+            return found[0], found[1:]
+        record, start = records[0], min(times_of(record)[0] for record in records)
+        tags = list_tags(record) | {PARENT_TAG: key, "mlflow.note.content": describe_parent(record)}
+        return self.client.create_run(self.id, start_time=start, tags=tags, run_name=parent_name(record)), []
+
+    def _log_run(self, stored: StoredRun, record: RunRecord, parent: str) -> None:
+        client, (start, end) = self.client, times_of(record)
+        verdict = self.request.verdicts.get(record.run)
+        tags = list_run_tags(record, parent) | ({VERDICT_TAG: verdict} if verdict else {})
+        run = client.create_run(self.id, start_time=start, tags=tags, run_name=run_name(record)).info.run_id
+        client.log_batch(run, params=list_params(record))
+        metrics = list_metrics(record)
+        for first in range(0, len(metrics), BATCH):
+            client.log_batch(run, metrics=metrics[first : first + BATCH])
+        client.log_inputs(run, list_inputs(record))
+        client.log_artifact(run, str(stored.record_path))
+        client.log_artifact(run, str(stored.predictions_path))
+        # Last: only a run that got all of this counts as logged.
+        client.set_terminated(run, end_time=end)
+
+    def _set_verdict(self, run: Run, *records: RunRecord) -> None:
+        verdict = next((self.request.verdicts[r.run] for r in records if r.run in self.request.verdicts), None)
+        if verdict is not None and run.data.tags.get(VERDICT_TAG) != verdict:
+            self.client.set_tag(run.info.run_id, VERDICT_TAG, verdict)
+
+    def _has_artifacts(self, run: Run) -> bool:
+        """Whether a run has its files; a server's are not looked for."""
+        uri = run.info.artifact_uri
+        return bool(self.request.tracking.uri) or (_path_of(uri) / "record.json").is_file()
 
 
 def _open_client(path: Path) -> MlflowClient:
@@ -89,19 +295,24 @@ def _open_client(path: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{path}")
 
 
-def _find_experiment(client: MlflowClient, workspace: Workspace, report: Callable[[str], None]) -> str:
-    """Return the id of the experiment, which is created if it is missing, and whose artifacts are in this workspace."""
-    here = workspace.mlflow_artifacts
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+def _find_experiment(client: MlflowClient, name: str, request: LogRequest) -> str:
+    """Return the id of an experiment, which is created if it is missing; in the workspace's database its artifacts are in the workspace."""
+    here, database = request.workspace.mlflow_artifacts, request.workspace.mlflow_db
+    local = not request.tracking.uri
+    experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=here.as_uri()))
+        tags = {OWN_TAG: VIEW, "mlflow.note.content": NOTE, "mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=here.as_uri() if local else None, tags=tags))
     experiment_id = str(experiment.experiment_id)
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment_id)
-        report(f"mlflow      experiment '{EXPERIMENT}' had been deleted: restored  {workspace.mlflow_db}")
-    if not _is_same_folder(_path_of(experiment.artifact_location), here):
-        _move_artifacts(workspace.mlflow_db, experiment_id, experiment.artifact_location, here.as_uri())
-        report(f"mlflow      artifacts are in {here} now, were in {_path_of(experiment.artifact_location)}")
+        request.report(
+            f"mlflow      experiment '{name}' had been deleted: restored  {database if local else ''}".rstrip()
+        )
+    # Not of an experiment that the user made and named.
+    if local and OWN_TAG in experiment.tags and not _is_same_folder(_path_of(experiment.artifact_location), here):
+        _move_artifacts(database, experiment_id, experiment.artifact_location, here.as_uri())
+        request.report(f"mlflow      artifacts are in {here} now, were in {_path_of(experiment.artifact_location)}")
     return experiment_id
 
 
@@ -127,74 +338,3 @@ def _move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> No
 
 def _path_of(uri: str) -> Path:
     return Path(unquote(urlparse(uri).path))
-
-
-def _has_artifacts(uri: str) -> bool:
-    return (_path_of(uri) / "record.json").is_file()
-
-
-def _log_run(client: MlflowClient, experiment_id: str, stored: StoredRun, record: RunRecord) -> None:
-    tags = {
-        RUN_TAG: record.run,
-        "repro.group": record.group,
-        "repro.row": record.row,
-        "repro.kind": record.kind,
-        "repro.protocol": record.protocol,
-        "repro.complete": str(record.complete).lower(),
-        "mlflow.runName": f"{record.row}/seed{record.seed}",
-    }
-    run = client.create_run(experiment_id, tags=tags)
-    client.log_batch(
-        run.info.run_id,
-        params=[Param(name, str(value)) for name, value in _list_params(record).items()],
-        tags=[RunTag("repro.device", record.made.on.get("device", ""))],
-    )
-    metrics = _list_metrics(record, run.info.start_time)
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run.info.run_id, metrics=metrics[start : start + BATCH])
-    client.log_artifact(run.info.run_id, str(stored.record_path))
-    client.log_artifact(run.info.run_id, str(stored.predictions_path))
-    # Last: only a run that got all of this counts as logged.
-    client.set_terminated(run.info.run_id)
-
-
-def _list_params(record: RunRecord) -> dict[str, object]:
-    recipe = record.recipe.model_dump(mode="json", exclude={"note"})
-    return (
-        {f"recipe.{name}": value for name, value in recipe.items()}
-        | {
-            "seed": record.seed,
-            "row_version": record.row_version,
-            "precision": record.precision,
-            "features.key": record.features.key,
-            "features.cell": record.features.cell,
-            "features.precision": record.features.identity.get("precision", "fp32"),
-            "train": f"{record.train.name} ({record.train.clips} clips)",
-            "test": f"{record.test.name} ({record.test.clips} clips)",
-            "test.sha256": record.test.sha256,
-        }
-        | {f"version.{name}": value for name, value in record.made.by.items()}
-        | record.made.on
-    )
-
-
-def _list_metrics(record: RunRecord, at: int) -> list[Metric]:
-    """Return every score of a run as MLflow metrics, at the time `at` (ms); the step is the epoch."""
-    metrics = [
-        Metric(name, value, at, epoch.epoch)
-        for epoch in record.epochs
-        for name, value in (
-            {"train_loss": epoch.train_loss}
-            | epoch.scores
-            | {f"held_out.{name}": value for name, value in (epoch.held_out or {}).items()}
-        ).items()
-    ]
-    for rule in ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out"):
-        selection = getattr(record, rule)
-        if selection is not None:
-            metrics += [
-                Metric(f"{rule}.{name}", value, at, selection.epoch) for name, value in selection.scores.items()
-            ]
-    for baseline in ("chance", "class_prior", "constant"):
-        metrics += [Metric(f"{baseline}.{name}", value, at, 0) for name, value in getattr(record, baseline).items()]
-    return metrics

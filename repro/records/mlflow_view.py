@@ -5,20 +5,30 @@ is renamed and built again from the records. A healthy one never is, because a u
 """
 
 import logging
+import math
+import re
 import sqlite3
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import closing, suppress
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.files import set_aside
 from repro.core.locks import wait_for_lock
-from repro.core.workspace import Workspace, quiet_libraries
+from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_from_environment
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
+
+if TYPE_CHECKING:
+    from repro.records.mlflow_database import LogRequest
 
 PATIENCE = 300.0
 """Seconds to wait for a database that another program holds locked. The processes of this project wait without a limit."""
+SERVER_PATIENCE = 30.0
+"""Seconds that a command that made runs spends on logging them to a server."""
 JOURNALS = ("-journal", "-wal", "-shm")
 """Endings of the files that SQLite keeps next to a database and applies to whatever database has its name."""
 
@@ -27,14 +37,109 @@ LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 def log_runs(workspace: Workspace, reporter: Reporter) -> None:
-    """Log every complete run of the workspace that its MLflow database does not have yet.
+    """Log every complete run of the workspace that MLflow does not have yet, after a command that made runs.
 
-    Waits for other processes that log, and for a database that is locked. A database of another version of MLflow is left as
-    it is, which is reported.
+    A server of MLFLOW_TRACKING_URI that does not take them costs a warning and SERVER_PATIENCE: `repro track` logs them later.
 
     Raises:
-        UsageError: the database or its artifacts cannot be written. The run records are complete.
+        UsageError: the workspace's database or its artifacts cannot be written. The run records are complete.
     """
+    if not tracking_from_environment().uri:
+        track_runs(workspace, reporter)
+        return
+    try:
+        track_runs(workspace, reporter, patience=SERVER_PATIENCE)
+    except UsageError as error:
+        reporter.warn(str(error))
+
+
+def track_runs(
+    workspace: Workspace,
+    reporter: Reporter,
+    *,
+    rebuild: bool = False,
+    patience: float = math.inf,
+    verdicts: Mapping[str, str] | None = None,
+) -> bool:
+    """Log every complete run of the workspace that MLflow does not have yet; returns whether it has all now.
+
+    In the workspace's database, waits for other processes that log, and for a database that is locked. A database of another
+    version of MLflow is left as it is, which is reported.
+
+    Args:
+        workspace: Whose runs.
+        reporter: Where progress and warnings are reported.
+        rebuild: Delete what was logged of this project before. A database of another version of MLflow is renamed.
+        patience: Seconds to try a server for.
+        verdicts: What `repro check` says, by the key of each run that it judged.
+
+    Raises:
+        UsageError: the database, the server or the artifacts cannot be written. The run records are complete.
+    """
+    tracking, deadline = tracking_from_environment(), time.monotonic() + patience
+    mlflow_database = _import_mlflow()
+    request = mlflow_database.LogRequest(workspace, reporter.line, tracking, rebuild, deadline, verdicts or {})
+    try:
+        # Only a server's deadline: a database is waited for as long as another process logs to it.
+        with wait_for_lock(
+            workspace.mlflow_lock,
+            lambda: reporter.line("mlflow      waiting for another process that logs its runs"),
+            deadline if tracking.uri else math.inf,
+        ):
+            # Read only now: the next process to hold the lock logs what was recorded meanwhile.
+            runs = _load_records(workspace, reporter)
+            logged = (
+                mlflow_database.log_missing_runs(runs, request)
+                if tracking.uri
+                else _log_to_database(runs, request, reporter)
+            )
+    except UsageError:
+        raise
+    except Exception as error:
+        if not tracking.uri:
+            raise
+        # Whatever a server answers, and whatever mlflow makes of it: the runs are recorded.
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI {tracking.shown}: not all runs are logged to MLflow ({_describe_failure(error, tracking)}): "
+            "the run records are complete: check address and server, then `repro track` logs what is missing"
+        ) from error
+    if logged is None:
+        return False
+    reporter.stage(
+        "mlflow",
+        total=len(runs),
+        reused=len(runs) - logged,
+        made="logged",
+        why=tracking.shown,
+        where=None if tracking.uri else workspace.mlflow_db,
+    )
+    return True
+
+
+def find_shown_experiment(workspace: Workspace) -> str:
+    """Return the id of the experiment whose runs are shown first.
+
+    Raises:
+        UsageError: the database or the server cannot be used, or has no runs of this project.
+    """
+    tracking = tracking_from_environment()
+    mlflow_database, place = _import_mlflow(), tracking.shown or str(workspace.mlflow_db)
+    try:
+        other = None if tracking.uri else mlflow_database.find_other_schema(workspace.mlflow_db)
+        found = None if other else mlflow_database.find_experiment_id(tracking, workspace.mlflow_db)
+    except Exception as error:
+        raise UsageError(
+            f"{place}: cannot be read ({_describe_failure(error, tracking)}): check it, or run `repro track`"
+        ) from error
+    if found is None:
+        raise UsageError(
+            f"{place}: {other or 'no runs of this project are logged'}: `repro track{' --rebuild' if other else ''}` logs them"
+        )
+    return str(found)
+
+
+def _import_mlflow() -> ModuleType:
+    """Import the module that logs, and mlflow with it, quietly."""
     quiet_libraries()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # at import, mlflow warns of its own deprecated parts
@@ -42,40 +147,53 @@ def log_runs(workspace: Workspace, reporter: Reporter) -> None:
         # is taken, so that processes that wait for it do so at the same time.
         from repro.records import mlflow_database
 
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
-        # They report created tables, checked versions and errors that are raised as well.
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3"):
+        # They report created tables, checked versions, retries, and errors that are raised as well.
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with wait_for_lock(
-        workspace.mlflow_lock, lambda: reporter.line("mlflow      waiting for another process that logs its runs")
-    ):
-        # Read only now: the next process to hold the lock logs what was recorded meanwhile.
-        runs = _load_records(workspace, reporter)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                if not _wait_until_unlocked(workspace, deadline, reporter):
-                    return
-                if not _is_intact(workspace):
-                    _set_database_aside(workspace, reporter)
-                other = mlflow_database.find_other_schema(workspace.mlflow_db)
-                if other is not None:
-                    reporter.warn(
-                        f"{workspace.mlflow_db}: {other}: left as it is, and the runs are not logged: to have them logged, "
-                        f"move it elsewhere, or make a copy and run 'mlflow db upgrade sqlite:///{workspace.mlflow_db}'"
-                    )
-                    return
-                logged = mlflow_database.log_missing_runs(runs, workspace, reporter.line)
-            except mlflow_database.FAILURES as error:
-                code = _find_sqlite_code(error)
-                # Locked or found damaged while it was written: the next round waits for it, or renames it.
-                if code in LOCKED or (code in DAMAGED and time.monotonic() < deadline):
-                    continue
-                raise UsageError(
-                    f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({' '.join(str(error).split())[:120]}): the run "
-                    "records are complete: free space or correct the path, then run the command again to log them"
-                ) from error
-            break
-    reporter.stage("mlflow", total=len(runs), reused=len(runs) - logged, made="logged", where=workspace.mlflow_db)
+    return mlflow_database
+
+
+def _describe_failure(error: Exception, tracking: Tracking) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    # urllib3 states what happened last, after all that it tried.
+    cause = re.search(r"Caused by \w+\([\"'](.*)[\"']\)", text)
+    text = cause[1] if cause else text
+    # Servers and proxies may answer with what they were sent; and credentials may be anywhere in an address.
+    for secret in tracking.secrets:
+        text = text.replace(secret, "...")
+    return re.sub(r"//[^/@\s]*@", "//", text)[:160]
+
+
+def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogRequest", reporter: Reporter) -> int | None:
+    """Log to the workspace's database; returns how many runs were logged, or None if it could not be used, which was reported."""
+    from repro.records import mlflow_database
+
+    workspace, deadline = request.workspace, time.monotonic() + PATIENCE
+    while True:
+        try:
+            if not _wait_until_unlocked(workspace, deadline, reporter):
+                return None
+            if not _is_intact(workspace):
+                _set_database_aside(workspace, reporter, "not a complete database")
+            other = mlflow_database.find_other_schema(workspace.mlflow_db)
+            if other is not None and request.rebuild:
+                _set_database_aside(workspace, reporter, other)
+            elif other is not None:
+                reporter.warn(
+                    f"{workspace.mlflow_db}: {other}: left as it is, and the runs are not logged: to have them logged, run "
+                    f"`repro track --rebuild`, which renames it, or make a copy and run 'mlflow db upgrade sqlite:///{workspace.mlflow_db}'"
+                )
+                return None
+            return mlflow_database.log_missing_runs(runs, request)
+        except mlflow_database.FAILURES as error:
+            code = _find_sqlite_code(error)
+            # Locked or found damaged while it was written: the next round waits for it, or renames it.
+            if code in LOCKED or (code in DAMAGED and time.monotonic() < deadline):
+                continue
+            raise UsageError(
+                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({' '.join(str(error).split())[:120]}): the run "
+                "records are complete: free space or correct the path, then `repro track` logs them"
+            ) from error
 
 
 def _load_records(workspace: Workspace, reporter: Reporter) -> list[tuple[StoredRun, RunRecord]]:
@@ -111,7 +229,7 @@ def _wait_until_unlocked(workspace: Workspace, deadline: float, reporter: Report
         if time.monotonic() > deadline:
             reporter.warn(
                 f"{path}: locked by another program for {PATIENCE / 60:.0f} minutes: the runs are recorded and not yet logged "
-                "to MLflow: close that program; the next command that trains a row logs them"
+                "to MLflow: close that program; `repro track` logs them"
             )
             return False
         if not reported:
@@ -148,11 +266,11 @@ def _find_sqlite_code(error: BaseException) -> int | None:
     return None
 
 
-def _set_database_aside(workspace: Workspace, reporter: Reporter) -> None:
+def _set_database_aside(workspace: Workspace, reporter: Reporter, why: str) -> None:
     path = workspace.mlflow_db
     aside = set_aside(path)
     # With its journals, which SQLite would otherwise apply to the new database.
     for ending in JOURNALS:
         with suppress(FileNotFoundError):
             path.with_name(path.name + ending).replace(aside.with_name(aside.name + ending))
-    reporter.warn(f"{path}: not a complete database: renamed to {aside.name}, rebuilding it from the run records")
+    reporter.warn(f"{path}: {why}: renamed to {aside.name}, rebuilding it from the run records")

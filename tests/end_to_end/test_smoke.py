@@ -159,16 +159,19 @@ def test_it_passes_offline_and_repeats_the_golden_features(done: tuple[Path, dic
     records = report["records"]
     assert len(records) == 4
     with sqlite3.connect(workspace / "mlflow.db") as database:
-        assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (4,)
+        assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (6,)
         logged = dict(
             database.execute(
                 "select r.name, l.value from latest_metrics l join runs r on r.run_uuid = l.run_uuid "
-                "where l.key = 'best_epoch_on_test.map_micro'"
+                "where l.key = 'best_epoch_on_test/map_micro'"
             )
         )
     for path in records:
         record = json.loads((workspace / "runs" / path).read_text())
-        assert logged[f"{record['row']}/seed{record['seed']}"] == record["best_epoch_on_test"]["scores"]["map_micro"]
+        assert (
+            logged[f"{record['row']} {record['features']['cell']} seed{record['seed']}"]
+            == 100 * record["best_epoch_on_test"]["scores"]["map_micro"]
+        )
 
 
 @pytest.mark.usefixtures("few")

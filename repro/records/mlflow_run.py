@@ -1,0 +1,231 @@
+"""What MLflow shows of a run record: names, tags, params, metrics, data sets and a description. Imports mlflow, as mlflow_database.py."""
+
+import datetime
+import json
+from collections.abc import Sequence
+from statistics import fmean
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+from repro.backbones.config import Cell
+from repro.core.errors import UsageError
+from repro.records.record import RunRecord
+from repro.table.row import Row
+from repro.table.rows import load_row
+
+VIEW = "2"
+"""Version of what is logged of a record. Runs of another one are logged again."""
+RUN_TAG, PARENT_TAG, VIEW_TAG, VERDICT_TAG = "repro.run", "repro.parent", "repro.view", "verdict"
+MLFLOW_PARENT_TAG = "mlflow.parentRunId"
+DIGEST = 36
+"""Most characters of a data set's digest that MLflow stores."""
+RULES = ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out")
+
+
+def table_of(record: RunRecord) -> str:
+    """Return the table that a record belongs to: published, extras, smoke or own."""
+    return "extras" if record.kind == "extra" else record.kind
+
+
+def parent_key(record: RunRecord) -> str:
+    """Return what the runs under one parent share: all but cell and seed."""
+    # Records from before grids have no such key.
+    return record.grid or record.group
+
+
+def parent_name(record: RunRecord) -> str:
+    """Return the name of the run that a record's run is under."""
+    return " ".join([record.row, *_variants(record)])
+
+
+def run_name(record: RunRecord) -> str:
+    """Return the name of a record's run, which tells row, cell, seed and protocol."""
+    return " ".join([record.row, record.features.cell, f"seed{record.seed}", *_variants(record)])
+
+
+def _variants(record: RunRecord) -> list[str]:
+    """What a run's inputs or recipe differ in from the published table's, as far as names say it."""
+    return [
+        *(["held-out"] if record.protocol == "held-out" else []),
+        *([record.recipe.head] if record.recipe.head != "transformer" else []),
+        *([record.features.stored_as] if record.features.stored_as != "float32" else []),
+        *([] if record.complete else ["trial"]),
+    ]
+
+
+def times_of(record: RunRecord) -> tuple[int, int]:
+    """Return when training began and ended, in milliseconds since 1970."""
+    end = datetime.datetime.fromisoformat(record.made.at).timestamp()
+    return round(1000 * (end - record.made.seconds)), round(1000 * end)
+
+
+def list_tags(record: RunRecord) -> dict[str, str]:
+    """Return what runs are searched by. A parent has those that all runs under it share."""
+    row, identity = _row_of(record), record.features.identity
+    found = {
+        VIEW_TAG: VIEW,
+        "table": table_of(record),
+        "row": record.row,
+        "setting": row.setting if row else record.kind,
+        "backbone": row.backbone if row else str(identity.get("family", "")),
+        "protocol": record.protocol,
+        "complete": str(record.complete).lower(),
+        "code": record.made.by.get("actiondiff-repro", ""),
+        "checkpoint": str(identity.get("checkpoint_sha256", "")),
+        "feature_key": record.features.key,
+        "data_manifest": " ".join(f"{name}:{sha256}" for name, sha256 in sorted(record.manifests.items())),
+        "mlflow.source.name": row.command if row else f"repro {record.row}",
+        "mlflow.source.type": "LOCAL",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def list_run_tags(record: RunRecord, parent: str) -> dict[str, str]:
+    """Return the tags of a record's run under the run with id `parent`."""
+    device = record.made.on.get("device")
+    return (
+        list_tags(record)
+        | ({"device": device} if device else {})
+        | {
+            RUN_TAG: record.run,
+            "group": record.group,
+            "cell": record.features.cell,
+            "seed": str(record.seed),
+            MLFLOW_PARENT_TAG: parent,
+            "mlflow.note.content": _describe_run(record),
+        }
+    )
+
+
+def list_params(record: RunRecord) -> list[Param]:
+    """Return what a run was made with, and the scores of predictors that see no features, in points."""
+    row, cell = _row_of(record), Cell.parse(record.features.cell)
+    recipe = record.recipe.model_dump(mode="json", exclude={"note"})
+    found: dict[str, object] = {
+        "row": record.row,
+        "setting": row.setting if row else record.kind,
+        "backbone": row.backbone if row else str(record.features.identity.get("family", "")),
+        "timestep": "none" if cell.timestep is None else cell.timestep,
+        "layer": cell.layer,
+        "seed": record.seed,
+        "metric": record.metric,
+        "protocol": record.protocol,
+        "row_version": record.row_version,
+        "precision": record.precision,
+        "features.cell": record.features.cell,
+        "features.precision": record.features.identity.get("precision", "fp32"),
+        "features.stored_as": record.features.stored_as,
+    }
+    found |= {f"recipe.{name}": value for name, value in recipe.items()}
+    for baseline in ("chance", "class_prior", "constant"):
+        found |= {f"{baseline}.{name}": f"{100 * value:.4g}" for name, value in getattr(record, baseline).items()}
+    found |= {f"version.{name}": value for name, value in record.made.by.items()}
+    found |= {f"machine.{name}": value for name, value in record.made.on.items()}
+    return [Param(name, str(value)) for name, value in found.items()]
+
+
+def list_metrics(record: RunRecord) -> list[Metric]:
+    """Return the loss and scores of a run, scores in points; the step is the epoch.
+
+    A record states when training began and ended: epochs are spread evenly between.
+    """
+    start, end = times_of(record)
+    last = record.epochs[-1].epoch
+    found = []
+    for epoch in record.epochs:
+        at = start + (end - start) * epoch.epoch // last
+        found.append(Metric("train/loss", epoch.train_loss, at, epoch.epoch))
+        for part, scores in (("test", epoch.scores), ("held_out", epoch.held_out or {})):
+            found += [Metric(f"{part}/{name}", 100 * value, at, epoch.epoch) for name, value in scores.items()]
+    for rule in RULES:
+        selection = getattr(record, rule)
+        if selection is not None:
+            found += [
+                Metric(f"{rule}/{name}", 100 * value, end, selection.epoch) for name, value in selection.scores.items()
+            ]
+    return [*found, *_list_scores(record, measured_points(record), end)]
+
+
+def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
+    """Return the mean over seeds in the cell that the table uses, or in the only one, and how much there is.
+
+    Args:
+        records: All records under one parent.
+    """
+    record, end = records[0], max(times_of(other)[1] for other in records)
+    row, cells = _row_of(record), {other.features.cell for other in records}
+    cell = row.features.name if row else min(cells) if len(cells) == 1 else ""
+    points = [measured_points(other) for other in records if other.features.cell == cell]
+    counts = {"runs": len(records), "cells": len(cells), "seeds": len({other.seed for other in records})}
+    found = [Metric(f"count/{name}", number, end, 0) for name, number in counts.items()]
+    return [*found, *(_list_scores(record, fmean(points), end) if points else [])]
+
+
+def describe_parent(record: RunRecord) -> str:
+    """Return what the runs under a parent have in common, in Markdown."""
+    return (
+        f"{_describe_row(record)}\n\nThe runs below differ in cell (timestep and layer) and seed alone. `score/measured` is the "
+        "mean over seeds in the cell that the table uses."
+    )
+
+
+def list_inputs(record: RunRecord) -> list[DatasetInput]:
+    """Return the splits of a run as MLflow's data sets, whose digests begin the hash of their clips, targets and videos."""
+    parts = (("train", record.train), ("test", record.test), ("held_out", record.held_out))
+    return [
+        DatasetInput(
+            Dataset(
+                split.name,
+                split.sha256[:DIGEST],
+                source_type="repro",
+                source=json.dumps({"split": split.name, "manifests": record.manifests}),
+                profile=json.dumps({"clips": split.clips, "missing": len(split.missing_clips)}),
+            ),
+            [InputTag("mlflow.data.context", part)],
+        )
+        for part, split in parts
+        if split is not None
+    ]
+
+
+def measured_points(record: RunRecord) -> float:
+    """Return the score of a run under its protocol's rule, in points."""
+    selection = record.best_epoch_on_held_out or record.best_epoch_on_test
+    return 100 * selection.scores[record.metric]
+
+
+def _list_scores(record: RunRecord, measured: float, at: int) -> list[Metric]:
+    row = _row_of(record)
+    found = {"measured": measured}
+    if row is not None and row.published is not None:
+        found |= {"published": row.published.value, "difference": round(measured - row.published.value, 9)}
+    return [Metric(f"score/{name}", value, at, 0) for name, value in found.items()]
+
+
+def _describe_row(record: RunRecord) -> str:
+    row = _row_of(record)
+    title = f"**{record.row}**" + (f": {row.title}" if row else "")
+    rule = "best epoch on the test split" if record.protocol == "published" else "best epoch on held-out clips"
+    lines = [title, f"Trained on {record.train.name}, tested on {record.test.name}. {record.metric}, {rule}."]
+    if row is not None and row.published is not None:
+        lines.append(f"Published: {row.published.value:.{row.published.digits}f} ({row.published.source}).")
+    if not record.complete:
+        lines.append("A trial on fewer clips: never judged.")
+    return "\n\n".join(lines)
+
+
+def _describe_run(record: RunRecord) -> str:
+    return (
+        f"{_describe_row(record)}\n\nCell {record.features.cell}, seed {record.seed}: {measured_points(record):.2f}. Scores are in "
+        "points. The times of epochs are spread evenly between start and end of training."
+    )
+
+
+def _row_of(record: RunRecord) -> Row | None:
+    """Return the row as it is configured; None for own rows, whose configs are elsewhere, and rows that no longer exist."""
+    if record.kind == "own":
+        return None
+    try:
+        return load_row(record.row)
+    except UsageError:
+        return None
