@@ -89,11 +89,13 @@ def check(
         print(json.dumps(report | (claimed.as_json() if claimed else {}), indent=1))
     else:
         print_sentence(f"judged by {name}, sha256 {sha256[:16]}")
-        _print_verdicts(verdicts, {"extras": extras, "own rows": own}, damaged=len(damaged), left_out=len(left_out))
+        _print_verdicts(verdicts, {"extras": extras, "own rows": own})
         if intervals:
             print_line("what other test clips would give, which no verdict uses:")
         print_lines(f"{row:<24} {interval}" for row, interval in intervals.items())
         print_lines(claimed.format() if claimed else [])
+        # Last, where a person looks first.
+        _print_counts(verdicts, damaged=len(damaged), left_out=len(left_out))
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
         raise NothingToCheckError(
@@ -115,9 +117,7 @@ def _warn(line: str) -> None:
     print_sentence(f"warning: {line}", to_stderr=True)
 
 
-def _print_verdicts(
-    verdicts: Sequence[Verdict], others: Mapping[str, Sequence[RunRecord]], *, damaged: int, left_out: int
-) -> None:
+def _print_verdicts(verdicts: Sequence[Verdict], others: Mapping[str, Sequence[RunRecord]]) -> None:
     width = terminal_width()
     print_line(HEADER)
     for verdict in verdicts:
@@ -126,6 +126,9 @@ def _print_verdicts(
         if records:
             names = ", ".join(dict.fromkeys(record.row for record in records))
             print_sentence(f"not judged: {len(records)} records of {kind}, which have no published value: {names}")
+
+
+def _print_counts(verdicts: Sequence[Verdict], *, damaged: int, left_out: int) -> None:
     notes = [format_counts(verdicts)]
     if damaged:
         notes.append(f"{damaged} damaged records left out")
