@@ -81,7 +81,7 @@ def grid(
     Args:
         row: A name from `repro list`, or the path of a row file of own clips.
         protocol: Selects cell and epoch: published, held-out or both [default: published, for own clips held-out].
-        allow_missing: Continue without missing clips; recorded, and widens the margin.
+        allow_missing: Continue without missing clips; recorded, and widens the interval.
     """
     found, workspace = load_requested_row(row, compute.precision), common.open_workspace()
     timesteps = parse_numbers("--timesteps", options.timesteps)

@@ -42,7 +42,7 @@ class RowOptions:
     protocol: ProtocolOption = None
     allow_missing: Annotated[
         FlagOption,
-        Parameter(help="Continue without missing clips; recorded, and widens the margin."),
+        Parameter(help="Continue without missing clips; recorded, and widens the interval."),
     ] = False
     limit: Annotated[
         int | None,

@@ -76,7 +76,7 @@ def format_csv(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     lines = csv.writer(text)
     for row in rows:
-        cells = [value if isinstance(value, int | float) else escape_text(str(value)) for value in row]
+        cells = [value if isinstance(value, int | float) else escape_text(str(value or "")) for value in row]
         # The wide forms too, which some spreadsheet programs read as the others.
         risky = tuple("=+-@＝＋－＠")
         lines.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(risky) else cell for cell in cells])

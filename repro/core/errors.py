@@ -9,7 +9,7 @@ class Exit(IntEnum):
 
     OK = 0
     JUDGED_DIFFERENT = 1
-    # 2 is also what typer exits with for an unknown option.
+    # 2 is also the usual code of command-line parsers for an unknown option.
     USAGE = 2
     INTERNAL = 3
     MISSING = 4

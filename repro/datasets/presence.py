@@ -108,7 +108,7 @@ def without_missing(
         remedy = (
             f"get them (`repro data status {name}` lists what is present)"
             if allow_missing
-            else f"get them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the margin"
+            else f"get them (`repro data prepare {name}`), or pass --allow-missing, which is recorded and widens the interval"
         )
         if folder is None:
             remedy = "correct its table of clips" + (

@@ -15,6 +15,7 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.reading import describe_absence
 from repro.core.workspace import open_workspace
 from repro.judge.evidence import TOLERANCE, Annotations, read_evidence
+from repro.pipeline.bundle.private import REMOVED
 from repro.pipeline.bundle.read import open_bundle
 from repro.records.record import RunRecord, find_runs
 
@@ -22,8 +23,6 @@ INPUTS = ("data", "backbone", "checkpoint", "precision", "reader", "software", "
 """What a score depends on besides row, protocol, cell and seed, causes first."""
 NO_INPUT = "none"
 """In place of the first input of runs whose inputs are all equal."""
-REMOVED = "[removed]"
-"""What a bundle has in place of private text."""
 IDENTITY_INPUTS = {
     "precision": "precision",
     "frames.reader": "reader",

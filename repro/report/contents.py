@@ -5,12 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from repro.backbones.config import read_precision
 from repro.core.errors import NothingToCheckError, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import Manifest, stored_manifest
 from repro.judge.claims.formats import ClaimsReport, report_claims
 from repro.judge.evidence import Annotations, read_evidence
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
+from repro.judge.fitness import explain_mismatch, record_precision
 from repro.judge.grid_selection import grid_cells, has_grid
 from repro.judge.scores.row_scores import RowScores, compute_row_scores
 from repro.judge.verdict import Verdict, judge_rows
@@ -18,8 +20,9 @@ from repro.pipeline.grid.report import GridResult
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord, find_runs
 from repro.table.own import load_any_row
-from repro.table.row import Row
+from repro.table.row import Row, row_backbone
 
+PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
 WATTS = 700.0
 """Assumed draw of a GPU that computes: the limit of an H100 or H200 SXM. An upper bound of its energy, without the machine around it."""
 
@@ -35,6 +38,8 @@ class RowContents:
     """Runs of the row's cell under the published protocol, one per seed: the judged ones if the row is judged."""
     held_out: tuple[RunRecord, ...]
     """The same under the held-out protocol."""
+    default_cell: tuple[RunRecord, ...]
+    """Runs of the row's own cell, whose last epoch selects nothing; `published` has others if a complete grid is judged."""
     grid: GridResult | None
     """None if no other cell was run."""
     scores: RowScores | None
@@ -71,18 +76,17 @@ class Contents:
         return [one for one in self.rows if one.verdict is not None]
 
 
-def gather_contents(names: Sequence[str], workspace: Workspace, rules: str = "1") -> Contents:
+def gather_contents(names: Sequence[str], workspace: Workspace) -> Contents:
     """Read the runs of a workspace and judge them.
 
     Args:
         names: Rows to show, in this order, or row files of own clips [default: the 24, and all others that have runs].
-        rules: Number of a shipped rule set, or the folder of another.
 
     Raises:
         UsageError: an unknown row.
         NothingToCheckError: none of the rows has a run.
     """
-    path = table_path(rules)
+    path = table_path()
     table = rows_with_expected(path)
     annotations = Annotations(workspace)
     found, damaged = read_evidence(find_runs(workspace.runs), annotations)
@@ -123,7 +127,7 @@ def gather_table(workspace: Workspace) -> list[RowContents]:
     records, _ = read_evidence(find_runs(workspace.runs), Annotations(workspace))
     verdicts, _ = judge_rows(table, [record for record in records if record.complete])
     return [
-        RowContents(row, verdict, verdict.runs, (), None, None, ())
+        RowContents(row, verdict, verdict.runs, (), (), None, None, ())
         for (row, _), verdict in zip(table.values(), verdicts, strict=True)
     ]
 
@@ -137,12 +141,12 @@ def _read_audit(workspace: Workspace, dataset: str) -> Manifest | None:
 
 def _gather_row(row: Row, verdict: Verdict | None, records: Sequence[RunRecord], workspace: Workspace) -> RowContents:
     notes = []
-    own = [record for record in records if record.features.cell == row.features.name]
-    published = _newest_group([r for r in own if r.protocol == "published"])
-    if verdict is not None and verdict.runs:
-        # A grid is judged by the cells that each seed selects: the curves are of these runs.
-        published = verdict.runs
-    held_out = _newest_group([r for r in own if r.protocol == "held-out"])
+    # Of the row as it is configured now: an older version's runs say nothing on it.
+    own = [run for run in records if not explain_mismatch(run, row, [row.features.name], any_precision=True)]
+    published, held_out = (_choose_group(row, own, protocol) for protocol in PROTOCOLS)
+    judged = () if verdict is None else verdict.runs
+    if judged:
+        published = tuple(run for run in published if run.seed in {one.seed for one in judged})
     scores = None
     if published or held_out:
         try:
@@ -152,39 +156,47 @@ def _gather_row(row: Row, verdict: Verdict | None, records: Sequence[RunRecord],
     return RowContents(
         row=row,
         verdict=verdict,
-        published=published,
+        # A grid is judged by the cell that each seed selects: the curves are of these runs.
+        published=judged or published,
         held_out=held_out,
+        default_cell=published or held_out,
         grid=_gather_grid(row, records),
         scores=scores,
         notes=tuple(notes),
     )
 
 
-def _newest_group(records: Iterable[RunRecord]) -> tuple[RunRecord, ...]:
-    """Return the newest runs that differ in their seed alone, by seed."""
+def _choose_group(row: Row, records: Iterable[RunRecord], protocol: Protocol) -> tuple[RunRecord, ...]:
+    """Return the newest runs of a protocol that differ in their seed alone, by seed; those in the row's precision go first."""
     groups: defaultdict[str, dict[int, RunRecord]] = defaultdict(dict)
-    newest = ""
     for record in sorted(records, key=lambda record: record.made.at):
-        groups[record.group][record.seed] = record
-        newest = record.group
-    return tuple(run for _, run in sorted(groups[newest].items()))
+        if record.protocol == protocol:
+            groups[record.group][record.seed] = record
+    if not groups:
+        return ()
+    precision = read_precision(row_backbone(row))
+
+    def rank(runs: dict[int, RunRecord]) -> tuple[bool, str]:
+        return record_precision(next(iter(runs.values()))) == precision, max(run.made.at for run in runs.values())
+
+    return tuple(run for _, run in sorted(max(groups.values(), key=rank).items()))
 
 
 def _gather_grid(row: Row, records: Sequence[RunRecord]) -> GridResult | None:
-    """Return the newest grid of each protocol with more than one cell."""
+    """Return the largest grid of each protocol with more than one cell, the newest of equals."""
     if not has_grid(row):
         return None
     cells = grid_cells(row)
-    names = {cell.name for cell in cells}
+    names = [cell.name for cell in cells]
     runs: dict[tuple[Protocol, int, str], RunRecord] = {}
-    for protocol in ("published", "held-out"):
+    for protocol in PROTOCOLS:
         grids: defaultdict[str, dict[tuple[Protocol, int, str], RunRecord]] = defaultdict(dict)
         for record in sorted(records, key=lambda record: record.made.at):
-            if record.protocol == protocol and record.grid and record.features.cell in names:
+            if record.protocol == protocol and not explain_mismatch(record, row, names, any_precision=True):
                 grids[record.grid][record.protocol, record.seed, record.features.cell] = record
         several = [found for found in grids.values() if len({cell for _, _, cell in found}) > 1]
         if several:
-            largest: dict[tuple[Protocol, int, str], RunRecord] = max(several, key=len)
+            largest: dict[tuple[Protocol, int, str], RunRecord] = max(reversed(several), key=len)
             runs |= largest
     if not runs:
         return None

@@ -1,6 +1,5 @@
 """A figure with its data: as SVG for a page in light and dark, as SVG and PNG files, and as CSV."""
 
-import csv
 import io
 import re
 import warnings
@@ -10,6 +9,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from repro.core.console import format_csv
 
 INK = "#010203"
 """Colour of text and axes, so rare that it can be found in an SVG: the page replaces it by its own text colour."""
@@ -62,12 +63,8 @@ class Drawing:
         return written.replace(INK.encode(), b"#000000") if kind == "svg" else written
 
     def render_csv(self) -> str:
-        """Return the data as CSV. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([_guard(value) for value in line] for line in self.lines)
-        return file.getvalue()
+        """Return the data as CSV."""
+        return format_csv([self.columns, *self.lines])
 
     def _save(self, kind: str, background: str = "none") -> bytes:
         # Without a fixed salt and with a date, the same figure would give other bytes each time. The salt is the name, so that
@@ -79,7 +76,3 @@ class Drawing:
             about = {"metadata": {"Date": None, "Creator": None}} if kind == "svg" else {"dpi": 150}
             figure.savefig(written, format=kind, facecolor=background, **about)
         return written.getvalue()
-
-
-def _guard(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -9,16 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from repro.core.console import escape_text
+from repro.core.console import shorten_middle
 from repro.judge.grid_selection import select_cell, selection_of, selection_score
 from repro.judge.scores.row_scores import RowScores
 from repro.pipeline.grid.figure import COLOURS, METRICS, draw_figure, write_caption
 from repro.pipeline.grid.report import COLUMNS, GridResult, list_runs
-from repro.readout.recipe import Protocol
-from repro.report.contents import RowContents
+from repro.report.contents import PROTOCOLS, RowContents
 from repro.report.drawing import INK, SERIES, Drawing
 
-PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
 METHODS = {"svd_xt": "ActionDiff", "videomaev2": "VideoMAEv2", "vjepa": "V-JEPA", "sdv2": "SDv2"}
 """Backbones as the paper calls their rows."""
 MOST_CLASSES = 40
@@ -126,9 +124,9 @@ def draw_curves(one: RowContents) -> Drawing:
         return figure
 
     dashed = " Dashed: the published value." if one.row.published is not None else ""
-    protocol = runs[0].protocol
+    protocol, cells = runs[0].protocol, ", ".join(dict.fromkeys(run.features.cell for run in runs))
     caption = (
-        f"{METRICS[metric]} on the test split by epoch, {protocol} protocol, cell {runs[0].features.cell}. Circles: the epoch "
+        f"{METRICS[metric]} on the test split by epoch, {protocol} protocol, cell {cells}. Circles: the epoch "
         f"that the rule selects. Squares: the last.{dashed}"
     )
     return Drawing(f"{one.name}-epochs", caption, draw, ("seed", "epoch", "test", "train_loss"), lines)
@@ -289,6 +287,4 @@ def _colours(count: int) -> list[object]:
 
 
 def _shorten(text: str, most: int = 28) -> str:
-    """Return a name as a label: printable, and cut in the middle."""
-    text = escape_text(text)
-    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-most // 2 + 1 :]}"
+    return shorten_middle(text, most).rstrip()

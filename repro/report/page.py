@@ -139,7 +139,7 @@ def _make_printable(value: object) -> object:
 def _cell(text: str) -> str:
     """Escape text for a cell of a Markdown table."""
     escaped = escape_text(text).replace("\\", "\\\\")
-    return "".join(f"\\{c}" if c in "|`*_[]<>#~!" and c != "_" else c for c in escaped)
+    return "".join(f"\\{c}" if c in "|`*[]<>#~!" else c for c in escaped)
 
 
 def _read_template(name: str) -> str:
@@ -170,8 +170,8 @@ def _draw_settings(contents: Contents) -> Iterator[tuple[str, Drawing]]:
 
 def _show_row(one: RowContents) -> ShownRow:
     columns = [
-        ("published rule", [(run.best_epoch_on_test.scores) for run in one.published]),
-        ("last epoch", [run.last_epoch.scores for run in one.published or one.held_out]),
+        ("published rule", [run.best_epoch_on_test.scores for run in one.published]),
+        ("last epoch", [run.last_epoch.scores for run in one.default_cell]),
         ("held-out rule", [run.best_epoch_on_held_out.scores for run in one.held_out if run.best_epoch_on_held_out]),
     ]
     if one.runs:
@@ -219,7 +219,7 @@ def _describe_row(one: RowContents) -> Iterator[tuple[str, str]]:
         yield role, f"{split.clips} clips of {split.name}, sha256 {split.sha256[:16]}{named}"
     yield (
         "Features",
-        f"{first.features.cell} of {one.row.backbone}, key {first.features.key}, read by "
+        f"{', '.join(dict.fromkeys(run.features.cell for run in one.runs))} of {one.row.backbone}, key {first.features.key}, read by "
         + ", ".join(f"{reader} ({count})" for reader, count in first.features.readers.items()),
     )
     checkpoint = first.features.identity.get("checkpoint_sha256")
@@ -229,7 +229,8 @@ def _describe_row(one: RowContents) -> Iterator[tuple[str, str]]:
     recipe = first.recipe.model_dump(exclude={"note"})
     loss = " ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in recipe.pop("loss").items())
     yield "Recipe", ", ".join([f"loss {loss}", *(f"{key} {value}" for key, value in recipe.items())])
-    yield "Training took", f"{format_duration(sum(run.made.seconds for run in one.runs))} for {len(one.runs)} runs"
+    every = (*one.published, *one.held_out)
+    yield "Training took", f"{format_duration(sum(run.made.seconds for run in every))} for {len(every)} runs"
     if one.row.published is not None:
         yield "Published in", f"{one.row.published.source}; the release's command: {one.row.published.command}"
 

@@ -13,6 +13,7 @@ from builders.commands import ROOT, load_script, run_repro
 from builders.records import record, write_with_evidence
 
 from repro.backbones.config import Cell
+from repro.core.console import escape_text
 from repro.core.workspace import open_workspace
 from repro.report.contents import Contents, gather_contents
 from repro.report.deviations import list_deviations
@@ -111,7 +112,7 @@ def test_foreign_text_stays_text(page: str, contents: Contents) -> None:
     assert "\x1b" not in text
     assert "<script" not in text
     data = next(d for d in list_drawings(contents) if d.name == "ucf_hmdb_sdv2-classes").render_csv()
-    assert {row["class"] for row in csv.DictReader(io.StringIO(data))} == {HOSTILE[0], f"'{HOSTILE[1]}"}
+    assert {row["class"] for row in csv.DictReader(io.StringIO(data))} == {HOSTILE[0], f"'{escape_text(HOSTILE[1])}"}
 
 
 def test_it_says_what_check_says(page: str, contents: Contents, workspace: Path) -> None:

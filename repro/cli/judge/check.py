@@ -171,6 +171,6 @@ def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[dict[str,
         remedy = f"`{command_for_row(row)}` writes it again" if known else f"delete {run.folder}: no row has this name"
         if row.startswith("own_"):
             remedy = "`repro run` of its row file writes it again"
-        print_sentence(f"warning: {why}: left out; {remedy}", to_stderr=True)
+        _warn(f"{why}: left out; {remedy}")
     refused = [{"rule": why[:3], "folder": str(run.folder), "why": why[4:]} for run, why in damaged]
     return records, refused, annotations.compared

@@ -59,6 +59,9 @@ def check_bundle(
         checks = [] if sample is None else _check_features(opened, sample, nonce, workspace, reporter)
         if any(check.wrong for check in checks):
             code = Exit.JUDGED_DIFFERENT
+        elif any(check.failed for check in checks) or (sample is not None and not any(c.deviations for c in checks)):
+            # What was asked for was not done, or not wholly.
+            code = code or Exit.MISSING
         levels = _describe_levels(opened, checks)
     notes = compare_origin(opened.manifest)
     notes += [f"{record.row} seed {record.seed}: not judged: {why}" for record, why in left_out]

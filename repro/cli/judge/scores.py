@@ -18,7 +18,15 @@ from repro.cli.options import (
     find_row,
     require_number,
 )
-from repro.core.console import escape_text, format_csv, print_line, print_lines, shorten_middle, terminal_width
+from repro.core.console import (
+    escape_text,
+    format_csv,
+    print_line,
+    print_lines,
+    print_sentence,
+    shorten_middle,
+    terminal_width,
+)
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 
@@ -89,7 +97,8 @@ def scores(
         print(json.dumps(scores_as_json(shown), indent=1))
         return Exit.OK
     width = terminal_width() or PIPED_WIDTH
-    print_lines(_describe_runs(shown))
+    for line in _describe_runs(shown):
+        print_sentence(line)
     print_line()
     print_lines((_format_confusion if options.confusion else _format_items)(shown, options, width))
     return Exit.OK

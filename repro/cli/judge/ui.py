@@ -51,12 +51,12 @@ def ui(
         raise MissingError(
             f"{database}: no runs are logged: run a row with `repro ROW`, then `repro ui`, or `repro track`"
         )
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            if not tracking.uri:
+    if not tracking.uri:
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
                 raise UsageError(
                     f"--port {port}: {error.strerror}: name another port, as --port {port % 65535 + 1}"
                 ) from error

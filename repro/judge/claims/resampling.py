@@ -72,7 +72,7 @@ def _resample_map_micro(
     from there up) / (weight of all pairs from there up), divided by the weight of all positives. The pairs are sorted once: a
     sparse matrix holds how many pairs of each video are between two such scores, and a sample is a product with its weights.
     """
-    # scipy is imported here: `repro check` without --claims does not need it.
+    # Imported here: rows that are judged by accuracy do not need it.
     from scipy.sparse import csr_array
 
     classes, videos = scores.shape[1], weights.shape[0]

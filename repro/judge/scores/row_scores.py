@@ -110,6 +110,7 @@ class RowScores:
     def as_records(self) -> list[dict[str, Any]]:
         """Return one flat dict per item, in the data set's order: a table, as `pandas.DataFrame` takes it."""
         records = []
+        precisions = self.precision_means
         for n, name in enumerate(self.items):
             record: dict[str, Any] = {self.by: name, "clips": int(self.counts[n])}
             for reading in self.readings:
@@ -121,7 +122,7 @@ class RowScores:
                 }
             if self.by == "class":
                 if self.single_label:
-                    record["precision"] = self.precision_means[n]
+                    record["precision"] = precisions[n]
                 other = self.confused_with(n)
                 record["most confused with"], record["share"] = other or (None, None)
             records.append(record)

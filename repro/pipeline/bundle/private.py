@@ -16,6 +16,8 @@ from typing import Any
 
 from repro.core.workspace import Workspace, environment_values
 
+REMOVED = "[removed]"
+"""Stands where private text was."""
 SECRET_NAMES = re.compile(r"token|secret|passw|credential|key|auth|cookie|session", re.IGNORECASE)
 """Names of variables whose values are secret."""
 TOKENS = r"hf_[A-Za-z0-9]{20,}|gh[a-z]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
@@ -53,13 +55,13 @@ class Private:
 
     def redact(self, text: str) -> str:
         """Return free text with everything private replaced."""
-        return self.words.sub("[removed]", self.hard.sub("[removed]", text))
+        return self.words.sub(REMOVED, self.hard.sub(REMOVED, text))
 
     def redact_json(self, value: Any, keep: Iterable[str] = ()) -> Any:
         """Return a JSON value with the texts in it redacted, keys too; below the keys `keep` nothing is changed."""
         if isinstance(value, str):
             # As a whole, because a path may have spaces.
-            return "[removed]" if re.match(r"(~?/|[A-Za-z]:[\\/]).+", value) else self.redact(value)
+            return REMOVED if re.match(r"(~?/|[A-Za-z]:[\\/]).+", value) else self.redact(value)
         if isinstance(value, list):
             return [self.redact_json(one, keep) for one in value]
         if isinstance(value, dict):
