@@ -33,6 +33,8 @@ TONES = {
 }
 """Colours of verdicts; all others are neutral. The words alone say the same."""
 MOST_EXAMPLES = 5
+MOST_DATA = 20_000
+"""Bytes of a figure's data on the page: more has the confusion of 140 classes, which a reader wants as a file."""
 Mean = tuple[float, float | None]
 
 
@@ -44,6 +46,7 @@ class ShownDrawing:
     caption: str
     svg: Markup
     data_url: str
+    """Empty if the data is too large for the page; --figures writes all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +158,9 @@ def _show(drawing: Drawing) -> ShownDrawing:
     label = Markup('<svg role="img" aria-label="{}"').format(escape_text(drawing.caption))
     # matplotlib escapes the texts that it draws.
     svg = label + Markup(drawing.render_svg().removeprefix("<svg"))  # noqa: S704
-    data = base64.b64encode(drawing.render_csv().encode(errors="backslashreplace")).decode()
-    return ShownDrawing(drawing.name, drawing.caption, svg, f"data:text/csv;base64,{data}")
+    data = drawing.render_csv().encode(errors="backslashreplace")
+    url = f"data:text/csv;base64,{base64.b64encode(data).decode()}" if len(data) <= MOST_DATA else ""
+    return ShownDrawing(drawing.name, drawing.caption, svg, url)
 
 
 def _draw_settings(contents: Contents) -> Iterator[tuple[str, Drawing]]:
