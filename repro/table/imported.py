@@ -11,8 +11,13 @@ from repro.table.row import Row, row_backbone, row_datasets
 def has_imported_features(row: Row, workspace: Workspace) -> bool:
     """Whether features of all clips of a row are stored, some of each data set imported. Indexes are read, and no features."""
     config = row_backbone(row)
-    # Most workspaces have none.
-    if not any(workspace.features.glob(f"{config.name}-*/origins/{IMPORTED}*.json")):
+    try:
+        # Most workspaces have none.
+        if not any(workspace.features.glob(f"{config.name}-*/origins/{IMPORTED}*.json")):
+            return False
+    except (
+        PermissionError
+    ):  # as of a mount of another user: what is missing matters more, and the command that writes says it
         return False
     identity = find_likely_identity(config, workspace, row.features, row.data.datasets)
     if identity is None:
