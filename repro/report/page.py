@@ -101,9 +101,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         family_lines=[] if contents.claims is None else [" ".join(format_table_family(contents.claims.table)).strip()],
         audits=[_describe_audit(name, audit) for name, audit in contents.audits.items()],
         computing=list(_describe_computing(runs)),
-        deviations=[
-            (d.number, d.what, _name_rows(d.rows, with_runs)) for d in list_deviations(r.row for r in with_runs)
-        ],
+        deviations=[(d.number, d.what, d.concerned) for d in list_deviations(r.row for r in with_runs)],
         commands=[(one.name, one.row.command) for one in with_runs],
         tone=_choose_tone,
         # Shipped, so that nothing in them is foreign.
@@ -279,7 +277,3 @@ def _all_runs(one: RowContents) -> list[RunRecord]:
 def _name_some(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_EXAMPLES} more" if len(names) > MOST_EXAMPLES else ""
     return ", ".join(names[:MOST_EXAMPLES]) + more
-
-
-def _name_rows(names: Sequence[str], shown: Sequence[RowContents]) -> str:
-    return "all rows shown" if len(names) == len(shown) > 1 else ", ".join(names)
