@@ -104,6 +104,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         deviations=[(d.number, d.what, d.concerned) for d in list_deviations(r.row for r in with_runs)],
         commands=[(one.name, one.row.command) for one in with_runs],
         tone=_choose_tone,
+        mean=_format_mean,
         # Shipped, so that nothing in them is foreign.
         style=Markup(_read_template("page.css")),  # noqa: S704
         script=Markup(script),  # noqa: S704

@@ -12,13 +12,13 @@ from repro.core.config import Config, configs_folder
 from repro.core.errors import UsageError
 from repro.core.hashing import file_sha256
 from repro.core.signed import parse_signed_json
+from repro.features.shared import Sha256
 from repro.judge.expected import name_rule_set, table_path
 from repro.pipeline.bundle.archive import BundleError
 
 FORMAT = 1
 MANIFEST, FEATURES_INDEX, REPORT = "bundle.json", "features.index", "report.md"
 MADE_BY = f"actiondiff-repro {__version__}"
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class BundledFile(Config):

@@ -23,11 +23,11 @@ from repro.core.reading import parse_json
 from repro.core.workspace import Workspace
 from repro.datasets.split import SplitName
 from repro.features.packed import DamagedFeaturesError
+from repro.features.shared import Sha256
 from repro.features.store import FeatureStore
 from repro.records.record import RunRecord
 
 PROJECTIONS = 3
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, Field(pattern=f"^[0-9a-f]{{64}}:[0-9a-f]{{{8 * (1 + PROJECTIONS)}}}$")]
 
 
