@@ -53,7 +53,9 @@ ENV PATH=/opt/actiondiff/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
     REPRO_WORKSPACE=/workspace \
     REPRO_DATA=/data \
     REPRO_CHECKPOINTS=/checkpoints \
-    REPRO_SCRATCH=/tmp
+    REPRO_SCRATCH=/tmp \
+    REPRO_IMAGE=actiondiff:${VERSION} \
+    REPRO_COMMIT=${REVISION}
 WORKDIR /workspace
 USER 10001:10001
 ENTRYPOINT ["tini", "--"]

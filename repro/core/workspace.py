@@ -265,6 +265,12 @@ def tracking_from_environment() -> Tracking:
     return Tracking(values[0], values[1], tuple(filter(None, values[2:])))
 
 
+def build_from_environment() -> dict[str, str]:
+    """Return what REPRO_IMAGE and REPRO_COMMIT say, which the container images set: the image, and the commit it was built from."""
+    named = {name: os.environ.get(f"REPRO_{name.upper()}", "").strip() for name in ("commit", "image")}
+    return {name: value for name, value in named.items() if value not in ("", "unknown")}
+
+
 def environment_values() -> dict[str, str]:
     """Return the environment's variables, for keeping what is private out of files that are shared."""
     return dict(os.environ)

@@ -6,7 +6,7 @@ and predictions are on disk before the record that lists their sha256: a run wit
 
 import datetime
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +28,7 @@ from repro.pipeline.row_data import ReadoutInputs
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import split_held_out
+from repro.readout.load import LoadMeter
 from repro.readout.metrics import (
     Segments,
     all_scores,
@@ -44,6 +45,7 @@ from repro.readout.train import (
     TrainingResult,
     best_epoch_on_test,
     group_trainings,
+    require_matching,
     train_together,
 )
 from repro.records.record import (
@@ -57,9 +59,11 @@ from repro.records.record import (
     StoredRun,
     SubsetRecord,
     describe_machine,
+    describe_source,
     software_versions,
     stored_run,
 )
+from repro.records.training_log import StartedRun, open_training_log
 from repro.table.row import row_backbone
 
 
@@ -206,21 +210,49 @@ def train_runs(runs: Sequence[PlannedRun], reporter: Reporter) -> list[RunRecord
         with reporter.progress("readout", recipe.epochs * len(trainings)) as advance:
             for group in group_trainings(list(trainings.values()), recipe, compute):
                 members = [numbers[index] for index in group]
-                started = time.perf_counter()
-                results = train_together(
-                    [trainings[number] for number in members],
-                    recipe,
-                    metric=runs[0].plan.inputs.row.metric,
-                    compute=compute,
-                    after_epoch=lambda *_: advance(""),
+                outcomes |= dict(
+                    zip(
+                        members,
+                        _train_group([runs[n] for n in members], [trainings[n] for n in members], advance),
+                        strict=True,
+                    )
                 )
-                seconds = (time.perf_counter() - started) / len(members)
-                for number, result in zip(members, results, strict=True):
-                    if isinstance(result, TrainingResult):
-                        outcomes[number] = _record_run(runs[number], trainings[number].data, result, seconds)
-                    else:
-                        outcomes[number] = result
     return [outcomes[number] for number in range(len(runs))]
+
+
+def _train_group(
+    runs: Sequence[PlannedRun], trainings: Sequence[Training], advance: Callable[[str], None]
+) -> list[RunRecord | ReproError]:
+    """Train runs as one program, log each training next to its record, and write the records."""
+    row, compute = runs[0].plan.inputs.row, runs[0].plan.compute
+    with ExitStack() as logs:
+        started = [_describe_start(run, training.data) for run, training in zip(runs, trainings, strict=True)]
+        writers = [
+            logs.enter_context(
+                open_training_log(run.stored.log_path, known, resumes=(run.stored.folder / checkpoints.STATE).exists())
+            )
+            for run, known in zip(runs, started, strict=True)
+        ]
+        meter, start = LoadMeter(compute.device), time.perf_counter()
+
+        def finish_epoch(index: int, epoch: checkpoints.Epoch) -> None:
+            writers[index].write_epoch(_epoch_record(epoch), meter.read(epoch.number))
+            advance("")
+
+        results = train_together(trainings, row.readout, metric=row.metric, compute=compute, after_epoch=finish_epoch)
+        seconds = (time.perf_counter() - start) / len(runs)
+        outcomes: list[RunRecord | ReproError] = []
+        for run, training, known, writer, result in zip(runs, trainings, started, writers, results, strict=True):
+            if isinstance(result, TrainingResult):
+                outcomes.append(_record_run(run, training.data, known, result, seconds))
+            else:
+                writer.write_failure(str(result))
+                outcomes.append(result)
+        return outcomes
+
+
+def _epoch_record(epoch: checkpoints.Epoch) -> EpochRecord:
+    return EpochRecord(epoch=epoch.number, train_loss=epoch.train_loss, scores=epoch.scores, held_out=epoch.held_out)
 
 
 def _load_splits(inputs: ReadoutInputs) -> dict[str, Sequences]:
@@ -282,6 +314,9 @@ def _open_training(run: PlannedRun, sequences: Mapping[str, Sequences], reporter
     train, test, held_out = sequences["train"], sequences["test"], None
     if plan.protocol == "held-out":
         train, held_out = split_held_out(train, run.seed)
+    found = checkpoints.TrainingData(train, test, held_out, inputs.data.segments)
+    # Refused before anything is computed of them, as class priors.
+    require_matching(found)
     run.stored.folder.mkdir(parents=True, exist_ok=True)
     # Files that a killed process was still writing.
     remove_partials(run.stored.folder)
@@ -291,18 +326,24 @@ def _open_training(run: PlannedRun, sequences: Mapping[str, Sequences], reporter
         "protocol": plan.protocol, "class_names": list(inputs.data.splits["test"].classes),
     }  # fmt: skip
     return Training(
-        checkpoints.TrainingData(train, test, held_out, inputs.data.segments),
+        found,
         run.seed,
         checkpoints.CheckpointFolder(run.stored.folder, about, reporter.warn),
     )
 
 
-def _record_run(run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult, seconds: float) -> RunRecord:
+def _record_run(
+    run: PlannedRun,
+    data: checkpoints.TrainingData,
+    started: StartedRun,
+    trained: TrainingResult,
+    seconds: float,
+) -> RunRecord:
     """Write the predictions and the record of a finished training."""
     # The record comes last and the training's state goes after it: a process killed in between resumes from the state and writes
     # these files again.
     _write_predictions(run, data, trained)
-    record = _build_record(run, data, trained, seconds)
+    record = _build_record(run, data, started, trained, seconds)
     run.stored.write_record(record)
     (run.stored.folder / checkpoints.STATE).unlink(missing_ok=True)
     return record
@@ -339,17 +380,13 @@ def _write_predictions(run: PlannedRun, data: checkpoints.TrainingData, trained:
     write_predictions(run.stored.predictions_path, predictions, logits, row.readout.activation)
 
 
-def _build_record(
-    run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult, seconds: float
-) -> RunRecord:
-    """Build the record of a finished training, whose files are stored."""
-    plan, stored, inputs = run.plan, run.stored, run.plan.inputs
+def _describe_start(run: PlannedRun, data: checkpoints.TrainingData) -> StartedRun:
+    """Return what of the run's record is known before it is trained."""
+    plan, inputs = run.plan, run.plan.inputs
     row, segments = inputs.row, inputs.data.segments
-    best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
     tested, learned = _integer_targets(data.test), _integer_targets(data.train)
-    checkpoint = row_backbone(row).checkpoint
-    return RunRecord(
-        run=stored.folder.name.split("-")[1],
+    return StartedRun(
+        run=run.stored.folder.name.split("-")[1],
         group=content_key(plan.group),
         # The group without the cell: equal for all cells of a grid.
         grid=content_key({**plan.group, "features": {"key": inputs.store.key}}),
@@ -359,29 +396,44 @@ def _build_record(
         complete=inputs.data.complete,
         seed=run.seed,
         protocol=plan.protocol,
-        checkpoint_assumed=checkpoint is not None and checkpoint.assumed,
         metric=row.metric,
         recipe=row.readout,
         features=_features_record(inputs, data),
         train=plan.splits["train"],
         test=plan.splits["test"],
         held_out=None if data.held_out is None else _held_out_record(inputs, data.held_out),
+        manifests=dict(inputs.data.manifests),
+        chance=chance_scores(tested),
+        class_prior=class_prior_scores(learned, tested, segments),
+        constant=constant_scores(tested, segments),
+        precision=plan.compute.precision,
+        made=_made_record(plan.compute, 0.0, 1),
+    )
+
+
+def _build_record(
+    run: PlannedRun,
+    data: checkpoints.TrainingData,
+    started: StartedRun,
+    trained: TrainingResult,
+    seconds: float,
+) -> RunRecord:
+    """Build the record of a finished training, whose files are stored."""
+    plan, stored, inputs = run.plan, run.stored, run.plan.inputs
+    row, segments = inputs.row, inputs.data.segments
+    best, last = best_epoch_on_test(trained.epochs, row.metric), trained.epochs[-1]
+    checkpoint = row_backbone(row).checkpoint
+    return RunRecord(
+        **{name: getattr(started, name) for name in StartedRun.model_fields if name != "made"},
+        checkpoint_assumed=checkpoint is not None and checkpoint.assumed,
         classes=inputs.data.splits["test"].classes,
-        epochs=tuple(
-            EpochRecord(epoch=e.number, train_loss=e.train_loss, scores=e.scores, held_out=e.held_out)
-            for e in trained.epochs
-        ),
+        epochs=tuple(_epoch_record(epoch) for epoch in trained.epochs),
         best_epoch_on_test=Selection(epoch=best.number, scores=best.scores),
         last_epoch=Selection(epoch=last.number, scores=last.scores),
         best_epoch_on_held_out=None
         if data.held_out is None
         else Selection(epoch=trained.selected.number, scores=trained.selected.scores),
         subsets=tuple(_subset_record(split, data.test, trained, row.metric, segments) for split in inputs.data.also),
-        manifests=dict(inputs.data.manifests),
-        chance=chance_scores(tested),
-        class_prior=class_prior_scores(learned, tested, segments),
-        constant=constant_scores(tested, segments),
-        precision=plan.compute.precision,
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
         predictions_format=FORMAT,
@@ -421,6 +473,7 @@ def _made_record(compute: Compute, seconds: float, together: int) -> Provenance:
         seconds=round(seconds, 3),
         by=software_versions(),
         on=on,
+        source=describe_source(),
     )
 
 

@@ -203,9 +203,7 @@ class _Run:
         """
         training, recipe = self.trainings[index], self.recipe
         data, folder = training.data, training.folder
-        for purpose, split in (("test on", data.test), ("select the epoch on", data.held_out)):
-            if split is not None:
-                _require_same_shape(data.train, split, purpose)
+        require_matching(data)
         width, classes = data.train.width, data.train.targets.shape[1]
         if recipe.head == "transformer" and width % recipe.heads:
             raise MissingError(f"features of width {width} cannot be read by {recipe.heads} heads")
@@ -463,6 +461,17 @@ def _require_finite(logits: Float32[Tensor, "N K"], number: int) -> None:
     """
     if not torch.isfinite(logits).all():
         raise FloatingPointError(f"epoch {number}, its last step: the weights are not finite")
+
+
+def require_matching(data: TrainingData) -> None:
+    """Check that the splits of a training fit together.
+
+    Raises:
+        MissingError: a split is empty, or they differ in width or number of classes.
+    """
+    for purpose, split in (("test on", data.test), ("select the epoch on", data.held_out)):
+        if split is not None:
+            _require_same_shape(data.train, split, purpose)
 
 
 def _require_same_shape(train: Sequences, other: Sequences, purpose: str) -> None:

@@ -35,6 +35,7 @@ from repro.records.mlflow_run import (
     list_parent_metrics,
     list_run_tags,
     list_tags,
+    matching_log,
     parent_key,
     parent_name,
     run_name,
@@ -42,6 +43,7 @@ from repro.records.mlflow_run import (
     times_of,
 )
 from repro.records.record import RunRecord, StoredRun
+from repro.records.training_log import TrainingLog, load_training_log
 
 EXPERIMENT = "actiondiff"
 """What the names of experiments begin with."""
@@ -226,7 +228,7 @@ class _Experiment:
         """Log the runs that differ in cell and seed alone, under one parent."""
         self.request.check_time()
         records = [record for _, record in members]
-        parent, others = self._find_parent(key, records)
+        parent, others = self._find_parent(key, members)
         logged = 0
         for stored, record in members:
             found = self.runs.get(record.run, [])
@@ -250,22 +252,23 @@ class _Experiment:
         self._set_verdict(parent, *records)
         return logged
 
-    def _find_parent(self, key: str, records: Sequence[RunRecord]) -> tuple[Run, list[Run]]:
+    def _find_parent(self, key: str, members: Sequence[tuple[StoredRun, RunRecord]]) -> tuple[Run, list[Run]]:
         """Return the parent, which is created if it is missing, and others of the same key, which nothing needs."""
         found = self.parents.get(key, [])
         if found:
             return found[0], found[1:]
-        record, start = records[0], min(times_of(record)[0] for record in records)
+        record, start = members[0][1], min(times_of(record, _load_log(stored, record))[0] for stored, record in members)
         tags = list_tags(record) | {PARENT_TAG: key, "mlflow.note.content": describe_parent(record)}
         return self.client.create_run(self.id, start_time=start, tags=tags, run_name=parent_name(record)), []
 
     def _log_run(self, stored: StoredRun, record: RunRecord, parent: str) -> None:
-        client, (start, end) = self.client, times_of(record)
+        client, log = self.client, _load_log(stored, record)
+        start, end = times_of(record, log)
         verdict = self.request.verdicts.get(record.run)
         tags = list_run_tags(record, parent) | ({VERDICT_TAG: verdict} if verdict else {})
         run = client.create_run(self.id, start_time=start, tags=tags, run_name=run_name(record)).info.run_id
         client.log_batch(run, params=list_params(record))
-        metrics = list_metrics(record)
+        metrics = list_metrics(record, log)
         for first in range(0, len(metrics), BATCH):
             client.log_batch(run, metrics=metrics[first : first + BATCH])
         client.log_inputs(run, list_inputs(record))
@@ -283,6 +286,10 @@ class _Experiment:
         """Whether a run has its files; a server's are not looked for."""
         uri = run.info.artifact_uri
         return bool(self.request.tracking.uri) or (_path_of(uri) / "record.json").is_file()
+
+
+def _load_log(stored: StoredRun, record: RunRecord) -> TrainingLog | None:
+    return matching_log(record, load_training_log(stored.log_path))
 
 
 def _open_client(path: Path) -> MlflowClient:

@@ -1,19 +1,23 @@
-"""What MLflow shows of a run record: names, tags, params, metrics, data sets and a description. Imports mlflow, as mlflow_database.py."""
+"""What MLflow shows of a run record and its training's log: names, tags, params, metrics, data sets and a description.
+
+Imports mlflow, as mlflow_database.py.
+"""
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
 from repro.backbones.config import Cell
 from repro.core.errors import UsageError
-from repro.records.record import RunRecord
+from repro.records.record import EpochRecord, RunRecord
+from repro.records.training_log import TrainingLog
 from repro.table.row import Row
 from repro.table.rows import load_row
 
-VIEW = "2"
+VIEW = "3"
 """Version of what is logged of a record. Runs of another one are logged again."""
 RUN_TAG, PARENT_TAG, VIEW_TAG, VERDICT_TAG = "repro.run", "repro.parent", "repro.view", "verdict"
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
@@ -53,10 +57,21 @@ def _variants(record: RunRecord) -> list[str]:
     ]
 
 
-def times_of(record: RunRecord) -> tuple[int, int]:
-    """Return when training began and ended, in milliseconds since 1970."""
-    end = datetime.datetime.fromisoformat(record.made.at).timestamp()
-    return round(1000 * (end - record.made.seconds)), round(1000 * end)
+def times_of(record: RunRecord, log: TrainingLog | None = None) -> tuple[int, int]:
+    """Return when training began and ended, in milliseconds since 1970: by its log or, without one, by the record."""
+    end = round(1000 * datetime.datetime.fromisoformat(record.made.at).timestamp())
+    if log is None:
+        return round(end - 1000 * record.made.seconds), end
+    # The record has seconds alone: its last epoch may be later by a fraction of one.
+    return log.start, max(end, *(epoch.at for epoch in log.epochs.values()))
+
+
+def matching_log(record: RunRecord, log: TrainingLog | None) -> TrainingLog | None:
+    """Return the log if it is that of the record's training: nothing vouches for the file, so its losses must be the record's."""
+    if log is None or log.started is None or log.started.run != record.run:
+        return None
+    losses = {number: epoch.result.train_loss for number, epoch in log.epochs.items()}
+    return log if losses == {epoch.epoch: epoch.train_loss for epoch in record.epochs} else None
 
 
 def list_tags(record: RunRecord) -> dict[str, str]:
@@ -71,6 +86,8 @@ def list_tags(record: RunRecord) -> dict[str, str]:
         "protocol": record.protocol,
         "complete": str(record.complete).lower(),
         "code": record.made.by.get("actiondiff-repro", ""),
+        "commit": record.made.source.get("commit", ""),
+        "image": record.made.source.get("image", ""),
         "checkpoint": str(identity.get("checkpoint_sha256", "")),
         "feature_key": record.features.key,
         "data_manifest": " ".join(f"{name}:{sha256}" for name, sha256 in sorted(record.manifests.items())),
@@ -124,19 +141,20 @@ def list_params(record: RunRecord) -> list[Param]:
     return [Param(name, str(value)) for name, value in found.items()]
 
 
-def list_metrics(record: RunRecord) -> list[Metric]:
-    """Return the loss and scores of a run, scores in points; the step is the epoch.
+def list_metrics(record: RunRecord, log: TrainingLog | None) -> list[Metric]:
+    """Return the loss and scores of a run, scores in points, and what it took of the machine; the step is the epoch.
 
-    A record states when training began and ended: epochs are spread evenly between.
+    Without the training's log, epochs are spread evenly between start and end of training.
     """
-    start, end = times_of(record)
+    start, end = times_of(record, log)
     last = record.epochs[-1].epoch
     found = []
     for epoch in record.epochs:
-        at = start + (end - start) * epoch.epoch // last
-        found.append(Metric("train/loss", epoch.train_loss, at, epoch.epoch))
-        for part, scores in (("test", epoch.scores), ("held_out", epoch.held_out or {})):
-            found += [Metric(f"{part}/{name}", 100 * value, at, epoch.epoch) for name, value in scores.items()]
+        if log is None:
+            found += list_epoch_metrics(epoch, start + (end - start) * epoch.epoch // last, {})
+        else:
+            logged = log.epochs[epoch.epoch]
+            found += list_epoch_metrics(epoch, logged.at, logged.system)
     for rule in RULES:
         selection = getattr(record, rule)
         if selection is not None:
@@ -144,6 +162,21 @@ def list_metrics(record: RunRecord) -> list[Metric]:
                 Metric(f"{rule}/{name}", 100 * value, end, selection.epoch) for name, value in selection.scores.items()
             ]
     return [*found, *_list_scores(record, measured_points(record), end)]
+
+
+def list_epoch_metrics(epoch: EpochRecord, at: int, system: Mapping[str, float]) -> list[Metric]:
+    """Return the loss and scores after an epoch, scores in points.
+
+    Args:
+        epoch: The epoch, whose number is the step.
+        at: When it ended, in milliseconds since 1970.
+        system: What the training took of the machine, by name; MLflow shows metrics under "system/" on a page of their own.
+    """
+    values = {"train/loss": epoch.train_loss}
+    for part, scores in (("test", epoch.scores), ("held_out", epoch.held_out or {})):
+        values |= {f"{part}/{name}": 100 * value for name, value in scores.items()}
+    values |= {f"system/{name}": value for name, value in system.items()}
+    return [Metric(name, value, at, epoch.epoch) for name, value in values.items()]
 
 
 def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
@@ -217,7 +250,7 @@ def _describe_row(record: RunRecord) -> str:
 def _describe_run(record: RunRecord) -> str:
     return (
         f"{_describe_row(record)}\n\nCell {record.features.cell}, seed {record.seed}: {measured_points(record):.2f}. Scores are in "
-        "points. The times of epochs are spread evenly between start and end of training."
+        "points."
     )
 
 

@@ -3,22 +3,27 @@
 runs/<row>/seed<seed>-<run>/record.json          written last: a run with a record is complete
 runs/<row>/seed<seed>-<run>/predictions.parquet  what every epoch's scores are computed from (repro/readout/predictions.py)
 runs/<row>/seed<seed>-<run>/*.safetensors        the trained readout (repro/readout/checkpoints.py)
+runs/<row>/seed<seed>-<run>/training.jsonl       times of the training (repro/records/training_log.py)
 """
 
 import json
 import platform
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+import repro
 from repro import __version__
 from repro.core.hashing import file_sha256
 from repro.core.reading import read_bytes
 from repro.core.signed import NotFiniteError, parse_signed_json, write_signed_json
+from repro.core.workspace import build_from_environment
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.table.row import Kind
 
@@ -104,6 +109,9 @@ class Provenance(Record):
     """Versions of the project, Python and the packages that compute."""
     on: dict[str, str]
     """Platform, device and threads."""
+    # Left out where neither is known, and in records of versions up to 0.1.0.
+    source: dict[str, str] = Field(default={}, exclude_if=lambda found: not found)
+    """Commit of the code, with -changed if files differed from it, and the container image."""
 
 
 class RunRecord(Record):
@@ -244,6 +252,11 @@ class StoredRun:
     def predictions_path(self) -> Path:
         return self.folder / "predictions.parquet"
 
+    @property
+    def log_path(self) -> Path:
+        """The log of its training (repro/records/training_log.py)."""
+        return self.folder / "training.jsonl"
+
     def load_record(self) -> RunRecord | None:
         """Read and verify the run's record; None if the run did not finish.
 
@@ -310,6 +323,29 @@ def find_runs(runs: Path, row: str = "*") -> Iterator[StoredRun]:
 def software_versions() -> dict[str, str]:
     """Return the versions of this project, Python and the packages that compute, for records and origins."""
     return {"actiondiff-repro": __version__, "python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+@cache
+def describe_source() -> dict[str, str]:
+    """Return the commit of the code and the container image, as far as they are known.
+
+    In a checkout git names the commit, in a container image the environment does.
+    """
+    found, checkout = build_from_environment(), Path(repro.__file__).parents[1]
+    if "commit" not in found and (checkout / ".git").exists():
+        # Nothing but a question: no lock of the user's checkout is taken, and a git that fails names no commit.
+        git = ["git", "--no-optional-locks", "-C", str(checkout)]
+        try:
+            commit, changed = (
+                subprocess.run(  # noqa: S603  # No shell; whichever git the user has.
+                    [*git, *words], capture_output=True, check=True, text=True, timeout=10, stdin=subprocess.DEVNULL
+                ).stdout.strip()
+                for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            )
+        except (OSError, subprocess.SubprocessError):
+            return found
+        found["commit"] = commit + ("-changed" if changed else "")
+    return found
 
 
 def describe_machine(device: str = "cpu") -> dict[str, str]:

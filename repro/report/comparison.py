@@ -294,7 +294,7 @@ def _list_facts(record: RunRecord) -> Facts:
             facts["software"][f"version of {name}"] = value
         else:
             facts["recipe"][name] = value
-    facts["software"] |= record.made.by
+    facts["software"] |= record.made.by | record.made.source
     # Device first: it says more than the kernel's version.
     facts["device"] |= dict(sorted(record.made.on.items(), key=lambda one: one[0] != "device"))
     facts["recipe"] |= {"row version": record.row_version, "assumed checkpoint": record.checkpoint_assumed}
