@@ -42,6 +42,17 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without runs: MLflow takes seconds to create one."""
+    from repro.records import mlflow_view
+
+    place = Workspace(tmp_path_factory.mktemp("template"))
+    place.require_writable()
+    mlflow_view.track_runs(place, RecordingReporter())
+    return place.mlflow_db
+
+
+@pytest.fixture(scope="session")
 def tiny() -> SvdConfig:
     config = load_backbone("svd_xt_tiny")
     assert isinstance(config, SvdConfig)

@@ -297,6 +297,7 @@ def quiet_libraries() -> None:
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     # A pooled connection would continue writing to a database that has been renamed and replaced.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     # `repro ui` starts no workers for jobs that nothing here has.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
@@ -21,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from repro.core.files import replacing_file
 from repro.core.workspace import Tracking, Workspace
+from repro.records.mlflow_model import MODEL_TAG, delete_model, local_path, log_model
 from repro.records.mlflow_run import (
     MLFLOW_PARENT_TAG,
     PARENT_TAG,
@@ -39,6 +39,7 @@ from repro.records.mlflow_run import (
     parent_key,
     parent_name,
     run_name,
+    table_cell,
     table_of,
     times_of,
 )
@@ -130,7 +131,14 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
                 experiments.setdefault(name, [])
     elif not tracking.uri:
         _delete_former_runs(client, request)
-    return sum(_Experiment(client, name, request).log_runs(members) for name, members in experiments.items())
+    opened = [(_Experiment(client, name, request), members) for name, members in experiments.items()]
+    logged = sum(experiment.log_runs(members) for experiment, members in opened)
+    # Last: it takes the most time, and nothing else waits for it. A server gets them from a command that has the time.
+    if request.deadline == math.inf:
+        models = sum(experiment.log_models() for experiment, _ in opened)
+        if models:
+            request.report(f"mlflow      {models} readouts logged as models")
+    return logged
 
 
 def name_experiment(tracking: Tracking, table: str) -> str:
@@ -188,6 +196,8 @@ class _Experiment:
     """By the key of the record's run."""
     parents: dict[str, list[Run]] = field(default_factory=dict)
     """By the key that the runs under one parent share."""
+    without_model: list[tuple[str, StoredRun, RunRecord]] = field(default_factory=list)
+    """Ids and records of the logged runs whose readout is to be logged."""
 
     def log_runs(self, records: Sequence[tuple[StoredRun, RunRecord]]) -> int:
         self.id = _find_experiment(self.client, self.name, self.request)
@@ -196,6 +206,13 @@ class _Experiment:
         for stored, record in records:
             families.setdefault(parent_key(record), []).append((stored, record))
         return sum(self._log_family(key, members) for key, members in families.items())
+
+    def log_models(self) -> int:
+        """Log the readouts that log_runs found missing; returns how many there are."""
+        local = not self.request.tracking.uri
+        return sum(
+            log_model(self.client, run, stored, record, local=local) for run, stored, record in self.without_model
+        )
 
     def _read_runs(self) -> None:
         rebuild = self.request.rebuild
@@ -206,28 +223,39 @@ class _Experiment:
             if rebuild:
                 self._delete_for_good(run)
             elif tags.get(VIEW_TAG) != VIEW:
-                self.client.delete_run(run.info.run_id)
+                self._delete_run(run)
             else:
                 known, tag = (self.runs, RUN_TAG) if RUN_TAG in tags else (self.parents, PARENT_TAG)
                 known.setdefault(tags[tag], []).append(run)
 
+    def _delete_run(self, run: Run) -> None:
+        """Delete a run and its model; MLflow can restore both, without the files of a model in the workspace."""
+        if MODEL_TAG in run.data.tags:
+            delete_model(self.client, run.data.tags[MODEL_TAG], self._own_folder)
+        if run.info.lifecycle_stage == "active":
+            self.client.delete_run(run.info.run_id)
+
+    @property
+    def _own_folder(self) -> Path | None:
+        """The folder of artifacts that may be deleted; None on a server."""
+        return None if self.request.tracking.uri else self.request.workspace.mlflow_artifacts
+
     def _delete_for_good(self, run: Run) -> None:
-        if self.request.tracking.uri:
-            # A server has no call for more than that; whoever runs it has `mlflow gc`.
-            if run.info.lifecycle_stage == "active":
-                self.client.delete_run(run.info.run_id)
-            return
+        self._delete_run(run)
+        if self._own_folder is None:
+            return  # a server has no call for more than that; whoever runs it has `mlflow gc`
         # As `mlflow gc` does.
         store = self.client._tracking_client.store
         store._hard_delete_run(run.info.run_id)
-        folder = _path_of(run.info.artifact_uri)
-        if folder.is_relative_to(self.request.workspace.mlflow_artifacts):
+        folder = local_path(run.info.artifact_uri)
+        if folder.is_relative_to(self._own_folder):
             shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _log_family(self, key: str, members: Sequence[tuple[StoredRun, RunRecord]]) -> int:
         """Log the runs that differ in cell and seed alone, under one parent."""
         self.request.check_time()
         records = [record for _, record in members]
+        cell = table_cell(records)
         parent, others = self._find_parent(key, members)
         logged = 0
         for stored, record in members:
@@ -235,15 +263,19 @@ class _Experiment:
             complete = [run for run in found if run.info.status == "FINISHED" and self._has_artifacts(run)]
             for other in found:  # of a killed process, without its files, or restored together with its experiment
                 if other not in complete[:1]:
-                    self.client.delete_run(other.info.run_id)
+                    self._delete_run(other)
             if complete:
                 if complete[0].data.tags.get(MLFLOW_PARENT_TAG) != parent.info.run_id:
                     self.client.set_tag(complete[0].info.run_id, MLFLOW_PARENT_TAG, parent.info.run_id)
                 self._set_verdict(complete[0], record)
+                run_id = complete[0].info.run_id
             else:
                 self.request.check_time()
-                self._log_run(stored, record, parent.info.run_id)
+                run_id = self._log_run(stored, record, parent.info.run_id)
                 logged += 1
+            # Of the cell that the table uses: the readouts of all cells of a grid would be many GB on a server.
+            if record.features.cell == cell and not (complete and MODEL_TAG in complete[0].data.tags):
+                self.without_model.append((run_id, stored, record))
         for other in others:
             self.client.delete_run(other.info.run_id)
         if logged or parent.info.status != "FINISHED":
@@ -261,7 +293,8 @@ class _Experiment:
         tags = list_tags(record) | {PARENT_TAG: key, "mlflow.note.content": describe_parent(record)}
         return self.client.create_run(self.id, start_time=start, tags=tags, run_name=parent_name(record)), []
 
-    def _log_run(self, stored: StoredRun, record: RunRecord, parent: str) -> None:
+    def _log_run(self, stored: StoredRun, record: RunRecord, parent: str) -> str:
+        """Log a run under the one with id `parent`; returns its id."""
         client, log = self.client, _load_log(stored, record)
         start, end = times_of(record, log)
         verdict = self.request.verdicts.get(record.run)
@@ -276,6 +309,7 @@ class _Experiment:
         client.log_artifact(run, str(stored.predictions_path))
         # Last: only a run that got all of this counts as logged.
         client.set_terminated(run, end_time=end)
+        return str(run)
 
     def _set_verdict(self, run: Run, *records: RunRecord) -> None:
         verdict = next((self.request.verdicts[r.run] for r in records if r.run in self.request.verdicts), None)
@@ -285,7 +319,7 @@ class _Experiment:
     def _has_artifacts(self, run: Run) -> bool:
         """Whether a run has its files; a server's are not looked for."""
         uri = run.info.artifact_uri
-        return bool(self.request.tracking.uri) or (_path_of(uri) / "record.json").is_file()
+        return bool(self.request.tracking.uri) or (local_path(uri) / "record.json").is_file()
 
 
 def _load_log(stored: StoredRun, record: RunRecord) -> TrainingLog | None:
@@ -317,9 +351,9 @@ def _find_experiment(client: MlflowClient, name: str, request: LogRequest) -> st
             f"mlflow      experiment '{name}' had been deleted: restored  {database if local else ''}".rstrip()
         )
     # Not of an experiment that the user made and named.
-    if local and OWN_TAG in experiment.tags and not _is_same_folder(_path_of(experiment.artifact_location), here):
+    if local and OWN_TAG in experiment.tags and not _is_same_folder(local_path(experiment.artifact_location), here):
         _move_artifacts(database, experiment_id, experiment.artifact_location, here.as_uri())
-        request.report(f"mlflow      artifacts are in {here} now, were in {_path_of(experiment.artifact_location)}")
+        request.report(f"mlflow      artifacts are in {here} now, were in {local_path(experiment.artifact_location)}")
     return experiment_id
 
 
@@ -341,7 +375,8 @@ def _move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> No
             "where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
             (now, len(before) + 1, experiment_id, len(before) + 1, f"{before}/"),
         )
-
-
-def _path_of(uri: str) -> Path:
-    return Path(unquote(urlparse(uri).path))
+        database.execute(
+            "update logged_models set artifact_location = ? || substr(artifact_location, ?) "
+            "where experiment_id = ? and substr(artifact_location, 1, ?) = ?",
+            (now, len(before) + 1, experiment_id, len(before) + 1, f"{before}/"),
+        )

@@ -179,6 +179,12 @@ def list_epoch_metrics(epoch: EpochRecord, at: int, system: Mapping[str, float])
     return [Metric(name, value, at, epoch.epoch) for name, value in values.items()]
 
 
+def table_cell(records: Sequence[RunRecord]) -> str:
+    """Return the cell that the table uses, or the only one that the records under one parent have; empty if there is neither."""
+    row, cells = _row_of(records[0]), {record.features.cell for record in records}
+    return row.features.name if row else min(cells) if len(cells) == 1 else ""
+
+
 def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
     """Return the mean over seeds in the cell that the table uses, or in the only one, and how much there is.
 
@@ -186,8 +192,7 @@ def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
         records: All records under one parent.
     """
     record, end = records[0], max(times_of(other)[1] for other in records)
-    row, cells = _row_of(record), {other.features.cell for other in records}
-    cell = row.features.name if row else min(cells) if len(cells) == 1 else ""
+    cells, cell = {other.features.cell for other in records}, table_cell(records)
     points = [measured_points(other) for other in records if other.features.cell == cell]
     counts = {"runs": len(records), "cells": len(cells), "seeds": len({other.seed for other in records})}
     found = [Metric(f"count/{name}", number, end, 0) for name, number in counts.items()]

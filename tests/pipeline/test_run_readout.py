@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import torch
 from builders.reporters import RecordingReporter
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import file_sha256
@@ -33,6 +36,7 @@ from repro.readout.predictions import read_predictions
 from repro.readout.recipe import Protocol
 from repro.readout.sequences import BatchPlan, load_sequences
 from repro.readout.trained import load_readout
+from repro.records import mlflow_view
 from repro.records.keys import compute_keys, explain_keys
 from repro.records.record import RunRecord, stored_run
 from repro.table.row import Row
@@ -113,6 +117,44 @@ def test_a_record_has_every_score_and_its_baselines(run: Run, workspace: Workspa
     assert len(found.by_epoch) + len(found.predicted) == 4
     judged, damaged = read_evidence([stored])
     assert (judged, damaged) == ([record], [])
+
+
+def test_mlflow_loads_the_readout_that_a_run_selected(
+    run: Run, source: ReadoutInputs, workspace: Workspace, reporter: RecordingReporter, mlflow_template: Path
+) -> None:
+    """Its scores are the recorded ones, and its weights take no disk."""
+    (record,) = run()
+    shutil.copy(mlflow_template, workspace.mlflow_db)
+    mlflow_view.log_runs(workspace, reporter)
+    place = f"sqlite:///{workspace.mlflow_db}"
+    (experiment,) = MlflowClient(place).search_experiments(filter_string="name LIKE 'actiondiff-%'")
+    (logged,) = MlflowClient(place).search_runs([experiment.experiment_id], "tags.model != ''")
+    (model,) = (workspace.root / "mlartifacts").rglob("selected_epoch.safetensors")
+    stored = stored_run(workspace.runs, "smoke", 52, record.run)
+    assert model.samefile(stored.folder / model.name)
+    assert not list(model.parents[1].rglob("*.pkl"))
+    mlflow.set_tracking_uri(place)
+    try:
+        loaded = mlflow.pyfunc.load_model(f"runs:/{logged.info.run_id}/readout")
+    finally:
+        mlflow.set_tracking_uri(None)
+    clips = load_sequences(source.store, source.data.splits["test"], CELL, 8).features
+    batch = np.full((len(clips), 9, 16), np.nan, np.float32)
+    for row, values in zip(batch, clips, strict=True):
+        row[: len(values)] = values
+    found = read_predictions(stored.predictions_path)
+    expected = found.by_epoch[record.best_epoch_on_test.epoch]
+    np.testing.assert_allclose(loaded.predict(batch), expected, atol=1e-6)
+    assert loaded.metadata.metadata["classes"] == list(CLASSES)
+    for wrong in (batch[:, :0], batch[..., :3], np.full((1, 2, 16), np.nan, np.float32), batch[0]):
+        with pytest.raises((MissingError, MlflowException)):
+            loaded.predict(wrong)
+    mlflow_view.log_runs(workspace, reporter)
+    assert len(list((workspace.root / "mlartifacts").rglob("MLmodel"))) == 1
+    mlflow_view.track_runs(workspace, reporter, rebuild=True)
+    assert len(list((workspace.root / "mlartifacts").rglob("MLmodel"))) == 1
+    assert stored.load_record() == record
+    load_readout(stored.folder / model.name)
 
 
 def test_a_held_out_run_is_separate_and_not_judged(run: Run, workspace: Workspace, reporter: RecordingReporter) -> None:

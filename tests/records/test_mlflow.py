@@ -28,19 +28,10 @@ from repro.records.record import RunRecord, StoredRun
 from repro.table.rows import extra_names, load_row
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without runs: MLflow takes seconds to create one."""
-    place = Workspace(tmp_path_factory.mktemp("template"))
-    place.require_writable()
-    mlflow_view.track_runs(place, RecordingReporter())
-    return place.mlflow_db
-
-
 @pytest.fixture
-def database(workspace: Workspace, template: Path) -> Path:
+def database(workspace: Workspace, mlflow_template: Path) -> Path:
     workspace.root.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(template, workspace.mlflow_db))
+    return Path(shutil.copy(mlflow_template, workspace.mlflow_db))
 
 
 @pytest.fixture
@@ -380,12 +371,12 @@ def test_a_server_that_does_not_take_runs_costs_one_warning(
 
 
 def test_a_slow_server_gets_the_rest_from_track_once(
-    workspace: Workspace, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, mlflow_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = RecordingReporter()
     for seed in (1, 2):
         write(workspace.runs, record("ak_full", seed, 0.8))
-    place = f"sqlite:///{shutil.copy(template, tmp_path / 'elsewhere.db')}"
+    place = f"sqlite:///{shutil.copy(mlflow_template, tmp_path / 'elsewhere.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     monkeypatch.chdir(tmp_path)  # MLflow's own default for artifacts

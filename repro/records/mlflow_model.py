@@ -1,0 +1,115 @@
+"""Logging the readout of a run as an MLflow model, which `mlflow.pyfunc.load_model` loads to score features."""
+
+import os
+import shutil
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlparse
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from repro.records.record import RunRecord, StoredRun
+
+NAME = "readout"
+"""Of the model, which `runs:/<run id>/readout` finds, and of the weights among its artifacts."""
+MODEL_TAG = "model"
+"""Tag of runs whose model is logged, which tells its address."""
+EXAMPLE_FRAMES = 1
+REQUIRED = ("actiondiff-repro", "torch", "numpy", "safetensors", "mlflow")
+"""What loading the model takes, of the packages that a record names."""
+
+
+def log_model(client: MlflowClient, run_id: str, stored: StoredRun, record: RunRecord, *, local: bool) -> bool:
+    """Log the readout of the epoch that a run's protocol selects; returns whether it has one.
+
+    Args:
+        client: Of the database or server.
+        run_id: Of the run, which is logged.
+        stored: Where the readout is.
+        record: Of the run.
+        local: Whether artifacts are folders of this machine, where the weights are linked and take no disk.
+    """
+    weights = stored.folder / "selected_epoch.safetensors"
+    if not weights.is_file():  # of a record that was copied here without it
+        return False
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for other in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(other.model_id)  # of a killed process
+    tags = {"row": record.row, "cell": record.features.cell, "seed": str(record.seed)}
+    model = client.create_logged_model(experiment_id, NAME, run_id, tags, model_type="readout")
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        about = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
+        _save_model(folder, record, about)
+        kept = folder / "artifacts" / weights.name
+        if not local:
+            kept.unlink()
+            kept.symlink_to(weights)
+        client.log_model_artifacts(model.model_id, str(folder))
+    if local:
+        _link_file(weights, local_path(model.artifact_location) / "artifacts" / weights.name)
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    epoch = (record.best_epoch_on_held_out or record.best_epoch_on_test).epoch
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, epoch)])
+    # Last: it tells that the model is complete.
+    client.set_tag(run_id, MODEL_TAG, f"models:/{model.model_id}")
+    return True
+
+
+def delete_model(client: MlflowClient, address: str, within: Path | None) -> None:
+    """Delete the model whose address MODEL_TAG holds, and its files if they are in the folder `within`."""
+    model_id = address.removeprefix("models:/")
+    with suppress(MlflowException):  # deleted by its user
+        folder = local_path(client.get_logged_model(model_id).artifact_location)
+        client.delete_logged_model(model_id)
+        if within is not None and folder.is_relative_to(within):
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def local_path(uri: str) -> Path:
+    """Return the path of a file: address."""
+    return Path(unquote(urlparse(uri).path))
+
+
+def _save_model(folder: Path, record: RunRecord, model: Model) -> None:
+    """Save the model with an empty file in place of the weights, which may be hundreds of MB."""
+    width, classes = record.features.width, len(record.classes)
+    model.metadata = {
+        "row": record.row, "cell": record.features.cell, "seed": record.seed, "run": record.run, "classes": list(record.classes),
+        "features": record.features.key,
+    }  # fmt: skip
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, -1, width))]),
+        Schema([TensorSpec(np.dtype(np.float64), (-1, classes))]),
+    )
+    with TemporaryDirectory() as place, warnings.catch_warnings():
+        # It advises type hints, of which it has none for arrays.
+        warnings.simplefilter("ignore")
+        empty = Path(place) / "selected_epoch.safetensors"
+        empty.touch()
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(Path(__file__).with_name("readout_model.py")),
+            artifacts={NAME: str(empty)},
+            signature=signature,
+            input_example=np.zeros((1, EXAMPLE_FRAMES, width), np.float32),
+            pip_requirements=[f"{name}=={version}" for name, version in record.made.by.items() if name in REQUIRED],
+            mlflow_model=model,
+        )
+
+
+def _link_file(source: Path, target: Path) -> None:
+    """Make `target` the file `source` without taking more disk, or a copy where the file system has no links."""
+    target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
