@@ -48,6 +48,7 @@ from repro.readout.train import (
     require_matching,
     train_together,
 )
+from repro.records.mlflow_live import show_trainings
 from repro.records.record import (
     DamagedRecordError,
     EpochRecord,
@@ -140,10 +141,11 @@ def run_readouts(
                 missing.append(PlannedRun(plan, seed, workspace))
             else:
                 records[seed] = record
-        for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
-            if isinstance(outcome, ReproError):
-                raise outcome
-            records[run.seed] = outcome
+        with show_trainings(workspace, [run.stored.log_path for run in missing]):
+            for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
+                if isinstance(outcome, ReproError):
+                    raise outcome
+                records[run.seed] = outcome
     reporter.stage(
         "readout",
         total=len(seeds),

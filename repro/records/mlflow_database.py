@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_latest_schema_revision
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +22,7 @@ from repro.core.files import replacing_file
 from repro.core.workspace import Tracking, Workspace
 from repro.records.mlflow_model import MODEL_TAG, delete_model, local_path, log_model
 from repro.records.mlflow_run import (
+    LIVE_TAG,
     MLFLOW_PARENT_TAG,
     PARENT_TAG,
     RUN_TAG,
@@ -52,6 +53,8 @@ TABLES = ("published", "own", "extras", "smoke")
 OWN_TAG = "repro.view"
 """Tag of experiments that this module made."""
 NOTE = "Made from the run records by `repro track`, which can rebuild it at any time. Scores are in points."
+BY_EPOCH = ("train/", "test/", "held_out/", "system/")
+"""What metrics of an epoch begin with."""
 BATCH = 1000
 """Most metrics that MLflow takes in one call."""
 PAGE = 1000
@@ -120,7 +123,7 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
         MlflowException, SQLAlchemyError, sqlite3.Error, OSError: the database, server or artifacts cannot be used.
     """
     tracking = request.tracking
-    client = MlflowClient(tracking.uri) if tracking.uri else _open_client(request.workspace.mlflow_db)
+    client = MlflowClient(tracking.uri) if tracking.uri else open_client(request.workspace.mlflow_db)
     experiments: dict[str, list[tuple[StoredRun, RunRecord]]] = {}
     for stored, record in runs:
         experiments.setdefault(name_experiment(tracking, table_of(record)), []).append((stored, record))
@@ -200,7 +203,7 @@ class _Experiment:
     """Ids and records of the logged runs whose readout is to be logged."""
 
     def log_runs(self, records: Sequence[tuple[StoredRun, RunRecord]]) -> int:
-        self.id = _find_experiment(self.client, self.name, self.request)
+        self.id = find_experiment(self.client, self.name, self.request)
         self._read_runs()
         families: dict[str, list[tuple[StoredRun, RunRecord]]] = {}
         for stored, record in records:
@@ -261,8 +264,9 @@ class _Experiment:
         for stored, record in members:
             found = self.runs.get(record.run, [])
             complete = [run for run in found if run.info.status == "FINISHED" and self._has_artifacts(run)]
+            live = None if complete or not found else self._find_live_run(found, stored, record)
             for other in found:  # of a killed process, without its files, or restored together with its experiment
-                if other not in complete[:1]:
+                if other not in complete[:1] and other is not live and not self._is_elsewhere(other, stored):
                     self._delete_run(other)
             if complete:
                 if complete[0].data.tags.get(MLFLOW_PARENT_TAG) != parent.info.run_id:
@@ -271,7 +275,7 @@ class _Experiment:
                 run_id = complete[0].info.run_id
             else:
                 self.request.check_time()
-                run_id = self._log_run(stored, record, parent.info.run_id)
+                run_id = self._log_run(stored, record, parent.info.run_id, live)
                 logged += 1
             # Of the cell that the table uses: the readouts of all cells of a grid would be many GB on a server.
             if record.features.cell == cell and not (complete and MODEL_TAG in complete[0].data.tags):
@@ -293,18 +297,42 @@ class _Experiment:
         tags = list_tags(record) | {PARENT_TAG: key, "mlflow.note.content": describe_parent(record)}
         return self.client.create_run(self.id, start_time=start, tags=tags, run_name=parent_name(record)), []
 
-    def _log_run(self, stored: StoredRun, record: RunRecord, parent: str) -> str:
-        """Log a run under the one with id `parent`; returns its id."""
+    def _find_live_run(self, found: Sequence[Run], stored: StoredRun, record: RunRecord) -> Run | None:
+        """Return the run that showed the training of a record, if what it showed is what the record has."""
+        log = load_training_log(stored.log_path)
+        losses = {epoch.epoch: {epoch.train_loss} for epoch in record.epochs}
+        for run in found:
+            if log is not None and log.token and run.data.tags.get(LIVE_TAG) == log.token:
+                # An epoch that was trained again after a kill may differ, on a GPU.
+                shown = read_losses(self.client, run.info.run_id)
+                return run if all(losses.get(number) == values for number, values in shown.items()) else None
+        return None
+
+    def _is_elsewhere(self, run: Run, stored: StoredRun) -> bool:
+        """Whether an unfinished run on a server is a training's in another workspace."""
+        if not self.request.tracking.uri or run.info.status == "FINISHED" or LIVE_TAG not in run.data.tags:
+            return False
+        log = load_training_log(stored.log_path)
+        return log is None or run.data.tags[LIVE_TAG] != log.token
+
+    def _log_run(self, stored: StoredRun, record: RunRecord, parent: str, live: Run | None) -> str:
+        """Log a run under the one with id `parent`, or what the live run does not have yet; returns its id."""
         client, log = self.client, _load_log(stored, record)
         start, end = times_of(record, log)
         verdict = self.request.verdicts.get(record.run)
         tags = list_run_tags(record, parent) | ({VERDICT_TAG: verdict} if verdict else {})
-        run = client.create_run(self.id, start_time=start, tags=tags, run_name=run_name(record)).info.run_id
-        client.log_batch(run, params=list_params(record))
         metrics = list_metrics(record, log)
+        if live is None:
+            run = client.create_run(self.id, start_time=start, tags=tags, run_name=run_name(record)).info.run_id
+        else:
+            run, shown = live.info.run_id, read_losses(client, live.info.run_id)
+            client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
+            metrics = [m for m in metrics if not m.key.startswith(BY_EPOCH) or m.step not in shown]
+        client.log_batch(run, params=list_params(record))
         for first in range(0, len(metrics), BATCH):
             client.log_batch(run, metrics=metrics[first : first + BATCH])
-        client.log_inputs(run, list_inputs(record))
+        if live is None or live.inputs is None or not live.inputs.dataset_inputs:
+            client.log_inputs(run, list_inputs(record))
         client.log_artifact(run, str(stored.record_path))
         client.log_artifact(run, str(stored.predictions_path))
         # Last: only a run that got all of this counts as logged.
@@ -322,11 +350,25 @@ class _Experiment:
         return bool(self.request.tracking.uri) or (local_path(uri) / "record.json").is_file()
 
 
+def find_tagged_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
+    """Return the first run with a tag of this value."""
+    found = client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
+    return found[0] if found else None
+
+
+def read_losses(client: MlflowClient, run_id: str) -> dict[int, set[float]]:
+    """Return the training losses that a run has, by epoch. An epoch that has one has all its metrics: they are logged together."""
+    found: dict[int, set[float]] = {}
+    for metric in client.get_metric_history(run_id, "train/loss"):
+        found.setdefault(metric.step, set()).add(metric.value)
+    return found
+
+
 def _load_log(stored: StoredRun, record: RunRecord) -> TrainingLog | None:
     return matching_log(record, load_training_log(stored.log_path))
 
 
-def _open_client(path: Path) -> MlflowClient:
+def open_client(path: Path) -> MlflowClient:
     """Return a client of the database at `path`, which is created if it is missing."""
     if not path.is_file():
         # The tables are created under another name, so that a killed process leaves no database with half of them.
@@ -336,7 +378,7 @@ def _open_client(path: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{path}")
 
 
-def _find_experiment(client: MlflowClient, name: str, request: LogRequest) -> str:
+def find_experiment(client: MlflowClient, name: str, request: LogRequest) -> str:
     """Return the id of an experiment, which is created if it is missing; in the workspace's database its artifacts are in the workspace."""
     here, database = request.workspace.mlflow_artifacts, request.workspace.mlflow_db
     local = not request.tracking.uri

@@ -7,47 +7,53 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import TypeAlias
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
 from repro.backbones.config import Cell
 from repro.core.errors import UsageError
 from repro.records.record import EpochRecord, RunRecord
-from repro.records.training_log import TrainingLog
+from repro.records.training_log import StartedRun, TrainingLog
 from repro.table.row import Row
 from repro.table.rows import load_row
 
 VIEW = "3"
 """Version of what is logged of a record. Runs of another one are logged again."""
 RUN_TAG, PARENT_TAG, VIEW_TAG, VERDICT_TAG = "repro.run", "repro.parent", "repro.view", "verdict"
+LIVE_TAG = "repro.live"
+"""Tells the run of a training from others of the same record: the token of the training's log."""
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
 DIGEST = 36
 """Most characters of a data set's digest that MLflow stores."""
 RULES = ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out")
 
+Described: TypeAlias = RunRecord | StartedRun
+"""A run, or one whose training has no record yet."""
 
-def table_of(record: RunRecord) -> str:
+
+def table_of(record: Described) -> str:
     """Return the table that a record belongs to: published, extras, smoke or own."""
     return "extras" if record.kind == "extra" else record.kind
 
 
-def parent_key(record: RunRecord) -> str:
+def parent_key(record: Described) -> str:
     """Return what the runs under one parent share: all but cell and seed."""
     # Records from before grids have no such key.
     return record.grid or record.group
 
 
-def parent_name(record: RunRecord) -> str:
+def parent_name(record: Described) -> str:
     """Return the name of the run that a record's run is under."""
     return " ".join([record.row, *_variants(record)])
 
 
-def run_name(record: RunRecord) -> str:
+def run_name(record: Described) -> str:
     """Return the name of a record's run, which tells row, cell, seed and protocol."""
     return " ".join([record.row, record.features.cell, f"seed{record.seed}", *_variants(record)])
 
 
-def _variants(record: RunRecord) -> list[str]:
+def _variants(record: Described) -> list[str]:
     """What a run's inputs or recipe differ in from the published table's, as far as names say it."""
     return [
         *(["held-out"] if record.protocol == "held-out" else []),
@@ -74,7 +80,7 @@ def matching_log(record: RunRecord, log: TrainingLog | None) -> TrainingLog | No
     return log if losses == {epoch.epoch: epoch.train_loss for epoch in record.epochs} else None
 
 
-def list_tags(record: RunRecord) -> dict[str, str]:
+def list_tags(record: Described) -> dict[str, str]:
     """Return what runs are searched by. A parent has those that all runs under it share."""
     row, identity = _row_of(record), record.features.identity
     found = {
@@ -97,7 +103,7 @@ def list_tags(record: RunRecord) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def list_run_tags(record: RunRecord, parent: str) -> dict[str, str]:
+def list_run_tags(record: Described, parent: str) -> dict[str, str]:
     """Return the tags of a record's run under the run with id `parent`."""
     device = record.made.on.get("device")
     return (
@@ -109,12 +115,14 @@ def list_run_tags(record: RunRecord, parent: str) -> dict[str, str]:
             "cell": record.features.cell,
             "seed": str(record.seed),
             MLFLOW_PARENT_TAG: parent,
-            "mlflow.note.content": _describe_run(record),
+            "mlflow.note.content": _describe_run(record)
+            if isinstance(record, RunRecord)
+            else _describe_training(record),
         }
     )
 
 
-def list_params(record: RunRecord) -> list[Param]:
+def list_params(record: Described) -> list[Param]:
     """Return what a run was made with, and the scores of predictors that see no features, in points."""
     row, cell = _row_of(record), Cell.parse(record.features.cell)
     recipe = record.recipe.model_dump(mode="json", exclude={"note"})
@@ -172,10 +180,12 @@ def list_epoch_metrics(epoch: EpochRecord, at: int, system: Mapping[str, float])
         at: When it ended, in milliseconds since 1970.
         system: What the training took of the machine, by name; MLflow shows metrics under "system/" on a page of their own.
     """
-    values = {"train/loss": epoch.train_loss}
+    values: dict[str, float] = {}
     for part, scores in (("test", epoch.scores), ("held_out", epoch.held_out or {})):
         values |= {f"{part}/{name}": 100 * value for name, value in scores.items()}
     values |= {f"system/{name}": value for name, value in system.items()}
+    # Last: an epoch that has its loss in MLflow has the others, also if a killed process logged it.
+    values["train/loss"] = epoch.train_loss
     return [Metric(name, value, at, epoch.epoch) for name, value in values.items()]
 
 
@@ -199,7 +209,7 @@ def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
     return [*found, *(_list_scores(record, fmean(points), end) if points else [])]
 
 
-def describe_parent(record: RunRecord) -> str:
+def describe_parent(record: Described) -> str:
     """Return what the runs under a parent have in common, in Markdown."""
     return (
         f"{_describe_row(record)}\n\nThe runs below differ in cell (timestep and layer) and seed alone. `score/measured` is the "
@@ -207,7 +217,7 @@ def describe_parent(record: RunRecord) -> str:
     )
 
 
-def list_inputs(record: RunRecord) -> list[DatasetInput]:
+def list_inputs(record: Described) -> list[DatasetInput]:
     """Return the splits of a run as MLflow's data sets, whose digests begin the hash of their clips, targets and videos."""
     parts = (("train", record.train), ("test", record.test), ("held_out", record.held_out))
     return [
@@ -240,7 +250,7 @@ def _list_scores(record: RunRecord, measured: float, at: int) -> list[Metric]:
     return [Metric(f"score/{name}", value, at, 0) for name, value in found.items()]
 
 
-def _describe_row(record: RunRecord) -> str:
+def _describe_row(record: Described) -> str:
     row = _row_of(record)
     title = f"**{record.row}**" + (f": {row.title}" if row else "")
     rule = "best epoch on the test split" if record.protocol == "published" else "best epoch on held-out clips"
@@ -259,7 +269,14 @@ def _describe_run(record: RunRecord) -> str:
     )
 
 
-def _row_of(record: RunRecord) -> Row | None:
+def _describe_training(started: StartedRun) -> str:
+    return (
+        f"{_describe_row(started)}\n\nCell {started.features.cell}, seed {started.seed}. Its training runs, or was killed or failed: "
+        "there is no record of it yet. Scores are in points."
+    )
+
+
+def _row_of(record: Described) -> Row | None:
     """Return the row as it is configured; None for own rows, whose configs are elsewhere, and rows that no longer exist."""
     if record.kind == "own":
         return None

@@ -21,6 +21,7 @@ from repro.core.files import set_aside
 from repro.core.locks import wait_for_lock
 from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_from_environment
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
+from repro.records.training_log import find_ended_logs
 
 if TYPE_CHECKING:
     from repro.records.mlflow_database import LogRequest
@@ -77,7 +78,7 @@ def track_runs(
         UsageError: the database, the server or the artifacts cannot be written. The run records are complete.
     """
     tracking, deadline = tracking_from_environment(), time.monotonic() + patience
-    mlflow_database = _import_mlflow()
+    mlflow_database = import_mlflow()
     request = mlflow_database.LogRequest(workspace, reporter.line, tracking, rebuild, deadline, verdicts or {})
     try:
         # Only a server's deadline: a database is waited for as long as another process logs to it.
@@ -88,11 +89,7 @@ def track_runs(
         ):
             # Read only now: the next process to hold the lock logs what was recorded meanwhile.
             runs = _load_records(workspace, reporter)
-            logged = (
-                mlflow_database.log_missing_runs(runs, request)
-                if tracking.uri
-                else _log_to_database(runs, request, reporter)
-            )
+            logged = _log_and_end(runs, request) if tracking.uri else _log_to_database(runs, request, reporter)
     except UsageError:
         raise
     except Exception as error:
@@ -123,7 +120,7 @@ def find_shown_experiment(workspace: Workspace) -> str:
         UsageError: the database or the server cannot be used, or has no runs of this project.
     """
     tracking = tracking_from_environment()
-    mlflow_database, place = _import_mlflow(), tracking.shown or str(workspace.mlflow_db)
+    mlflow_database, place = import_mlflow(), tracking.shown or str(workspace.mlflow_db)
     try:
         other = None if tracking.uri else mlflow_database.find_other_schema(workspace.mlflow_db)
         found = None if other else mlflow_database.find_experiment_id(tracking, workspace.mlflow_db)
@@ -138,7 +135,7 @@ def find_shown_experiment(workspace: Workspace) -> str:
     return str(found)
 
 
-def _import_mlflow() -> ModuleType:
+def import_mlflow() -> ModuleType:
     """Import the module that logs, and mlflow with it, quietly."""
     quiet_libraries()
     with warnings.catch_warnings():
@@ -184,7 +181,7 @@ def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogReque
                     f"`repro track --rebuild`, which renames it, or make a copy and run 'mlflow db upgrade sqlite:///{workspace.mlflow_db}'"
                 )
                 return None
-            return mlflow_database.log_missing_runs(runs, request)
+            return _log_and_end(runs, request)
         except mlflow_database.FAILURES as error:
             code = _find_sqlite_code(error)
             # Locked or found damaged while it was written: the next round waits for it, or renames it.
@@ -194,6 +191,17 @@ def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogReque
                 f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({' '.join(str(error).split())[:120]}): the run "
                 "records are complete: free space or correct the path, then `repro track` logs them"
             ) from error
+
+
+def _log_and_end(runs: list[tuple[StoredRun, RunRecord]], request: "LogRequest") -> int:
+    """Log the records, and mark the runs of trainings that ended without one; returns how many records were logged."""
+    from repro.records.mlflow_database import log_missing_runs
+    from repro.records.mlflow_live_run import LiveRun
+
+    logged = log_missing_runs(runs, request)
+    for log in find_ended_logs(request.workspace.runs):
+        LiveRun(request, log).end_if_running()
+    return logged
 
 
 def _load_records(workspace: Workspace, reporter: Reporter) -> list[tuple[StoredRun, RunRecord]]:

@@ -62,7 +62,7 @@ class _Line(Record):
     """A line of the log: what happened, at `at` milliseconds since 1970."""
 
     at: int
-    token: str = Field(default="", exclude_if=_is_empty)
+    token: str = Field(default="", exclude_if=_is_empty, pattern="^[0-9a-f]*$")
     started: StartedRun | None = Field(default=None, exclude_if=_is_empty)
     epoch: EpochRecord | None = Field(default=None, exclude_if=_is_empty)
     system: dict[str, float] = Field(default={}, exclude_if=_is_empty)
@@ -188,6 +188,16 @@ def load_training_log(path: Path) -> TrainingLog | None:
         elif line.failed:
             log.failed = line.failed
     return log
+
+
+def find_ended_logs(runs: Path) -> Iterator[TrainingLog]:
+    """Yield the logs of trainings that ended without a record: killed or failed ones."""
+    for path in sorted(runs.glob("*/seed*/training.jsonl")):
+        # In this order: who trains writes the record first and frees the log then.
+        if not is_training(path) and not path.with_name("record.json").exists():
+            log = load_training_log(path)
+            if log is not None and log.started is not None and log.token:
+                yield log
 
 
 def is_training(path: Path) -> bool:
