@@ -59,7 +59,7 @@ def follow_trainings(workspace: Workspace, logs: list[Path], seconds: float) -> 
                     training.run_id = ""
         if last:
             return
-        until = time.monotonic() + max(seconds, 10 * (time.monotonic() - started))
+        until = time.monotonic() + max(seconds, 4 * (time.monotonic() - started))
         while time.monotonic() < until and not ended and os.getppid() == trainer:
             time.sleep(LOOK)
 
@@ -75,9 +75,7 @@ def _send_news(workspace: Workspace, training: _Followed, *, last: bool) -> None
     log = load_training_log(stored.log_path)
     if log is None or log.started is None:
         return
-    if stored.record_path.exists():
-        training.over = True  # logged from the record
-        return
+    recorded = stored.record_path.exists()
     tracking = tracking_from_environment()
     # As every process that writes to the workspace's database. A server is not waited for by others.
     lock = (
@@ -90,7 +88,9 @@ def _send_news(workspace: Workspace, training: _Followed, *, last: bool) -> None
         if not training.run_id:
             training.run_id, training.sent = live.open_run()
         live.send_epochs(training.run_id, training.sent)
-        if not trains:
+        if recorded:
+            training.over = True  # the rest is logged from the record
+        elif not trains:
             live.end_run(training.run_id)
             training.over = True
 

@@ -17,7 +17,7 @@ from repro.core.workspace import Workspace
 SHOWN_AFTER = 20.0
 """Seconds. A shorter training is over before MLflow is imported, and is logged from its record at once."""
 EVERY = 10.0
-"""Seconds from one look at the logs to the next, and more where MLflow takes more than a tenth of that."""
+"""Seconds from one look at the logs to the next, and more where MLflow takes more than a quarter of that."""
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from repro.records.mlflow_database import (
+    BATCH,
     LogRequest,
     find_experiment,
     find_tagged_run,
@@ -86,10 +88,19 @@ class LiveRun:
 
     def send_epochs(self, run: str, sent: set[int]) -> None:
         """Send the epochs that are not in `sent`, and add them."""
-        for number, epoch in sorted(self.log.epochs.items()):
-            if number not in sent:
-                self._client.log_batch(run, metrics=list_epoch_metrics(epoch.result, epoch.at, epoch.system))
-                sent.add(number)
+        metrics: list[Metric] = []
+        news = sorted(self.log.epochs.keys() - sent)
+        for number in news:
+            epoch = self.log.epochs[number]
+            found = list_epoch_metrics(epoch.result, epoch.at, epoch.system)
+            # Epochs are never divided: one that has its loss there has all.
+            if len(metrics) + len(found) > BATCH:
+                self._client.log_batch(run, metrics=metrics)
+                metrics = []
+            metrics += found
+        if metrics:
+            self._client.log_batch(run, metrics=metrics)
+        sent |= set(news)
 
     def end_run(self, run: str) -> None:
         """Mark the run as failed or killed, at the time of the last thing that the log has."""
