@@ -464,6 +464,19 @@ class Report(Json):
     comparison: dict[str, Any] = Field(default={}, description="with --compare, and then nothing else")
 
 
+class Checked(Json):
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    remedy: str
+
+
+class Examination(Json):
+    row: str | None
+    able: bool = Field(description="false if any finding says fail; the exit code is then 4")
+    findings: list[Checked]
+
+
 class ComparedWays(Json):
     what: str
     skipped: str = ""
@@ -557,6 +570,7 @@ OUTPUTS: dict[str, Any] = {
     "report": Report,
     "show": Page,
     "verify": Ways | Golden | Store | Sample,
+    "doctor": Examination,
 }
 """What each command prints with --json; `repro ROW --dry-run` prints what `repro plan` does."""
 

@@ -42,9 +42,13 @@ VERBS = {
         "show": "Show what a backbone makes of a video: frames, feature maps and vectors over time, as one HTML page.",
         "verify": "Compare a backbone's features with golden values; exits 1 if any deviates too much.",
     },
+    "Machines": {
+        "doctor": "Check whether this machine can run a row, or any: software, GPU, disk, locks, data, checkpoints.",
+    },
 }
 """Every verb with the first line of its docstring, by its group in `repro --help`, which so imports none of them."""
-
+FOLDERS = {"Judge and show": "judge", "Machines": "machines"}
+"""Groups whose modules are in a folder of their own."""
 
 UNWRAPPED = 10_000
 """Columns of help off a terminal: more than any of its lines has."""
@@ -63,7 +67,7 @@ def locate_verb(name: str) -> tuple[str, str]:
     """Return the module of a verb and its function there."""
     # `list` is a builtin, and its function is named otherwise.
     function = "list_rows" if name == "list" else name
-    folder = "repro.cli.judge" if name in VERBS["Judge and show"] else "repro.cli"
+    folder = next((f"repro.cli.{below}" for group, below in FOLDERS.items() if name in VERBS[group]), "repro.cli")
     return f"{folder}.{function}", function
 
 

@@ -1,0 +1,1 @@
+"""Verbs about machines: a module each."""

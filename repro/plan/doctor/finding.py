@@ -1,0 +1,82 @@
+"""What a check reports, and what checks are given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from repro.core.workspace import Workspace, device_from_environment, environment_values
+from repro.features.rates import kind_of
+from repro.plan.doctor.nvidia_smi import ListedGpus, query_gpus
+from repro.plan.doctor.probes import Probe, start_probe
+from repro.plan.plan import RowPlan, make_plan
+from repro.table.requirements import gpus_visible
+from repro.table.row import Row
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `repro doctor`."""
+
+    name: str
+    state: State
+    """ok; warn: works with less, or will not be noticed until later; fail: the row, or without one any row, cannot run."""
+    what: str
+    """What was found."""
+    remedy: str = ""
+    """What to do; empty if nothing."""
+
+
+class Subject:
+    """The machine, the workspace and the row that are examined. What several checks need is looked up once."""
+
+    def __init__(self, workspace: Workspace, row: Row | None = None, device: str | None = None) -> None:
+        """`device` is the one of --device, if it was given."""
+        self.workspace, self.row = workspace, row
+        self.environment: Mapping[str, str] = environment_values()
+        self._device = device
+        # Started first: they take seconds, during which the other checks run.
+        self._probes = {"torch": start_probe("torch", device or self.environment.get("REPRO_DEVICE", ""))}
+        self._probes["video"] = start_probe("video")
+
+    def probe(self, name: str) -> Probe:
+        """Return the probe of torch (with the GPU and sgm) or of video (the decoders)."""
+        return self._probes[name]
+
+    def torch_facts(self, name: str) -> dict[str, Any]:
+        """Return what is known of torch, gpu or sgm; if nothing, the reason as `problem`."""
+        probe = self._probes["torch"]
+        return dict(probe.facts().get(name, {"problem": probe.failure}))
+
+    @property
+    def requested_device(self) -> str | None:
+        """The device of --device or REPRO_DEVICE; None if neither names one.
+
+        Raises:
+            UsageError: REPRO_DEVICE names no kind of device.
+        """
+        return self._device or device_from_environment()
+
+    @cached_property
+    def visible_gpus(self) -> int:
+        """Number of GPUs that the driver lists for this process."""
+        return gpus_visible()
+
+    @cached_property
+    def listed_gpus(self) -> ListedGpus:
+        """The machine's GPUs, by nvidia-smi."""
+        return query_gpus()
+
+    @property
+    def computes_on_gpu(self) -> bool:
+        """Whether a row would compute on a GPU: one is requested, or none is and the driver lists one."""
+        requested = self.requested_device
+        return self.visible_gpus > 0 if requested is None else requested != "cpu"
+
+    @cached_property
+    def plan(self) -> RowPlan:
+        """What the row still takes in this workspace."""
+        assert self.row is not None
+        return make_plan([self.row], self.workspace, kind_of(self.requested_device or "cuda"), 1, None).rows[0]
