@@ -50,7 +50,8 @@ def main() -> None:
                 write_run(workspace.runs, record(name, seed, 0.5), random)
         for name in options.grids:
             write_grid(workspace.runs, name)
-    workspace.rescored.unlink(missing_ok=True)
+    for kept in (workspace.rescored, workspace.computed):
+        kept.unlink(missing_ok=True)
     page = folder / "report.html"
     command = [sys.executable, "-m", "repro", "report", "-o", str(page), "--workspace", str(folder)]
     for what, words in (("cold", []), ("warm", []), ("warm, one row", ["ucf_hmdb"])):

@@ -22,7 +22,7 @@ from repro.backbones.weights import (
     explain_missing_checkpoint,
     read_noted_sha256,
 )
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, config_names, configs_folder, load_config
 from repro.core.errors import MissingError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.suggest import find_nearest
@@ -44,7 +44,7 @@ class _FamilyKey(Config):
 
 def backbone_names() -> list[str]:
     """Names of all shipped backbone configs, sorted."""
-    return sorted(path.stem for path in (configs_folder() / "backbones").glob("*.yaml"))
+    return config_names("backbones")
 
 
 def load_backbone(name: str, changes: Mapping[str, str] | None = None, *precisions: Precision | None) -> BackboneConfig:

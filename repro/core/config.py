@@ -2,9 +2,10 @@
 
 import copy
 import json
+import os
 import shlex
 from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +20,7 @@ MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
 
 
+@cache
 def shipped_folder(name: str) -> Path:
     """Return a folder that is shipped with the code: inside the package in an installed wheel, alongside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -29,6 +31,12 @@ def shipped_folder(name: str) -> Path:
 def configs_folder() -> Path:
     """Return configs/: rows, backbones, datasets, assets."""
     return shipped_folder("configs")
+
+
+def config_names(folder: str) -> list[str]:
+    """Return the names of the configs in a folder of configs/, sorted."""
+    with os.scandir(configs_folder() / folder) as entries:
+        return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
 def expected_folder() -> Path:
@@ -132,6 +140,9 @@ def load_config(model: type[ConfigT], path: Path, changes: Mapping[str, str] | N
         UsageError: the file is missing or not YAML; an unknown key; a value of another type or out of range.
     """
     raw = _read_extended(path)
+    if changes:
+        # What is remembered of the file must not change.
+        raw = copy.deepcopy(raw)
     for key, text in (changes or {}).items():
         _change_value(raw, key, text)
     if issubclass(model, NamedConfig):
@@ -172,8 +183,8 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        # Copied, because callers change it. Judging a grid's records reads the same few configs hundreds of times.
-        raw = copy.deepcopy(_load_yaml_once(read_text(path)))
+        # Remembered: judging a grid's records reads the same few configs hundreds of times.
+        raw = _load_yaml_once(read_text(path))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file: expected a config in YAML") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -188,7 +199,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: a value that YAML cannot convert: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
-    return raw
+    # Callers add and remove keys of their own; what is below those is remembered, and must not be changed.
+    return dict(raw)
 
 
 def _change_value(raw: dict[str, Any], key: str, text: str) -> None:

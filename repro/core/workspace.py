@@ -78,8 +78,13 @@ class Workspace:
 
     @property
     def rescored(self) -> Path:
-        """Scores and intervals that `repro check` has computed from predictions, by the sha256 of their file (repro/judge/rescoring.py)."""
+        """Scores and intervals that `repro check` has computed from predictions, by the sha256 of their file (repro/judge/kept.py)."""
         return self.root / "rescored.jsonl"
+
+    @property
+    def computed(self) -> Path:
+        """As `rescored`, what `repro check --claims` and `repro report` have computed besides."""
+        return self.root / "computed.jsonl"
 
     @property
     def mlflow_db(self) -> Path:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.core.config import Config, NamedConfig, configs_folder, fill_path, load_config
+from repro.core.config import Config, NamedConfig, config_names, configs_folder, fill_path, load_config
 from repro.core.errors import UsageError
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.suggest import find_nearest
@@ -143,7 +143,7 @@ class DatasetConfig(NamedConfig):
 
 
 def dataset_names() -> list[str]:
-    return sorted(path.stem for path in (configs_folder() / "datasets").glob("*.yaml"))
+    return config_names("datasets")
 
 
 def load_dataset(name: str) -> DatasetConfig:

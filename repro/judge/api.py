@@ -89,4 +89,4 @@ def judge_claims(workspace: Path | str | None = None, rules: str = "1") -> "list
     from repro.judge.claims.judging import judge_workspace_claims
 
     opened, table = open_workspace(None if workspace is None else Path(workspace)), table_path(rules)
-    return judge_workspace_claims(rows_with_expected(table), load_records(opened.root), opened.runs, table)[0]
+    return judge_workspace_claims(rows_with_expected(table), load_records(opened.root), opened, table)[0]

@@ -1,13 +1,47 @@
 """Whether a run record measures a row as it is configured, and whether two records measure the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from repro.backbones.config import read_precision
-from repro.datasets.split import SplitName
 from repro.judge.expected import Expected
 from repro.judge.grid_selection import grid_cells, has_grid
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone, row_datasets
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A row with what its configs state, read once for all records that are compared with it."""
+
+    row: Row
+    grid: frozenset[str]
+    """Names of the cells of its grid; empty if it has none."""
+    identity: Mapping[str, Any]
+    """What the backbone's config states of the features, without the precision."""
+    precision: str
+    recipe: Mapping[str, Any]
+    clips: Mapping[str, int | None]
+    """Number of clips by name of the split, where the data set's config states it."""
+
+
+def read_configured(row: Row) -> Configured:
+    """Read the configs that a row names."""
+    backbone = row_backbone(row)
+    return Configured(
+        row=row,
+        grid=frozenset(cell.name for cell in grid_cells(row)) if has_grid(row) else frozenset(),
+        # The record's identity has more keys, such as the checkpoint's sha256: only what the config states is compared.
+        identity=backbone.model_dump(mode="json", exclude={*backbone.not_in_identity, "precision"}),
+        precision=read_precision(backbone),
+        recipe=row.readout.model_dump(exclude={"note"}),
+        clips={
+            f"{name}/{split}": found.clips
+            for name, dataset in row_datasets(row).items()
+            for split, found in dataset.splits.items()
+        },
+    )
 
 
 def accepted_cells(row: Row, expected: Expected) -> list[str]:
@@ -17,7 +51,7 @@ def accepted_cells(row: Row, expected: Expected) -> list[str]:
     return [cell.name for cell in grid_cells(row)] if judges_grid else [row.features.name]
 
 
-def explain_unfit(record: RunRecord, row: Row, cells: Sequence[str]) -> str:
+def explain_unfit(record: RunRecord, row: Row | Configured, cells: Sequence[str]) -> str:
     """Return why `record` cannot be judged as a measurement of `row` at one of `cells`; empty if it can."""
     if not record.complete:
         return "a trial on fewer clips"
@@ -32,15 +66,19 @@ def record_precision(record: RunRecord) -> str:
     return str(record.features.identity.get("precision", "fp32"))
 
 
-def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = (), *, any_precision: bool = False) -> str:
+def explain_mismatch(
+    record: RunRecord, row: Row | Configured, cells: Sequence[str] = (), *, any_precision: bool = False
+) -> str:
     """Return why `record` does not match the row's current config, whatever its protocol; empty if it does.
 
     Args:
         record: A run record of the row.
-        row: The row as it is configured now.
+        row: The row as it is configured now; for many records, what `read_configured` returns of it.
         cells: Names of the cells that count [default: the row's default cell].
         any_precision: Features in another precision than the row's match too: the same row, measured with other rounding.
     """
+    configured = row if isinstance(row, Configured) else read_configured(row)
+    row = configured.row
     for what, theirs, ours in (
         ("row version", record.row_version, row.version),
         ("metric", record.metric, row.metric),
@@ -50,31 +88,24 @@ def explain_mismatch(record: RunRecord, row: Row, cells: Sequence[str] = (), *, 
         if theirs != ours:
             return f"{what} {theirs}, the row has {ours}"
     if record.features.cell not in (cells or [row.features.name]):
-        if has_grid(row) and record.features.cell in {cell.name for cell in grid_cells(row)}:
+        if record.features.cell in configured.grid:
             return f"another cell of a grid: the row is {row.features.name}"
         return f"features {record.features.cell}, the row has {row.features.name}"
-    backbone = row_backbone(row)
-    ours_now = backbone.model_dump(mode="json", exclude=set(backbone.not_in_identity))
-    # The record's identity has more keys, such as the checkpoint's sha256: only what the config states is compared.
-    precision = read_precision(backbone)
-    if not any_precision and record_precision(record) != precision:
-        return f"features in precision {record_precision(record)}, the row's are in {precision}"
-    ours_now.pop("precision", None)
-    changed = [key for key, value in ours_now.items() if record.features.identity.get(key) != value]
+    if not any_precision and record_precision(record) != configured.precision:
+        return f"features in precision {record_precision(record)}, the row's are in {configured.precision}"
+    changed = [key for key, value in configured.identity.items() if record.features.identity.get(key) != value]
     if changed:
         return f"another backbone: its {changed[0]} is not the row's"
     if record.features.stored_as != "float32":
         return f"features stored as {record.features.stored_as}, the row reads float32"
     if record.precision != "fp32":
         return f"a readout in {record.precision}, the row's is in fp32"
-    recipe, configured = (r.model_dump(exclude={"note"}) for r in (record.recipe, row.readout))
-    differing = [name for name in configured if recipe[name] != configured[name]]
+    recipe = record.recipe.model_dump(exclude={"note"})
+    differing = [name for name, value in configured.recipe.items() if recipe[name] != value]
     if differing:
-        return f"another recipe: {differing[0]} {recipe[differing[0]]}, the row has {configured[differing[0]]}"
-    datasets = row_datasets(row)
+        return f"another recipe: {differing[0]} {recipe[differing[0]]}, the row has {configured.recipe[differing[0]]}"
     for split in (record.train, record.test):
-        name = SplitName.parse(split.name)
-        clips = datasets[name.dataset].splits[name.split].clips
+        clips = configured.clips[split.name]
         if clips is not None and split.clips + len(split.missing_clips) != clips:
             return f"{split.clips} clips of {split.name}, which has {clips}"
     return ""

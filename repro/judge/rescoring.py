@@ -1,28 +1,19 @@
 """What a file of predictions says by itself: the scores of every epoch, computed from it, and hashes of what must not repeat.
 
-Results are kept in WORKSPACE/rescored.jsonl by the sha256 of the file and of the code that computed them; each check computes
-one of those it uses again, and uses none if that one is not what was kept.
+Results are kept in WORKSPACE/rescored.jsonl by the sha256 of the file (kept.py).
 """
 
 import hashlib
-import json
-import os
-import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from repro.core.errors import MissingError
-from repro.core.files import set_aside
-from repro.core.hashing import content_sha256, file_sha256
-from repro.core.reading import read_bytes
-from repro.core.signed import parse_signed_json
+from repro.core.hashing import content_sha256
+from repro.judge.kept import Computation, Memory, hash_code
 from repro.readout import metrics, predictions
 from repro.readout.metrics import all_scores, chance_scores, constant_scores, map_micro_of_counts
 from repro.readout.predictions import Predictions, read_predictions
@@ -108,11 +99,6 @@ def _constant_scores(targets: bytes, shape: tuple[int, int]) -> dict[str, float]
     return constant_scores(np.frombuffer(targets, np.int64).reshape(shape))
 
 
-@cache
-def _code_sha256() -> str:
-    return hash_code(metrics.__file__, predictions.__file__, __file__)
-
-
 def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[str], None]) -> dict[str, Rescored]:
     """Compute the scores of files of predictions, on all cores, or read those that are kept.
 
@@ -121,21 +107,14 @@ def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[st
         kept: Where results are kept; None keeps and reads none.
         warn: Called with a message if what is kept is wrong.
     """
-    known = {} if kept is None else {sha: found for sha, found in _read_rescored(kept).items() if sha in paths}
-    if known and kept is not None:
-        # The file is signed, but by whoever wrote it: a copied workspace may bring one of its own.
-        sample = random.choice(sorted(known))  # noqa: S311
-        if not _agree(rescore(paths[sample]), known[sample]):
-            warn(f"{kept}: not what its predictions give: kept as {set_aside(kept).name}, computing all scores again")
-            known = {}
-    missing = [sha for sha in paths if sha not in known]
-    if missing:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy sorts without the interpreter's lock
-            found = dict(zip(missing, pool.map(rescore, [paths[sha] for sha in missing]), strict=True))
-        if kept is not None:
-            keep_results(kept, _code_sha256(), {sha: asdict(rescored) for sha, rescored in found.items()})
-        known |= found
-    return known
+    computation = Computation(
+        code=hash_code(metrics.__file__, predictions.__file__, __file__),
+        compute=rescore,
+        verify=lambda path, known: _agree(rescore(path), known),
+        dump=asdict,
+        parse=lambda values: Rescored(**values | {"problem": tuple(values["problem"])}),
+    )
+    return Memory(computation, kept, warn).recall(paths)
 
 
 def _agree(ours: Rescored, kept: Rescored) -> bool:
@@ -153,48 +132,3 @@ def _agree(ours: Rescored, kept: Rescored) -> bool:
         )
         for found, known in pairs
     )
-
-
-def _read_rescored(path: Path) -> dict[str, Rescored]:
-    found = {}
-    for sha, values in read_kept(path, _code_sha256()).items():
-        with suppress(ValueError, TypeError, KeyError):
-            found[sha] = Rescored(**values | {"problem": tuple(values["problem"])})
-    return found
-
-
-def read_kept(path: Path, code: str) -> dict[str, dict[str, Any]]:
-    """Return the results of the code with sha256 `code` that are kept at `path`, by what they were computed from."""
-    try:
-        lines = read_bytes(path).splitlines()
-    except OSError:
-        return {}
-    found = {}
-    for line in lines:
-        # The last line of a killed writer, or one of another version.
-        with suppress(ValueError, TypeError, KeyError):
-            raw, intact = parse_signed_json(line)
-            if intact and raw["code"] == code:
-                found[str(raw["predictions"])] = dict(raw["found"])
-    return found
-
-
-def keep_results(path: Path, code: str, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add results to those that `read_kept` returns. A folder that cannot be written is left as it is."""
-    lines = []
-    for of, result in found.items():
-        value = {"predictions": of, "code": code, "found": result}
-        lines.append(json.dumps(value | {"sha256": content_sha256(value)}) + "\n")
-    # A read-only workspace costs the next check its time, and nothing else. One write, in append mode: processes that share
-    # the file do not mix their lines.
-    with suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(handle, "".join(lines).encode())
-        finally:
-            os.close(handle)
-
-
-def hash_code(*modules: str | None) -> str:
-    """Return the sha256 of source files: results are kept under that of the code that computed them."""
-    return content_sha256([file_sha256(Path(file or "")) for file in modules])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from repro.backbones.config import read_precision
 from repro.core.errors import Exit
 from repro.judge.expected import Expected
-from repro.judge.fitness import accepted_cells, explain_unfit
+from repro.judge.fitness import Configured, accepted_cells, explain_unfit, read_configured
 from repro.judge.grid_selection import Selected
 from repro.judge.outcome import Outcome
 from repro.judge.rules import format_refusal
@@ -90,7 +90,7 @@ def judge_rows(
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
     left_out = []
     # Of rows with records alone: a row's grid takes several configs to tell.
-    accepted: dict[str, list[str]] = {}
+    accepted: dict[str, tuple[Configured, list[str]]] = {}
     for record in records:
         if record.kind != "published":
             continue
@@ -99,8 +99,8 @@ def judge_rows(
             why = "there is no such row"
         else:
             if row.name not in accepted:
-                accepted[row.name] = accepted_cells(row, line)
-            why = explain_unfit(record, row, accepted[row.name])
+                accepted[row.name] = read_configured(row), accepted_cells(row, line)
+            why = explain_unfit(record, *accepted[row.name])
         if why:
             left_out.append((record, format_refusal("R15", why)))
         else:

@@ -2,7 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from repro.backbones.config import read_precision
@@ -12,8 +13,10 @@ from repro.datasets.manifest import Manifest, stored_manifest
 from repro.judge.claims.formats import ClaimsReport, report_claims
 from repro.judge.evidence import Annotations, read_evidence
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
-from repro.judge.fitness import explain_mismatch, record_precision
+from repro.judge.fitness import explain_mismatch, read_configured, record_precision
 from repro.judge.grid_selection import grid_cells, has_grid
+from repro.judge.kept import Memory
+from repro.judge.scores.numbers import Numbers, ScoresInput, remember_numbers
 from repro.judge.scores.row_scores import RowScores, compute_row_scores
 from repro.judge.verdict import Verdict, judge_rows
 from repro.pipeline.grid.report import GridResult
@@ -76,11 +79,15 @@ class Contents:
         return [one for one in self.rows if one.verdict is not None]
 
 
-def gather_contents(names: Sequence[str], workspace: Workspace) -> Contents:
+def gather_contents(
+    names: Sequence[str], workspace: Workspace, warn: Callable[[str], None] = lambda line: None
+) -> Contents:
     """Read the runs of a workspace and judge them.
 
     Args:
         names: Rows to show, in this order, or row files of own clips [default: the 24, and all others that have runs].
+        workspace: Where the runs are. What takes long to compute is kept there.
+        warn: Called with a message if something that was kept is wrong.
 
     Raises:
         UsageError: an unknown row.
@@ -89,7 +96,7 @@ def gather_contents(names: Sequence[str], workspace: Workspace) -> Contents:
     path = table_path()
     table = rows_with_expected(path)
     annotations = Annotations(workspace)
-    found, damaged = read_evidence(find_runs(workspace.runs), annotations)
+    found, damaged = read_evidence(find_runs(workspace.runs), annotations, warn)
     records = [record for record in found if record.complete]
     verdicts, left_out = judge_rows(table, records, annotations.compared)
     by_row: defaultdict[str, list[RunRecord]] = defaultdict(list)
@@ -101,7 +108,11 @@ def gather_contents(names: Sequence[str], workspace: Workspace) -> Contents:
         load_any_row(name) for name in (names or [*table, *(n for n in by_row if n not in table and n not in own)])
     ]
     judged = {verdict.expected.row: verdict for verdict in verdicts}
-    rows = [_gather_row(row, judged.get(row.name), by_row[row.name], workspace) for row in chosen]
+    memory = remember_numbers(workspace.computed, warn)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy computes without the interpreter's lock
+        rows = list(
+            pool.map(lambda row: _gather_row(judged.get(row.name), by_row[row.name], memory, row, workspace), chosen)
+        )
     not_shown = (
         [] if names else [f"{name}: own clips: name its row file, as `repro report my_row.yaml`" for name in own]
     )
@@ -112,7 +123,7 @@ def gather_contents(names: Sequence[str], workspace: Workspace) -> Contents:
     return Contents(
         workspace=workspace,
         rows=tuple(rows),
-        claims=None if names else report_claims(table, records, verdicts, workspace.runs, path),
+        claims=None if names else report_claims(table, records, verdicts, workspace, path, warn),
         rules="{}, sha256 {:.16}".format(*name_rule_set(path)),
         audits={name: _read_audit(workspace, name) for name in datasets},
         # A report is handed on: where the workspace is stored is nobody else's business.
@@ -139,10 +150,16 @@ def _read_audit(workspace: Workspace, dataset: str) -> Manifest | None:
         return None
 
 
-def _gather_row(row: Row, verdict: Verdict | None, records: Sequence[RunRecord], workspace: Workspace) -> RowContents:
-    notes = []
+def _gather_row(
+    verdict: Verdict | None,
+    records: Sequence[RunRecord],
+    memory: Memory[ScoresInput, Numbers],
+    row: Row,
+    workspace: Workspace,
+) -> RowContents:
+    notes, configured = [], read_configured(row)
     # Of the row as it is configured now: an older version's runs say nothing on it.
-    own = [run for run in records if not explain_mismatch(run, row, [row.features.name], any_precision=True)]
+    own = [run for run in records if not explain_mismatch(run, configured, [row.features.name], any_precision=True)]
     published, held_out = (_choose_group(row, own, protocol) for protocol in PROTOCOLS)
     judged = () if verdict is None else verdict.runs
     if judged:
@@ -150,7 +167,7 @@ def _gather_row(row: Row, verdict: Verdict | None, records: Sequence[RunRecord],
     scores = None
     if published or held_out:
         try:
-            scores = compute_row_scores(row, workspace)
+            scores = compute_row_scores(row, workspace, records=records, memory=memory)
         except ReproError as error:
             notes.append(f"scores by class are left out: {error}")
     return RowContents(
@@ -187,12 +204,12 @@ def _gather_grid(row: Row, records: Sequence[RunRecord]) -> GridResult | None:
     if not has_grid(row):
         return None
     cells = grid_cells(row)
-    names = [cell.name for cell in cells]
+    names, configured = [cell.name for cell in cells], read_configured(row)
     runs: dict[tuple[Protocol, int, str], RunRecord] = {}
     for protocol in PROTOCOLS:
         grids: defaultdict[str, dict[tuple[Protocol, int, str], RunRecord]] = defaultdict(dict)
         for record in sorted(records, key=lambda record: record.made.at):
-            if record.protocol == protocol and not explain_mismatch(record, row, names, any_precision=True):
+            if record.protocol == protocol and not explain_mismatch(record, configured, names, any_precision=True):
                 grids[record.grid][record.protocol, record.seed, record.features.cell] = record
         several = [found for found in grids.values() if len({cell for _, _, cell in found}) > 1]
         if several:

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, config_names, configs_folder, load_config
 from repro.core.errors import UsageError
 from repro.core.suggest import find_nearest
 from repro.table.extras import extra_row, extras_path, read_extras
@@ -59,7 +59,7 @@ def smoke_row_names(*, pretrained: bool = False) -> tuple[str, ...]:
 
 def row_names() -> list[str]:
     """The 24 rows in the order of the published table: by setting, ActionDiff first."""
-    return sorted((path.stem for path in (configs_folder() / "rows").glob("*.yaml")), key=table_order().sort_key)
+    return sorted(config_names("rows"), key=table_order().sort_key)
 
 
 def extra_names() -> tuple[str, ...]:

@@ -14,7 +14,11 @@ from builders.records import record, write_with_evidence
 
 from repro.backbones.config import Cell
 from repro.core.console import escape_text
+from repro.core.hashing import content_sha256
 from repro.core.workspace import open_workspace
+from repro.judge.kept import dump_arrays, parse_arrays
+from repro.judge.scores import numbers
+from repro.judge.scores.numbers import compute_numbers
 from repro.report.contents import Contents, gather_contents
 from repro.report.deviations import list_deviations
 from repro.report.drawing import Drawing
@@ -101,6 +105,29 @@ def test_the_page_is_well_formed_and_loads_nothing(page: str) -> None:
     # What figures take from the page is its text colour: none of them is drawn in one that a dark page hides.
     assert "#010203" not in page
     assert page.count("<svg") == page.count('<svg role="img" aria-label="')
+
+
+def test_scores_by_class_are_kept_and_not_taken_on_trust(
+    workspace: Path, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    real = compute_numbers
+    monkeypatch.setattr(numbers, "compute_numbers", lambda given: computed.append(given) or real(given))
+    opened = open_workspace(workspace)
+    assert render_page(gather_contents((), opened)) == page
+    assert len(computed) == 1  # one of the two rows is computed again, whichever
+    lines = [json.loads(line) for line in opened.computed.read_text().splitlines()]
+    with opened.computed.open("w") as file:
+        for line in lines:
+            if "items" in line["found"]:
+                line["found"]["arrays"] = dump_arrays(
+                    {name: array + 1 for name, array in parse_arrays(line["found"]["arrays"]).items()}
+                )
+            del line["sha256"]
+            file.write(json.dumps(line | {"sha256": content_sha256(line)}) + "\n")
+    warnings: list[str] = []
+    assert render_page(gather_contents((), opened, warnings.append)) == page
+    assert [line for line in warnings if "not what its predictions give" in line]
 
 
 def test_foreign_text_stays_text(page: str, contents: Contents) -> None:

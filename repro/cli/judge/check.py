@@ -69,7 +69,7 @@ def check(
         # Imported here: it imports NumPy and pyarrow, which the verdicts on rows can do without.
         from repro.judge.claims.formats import report_claims
 
-        claimed = report_claims(rows, records, verdicts, workspace.runs, path)
+        claimed = report_claims(rows, records, verdicts, workspace, path, _warn)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
     for line in explain_left_out(left_out):
         _warn(line)

@@ -50,14 +50,14 @@ def report(
     from repro.report.page import list_drawings, render_markdown, render_page
 
     reporter = Reporter(to_stderr=common.as_json)
-    contents = gather_contents(rows, common.open_workspace())
+    contents = gather_contents(rows, common.open_workspace(), reporter.warn)
     if format_ == "markdown":
         page = render_markdown(contents)
     else:
         with reporter.progress("report", len(contents.rows)) as advance:
             page = render_page(contents, advance)
-    written, content = [output], page.encode(errors="backslashreplace")
-    write_bytes(output, content)
+    written, page_bytes = [output], page.encode(errors="backslashreplace")
+    write_bytes(output, page_bytes)
     if figures is not None:
         for drawing in list_drawings(contents):
             files = {"svg": drawing.render_file("svg"), "png": drawing.render_file("png")}
@@ -70,7 +70,7 @@ def report(
         print(json.dumps({"files": [str(path) for path in written], "rows": measured}, indent=1))
     else:
         also = f" and {len(written) - 1} files of figures in {figures}" if figures else ""
-        reporter.line(f"{'report':<11} {len(measured)} rows with runs, {format_size(len(content))}  {output}{also}")
+        reporter.line(f"{'report':<11} {len(measured)} rows with runs, {format_size(len(page_bytes))}  {output}{also}")
     return Exit.OK
 
 

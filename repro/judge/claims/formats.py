@@ -4,12 +4,13 @@ import dataclasses
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from repro.core.workspace import Workspace
 from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, combine_sources
 from repro.judge.claims.judging import ClaimOutcome, ClaimVerdict, Family, Rows, judge_workspace_claims
 from repro.judge.outcome import ALPHA
@@ -41,15 +42,22 @@ class ClaimsReport:
 
 
 def report_claims(
-    rows: Rows, records: Sequence[RunRecord], verdicts: Sequence[Verdict], runs: Path, table: Path
+    rows: Rows,
+    records: Sequence[RunRecord],
+    verdicts: Sequence[Verdict],
+    workspace: Workspace,
+    table: Path,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> ClaimsReport:
-    """Judge the claims of the rule set at `table` by records whose predictions are in `runs`.
+    """Judge the claims of the rule set at `table` by records whose predictions are in a workspace.
+
+    What takes long is kept there. `warn` is called with a message if something that was kept is wrong.
 
     Raises:
         UsageError: the claims are missing or not valid.
         MissingError: the predictions of a record are missing.
     """
-    claims, families = judge_workspace_claims(rows, records, runs, table)
+    claims, families = judge_workspace_claims(rows, records, workspace, table, warn)
     return ClaimsReport(claims, families, summarise_table(verdicts))
 
 

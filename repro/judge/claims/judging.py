@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float, Float32
 from pydantic import Field
 
 from repro.core.config import Config, load_config
 from repro.core.errors import UsageError
+from repro.core.workspace import Workspace
 from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, claim_p_value, compare_pairs, compare_seeds
-from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
+from repro.judge.claims.samples import RunSamples, name_samples, remember_samples
 from repro.judge.expected import Expected
-from repro.judge.fitness import accepted_cells, explain_mismatch
+from repro.judge.fitness import accepted_cells, explain_mismatch, read_configured
 from repro.judge.grid_selection import selection_of
+from repro.judge.kept import Memory
 from repro.judge.run_sets import RunSet, build_run_sets
 from repro.judge.seeds import seeds_for_gap
 from repro.judge.verdict import Verdict, judge_rows
@@ -33,7 +34,6 @@ from repro.table.row import Row, row_datasets
 
 FEWEST_VIDEOS = 20
 """Source videos that a test on clips needs: of fewer, a standard error says little."""
-LoadPredictions = Callable[[RunRecord], Predictions]
 Rows = dict[str, tuple[Row, Expected]]
 
 
@@ -152,7 +152,7 @@ def load_claims(path: Path, rows: Rows) -> dict[str, Family]:
 
 
 def judge_claims(
-    rows: Rows, families: Mapping[str, Family], records: Iterable[RunRecord], load_predictions: LoadPredictions
+    rows: Rows, families: Mapping[str, Family], records: Iterable[RunRecord], memory: Memory[RunRecord, RunSamples]
 ) -> list[ClaimVerdict]:
     """Judge every claim by the records that measure its two rows.
 
@@ -160,7 +160,7 @@ def judge_claims(
         rows: Row and published value, by name.
         families: Claims, as `load_claims` returns them.
         records: Any run records.
-        load_predictions: Returns the per-clip scores of a record.
+        memory: Of the samples of the records' runs (samples.py).
 
     Returns:
         One verdict per claim, in the order of the file.
@@ -175,7 +175,7 @@ def judge_claims(
         may_count = id(record) not in unfit or (record.protocol == "held-out" and record.complete)
         if record.row in rows and record.kind == "published" and may_count:
             fit[record.row].append(record)
-    judge = _Judge(rows, {verdict.expected.row: verdict for verdict in verdicts}, fit, load_predictions)
+    judge = _Judge(rows, {verdict.expected.row: verdict for verdict in verdicts}, fit, memory)
     return [
         one
         for name, family in families.items()
@@ -184,9 +184,15 @@ def judge_claims(
 
 
 def judge_workspace_claims(
-    rows: Rows, records: Iterable[RunRecord], runs: Path, table: Path
+    rows: Rows,
+    records: Iterable[RunRecord],
+    workspace: Workspace,
+    table: Path,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[ClaimVerdict], dict[str, Family]]:
-    """Judge the claims of the rule set at `table` by records whose predictions are in the folder `runs` of a workspace.
+    """Judge the claims of the rule set at `table` by records whose predictions are in a workspace.
+
+    What takes long is kept there. `warn` is called with a message if something that was kept is wrong.
 
     Returns:
         One verdict per claim, and the families.
@@ -198,19 +204,9 @@ def judge_workspace_claims(
     families = load_claims(claims_path(table), rows)
 
     def load_predictions(record: RunRecord) -> Predictions:
-        return read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
+        return read_predictions(stored_run(workspace.runs, record.row, record.seed, record.run).predictions_path)
 
-    return judge_claims(rows, families, records, load_predictions), families
-
-
-@dataclass(frozen=True, slots=True)
-class _Resampled:
-    """Mean score over a row's seeds, on every sample of source videos."""
-
-    scores: Float[np.ndarray, " R"]
-    videos: int
-    clips: tuple[tuple[str, ...], bytes, bytes]
-    """Clip ids in order, and their source videos and targets: what two rows must share to be compared in pairs."""
+    return judge_claims(rows, families, records, remember_samples(load_predictions, workspace.computed, warn)), families
 
 
 @dataclass(slots=True)
@@ -220,10 +216,9 @@ class _Judge:
     rows: Rows
     verdicts: Mapping[str, Verdict]
     records: Mapping[str, Sequence[RunRecord]]
-    load_predictions: LoadPredictions
-    weights: dict[int, Float32[np.ndarray, "G R"]] = field(default_factory=dict)
-    """Samples, by number of source videos: the same for every run on the same clips."""
-    resampled: dict[tuple[str, str], _Resampled] = field(default_factory=dict)
+    memory: Memory[RunRecord, RunSamples]
+    resampled: dict[tuple[str, str], RunSamples] = field(default_factory=dict)
+    """Means over a row's seeds, by row and what was selected how."""
 
     def compare_rows(self, family: str, first: str, second: str) -> ClaimVerdict:
         """Return the verdict on "`first` scores above `second`", not yet adjusted for the number of claims."""
@@ -285,34 +280,17 @@ class _Judge:
         if above.measured is not None and below.measured is not None and (above.best_of_grid or below.best_of_grid):
             yield f"best of {max(above.cells, below.cells)} cells", above.measured - below.measured
 
-    def _resample(self, row: str, measured: Measured) -> _Resampled:
-        if (row, measured.basis) in self.resampled:
-            return self.resampled[row, measured.basis]
-        scores, shared = [], set()
-        for run in measured.runs:
-            predictions = self.load_predictions(run)
-            # In the order of their ids, so that rows which list the same clips otherwise get the same samples.
-            order = sorted(range(len(predictions.clips)), key=lambda place: predictions.clips[place])
-            clips = tuple(predictions.clips[place] for place in order)
-            owners = None if predictions.groups is None else [predictions.groups[place] for place in order]
-            groups, targets = index_groups(clips, owners), predictions.targets[order]
-            videos = int(groups.max()) + 1
-            if videos not in self.weights:
-                self.weights[videos] = sample_groups(videos)
-            scores.append(
-                resample_score(
-                    run.metric,
-                    predictions.by_epoch[selection_of(run).epoch][order],
-                    targets,
-                    groups,
-                    self.weights[videos],
-                )
+    def _resample(self, row: str, measured: Measured) -> RunSamples:
+        if (row, measured.basis) not in self.resampled:
+            of_runs = list(self.memory.recall({name_samples(run): run for run in measured.runs}).values())
+            clips = {one.clips for one in of_runs}
+            self.resampled[row, measured.basis] = RunSamples(
+                np.mean([one.scores for one in of_runs], axis=0),
+                of_runs[-1].videos,
+                # Seeds that were tested on other clips have no common samples; such a name equals no other row's.
+                clips.pop() if len(clips) == 1 else f"the clips of {row}'s seeds",
             )
-            shared.add((clips, groups.tobytes(), targets.tobytes()))
-        # Seeds that were tested on other clips have no common samples; such a key equals no other row's.
-        same = shared.pop() if len(shared) == 1 else ((row,), b"", b"")
-        found = self.resampled[row, measured.basis] = _Resampled(np.mean(scores, axis=0), videos, same)
-        return found
+        return self.resampled[row, measured.basis]
 
 
 def select_runs(row: Row, expected: Expected, records: Sequence[RunRecord], protocol: Protocol) -> Measured:
@@ -330,10 +308,11 @@ def select_runs(row: Row, expected: Expected, records: Sequence[RunRecord], prot
     if not records:  # before the grid's cells are read from configs
         return Measured(basis, (), ())
     cells = [row.features.name] if protocol == "published" else accepted_cells(row, expected)
+    configured = read_configured(row)
     fit = [
         record
         for record in records
-        if record.features.cell in cells and not explain_mismatch(record, row, cells, any_precision=True)
+        if record.features.cell in cells and not explain_mismatch(record, configured, cells, any_precision=True)
     ]
     sets = [found for found in build_run_sets(row, expected, fit) if found.seeds]
     if not sets:

@@ -5,19 +5,16 @@ happen to be cancels in their difference. All values are in points.
 """
 
 import math
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from repro.core.files import set_aside
 from repro.judge.claims import resampling
 from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
-from repro.judge.rescoring import hash_code, keep_results, read_kept
+from repro.judge.kept import Computation, Memory, hash_code
 from repro.judge.verdict import Verdict
 from repro.readout import metrics
 from repro.readout import predictions as predictions_module
@@ -84,7 +81,7 @@ def find_intervals(
     Args:
         verdicts: Of the rows; runs whose predictions agree with their records.
         runs: The folder of the runs.
-        kept: Where intervals are kept between checks (rescoring.py); None keeps and reads none.
+        kept: Where intervals are kept between checks (kept.py); None keeps and reads none.
         warn: Called with a message if an interval that was kept is wrong.
 
     Raises:
@@ -92,42 +89,43 @@ def find_intervals(
     """
     # By what an interval depends on.
     records = {_key_of(verdict.runs[0]): verdict.runs[0] for verdict in verdicts if verdict.runs}
-    known = {} if kept is None else {key: one for key, one in read_kept(kept, _code_sha256()).items() if key in records}
-    if known and kept is not None:
-        # One of them is computed again, as of the scores: what is kept may be another's.
-        sample = random.choice(sorted(known))  # noqa: S311
-        if not _agree(_compute_interval(records[sample], runs), known[sample]):
-            warn(f"{kept}: not what its predictions give: kept as {set_aside(kept).name}, computing intervals again")
-            known = {}
-    missing = {key: _compute_interval(record, runs) for key, record in records.items() if key not in known}
-    if kept is not None and missing:
-        keep_results(kept, _code_sha256(), missing)
-    return {record.row: SplitInterval(**one) for key, record in records.items() if (one := (known | missing)[key])}
+
+    def compute(record: RunRecord) -> SplitInterval | None:
+        predictions = read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
+        scores = predictions.by_epoch.get(record.best_epoch_on_test.epoch)
+        return None if scores is None else interval_over_clips(record.metric, [scores], predictions)
+
+    computation = Computation(
+        code=hash_code(metrics.__file__, predictions_module.__file__, resampling.__file__, __file__),
+        compute=compute,
+        verify=lambda record, known: agree_intervals(compute(record), known),
+        dump=dump_interval,
+        parse=parse_interval,
+    )
+    found = Memory(computation, kept, warn).recall(records)
+    return {record.row: interval for key, record in records.items() if (interval := found[key]) is not None}
 
 
 def _key_of(record: RunRecord) -> str:
     return f"{record.predictions_sha256} {record.metric} after epoch {record.best_epoch_on_test.epoch}"
 
 
-def _compute_interval(record: RunRecord, runs: Path) -> dict[str, Any]:
-    """Return the fields of the interval of a run; none if there is no interval."""
-    predictions = read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
-    scores = predictions.by_epoch.get(record.best_epoch_on_test.epoch)
-    interval = None if scores is None else interval_over_clips(record.metric, [scores], predictions)
+def dump_interval(interval: SplitInterval | None) -> dict[str, Any]:
+    """Return the fields of an interval; none of no interval."""
     return {} if interval is None else asdict(interval)
 
 
-def _agree(ours: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+def parse_interval(values: Mapping[str, Any]) -> SplitInterval | None:
+    """Return what `dump_interval` was given."""
+    return SplitInterval(**values) if values else None
+
+
+def agree_intervals(ours: SplitInterval | None, kept: SplitInterval | None) -> bool:
     """Whether two intervals are the same up to what processors round in other ways."""
-    if ours.keys() != kept.keys() or ours.get("method") != kept.get("method"):
-        return False
-    ends = [(ours[name], kept[name]) for name in ("low", "high") if name in ours]
-    return all(isinstance(theirs, float) and abs(mine - theirs) <= 1e-6 for mine, theirs in ends)
-
-
-@cache
-def _code_sha256() -> str:
-    return hash_code(metrics.__file__, predictions_module.__file__, resampling.__file__, __file__)
+    if ours is None or kept is None:
+        return ours is kept
+    ends = ((ours.low, kept.low), (ours.high, kept.high))
+    return ours.method == kept.method and all(abs(mine - theirs) <= 1e-6 for mine, theirs in ends)
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ the test split), the last epoch, and best epoch on held-out clips (docs/deviatio
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from repro.backbones.config import read_precision
-from repro.core.errors import MissingError, NothingToCheckError, UsageError
+from repro.core.errors import NothingToCheckError, UsageError
 from repro.core.workspace import Workspace, open_workspace
-from repro.datasets import animal_kingdom
-from repro.datasets.registry import attribute_names, read_attribute
-from repro.judge.fitness import explain_mismatch, record_precision
+from repro.datasets.registry import attribute_names
+from repro.judge.fitness import explain_mismatch, read_configured, record_precision
 from repro.judge.grid_selection import grid_cells
-from repro.judge.scores.intervals import SplitInterval, interval_over_clips
-from repro.readout import metrics
-from repro.readout.predictions import Predictions, read_predictions
-from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
+from repro.judge.kept import Memory
+from repro.judge.scores.intervals import SplitInterval
+from repro.judge.scores.numbers import Numbers, Runs, ScoresInput, compute_numbers, select_epoch
+from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs, stored_run
 from repro.table.own import load_any_row
 from repro.table.row import Row, row_backbone, row_datasets
-
-TOLERANCE = 1e-6
-"""Largest difference between a recorded score and that of the predictions; `repro check` is stricter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +153,32 @@ def group_names(row: Row) -> tuple[str, ...]:
 
 
 def compute_row_scores(
-    row: Row, workspace: Workspace, by: str = "class", *, cell: str = "", seeds: Sequence[int] = ()
+    row: Row,
+    workspace: Workspace,
+    by: str = "class",
+    *,
+    cell: str = "",
+    seeds: Sequence[int] = (),
+    records: Sequence[RunRecord] | None = None,
+    memory: Memory[ScoresInput, Numbers] | None = None,
 ) -> RowScores:
-    """As `load_scores`, also for another cell of the row's grid."""
+    """As `load_scores`, also for another cell of the row's grid.
+
+    Args:
+        row: The row.
+        workspace: Where its runs are.
+        by: As `load_scores`.
+        cell: Name of the cell [default: the row's own].
+        seeds: As `load_scores`.
+        records: The row's runs, if they were read already.
+        memory: Of scores by class (`remember_numbers`): no predictions are read for those that are kept.
+    """
     if by not in group_names(row):
         raise UsageError(f"--by {by}: {row.name} has {', '.join(group_names(row))}")
     if cell and cell not in (names := [one.name for one in grid_cells(row)]):
         raise UsageError(f"--cell {cell}: the grid of {row.name} has {names[0]} to {names[-1]}")
-    records, left_out = _read_records(row, workspace, cell or row.features.name)
-    sets = _choose_sets(row, records, left_out)
+    fit, left_out = _select_records(row, workspace, cell or row.features.name, records)
+    sets = _choose_sets(row, fit, left_out)
     if seeds:
         sets = {protocol: kept for protocol, runs in sets.items() if (kept := [r for r in runs if r[0].seed in seeds])}
     missing = sorted(set(seeds) - {record.seed for runs in sets.values() for record, _ in runs})
@@ -175,25 +188,28 @@ def compute_row_scores(
         raise NothingToCheckError(
             f"no run {what} to show in {workspace.runs / row.name}{why}: run it with `{row.command}`"
         )
-    return _Builder(row, workspace, by, left_out).build(sets)
+    item = ScoresInput(row, workspace, by, sets)
+    if memory is None or by != "class":  # other groups depend on more than the predictions
+        numbers = compute_numbers(item)
+    else:
+        (numbers,) = memory.recall({item.hash_inputs(): item}).values()
+    return _build_scores(item, numbers, left_out)
 
 
-Runs = list[tuple[RunRecord, StoredRun]]
-
-
-def _read_records(row: Row, workspace: Workspace, cell: str) -> tuple[Runs, list[str]]:
+def _select_records(
+    row: Row, workspace: Workspace, cell: str, records: Sequence[RunRecord] | None
+) -> tuple[Runs, list[str]]:
     """Return the row's intact runs at a cell, and why others are left out."""
     found: Runs = []
     left_out: defaultdict[str, list[StoredRun]] = defaultdict(list)
-    for run in find_runs(workspace.runs, row.name):
-        try:
-            record = run.load_record()
-        except DamagedRecordError as error:
-            left_out[str(error)].append(run)
-            continue
-        if record is None:
-            continue
-        why = explain_mismatch(record, row, [cell], any_precision=True) if record.complete else "a trial on fewer clips"
+    configured = read_configured(row)
+    if records is None:
+        loaded = _load_records(row, workspace, left_out)
+    else:
+        loaded = [(one, stored_run(workspace.runs, one.row, one.seed, one.run)) for one in records]
+    for record, run in loaded:
+        why = "" if record.complete else "a trial on fewer clips"
+        why = why or explain_mismatch(record, configured, [cell], any_precision=True)
         if why:
             left_out[why].append(run)
         else:
@@ -202,6 +218,20 @@ def _read_records(row: Row, workspace: Workspace, cell: str) -> tuple[Runs, list
         f"{runs[0].folder.name}{f' and {len(runs) - 1} more' if runs[1:] else ''}: {why}"
         for why, runs in left_out.items()
     ]
+
+
+def _load_records(row: Row, workspace: Workspace, damaged: Mapping[str, list[StoredRun]]) -> Runs:
+    """Read a row's records; runs that are damaged are added to `damaged`."""
+    found: Runs = []
+    for run in find_runs(workspace.runs, row.name):
+        try:
+            record = run.load_record()
+        except DamagedRecordError as error:
+            damaged[str(error)].append(run)
+            continue
+        if record is not None:
+            found.append((record, run))
+    return found
 
 
 def _choose_sets(row: Row, records: Runs, left_out: list[str]) -> dict[str, Runs]:
@@ -224,160 +254,31 @@ def _choose_sets(row: Row, records: Runs, left_out: list[str]) -> dict[str, Runs
     return chosen
 
 
-@dataclass(frozen=True, slots=True)
-class _Builder:
-    row: Row
-    workspace: Workspace
-    by: str
-    left_out: list[str]
-
-    def build(self, sets: Mapping[str, Runs]) -> RowScores:
-        loaded = list(self._read_predictions(sets))
-        first = loaded[0][2]
-        items, counts, score = self._list_items(first)
-        readings = []
-        for rule, protocol in (("published", "published"), ("held-out", "held-out"), ("last epoch", next(iter(sets)))):
-            runs = [(record, predictions) for of, record, predictions in loaded if of == protocol]
-            if runs:
-                readings.append(self._read(rule, runs, score))
-        own = readings[0]
-        predictions = {record.run: found for _, record, found in loaded}
-        chosen = [predictions[run.run].by_epoch[epoch] for run, epoch in zip(own.runs, own.epochs, strict=True)]
-        single = self.row.metric == "top1"
-        count = metrics.count_confusions if single else metrics.count_ranking_errors
-        confusions = [count(scores, first.targets) for scores in chosen]
-        predicted = np.array([np.bincount(s.argmax(axis=1), minlength=len(first.classes)) for s in chosen], float)
-        predicted[predicted == 0] = np.nan
-        right = np.array([matrix.diagonal() for matrix in confusions])
-        return RowScores(
-            row=self.row,
-            test=own.runs[0].test.name,
-            clips=len(first.clips),
-            by=self.by,
-            score={"class": "recall" if single else "average precision", "segment": "map_macro"}.get(
-                self.by, self.row.metric
-            ),
-            items=items,
-            counts=counts,
-            readings=tuple(readings),
-            classes=first.classes,
-            confusion=np.sum(confusions, axis=0),
-            class_counts=first.targets.sum(axis=0),
-            precisions=100 * right / predicted if single else np.full(predicted.shape, np.nan),
-            interval=interval_over_clips(self.row.metric, chosen, first),
-            left_out=tuple(self.left_out),
-        )
-
-    def _read_predictions(self, sets: Mapping[str, Runs]) -> Iterator[tuple[str, RunRecord, Predictions]]:
-        first: Predictions | None = None
-        for protocol, runs in sets.items():
-            for record, run in runs:
-                found = read_predictions(run.predictions_path)
-                if first is None:
-                    first = found
-                    if found.classes != record.classes or len(found.clips) != record.test.clips:
-                        raise MissingError(f"{run.predictions_path}: not of the classes and clips of its record")
-                elif (found.clips, found.classes) != (first.clips, first.classes) or (
-                    found.targets != first.targets
-                ).any():
-                    self.left_out.append(f"{run.folder.name}: of other test clips or labels")
-                    continue
-                yield protocol, record, found
-
-    def _list_items(
-        self, predictions: Predictions
-    ) -> tuple[tuple[str, ...], Int[np.ndarray, " I"], Callable[..., Float[np.ndarray, " I"]]]:
-        """Return the items, their numbers of clips, and what scores them all."""
-        targets, classes, metric = predictions.targets, predictions.classes, self.row.metric
-        if self.by == "class":
-            return (
-                classes,
-                targets.sum(axis=0),
-                _score_recall if metric == "top1" else metrics.average_precision_by_class,
-            )
-        if self.by == "segment":
-            segments = self._read_segments(len(classes))
-            counts = [targets[:, labels].any(axis=1).sum() for labels in map(list, segments.values())]
-
-            def score_segments(scores: metrics.Scores, targets: metrics.Targets) -> Float[np.ndarray, " I"]:
-                chosen = [(scores[:, labels], targets[:, labels]) for labels in map(list, segments.values())]
-                return np.array([metrics.map_macro(*pair) if pair[1].any() else np.nan for pair in chosen])
-
-            return tuple(segments), np.array(counts), score_segments
-        groups = self._list_groups(predictions)
-        score = metrics.top1 if metric == "top1" else metrics.map_micro
-
-        def score_groups(scores: metrics.Scores, targets: metrics.Targets) -> Float[np.ndarray, " I"]:
-            # Average precision is not defined for clips without a label.
-            return np.array(
-                [score(scores[clips], targets[clips]) if targets[clips].any() else np.nan for clips in groups.values()]
-            )
-
-        return tuple(groups), np.array([len(clips) for clips in groups.values()], np.int64), score_groups
-
-    def _list_groups(self, predictions: Predictions) -> dict[str, list[int]]:
-        """Return the indices of the clips of each group; a clip may be in several."""
-        if self.by == "source":
-            if predictions.groups is None:
-                raise UsageError(f"--by source: the source videos of {self.row.name}'s clips are not known")
-            names: list[tuple[str, ...]] = [(group or "not known",) for group in predictions.groups]
-        else:
-            config = row_datasets(self.row)[self.row.data.test.dataset]
-            found = read_attribute(config, self.workspace, self.by, predictions.clips)
-            names = [found[clip] for clip in predictions.clips]
-        groups: defaultdict[str, list[int]] = defaultdict(list)
-        for clip, of_clip in enumerate(names):
-            for name in of_clip:
-                groups[name].append(clip)
-        return dict(sorted(groups.items()))
-
-    def _read_segments(self, classes: int) -> dict[str, tuple[int, ...]]:
-        config = row_datasets(self.row)[self.row.data.test.dataset]
-        folder = self.workspace.data / config.folder
-        segments = animal_kingdom.read_segments(folder, config.classes) if classes == config.classes else None
-        if segments is None:
-            raise MissingError(
-                f"--by segment: {self.row.name}: the publishers' table of head, middle and tail classes, {animal_kingdom.SEGMENTS[0]}, is "
-                f"not in {folder}, or not of its {classes} classes: take it from the publishers' archive"
-            )
-        return segments
-
-    def _read(
-        self, rule: str, runs: Sequence[tuple[RunRecord, Predictions]], score: Callable[..., Float[np.ndarray, " I"]]
-    ) -> Reading:
-        epochs, overall, values = [], [], []
-        for record, predictions in runs:
-            selection = {
-                "published": record.best_epoch_on_test, "held-out": record.best_epoch_on_held_out, "last epoch": record.last_epoch,
-            }[rule]  # fmt: skip
-            scores = None if selection is None else predictions.by_epoch.get(selection.epoch)
-            if selection is None or scores is None:
-                raise MissingError(
-                    f"{record.row} seed {record.seed} ({record.run}): no predictions of its {rule} epoch"
-                )
-            _verify(record, scores, predictions.targets, selection.scores)
-            epochs.append(selection.epoch)
-            overall.append(100 * selection.scores[record.metric])
-            values.append(100 * score(scores, predictions.targets))
-        return Reading(rule, tuple(record for record, _ in runs), tuple(epochs), tuple(overall), np.array(values))
-
-
-def _score_recall(scores: metrics.Scores, targets: metrics.Targets) -> Float[np.ndarray, " K"]:
-    clips = targets.sum(axis=0)
-    right = metrics.count_confusions(scores, targets).diagonal()
-    return np.where(clips > 0, right / np.maximum(clips, 1), np.nan)
-
-
-def _verify(record: RunRecord, scores: metrics.Scores, targets: metrics.Targets, recorded: Mapping[str, float]) -> None:
-    """Raise MissingError if predictions do not have their record's score: of the two, which are the run's is not known."""
-    if not np.isfinite(scores).all():
-        raise MissingError(f"{record.row} seed {record.seed} ({record.run}): NaN or infinite scores in its predictions")
-    found = metrics.top1(scores, targets) if record.metric == "top1" else metrics.map_micro(scores, targets)
-    if not abs(found - recorded[record.metric]) <= TOLERANCE:
-        raise MissingError(
-            f"{record.row} seed {record.seed} ({record.run}): its predictions have {record.metric} {found:.6g}, its record "
-            f"{recorded[record.metric]:.6g}: `repro check` names such runs"
-        )
+def _build_scores(given: ScoresInput, numbers: Numbers, left_out: Sequence[str]) -> RowScores:
+    readings = []
+    for (rule, protocol), values in zip(given.list_rules(), numbers.values, strict=True):
+        records = tuple(record for record, _ in given.sets[protocol] if record.run in numbers.runs)
+        chosen = [one for record in records if (one := select_epoch(record, rule))]
+        scores = tuple(100 * one.scores[given.row.metric] for one in chosen)
+        readings.append(Reading(rule, records, tuple(one.epoch for one in chosen), scores, values))
+    single = given.row.metric == "top1"
+    score = {"class": "recall" if single else "average precision", "segment": "map_macro"}
+    return RowScores(
+        row=given.row,
+        test=readings[0].runs[0].test.name,
+        clips=numbers.clips,
+        by=given.by,
+        score=score.get(given.by, given.row.metric),
+        items=numbers.items,
+        counts=numbers.counts,
+        readings=tuple(readings),
+        classes=numbers.classes,
+        confusion=numbers.confusion,
+        class_counts=numbers.class_counts,
+        precisions=numbers.precisions,
+        interval=numbers.interval,
+        left_out=(*left_out, *numbers.left_out),
+    )
 
 
 def _number(value: float) -> float | None:

@@ -13,6 +13,7 @@ from builders.records import record, write_with_evidence
 
 import repro
 from repro.core.errors import Exit, UsageError
+from repro.core.hashing import content_sha256
 from repro.core.workspace import Workspace
 from repro.judge.claims import formats
 from repro.judge.claims.formats import claim_as_json, format_claims, summarise_table
@@ -24,6 +25,7 @@ from repro.judge.claims.judging import (
     judge_workspace_claims,
     load_claims,
 )
+from repro.judge.claims.samples import remember_samples
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.grid_selection import grid_cells
 from repro.judge.verdict import judge_rows
@@ -97,7 +99,7 @@ def judge(*runs: Runs) -> dict[tuple[str, str], ClaimVerdict]:
     """Verdicts by the names of the two rows."""
     predictions = {id(run): found for part in runs for run, found in part}
     records = [run for part in runs for run, _ in part]
-    found = judge_claims(ROWS, FAMILIES, records, lambda run: predictions[id(run)])
+    found = judge_claims(ROWS, FAMILIES, records, remember_samples(lambda run: predictions[id(run)]))
     return {(claim.above.row, claim.below.row): claim for claim in found}
 
 
@@ -355,3 +357,14 @@ def test_check_prints_claims(workspace: Workspace, monkeypatch: pytest.MonkeyPat
     assert report["table"]["judged"] == 2
     claims = {claim.below.row: claim for claim in repro.judge_claims(workspace.root)}
     assert claims[pair[1]].outcome is ClaimOutcome.TOO_CLOSE
+    # What was kept is used, and not taken on trust.
+    lines = [json.loads(line) for line in workspace.computed.read_text().splitlines()]
+    assert len(lines) == 10
+    with workspace.computed.open("w") as file:
+        for line in lines:
+            line["found"]["videos"] += 1
+            del line["sha256"]
+            file.write(json.dumps(line | {"sha256": content_sha256(line)}) + "\n")
+    done = run_repro("check", "--claims", "--json", "--workspace", workspace.root)
+    assert "not what its predictions give" in done.err
+    assert json.loads(done.out) == report
