@@ -4,6 +4,8 @@
 PYTHON ?=
 JOBS ?= auto
 BIN := .venv/bin
+# Compiled modules are kept: tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 # The files of one test module run one after the other in one process: its fixtures are made once. One thread a process,
 # because the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/image

@@ -62,12 +62,13 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outputs:
+class Outputs:
     """What the networks gave for a window."""
 
     conditioning: Conditioning
     latent: Float[Tensor, "T 4 h w"]
     features: dict[str, dict[Place, Float[Tensor, "_ _"]]]
+    """By request and place, means `[T, C]` with mixing, of all T frames; `[real, C]` without."""
 
 
 def noise_level(schedule: SvdSchedule, timestep: int) -> float:
@@ -202,7 +203,7 @@ class SvdModel:
         Raises:
             MissingError: it does not fit into memory.
         """
-        return self._compute_outputs(frames, real, noise).features
+        return self.compute_outputs(frames, real, noise).features
 
     def launch_window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
@@ -213,7 +214,7 @@ class SvdModel:
         """
         self._overflows = []
         try:
-            features = self._compute_outputs(frames, real, noise).features
+            features = self.compute_outputs(frames, real, noise).features
             if not self._overflows:  # another precision
                 return features
             with torch.inference_mode():
@@ -247,12 +248,13 @@ class SvdModel:
 
         return self.batch.compute(attempt, frames)
 
-    def _compute_outputs(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> _Outputs:
+    def compute_outputs(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> Outputs:
+        """Compute what `compute_window` does, and return the UNet's inputs too."""
         # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
         needed = frames if self.mixes else frames[:real]
         return self.fit(lambda: self._compute_needed(needed, real, noise), len(needed))
 
-    def _compute_needed(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> _Outputs:
+    def _compute_needed(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> Outputs:
         picture = pictures.to_pixels(frames, self.config.size, self.device)
         conditioning = self.condition(picture, real, noise)
         latent = self.latent(picture, real, noise)
@@ -270,11 +272,11 @@ class SvdModel:
                 # EDM's forward process is x + sigma n. As released the noise is left out (docs/deviations.md 3).
                 noisy = latent if grain is None else latent + sigma * grain
                 features[name] |= self._layer_means(noisy[:count], inputs, timestep, request)
-        return _Outputs(conditioning, latent, features)
+        return Outputs(conditioning, latent, features)
 
     def explain_nonfinite(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> str:
         """Compute a window again; returns the first network that gave NaN or infinity, in the order of computing, else ""."""
-        outputs = self._compute_outputs(frames, real, noise)
+        outputs = self.compute_outputs(frames, real, noise)
         conditioning, latent = outputs.conditioning, outputs.latent
         means = [(place, mean) for cells in outputs.features.values() for place, mean in cells.items()]
         bad = [place for place, mean in means if not mean.isfinite().all()]

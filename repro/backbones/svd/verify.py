@@ -41,7 +41,7 @@ from repro.backbones.svd.implementations import (
 )
 from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
 from repro.backbones.svd.networks import Implementation
-from repro.backbones.svd.pictures import pad_window, to_pixels
+from repro.backbones.svd.pictures import pad_window
 from repro.backbones.svd.plain import NEEDS, compute_plain_window
 from repro.core.errors import MissingError
 from repro.video.synthetic import scenes
@@ -100,18 +100,12 @@ def verify_against_golden(
         # Golden values are of all frames. Without mixing the model would leave out padding, so all frames count as real.
         real = int(golden["n_real"].item()) if mixing and "n_real" in golden else len(golden["frames"])
         model = SvdModel(sized, networks, {"": Request(mixing, places[path])}, execution.device, execution.batch)
-        conditioning = model.fit(
-            lambda: model.condition(to_pixels(golden["frames"], sized.size, model.device), real, noise),  # noqa: B023
-            len(golden["frames"]),
-        )
+        outputs = model.compute_outputs(golden["frames"], real, noise)
         ours = {
-            "crossattn": conditioning.crossattn,
-            "concat": conditioning.concat,
-            "vector": conditioning.vector,
-        } | {
-            f"t{t:02d}_layer{n:02d}_mean": mean
-            for (t, n), mean in model.compute_window(golden["frames"], real, noise)[""].items()
-        }
+            "crossattn": outputs.conditioning.crossattn,
+            "concat": outputs.conditioning.concat,
+            "vector": outputs.conditioning.vector,
+        } | {f"t{t:02d}_layer{n:02d}_mean": mean for (t, n), mean in outputs.features[""].items()}
         for name in sorted(set(golden) - {"frames", "n_real"}):
             if name not in ours:
                 raise MissingError(f"golden file {path}: this backbone has no tensor '{name}'")
