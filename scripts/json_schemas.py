@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from repro.core.progress.statuses import Status
 from repro.features.shared import Card
 from repro.records.record import RunRecord
 
@@ -553,6 +554,7 @@ OUTPUTS: dict[str, Any] = {
     "run": list[RunRecord],
     "grid": Grid,
     "smoke": Smoke,
+    "status": list[Status],
     "fetch": list[Asset] | list[Fetched] | Open,
     "data status": list[DatasetState],
     "data new": OwnFiles,

@@ -19,6 +19,7 @@ from repro.cli.options import (
     FlagOption,
     LayersOption,
     TimestepsOption,
+    follow_work,
     parse_layers,
     parse_numbers,
     parse_shard,
@@ -94,15 +95,21 @@ def extract(
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
-    extracted = extract_sources(request, common.open_workspace(), execution, reporter)
+    workspace = common.open_workspace()
+    with follow_work(reporter, f"extract {' '.join((source, *more))}", workspace, execution.device) as work:
+        extracted = extract_sources(request, workspace, execution, reporter)
+        failed = [one for one in extracted if one.done.failed]
+        if failed:
+            work.failure = (
+                f"{sum(len(one.done.failed) for one in failed)} of {sum(one.clips for one in extracted)} clips failed"
+            )
     if common.as_json:
         found = [_extraction_as_json(one) for one in extracted]
         print(json.dumps(found if more else found[0], indent=1))
     # Printed results first: the other clips' features are stored and complete.
-    failed = [one for one in extracted if one.done.failed]
     if failed:
         raise MissingError(
-            f"{sum(len(one.done.failed) for one in failed)} of {sum(one.clips for one in extracted)} clips failed and are named in "
+            f"{work.failure} and are named in "
             f"{', '.join(str(one.failed_list) for one in failed)}: fix them and run the same command: it tries them again"
         )
     return Exit.OK

@@ -15,6 +15,7 @@ from repro.cli.options import (
     RowName,
     SeedsOption,
     TrainingOptions,
+    follow_work,
     load_requested_row,
     open_compute,
     parse_numbers,
@@ -106,11 +107,14 @@ def grid(
     training = open_compute(device, deterministic=compute.deterministic, together=compute.together)
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(device, reporter.line)
-    result, failures = run_grid(found, request, workspace, execution, training, reporter)
+    with follow_work(reporter, f"grid {found.name}", workspace, device) as work:
+        result, failures = run_grid(found, request, workspace, execution, training, reporter)
+        if failures:
+            work.failure = f"{len(failures)} of {len(cells) * len(request.protocols)} cells failed"
     print_grid(result, workspace, as_json=common.as_json)
     if failures:
         raise MissingError(
-            f"row {row}: {len(failures)} of {len(cells) * len(request.protocols)} cells failed, {next(iter(failures))} first: "
+            f"row {row}: {work.failure}, {next(iter(failures))} first: "
             "each is named above; fix it and run the same command: what is finished is kept"
         )
     return Exit.OK

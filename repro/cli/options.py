@@ -7,6 +7,7 @@ group's fields as options of the verb. Values outside the limits are refused bef
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -17,8 +18,10 @@ from repro.backbones.config import Layer, Precision
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import backbone_names
 from repro.core.config import is_config_path
+from repro.core.console import Reporter
 from repro.core.errors import UsageError
-from repro.core.workspace import Workspace, open_workspace
+from repro.core.progress.stages import Work
+from repro.core.workspace import Workspace, job_from_environment, open_workspace
 from repro.table.row import Row, SeedChoice, with_precision
 from repro.table.rows import extra_names, is_smoke_row, load_row, row_names, smoke_rows
 
@@ -340,6 +343,15 @@ ON_DEVICE = DeviceOptions()
 COMPUTE = ComputeOptions()
 TRAINING = TrainingOptions()
 BACKBONE = BackboneOptions()
+
+
+def follow_work(reporter: Reporter, what: str, workspace: Workspace, device: str) -> AbstractContextManager[Work]:
+    """Return a block in which the stages of long work are shown, and described in the workspace's status files."""
+    # Imported here, because few of the verbs that import this module follow work.
+    from repro.core.progress.status_files import StatusFile
+
+    work = Work(what)
+    return reporter.follow(work, StatusFile(workspace.status, work, device, job_from_environment()))
 
 
 def open_compute(

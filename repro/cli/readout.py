@@ -15,6 +15,7 @@ from repro.cli.options import (
     RowName,
     SeedsOption,
     TogetherOption,
+    follow_work,
     load_requested_row,
     open_compute,
 )
@@ -63,7 +64,8 @@ def readout(
     from repro.pipeline.row import RowRequest, train_readouts
 
     reporter = Reporter(to_stderr=common.as_json)
-    records = train_readouts(inputs, RowRequest(seeds, protocol), workspace, compute, reporter)
+    with follow_work(reporter, f"readout {found.name}", workspace, device):
+        records = train_readouts(inputs, RowRequest(seeds, protocol), workspace, compute, reporter)
     print_records(found, records, workspace, as_json=common.as_json)
     return Exit.OK
 

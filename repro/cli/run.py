@@ -17,6 +17,7 @@ from repro.cli.options import (
     RowName,
     SeedsOption,
     TrainingOptions,
+    follow_work,
     load_requested_rows,
     open_compute,
     require_number,
@@ -130,10 +131,15 @@ def run(
     request = RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing)
     execution = compute.execution(device, reporter.line)
     if len(rows) == 1 and not blocked:
-        records = run_row(rows[0], request, workspace, execution, training, reporter)
+        with follow_work(reporter, f"run {rows[0].name}", workspace, device):
+            records = run_row(rows[0], request, workspace, execution, training, reporter)
         print_records(rows[0], records, workspace, as_json=common.as_json)
         return Exit.OK
-    result = run_rows(rows, request, workspace, execution, training, reporter)
+    names = " ".join(found.name for found in rows[:3]) + ("" if len(rows) <= 3 else f" and {len(rows) - 3} more rows")
+    with follow_work(reporter, f"run {names}", workspace, device) as work:
+        result = run_rows(rows, request, workspace, execution, training, reporter)
+        if result.failures:
+            work.failure = f"{len(result.failures)} of {len(rows)} rows failed: {', '.join(result.failures)}"
     if common.as_json:
         runs = [record.model_dump(mode="json") for records in result.records.values() for record in records]
         print(json.dumps(runs, indent=1))

@@ -1,4 +1,4 @@
-"""What the user sees: a line per stage, warnings, and progress bars on a terminal.
+"""What the user sees: a line per stage, warnings, and on a terminal a panel with the stages of long work.
 
 With --json all of it goes to stderr, so that stdout has the JSON alone.
 """
@@ -8,30 +8,54 @@ import io
 import shutil
 import sys
 import textwrap
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.cells import cell_len, chop_cells
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
+from repro.core.errors import ReproError
+from repro.core.progress.stages import (
+    Measures,
+    Part,
+    Snapshot,
+    Stage,
+    StageName,
+    State,
+    Work,
+    WorkObserver,
+    utc_now,
+)
+
 DESCRIPTION = 24
-"""Characters of a bar's description that are shown."""
+"""Columns of the name of a stage's part in a panel."""
+REFRESH = 1.0
+"""Seconds between two frames on a terminal."""
+PANEL_WIDTH = 80
+"""Columns that a panel takes at most: a terminal that is made narrower, but no narrower than this, breaks none of its lines."""
+SHOWN_STAGES = 7
+BAR = 20
+"""Columns of a bar."""
+STYLES: dict[State, str] = {
+    "to come": "dim",
+    "running": "bold",
+    "done": "green",
+    "failed": "red",
+    "interrupted": "red",
+    "skipped": "dim",
+}
+LONGEST_LOG_INTERVAL = 600.0
+"""Seconds between progress lines of a stage that takes hours."""
 LOG_INTERVAL = 10.0
-"""Seconds between progress lines where there is no terminal for a bar."""
+"""Seconds between progress lines where there is no terminal for a panel, at first."""
 
 
 def escape_text(text: str, keep: str = "") -> str:
@@ -125,6 +149,10 @@ class OutputConsole(Console):
         # Every printed string and every cell of a table passes here. Line breaks are the caller's: `Reporter` escapes its own.
         return super().render_str(escape_text(text, keep="\n"), **options)
 
+    def show_cursor(self, show: bool = True) -> bool:
+        # Never hidden: a killed process could not show it again.
+        return False
+
     def on_broken_pipe(self) -> None:
         # rich would exit with code 1, which `repro check` uses for a row judged different.
         raise BrokenPipeError
@@ -150,24 +178,6 @@ def format_size(count: int) -> str:
     return f"{count} bytes"
 
 
-class _AmountColumn(ProgressColumn):
-    """How much of a task is done: bytes and their speed, or a number of items."""
-
-    def render(self, task: Task) -> Text:
-        if task.fields["unit"] != "bytes":
-            return Text(f"{task.completed:.0f}/{task.total:.0f}")
-        total = "?" if task.total is None else format_size(round(task.total))
-        speed = f" {format_size(round(task.speed))}/s" if task.speed else ""
-        return Text(f"{format_size(round(task.completed))} of {total}{speed}")
-
-
-class _RemainingColumn(TimeRemainingColumn):
-    """Time left of a bar; nothing for the steps of a command, which take unequal times."""
-
-    def render(self, task: Task) -> Text:
-        return Text() if task.fields["unit"] == "steps" else super().render(task)
-
-
 class Reporter:
     """Prints what a run does, one line per stage.
 
@@ -178,18 +188,23 @@ class Reporter:
     def __init__(self, to_stderr: bool = False) -> None:
         self.to_stderr = to_stderr
         self.console = OutputConsole(stderr=to_stderr, soft_wrap=True)
-        self._bars: Progress | None = None
-        """The display of `steps`, while its block runs."""
+        self._view: LiveView | None = None
+        """What is shown of the work that runs."""
 
     def line(self, text: str) -> None:
         self._print(self.console, text, indent=12)
 
     def warn(self, text: str) -> None:
-        self._print(OutputConsole(stderr=True, soft_wrap=True), f"warning: {text}")
+        if self._view is not None:
+            self._view.work.warnings += 1
+        # On a terminal with a panel, all that is printed goes through its console, which draws the panel again below.
+        shown = LiveView.on_terminal if sys.stderr.isatty() else None
+        self._print(OutputConsole(stderr=True, soft_wrap=True) if shown is None else shown, f"warning: {text}")
 
-    @staticmethod
-    def _print(console: OutputConsole, text: str, indent: int = 0) -> None:
+    def _print(self, console: OutputConsole, text: str, indent: int = 0) -> None:
         text = escape_text(text)
+        if self._view is not None and self._view.is_log:
+            text = f"{utc_now()} {text}"
         for line in wrap_words(text, console.width, indent) if console.is_terminal else [text]:
             # Without markup: rich would take the brackets of a path or of a list for a style.
             console.print(line, markup=False)
@@ -234,100 +249,298 @@ class Reporter:
         self.line(f"{name:<11} {text}" + (f"  {where}" if where else ""))
 
     @contextmanager
+    def follow(self, work: Work, observer: WorkObserver) -> Iterator[Work]:
+        """Show the stages of long work while the block runs, and keep `observer` informed.
+
+        A terminal shows all stages below the printed lines. Elsewhere lines have times, and the stage that runs is printed from time
+        to time.
+
+        If the block sets the `failure` of the yielded work, it ends as failed.
+        """
+        with self._show(LiveView(work, self, observer)) as view:
+            state, message = "failed", ""
+            try:
+                yield work
+                state, message = ("failed" if work.failure else "done"), work.failure
+            except KeyboardInterrupt:
+                state = "interrupted"
+                raise
+            except BaseException as error:
+                message = str(error) if isinstance(error, ReproError) else type(error).__name__
+                raise
+            finally:
+                observer.end(state, message)
+                view.warn_of_status()
+
+    @contextmanager
     def steps(self, total: int) -> Iterator[Callable[[str], None]]:
-        """Show the bars of a command of `total` steps in one display. The yielded function announces each step."""
-        number = 0
+        """Show the steps of a command in one display. The yielded function announces each step."""
+        number, work = 0, Work("")
 
         def announce(what: str) -> None:
             nonlocal number
             number += 1
+            work.what = f"step {number} of {total}"
             self.line(f"[{number}/{total}] {what}")
-            if self._bars is not None:
-                self._bars.update(overall, description=f"step {number} of {total}", completed=number - 1)
 
-        with self._open_bars() if self.console.is_terminal and total else nullcontext() as self._bars:
-            overall = TaskID(0) if self._bars is None else self._bars.add_task("", total=total, note="", unit="steps")
-            try:
-                yield announce
-            finally:
-                self._bars = None
+        with self._show(LiveView(work, self)):
+            yield announce
+
+    def expect(self, *stages: StageName, group: str = "") -> None:
+        """Announce the stages to come of the work that is followed; `group` names those of one row."""
+        if self._view is not None:
+            self._view.work.expect(stages, group)
+
+    def skip(self, group: str) -> None:
+        """Give up the stages of a group that are still to come."""
+        if self._view is not None:
+            self._view.work.skip(group)
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
-        """Yield a function to call after each of `total` steps, with a note on the work so far."""
-        if self.console.is_terminal and total:
-            with self._open_bar(what, total, "items") as (bars, task):
-                yield lambda note: bars.update(task, advance=1, note=escape_text(note))
-        else:
-            yield self._log_steps(what, total)
+    def run_stage(self, name: str, about: str = "") -> Iterator[Stage]:
+        """Show a stage as running while the block runs. Inside another stage, the block is a part of that stage."""
+        with self._show(LiveView(Work(""), self)) if self._view is None else nullcontext(self._view) as view:
+            running = view.work.running
+            if running is not None:
+                yield running
+                return
+            stage = view.work.start(name, about)
+            try:
+                yield stage
+                stage.state = "done"
+            except BaseException as error:
+                stage.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                raise
+            finally:
+                stage.ended = time.monotonic()
+                view.warn_of_status()
+
+    @contextmanager
+    def progress(
+        self,
+        what: str,
+        total: int,
+        *,
+        unit: str = "",
+        sizes: Sequence[float] = (),
+        measure: Callable[[], Measures] = Measures,
+    ) -> Iterator[Callable[[str], None]]:
+        """Yield a function to call after each of `total` items, with a note on the work so far.
+
+        Args:
+            what: What is done.
+            total: Number of items.
+            unit: What an item is, in the plural.
+            sizes: Relative work of each item, in order, for the time left [default: all are equal].
+            measure: Returns what else is counted. Called from another thread, up to once a second.
+        """
+        with self.run_part(Part(what, total, unit, sizes, measure)) as part:
+            yield part.advance
 
     @contextmanager
     def transfer(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
         """Yield a function to call with the number of bytes transferred so far, and the total or None if it is unknown."""
-        if self.console.is_terminal:
-            with self._open_bar(what, None, "bytes") as (bars, task):
-                yield lambda done, total: bars.update(task, completed=done, total=total)
-        else:
-            yield self._log_transfer(what)
+        with self.run_part(Part(what, None, "bytes")) as part:
+            yield part.reach
 
     @contextmanager
-    def _open_bar(self, what: str, total: int | None, unit: str) -> Iterator[tuple[Progress, TaskID]]:
-        """Show a bar while the block runs, in the display of `steps` if there is one."""
-        with self._open_bars() if self._bars is None else nullcontext(self._bars) as bars:
-            # A long name would leave no room for the rest of the line.
-            task = bars.add_task(escape_text(what)[:DESCRIPTION].ljust(11), total=total, note="", unit=unit)
+    def run_part(self, part: Part) -> Iterator[Part]:
+        """Show a part of the stage that runs, or a stage of one part if none does."""
+        alone = self._view is None or self._view.work.running is None
+        with self.run_stage(part.what) as stage:
+            if alone:
+                part.what = ""
+            stage.part = part
             try:
-                yield bars, task
+                yield part
             finally:
-                bars.remove_task(task)
+                stage.end_part(part)
 
-    def _open_bars(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(20),
-            _AmountColumn(),
-            _RemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            transient=True,
-        )
-
-    def _log_transfer(self, what: str) -> Callable[[int, int | None], None]:
-        last = time.monotonic()
-
-        def update(done: int, total: int | None) -> None:
-            nonlocal last
-            if time.monotonic() - last > LOG_INTERVAL:
-                last = time.monotonic()
-                self.line(f"{what}: {format_size(done)}" + (f" of {format_size(total)}" if total else ""))
-
-        return update
-
-    def _log_steps(self, what: str, total: int) -> Callable[[str], None]:
-        done = 0
-        started = last = time.monotonic()
-
-        def advance(note: str) -> None:
-            nonlocal done, last
-            done += 1
-            now = time.monotonic()
-            if now - last > LOG_INTERVAL:
-                last = now
-                left = (now - started) / done * (total - done)
-                self.line(f"{what:<11} {done} of {total}, {format_duration(left)} left" + (f", {note}" if note else ""))
-
-        return advance
+    @contextmanager
+    def _show(self, view: "LiveView") -> Iterator["LiveView"]:
+        outer, self._view = self._view, view
+        try:
+            with view:
+                yield view
+        finally:
+            self._view = outer
 
 
 class QuietReporter(Reporter):
-    """Prints warnings only: for stages whose progress the caller reports."""
+    """Prints warnings only: for stages whose progress the caller reports.
+
+    Args:
+        to_stderr: As for Reporter.
+        step: Called after each item of any progress.
+    """
+
+    def __init__(self, to_stderr: bool = False, step: Callable[[], None] = lambda: None) -> None:
+        super().__init__(to_stderr)
+        self.step = step
 
     def line(self, text: str) -> None:
         pass
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
-        yield lambda note: None
+    def run_part(self, part: Part) -> Iterator[Part]:
+        yield part
+
+    @contextmanager
+    def progress(self, what: str, total: int, **about: Any) -> Iterator[Callable[[str], None]]:
+        yield lambda note: self.step()
+
+
+class LiveView:
+    """Shows work while a block runs: on a terminal in a panel below the printed lines, elsewhere in a line from time to time.
+
+    A thread refreshes it, so that it also shows work that has stalled. Leaving the block leaves the terminal as it was.
+
+    Args:
+        work: The work.
+        reporter: Prints the lines.
+        observer: Is kept informed.
+    """
+
+    on_terminal: ClassVar[OutputConsole | None] = None
+    """The console of the panel that this process shows."""
+
+    def __init__(self, work: Work, reporter: Reporter, observer: WorkObserver | None = None) -> None:
+        self.work, self.reporter, self.observer = work, reporter, observer
+        self._ended, self._warned = threading.Event(), False
+        self._printed = time.monotonic()
+        self._thread = threading.Thread(target=self._refresh_until_end, daemon=True)
+        self._live: Live | None = None
+        console = reporter.console
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(
+                get_renderable=self._draw,
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                # What is not printed on the terminal keeps its way.
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=sys.stderr.isatty(),
+                vertical_overflow="crop",
+            )
+
+    @property
+    def is_log(self) -> bool:
+        """Whether lines have times: those of a long command, without a terminal that shows a panel."""
+        return self.observer is not None and self._live is None
+
+    def __enter__(self) -> "LiveView":
+        if self._live is not None:
+            self._live.start()
+            LiveView.on_terminal = self.reporter.console
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._live is not None:
+            LiveView.on_terminal = None
+            self._live.stop()
+
+    def warn_of_status(self) -> None:
+        """Warn once of a status file that could not be written."""
+        if self.observer is not None and self.observer.problem and not self._warned:
+            self._warned = True
+            self.reporter.warn(f"status file not written: {self.observer.problem}")
+
+    def _refresh_until_end(self) -> None:
+        # The first frame comes late: what ends within the interval is printed and not shown.
+        while not self._ended.wait(REFRESH):
+            with suppress(OSError):  # a terminal or pipe that was closed: the next line that is printed reports it
+                if self._live is not None:
+                    self._live.refresh()
+                else:
+                    self._print_if_due()
+            if self.observer is not None:
+                self.observer.write_if_due()
+
+    def _draw(self) -> Group:
+        console = self.reporter.console
+        width, height = console.size
+        plain = not console.encoding.startswith("utf")
+        return Group(*draw_work(self.work, min(width - 1, PANEL_WIDTH), max(3, height - 2), plain=plain))
+
+    def _print_if_due(self) -> None:
+        """Print how far the running stage is: often at first, and rarely when it takes hours."""
+        now = time.monotonic()
+        running = self.work.running
+        if running is None:
+            return
+        wait = min(max(LOG_INTERVAL, running.count_seconds(now) / 10), LONGEST_LOG_INTERVAL)
+        if now - self._printed >= wait:
+            self._printed = now
+            one = running.take_snapshot(now)
+            text = f"{one.name:<11} " + "; ".join(filter(None, (one.about, *describe_progress(one))))
+            self.reporter.line(text)
+
+
+def describe_progress(one: Snapshot) -> list[str]:
+    """Return in words how far a running stage is, what it measures, and the time left."""
+    amount = ""
+    if one.unit == "bytes":
+        amount = format_size(one.done) + ("" if one.total is None else f" of {format_size(one.total)}")
+        amount += "" if one.rate is None else f" {format_size(round(one.rate))}/s"
+    elif one.total is not None:
+        amount = " ".join(filter(None, (f"{one.done:,} of {one.total:,}", one.unit)))
+    parts = [" ".join(filter(None, (one.part, amount)))]
+    if one.measures.failed:
+        parts.append(f"{one.measures.failed} failed")
+    if one.seconds_left is not None:
+        parts.append(f"about {format_duration(one.seconds_left)} left")
+    if one.windows_per_second is not None:
+        parts.append(f"{one.windows_per_second:.3g} windows/s")
+    if one.measures.waiting:
+        shares = [f"{share:.0%} for {what}" for what, share in one.measures.waiting.items()]
+        parts.append(f"waiting {', '.join(shares)}")
+    return [*filter(None, parts), *filter(None, [one.note])]
+
+
+def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]:
+    """Return the lines of a panel: a summary, then a line a stage, of the running one with its progress.
+
+    Args:
+        work: The work.
+        width: Columns of the longest line.
+        height: Most lines.
+        plain: Use ASCII alone.
+    """
+    stages = work.take_snapshots()
+    lines = []
+    if work.what:
+        ended = sum(one.state not in ("to come", "running") for one in stages)
+        counts = [f"{ended} of {len(stages)} stages done"] if len(stages) > 1 else []
+        counts.append(format_duration(time.monotonic() - work.started))
+        failed = sum(one.state == "failed" for one in stages)
+        counts += [f"{failed} failed"] if failed else []
+        counts += [f"{work.warnings} warning{'s' * (work.warnings > 1)}"] if work.warnings else []
+        lines.append(Text(f"{work.what}: {', '.join(counts)}", style="bold"))
+    running = next((number for number, one in enumerate(stages) if one.state == "running"), len(stages))
+    # Of many, those next to the running one.
+    first = max(0, min(running - 2, len(stages) - SHOWN_STAGES))
+    for one in stages[first : first + SHOWN_STAGES]:
+        about = f"  {one.about}" if one.about else ""
+        lines.append(Text(f"  {one.state:<8} {one.name:<10}{about}", style=STYLES[one.state]))
+        if one.state != "running":
+            continue
+        words = describe_progress(replace(one, part=shorten_middle(one.part, DESCRIPTION).rstrip()))
+        bar = ""
+        if one.total:
+            full = round(BAR * min(1.0, one.done / one.total))
+            bar = ("#" if plain else "━") * full + ("." if plain else "╌") * (BAR - full) + "  "
+        for number, text in enumerate(wrap_words(", ".join(words), max(20, width - 11 - len(bar))) if words else []):
+            lines.append(Text.assemble("           ", (bar if number == 0 else " " * len(bar), "cyan"), text.strip()))
+    if len(stages) > SHOWN_STAGES:
+        lines.append(Text(f"  and {len(stages) - SHOWN_STAGES} other stages", style="dim"))
+    for line in lines:
+        # Names of clips and files come from others.
+        line.plain = escape_text(line.plain)
+        line.truncate(width, overflow="ellipsis")
+    return lines[:height]
 
 
 def format_duration(seconds: float) -> str:

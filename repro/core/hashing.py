@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -112,8 +112,11 @@ class FileHashes:
             self._add(stamp, digest)
         return digest
 
-    def cache_all(self, paths: Iterable[Path]) -> None:
-        """Hash files ahead, several at once; those that cannot be read are left to `sha256`, which says why."""
+    def cache_all(self, paths: Iterable[Path], after: Callable[[], None] = lambda: None) -> None:
+        """Hash files ahead, several at once; those that cannot be read are left to `sha256`, which says why.
+
+        `after` is called after each.
+        """
 
         def hash_file(path: Path) -> None:
             with suppress(OSError):
@@ -123,7 +126,7 @@ class FileHashes:
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         try:
             for _ in pool.map(hash_file, paths):
-                pass
+                after()
         finally:
             pool.shutdown(cancel_futures=True)  # when interrupted, do not hash the rest of a data set first
 

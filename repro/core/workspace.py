@@ -1,6 +1,6 @@
 """The workspace: the folder with the user's data, checkpoints, features and runs.
 
-    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ mlflow.db rates.json
+    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ status/ mlflow.db rates.json
 
 REPRO_DATA and REPRO_CHECKPOINTS may name folders outside it, as in the container image, where they are mount points.
 This is the only module that reads environment variables.
@@ -70,6 +70,11 @@ class Workspace:
     @property
     def reports(self) -> Path:
         return self.root / "reports"
+
+    @property
+    def status(self) -> Path:
+        """What each command does now (repro/core/progress/status_files.py)."""
+        return self.root / "status"
 
     @property
     def hashes(self) -> Path:
@@ -274,6 +279,12 @@ def build_from_environment() -> dict[str, str]:
     """Return what REPRO_IMAGE and REPRO_COMMIT say, which the container images set: the image, and the commit it was built from."""
     named = {name: os.environ.get(f"REPRO_{name.upper()}", "").strip() for name in ("commit", "image")}
     return {name: value for name, value in named.items() if value not in ("", "unknown")}
+
+
+def job_from_environment() -> str:
+    """Return the SLURM job that this process is part of, as 1234, or 1234_7 for a task of an array; empty if it is of none."""
+    job, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID", "") for name in ("JOB", "TASK"))
+    return f"{job}_{task}" if job and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def environment_values() -> dict[str, str]:

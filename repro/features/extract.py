@@ -21,13 +21,14 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError
 from repro.core.files import write_json
 from repro.core.locks import remove_partials
+from repro.core.progress.stages import Measures, Part
 from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.computing import Computed, Waits, compute_batches, profile_first
 from repro.features.pack_collection import pack_collection
 from repro.features.store import Entry, Features, FeatureStore
 from repro.features.stored_cells import StoredCells
-from repro.features.windows import ClipEnd, MissingCells, add_noise, batch_windows, is_needed
+from repro.features.windows import ClipEnd, MissingCells, add_noise, batch_windows, estimate_windows, is_needed
 from repro.video.decoders import Decoders, Job
 from repro.video.published import Frames, VideoError, check_file
 from repro.video.sampling import ReaderName, Sampling, label_reader
@@ -150,7 +151,8 @@ def _find_missing_cells(
     """
     stored = {r.backbone.name: StoredCells(r.store, {c.name for c in r.cells}, reporter) for r in requests}
     missing: dict[str, MissingCells] = {}
-    requests[0].store.hashes.cache_all(clip.path for clip in collection.clips)
+    with reporter.progress("hash videos", len(collection.clips), unit="clips") as advance:
+        requests[0].store.hashes.cache_all((clip.path for clip in collection.clips), lambda: advance(""))
     for clip in collection.clips:
         try:
             check_file(clip.path)
@@ -197,7 +199,8 @@ def _extract_clips(
         (r.backbone, tuple(c for c in r.cells if any(c in m.get(r.backbone.name, ()) for m in missing.values())))
         for r in requests
     ]
-    extractors = open_extractors([(backbone, cells) for backbone, cells in cells_to_compute if cells], execution)
+    with reporter.run_part(Part("load weights", None, "")):
+        extractors = open_extractors([(backbone, cells) for backbone, cells in cells_to_compute if cells], execution)
     stores = {request.backbone.name: request.store for request in requests}
     precisions = {request.backbone.name: read_precision(request.backbone.config) for request in requests}
     # One group per frame sampling: its backbones share the decoding, however they cut the frames into windows.
@@ -207,9 +210,16 @@ def _extract_clips(
     clips_of = {key: [c for c in todo if any(is_needed(e, c, missing) for e in group)] for key, group in groups.items()}
     # On a CPU nothing is launched ahead: a clip is stored before the next one is computed.
     on_cpu = execution.device == "cpu"
-    with reporter.progress("extract", sum(map(len, clips_of.values()))) as advance:
-        gathering = _ClipGatherer(missing, stores, precisions, result, reporter)
-        for key, group in groups.items():
+    gathering = _ClipGatherer(missing, stores, precisions, result, reporter)
+    for key, group in groups.items():
+        names = f" {', '.join(name for one in group for name in one.backbones)}" if len(groups) > 1 else ""
+        # A clip that failed in an earlier group is damaged: decoding it again would fail again.
+        clips = [clip for clip in clips_of[key] if clip.id not in result.failed]
+        counts = [estimate_windows(clips, extractor.frames) for extractor in group]
+        sizes = [sum(some) for some in zip(*counts, strict=True)] if all(counts) else []
+        with reporter.progress(
+            f"compute{names}", len(clips), unit="clips", sizes=sizes, measure=gathering.measure
+        ) as advance:
             stride, last_second, reader = key
             gathering.about = dict(origin)
             notes = {explain_precision(precisions[name], execution.device) for one in group for name in one.backbones}
@@ -217,8 +227,6 @@ def _extract_clips(
                 gathering.about["precision"] = "; ".join(sorted(notes - {""}))
             # A chunk completes a window of the longest kind: smaller ones would cost more transfers between processes.
             chunk = max(extractor.frames.window for extractor in group)
-            # A clip that failed in an earlier group is damaged: decoding it again would fail again.
-            clips = [clip for clip in clips_of[key] if clip.id not in result.failed]
             sampling = Sampling(stride, last_second, chunk, reader, execution.allow_damaged)
             jobs = [Job(clip.path, sampling) for clip in clips]
             # Files are written in a thread, in which a GPU's next batch need not wait for the disk.
@@ -321,8 +329,14 @@ class _ClipGatherer:
                 _report_damage(end, self.reporter)
             self.result.recomputed_frames += clip.recomputed
             self.result.seconds = perf_counter() - self.started
-            failures = f", {len(self.result.failed)} failed" if self.result.failed else ""
-            advance(f"{self.result.windows / self.result.seconds:.2f} windows/s{failures}")
+            advance("")
+
+    def measure(self) -> Measures:
+        """Return windows, failures and shares of the time waited, of all groups so far; another thread may call it."""
+        seconds, waits = max(perf_counter() - self.started, 1e-9), self.result.waits
+        windows = sum(tuple(self.result.windows_by.values()))
+        waiting = {"decoded windows": waits.decoder / seconds, "features": waits.device / seconds} if windows else {}
+        return Measures(windows, len(self.result.failed), waiting)
 
     def _store_clip(self, clip: _OpenClip, end: ClipEnd, about: Mapping[str, str]) -> None:
         """Write the features that a clip was missing; stored ones stay as they are.

@@ -16,8 +16,10 @@ from repro.backbones.extractor import Extractor, Launches, Noise
 from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.video.decoders import Decoding
-from repro.video.published import Frames, VideoError
+from repro.video.published import Frames, VideoError, estimate_frames
 
+SAMPLED_CLIPS = 200
+"""Clips whose length is read to estimate what all of them will take."""
 MissingCells = dict[str, tuple[Cell, ...]]
 """Cells that a clip is missing, by backbone."""
 
@@ -52,6 +54,22 @@ class ClipEnd:
 
 
 Event = WindowBatch | ClipEnd
+
+
+def estimate_windows(clips: Sequence[Clip], frames: FrameSampling) -> list[float]:
+    """Estimate the windows of each clip from declared lengths; empty if none declares one.
+
+    Lengths are read of SAMPLED_CLIPS clips, spread over the list: it is ordered by class, and classes differ in the length of
+    their clips. The clips after one of these count as it; clips that declare no length count as average.
+    """
+    step = max(1, len(clips) // SAMPLED_CLIPS)
+    declared = [estimate_frames(clip.path, frames.last_second) for clip in clips[::step]]
+    counts = [float(frames.windows(-(-number // frames.stride))) for number in declared]
+    known = [count for count in counts if count]
+    if not known:
+        return []
+    mean = sum(known) / len(known)
+    return [counts[index // step] or mean for index in range(len(clips))]
 
 
 def is_needed(extractor: Extractor, clip: Clip, missing: Mapping[str, MissingCells]) -> bool:

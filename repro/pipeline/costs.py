@@ -13,11 +13,10 @@ from repro.datasets.split import Clip
 from repro.features import rates
 from repro.features.extract import Extraction, FeatureRequest
 from repro.features.store import StoredAs
+from repro.features.windows import SAMPLED_CLIPS, estimate_windows
 from repro.pipeline.assumptions import cpu_windows_per_second, load_assumptions, window_work
 from repro.video.published import estimate_frames
 
-SAMPLED_CLIPS = 200
-"""Clips whose length is read to estimate what all of them will take."""
 PRECISION_NAMES: dict[StoredAs, str] = {"float32": "fp32", "float16": "fp16"}
 """How options, messages and reports spell the types that stores and records spell as NumPy does."""
 
@@ -82,7 +81,7 @@ def report_cpu_hours(
         work = window_work([(request.backbone.config, request.cells) for request in group])
         if work is None:
             continue
-        windows = _count_windows(clips, group[0])
+        windows = sum(estimate_windows(clips, group[0].backbone.config.frames))
         rate = None
         if len(requests) == len(requests[0].cells) == 1:
             rate = rates.find_rate(measured, group[0].backbone.identity(), group[0].cells[0].name, "cpu")
@@ -95,17 +94,6 @@ def report_cpu_hours(
         seconds += windows / per_second
     if bases:
         reporter.line(f"{'time':<11} about {format_duration(seconds)} on this CPU ({'; '.join(sorted(bases))})")
-
-
-def _count_windows(clips: Sequence[Clip], request: FeatureRequest) -> float:
-    """Estimate the windows of `clips` from the declared lengths of some of them; clips without one count as average."""
-    frames = request.backbone.config.frames
-    counts = []
-    for clip in clips[:: max(1, len(clips) // SAMPLED_CLIPS)]:
-        declared = estimate_frames(clip.path, frames.last_second)
-        if declared:
-            counts.append(frames.windows(-(-declared // frames.stride)))
-    return len(clips) * sum(counts) / len(counts) if counts else 0.0
 
 
 def report_speed(done: Extraction, requests: Sequence[FeatureRequest], device: str, reporter: Reporter) -> None:

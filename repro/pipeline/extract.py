@@ -15,6 +15,7 @@ from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.config import is_config_path
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
+from repro.core.progress.stages import Part, StageName
 from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
@@ -91,6 +92,7 @@ def extract_sources(
                 raise UsageError(
                     f"--shard {number}/{count}: no clips are left for it: {name} has {len(complete.clips)}"
                 )
+    reporter.expect(*(name_stage(name, request.backbones) for name in collections))
     return [
         _extract_collection(complete, request, configs, cells, workspace, execution, reporter)
         for complete in collections.values()
@@ -162,7 +164,13 @@ def compute_features(
     """
     # Stored with the features for the record; no part of their key.
     origin = software_versions() | describe_machine(execution.device)
-    return extract_missing(collection, requests, execution, origin, reporter, before)
+    with reporter.run_stage(*name_stage(collection.name, [request.backbone.name for request in requests])):
+        return extract_missing(collection, requests, execution, origin, reporter, before)
+
+
+def name_stage(collection: str, backbones: Sequence[str]) -> StageName:
+    """Return the name of the stage that extracts features of a collection, by which it is announced."""
+    return "extract", f"{collection}, {', '.join(backbones)}"
 
 
 def report_costs(
@@ -195,6 +203,18 @@ def extract_features(
 
     `complete` is the collection of which `collection` is a shard.
     """
+    with reporter.run_stage(*name_stage(collection.name, [request.backbone.name for request in requests])):
+        return _extract_and_pack(requests, collection, workspace, execution, reporter, complete or collection)
+
+
+def _extract_and_pack(
+    requests: Sequence[FeatureRequest],
+    collection: Collection,
+    workspace: Workspace,
+    execution: Execution,
+    reporter: Reporter,
+    complete: Collection,
+) -> Extraction:
     done = compute_features(
         requests,
         collection,
@@ -229,7 +249,8 @@ def extract_features(
             done.seconds,
         )
     # A shard packs only if it was the last: packs hold complete collections.
-    pack_if_complete(complete or collection, requests, done, reporter)
+    with reporter.run_part(Part("pack", None, "")):
+        pack_if_complete(complete, requests, done, reporter)
     return done
 
 

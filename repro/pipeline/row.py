@@ -8,11 +8,12 @@ from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
+from repro.core.progress.stages import Part, StageName
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, name_first_clips
 from repro.features.collection import dataset_collection
 from repro.features.store import FeatureStore, StoredAs
-from repro.pipeline.extract import extract_features, open_stores
+from repro.pipeline.extract import extract_features, name_stage, open_stores
 from repro.pipeline.row_data import ReadoutInputs, RowData, dataset_of, open_row_data
 from repro.pipeline.run_readout import run_readouts
 from repro.readout.compute import Compute
@@ -58,6 +59,7 @@ def run_row(
         # Every clip is looked for before any is decoded: an extraction of days must not end on a missing file.
         data = open_requested_data(row, request, workspace, execution)
         data.warn_of_left_out(reporter)
+        reporter.expect(*list_stages(row, data, request.seeds), group=row.name)
         inputs = extract_row(row, data, workspace, execution, reporter)
         if row.own_datasets:
             data.warn_of_copies(inputs.video_sha256, reporter)
@@ -91,10 +93,23 @@ def _train_seeds(
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.choose(request.seeds)
     protocol = request.protocol or inputs.row.default_protocol
-    records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
-    # A view of the records, made last: by now the records are on disk.
-    mlflow_view.log_runs(workspace, reporter)
+    with reporter.run_stage(*_name_readouts(inputs.row, request.seeds)):
+        records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
+        # A view of the records, made last: by now the records are on disk.
+        with reporter.run_part(Part("log to MLflow", None, "")):
+            mlflow_view.log_runs(workspace, reporter)
     return records
+
+
+def list_stages(row: Row, data: RowData, seeds: SeedChoice) -> list[StageName]:
+    """Return the stages of running a row, in order."""
+    datasets = dict.fromkeys(dataset_of(row, part) for part in data.splits)
+    return [*(name_stage(dataset, [row.backbone]) for dataset in datasets), _name_readouts(row, seeds)]
+
+
+def _name_readouts(row: Row, seeds: SeedChoice) -> StageName:
+    chosen = row.seeds.choose(seeds)
+    return "readout", f"{row.name}, {f'{len(chosen)} seeds' if len(chosen) > 1 else f'seed {chosen[0]}'}"
 
 
 def extract_row(

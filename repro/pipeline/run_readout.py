@@ -21,6 +21,7 @@ from repro.core.errors import ReproError
 from repro.core.files import set_aside
 from repro.core.hashing import content_key, content_sha256, file_sha256
 from repro.core.locks import remove_partials
+from repro.core.progress.stages import Part
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import VERSION as STORE_VERSION
@@ -202,14 +203,15 @@ def train_runs(runs: Sequence[PlannedRun], reporter: Reporter) -> list[RunRecord
             # Refused before features are loaded, which may take minutes.
             _refuse_other_training(run)
             if id(run.plan) not in loaded:  # once for all seeds
-                loaded[id(run.plan)] = _load_splits(run.plan.inputs)
+                with reporter.run_part(Part("load features", None, "")):
+                    loaded[id(run.plan)] = _load_splits(run.plan.inputs)
             trainings[number] = _open_training(run, loaded[id(run.plan)], reporter)
         except ReproError as error:
             outcomes[number] = error
     if trainings:
         recipe, compute = runs[0].plan.inputs.row.readout, runs[0].plan.compute
         numbers = list(trainings)
-        with reporter.progress("readout", recipe.epochs * len(trainings)) as advance:
+        with reporter.progress("train", recipe.epochs * len(trainings), unit="epochs") as advance:
             for group in group_trainings(list(trainings.values()), recipe, compute):
                 members = [numbers[index] for index in group]
                 outcomes |= dict(

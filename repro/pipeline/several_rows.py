@@ -14,9 +14,9 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features.collection import dataset_collection
 from repro.features.store import FeatureStore
-from repro.pipeline.extract import compute_features, open_stores, report_costs
+from repro.pipeline.extract import compute_features, name_stage, open_stores, report_costs
 from repro.pipeline.passes import Reading, plan_passes
-from repro.pipeline.row import RowRequest, open_requested_data, run_row
+from repro.pipeline.row import RowRequest, list_stages, open_requested_data, run_row
 from repro.pipeline.row_data import RowData, dataset_of
 from repro.readout.compute import Compute
 from repro.records.record import RunRecord
@@ -65,7 +65,11 @@ def run_rows(
             with suppress(ReproError):
                 readings += list_readings(row, data, workspace)
         # What is computed for one row alone is left to it.
-        for shared in filter(lambda one: one.is_shared, plan_passes(readings)):
+        passes = [one for one in plan_passes(readings) if one.is_shared]
+        reporter.expect(*(name_stage(one.dataset, [config.name for config, _ in one.backbones]) for one in passes))
+        for row, data in ready:
+            reporter.expect(*list_stages(row, data, request.seeds), group=row.name)
+        for shared in passes:
             names = ", ".join(config.name for config, _ in shared.backbones)
             reporter.line(f"{'together':<11} {len(shared.clips)} clips of {shared.dataset} for {names}")
             backbones = [(describe_backbone(config, workspace), cells) for config, cells in shared.backbones]
@@ -91,6 +95,7 @@ def run_rows(
             raise
         except ReproError as error:
             result.failures[row.name] = str(error)
+            reporter.skip(row.name)
     return result
 
 

@@ -19,6 +19,7 @@ decoded a second time, and no more frames are held back than its order requires.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -204,6 +205,16 @@ def order_frames(pts: Sequence[int], end: float) -> list[int]:
 def estimate_frames(path: Path, max_seconds: float) -> int:
     """Estimate the number of native frames from the container's header; 0 if it says nothing or cannot be read."""
     try:
+        status = path.stat()
+    except OSError:
+        return 0
+    # Disk, hours and time left of one extraction are estimated from the same clips.
+    return _estimate_frames(path, max_seconds, (status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(1024)
+def _estimate_frames(path: Path, max_seconds: float, stamp: tuple[int, int]) -> int:
+    try:
         with open_container(path) as container:
             if not container.streams.video:
                 return 0
@@ -219,7 +230,7 @@ def estimate_frames(path: Path, max_seconds: float) -> int:
     except (av.FFmpegError, OSError):
         return 0
     # Headers may say anything; a stored frame takes some bytes.
-    return max(0, min(frames, path.stat().st_size // SMALLEST_FRAME))
+    return max(0, min(frames, stamp[0] // SMALLEST_FRAME))
 
 
 def convert_frames(index: ClipIndex, stride: int, chunk: int) -> Iterator[Frames]:

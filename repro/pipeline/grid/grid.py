@@ -7,6 +7,7 @@ makes, if features are stored as float32 as the row's are. Stored as float16 the
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from repro.backbones.extractor import Execution
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.files import write_bytes, write_json
+from repro.core.progress.stages import Measures, Part, StageName
 from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
 from repro.judge.grid_selection import choose_grid_part, grid_cells
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
 from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
-from repro.pipeline.row import RowFeatures, extract_row
+from repro.pipeline.row import RowFeatures, extract_row, list_stages
 from repro.pipeline.row_data import ReadoutInputs, open_row_data
 from repro.pipeline.run_readout import lock_seeds, plan_runs, read_record, split_records
 from repro.readout.compute import Compute
@@ -121,11 +123,17 @@ def run_grid(
         )
         data.warn_of_left_out(reporter)
         features = RowFeatures(grid.cells, request.stored_as)
+        stages = list_stages(grid.row, data, request.seeds)[:-1]
+        reporter.expect(*stages, _name_readouts(grid))
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)
         cells = _Cells(grid, request, inputs, compute, workspace, reporter)
-        with lock_seeds(row.name, grid.row.seeds.choose(request.seeds), workspace):
+        with (
+            lock_seeds(row.name, grid.row.seeds.choose(request.seeds), workspace),
+            reporter.run_stage(*_name_readouts(grid)),
+        ):
             failures = cells.train_missing()
-        mlflow_view.log_runs(workspace, reporter)
+            with reporter.run_part(Part("log to MLflow", None, "")):
+                mlflow_view.log_runs(workspace, reporter)
         seeds = tuple(row.seeds.choose(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
         # Also if cells failed: the report shows what is there, and the next run completes it.
@@ -174,7 +182,14 @@ class _Cells:
             for job in group_cells({cell: missing[protocol, cell.name] for cell in grid.cells}, protocol, self.compute)
         ]
         failures: dict[str, str] = {}
-        with reporter.progress("readout", sum(len(job.seeds) for job in jobs)) as advance:
+        epochs = {id(job): grid.row.readout.epochs * sum(map(len, job.seeds.values())) for job in jobs}
+        done: Counter[int] = Counter()
+        part = Part("train", sum(epochs.values()), "epochs", measure=lambda: Measures(failed=len(failures)))
+        with reporter.run_part(part):
+
+            def count_epochs(job: CellsJob, number: int) -> None:
+                done[id(job)] += number
+                part.reach(done.total(), part.total)
 
             def finish_job(job: CellsJob, failed: Mapping[Cell, str]) -> None:
                 for cell in job.seeds:
@@ -183,9 +198,10 @@ class _Cells:
                         reporter.warn(f"cell {cell.name}, {job.protocol} protocol: {failed[cell]}")
                     # Read back from disk, since a worker process may have written it.
                     find_records(job.protocol, cell)
-                    advance(cell.name)
+                # Epochs of an earlier process, or of a cell that failed, were not counted.
+                count_epochs(job, epochs[id(job)] - done[id(job)])
 
-            train_cells(self.inputs, jobs, self.workspace, request.jobs, finish_job)
+            train_cells(self.inputs, jobs, self.workspace, request.jobs, finish_job, lambda job: count_epochs(job, 1))
         requested = [(p, s, cell.name) for p in request.protocols for s in seeds for cell in grid.cells]
         reporter.stage(
             "readout",
@@ -197,6 +213,10 @@ class _Cells:
             where=self.workspace.runs / grid.row.name,
         )
         return failures
+
+
+def _name_readouts(grid: Grid) -> StageName:
+    return "readout", f"{grid.row.name}, {len(grid.cells)} cells"
 
 
 def report_paths(result: GridResult, workspace: Workspace) -> list[Path]:

@@ -57,6 +57,7 @@ def train_cells(
     workspace: Workspace,
     workers: int,
     after: Callable[[CellsJob, Mapping[Cell, str]], None],
+    step: Callable[[CellsJob], None],
 ) -> None:
     """Train the readouts of every job. If this process ends, so do its workers; runs that they finished are kept.
 
@@ -66,10 +67,11 @@ def train_cells(
         workspace: Where runs are stored.
         workers: Number of worker processes; with 1, everything runs in this process.
         after: Called after each job with the reason why each cell failed that did.
+        step: Called after each epoch of a job.
     """
     if workers == 1:
         for job in jobs:
-            after(job, _train_job(inputs, job, workspace))
+            after(job, _train_job(inputs, job, workspace, lambda job=job: step(job)))  # type: ignore[misc]
         return
     # Workers open the features themselves from these inputs; sending them would copy gigabytes through a pipe.
     with WorkerPool[CellsJob](
@@ -79,17 +81,19 @@ def train_cells(
             # A worker that dies, as one killed for its memory does, costs its job alone.
             if isinstance(answer, WorkerLostError):
                 after(job, dict.fromkeys(job.seeds, str(answer)))
+            elif not answer.is_last:
+                step(job)
             else:
                 after(job, answer.value)
 
 
 def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> Work:
     """Return what a worker process does with a job. Called once in each."""
-    return lambda job, _: _train_job(inputs, job, workspace)
+    return lambda job, send: _train_job(inputs, job, workspace, lambda: send(True))
 
 
-def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace) -> dict[Cell, str]:
-    """Run one job; returns why each cell failed that did."""
+def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace, step: Callable[[], None]) -> dict[Cell, str]:
+    """Run one job, and call `step` after each epoch; returns why each cell failed that did."""
     # Errors of a user's data or settings concern one cell, and the others continue. Other exceptions are bugs: they end the grid.
     runs = [
         PlannedRun(plan, seed, workspace)
@@ -97,6 +101,6 @@ def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace) -> di
         for plan in [plan_runs(inputs_at(inputs, cell), job.protocol, job.compute)]
         for seed in seeds
     ]
-    outcomes = train_runs(runs, QuietReporter(to_stderr=True))
+    outcomes = train_runs(runs, QuietReporter(to_stderr=True, step=step))
     pairs = zip(runs, outcomes, strict=True)
     return {run.plan.inputs.row.features: str(why) for run, why in pairs if isinstance(why, ReproError)}
