@@ -9,4 +9,5 @@ packed.py       the same features packed by cell; pack_collection.py packs them
 collection.py   clips whose features are stored together
 shared.py       features in a file to share; imported.py which imported ones are read
 rates.py        measured speeds of extraction, for `repro plan`
+spent.py        the time that extractions took, for `repro report`
 """

@@ -26,6 +26,7 @@ from repro.datasets.split import Clip
 from repro.features.collection import Collection
 from repro.features.computing import Computed, Waits, compute_batches, profile_first
 from repro.features.pack_collection import pack_collection
+from repro.features.spent import SpentLog
 from repro.features.store import Entry, Features, FeatureStore
 from repro.features.stored_cells import StoredCells
 from repro.features.windows import ClipEnd, MissingCells, add_noise, batch_windows, estimate_windows, is_needed
@@ -210,6 +211,9 @@ def _extract_clips(
     clips_of = {key: [c for c in todo if any(is_needed(e, c, missing) for e in group)] for key, group in groups.items()}
     # On a CPU nothing is launched ahead: a clip is stored before the next one is computed.
     on_cpu = execution.device == "cpu"
+    first = requests[0].store
+    keys = {name: store.key for name, store in stores.items()}
+    spent = SpentLog(first.folder.parents[1], first.folder.name, keys, origin.get("device", execution.device))
     gathering = _ClipGatherer(missing, stores, precisions, result, reporter)
     for key, group in groups.items():
         names = f" {', '.join(name for one in group for name in one.backbones)}" if len(groups) > 1 else ""
@@ -235,10 +239,14 @@ def _extract_clips(
                     batch_windows(clips, decoders.decode(jobs), group, missing), result.video_sha256, execution.device
                 )
                 computed = compute_batches(events, 0 if on_cpu else 1, result.waits)
-                for event in profile_first(computed, execution.profile):
-                    gathering.add(event, writer)
-                    gathering.report_stored(advance, wait=on_cpu)
-                gathering.report_stored(advance, wait=True)
+                try:
+                    for event in profile_first(computed, execution.profile):
+                        gathering.add(event, writer)
+                        gathering.report_stored(advance, wait=on_cpu)
+                        gathering.save_spent(spent)
+                    gathering.report_stored(advance, wait=True)
+                finally:
+                    gathering.save_spent(spent, at_end=True)
     result.extracted = [clip.id for clip in todo if clip.id not in result.failed]
     if result.recomputed_frames:
         reporter.warn(
@@ -330,6 +338,13 @@ class _ClipGatherer:
             self.result.recomputed_frames += clip.recomputed
             self.result.seconds = perf_counter() - self.started
             advance("")
+
+    def save_spent(self, spent: SpentLog, *, at_end: bool = False) -> None:
+        """Have the time spent so far written, if that is due."""
+        waits = self.result.waits
+        seconds = perf_counter() - self.started
+        waiting = {"decoder": waits.decoder, "device": waits.device}
+        spent.save(self.result.windows, seconds, waiting, at_end=at_end)
 
     def measure(self) -> Measures:
         """Return windows, failures and shares of the time waited, of all groups so far; another thread may call it."""

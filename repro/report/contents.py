@@ -10,6 +10,7 @@ from repro.backbones.config import read_precision
 from repro.core.errors import NothingToCheckError, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import Manifest, stored_manifest
+from repro.features.spent import Spent, load_spent
 from repro.judge.claims.formats import ClaimsReport, report_claims
 from repro.judge.evidence import Annotations, read_evidence
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
@@ -130,6 +131,13 @@ def gather_contents(
         damaged=tuple(why.replace(f"{workspace.root}{os.sep}", "") for _, why in damaged),
         not_judged=(*dict.fromkeys(f"{record.row}: not judged: {why}" for record, why in left_out), *not_shown),
     )
+
+
+def gather_extractions(contents: Contents, runs: Iterable[RunRecord]) -> list[Spent]:
+    """Return what the extractions of the features of `runs` took, as far as they ran in this workspace."""
+    datasets = {one.name: one.row.data.datasets for one in contents.rows}
+    stores = {(run.features.key, dataset) for run in runs for dataset in datasets[run.row]}
+    return load_spent(contents.workspace, lambda key, collection: (key, collection) in stores)
 
 
 def gather_table(workspace: Workspace) -> list[RowContents]:

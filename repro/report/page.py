@@ -14,10 +14,11 @@ from markupsafe import Markup
 from repro.core.console import escape_text, format_duration
 from repro.core.hashing import content_sha256
 from repro.datasets.manifest import Manifest
+from repro.features.spent import Spent
 from repro.judge.claims.formats import format_table_family
 from repro.judge.outcome import Outcome
 from repro.records.record import RunRecord, software_versions
-from repro.report.contents import WATTS, Contents, RowContents
+from repro.report.contents import WATTS, Contents, RowContents, gather_extractions
 from repro.report.deviations import list_deviations
 from repro.report.drawing import Drawing
 from repro.report.figures import draw_setting, list_row_drawings, mean_and_spread
@@ -100,7 +101,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         strips=[(title, _show(drawing)) for title, drawing in _draw_settings(contents)],
         family_lines=[] if contents.claims is None else [" ".join(format_table_family(contents.claims.table)).strip()],
         audits=[_describe_audit(name, audit) for name, audit in contents.audits.items()],
-        computing=list(_describe_computing(runs)),
+        computing=[*_describe_extractions(gather_extractions(contents, runs)), *_describe_computing(runs)],
         deviations=[(d.number, d.what, d.concerned) for d in list_deviations(r.row for r in with_runs)],
         commands=[(one.name, one.row.command) for one in with_runs],
         tone=_choose_tone,
@@ -254,14 +255,27 @@ def _describe_audit(name: str, audit: Manifest | None) -> dict[str, object]:
     }
 
 
+def _describe_extractions(found: Sequence[Spent]) -> Iterator[tuple[str, str]]:
+    for device in dict.fromkeys(one.device for one in found):
+        some = [one for one in found if one.device == device]
+        seconds, windows = sum(one.seconds for one in some), sum(one.windows for one in some)
+        took = f"{format_duration(seconds)} for {windows:,} windows{_describe_energy(device, seconds)}"
+        yield f"{len(some)} extraction{'s' * (len(some) > 1)} on {device}", took
+    if not found:
+        yield "extractions", "time not recorded here: features were imported, or extracted by version 0.1.0"
+
+
+def _describe_energy(device: str, seconds: float) -> str:
+    return f", at most {seconds / 3600 * WATTS / 1000:.2f} kWh at {WATTS:.0f} W" if device != "cpu" else ""
+
+
 def _describe_computing(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str]]:
     seconds: defaultdict[str, float] = defaultdict(float)
     for run in runs:
         seconds[run.made.on.get("device", "cpu")] += run.made.seconds
     for device, spent in seconds.items():
-        energy = f", at most {spent / 3600 * WATTS / 1000:.2f} kWh at {WATTS:.0f} W" if device != "cpu" else ""
         count = sum(run.made.on.get("device", "cpu") == device for run in runs)
-        yield f"{count} trainings on {device}", f"{format_duration(spent)}{energy}"
+        yield f"{count} trainings on {device}", f"{format_duration(spent)}{_describe_energy(device, spent)}"
     for what, found in (("Software", [r.made.by for r in runs]), ("Machine", [r.made.on for r in runs])):
         kinds = {content_sha256(dict(one)): one for one in found}
         for one in kinds.values():

@@ -16,6 +16,7 @@ from repro.backbones.config import Cell
 from repro.core.console import escape_text
 from repro.core.hashing import content_sha256
 from repro.core.workspace import open_workspace
+from repro.features.spent import SpentLog
 from repro.judge.kept import dump_arrays, parse_arrays
 from repro.judge.scores import numbers
 from repro.judge.scores.numbers import compute_numbers
@@ -82,7 +83,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             made = record("ucf_hmdb", seed, score + 0.001 * (seed - 39))
             features = made.features.model_copy(update={"cell": cell.name})
-            write_with_evidence(root / "runs", made.model_copy(update={"features": features}))
+            stored = write_with_evidence(root / "runs", made.model_copy(update={"features": features}))
+    # Two extractions of its features, one of other clips by the same backbone, and one by another version.
+    for dataset in ("ucf101", "hmdb51", "videos-of-mine"):
+        log = SpentLog(root / "features", dataset, {"svd_xt": stored.load_record().features.key}, "<b>H100</b>")
+        log.save(1000, 3600.0, {"decoder": 1.0, "device": 3500.0}, at_end=True)
+    (root / "features" / "spent" / "other.json").write_text('{"format": 2}')
     return root
 
 
@@ -128,6 +134,11 @@ def test_scores_by_class_are_kept_and_not_taken_on_trust(
     warnings: list[str] = []
     assert render_page(gather_contents((), opened, warnings.append)) == page
     assert [line for line in warnings if "not what its predictions give" in line]
+
+
+def test_extractions_count_as_computing(page: str) -> None:
+    assert "2 extractions on &lt;b&gt;H100&lt;/b&gt;" in page
+    assert "2 h 0 min for 2,000 windows, at most 1.40 kWh at 700 W" in page.replace("120 min", "2 h 0 min")
 
 
 def test_foreign_text_stays_text(page: str, contents: Contents) -> None:
