@@ -42,7 +42,7 @@ class Spent(Config):
 
 
 class SpentLog:
-    """Writes what an extraction takes, while it goes on and at its end.
+    """Writes what an extraction takes, while it runs and at its end.
 
     Args:
         folder: The folder of features.
