@@ -11,12 +11,14 @@ from typing import Any
 from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
 from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.reading import IrregularFileError
+from repro.core.stopping import StoppedError, raise_on_signals
 
 EXIT_BROKEN_PIPE = 141
 """The code a shell reports for a command whose output pipe was closed (128 + SIGPIPE)."""
 
 
 def main() -> None:
+    raise_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -60,10 +62,12 @@ def _guard(action: Callable[[], int]) -> tuple[int, dict[str, Any] | None]:
     except BaseException as error:
         if not isinstance(error, Exception | KeyboardInterrupt):
             raise
-        code, message = _explain(error)
+        kind, message = _explain(error)
         _complain(message)
         missing = [dict(one) for one in getattr(error, "missing", ())]
-        return int(code), {"exit_code": int(code), "kind": code.name.lower(), "message": message, "missing": missing}
+        # As a shell reports a process that the signal ended: schedulers and scripts read it.
+        code = 128 + error.signal if isinstance(error, StoppedError) else int(kind)
+        return code, {"exit_code": code, "kind": kind.name.lower(), "message": message, "missing": missing}
 
 
 def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
@@ -72,7 +76,8 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
         case ReproError():
             return error.exit_code, str(error)
         case KeyboardInterrupt():
-            return Exit.INTERRUPTED, "interrupted: finished work is kept; run the same command again to resume"
+            by = f" by {error.signal.name}" if isinstance(error, StoppedError) else ""
+            return Exit.INTERRUPTED, f"interrupted{by}: finished work is kept; run the same command again to resume"
         case IrregularFileError():
             return Exit.USAGE, f"{error.filename}: {error.strerror}: correct the path, then run the command again"
         case _:

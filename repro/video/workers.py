@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from repro.core.stopping import STOP_SIGNALS
+
 Job = TypeVar("Job")
 Send = Callable[[object], None]
 """Sends a part of the answer, or None as a sign of life, while the job is still running."""
@@ -48,14 +50,14 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True, name=name)
         # If the first start() launched the tracker, it would unblock the interrupts that are blocked below.
         resource_tracker.ensure_running()
-        # A child inherits the mask. Ctrl-C reaches all processes of a terminal: with interrupts blocked, a worker finishes
-        # no half-interrupted write; the parent kills it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A child inherits the mask. Ctrl-C reaches all processes of a terminal, a scheduler's signal all of a job: with
+        # these blocked, a worker finishes no half-interrupted write, and no clip is blamed; the parent kills it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             with nullcontext() if prepare.__module__ == "__main__" else _hidden_main_module():
                 self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         # Only the child may hold this end: otherwise its death would not close the pipe.
         theirs.close()
         self.send(arguments)

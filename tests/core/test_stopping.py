@@ -1,0 +1,46 @@
+"""A scheduler's signal ends a command with a message and the code that shells report, not without a word."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from repro import __main__
+from repro.core.stopping import SCHEDULER_SIGNALS, StoppedError, raise_on_signals
+
+
+@pytest.fixture(autouse=True)
+def handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SCHEDULER_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_command_ends_with_a_message(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise_on_signals()
+
+    def work(arguments: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # sent again while the command clears up
+        return 0
+
+    monkeypatch.setattr(__main__, "_dispatch", work)
+    assert __main__.run([]) == 128 + number
+    said = f"repro: interrupted by {number.name}: finished work is kept; run the same command again to resume\n"
+    assert capsys.readouterr().err == said
+    # Stopped work is stopped as by Ctrl-C, wherever that is handled.
+    assert issubclass(StoppedError, KeyboardInterrupt)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    raise_on_signals()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
