@@ -19,6 +19,8 @@ ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished file without a lock is deleted: one of another version, or of a file system without locks."""
 LOCK = "lock"
 """Name of the lock file in the folder of an unfinished file."""
+NO_LOCK = "no-lock"
+"""Name of the file in its place on a file system without locks."""
 POLL = 0.1
 """Seconds between two tries of a lock that is waited for. Tries, unlike a blocking call, can be interrupted on any file system."""
 
@@ -104,6 +106,8 @@ def _create_partial_folder(path: Path) -> tuple[Path, int | None]:
         folder.mkdir()
         try:
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:  # a cleaner found it empty
+            continue
         except BaseException:  # a full disk, say
             _remove_folder(folder)
             raise
@@ -114,7 +118,8 @@ def _create_partial_folder(path: Path) -> tuple[Path, int | None]:
             os.close(lock)
         except NoLocksError:
             os.close(lock)
-            (folder / LOCK).unlink()  # only its age tells others that the folder is in use
+            # Only its age tells others that the folder is in use, and that it is not empty.
+            (folder / LOCK).rename(folder / NO_LOCK)
             return folder, None
 
 
@@ -123,6 +128,10 @@ def _remove_if_free(folder: Path) -> None:
         # Opened for writing: NFS needs that for a lock.
         lock = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:
+        # An empty one is of a process that was killed before it created the lock, or is about to, and then creates another.
+        with suppress(OSError):
+            folder.rmdir()
+            return
         if _is_old(folder):
             _remove_folder(folder)
         return

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,24 @@ def test_partials_without_a_lock_are_deleted_after_a_day(tmp_path: Path) -> None
     assert sorted(tmp_path.iterdir()) == [fresh, fresh_folder]
 
 
+def test_a_writer_killed_before_it_had_its_lock_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is still empty. That of a writer which is about to lock is deleted as well, and it makes another."""
+    (tmp_path / ".f.0123456789ab.partial").mkdir()
+    remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    create = os.open
+
+    def create_late(*arguments: Any) -> int:
+        monkeypatch.undo()
+        remove_partials(tmp_path)
+        return create(*arguments)
+
+    monkeypatch.setattr(os, "open", create_late)
+    write_bytes(tmp_path / "f", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"1"
+
+
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are written all the same; what needs a lock says so."""
 
@@ -105,6 +124,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with replacing_file(tmp_path / "f") as partial:
+        remove_partials(tmp_path)
         partial.write_bytes(b"1")
         remove_partials(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -1,15 +1,12 @@
-"""`repro ROW` as a process: trials, scripts, kills, interruptions and two runs at once."""
+"""`repro ROW` as a process: trials, scripts, interruptions and two runs at once. tests/faults kills it."""
 
 import json
 import os
-import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -86,75 +83,11 @@ def test_a_rows_script_does_what_the_row_does(folder: Path, tmp_path: Path) -> N
     assert json.loads(whole.stdout)[0]["run"] == by_hand.run
 
 
-@pytest.mark.slow
-def test_killed_at_any_moment_a_row_ends_with_the_same_record(folder: Path, tmp_path: Path) -> None:
-    kills(folder, tmp_path, "charades_3to1_videomaev2", [0.4, 0.55, 0.7])
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "name", ["ucf_hmdb", "hmdb_ucf_sdv2", "ak_full_vjepa", "charades_1to1_videomaev2", "ak_unseen"]
-)
-def test_killed_ten_times_a_row_ends_with_the_same_record(folder: Path, tmp_path: Path, name: str) -> None:
-    draws = random.Random(name)
-    print(f"{name}: killed {kills(folder, tmp_path, name, [draws.uniform(0.05, 1) for _ in range(10)])}")
-
-
-def kills(folder: Path, tmp_path: Path, name: str, shares: Sequence[float]) -> dict[str, int]:
-    """Run a row undisturbed, then elsewhere kill it after these shares of the time that took; where it was quicker than its
-    killer, its record is compared and it starts again, until as many kills have struck. How often what was there then."""
-    started = time.monotonic()
-    undisturbed = _ended(folder, _place(folder, tmp_path / "undisturbed"), name)
-    whole = time.monotonic() - started
-    seen: Counter[str] = Counter()
-    place = _place(folder, tmp_path / "0")
-    for share in shares:
-        struck = False
-        while not struck:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "repro", name, "--workers", "1", "--workspace", str(place)],
-                cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-            time.sleep(share * whole)
-            struck = process.poll() is None
-            if struck:
-                os.killpg(process.pid, signal.SIGKILL)
-                seen[_reached(place)] += 1
-            process.wait()
-            if not struck:
-                assert _ended(folder, place, name) == undisturbed
-                place = _place(folder, tmp_path / str(int(place.name) + 1))
-    assert _ended(folder, place, name) == undisturbed
-    return dict(seen)
-
-
 def _place(folder: Path, place: Path) -> Path:
     place.mkdir()
     for part in ("data", "checkpoints"):
         (place / part).symlink_to(folder / "workspace" / part)
     return place
-
-
-def _ended(folder: Path, place: Path, name: str) -> dict[str, object]:
-    """Let the row end; its one record."""
-    done = repro(folder, name, "--workers", "1", "--workspace", str(place))
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    (record,) = load_records(Workspace(place)).values()
-    return record.model_dump(exclude={"made"})
-
-
-def _reached(place: Path) -> str:
-    for what, pattern in (
-        ("with a record", "runs/*/*/record.json"),
-        ("in training", "runs/*/*"),
-        ("with features", "features/*/*/*/*"),
-    ):
-        if any(place.glob(pattern)):
-            return what
-    return "at the beginning"
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from repro.backbones.registry import load_backbone
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.model import find_needs
 from repro.backbones.vit.encoder import iterate_layers
+from repro.video.readers import open_clip, read_frames
+from repro.video.sampling import Sampling
 
 
 def benchmark(path: Path) -> ModuleType:
@@ -98,3 +100,19 @@ def test_the_big_store_is_measured(tmp_path: Path) -> None:
     store = big.open_store(tmp_path)
     assert {clip.id for split in big.make_splits(20).values() for clip in split.clips} <= store.stored_clips(big.CELL)
     assert len(store.stored_clips(big.CELL)) == 20 + big.ADDED
+
+
+def test_the_soaks_clips_are_different_files_that_decode(tmp_path: Path) -> None:
+    soak = benchmark(ROOT / "benchmarks" / "soak.py")
+    (tmp_path / "videos").mkdir()
+    soak.write_videos(tmp_path / "videos", 25)
+    paths = sorted((tmp_path / "videos").rglob("*.mp4"))
+    assert len({path.read_bytes() for path in paths}) == len(paths) == 25
+    sampling = Sampling(stride=4, max_seconds=180.0, chunk=25)
+    for path in (paths[0], paths[-1]):
+        frames = list(read_frames(open_clip(path, sampling), sampling))
+        assert sum(map(len, frames)) == soak.FRAMES // 4
+    # Two runs' clips a second; what was stored before the second look is start-up.
+    run = soak.Run()
+    run.stored = [(n, soak.Usage(cpu, 1, 1)) for n, cpu in ((0, 3.0), (100, 4.0), (200, 5.0), (400, 6.0), (400, 9.0))]
+    assert run.clips_per_cpu_second() == pytest.approx(100)
