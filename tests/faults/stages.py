@@ -211,7 +211,7 @@ def _copy(source: Path, target: Path) -> None:
 TIMES = {"made", "started", "ended", "seconds", "date", "created"}
 """Keys of JSON that state when or how fast something was made."""
 CACHES = frozenset({"hashes.jsonl", "rates.json", "rescored.jsonl", "journal.jsonl", ".prepared.json"})
-"""Files that hold measured times or the time stamps of other files, and may lack what a killed process had measured."""
+"""Files that hold measured times or the time stamps of other files, and may miss what a killed process had measured."""
 
 
 def describe_contents(place: Path) -> Contents:
