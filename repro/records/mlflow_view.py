@@ -187,8 +187,10 @@ def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogReque
             # Locked or found damaged while it was written: the next round waits for it, or renames it.
             if code in LOCKED or (code in DAMAGED and time.monotonic() < deadline):
                 continue
+            # SQLAlchemy states first what it was doing, at length.
+            reason = re.sub(r"\(raised as a result of .*?\) (?=\()", "", " ".join(str(error).split()))
             raise UsageError(
-                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({' '.join(str(error).split())[:120]}): the run "
+                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({reason[:120]}): the run "
                 "records are complete: free space or correct the path, then `repro track` logs them"
             ) from error
 

@@ -59,16 +59,18 @@ def _at_operation(
     )  # fmt: skip
 
 
-def _preloaded(name: str, what: str, times: int = 0, **rules: object) -> Fault:
-    return Fault(name, settings=partial(_at_operation, what, times), **rules)  # type: ignore[arg-type]
+def _preloaded(name: str, what: str, lasting: int = 0, **rules: object) -> Fault:
+    return Fault(name, settings=partial(_at_operation, what, lasting), **rules)  # type: ignore[arg-type]
 
 
 KILLED = frozenset({0, -signal.SIGKILL})
+IN_A_ROW = 4
+"""Kills of a trial: each but the first strikes a command that resumes."""
 KILLS = (
-    Fault("SIGKILL to the parent alone", strike=_strike_at(False, signal.SIGKILL), codes=KILLED | {1}),
-    Fault("SIGKILL to the group", strike=_strike_at(True, signal.SIGKILL), codes=KILLED | {1}),
-    _preloaded("SIGKILL to the group at a file operation", "kill", 1, codes=KILLED | {1}),
-    _preloaded("SIGKILL to the parent at a file operation", "kill_alone", 1, codes=KILLED | {1}),
+    Fault("SIGKILL to the parent alone", strike=_strike_at(False, signal.SIGKILL), codes=KILLED | {1}, times=IN_A_ROW),
+    Fault("SIGKILL to the group", strike=_strike_at(True, signal.SIGKILL), codes=KILLED | {1}, times=IN_A_ROW),
+    _preloaded("SIGKILL to the group at a file operation", "kill", 1, codes=KILLED | {1}, times=IN_A_ROW),
+    _preloaded("SIGKILL to the parent at a file operation", "kill_alone", 1, codes=KILLED | {1}, times=IN_A_ROW),
 )
 SIGNALS = tuple(
     Fault(

@@ -1,5 +1,6 @@
 """The table of docs/reliability.md, made from the lines of a file that trials were added to."""
 
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,7 @@ def make_table(lines: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -
     by_fault: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for line in lines:
         by_fault[line["fault"]].append(line)
-    kills = [line for line in lines if line["fault"].startswith("SIGKILL") and line["struck"]]
-    rows = [f"{len(lines)} trials, {len(kills)} SIGKILLs.", ""]
+    rows = [f"{len(lines)} trials, {sum(map(_count_kills, lines))} SIGKILLs.", ""]
     rows += ["| fault | trials | met a running command | ended well at once | ended well when run again | not |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     rows += [_describe(fault, by_fault[fault]) for fault in sorted(by_fault)]
@@ -30,8 +30,8 @@ def make_table(lines: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -
     stages = Counter(line["stage"] for line in lines)
     for stage in sorted(stages):
         own = [line for line in lines if line["stage"] == stage]
-        killed = sum(line in kills for line in own)
-        rows.append(f"| {stage} | {killed} | {len(own) - killed} | {_count_bad(own)} |")
+        others = sum(not line["fault"].startswith("SIGKILL") for line in own)
+        rows.append(f"| {stage} | {sum(map(_count_kills, own))} | {others} | {_count_bad(own)} |")
     if skipped:
         rows += [
             "",
@@ -41,10 +41,19 @@ def make_table(lines: Sequence[Mapping[str, Any]], skipped: Mapping[str, str]) -
 
 
 def _describe(fault: str, lines: Sequence[Mapping[str, Any]]) -> str:
-    met = sum(line["struck"] for line in lines)
+    met = sum(map(_has_met, lines))
     well = sum(not line["problems"] and set(line["codes"]) <= {0} for line in lines)
     bad = _count_bad(lines)
     return f"| {fault} | {len(lines)} | {met} | {well} | {len(lines) - well - bad} | {bad} |"
+
+
+def _has_met(line: Mapping[str, Any]) -> bool:
+    # A kill at an operation that a command did not come to leaves it as it was.
+    return line["struck"] and (not line["fault"].startswith("SIGKILL") or _count_kills(line) > 0)
+
+
+def _count_kills(line: Mapping[str, Any]) -> int:
+    return line["codes"].count(-signal.SIGKILL) if line["fault"].startswith("SIGKILL") else 0
 
 
 def _count_bad(lines: Iterable[Mapping[str, Any]]) -> int:

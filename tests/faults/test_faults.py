@@ -45,12 +45,12 @@ def test_what_differs_is_found() -> None:
 
 
 def test_the_table_counts_trials_kills_and_what_went_wrong() -> None:
-    killed = Outcome("train", PARENT.name, True, (-9,), "", ())
+    killed = Outcome("train", PARENT.name, True, (-9, -9), "", ())
     late = Outcome("train", PARENT.name, False, (0,), "", ())
     wrong = Outcome("pack", GROUP.name, True, (-9,), "", ("orphan file: x",))
     lines = [{**{name: getattr(one, name) for name in Outcome.__slots__}} for one in (killed, late, wrong)]
     table = make_table(lines, {"a power cut": "only root mounts"})
-    assert table.startswith("3 trials, 2 SIGKILLs.\n")
+    assert table.startswith("3 trials, 3 SIGKILLs.\n")
     assert f"| {PARENT.name} | 2 | 1 | 1 | 1 | 0 |" in table
     assert f"| {GROUP.name} | 1 | 1 | 0 | 0 | 1 |" in table
     assert "| pack | 1 | 0 | 1 |" in table

@@ -49,6 +49,8 @@ class Fault:
     """One of these is printed by a process that failed with a code above 1."""
     warns: str = ""
     """Printed by a process that ended well nevertheless."""
+    times: int = 1
+    """How often the stage is started and disturbed, each time where the one before left it, until it runs to its end."""
     stages: tuple[str, ...] = ()
     """Stages that it concerns; empty: all."""
 
@@ -59,16 +61,26 @@ def try_fault(lab: Lab, stage: str, fault: Fault, draws: random.Random) -> Outco
     problems: list[str] = []
     with fault.place(lab, stage, draws):
         lab.begin(stage)
-        started = lab.start(stage, fault.settings(lab, stage, draws))
-        struck = fault.strike(lab, stage, started, draws)
-        for process in started:
-            if process.wait(LIMIT) is None:
-                problems.append(f"hangs for {LIMIT:g} s")
-                process.signal(signal.SIGKILL, group=True)
-                process.wait(LIMIT)
-        fault.lift(lab)
-        problems += [problem for process in started for problem in _judge_end(process, fault)]
-        problems += _find_orphans(started)
+        started: list[Process] = []
+        struck = False
+        for _ in range(fault.times):
+            now = lab.start(stage, fault.settings(lab, stage, draws))
+            struck = fault.strike(lab, stage, now, draws) or struck
+            for process in now:
+                if process.wait(LIMIT) is None:
+                    problems.append(f"hangs for {LIMIT:g} s")
+                    process.signal(signal.SIGKILL, group=True)
+                    process.wait(LIMIT)
+            fault.lift(lab)
+            done = STAGES[stage].done
+            problems += [
+                problem
+                for process in now
+                if not (done and done in process.errors)
+                for problem in _judge_end(process, fault)
+            ]
+            problems += _find_orphans(now)
+            started += now
         again = lab.run(stage)
         for process in again:
             if STAGES[stage].done and process.code == 2 and STAGES[stage].done in process.errors:
