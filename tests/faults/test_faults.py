@@ -19,6 +19,7 @@ SHORT_FORM: tuple[tuple[str, Fault], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "fault"), SHORT_FORM, ids=[f"{stage}: {fault.name}" for stage, fault in SHORT_FORM])
 def test_disturbed_a_stage_says_so_and_ends_equal_when_run_again(lab: Lab, stage: str, fault: Fault) -> None:
@@ -29,6 +30,7 @@ def test_disturbed_a_stage_says_so_and_ends_equal_when_run_again(lab: Lab, stage
     assert not outcome.problems, outcome
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_eight_processes_on_one_workspace(lab: Lab) -> None:
     outcome = try_eight_processes(lab)
