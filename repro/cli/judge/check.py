@@ -93,7 +93,8 @@ def check(
         if intervals:
             print_line("what other test clips would give, which no verdict uses:")
         print_lines(f"{row:<24} {interval}" for row, interval in intervals.items())
-        print_lines(claimed.format() if claimed else [])
+        for line in claimed.format() if claimed else []:
+            print_sentence(line)
         # Last, where a person looks first.
         _print_counts(verdicts, damaged=len(damaged), left_out=len(left_out))
     # An error, after the table is printed: a script must not take an empty workspace for a success.

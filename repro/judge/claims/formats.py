@@ -1,8 +1,7 @@
-"""Verdicts on claims as text of 80 columns, and as JSON; and what chance does to the table as a whole."""
+"""Verdicts on claims as lines of text, and as JSON; and what chance does to the table as a whole."""
 
 import dataclasses
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from repro.judge.claims.judging import ClaimOutcome, ClaimVerdict, Family, Rows,
 from repro.judge.outcome import ALPHA
 from repro.judge.verdict import Verdict
 from repro.records.record import RunRecord
-
-WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,8 @@ class ClaimsReport:
         return any(claim.outcome is ClaimOutcome.REVERSED for claim in self.claims)
 
     def format(self) -> list[str]:
-        """Return the lines that `repro check --claims` prints."""
-        return [*format_claims(self.claims, self.families), *format_table_family(self.table)]
+        """Return the lines that `repro check --claims` prints; a terminal wraps them."""
+        return [*format_claims(self.claims, self.families), "", format_table_family(self.table)]
 
     def as_json(self) -> dict[str, object]:
         """Return the keys that --claims adds to `repro check --json`."""
@@ -68,8 +65,7 @@ def format_claims(claims: Sequence[ClaimVerdict], families: Mapping[str, Family]
         found = [claim for claim in claims if claim.family == name]
         tally = Counter(claim.outcome for claim in found)
         counts = ", ".join(f"{tally[outcome]} {outcome.lower()}" for outcome in ClaimOutcome if tally[outcome])
-        lines += ["", *textwrap.wrap(f"{name}: {family.statement}", WIDTH)]
-        lines += textwrap.wrap(f"{len(found)} claims: {counts}", WIDTH)
+        lines += ["", f"{name}: {family.statement}", f"{len(found)} claims: {counts}"]
         for claim in found:
             lines += _format_claim(claim)
     return lines
@@ -95,7 +91,7 @@ def _format_claim(claim: ClaimVerdict) -> list[str]:
     facts += [text for text in (claim.reason, claim.more_seeds) if text]
     facts += [f"not judged: {name} {difference:+.2f}" for name, difference in claim.not_judged]
     facts += [f"published: {claim.near_tie}"] if claim.near_tie else []
-    return [head, *textwrap.wrap("; ".join(facts), WIDTH, initial_indent="    ", subsequent_indent="    ")]
+    return [head, f"    {'; '.join(facts)}"]
 
 
 def _interval(difference: float, source: Source) -> str:
@@ -179,12 +175,11 @@ def summarise_table(verdicts: Sequence[Verdict]) -> TableFamily:
     )
 
 
-def format_table_family(family: TableFamily) -> list[str]:
-    """Format what chance does to the table as a whole."""
-    text = (
+def format_table_family(family: TableFamily) -> str:
+    """Format what chance does to the table as a whole, as one line."""
+    return (
         f"The table as a whole: of {family.rows} rows, about {family.expected_by_chance:.1f} are outside their 95 % interval by "
         f"chance if every published value is true. {family.judged} rows are judged, with the planned seeds and the weights that the "
         f"release states; outside: {', '.join(family.outside) or 'none'}; after Holm over {family.rows}: "
         f"{', '.join(family.outside_after_holm) or 'none'}."
     )
-    return ["", *textwrap.wrap(text, WIDTH)]
