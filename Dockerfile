@@ -10,6 +10,7 @@ COPY requirements /src/requirements
 COPY scripts/image /src/scripts/image
 COPY configs /src/configs
 COPY expected /src/expected
+COPY workflow /src/workflow
 COPY repro /src/repro
 
 # The fork's files, to avoid fetching them: --build-context fork=FOLDER --build-arg FORK_FOLDER=/fork

@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/image
 # Text that people read, checked for spelling and for the project's vocabulary.
 WRITTEN := repro tests docs examples scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
-	Makefile Dockerfile apptainer.def pyproject.toml .github .ci
+	Makefile Dockerfile apptainer.def pyproject.toml .github .ci workflow
 
 .PHONY: check test smoke image-test faults lint format venv clean
 

@@ -164,6 +164,20 @@ class Stage(Json):
     bytes: Amount | None
 
 
+class Step(Json):
+    """A command of the plan, as workflow/ runs it; repro/plan/steps.py."""
+
+    rule: Literal["fetch", "prepare", "audit", "extract", "readout", "grid", "check", "report"]
+    name: str
+    command: list[str] = Field(description="words after repro, without --workspace and --device")
+    after: list[str] = Field(description="the data set and extractions that come before")
+    gpus: int
+    cpus: int
+    memory_gb: float = Field(description="of the machine, at most")
+    clips: int = Field(description="of an extraction, at least")
+    hours: float | None = Field(description="at most; null: not known")
+
+
 class Plan(Json):
     workspace: str
     device: str
@@ -174,8 +188,17 @@ class Plan(Json):
     passes: list[Pass]
     savings: list[Saving]
     stages: dict[str, Stage]
+    steps: list[Step]
     assumed: dict[str, Any] = Field(description="configs/plan.yaml")
     notes: list[str]
+
+
+class Submitted(Json):
+    """`repro submit`: what ran, or with --dry-run what would."""
+
+    config: dict[str, Any] = Field(description="the workflow's, workflow/schemas/config.schema.yaml")
+    jobs: list[Step] = Field([], description="with --dry-run")
+    written: str = Field("", description="the report, or the folder of the readouts")
 
 
 class Selected(Json):
@@ -551,6 +574,7 @@ OUTPUTS: dict[str, Any] = {
     "error": Error,
     "list": list[ListedRow],
     "plan": Plan,
+    "submit": Submitted,
     "run": list[RunRecord],
     "grid": Grid,
     "smoke": Smoke,

@@ -131,6 +131,13 @@ class Frames(Config):
         """Stride, last second and reader: backbones for which they are equal share the decoding, whatever their windows."""
         return self.stride, self.last_second, self.reader
 
+    def count_sampled(self, native: int, fps: float) -> int:
+        """Number of sampled frames of a clip with `native` frames at `fps` frames per second; 0 fps: not known."""
+        # The reader keeps frames that start at or before max_seconds; frame 0 starts at 0, hence the + 1.
+        seconds = self.max_seconds
+        read = native if seconds is None or fps <= 0 else min(native, math.floor(seconds * fps) + 1)
+        return -(-read // self.stride)  # rounded up: frame 0 is always sampled
+
     def windows(self, sampled: int) -> int:
         """Number of windows of a clip with `sampled` sampled frames."""
         if sampled == 0:

@@ -45,6 +45,7 @@ VERBS = {
     "Machines": {
         "doctor": "Check whether this machine can run a row, or any: software, GPU, disk, locks, data, checkpoints.",
         "status": "Show what runs in a workspace, on this machine and on others, and how it ended.",
+        "submit": "Run rows as jobs on several GPUs or machines, with Snakemake.",
     },
 }
 """Every verb with the first line of its docstring, by its group in `repro --help`, which so imports none of them."""

@@ -1,8 +1,10 @@
 """`repro extract SOURCE`: features of a data set or of a folder of videos."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -22,14 +24,14 @@ from repro.cli.options import (
     follow_work,
     parse_layers,
     parse_numbers,
-    parse_shard,
+    parse_shards,
 )
-from repro.core.console import Reporter
-from repro.core.errors import Exit, MissingError
+from repro.core.console import QuietReporter, Reporter
+from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
 
 if TYPE_CHECKING:
-    from repro.pipeline.extract import Extracted
+    from repro.pipeline.extract import Extracted, ExtractRequest
 
 
 @Parameter(name="*")
@@ -45,7 +47,11 @@ class FeatureOptions:
     ] = None
     shard: Annotated[
         str | None,
-        Parameter(help="i/n: only part i of n; parts may run at the same time, also on several machines."),
+        Parameter(help="i/n: only part i of n, also at the same time; slurm: by the task of a SLURM job array."),
+    ] = None
+    devices: Annotated[
+        str | None,
+        Parameter(help="0,1,2,3: a process on each of these GPUs; cpu,cpu: two on the CPU."),
     ] = None
 
 
@@ -75,23 +81,14 @@ def extract(
         more: Further ones.
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
     """
-    timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
-    shard = parse_shard(options.shard)
+    devices = _parse_devices(options.devices, compute)
+    if devices:
+        return _extract_on_devices((source, *more), devices, backbone, options, config, compute, common)
+    request = _build_request((source, *more), backbone, options, config, compute)
 
     # Imports torch, which takes seconds: mistakes in the options are reported before.
-    from repro.pipeline.extract import ExtractRequest, extract_sources
+    from repro.pipeline.extract import extract_sources
 
-    request = ExtractRequest(
-        sources=(source, *more),
-        backbones=tuple(backbone.split(",")),
-        timesteps=timesteps,
-        layers=layers,
-        grid=options.grid,
-        stored_as=STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")],
-        shard=shard,
-        changes=config.changes(),
-        precisions=compute.precision,
-    )
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
@@ -112,7 +109,139 @@ def extract(
             f"{work.failure} and are named in "
             f"{', '.join(str(one.failed_list) for one in failed)}: fix them and run the same command: it tries them again"
         )
+    if request.shards and not common.as_json:
+        reporter.line("when all parts are extracted, the same command without --shard packs their features")
     return Exit.OK
+
+
+def _build_request(
+    sources: Sequence[str], backbone: str, options: FeatureOptions, config: BackboneOptions, compute: ComputeOptions
+) -> "ExtractRequest":
+    timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
+    shards = parse_shards(options.shard)
+
+    # Imports torch, which takes seconds: mistakes in the options are reported before.
+    from repro.pipeline.extract import ExtractRequest
+
+    return ExtractRequest(
+        sources=tuple(sources),
+        backbones=tuple(backbone.split(",")),
+        timesteps=timesteps,
+        layers=layers,
+        grid=options.grid,
+        stored_as=STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")],
+        shards=shards,
+        changes=config.changes(),
+        precisions=compute.precision,
+    )
+
+
+def _parse_devices(text: str | None, compute: ComputeOptions) -> tuple[str, ...]:
+    """Return the devices of --devices; empty if it is not given.
+
+    Raises:
+        UsageError: no such devices, or options that belong to one process.
+        MissingError: one of the GPUs is not visible.
+    """
+    if text is None:
+        return ()
+    if compute.device or compute.profile:
+        raise UsageError("--devices names the devices of several processes: not with --device or --profile")
+    names = tuple(f"cuda:{part}" if part.isdecimal() else part for part in text.split(","))
+    gpus = [name for name in names if name != "cpu"]
+    if not all(name == "cpu" or re.fullmatch(r"cuda:\d+", name) for name in names) or len(set(gpus)) < len(gpus):
+        raise UsageError(f"--devices {text}: expected different GPUs by number, as 0,1,2,3, or cpu,cpu")
+    for name in gpus:
+        chosen_device(name)
+    return names
+
+
+def _extract_on_devices(
+    sources: Sequence[str],
+    devices: Sequence[str],
+    backbone: str,
+    options: FeatureOptions,
+    config: BackboneOptions,
+    compute: ComputeOptions,
+    common: CommonOptions,
+) -> Exit:
+    """Run one process a device, each with a part of the clips, and pack what they stored."""
+    from repro.plan.processes import run_processes
+    from repro.video.decoders import count_spare_cores
+
+    workers = compute.workers or max(1, count_spare_cores() // len(devices))
+    words = ["extract", "--backbone", backbone, "--workers", str(workers), "--json"]
+    for name, value in (
+        ("--timesteps", options.timesteps),
+        ("--layers", options.layers),
+        ("--stored-as", options.stored_as),
+        ("--implementation", config.implementation),
+        ("--batch", compute.batch),
+        ("--workspace", common.open_workspace().root),
+    ):
+        words += [] if value is None else [name, str(value)]
+    words += ["--grid"] * options.grid + ["--allow-damaged"] * compute.allow_damaged
+    words += [word for change in config.set_ for word in ("--set", change)]
+    words += [word for precision in compute.precision for word in ("--precision", precision)]
+    outer = [f"{number}/{of}" for number, of in parse_shards(options.shard)]
+    commands = {}
+    for number, device in enumerate(devices, 1):
+        shard = ",".join([*outer, f"{number}/{len(devices)}"])
+        # Two processes on the CPU are named by their part.
+        commands[device if device != "cpu" else f"cpu {number}"] = [
+            *words, "--device", device, "--shard", shard, "--", *sources
+        ]  # fmt: skip
+    reporter = Reporter(to_stderr=common.as_json)
+    ended = run_processes(commands, reporter)
+    parts = [_read_extractions(one.output) for one in ended.values()]
+    lost = {name: one.code for (name, one), part in zip(ended.items(), parts, strict=True) if one.code and not part}
+    if lost:
+        raise MissingError(
+            f"{len(lost)} of {len(devices)} processes ended early ({', '.join(f'{n}: exit code {c}' for n, c in lost.items())}): "
+            "their reasons are above; run the same command again: finished clips are kept"
+        )
+    merged = [_merge_extractions(found) for found in zip(*parts, strict=True)]
+    if common.as_json:
+        print(json.dumps(merged if len(sources) > 1 else merged[0], indent=1))
+    failed = sum(len(one["failed"]) for one in merged)
+    if failed:
+        raise MissingError(
+            f"{failed} of {sum(one['clips'] for one in merged)} clips failed and are named above: fix them and run the same command: it "
+            "tries them again"
+        )
+    if not outer:
+        from repro.pipeline.extract import extract_sources
+
+        # Everything is stored: this packs, and computes nothing.
+        request = _build_request(sources, backbone, options, config, compute)
+        extract_sources(request, common.open_workspace(), compute.execution("cpu"), QuietReporter())
+    return Exit.OK
+
+
+def _read_extractions(output: str) -> list[dict[str, Any]]:
+    """Return what a process printed of its extractions; empty if it failed before any."""
+    try:
+        found = json.loads(output)
+    except ValueError:  # it was killed
+        return []
+    if isinstance(found, dict):
+        return [] if "error" in found else [found]
+    return list(found)
+
+
+def _merge_extractions(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the JSON of parts of one collection, computed at the same time, as that of one extraction."""
+    merged = dict(parts[0])
+    for part in parts[1:]:
+        merged |= {
+            key: merged[key] + part[key] for key in ("clips", "extracted", "reused", "recomputed_frames", "windows")
+        }
+        merged["failed"] = merged["failed"] | part["failed"]
+        merged["seconds"] = max(merged["seconds"], part["seconds"])
+        merged["waiting_seconds"] = {
+            key: max(value, part["waiting_seconds"][key]) for key, value in merged["waiting_seconds"].items()
+        }
+    return merged
 
 
 def _extraction_as_json(extracted: "Extracted") -> dict[str, object]:

@@ -21,7 +21,7 @@ from repro.core.config import is_config_path
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.progress.stages import Work
-from repro.core.workspace import Workspace, job_from_environment, open_workspace
+from repro.core.workspace import Workspace, array_task_from_environment, job_from_environment, open_workspace
 from repro.table.row import Row, SeedChoice, with_precision
 from repro.table.rows import extra_names, is_smoke_row, load_row, row_names, smoke_rows
 
@@ -406,18 +406,46 @@ def parse_layers(text: str | None) -> tuple[Layer, ...] | None:
     return (*numbers, *(f"up_{n}" for n in up_numbers), *(("final",) if "final" in parts else ()))
 
 
-def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """Parse i/n as two numbers with 1 <= i <= n; None (not given) stays None.
+def parse_shards(text: str | None) -> tuple[tuple[int, int], ...]:
+    """Parse i/n as a pair with 1 <= i <= n; i/n,j/m is part j of m of that part; slurm is the task of a SLURM job array.
 
     Raises:
-        UsageError: not such a pair.
+        UsageError: not such pairs, or no such task.
     """
-    if text is None:
-        return None
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UsageError(f"--shard {text}: expected i/n with i from 1 to n, as 1/4")
-    return int(number), int(of)
+    shards = []
+    for part in text.split(",") if text is not None else ():
+        number, _, of = part.partition("/")
+        if number == "slurm":
+            number, of = _find_array_task(part, of or None)
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UsageError(f"--shard {part}: expected i/n with i from 1 to n, as 1/4, or slurm in a job array")
+        shards.append((int(number), int(of)))
+    return tuple(shards)
+
+
+def _find_array_task(option: str, count: str | None) -> tuple[str, str]:
+    """Return the number of the part that this task of a SLURM job array is, and the count of parts.
+
+    Raises:
+        UsageError: there is no job array, or it is not 1 to n.
+    """
+    task = array_task_from_environment()
+    if task is None:
+        raise UsageError(
+            f"--shard {option}: no SLURM job array (SLURM_ARRAY_TASK_ID is not set): submit it with --array=1-8"
+        )
+    # Tasks that are submitted again by themselves know the count of their own array alone, and would divide the clips otherwise.
+    if count is None and (task.first, task.last) != (1, task.count):
+        raise UsageError(
+            f"--shard slurm: the job array is {task.first} to {task.last}, {task.count} tasks, and not 1 to n: for some tasks of "
+            "an array of 8 write --shard slurm/8"
+        )
+    of = str(task.count) if count is None else count
+    if not (of.isdecimal() and 1 <= task.number <= int(of)):
+        raise UsageError(
+            f"--shard {option}: task {task.number} of the job array is no part of {of}: expected --array=1-{of}"
+        )
+    return str(task.number), of
 
 
 def command_for_row(name: str) -> str:

@@ -93,7 +93,7 @@ def print_plan(
     kind = kind_of(device or device_from_environment() or "cuda")
     made = make_plan(rows, workspace, kind, seeds, protocol)
     if as_json:
-        print(json.dumps(plan_as_json(made), indent=1))
+        print(json.dumps(plan_as_json(made, seeds, protocol), indent=1))
     else:
         _print_tables(made)
     return Exit.OK

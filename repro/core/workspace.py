@@ -287,6 +287,34 @@ def job_from_environment() -> str:
     return f"{job}_{task}" if job and task else os.environ.get("SLURM_JOB_ID", "")
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayTask:
+    """A task of a SLURM job array."""
+
+    number: int
+    first: int
+    """Lowest number of the array."""
+    last: int
+    count: int
+    """Number of tasks."""
+
+
+def array_task_from_environment() -> ArrayTask | None:
+    """Return the task of the SLURM job array that this process is part of; None outside of one.
+
+    Raises:
+        UsageError: SLURM's variables are incomplete or not numbers.
+    """
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT")]
+    values = [os.environ.get(name, "") for name in names]
+    if not values[0]:
+        return None
+    if not all(value.isdecimal() for value in values):
+        found = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+        raise UsageError(f"{found}: expected numbers, as SLURM sets them: write --shard i/n in place of --shard slurm")
+    return ArrayTask(*map(int, values))
+
+
 def environment_values() -> dict[str, str]:
     """Return the environment's variables, for keeping what is private out of files that are shared."""
     return dict(os.environ)

@@ -1,9 +1,10 @@
 """Clips whose features are stored together: those of a data set, or of any folder of videos."""
 
 import hashlib
+import heapq
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.core.errors import UsageError
@@ -49,10 +50,25 @@ class Collection:
     notes: tuple[str, ...] = ()
     """What was left out of the collection, one line each."""
 
-    def take_shard(self, number: int, of: int) -> "Collection":
-        """Return every `of`-th clip starting at the `number`-th (from 1): shards are disjoint and together complete."""
-        # Every n-th clip rather than a range: data sets are listed by class, and clips of a class are of similar length.
-        return Collection(self.name, self.clips[number - 1 :: of], f"-{number}of{of}")
+    def take_shard(self, number: int, of: int, lengths: Mapping[str, float]) -> "Collection":
+        """Return part `number` (from 1) of `of` parts, which are disjoint, together complete and of similar length.
+
+        Args:
+            number: The part.
+            of: Number of parts, at most that of the clips.
+            lengths: A measure of every clip's work, by id. Processes that share the work must know the same lengths.
+        """
+        # The longest clip first, each to the part that has the least so far. The parts then differ by less than one clip;
+        # every n-th clip differed by 20 % in parts of a hundred clips.
+        totals = [(0.0, part) for part in range(1, of + 1)]
+        chosen = set()
+        for clip in sorted(self.clips, key=lambda clip: (-lengths[clip.id], clip.id)):
+            total, part = heapq.heappop(totals)
+            heapq.heappush(totals, (total + lengths[clip.id], part))
+            if part == number:
+                chosen.add(clip.id)
+        clips = tuple(clip for clip in self.clips if clip.id in chosen)
+        return replace(self, clips=clips, part=f"{self.part}-{number}of{of}")
 
 
 def dataset_collection(dataset: str, clips: Sequence[Clip]) -> Collection:

@@ -125,12 +125,11 @@ def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
 def pack_if_complete(
     collection: Collection, requests: Sequence[FeatureRequest], result: Extraction, reporter: Reporter
 ) -> None:
-    """Pack each store that has features of all clips of `collection`; `result` may be of a shard of it."""
+    """Pack each store that has features of all clips of `collection`."""
     if result.failed:
         return
     for request in requests:
         stored = StoredCells(request.store, {cell.name for cell in request.cells}, reporter)
-        # Shards run side by side: the last one to end finds the collection complete, and packs it.
         if all(stored.has_all(clip.id) for clip in collection.clips):
             for listed in request.store.folder.glob("failed*.json"):
                 listed.unlink()  # of an earlier run of a shard, whose clips have been computed since

@@ -85,6 +85,15 @@ class ReadoutRates(Config):
     cpu_thread_tflop_per_second: Above0
 
 
+class Machine(Config):
+    """What a command takes of a machine besides its GPU."""
+
+    cores: Annotated[int, Field(ge=1)]
+    readout_cores: Annotated[int, Field(ge=1)]
+    base_gigabytes: Above0
+    decoder_gigabytes: Above0
+
+
 class Assumptions(Config):
     tflop_per_window: dict[str, BackboneWork]
     """By backbone."""
@@ -94,6 +103,7 @@ class Assumptions(Config):
     same_gigabytes: dict[str, str]
     cpu: Cpu
     readout: ReadoutRates
+    machine: Machine
 
 
 @cache

@@ -4,7 +4,7 @@ describe_backbone -> open_stores -> compute_features (predictions stop here) -> 
 remembers the speed and packs what is complete.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from repro.core.progress.stages import Part, StageName
 from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
+from repro.datasets.manifest import stored_manifest
 from repro.datasets.own import find_dataset
 from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
@@ -43,8 +44,8 @@ class ExtractRequest:
     grid: bool = False
     """All timesteps and layers of the release's grid, in place of `timesteps` and `layers`."""
     stored_as: StoredAs = "float32"
-    shard: tuple[int, int] | None = None
-    """(i, n): part i of n, counted from 1."""
+    shards: tuple[tuple[int, int], ...] = ()
+    """(i, n): part i of n, counted from 1; a further pair is a part of that part."""
     changes: Mapping[str, str] = field(default_factory=dict)
     """Changes of the backbones' configs, as YAML text by dotted key."""
     precisions: tuple[Precision, ...] = ()
@@ -85,22 +86,56 @@ def extract_sources(
         before = collections.get(found.name, found)
         both = dataset_collection(found.name, (*before.clips, *found.clips))
         collections[found.name] = replace(found, clips=both.clips)
-    if request.shard:
-        number, count = request.shard
-        for name, complete in collections.items():
-            if number > len(complete.clips):
-                raise UsageError(
-                    f"--shard {number}/{count}: no clips are left for it: {name} has {len(complete.clips)}"
-                )
+    parts = {
+        name: _take_part(complete, request.shards, configs.values(), workspace)
+        for name, complete in collections.items()
+    }
     reporter.expect(*(name_stage(name, request.backbones) for name in collections))
     return [
-        _extract_collection(complete, request, configs, cells, workspace, execution, reporter)
-        for complete in collections.values()
+        _extract_collection(part, request, configs, cells, workspace, execution, reporter) for part in parts.values()
     ]
 
 
+def _take_part(
+    complete: Collection, shards: Sequence[tuple[int, int]], configs: Iterable[BackboneConfig], workspace: Workspace
+) -> Collection:
+    """Return the requested part of a collection.
+
+    Raises:
+        UsageError: it has fewer clips than there are parts.
+    """
+    part = complete
+    lengths = measure_clips(complete, configs, workspace) if shards else {}
+    for number, count in shards:
+        if number > len(part.clips):
+            raise UsageError(
+                f"--shard {number}/{count}: no clips are left for it: {complete.name}{part.part} has {len(part.clips)}"
+            )
+        part = part.take_shard(number, count, lengths)
+    return part
+
+
+def measure_clips(collection: Collection, configs: Iterable[BackboneConfig], workspace: Workspace) -> dict[str, float]:
+    """Return how much work each clip is, by id: windows by the data set's audit, else bytes of the files.
+
+    Raises:
+        UsageError: the audit's manifest is damaged.
+    """
+    manifest = stored_manifest(workspace, collection.name)
+    facts = {clip.id: clip for clip in manifest.clips} if manifest is not None else {}
+    if all(clip.id in facts for clip in collection.clips):
+        frames = [config.frames for config in configs]
+        return {
+            # 1 more, because every clip is opened, also one that does not decode.
+            clip.id: 1.0
+            + sum(one.windows(one.count_sampled(facts[clip.id].frames, facts[clip.id].fps)) for one in frames)
+            for clip in collection.clips
+        }
+    return {clip.id: 1.0 + (clip.path.stat().st_size if clip.path.is_file() else 0) for clip in collection.clips}
+
+
 def _extract_collection(
-    complete: Collection,
+    part: Collection,
     request: ExtractRequest,
     configs: Mapping[str, BackboneConfig],
     cells: Mapping[str, tuple[Cell, ...]],
@@ -108,22 +143,19 @@ def _extract_collection(
     execution: Execution,
     reporter: Reporter,
 ) -> Extracted:
-    part = complete.take_shard(*request.shard) if request.shard else complete
     workspace.require_writable()
-    for note in complete.notes:
+    for note in part.notes:
         reporter.warn(note)
     with ExitStack() as locks:
         # One lock per backbone and shard: two processes on the same shard would compute every clip twice, while processes on
         # different shards work at the same time.
         for name in request.backbones:
-            locks.enter_context(workspace.lock(f"extract {name} {complete.name}{part.part}"))
+            locks.enter_context(workspace.lock(f"extract {name} {part.name}{part.part}"))
         # Reads or checks the sha256 of the weights, which is part of the features' key.
         wanted = [(describe_backbone(config, workspace), cells[name]) for name, config in configs.items()]
-        requests = open_stores(wanted, complete.name, workspace, request.stored_as)
-        done = extract_features(requests, part, workspace, execution, reporter, complete=complete)
-    return Extracted(
-        complete.name, len(part.clips), requests, done, requests[0].store.folder / f"failed{part.part}.json"
-    )
+        requests = open_stores(wanted, part.name, workspace, request.stored_as)
+        done = extract_features(requests, part, workspace, execution, reporter)
+    return Extracted(part.name, len(part.clips), requests, done, requests[0].store.folder / f"failed{part.part}.json")
 
 
 def open_stores(
@@ -196,15 +228,13 @@ def extract_features(
     workspace: Workspace,
     execution: Execution,
     reporter: Reporter,
-    *,
-    complete: Collection | None = None,
 ) -> Extraction:
     """Do what compute_features does, and report first what it will take, then each store; save the speed; pack complete stores.
 
-    `complete` is the collection of which `collection` is a shard.
+    A shard packs nothing: packing is one step, by a process that extracts the complete collection.
     """
     with reporter.run_stage(*name_stage(collection.name, [request.backbone.name for request in requests])):
-        return _extract_and_pack(requests, collection, workspace, execution, reporter, complete or collection)
+        return _extract_and_pack(requests, collection, workspace, execution, reporter)
 
 
 def _extract_and_pack(
@@ -213,7 +243,6 @@ def _extract_and_pack(
     workspace: Workspace,
     execution: Execution,
     reporter: Reporter,
-    complete: Collection,
 ) -> Extraction:
     done = compute_features(
         requests,
@@ -248,9 +277,9 @@ def _extract_and_pack(
             done.windows,
             done.seconds,
         )
-    # A shard packs only if it was the last: packs hold complete collections.
-    with reporter.run_part(Part("pack", None, "")):
-        pack_if_complete(complete, requests, done, reporter)
+    if not collection.part:
+        with reporter.run_part(Part("pack", None, "")):
+            pack_if_complete(collection, requests, done, reporter)
     return done
 
 

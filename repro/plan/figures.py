@@ -8,11 +8,20 @@ from repro.plan.amounts import Amount, sum_amounts
 from repro.plan.downloads import Download
 from repro.plan.passes import PassPlan
 from repro.plan.plan import ExtractionJob, Plan, ReadoutJob, RowPlan
+from repro.plan.steps import list_steps
 from repro.plan.windows import NO_CLIPS, Portion
+from repro.readout.recipe import Protocol
+from repro.table.row import SeedChoice
 
 
-def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """Return what `repro plan --json` prints; scripts read it, so its keys stay as they are."""
+def plan_as_json(plan: Plan, seeds: SeedChoice = 1, protocol: Protocol | None = None) -> dict[str, Any]:
+    """Return what `repro plan --json` prints; scripts read it, so its keys stay as they are.
+
+    Args:
+        plan: The plan.
+        seeds: Those that it was made for.
+        protocol: That of the runs that it was made for.
+    """
     return {
         "workspace": str(plan.workspace.root),
         "device": plan.kind,
@@ -36,6 +45,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
             stage: {"hours": _amount_as_json(hours), "bytes": _amount_as_json(disk)}
             for stage, (hours, disk) in sum_stages(plan).items()
         },
+        "steps": [step.as_json() for step in list_steps(plan, seeds, protocol)],
         "assumed": load_assumptions().model_dump(mode="json"),
         "notes": plan.problems,
     }

@@ -167,10 +167,7 @@ def count_audited(clips: Iterable[ClipFacts], config: BackboneConfig) -> Portion
     number = windows = vectors = short = 0
     # Many clips have equal lengths, so each length is computed once.
     for (native, fps), times in Counter((clip.frames, clip.fps) for clip in clips).items():
-        # The reader keeps frames that start at or before max_seconds; frame 0 starts at 0, hence the + 1.
-        seconds = config.frames.max_seconds
-        read = native if seconds is None or fps <= 0 else min(native, math.floor(seconds * fps) + 1)
-        sampled = -(-read // config.frames.stride)  # rounded up: frame 0 is always sampled
+        sampled = config.frames.count_sampled(native, fps)
         number += times
         windows += times * config.frames.windows(sampled)
         vectors += times * config.vectors(sampled)

@@ -64,7 +64,7 @@ def require_described(words: Sequence[str], printed: str) -> None:
     if verb in ("data", "features"):
         verb = f"{verb} {named[named.index(verb) + 1]}"
     value = json.loads(printed)
-    schemas().check_output("plan" if "--dry-run" in words else verb, value)
+    schemas().check_output("plan" if verb == "run" and "--dry-run" in words else verb, value)
 
 
 def run_process(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> SimpleNamespace:

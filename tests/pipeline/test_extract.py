@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from builders.commands import run_repro, schemas
 
-from repro.backbones.registry import describe_backbone
+from repro.backbones.registry import describe_backbone, load_backbone
 from repro.backbones.svd.config import SvdConfig
 from repro.cli.app import dispatch
-from repro.cli.options import parse_numbers, parse_shard
+from repro.cli.options import parse_numbers, parse_shards
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
+from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
+from repro.features.collection import folder_collection
+from repro.pipeline.extract import measure_clips
 from repro.video.decoders import Decoders, Decoding, Job
 
 
@@ -40,17 +43,47 @@ def extract(folder: Path, *options: str, workspace: Path | None = None) -> dict[
 
 
 @pytest.mark.slow
-def test_shards_fill_one_store_that_is_packed_by_the_last(folder: Path) -> None:
+def test_shards_fill_one_store_that_one_step_packs(folder: Path) -> None:
     first = extract(folder, "--shard", "1/2")
     (store,) = first["stores"].values()  # type: ignore[attr-defined]
-    assert len(list(Path(store).glob("clips/*"))) == 2
+    second = run_repro(
+        "extract", folder, "--backbone", "mean_colour", "--workspace", folder.parent / "w", "--shard", "slurm",
+        env=array_task(2, 1, 2, 2),
+    )  # fmt: skip
+    assert second.code == 0, second.err
+    assert second.out.endswith("the same command without --shard packs their features\n")
+    assert len(list(Path(store).glob("clips/*"))) == 4
     assert not (Path(store) / "packed").exists()
-    second = extract(folder, "--shard", "2/2")
-    assert (first["clips"], second["clips"]) == (2, 2)
-    assert len(list(Path(store).glob("packed/final-*.npy"))) == 1
-    assert list(Path(store).glob("clips/*")) == []
     again = extract(folder)
     assert (again["extracted"], again["reused"], again["windows"]) == (0, 4, 0)
+    assert list(Path(store).glob("clips/*")) == []
+    # As one process has them, and as two have them that one command starts.
+    alone = extract(folder, workspace=folder.parent / "alone")
+    several = extract(folder, "--devices", "cpu,cpu", workspace=folder.parent / "several")
+    assert [(one["clips"], one["extracted"]) for one in (alone, several)] == [(4, 4), (4, 4)]
+    packed = [path for path in folder.parent.rglob("packed/final-*") if path.suffix == ".npy"]
+    assert len(packed) == 3
+    assert len({path.read_bytes() for path in packed}) == 1
+
+
+def array_task(number: int, first: int, last: int, count: int) -> dict[str, str]:
+    """Variables of a task of a SLURM job array."""
+    values = {"ID": number, "MIN": first, "MAX": last, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+def test_clips_are_as_long_as_their_windows_or_their_files(folder: Path, workspace: Workspace) -> None:
+    complete = folder_collection(folder)
+    by_bytes = measure_clips(complete, (), workspace)
+    assert by_bytes == {clip.id: 1 + clip.path.stat().st_size for clip in complete.clips}
+    facts = [
+        ClipFacts(clip.id, clip.id, (), True, 1, 100 * number, 25.0, 8, 8, 4.0, "pyav", "", "0")
+        for number, clip in enumerate(complete.clips)
+    ]
+    write_manifest(manifest_path(workspace, complete.name), Manifest(complete.name, "", tuple(facts)))
+    config = load_backbone("mean_colour", {"frames.window": "5"})
+    # 0, 25, 50 and 75 sampled frames.
+    assert [*measure_clips(complete, [config, config], workspace).values()] == [1, 11, 21, 31]
 
 
 @pytest.mark.slow
@@ -152,10 +185,39 @@ def test_numbers_and_shards_are_parsed() -> None:
     assert parse_numbers("--layers", "9") == (9,)
     assert parse_numbers("--layers", "3,1-2,2") == (1, 2, 3)
     assert parse_numbers("--layers", None) is None
-    assert parse_shard("2/3") == (2, 3)
+    assert parse_shards("2/3,1/2") == ((2, 3), (1, 2))
+    assert parse_shards(None) == ()
     for text in ("", "a", "1-", "3-1", "-1", "1-99999999"):
         with pytest.raises(UsageError):
             parse_numbers("--layers", text)
-    for text in ("0/3", "4/3", "1", "a/b"):
+    for text in ("0/3", "4/3", "1", "a/b", "1/2,", "slurm", "slurm/2"):
         with pytest.raises(UsageError):
-            parse_shard(text)
+            parse_shards(text)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "found"),
+    [
+        ((3, 1, 8, 8), "slurm", (3, 8)),
+        ((3, 3, 5, 2), "slurm/8", (3, 8)),
+        # Tasks 3 and 5 of an array of 8, submitted again; an array that counts from 0; a task beyond the count.
+        ((3, 3, 5, 2), "slurm", "the job array is 3 to 5, 2 tasks, and not 1 to n"),
+        ((0, 0, 7, 8), "slurm", "the job array is 0 to 7"),
+        ((9, 1, 9, 9), "slurm/8", "task 9 of the job array is no part of 8: expected --array=1-8"),
+        ((0, 0, 7, 8), "slurm/8", "task 0 of the job array"),
+        ((1, 1, 2, 2), "slurm/x", "expected --array=1-x"),
+    ],
+)
+def test_the_task_of_a_slurm_array_is_a_shard(
+    task: tuple[int, int, int, int], text: str, found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in array_task(*task).items():
+        monkeypatch.setenv(name, value)
+    if isinstance(found, tuple):
+        assert parse_shards(text) == (found,)
+    else:
+        with pytest.raises(UsageError, match=str(found)):
+            parse_shards(text)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "many")
+    with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT=many: expected numbers"):
+        parse_shards(text)
