@@ -54,6 +54,10 @@ class GridOptions:
             help="Readouts trained at the same time [default: 1].",
         ),
     ] = None
+    all_predictions: Annotated[
+        bool,
+        Parameter(negative="", help="Keep scores of every clip in all cells, not only in the row's own and the best."),
+    ] = False
 
 
 GRID = GridOptions()
@@ -100,6 +104,7 @@ def grid(
         stored_as=STORED_AS[options.stored_as or "fp32"],
         jobs=options.jobs or 1,
         allow_missing=allow_missing,
+        all_predictions=options.all_predictions,
     )
     # Planned before files are checked: a row whose features are no cell of the grid is refused whatever is missing.
     cells = plan_grid(found, request).cells

@@ -110,8 +110,9 @@ def describe_own_scores(row: Row, record: "RunRecord", workspace: Workspace) -> 
     from repro.records.record import stored_run
 
     selected = record.best_epoch_on_held_out or record.best_epoch_on_test
+    # Of a row's own cell: they have scores of every clip.
     predictions = read_predictions(stored_run(workspace.runs, row.name, record.seed, record.run).predictions_path)
-    scores, targets = predictions.by_epoch[selected.epoch], predictions.targets
+    scores, targets = predictions.scores_after(selected.epoch), predictions.targets
     right, clips = count_confusions(scores, targets).diagonal(), targets.sum(axis=0)
     guess = f"guessing {100 * record.chance[row.metric]:.2f}, the classes' frequencies {100 * record.class_prior[row.metric]:.2f}"
     lines = [f"seed {record.seed}, {row.metric} without looking at the videos: {guess}"]

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from repro.core.errors import MissingError
 from repro.core.hashing import file_sha256
 from repro.core.workspace import open_workspace
-from repro.judge.evidence import read_evidence
+from repro.judge.evidence import explain_predictions, read_evidence
 from repro.judge.expected import rows_with_expected, table_path
+from repro.judge.rescoring import read_run_predictions, rescore
 from repro.judge.verdict import Verdict, judge_rows
-from repro.readout.predictions import Predictions, read_predictions
+from repro.readout.predictions import Predictions
 from repro.records.record import RunRecord, find_runs, stored_run
 
 if TYPE_CHECKING:
@@ -45,16 +46,18 @@ def load_predictions(record: RunRecord, workspace: Path | str | None = None) -> 
 
     Returns:
         `clips` (N ids), `classes` (K names), `targets` `[N, K]` of 0 and 1, and `by_epoch`: probabilities `[N, K]` by the
-        number of the epoch, such as `record.last_epoch.epoch`.
+        number of the epoch, such as `record.last_epoch.epoch`; empty in cells of a grid that are neither the row's own nor the best.
 
     Raises:
         MissingError: the predictions are missing, or not those that the record was written with.
     """
     opened = open_workspace(None if workspace is None else Path(workspace))
-    path = stored_run(opened.runs, record.row, record.seed, record.run).predictions_path
-    predictions = read_predictions(path)
-    if file_sha256(path) != record.predictions_sha256:
-        raise MissingError(f"{path}: not the predictions that the record of the run is of")
+    run = stored_run(opened.runs, record.row, record.seed, record.run)
+    predictions = read_run_predictions(run)
+    if file_sha256(run.predictions_path) != record.predictions_sha256:
+        raise MissingError(f"{run.predictions_path}: not the predictions that the record of the run is of")
+    if run.scores_path.exists() and (why := explain_predictions(record, rescore(run.scores_path))[1]):
+        raise MissingError(f"{run.scores_path}: it does not agree with the record of the run: {why}")
     return predictions
 
 

@@ -3,9 +3,10 @@
 import datetime
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from repro.core.errors import MissingError
-from repro.core.hashing import content_sha256
+from repro.core.hashing import content_sha256, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.registry import list_dataset, user_dataset_names
@@ -15,6 +16,7 @@ from repro.judge.rules import format_refusal
 from repro.readout.predictions import read_predictions
 from repro.records.keys import explain_keys
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
+from repro.table.rows import load_row, row_names
 
 TOLERANCE = 1e-9
 """Largest difference between a recorded score and the same computed again, which sums in another order."""
@@ -95,13 +97,22 @@ def read_evidence(
         if record is not None:
             stored.append((run, record))
     kept = None if annotations.workspace is None else annotations.workspace.rescored
+    apart = {run: _hash_or_empty(run.scores_path) for run, _ in stored if run.scores_path.exists()}
     paths = {record.predictions_sha256: run.predictions_path for run, record in stored}
+    paths |= {sha256: run.scores_path for run, sha256 in apart.items()}
     scores = rescore_all(paths, kept, warn)
     records: list[RunRecord] = []
     seen: dict[tuple[str, str], StoredRun] = {}
     for run, record in stored:
         rescored = scores[record.predictions_sha256]
         rule, why = explain_predictions(record, rescored)
+        if not rule and not rescored.whole and _is_of_own_cell(record):
+            rule, why = "R03", "no scores of every clip, which only other cells of a grid may lack"
+        if not rule and run in apart:
+            rule, why = explain_predictions(record, scores[apart[run]])
+            if not rule and scores[apart[run]].labels != rescored.labels:
+                rule, why = "R08", "other clips or targets"
+            why = why and f"{run.scores_path.name}: {why}"
         if not rule:
             rule, why = annotations.explain_labels(record, run, rescored.labels)
         if rule:
@@ -125,14 +136,26 @@ def _explain_copy(
     """Return the rule and whose copy a run is; `seen` has what the runs before it must not share."""
     # Networks of other random weights: two seeds never have the same outputs or losses.
     losses = content_sha256([epoch.train_loss for epoch in record.epochs])
-    unique = {"predictions": rescored.outputs, "losses": losses} | {
-        f"weights {name}": sha256 for name, sha256 in record.checkpoints.items()
-    }
+    unique = {"losses": losses} | {f"weights {name}": sha256 for name, sha256 in record.checkpoints.items()}
+    if rescored.outputs:
+        unique = {"predictions": rescored.outputs, **unique}
     for what, value in unique.items():
         first = seen.setdefault((record.row, f"{what} {value}"), run)
         if first is not run:
             return "R10", f"its {what} are those of {first.folder.name}: a copied run"
     return "", ""
+
+
+def _hash_or_empty(path: Path) -> str:
+    """Return the sha256 of a file; empty if it cannot be read, which `rescore` says of it."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return ""
+
+
+def _is_of_own_cell(record: RunRecord) -> bool:
+    return record.row in row_names() and record.features.cell == load_row(record.row).features.name
 
 
 def explain_time(record: RunRecord) -> str:
@@ -153,7 +176,7 @@ def explain_predictions(record: RunRecord, found: Rescored) -> tuple[str, str]:
 
     Not computed again, and used by no verdict: scores of segments and subsets, because which classes and clips those are is in
     the data set's files; those of the class prior, which takes the training split; metrics that are not the row's of epochs that
-    no rule selects; and with records of versions up to 0.1.0 all scores of such epochs.
+    no rule selects, or of all epochs of most cells of a grid; and with records of versions up to 0.1.0 all scores of such epochs.
     """
     if found.problem[0]:
         return found.problem
@@ -169,7 +192,7 @@ def explain_predictions(record: RunRecord, found: Rescored) -> tuple[str, str]:
     selections = [
         (f"after epoch {one.epoch}", one.scores, found.whole.get(str(one.epoch)))
         for one in (record.best_epoch_on_test, record.last_epoch, record.best_epoch_on_held_out)
-        if one is not None
+        if one is not None and found.whole
     ]
     if record.predictions_format > 1:
         selections += [

@@ -1,5 +1,6 @@
 """Whether a run record measures a row as it is configured, and whether two records measure the same."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,22 +113,49 @@ def explain_mismatch(
 
 
 def explain_difference(record: RunRecord, first: RunRecord) -> str:
-    """Return what two runs of one set do not share though they measure the same; empty if there is nothing."""
+    """Return what two runs of one set do not share though they measure the same; empty if there is nothing.
+
+    Devices may differ, and with them the build of a library: they change rounding, and which random numbers a seed gives, as another
+    seed does. Verdicts name them (`describe_machines`). Other code may compute something else.
+    """
     for what, ours, theirs in (
         ("training split", record.train.sha256, first.train.sha256),
         ("test split", record.test.sha256, first.test.sha256),
         ("checkpoint", record.features.identity, first.features.identity),
-        ("device", record.made.on.get("device"), first.made.on.get("device")),
     ):
         if ours != theirs:
-            found = f" {ours}, not {theirs}" if what == "device" else ""
-            return f"another {what}{found}"
+            return f"another {what}"
     # A data set may have been audited between two runs.
     for name in record.manifests.keys() & first.manifests.keys():
         if record.manifests[name] != first.manifests[name]:
             return f"another audit of {name}"
     # MLflow shows results, and computes none.
     for name in sorted((record.made.by.keys() | first.made.by.keys()) - {"mlflow"}):
-        if record.made.by.get(name) != first.made.by.get(name):
-            return f"{name} {record.made.by.get(name)}, not {first.made.by.get(name)}"
+        version, expected = record.made.by.get(name), first.made.by.get(name)
+        if _without_build(name, version) != _without_build(name, expected):
+            return f"{name} {version}, not {expected}"
     return ""
+
+
+def _without_build(name: str, version: str | None) -> str | None:
+    """Return the part of a version that says which code it is: without +cu128 and the like, and of Python the first two numbers."""
+    if version is None:
+        return None
+    public = version.split("+")[0]
+    return ".".join(public.split(".")[:2]) if name == "python" else public
+
+
+def describe_machines(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the devices of runs with their numbers, and the versions that differ; empty if all are the same."""
+    devices = count_devices(runs)
+    notes = [f"trained on {', '.join(f'{device} ({n})' for device, n in devices.items())}"] if len(devices) > 1 else []
+    for name in dict.fromkeys(name for run in runs for name in run.made.by if name != "mlflow"):
+        found = dict.fromkeys(str(run.made.by.get(name)) for run in runs)
+        if len(found) > 1:
+            notes.append(f"{name} {' and '.join(found)}")
+    return notes
+
+
+def count_devices(runs: Sequence[RunRecord]) -> dict[str, int]:
+    """Return the number of runs by device, in the order of the runs."""
+    return dict(Counter(run.made.on.get("device", "a device that is not recorded") for run in runs))

@@ -82,6 +82,7 @@ def verdict_as_json(verdict: Verdict) -> dict[str, object]:
         "runs": [run.run for run in verdict.runs],
         "clips": {"train": verdict.runs[0].train.clips, "test": verdict.runs[0].test.clips} if verdict.runs else None,
         "versions": dict(verdict.runs[0].made.by) if verdict.runs else None,
+        "devices": dict(verdict.devices),
         "edited_configs": list(expected.edited),
         "refused": [refusal_as_json(record, why) for record, why in verdict.refused],
         "rules": expected.rules,

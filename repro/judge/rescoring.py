@@ -17,6 +17,7 @@ from repro.judge.kept import Computation, Memory, hash_code
 from repro.readout import metrics, predictions
 from repro.readout.metrics import all_scores, chance_scores, constant_scores, map_micro_of_counts
 from repro.readout.predictions import Predictions, read_predictions
+from repro.records.record import StoredRun
 
 SATURATED = 1 - 1e-12
 """Probabilities beyond this have so few distinct values left that the library's rounding decides their order."""
@@ -37,14 +38,14 @@ class Rescored:
     classes: str = ""
     """content_sha256 of the names of the classes."""
     whole: Mapping[str, Mapping[str, float]] | None = None
-    """Every metric by epoch, of the epochs that are kept whole."""
+    """Every metric by epoch, of the epochs that are kept whole: none of most cells of a grid."""
     others: Mapping[str, Mapping[str, float]] | None = None
     """The row's metric by epoch, of the others."""
     saturated: bool = False
     chance: Mapping[str, float] | None = None
     constant: Mapping[str, float] | None = None
     outputs: str = ""
-    """sha256 of the scores after the last whole epoch."""
+    """sha256 of the scores after the last whole epoch; empty if none is, as ranks and classes may repeat by chance."""
 
 
 def hash_labels(labels: Mapping[str, Sequence[int]]) -> str:
@@ -67,8 +68,8 @@ def rescore(path: Path) -> Rescored:
         found = read_predictions(path)
     except MissingError as error:
         return Rescored(("R01", str(error)))
-    if not found.by_epoch:
-        return Rescored(("R03", "no epoch is kept whole"))
+    if not (found.by_epoch or found.predicted or found.at_least):
+        return Rescored(("R03", "no epoch in it"))
     try:
         whole = {str(epoch): all_scores(scores, found.targets) for epoch, scores in found.by_epoch.items()}
     except ValueError as error:
@@ -89,8 +90,17 @@ def rescore(path: Path) -> Rescored:
         saturated=any(bool(scores.max() > SATURATED) for scores in found.by_epoch.values()),
         chance=chance_scores(found.targets),
         constant=_constant_scores(found.targets.tobytes(), found.targets.shape),
-        outputs=hashlib.sha256(found.by_epoch[max(found.by_epoch)].tobytes()).hexdigest(),
+        outputs=hashlib.sha256(found.by_epoch[max(found.by_epoch)].tobytes()).hexdigest() if found.by_epoch else "",
     )
+
+
+def read_run_predictions(run: StoredRun) -> Predictions:
+    """Read the predictions of a run, with scores of every clip where they were kept; evidence.py verifies both files.
+
+    Raises:
+        MissingError: they are missing or damaged.
+    """
+    return read_predictions(run.scores_path if run.scores_path.exists() else run.predictions_path)
 
 
 @lru_cache(maxsize=8)

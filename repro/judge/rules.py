@@ -12,7 +12,7 @@ RULES = {
     "R09": "the keys of run, group, grid and features are the content keys of the record",
     "R10": "no two seeds have equal predictions, weights or losses",
     "R11": "the time of a run is a time, with its zone, and not in the future",
-    "R12": "runs of one set have the same splits, audits, checkpoint, software versions and device",
+    "R12": "runs of one set have the same splits, audits, checkpoint and software versions",
     "R13": "a seed and cell counts once: the newest run",
     "R14": "the configs of row, backbone and data sets are those that the rule set pins",
     "R15": "a run measures the row as configured: version, recipe, cell, splits, number of clips, published protocol",

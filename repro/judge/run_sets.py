@@ -37,7 +37,7 @@ class RunSet:
         self.by_seed[record.seed][record.features.cell] = record
 
     def refuse_different(self) -> None:
-        """Take out runs that do not share splits, audit, checkpoint, versions and device with those of the first seed."""
+        """Take out runs that do not share splits, audit, checkpoint and versions with those of the first seed."""
         runs = [run for _, of_seed in sorted(self.by_seed.items()) for run in of_seed.values()]
         first = next((run for run in runs if run.seed == self.expected.first_seed), runs[0])
         for run in runs:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from repro.backbones.config import read_precision
 from repro.core.errors import Exit
 from repro.judge.expected import Expected
-from repro.judge.fitness import Configured, accepted_cells, explain_unfit, read_configured
+from repro.judge.fitness import (
+    Configured,
+    accepted_cells,
+    count_devices,
+    describe_machines,
+    explain_unfit,
+    read_configured,
+)
 from repro.judge.grid_selection import Selected
 from repro.judge.outcome import Outcome
 from repro.judge.rules import format_refusal
@@ -55,6 +62,8 @@ class Verdict:
     """What the judged runs' targets were compared with: annotations, or recorded if nothing was."""
     selection_recomputed: bool = False
     """Whether the scores of all epochs were computed again, and with them the choice of the epoch."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Number of judged runs by the device that trained them."""
 
     @property
     def margin(self) -> float:
@@ -128,7 +137,8 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         return Verdict(expected, Outcome.INCONCLUSIVE, reason + edited, refused=refused)
     runs, best, values = chosen.own_runs(seeds), chosen.select_cells(seeds), chosen.values(seeds)
     judged, cells = chosen.judge(seeds), chosen.count_cells(seeds)
-    recomputed = all(run.predictions_format > 1 for seed in seeds for run in chosen.by_seed[seed].values())
+    every = [run for seed in seeds for run in chosen.by_seed[seed].values()]
+    recomputed = all(run.predictions_format > 1 for run in every)
     targets = "annotations" if runs[0].test.name in annotated else "recorded"
     facts = [judged.reason, chosen.missing_clips()[1]]
     # More seeds of one cell, or on fewer clips, decide nothing.
@@ -144,7 +154,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         facts.append(f"{row.features.name} alone is judged of {cells} cells of {len(chosen.cells)} that were run")
     if not recomputed:
         notes.append("selection not recomputed (record of an earlier version)")
-    notes.append(_describe_numbers(runs[0], chosen.precision))
+    notes += [_describe_numbers(runs[0], chosen.precision), *describe_machines(every)]
     notes.append(f"targets {'as in the annotation files' if targets == 'annotations' else 'as recorded'}")
     outcome = judged.outcome
     if expected.edited:
@@ -176,6 +186,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         refused=refused,
         targets=targets,
         selection_recomputed=recomputed,
+        devices=count_devices(every),
     )
 
 

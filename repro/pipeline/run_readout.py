@@ -6,10 +6,11 @@ and predictions are on disk before the record that lists their sha256: a run wit
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from repro.core.progress.stages import Part
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import VERSION as STORE_VERSION
+from repro.judge.grid_selection import selection_score
 from repro.pipeline.row_data import ReadoutInputs
 from repro.readout import checkpoints
+from repro.readout.checkpoints import Epoch
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.held_out import split_held_out
 from repro.readout.load import LoadMeter
@@ -38,7 +41,7 @@ from repro.readout.metrics import (
     constant_scores,
     count_at_least,
 )
-from repro.readout.predictions import FORMAT, Predictions, write_predictions
+from repro.readout.predictions import FORMAT, Predictions, read_predictions, write_predictions
 from repro.readout.recipe import Protocol, Recipe
 from repro.readout.sequences import Sequences, load_sequences
 from repro.readout.train import (
@@ -101,6 +104,11 @@ class RunPlan:
             "also": [str(split.name) for split in data.also],
         } | row.own_identity
 
+    @property
+    def grid(self) -> str:
+        """The group's key without the cell: equal for all cells of a grid."""
+        return content_key({**self.group, "features": {"key": self.inputs.store.key}})
+
     def stored_run(self, seed: int, workspace: Workspace) -> StoredRun:
         """Where the run of `seed` is stored, whether it exists or not."""
         run = content_key(self.group | {"seed": seed})
@@ -137,8 +145,10 @@ def run_readouts(
     # Taken before records are read: what another process finishes meanwhile is not trained again.
     with lock_seeds(row.name, seeds, workspace):
         for seed in seeds:
-            record = read_record(plan.stored_run(seed, workspace), reporter)
-            if record is None:
+            stored = plan.stored_run(seed, workspace)
+            record = read_record(stored, reporter)
+            # Of a cell of a grid that has since become the row's own.
+            if record is None or not read_predictions(stored.predictions_path).by_epoch:
                 missing.append(PlannedRun(plan, seed, workspace))
             else:
                 records[seed] = record
@@ -179,6 +189,10 @@ class PlannedRun:
     plan: RunPlan
     seed: int
     workspace: Workspace
+    is_grid_cell: bool = False
+    """Whether its predictions are those of a cell of a grid that is not the row's own: ranks, and scores of every clip apart."""
+    keep_scores: bool = False
+    """Whether to keep these also if another cell of the grid, with the same seed, is better."""
 
     @cached_property
     def stored(self) -> StoredRun:
@@ -286,6 +300,11 @@ def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
         return None
 
 
+def has_scores(stored: StoredRun) -> bool:
+    """Whether scores of every clip were kept of a run that has a record."""
+    return stored.scores_path.exists() or bool(read_predictions(stored.predictions_path).by_epoch)
+
+
 def _refuse_other_training(run: PlannedRun) -> None:
     """Refuse to train a seed of which another run, with another recipe, is unfinished.
 
@@ -359,11 +378,28 @@ def _integer_targets(split: Sequences) -> Int64[np.ndarray, "N K"]:
 
 
 def _write_predictions(run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult) -> None:
-    """Write the test logits of every clip after the epochs that a rule selects, and of the others what the metric depends on."""
-    row, targets = run.plan.inputs.row, _integer_targets(data.test)
+    """Write the test logits of every clip after the epochs that a rule selects, and of the others what the metric depends on.
+
+    Of a grid's cells, of which there are 91, predictions have no logits; those of the best are in a file next to them. The record
+    states the sha256 of the predictions alone, so that it is the same whatever the order in which cells are trained.
+    """
+    row, stored = run.plan.inputs.row, run.stored
     best = best_epoch_on_test(trained.epochs, row.metric)
     # Three epochs at most: the logits of all would take far more disk than every other file of a run.
     whole = {epoch.number for epoch in (best, trained.selected, trained.epochs[-1])}
+    stored.scores_path.unlink(missing_ok=True)
+    if run.is_grid_cell:
+        if run.keep_scores or _is_best_so_far(run, trained.selected):
+            _write_epochs(stored.scores_path, run, data, trained, whole)
+        whole = set()
+    _write_epochs(stored.predictions_path, run, data, trained, whole)
+
+
+def _write_epochs(
+    path: Path, run: PlannedRun, data: checkpoints.TrainingData, trained: TrainingResult, whole: Set[int]
+) -> None:
+    """Write predictions with the logits after the epochs `whole`."""
+    row, targets = run.plan.inputs.row, _integer_targets(data.test)
     # Epochs count from 1.
     by_epoch = dict(enumerate(trained.predictions, start=1))
     others = {number: scores for number, scores in by_epoch.items() if number not in whole}
@@ -381,7 +417,23 @@ def _write_predictions(run: PlannedRun, data: checkpoints.TrainingData, trained:
         else {},
     )
     logits = {number: trained.logits[number - 1] for number in whole}
-    write_predictions(run.stored.predictions_path, predictions, logits, row.readout.activation)
+    write_predictions(path, predictions, logits, row.readout.activation)
+
+
+def _is_best_so_far(run: PlannedRun, selected: Epoch) -> bool:
+    """Whether no stored run of the same grid, protocol and seed has a higher score on what its protocol selects by.
+
+    So the cell that is selected in the end is among those of which this was true, whatever the order and number of processes.
+    """
+    score = (selected.held_out or selected.scores)[run.plan.inputs.row.metric]
+    for folder in run.stored.folder.parent.glob(f"seed{run.seed}-*"):
+        try:
+            other = StoredRun(folder).load_record()
+        except DamagedRecordError:  # trained again when its cell is requested
+            continue
+        if other is not None and other.grid == run.plan.grid and selection_score(other) > score:
+            return False
+    return True
 
 
 def _describe_start(run: PlannedRun, data: checkpoints.TrainingData) -> StartedRun:
@@ -392,8 +444,7 @@ def _describe_start(run: PlannedRun, data: checkpoints.TrainingData) -> StartedR
     return StartedRun(
         run=run.stored.folder.name.split("-")[1],
         group=content_key(plan.group),
-        # The group without the cell: equal for all cells of a grid.
-        grid=content_key({**plan.group, "features": {"key": inputs.store.key}}),
+        grid=plan.grid,
         row=row.name,
         row_version=row.version,
         kind=row.kind,

@@ -5,7 +5,7 @@ One line per epoch and clip, epoch by epoch, the clips in the split's order with
     epoch      number, from 1
     clip       clip id
     targets    label ids, ascending
-    logits     float32, one per class: after the selected epochs and the last
+    logits     float32, one per class: after the selected epochs and the last; in most cells of a grid after none
     predicted  after the others, if the metric is top1: label id of the highest score
     at_least   after the others, if it is map_micro: for each label, how many (clip, class) pairs of the epoch score at least as high
     group      source video, where it is known
@@ -41,7 +41,7 @@ class Predictions:
     targets: Int64[np.ndarray, "N K"]
     """1 for the classes of a clip, else 0."""
     by_epoch: Mapping[int, Float64[np.ndarray, "N K"]]
-    """Class probabilities by epoch, of the epochs that are kept whole."""
+    """Class probabilities by epoch, of the epochs that are kept whole: of none in most cells of a grid."""
     groups: tuple[str | None, ...] | None = None
     """Source video of each clip, where it is known."""
     predicted: Mapping[int, UInt16[np.ndarray, " N"]] = field(default_factory=dict)
@@ -49,6 +49,19 @@ class Predictions:
     at_least: Mapping[int, UInt32[np.ndarray, " P"]] = field(default_factory=dict)
     """`count_at_least` by epoch, of the others; empty if the metric is top1."""
     format: int = FORMAT
+
+    def scores_after(self, epoch: int) -> Float64[np.ndarray, "N K"]:
+        """Return the class probabilities after an epoch.
+
+        Raises:
+            MissingError: they were not kept.
+        """
+        if epoch not in self.by_epoch:
+            raise MissingError(
+                f"no scores of every clip after epoch {epoch}: of a grid, only the row's own cell and the best ones keep them; `repro grid "
+                "ROW --timesteps T --layers L --all-predictions` trains a cell again and keeps them"
+            )
+        return self.by_epoch[epoch]
 
 
 def to_probabilities(logits: Float32[np.ndarray, "N K"], activation: Activation) -> Float64[np.ndarray, "N K"]:
@@ -161,8 +174,13 @@ def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions
     if any((part >= len(classes)).any() for part in predicted.values()):
         raise ValueError("a predicted class that does not exist")
     at_least = _read_epochs(table, "at_least", epochs, counts[0])
-    if any(part.size and not 0 < part.min() <= part.max() <= targets.size for part in at_least.values()):
-        raise ValueError(f"a rank that is none of {targets.size}")
+    for part in at_least.values():
+        ranks = np.sort(part)
+        if part.size and not 0 < ranks[0] <= ranks[-1] <= targets.size:
+            raise ValueError(f"a rank that is none of {targets.size}")
+        # More positives at a rank or above than there are pairs: no scores have such ranks.
+        if (np.searchsorted(ranks, ranks, side="right") > ranks).any():
+            raise ValueError("ranks that no scores have")
     return Predictions(
         clips=tuple(first["clip"].to_pylist()),
         classes=classes,

@@ -257,6 +257,11 @@ class StoredRun:
         """The log of its training (repro/records/training_log.py)."""
         return self.folder / "training.jsonl"
 
+    @property
+    def scores_path(self) -> Path:
+        """Scores of every clip of a grid cell that was the best so far; its predictions have ranks alone."""
+        return self.folder / "scores.parquet"
+
     def load_record(self) -> RunRecord | None:
         """Read and verify the run's record; None if the run did not finish.
 

@@ -1,5 +1,6 @@
 """Run records made up for tests."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -89,9 +90,10 @@ def _loss(*of: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4], "big") / 2**32
 
 
-def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT) -> StoredRun:
+def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT, *, is_grid_cell: bool = False) -> StoredRun:
     """Store a record with the keys of its contents and predictions that have its scores, each rounded to what its clips can show.
 
+    Of a grid's cell the predictions have ranks, and the scores of every clip are in a file next to them.
     Every clip has the same scores, so that map_micro is the share of positives and top1 that of the first class.
     """
     clips, score = made.test.clips, made.best_epoch_on_test.scores[made.metric]
@@ -141,7 +143,17 @@ def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT) -> S
     run, group, grid, _ = compute_keys(made, rest)
     stored = stored_run(runs, made.row, made.seed, run)
     if format_ == FORMAT:
-        write_predictions(stored.predictions_path, predictions, {1: logits, last: logits}, made.recipe.activation)
+        path = stored.scores_path if is_grid_cell else stored.predictions_path
+        write_predictions(path, predictions, {1: logits, last: logits}, made.recipe.activation)
+        if is_grid_cell:
+            every = range(1, last + 1)
+            ranks = dataclasses.replace(
+                predictions,
+                by_epoch={},
+                predicted={n: np.zeros(clips, np.uint16) for n in every if top1},
+                at_least={n: count_at_least(scores, targets) for n in every if not top1},
+            )
+            write_predictions(stored.predictions_path, ranks, {}, made.recipe.activation)
     else:
         write_earlier_predictions(stored.predictions_path, predictions)
     sha256 = file_sha256(stored.predictions_path)

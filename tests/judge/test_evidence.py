@@ -15,6 +15,8 @@ import pytest
 from builders.commands import run_repro
 from builders.records import record, write_with_evidence
 
+import repro
+from repro.core.errors import MissingError
 from repro.core.hashing import file_sha256
 from repro.core.signed import write_signed_json
 from repro.core.workspace import Workspace
@@ -22,10 +24,11 @@ from repro.datasets.split import Clip, Split, SplitName
 from repro.judge import evidence, rescoring
 from repro.judge.evidence import Annotations, read_evidence
 from repro.judge.rules import RULES
-from repro.readout.metrics import count_at_least, map_micro, map_micro_of_counts
+from repro.readout.metrics import all_scores, count_at_least, map_micro, map_micro_of_counts
 from repro.readout.predictions import Predictions, read_predictions, to_probabilities, write_predictions
 from repro.records.keys import compute_keys
 from repro.records.record import RunRecord, StoredRun, find_runs
+from repro.table.rows import load_row
 
 
 @pytest.fixture
@@ -58,11 +61,14 @@ def set_everywhere(raw: dict[str, Any], name: str, score: float) -> None:
         part["scores"][name] = score
 
 
-def rewrite(run: StoredRun, change: Callable[[Predictions, dict[int, np.ndarray]], Predictions]) -> None:
-    """Replace the predictions by changed ones, of which the record has the sha256."""
-    found = read_predictions(run.predictions_path)
+def rewrite(
+    run: StoredRun, change: Callable[[Predictions, dict[int, np.ndarray]], Predictions], path: Path | None = None
+) -> None:
+    """Replace the predictions, or the file at `path`, by changed ones; the record has the sha256 of the predictions."""
+    path = path or run.predictions_path
+    found = read_predictions(path)
     logits = {epoch: np.log(scores).astype(np.float32) for epoch, scores in found.by_epoch.items()}
-    write_predictions(run.predictions_path, change(found, logits), logits, "softmax")
+    write_predictions(path, change(found, logits), logits, "softmax")
     sign(run, lambda raw: raw.update(predictions_sha256=file_sha256(run.predictions_path)))
 
 
@@ -339,6 +345,70 @@ def test_kept_scores_are_used(stored: StoredRun, workspace: Workspace, monkeypat
     workspace.rescored.write_text(workspace.rescored.read_text()[:-200])  # a killed writer's last line
     assert len(read_evidence(find_runs(workspace.runs), Annotations(workspace))[0]) == 1 + len(others)
     assert 1 <= len(computed) <= 2
+
+
+def grid_cell(workspace: Workspace, row: str = "ucf_hmdb", cell: str = "t00_layer05") -> StoredRun:
+    made = record(row, load_row(row).seeds.published, 0.7)
+    made = made.model_copy(update={"features": made.features.model_copy(update={"cell": cell})})
+    return write_with_evidence(workspace.runs, made, is_grid_cell=True)
+
+
+@pytest.mark.parametrize("row", ["ucf_hmdb", "ak_full"])
+def test_a_cell_of_a_grid_is_verified_by_its_ranks(workspace: Workspace, row: str) -> None:
+    run = grid_cell(workspace, row)
+    assert not read_predictions(run.predictions_path).by_epoch
+    (made,), damaged = read_evidence([run])
+    assert damaged == []
+    epoch = made.best_epoch_on_test.epoch
+    with_scores = repro.load_predictions(made, workspace.root)
+    assert all_scores(with_scores.scores_after(epoch), with_scores.targets) == made.best_epoch_on_test.scores
+    run.scores_path.unlink()
+    assert read_evidence([run])[0] == [made]
+    with pytest.raises(MissingError, match="--all-predictions"):
+        repro.load_predictions(made, workspace.root).scores_after(epoch)
+    sign(run, lambda raw: set_everywhere(raw, made.metric, 0.9))
+    ((_, why),) = read_evidence([run])[1]
+    assert why.startswith("R05 ")
+    # An epoch that the ranks do not have.
+    sign(run, lambda raw: set_everywhere(raw, made.metric, made.best_epoch_on_test.scores[made.metric]))
+    rewrite(run, lambda found, _: dataclasses.replace(found, predicted=dict(list(found.predicted.items())[:-1]),
+                                                      at_least=dict(list(found.at_least.items())[:-1])))  # fmt: skip
+    ((_, why),) = read_evidence([run])[1]
+    assert why.startswith("R03 ")
+
+
+def test_scores_next_to_ranks_are_those_of_the_record(workspace: Workspace) -> None:
+    run = grid_cell(workspace)
+    whole = run.scores_path.read_bytes()
+    for change, rule in (
+        (better_epoch, "R05"),
+        (not_finite, "R06"),
+        (lambda found, _: dataclasses.replace(found, clips=("other", *found.clips[1:])), "R08"),
+    ):
+        run.scores_path.write_bytes(whole)
+        rewrite(run, change, run.scores_path)
+        ((_, why),) = read_evidence([run])[1]
+        assert why.startswith(f"{rule} ")
+        assert "scores.parquet" in why
+    run.scores_path.write_bytes(b"PAR1")
+    assert read_evidence([run])[1][0][1].startswith("R01 ")
+
+
+def test_the_rows_own_cell_has_scores_of_every_clip(workspace: Workspace) -> None:
+    """Ranks are easier to make up, and claims and scores by class need more."""
+    run = grid_cell(workspace, cell=load_row("ucf_hmdb").features.name)
+    ((_, why),) = read_evidence([run])[1]
+    assert why.startswith("R03 ")
+
+
+def test_ranks_that_no_scores_have_are_no_predictions(workspace: Workspace) -> None:
+    run = grid_cell(workspace, "ak_full")
+    rewrite(run, lambda found, _: dataclasses.replace(
+        found, at_least={epoch: np.ones_like(ranks) for epoch, ranks in found.at_least.items()}
+    ))  # fmt: skip
+    ((_, why),) = read_evidence([run])[1]
+    assert why.startswith("R01 ")
+    assert "ranks that no scores have" in why
 
 
 def test_scores_from_what_is_kept_of_an_epoch() -> None:

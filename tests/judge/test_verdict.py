@@ -282,7 +282,6 @@ def test_without_the_published_seed_nothing_is_judged() -> None:
         ({"features": {"identity": FEATURES.identity | {"checkpoint_sha256": "1" * 64}}}, "another checkpoint"),
         ({"manifests": {"hmdb51": "1"}}, "another audit of hmdb51"),
         ({"made": {"by": {"torch": "9"}}}, "torch 9, not None"),
-        ({"made": {"on": {"device": "other"}}}, "another device other, not None"),
     ],
 )
 def test_runs_of_one_set_share_all_but_the_seed(change: dict[str, Any], said: str) -> None:
@@ -294,6 +293,26 @@ def test_runs_of_one_set_share_all_but_the_seed(change: dict[str, Any], said: st
     assert judged.seeds == (39, 40, 41)
     assert f"R12 seed 42 has {said} as seed 39" in judged.reason
     assert [why.split(" ")[0] for _, why in judged.refused] == ["R12"]
+
+
+def test_runs_on_several_devices_are_judged_and_the_devices_named() -> None:
+    """Other devices and builds are judged together; other code is not."""
+    made = [
+        ("H100", {"torch": "2.8.0+cu128", "python": "3.12.3"}), ("H100", {"torch": "2.8.0+cu128", "python": "3.12.3"}),
+        ("A100", {"torch": "2.8.0+cu128", "python": "3.12.7"}), ("cpu", {"torch": "2.8.0", "python": "3.12.3"}),
+        ("H100", {"torch": "2.8.1+cu128", "python": "3.12.3"}),
+    ]  # fmt: skip
+    runs = [
+        run.model_copy(update={"made": run.made.model_copy(update={"on": {"device": device}, "by": by})})
+        for run, (device, by) in zip(sdv2(range(39, 44), 0.765), made, strict=True)
+    ]
+    judged = verdict("ucf_hmdb_sdv2", *runs)
+    assert judged.seeds == (39, 40, 41, 42)
+    assert judged.devices == {"H100": 2, "A100": 1, "cpu": 1}
+    assert "trained on H100 (2), A100 (1), cpu (1)" in judged.reason
+    assert "torch 2.8.0+cu128 and 2.8.0; python 3.12.3 and 3.12.7" in judged.reason
+    assert [why for _, why in judged.refused] == ["R12 seed 43 has torch 2.8.1+cu128, not 2.8.0+cu128 as seed 39"]
+    assert "trained on" not in verdict("ucf_hmdb_sdv2", *runs[:2]).reason
 
 
 def test_a_seed_counts_once() -> None:

@@ -28,6 +28,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
 from repro.features.extract import Extraction
 from repro.features.store import Entry, FeatureStore
+from repro.judge.evidence import read_evidence
 from repro.judge.grid_selection import choose_grid_part, grid_cells, select_cell, selection_of, selection_score
 from repro.pipeline import extract as extraction
 from repro.pipeline import row as rows
@@ -41,6 +42,7 @@ from repro.pipeline.row_data import RowData
 from repro.readout import checkpoints
 from repro.readout.checkpoints import STATE
 from repro.readout.compute import Compute
+from repro.readout.predictions import read_predictions
 from repro.records import mlflow_view
 from repro.records.record import EpochRecord, RunRecord, Selection, find_runs
 from repro.table.row import Row, row_backbone
@@ -193,13 +195,13 @@ def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPa
         patch.setattr(checkpoints, "save_training", killed)
         with pytest.raises(KeyboardInterrupt):
             run(featured)
-    assert {cell for _, _, cell in records(featured)} == {"t20_layer08", "t25_layer08"}
+    assert {cell for _, _, cell in records(featured)} == {OWN, "t20_layer08"}
     assert len(list(featured.runs.glob(f"*/*/{STATE}"))) == 1
     before = records(featured)
     cells = trained(monkeypatch)
     run(featured, GridRequest((25,), (9,)))  # next to the unfinished one
     run(featured)
-    assert cells == ["t25_layer09", OWN]
+    assert cells == ["t25_layer09", "t25_layer08"]
     assert set(records(featured)) == {("published", 42, f"t{t}_layer{n:02d}") for t in (20, 25) for n in (8, 9)}
     assert records(featured).items() >= before.items()
     assert not list(featured.runs.glob(f"*/*/{STATE}"))
@@ -210,6 +212,34 @@ def test_a_killed_grid_resumes(featured: Workspace, monkeypatch: pytest.MonkeyPa
 def plain(made: dict[Any, RunRecord]) -> dict[Any, dict[str, Any]]:
     """Dump records without their time and duration."""
     return {key: r.model_dump(exclude={"made": {"at", "seconds"}}) for key, r in made.items()}
+
+
+@pytest.mark.slow
+def test_scores_of_every_clip_are_kept_of_the_own_cell_and_the_best(
+    featured: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was kept, the record is the same."""
+
+    def kept() -> dict[str, tuple[bool, bool]]:
+        """By cell: whether the predictions have scores of every clip, and whether a file next to them does."""
+        assert read_evidence(find_runs(featured.runs))[1] == []
+        cells = {r.run: cell for (_, _, cell), r in records(featured).items()}
+        return {
+            cells[stored.folder.name.split("-")[1]]: (
+                bool(read_predictions(stored.predictions_path).by_epoch), stored.scores_path.exists()
+            )
+            for stored in find_runs(featured.runs)
+        }  # fmt: skip
+
+    # The scores of all other cells are above, then below the one that is trained.
+    for others, request in ((2.0, GridRequest((20, 25), (9,))), (-1.0, GridRequest((25,), (8,)))):
+        monkeypatch.setattr(stage, "selection_score", lambda _, others=others: others)
+        run(featured, request)
+    assert kept() == {OWN: (True, False), "t25_layer09": (False, False), "t25_layer08": (False, True)}
+    before = plain(records(featured))
+    run(featured, GridRequest((25,), (9,), all_predictions=True))
+    assert kept()["t25_layer09"] == (False, True)
+    assert plain(records(featured)) == before
 
 
 @pytest.mark.slow

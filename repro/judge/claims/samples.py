@@ -61,7 +61,7 @@ def remember_samples(
         with lock:
             if videos not in weights:
                 weights[videos] = sample_groups(videos)
-        scores = found.by_epoch[selection_of(record).epoch][order]
+        scores = found.scores_after(selection_of(record).epoch)[order]
         digests = [hashlib.sha256(part).hexdigest() for part in (groups.tobytes(), targets.tobytes())]
         return RunSamples(
             resample_score(record.metric, scores, targets, groups, weights[videos][:, :most]),

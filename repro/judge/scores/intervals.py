@@ -15,11 +15,12 @@ import numpy as np
 from repro.judge.claims import resampling
 from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
 from repro.judge.kept import Computation, Memory, hash_code
+from repro.judge.rescoring import read_run_predictions
 from repro.judge.verdict import Verdict
 from repro.readout import metrics
 from repro.readout import predictions as predictions_module
 from repro.readout.metrics import Scores, top1
-from repro.readout.predictions import Predictions, read_predictions
+from repro.readout.predictions import Predictions
 from repro.readout.recipe import Metric
 from repro.records.record import RunRecord, stored_run
 
@@ -91,7 +92,7 @@ def find_intervals(
     records = {_key_of(verdict.runs[0]): verdict.runs[0] for verdict in verdicts if verdict.runs}
 
     def compute(record: RunRecord) -> SplitInterval | None:
-        predictions = read_predictions(stored_run(runs, record.row, record.seed, record.run).predictions_path)
+        predictions = read_run_predictions(stored_run(runs, record.row, record.seed, record.run))
         scores = predictions.by_epoch.get(record.best_epoch_on_test.epoch)
         return None if scores is None else interval_over_clips(record.metric, [scores], predictions)
 

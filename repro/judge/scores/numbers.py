@@ -16,11 +16,12 @@ from repro.datasets import animal_kingdom
 from repro.datasets.registry import read_attribute
 from repro.judge.claims import resampling
 from repro.judge.kept import Computation, Memory, dump_arrays, hash_code, parse_arrays
+from repro.judge.rescoring import read_run_predictions
 from repro.judge.scores import intervals
 from repro.judge.scores.intervals import SplitInterval, dump_interval, interval_over_clips, parse_interval
 from repro.readout import metrics
 from repro.readout import predictions as predictions_module
-from repro.readout.predictions import Predictions, read_predictions
+from repro.readout.predictions import Predictions
 from repro.records.record import RunRecord, Selection, StoredRun
 from repro.table.row import Row, row_datasets
 
@@ -178,7 +179,7 @@ def _read_predictions(given: ScoresInput, left_out: list[str]) -> Iterator[tuple
     first: Predictions | None = None
     for protocol, runs in given.sets.items():
         for record, run in runs:
-            found = read_predictions(run.predictions_path)
+            found = read_run_predictions(run)
             if first is None:
                 first = found
                 if found.classes != record.classes or len(found.clips) != record.test.clips:
@@ -253,9 +254,12 @@ def _read_segments(given: ScoresInput, classes: int) -> dict[str, tuple[int, ...
 def _select_scores(rule: str, record: RunRecord, predictions: Predictions) -> metrics.Scores:
     """Return the scores of every clip at the epoch that a rule selects."""
     selection = select_epoch(record, rule)
-    scores = None if selection is None else predictions.by_epoch.get(selection.epoch)
-    if selection is None or scores is None:
-        raise MissingError(f"{record.row} seed {record.seed} ({record.run}): no predictions of its {rule} epoch")
+    if selection is None:
+        raise MissingError(f"{record.row} seed {record.seed} ({record.run}): it has no {rule} epoch")
+    try:
+        scores = predictions.scores_after(selection.epoch)
+    except MissingError as error:
+        raise MissingError(f"{record.row} seed {record.seed}, {record.features.cell}: {error}") from error
     _verify(record, scores, predictions.targets, selection.scores)
     return scores
 

@@ -26,6 +26,7 @@ TYPES = {
 ABOUT = {
     "record.json": "run record: inputs, recipe, seed, scores of every epoch and provenance of one readout",
     "predictions.parquet": "scores of every test clip, from which the record's scores are computed again",
+    "scores.parquet": "scores of every test clip of a grid's cell whose predictions have ranks alone",
     "manifest.parquet": "audit of a data set: sha256, frames and size of every video",
     "features.index": "sha256, norm and projections of every clip's features",
     "environment.json": "software and devices of the runs",

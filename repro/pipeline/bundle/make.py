@@ -87,7 +87,9 @@ def write_bundle(
             stored = stored_run(workspace.runs, record.row, record.seed, record.run)
             path = stored.record_path.relative_to(workspace.root).as_posix()
             members[path], by_path[path] = _redact_record(stored, path, private, redacted)
-            members[stored.predictions_path.relative_to(workspace.root).as_posix()] = stored.predictions_path
+            for file in (stored.predictions_path, stored.scores_path):
+                if file.exists():
+                    members[file.relative_to(workspace.root).as_posix()] = file
         missing = _add_audits(members, by_path, workspace, Path(folder), private, redacted)
         _add_configs(members, rows, private, redacted)
         missing += _add_shipped(members, any(row.kind == "smoke" for row in rows))

@@ -27,7 +27,7 @@ from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, 
 from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row, list_stages
 from repro.pipeline.row_data import ReadoutInputs, open_row_data
-from repro.pipeline.run_readout import lock_seeds, plan_runs, read_record, split_records
+from repro.pipeline.run_readout import has_scores, lock_seeds, plan_runs, read_record, split_records
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view
@@ -56,6 +56,8 @@ class GridRequest:
     """Readouts trained at the same time, each in a process."""
     allow_missing: bool = False
     """Continue without missing clips; recorded."""
+    all_predictions: bool = False
+    """Keep scores of every clip in every requested cell, not in the row's own and the best so far alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +163,16 @@ class _Cells:
         seeds, splits = grid.row.seeds.choose(request.seeds), split_records(self.inputs)
 
         def find_records(protocol: Protocol, cell: Cell) -> tuple[int, ...]:
-            """Read a cell's records into `runs`; returns the seeds without one."""
+            """Read a cell's records into `runs`; returns the seeds without one, or without the predictions that are requested."""
+            keep_scores = request.all_predictions and cell in grid.cells and protocol in request.protocols
             # The splits are the same for all cells: hashed once for up to 91 of them.
             plan = plan_runs(inputs_at(self.inputs, cell), protocol, self.compute, splits)
             missing = []
             for seed in seeds:
                 record = self.runs.get((protocol, seed, cell.name))
-                record = record or read_record(plan.stored_run(seed, self.workspace), reporter)
-                if record is None:
+                stored = plan.stored_run(seed, self.workspace)
+                record = record or read_record(stored, reporter)
+                if record is None or (keep_scores and not has_scores(stored)):
                     missing.append(seed)
                 else:
                     self.runs[protocol, seed, cell.name] = record
@@ -179,8 +183,15 @@ class _Cells:
         jobs = [
             job
             for protocol in request.protocols
-            for job in group_cells({cell: missing[protocol, cell.name] for cell in grid.cells}, protocol, self.compute)
+            for job in group_cells(
+                {cell: missing[protocol, cell.name] for cell in grid.cells},
+                protocol,
+                self.compute,
+                all_predictions=request.all_predictions,
+            )
         ]
+        # The row's own cell first: published as good, it spares most others from being the best so far.
+        jobs.sort(key=lambda job: grid.row.features not in job.seeds)
         failures: dict[str, str] = {}
         epochs = {id(job): grid.row.readout.epochs * sum(map(len, job.seeds.values())) for job in jobs}
         done: Counter[int] = Counter()

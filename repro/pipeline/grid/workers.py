@@ -26,6 +26,8 @@ class CellsJob:
     """Of each cell, those to train."""
     protocol: Protocol
     compute: Compute
+    all_predictions: bool = False
+    """Whether cells keep scores of every clip also if others are better."""
 
 
 def inputs_at(inputs: ReadoutInputs, cell: Cell) -> ReadoutInputs:
@@ -37,7 +39,9 @@ MOST_RUNS_ON_GPU = 8
 """Runs of one job on a GPU, unless asked: the timesteps of a layer; the features of all their cells are in memory."""
 
 
-def group_cells(missing: Mapping[Cell, tuple[int, ...]], protocol: Protocol, compute: Compute) -> list[CellsJob]:
+def group_cells(
+    missing: Mapping[Cell, tuple[int, ...]], protocol: Protocol, compute: Compute, *, all_predictions: bool = False
+) -> list[CellsJob]:
     """Divide the cells with missing runs into jobs; cells of a layer have one width, so they can be trained together."""
     most = compute.together or (MOST_RUNS_ON_GPU if compute.device.startswith("cuda") else 1)
     jobs: list[CellsJob] = []
@@ -46,7 +50,7 @@ def group_cells(missing: Mapping[Cell, tuple[int, ...]], protocol: Protocol, com
         while cells:
             # At least one cell, with all its seeds: its features are loaded once.
             some = max(1, most // len(missing[cells[0]]))
-            jobs.append(CellsJob({cell: missing[cell] for cell in cells[:some]}, protocol, compute))
+            jobs.append(CellsJob({cell: missing[cell] for cell in cells[:some]}, protocol, compute, all_predictions))
             cells = cells[some:]
     return jobs
 
@@ -96,7 +100,8 @@ def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace, step:
     """Run one job, and call `step` after each epoch; returns why each cell failed that did."""
     # Errors of a user's data or settings concern one cell, and the others continue. Other exceptions are bugs: they end the grid.
     runs = [
-        PlannedRun(plan, seed, workspace)
+        # The row's own cell is the run that `repro ROW` makes, and the one that claims and scores by class are of.
+        PlannedRun(plan, seed, workspace, cell != inputs.row.features, job.all_predictions)
         for cell, seeds in job.seeds.items()
         for plan in [plan_runs(inputs_at(inputs, cell), job.protocol, job.compute)]
         for seed in seeds
