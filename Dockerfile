@@ -34,7 +34,7 @@ RUN TORCH_INDEX="${TORCH_INDEX}" FORK_COMMIT="${FORK_COMMIT}" FORK_FOLDER="${FOR
 
 FROM ${BASE_IMAGE} AS runtime
 ARG BASE_IMAGE
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0.dev0
 ARG REVISION=unknown
 COPY scripts/image /src/scripts/image
 RUN /src/scripts/image/runtime.sh && rm -rf /src

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from repro.table.own import load_any_row as load_row
     from repro.table.rows import extra_names, row_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _PLACES = {
     "MissingError": ("repro.core.errors", "MissingError"),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from repro.core.progress.statuses import Status
 from repro.features.shared import Card
+from repro.pipeline.bundle.contents import Manifest
 from repro.records.record import RunRecord
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
@@ -19,17 +20,17 @@ class Json(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Open(BaseModel):
-    """An object with further keys."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class Missing(Open):
+class Missing(Json):
     """Something that is not here, and how to get it."""
 
     what: str
     remedy: str
+    size: str = ""
+    licence: str = ""
+    licence_url: str = ""
+    command: str = ""
+    asset: str = ""
+    path: str = Field(default="", description="where it belongs")
 
 
 class Failure(Json):
@@ -289,19 +290,57 @@ class Smoke(Json):
     records: list[str]
 
 
-class Asset(Open):
+class AssetFile(Json):
+    file: str
+    hub: dict[str, str] | None = Field(default=None, description="repository of a hub, and path in it")
+    url: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    size: str | None = None
+    path: str
+
+
+class Asset(Json):
     name: str
+    title: str
     size: str
     licence: str
+    licence_url: str
+    source: str
+    on_request: str | None
+    here: str
+    files: list[AssetFile]
 
 
-class Fetched(Open):
+class FetchedFile(Json):
     """A file that is here and verified."""
 
     name: str
     path: str
     bytes: int
     sha256: str | None
+    published: bool
+    means: str
+
+
+class Placed(Json):
+    part: str
+    how: str
+    source: str
+
+
+class FetchedAudit(Json):
+    clips: int
+    decode: int
+    decoded_now: int
+    manifest: str
+    sha256: str
+
+
+class Fetch(Json):
+    files: list[FetchedFile]
+    prepared: dict[str, list[Placed]]
+    audits: dict[str, FetchedAudit]
 
 
 class SplitState(Json):
@@ -340,13 +379,7 @@ class OwnFiles(Json):
     command: str
 
 
-class Placed(Open):
-    part: str
-    how: str
-    source: str
-
-
-class Prepared(Open):
+class Prepared(Json):
     placed: list[Placed]
     status: DatasetState
 
@@ -438,42 +471,223 @@ class Predictions(Json):
     failed: dict[str, str]
 
 
-class Verdict(Open):
+class Refused(Json):
+    """A run that does not count."""
+
+    rule: str = Field(description="id of the rule that it breaks")
+    row: str
+    seed: int
+    run: str
+    why: str
+
+
+class ClipCounts(Json):
+    train: int
+    test: int
+
+
+class BestCell(Json):
+    """What the published rule selects in a seed's complete grid; scores in percent."""
+
+    seed: int
+    cell: str
+    epoch: int
+    chosen_on: float
+    test: float
+    last_epoch: float
+    equals: int
+
+
+class Verdict(Json):
     """A row's verdict; scores in percent."""
 
     row: str
     verdict: str
+    verdict_by_number: str | None
+    verdict_by_spread_ratio: dict[str, str]
+    at_equal_spread_alone: bool
     reason: str
     metric: str
+    selection: str
     published: float
     margin: float
+    interval_widened_by: float
+    planned_seeds: list[int]
     seeds: list[int]
     measured: float | None
+    difference: float | None
+    spread: float | None
+    last_epoch: float | None
+    cells: int
+    best_of_grid: list[BestCell]
+    checkpoint_assumed: bool
+    precision: str | None
+    targets: Literal["annotations", "recorded"] | None
+    selection_recomputed: bool
+    runs: list[str]
+    clips: ClipCounts | None
+    versions: dict[str, str] | None
+    devices: dict[str, int] = Field(description="number of judged runs by the device that trained them")
+    edited_configs: list[str]
+    refused: list[Refused]
+    rules: str
     status: str
+    note: str
 
 
-class Check(Open):
+class RuleSet(Json):
+    name: str
+    sha256: str
+    rules: dict[str, str]
+
+
+class Interval(Json):
+    low: float
+    high: float
+    method: str
+
+
+class DamagedRecord(Json):
+    rule: str
+    folder: str
+    why: str
+
+
+class RunName(Json):
+    row: str
+    seed: int
+    run: str
+
+
+class Claim(Json):
+    """Whether one row scores above another; differences in points."""
+
+    family: str
+    above: str
+    below: str
+    verdict: str
+    reason: str
+    published: float
+    near_tie: str
+    compared_at: str
+    seeds: list[list[int]]
+    difference: float | None
+    interval: list[float] | None
+    interval_on_seeds: list[float] | None
+    interval_on_clips: list[float] | None
+    interval_on_seeds_in_pairs: list[float] | None
+    p: float | None
+    p_holm: float | None
+    seeds_needed: int | None
+    not_judged: dict[str, float]
+
+
+class TableFamily(Json):
+    rows: int
+    expected_by_chance: float
+    judged: int
+    outside: list[str]
+    outside_after_holm: list[str]
+
+
+class Check(Json):
+    rule_set: RuleSet
     verdicts: list[Verdict]
     counts: dict[str, int]
+    intervals_over_test_clips: dict[str, Interval]
+    targets_compared_with_annotations: list[str]
+    damaged_records: list[DamagedRecord]
+    records_not_judged: list[Refused]
+    extras_not_judged: list[RunName]
+    own_rows_not_judged: list[RunName]
+    claims: list[Claim] = Field(default=[], description="with --claims")
+    table: TableFamily | None = Field(default=None, description="with --claims")
 
 
-class Scores(Open):
+class ConfusionCounts(Json):
+    counts: Literal["predicted", "scored at least as high"]
+    runs: int
+    classes: list[str]
+    matrix: list[list[int]]
+
+
+class Scores(Json):
     """Scores of a row by class or by group of clips; in percent."""
 
     row: str
+    metric: str
+    by: str
+    score: str
+    test: str
+    clips: int
+    rules: dict[str, list[dict[str, str | int | float]]]
+    interval_over_clips: Interval | None
+    items: list[dict[str, Any]]
+    confusion: ConfusionCounts
+    not_shown: list[str]
 
 
-class Bundle(Open):
+class Bundle(Manifest):
     """The bundle that was written, and its manifest."""
 
     file: str
     bytes: int
 
 
-class CheckedBundle(Open):
+class CheckedRules(Json):
+    name: str
+    expected_sha256: str
+
+
+class Level(Json):
+    level: str
+    done: bool
+    how: list[str]
+
+
+class SpotCheck(Json):
+    dataset: str
+    features: str
+    indexed: int
+    present: int
+    deviations: dict[str, float]
+    failed: dict[str, str]
+    nonce: str
+    wrong: list[str]
+
+
+class RepeatedRun(Json):
+    row: str
+    seed: int
+    run: str
+    recorded: list[float] = Field(description="score of the selected and of the last epoch, in percent")
+    repeated: list[float]
+    tolerance: float
+    equal_losses: bool
+    deviation: float
+    wrong: bool
+
+
+class Repetition(Json):
+    runs: list[RepeatedRun]
+    failed: dict[str, str]
+    features_of_the_index: int
+
+
+class CheckedBundle(Json):
     """With --bundle."""
 
-    spot_checks: list[dict[str, Any]]
+    bundle: str
+    made_by: str
+    rules: CheckedRules
+    notes: list[str]
+    verdicts: list[Verdict]
+    lines: list[str]
+    targets: dict[str, str]
+    levels: list[Level]
+    spot_checks: list[SpotCheck]
+    readouts: Repetition | None
+    features_root: str | None
 
 
 class Page(Json):
@@ -579,7 +793,7 @@ OUTPUTS: dict[str, Any] = {
     "grid": Grid,
     "smoke": Smoke,
     "status": list[Status],
-    "fetch": list[Asset] | list[Fetched] | Open,
+    "fetch": list[Asset] | Fetch,
     "data status": list[DatasetState],
     "data new": OwnFiles,
     "data prepare": Prepared,

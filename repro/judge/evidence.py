@@ -107,7 +107,7 @@ def read_evidence(
         rescored = scores[record.predictions_sha256]
         rule, why = explain_predictions(record, rescored)
         if not rule and not rescored.whole and _is_of_own_cell(record):
-            rule, why = "R03", "no scores of every clip, which only other cells of a grid may lack"
+            rule, why = "R03", "no scores of every clip, which only other cells of a grid do without"
         if not rule and run in apart:
             rule, why = explain_predictions(record, scores[apart[run]])
             if not rule and scores[apart[run]].labels != rescored.labels:

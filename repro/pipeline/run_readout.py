@@ -218,7 +218,7 @@ def train_runs(runs: Sequence[PlannedRun], reporter: Reporter) -> list[RunRecord
             _refuse_other_training(run)
             if id(run.plan) not in loaded:  # once for all seeds
                 with reporter.run_part(Part("load features", None, "")):
-                    loaded[id(run.plan)] = _load_splits(run.plan.inputs)
+                    loaded[id(run.plan)] = load_splits(run.plan.inputs)
             trainings[number] = _open_training(run, loaded[id(run.plan)], reporter)
         except ReproError as error:
             outcomes[number] = error
@@ -273,7 +273,8 @@ def _epoch_record(epoch: checkpoints.Epoch) -> EpochRecord:
     return EpochRecord(epoch=epoch.number, train_loss=epoch.train_loss, scores=epoch.scores, held_out=epoch.held_out)
 
 
-def _load_splits(inputs: ReadoutInputs) -> dict[str, Sequences]:
+def load_splits(inputs: ReadoutInputs) -> dict[str, Sequences]:
+    """Load the feature sequences of "train" and "test"."""
     row = inputs.row
     return {
         part: load_sequences(inputs.stores[part], split, row.features.name, row.readout.max_length)

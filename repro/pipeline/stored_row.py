@@ -8,13 +8,21 @@ from repro.datasets.split import name_first_clips
 from repro.features.imported import find_stored_identity
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import DamagedPackError, FeatureStore
-from repro.pipeline.row_data import ReadoutInputs, dataset_of, list_row_data
+from repro.pipeline.row_data import ReadoutInputs, RowData, dataset_of, list_row_data
 from repro.table.row import Row, row_backbone
 from repro.video.sampling import is_of_damaged_clip
 
 
-def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = False) -> ReadoutInputs:
-    """Return what a row's readouts train on, from stored features alone.
+def open_stored_row(
+    row: Row, workspace: Workspace, *, allow_damaged: bool = False, data: RowData | None = None
+) -> ReadoutInputs:
+    """Return what a row's readouts train on, from stored features alone; nothing is written.
+
+    Args:
+        row: The row.
+        workspace: Where features and annotation files are.
+        allow_damaged: Take features of clips that do not decode completely.
+        data: The row's splits [default: those of its annotation files].
 
     Raises:
         MissingError: features of some clips, or annotation files, are missing; or features are of damaged clips and that was
@@ -22,12 +30,12 @@ def open_stored_row(row: Row, workspace: Workspace, *, allow_damaged: bool = Fal
     """
     config = row_backbone(row)
     identity = find_stored_identity(config, workspace, row.features, row.data.datasets)
-    data = list_row_data(row, workspace)
+    data = data or list_row_data(row, workspace)
     stores: dict[str, FeatureStore] = {}
     video_sha256: dict[str, str] = {}
     for part, split in data.splits.items():
         dataset = dataset_of(row, part)
-        store = FeatureStore.open(workspace, config.name, identity, dataset)
+        store = FeatureStore.locate(workspace, config.name, identity, dataset)
         try:
             reader = store.cell_reader(row.features.name)
             found = {clip.id: reader.find(clip.id) for clip in split.clips}

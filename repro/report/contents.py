@@ -81,7 +81,7 @@ class Contents:
 
 
 def gather_contents(
-    names: Sequence[str], workspace: Workspace, warn: Callable[[str], None] = lambda line: None
+    names: Sequence[str | Row], workspace: Workspace, warn: Callable[[str], None] = lambda line: None
 ) -> Contents:
     """Read the runs of a workspace and judge them.
 
@@ -106,7 +106,8 @@ def gather_contents(
     # A row of own clips is a file of the user's, which no record has: it must be named.
     own = [name for name in by_row if name.startswith("own_")]
     chosen = [
-        load_any_row(name) for name in (names or [*table, *(n for n in by_row if n not in table and n not in own)])
+        name if isinstance(name, Row) else load_any_row(name)
+        for name in (names or [*table, *(n for n in by_row if n not in table and n not in own)])
     ]
     judged = {verdict.expected.row: verdict for verdict in verdicts}
     memory = remember_numbers(workspace.computed, warn)
@@ -118,7 +119,7 @@ def gather_contents(
         [] if names else [f"{name}: own clips: name its row file, as `repro report my_row.yaml`" for name in own]
     )
     if not any(one.runs for one in rows):
-        what = f"of {', '.join(names)}" if names else "of any row"
+        what = f"of {', '.join(row.name for row in chosen)}" if names else "of any row"
         raise NothingToCheckError(f"nothing to report: no run record {what} in {workspace.runs}: `repro ROW` makes one")
     datasets = dict.fromkeys(name for one in rows if one.runs for name in one.row.data.datasets)
     return Contents(

@@ -317,6 +317,16 @@ def test_records_of_earlier_versions_are_read(workspace: Workspace) -> None:
     assert check(workspace)[0]["damaged_records"][0]["rule"] == "R05"
 
 
+def test_a_stored_record_of_version_0_1_0_is_read_as_before() -> None:
+    """Written by that version on the smoke job's clips, and never changed."""
+    (run,) = find_runs(Path(__file__).parents[1] / "records" / "version_0_1_0")
+    (found,), damaged = read_evidence([run])
+    assert damaged == []
+    assert (found.made.by["actiondiff-repro"], found.run) == ("0.1.0", "b5e8330f2a00a4c5")
+    assert (found.predictions_format, found.key_rest, found.protocol) == (1, {}, "published")
+    assert found.best_epoch_on_test.scores["top1"] == 0.4375
+
+
 def test_kept_scores_are_not_taken_on_trust(stored: StoredRun, workspace: Workspace) -> None:
     """Kept scores that were changed, and signed again, are found out."""
     assert check(workspace)[1] == ""

@@ -272,7 +272,7 @@ def test_cells_of_a_layer_are_trained_together(
     alone = records(featured)
     shutil.rmtree(featured.runs)
     monkeypatch.setattr(sys.modules[__name__], "ONE_THREAD", replace(ONE_THREAD, together=4))
-    real = stage._load_splits
+    real = stage.load_splits
 
     def spoil(inputs: Any) -> Any:
         if inputs.row.features.name == OWN:
@@ -280,7 +280,7 @@ def test_cells_of_a_layer_are_trained_together(
         return real(inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_load_splits", spoil)
+        patch.setattr(stage, "load_splits", spoil)
         assert run(featured, replace(FEW, seeds=2)) == {f"{OWN} (published)": "features are damaged"}
     assert len(records(featured)) == 6
     assert f"warning: cell {OWN}, published protocol: features are damaged" in capsys.readouterr().err

@@ -79,7 +79,12 @@ def test_one_version_everywhere() -> None:
     assert citation["version"] == __version__
     assert citation["license"] == "MIT"
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
-    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version = {{{__version__}}}" in (ROOT / "README.md").read_text()
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    # A version that is being developed is what follows the last one: its changes are under "Unreleased".
+    heading = "Unreleased" if ".dev" in __version__ else __version__
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall("^## (.*)", changelog, re.MULTILINE)[0].startswith(heading)
 
 
 def test_the_lock_names_no_place_to_fetch_from() -> None:

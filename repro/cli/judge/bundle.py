@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from repro.cli.options import COMMON, CommonOptions, command_for_row, find_row
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, NothingToCheckError, UsageError
+from repro.core.workspace import Workspace
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.formats import wrap_verdict
 from repro.judge.verdict import Verdict, exit_code, judge_rows
@@ -63,7 +64,7 @@ def bundle(
         raise NothingToCheckError(f"no run record of a published row in {workspace.runs}: run one with `repro ROW`")
     lines, _ = describe_verdicts([verdict for verdict in verdicts if verdict.expected.row in found], records)
     used: list[Row] = [row for name, row in chosen.items() if name in found]
-    made = write_bundle(output, used, records, lines, workspace, reporter)
+    made = write_bundle(output, used, records, lines, workspace, reporter, _render_page)
     manifest = made.manifest
     if common.as_json:
         print(json.dumps({"file": str(output), "bytes": made.bytes, **manifest.model_dump(mode="json")}, indent=1))
@@ -77,6 +78,14 @@ def bundle(
         print_line(f"features: Merkle root {manifest.features_root}: publish it before others choose clips to check")
     print_line(f"to judge it: repro check --bundle {output}")
     return Exit.OK
+
+
+def _render_page(rows: Sequence[Row], workspace: Workspace) -> str:
+    # Imported here: it imports matplotlib, which takes a second.
+    from repro.report.contents import gather_contents
+    from repro.report.page import render_page
+
+    return render_page(gather_contents(rows, workspace))
 
 
 def describe_verdicts(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row, require_number
+from repro.cli.options import COMMON, CommonOptions, DeviceOption, FlagOption, command_for_row, require_number
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
@@ -24,14 +24,42 @@ if TYPE_CHECKING:
     from repro.judge.scores.intervals import SplitInterval
 
 
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """How far a bundle is checked beyond its own evidence."""
+
+    sample: Annotated[
+        int | None,
+        Parameter(
+            validator=require_number("--sample", 1),
+            help="With --bundle, number of random clips of each data set to extract again and compare.",
+        ),
+    ] = None
+    nonce: Annotated[
+        str | None, Parameter(help="With --sample, text that decides which clips [default: a new one, printed].")
+    ] = None
+    repeat_readout: Annotated[
+        bool,
+        Parameter(negative="", help="With --bundle, train every readout again on features here and compare scores."),
+    ] = False
+    features: Annotated[
+        tuple[Path, ...],
+        Parameter(negative="", help="With --repeat-readout, files of `repro features export` to train on; one each."),
+    ] = ()
+    device: DeviceOption = None
+
+
+BUNDLE = BundleOptions()
+
+
 def check(
     *,
     rules: str = "1",
     strict: FlagOption = False,
     claims: FlagOption = False,
     bundle: Path | None = None,
-    sample: Annotated[int | None, Parameter(validator=require_number("--sample", 1))] = None,
-    nonce: str | None = None,
+    depth: BundleOptions = BUNDLE,
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Judge recorded scores against the published table; exits 1 if any is higher or lower.
@@ -45,8 +73,6 @@ def check(
         strict: Exit 1 also for rows that are inconclusive, edited or not run.
         claims: Judge also whether one row scores above another, as published; exits 1 if a claim is reversed.
         bundle: Judge this file of `repro bundle` from its own evidence instead of the workspace's records.
-        sample: With --bundle, number of random clips of each data set to extract again and compare.
-        nonce: With --sample, text that decides which clips [default: a new one, printed].
     """
     if bundle is not None:
         from repro.cli.judge.check_bundle import check_bundle
@@ -55,10 +81,13 @@ def check(
             raise UsageError("--claims goes without --bundle: claims are judged on the workspace's records")
         if rules != "1":
             raise UsageError("--rules goes without --bundle: a bundle is judged by the rule set that it names")
-        return check_bundle(bundle, sample, nonce, common.open_workspace(), strict=strict, as_json=common.as_json)
-    if sample is not None or nonce is not None:
+        if depth.features and not depth.repeat_readout:
+            raise UsageError("--features goes with --repeat-readout")
+        return check_bundle(bundle, depth, common.open_workspace(), strict=strict, as_json=common.as_json)
+    if depth != BUNDLE:
         raise UsageError(
-            "--sample and --nonce go with --bundle FILE; `repro verify --sample N` checks the workspace's own features"
+            "--sample, --nonce, --repeat-readout, --features and --device go with --bundle FILE; `repro verify --sample N` checks the "
+            "workspace's own features"
         )
     workspace, path = common.open_workspace(), table_path(rules)
     rows, (name, sha256) = rows_with_expected(path), name_rule_set(path)

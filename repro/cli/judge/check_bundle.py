@@ -6,13 +6,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from repro.backbones.extractor import Execution
 from repro.cli.judge.bundle import describe_verdicts
+from repro.cli.judge.check import BundleOptions
 from repro.cli.options import command_for_row
-from repro.core.console import Reporter, print_line, print_lines, print_sentence, terminal_width
-from repro.core.errors import Exit, UsageError
+from repro.core.console import Reporter, escape_text, print_line, print_lines, print_sentence, terminal_width
+from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split, SplitName
 from repro.judge.expected import rows_with_expected, table_path
@@ -20,23 +22,23 @@ from repro.judge.formats import verdict_as_json
 from repro.judge.verdict import exit_code, judge_rows
 from repro.pipeline.bundle.contents import compare_origin
 from repro.pipeline.bundle.read import OpenedBundle, find_annotated_split, open_bundle
+from repro.pipeline.row_data import RowData
 from repro.table.requirements import chosen_device
 from repro.table.rows import load_row
 
 if TYPE_CHECKING:
+    from repro.pipeline.bundle.repeat import Repetition
     from repro.pipeline.bundle.spot_check import SpotCheck
+    from repro.pipeline.row_data import ReadoutInputs
 
 
-def check_bundle(
-    path: Path, sample: int | None, nonce: str | None, workspace: Workspace, *, strict: bool, as_json: bool
-) -> Exit:
+def check_bundle(path: Path, depth: BundleOptions, workspace: Workspace, *, strict: bool, as_json: bool) -> Exit:
     """Verify a bundle, print its verdicts and how far they were checked.
 
     Args:
         path: The zip file.
-        sample: Number of random clips of each data set to extract again; None: no clips.
-        nonce: Decides which; None: a new one.
-        workspace: Only its annotation files, videos and checkpoints are read; nothing is written.
+        depth: What to compute again.
+        workspace: Only its annotation files, videos, checkpoints and features are read; no result is written.
         strict: As of `repro check`.
         as_json: Print JSON only.
 
@@ -55,15 +57,23 @@ def check_bundle(
         lines, code = describe_verdicts(verdicts, opened.records, None if as_json else terminal_width())
         if strict:
             code = max(code, exit_code(verdicts, strict=True))
-        nonce = nonce or secrets.token_hex(16)
-        checks = [] if sample is None else _check_features(opened, sample, nonce, workspace, reporter)
-        if any(check.wrong for check in checks):
+        nonce = depth.nonce or secrets.token_hex(16)
+        checks = [] if depth.sample is None else _check_features(opened, depth, nonce, workspace, reporter)
+        repeated = _repeat_readouts(opened, depth, workspace, reporter) if depth.repeat_readout else None
+        if any(check.wrong for check in checks) or (repeated and repeated.wrong):
             code = Exit.JUDGED_DIFFERENT
-        elif any(check.failed for check in checks) or (sample is not None and not any(c.deviations for c in checks)):
+        elif (
+            any(check.failed for check in checks)
+            or (depth.sample is not None and not any(c.deviations for c in checks))
+            or (repeated and not repeated.complete)
+        ):
             # What was asked for was not done, or not wholly.
             code = code or Exit.MISSING
-        levels = _describe_levels(opened, checks)
+        levels = _describe_levels(opened, checks, repeated)
     notes = compare_origin(opened.manifest)
+    versions = dict.fromkeys(f"actiondiff-repro {r.made.by.get('actiondiff-repro', 'unknown')}" for r in opened.records)
+    if [*versions] != [opened.manifest.made_by]:
+        notes.append(f"records are made by {escape_text(' and '.join(versions))[:200]}")
     notes += [f"{record.row} seed {record.seed}: not judged: {why}" for record, why in left_out]
     if as_json:
         report: dict[str, Any] = {
@@ -71,6 +81,7 @@ def check_bundle(
             "verdicts": [verdict_as_json(verdict) for verdict in verdicts], "lines": lines, "targets": opened.targets,
             "levels": [{"level": level, "done": done, "how": how} for level, done, how in levels],
             "spot_checks": [asdict(check) | {"nonce": nonce, "wrong": list(check.wrong)} for check in checks],
+            "readouts": _repetition_as_json(repeated),
             "features_root": opened.manifest.features_root,
         }  # fmt: skip
         print(json.dumps(report, indent=1))
@@ -81,6 +92,8 @@ def check_bundle(
     for note in notes:
         print_sentence(note)
     print_lines(lines)
+    if repeated is not None:
+        _print_repetition(repeated)
     for check in checks:
         _print_check(check, nonce)
     reached = [level for level, done, _ in levels if done]
@@ -103,15 +116,15 @@ def _find_split(name: SplitName, workspace: Workspace) -> Split | None:
 
 
 def _check_features(
-    opened: OpenedBundle, count: int, nonce: str, workspace: Workspace, reporter: Reporter
+    opened: OpenedBundle, depth: BundleOptions, nonce: str, workspace: Workspace, reporter: Reporter
 ) -> list["SpotCheck"]:
     # Imported here: it imports torch, which the rest of a check does not need.
     from repro.pipeline.bundle.spot_check import Draw, check_row_features
 
     if opened.index is None:
         raise UsageError(f"--sample: {opened.path} has no features.index, so there is nothing to compare clips with")
-    execution = Execution(chosen_device(None))
-    draw, checks = Draw(count, nonce), dict[tuple[str, str], "SpotCheck"]()
+    execution = Execution(chosen_device(depth.device))
+    draw, checks = Draw(depth.sample or 0, nonce), dict[tuple[str, str], "SpotCheck"]()
     for record in {(r.row, r.features.key, r.features.cell): r for r in opened.records}.values():
         if record.kind in ("smoke", "own"):
             reporter.warn(f"{record.row}: its clips are not of a published data set: not extracted again")
@@ -123,20 +136,69 @@ def _check_features(
     return list(checks.values())
 
 
-def _describe_levels(opened: OpenedBundle, checks: Sequence["SpotCheck"]) -> list[tuple[str, bool, list[str]]]:
+def _repeat_readouts(
+    opened: OpenedBundle, depth: BundleOptions, workspace: Workspace, reporter: Reporter
+) -> "Repetition":
+    # Imported here, as above.
+    from repro.pipeline.bundle.repeat import repeat_readouts
+    from repro.pipeline.sharing.share import import_features
+    from repro.smoke.golden import load_golden
+
+    smoke = {record.row for record in opened.records if record.kind == "smoke"}
+    tolerance = dict.fromkeys(smoke, load_golden().tolerance.model_dump() if smoke else {})
+    with TemporaryDirectory(prefix="repro-features-") as folder:
+        if depth.features:
+            elsewhere = Workspace(Path(folder))
+            for file in depth.features:
+                import_features(file, elsewhere, reporter)
+            workspace = elsewhere
+        inputs = {
+            name: _open_inputs(name, kind, workspace)
+            for name, kind in {record.row: record.kind for record in opened.records}.items()
+        }
+        return repeat_readouts(opened.records, inputs, opened.index, chosen_device(depth.device), tolerance, reporter)
+
+
+def _open_inputs(name: str, kind: str, workspace: Workspace) -> "ReadoutInputs | str":
+    """Return features and splits of a row as far as they are here, or what is missing."""
+    from repro.pipeline.stored_row import open_stored_row
+    from repro.smoke.clips import rendered_splits
+
+    if kind == "own":
+        return "rows of own clips are trained again by `repro readout` and their row file"
+    # The list of the smoke job's clips is no file.
+    data = RowData(rendered_splits(workspace.smoke / "clips")) if kind == "smoke" else None
+    try:
+        return open_stored_row(load_row(name), workspace, allow_damaged=True, data=data)
+    except MissingError as error:
+        return str(error)
+
+
+def _repetition_as_json(repeated: "Repetition | None") -> dict[str, Any] | None:
+    if repeated is None:
+        return None
+    runs = [asdict(run) | {"deviation": run.deviation, "wrong": run.wrong} for run in repeated.runs]
+    return {"runs": runs, "failed": dict(repeated.failed), "features_of_the_index": repeated.confirmed}
+
+
+def _describe_levels(
+    opened: OpenedBundle, checks: Sequence["SpotCheck"], repeated: "Repetition | None"
+) -> list[tuple[str, bool, list[str]]]:
     """Return each level of trust, from the lowest, whether it was reached, and lines on how or by which command it can be."""
     kinds = {record.row: record.kind for record in opened.records}
     ordinary = [row for row, kind in kinds.items() if kind in ("published", "extra")]
     compared = sum(len(check.deviations) for check in checks)
+    check = f"`repro check --bundle {shlex.quote(str(opened.path))}"
+    features = [f"{check} --repeat-readout`, with features here or --features FILE of whoever made it"]
     if ordinary:
-        features = [
-            "`repro features import FILE`, with features of whoever made the bundle",
-            *_shorten_commands([f"`repro readout {row}`" for row in ordinary]),
-        ]
-        sample = f"`repro check --bundle {shlex.quote(str(opened.path))} --sample 30`"
+        sample = f"{check} --sample 30`"
         clips = [f"{sample}, with videos and checkpoint here"] if opened.index else ["there is no features.index in it"]
     else:
-        features = clips = ["no features of these rows are shared: repeat everything"]
+        clips = ["the clips of these rows are not of a published data set"]
+        if all(kind == "own" for kind in kinds.values()):
+            features = ["`repro readout` and the row file, with the features of whoever made it"]
+    if repeated is not None and repeated.complete:
+        features = ["above"]
     commands = [f"`{command_for_row(row)}`" for row, kind in kinds.items() if kind != "own"]
     return [
         ("records only", True, [f"{len(opened.records)} records agree with themselves and their sha256"]),
@@ -145,7 +207,7 @@ def _describe_levels(opened: OpenedBundle, checks: Sequence["SpotCheck"]) -> lis
             True,
             [f"targets of {name}: {how}" for name, how in opened.targets.items()],
         ),
-        ("readout repeated from features", False, features),
+        ("readout repeated from features", repeated is not None and repeated.complete, features),
         (
             f"{compared or 'n'} random clips re-extracted",
             compared > 0 and not any(check.wrong or check.failed for check in checks),
@@ -159,6 +221,26 @@ def _shorten_commands(commands: Sequence[str]) -> list[str]:
     """Return the commands, each once; if they are many, the first, and for how many other rows it is alike."""
     distinct = list(dict.fromkeys(commands))
     return distinct if len(distinct) <= 3 else [f"{distinct[0]}, and so for the {len(distinct) - 1} other rows"]
+
+
+def _print_repetition(repeated: "Repetition") -> None:
+    if repeated.runs:
+        worst = max(repeated.runs, key=lambda run: run.deviation / run.tolerance)
+        equal = sum(run.equal_losses for run in repeated.runs)
+        print_sentence(
+            f"{len(repeated.runs)} readouts trained again, {len(repeated.wrong)} with other scores; largest difference "
+            f"{worst.deviation:.2f} points (limit {worst.tolerance:.4g}), {equal} with equal losses bit for bit; {repeated.confirmed} features of "
+            "clips are those of features.index"
+        )
+    for run in repeated.wrong:
+        print_sentence(
+            f"  wrong: {run.row} seed {run.seed}: selected epoch {run.repeated[0]:.2f}, last {run.repeated[1]:.2f}; recorded "
+            f"{run.recorded[0]:.2f}, {run.recorded[1]:.2f}"
+        )
+    reasons = dict.fromkeys(repeated.failed.values())
+    for why in reasons:
+        of = [name for name, reason in repeated.failed.items() if reason == why]
+        print_sentence(f"  not repeated: {of[0]}{f' and {len(of) - 1} more' if of[1:] else ''}: {why}")
 
 
 def _print_check(check: "SpotCheck", nonce: str) -> None:

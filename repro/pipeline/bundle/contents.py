@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from repro import __version__
-from repro.core.config import Config, configs_folder
+from repro.core.config import Config, configs_folder, expected_folder
 from repro.core.errors import UsageError
 from repro.core.hashing import file_sha256
 from repro.core.signed import parse_signed_json
@@ -17,7 +17,7 @@ from repro.judge.expected import name_rule_set, table_path
 from repro.pipeline.bundle.archive import BundleError
 
 FORMAT = 1
-MANIFEST, FEATURES_INDEX, REPORT = "bundle.json", "features.index", "report.md"
+MANIFEST, FEATURES_INDEX, REPORT, PAGE = "bundle.json", "features.index", "report.md", "report.html"
 MADE_BY = f"actiondiff-repro {__version__}"
 
 
@@ -109,7 +109,9 @@ def compare_origin(manifest: Manifest) -> list[str]:
             f"({here.expected_sha256[:16]})"
         )
     for name, facts in manifest.files.items():
-        shipped = configs_folder() / name.removeprefix("configs/")
-        if name.startswith("configs/") and shipped.is_file() and file_sha256(shipped) != facts.sha256:
+        part, _, rest = name.partition("/")
+        folder = {"configs": configs_folder, "expected": expected_folder}.get(part)
+        shipped = folder() / rest if folder else None
+        if shipped and shipped.is_file() and file_sha256(shipped) != facts.sha256:
             notes.append(f"{name} is not the one here, which rows are judged by")
     return notes

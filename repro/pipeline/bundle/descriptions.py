@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from repro import __version__
-from repro.pipeline.bundle.contents import MANIFEST, REPORT, Manifest
+from repro.pipeline.bundle.contents import MANIFEST, PAGE, REPORT, Manifest
 from repro.records.record import RunRecord
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -20,7 +20,7 @@ TITLE = "Diffusion-Based Action Recognition Generalizes to Untrained Domains"
 AUTHORS = ("Rogério Guimarães", "Frank Xiao", "Pietro Perona", "Markus Marks")
 TYPES = {
     ".json": "application/json", ".yaml": "application/yaml", ".yml": "application/yaml", ".csv": "text/csv", ".md": "text/markdown",
-    ".txt": "text/plain", ".parquet": "application/vnd.apache.parquet", ".index": "application/json",
+    ".html": "text/html", ".txt": "text/plain", ".parquet": "application/vnd.apache.parquet", ".index": "application/json",
 }  # fmt: skip
 """Media types by a file's suffix."""
 ABOUT = {
@@ -31,6 +31,7 @@ ABOUT = {
     "features.index": "sha256, norm and projections of every clip's features",
     "environment.json": "software and devices of the runs",
     REPORT: "verdicts as they were when the bundle was made",
+    PAGE: "page that `repro report` makes of the records and predictions in this bundle",
 }
 
 

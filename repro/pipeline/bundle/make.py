@@ -1,10 +1,11 @@
 """Write a bundle from a workspace."""
 
+import base64
 import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from repro.core.config import configs_folder, expected_folder, shipped_folder
 from repro.core.console import Reporter
-from repro.core.errors import UsageError
+from repro.core.errors import NothingToCheckError, UsageError
 from repro.core.hashing import canonical_json, content_sha256, file_sha256
 from repro.core.reading import parse_json, read_bytes
 from repro.core.workspace import Workspace
@@ -26,6 +27,7 @@ from repro.pipeline.bundle.contents import (
     FEATURES_INDEX,
     MADE_BY,
     MANIFEST,
+    PAGE,
     REPORT,
     BundledFile,
     Manifest,
@@ -54,6 +56,10 @@ class Bundle:
     bytes: int
 
 
+RenderPage = Callable[[Sequence[Row], Workspace], str]
+"""Returns the page of rows from the runs and audits in a workspace: report/ is above this package."""
+
+
 def write_bundle(
     file: Path,
     rows: Sequence[Row],
@@ -61,6 +67,7 @@ def write_bundle(
     verdicts: Sequence[str],
     workspace: Workspace,
     reporter: Reporter,
+    render_page: RenderPage,
 ) -> Bundle:
     """Write the evidence of `records` to a zip file; two bundles of the same workspace have the same bytes.
 
@@ -71,6 +78,7 @@ def write_bundle(
         verdicts: What they were judged as, a line each, for the report.
         workspace: Where they are stored.
         reporter: Where progress is reported.
+        render_page: Renders the page. It gets a workspace with what the bundle has: nothing that was removed can be on the page.
 
     Raises:
         UsageError: the file exists, or what cannot be redacted (names of clips) holds paths or tokens.
@@ -87,9 +95,9 @@ def write_bundle(
             stored = stored_run(workspace.runs, record.row, record.seed, record.run)
             path = stored.record_path.relative_to(workspace.root).as_posix()
             members[path], by_path[path] = _redact_record(stored, path, private, redacted)
-            for file in (stored.predictions_path, stored.scores_path):
-                if file.exists():
-                    members[file.relative_to(workspace.root).as_posix()] = file
+            for evidence in (stored.predictions_path, stored.scores_path):
+                if evidence.exists():
+                    members[evidence.relative_to(workspace.root).as_posix()] = evidence
         missing = _add_audits(members, by_path, workspace, Path(folder), private, redacted)
         _add_configs(members, rows, private, redacted)
         missing += _add_shipped(members, any(row.kind == "smoke" for row in rows))
@@ -103,6 +111,10 @@ def write_bundle(
             redacted=tuple(redacted), files={},
         )  # fmt: skip
         members[REPORT] = write_report(manifest, [private.redact(line) for line in verdicts])
+        try:
+            members[PAGE] = _render_page(members, rows, Path(folder) / "evidence", render_page)
+        except NothingToCheckError as error:
+            reporter.warn(f"no {PAGE}: {error}")
         members["codecheck.yml"] = write_codecheck(by_path)
         members = dict(sorted(members.items()))
         _refuse_private(members, by_path, private)
@@ -115,6 +127,27 @@ def write_bundle(
         text = json.dumps({**signed, "sha256": content_sha256(signed)}, indent=1, ensure_ascii=False).encode()
         write_zip(file, {MANIFEST: text, "ro-crate-metadata.json": crate, **members})
     return Bundle(manifest, file.stat().st_size)
+
+
+def _render_page(members: Mapping[str, bytes | Path], rows: Sequence[Row], folder: Path, render: RenderPage) -> bytes:
+    """Return the page of what a bundle has, from a workspace made of it."""
+    workspace = Workspace(folder)
+    for name, content in members.items():
+        if name.startswith(("runs/", "audits/")):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                path.symlink_to(content.absolute())
+    # Of own rows the file as the bundle has it, not the path that it has on this machine.
+    shown = [
+        row.model_copy(update={"file": Path("configs") / "own" / f"{row.name}.yaml"})
+        if isinstance(row, OwnRow)
+        else row
+        for row in rows
+    ]
+    return render(shown, workspace).encode(errors="backslashreplace")
 
 
 def _describe(content: bytes | Path) -> BundledFile:
@@ -223,7 +256,10 @@ def _refuse_private(members: Mapping[str, bytes | Path], records: Mapping[str, R
     """
     own = {path.rsplit("/", 1)[0] for path, record in records.items() if record.kind == "own"}
     for name, content in members.items():
-        if name.endswith(".parquet"):
+        if name == PAGE:
+            assert isinstance(content, bytes)
+            text, words = _page_text(content), False
+        elif name.endswith(".parquet"):
             assert isinstance(content, Path)
             text, words = _parquet_text(content), name.rsplit("/", 1)[0] in own
         else:
@@ -237,6 +273,14 @@ def _refuse_private(members: Mapping[str, bytes | Path], records: Mapping[str, R
                 f"{name} would hold '{found[:80]}', a path, token or name of yours, where it cannot be removed without changing the "
                 "evidence: name clips and rows otherwise, and run again"
             )
+
+
+def _page_text(page: bytes) -> str:
+    """Return a page with the data of its figures in clear."""
+    parts = re.split(rb";base64,([A-Za-z0-9+/=]*)", page)
+    return "\n".join(
+        (base64.b64decode(part) if number % 2 else part).decode(errors="replace") for number, part in enumerate(parts)
+    )
 
 
 def _parquet_text(path: Path) -> str:

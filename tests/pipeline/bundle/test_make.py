@@ -1,5 +1,6 @@
 """What `repro bundle` writes: complete, the same each time, and with nothing private in it."""
 
+import base64
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import yaml
 from builders.commands import ROOT, run_repro
 from builders.records import record, write_with_evidence
 
+from repro.cli.judge import bundle as bundling
 from repro.cli.judge import check_bundle
 from repro.core import console
 from repro.core.hashing import file_sha256
@@ -68,13 +70,23 @@ def bundle(workspace: Workspace, path: Path, *rows: str, env: dict[str, str] | N
     return str(done.out)
 
 
+@pytest.fixture(autouse=True)
+def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page takes seconds: the tests that are about it have it."""
+    if request.node.originalname not in (
+        "test_a_bundle_is_judged_as_the_workspace_is", "test_nothing_private_gets_into_a_bundle"
+    ):  # fmt: skip
+        monkeypatch.setattr(bundling, "_render_page", lambda *_: "a page")
+
+
 def unpacked_text(path: Path) -> str:
-    """Everything a bundle holds, members as they are and the values of parquet files, which are compressed."""
+    """Everything a bundle holds, members as they are, the values of parquet files, which are compressed, and a page's data."""
     texts = [path.read_bytes().decode("latin-1")]
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             content = archive.read(name)
             texts += [name, content.decode("utf-8", "replace"), content.decode("latin-1")]
+            texts += [base64.b64decode(data).decode() for data in re.findall(rb";base64,([A-Za-z0-9+/=]+)", content)]
             if name.endswith(".parquet"):
                 table = pq.ParquetFile(io.BytesIO(content)).read()
                 texts += [repr(table.schema.metadata), *(repr(column.to_pylist()) for column in table.columns)]
@@ -96,13 +108,16 @@ def test_a_bundle_is_judged_as_the_workspace_is(stored: StoredRun, workspace: Wo
         names = archive.namelist()
         manifest = json.loads(archive.read("bundle.json"))
         assert yaml.safe_load(archive.read("codecheck.yml"))["manifest"][0]["file"] in names
-        report = archive.read("report.md").decode()
+        report, page = archive.read("report.md").decode(), archive.read("report.html").decode()
     assert set(manifest["files"]) == set(names) - {"bundle.json"}
     for part in ("record.json", "predictions.parquet", f"rows/{ROW}.yaml", "backbones/sdv2.yaml", "backbones/svd_xt.yaml",
                  "datasets/ucf101.yaml", "results.csv", "requirements/runtime.txt", "environment.json"):  # fmt: skip
         assert any(name.endswith(part) for name in names), part
     assert not any(name.endswith((".mp4", ".avi", ".safetensors")) for name in names)
     assert f"{ROW} " in report
+    assert ROW in page
+    assert "<script" in page
+    assert "src=" not in page.replace("data:", "")
     # The features were never in this workspace: said, and in no index.
     assert "features.index" not in names
     assert "not in the workspace" in report
@@ -123,7 +138,7 @@ def test_verdicts_on_a_bundle_fit_a_terminal(
     assert max(map(len, out.splitlines())) <= 80
     assert re.search(r"^ucf_hmdb +[A-Z]+ .*\n  top1, margin ", out, re.MULTILINE)
     assert "and so for the 3 other rows" in out
-    assert out.count("`repro readout ") == out.count("not done readout") == 1
+    assert out.count("--repeat-readout") == out.count("not done readout") == 1
 
 
 def test_the_crate_describes_every_file_and_run(tmp_path: Path) -> None:
