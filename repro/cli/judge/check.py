@@ -4,11 +4,10 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from repro.cli.options import COMMON, CommonOptions, DeviceOption, FlagOption, command_for_row, require_number
+from repro.cli.judge.bundle_options import BUNDLE, BundleOptions
+from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
@@ -22,35 +21,6 @@ from repro.table.rows import extra_names, is_smoke_row, row_names
 
 if TYPE_CHECKING:
     from repro.judge.scores.intervals import SplitInterval
-
-
-@Parameter(name="*")
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BundleOptions:
-    """How far a bundle is checked beyond its own evidence."""
-
-    sample: Annotated[
-        int | None,
-        Parameter(
-            validator=require_number("--sample", 1),
-            help="With --bundle, number of random clips of each data set to extract again and compare.",
-        ),
-    ] = None
-    nonce: Annotated[
-        str | None, Parameter(help="With --sample, text that decides which clips [default: a new one, printed].")
-    ] = None
-    repeat_readout: Annotated[
-        bool,
-        Parameter(negative="", help="With --bundle, train every readout again on features here and compare scores."),
-    ] = False
-    features: Annotated[
-        tuple[Path, ...],
-        Parameter(negative="", help="With --repeat-readout, files of `repro features export` to train on; one each."),
-    ] = ()
-    device: DeviceOption = None
-
-
-BUNDLE = BundleOptions()
 
 
 def check(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro.backbones.extractor import Execution
 from repro.cli.judge.bundle import describe_verdicts
-from repro.cli.judge.check import BundleOptions
+from repro.cli.judge.bundle_options import BundleOptions
 from repro.cli.options import command_for_row
 from repro.core.console import Reporter, escape_text, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
@@ -188,10 +188,9 @@ def _describe_levels(
     kinds = {record.row: record.kind for record in opened.records}
     ordinary = [row for row, kind in kinds.items() if kind in ("published", "extra")]
     compared = sum(len(check.deviations) for check in checks)
-    check = f"`repro check --bundle {shlex.quote(str(opened.path))}"
-    features = [f"{check} --repeat-readout`, with features here or --features FILE of whoever made it"]
+    features = ["this command with --repeat-readout, on features here", "or on --features FILE of whoever made it"]
     if ordinary:
-        sample = f"{check} --sample 30`"
+        sample = f"`repro check --bundle {shlex.quote(str(opened.path))} --sample 30`"
         clips = [f"{sample}, with videos and checkpoint here"] if opened.index else ["there is no features.index in it"]
     else:
         clips = ["the clips of these rows are not of a published data set"]
