@@ -163,6 +163,9 @@ FORGERIES: dict[str, tuple[Callable[[StoredRun], object], str, str]] = {
         lambda run: shutil.move(run.folder, run.folder.parent.parent / "ak_full_sdv2" / run.folder.name),
         "R02", "not the run of its folder",
     ),
+    "billions of epochs": (
+        lambda run: sign(run, lambda raw: raw["recipe"].update(epochs=10**9)), "R03", "its recipe has 1000000000"
+    ),
     "another recipe": (
         lambda run: sign(run, lambda raw: raw["recipe"].update(learning_rate=1e-3)), "R09", "the key of run and group and grid"
     ),

@@ -310,8 +310,9 @@ def test_without_annotation_files_targets_must_be_those_of_the_records_sha256(te
 def test_what_a_bundle_was_made_under_is_said(tmp_path: Path) -> None:
     files = read_example()
     manifest = json.loads(files["bundle.json"])
-    config = "configs/smoke/smoke.yaml"
+    config, results = "configs/smoke/smoke.yaml", "expected/rules-1/results.csv"
     files[config] += b"\n# edited\n"
+    files[results] += b"\n"
     sign_all(files)
     change_manifest(files, made_by="actiondiff-repro 0.0.9", rules=manifest["rules"] | {"expected_sha256": "0" * 64})
     pack(files, tmp_path / "older.zip")
@@ -321,6 +322,8 @@ def test_what_a_bundle_was_made_under_is_said(tmp_path: Path) -> None:
         "made by actiondiff-repro 0.0.9, judged by",
         "made under another rules-1",
         f"{config} is not the one",
+        f"{results} is not the one",
+        "records are made by actiondiff-repro 0.2.0.dev0",
     ):
         assert note in done.out
 
