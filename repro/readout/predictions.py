@@ -72,7 +72,8 @@ def to_probabilities(logits: Float32[np.ndarray, "N K"], activation: Activation)
         shares: Float64[np.ndarray, "N K"] = powers / powers.sum(axis=1, keepdims=True)
         return shares
     with np.errstate(over="ignore"):  # 1 / inf is the 0 that it should be
-        return 1 / (1 + np.exp(-exact))
+        # An infinite logit would pass for a probability of 0 or 1: NaN is refused by every score.
+        return np.where(np.isfinite(exact), 1 / (1 + np.exp(-exact)), np.nan)
 
 
 def write_predictions(

@@ -457,6 +457,14 @@ def test_predictions_come_back_as_they_were(tmp_path: Path, activation: Any) -> 
             np.testing.assert_array_equal(ours[epoch], theirs[epoch])
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_logits_that_are_not_finite_have_no_score(activation: Any, value: float) -> None:
+    logits = np.array([[value, 0.0], [1.0, 2.0]], np.float32)
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="NaN or infinite"):
+        all_scores(to_probabilities(logits, activation), np.eye(2, dtype=np.int64))
+
+
 def test_every_rule_is_explained() -> None:
     text = (Path(__file__).parents[2] / "expected/README.md").read_text()
     for rule, what in RULES.items():
