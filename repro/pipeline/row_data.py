@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from repro.core.console import Reporter
 from repro.core.errors import MissingError
+from repro.core.hashing import content_sha256
 from repro.core.workspace import Workspace
 from repro.datasets import animal_kingdom
 from repro.datasets.config import load_dataset
@@ -13,6 +14,7 @@ from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, open_dataset
 from repro.datasets.split import Clip, Split, SplitName, name_first_clips
 from repro.features.store import FeatureStore
+from repro.records.record import SplitRecord
 from repro.table.imported import explain_imported, has_imported_features
 from repro.table.row import Row, row_datasets
 
@@ -183,3 +185,19 @@ def _spread_clips(split: Split, count: int) -> Split:
         return split
     # Exact integer arithmetic: the same clips on every machine, and no clip twice.
     return Split(split.name, split.classes, tuple(clips[number * len(clips) // count] for number in range(count)))
+
+
+def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
+    """Describe the splits for run records: the same for every cell, recipe and seed."""
+    return {
+        part: describe_split(split, inputs.video_sha256, inputs.data.missing.get(part, ()))
+        for part, split in inputs.data.splits.items()
+    }
+
+
+def describe_split(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...] = ()) -> SplitRecord:
+    """Describe a split for run records."""
+    # What is learned from a clip, and not where its file is: the data may be moved.
+    contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
+    digest = content_sha256({"classes": list(split.classes), "clips": contents})
+    return SplitRecord(name=str(split.name), clips=len(split.clips), sha256=digest, missing_clips=missing)

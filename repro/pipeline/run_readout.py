@@ -20,14 +20,14 @@ from pydantic import ValidationError
 from repro.core.console import Reporter
 from repro.core.errors import ReproError
 from repro.core.files import set_aside
-from repro.core.hashing import content_key, content_sha256, file_sha256
+from repro.core.hashing import content_key, file_sha256
 from repro.core.locks import remove_partials
 from repro.core.progress.stages import Part
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split
 from repro.features.store import VERSION as STORE_VERSION
 from repro.judge.grid_selection import selection_score
-from repro.pipeline.row_data import ReadoutInputs
+from repro.pipeline.row_data import ReadoutInputs, describe_split, split_records
 from repro.readout import checkpoints
 from repro.readout.checkpoints import Epoch
 from repro.readout.compute import ON_CPU, Compute
@@ -282,14 +282,6 @@ def load_splits(inputs: ReadoutInputs) -> dict[str, Sequences]:
     }
 
 
-def split_records(inputs: ReadoutInputs) -> dict[str, SplitRecord]:
-    """Describe the splits for run records: the same for every cell, recipe and seed."""
-    return {
-        part: _split_record(split, inputs.video_sha256, inputs.data.missing.get(part, ()))
-        for part, split in inputs.data.splits.items()
-    }
-
-
 def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
     """Read the record of a run; returns None if it is missing or damaged. Damaged files are renamed."""
     try:
@@ -299,11 +291,6 @@ def read_record(stored: StoredRun, reporter: Reporter) -> RunRecord | None:
         kept = [set_aside(path).name for path in (stored.record_path, stored.predictions_path) if path.exists()]
         reporter.warn(f"{error}: kept as {' and '.join(kept)}, training this seed again")
         return None
-
-
-def has_scores(stored: StoredRun) -> bool:
-    """Whether scores of every clip were kept of a run that has a record."""
-    return stored.scores_path.exists() or bool(read_predictions(stored.predictions_path).by_epoch)
 
 
 def _refuse_other_training(run: PlannedRun) -> None:
@@ -551,14 +538,7 @@ def _subset_record(
     )
 
 
-def _split_record(split: Split, video_sha256: Mapping[str, str], missing: tuple[str, ...] = ()) -> SplitRecord:
-    # What is learned from a clip, and not where its file is: the data may be moved.
-    contents = [[clip.id, list(clip.target), video_sha256[clip.id]] for clip in split.clips]
-    digest = content_sha256({"classes": list(split.classes), "clips": contents})
-    return SplitRecord(name=str(split.name), clips=len(split.clips), sha256=digest, missing_clips=missing)
-
-
 def _held_out_record(inputs: ReadoutInputs, held_out: Sequences) -> SplitRecord:
     split, ids = inputs.data.splits["train"], set(held_out.clips)
     part = replace(split, clips=tuple(clip for clip in split.clips if clip.id in ids))
-    return _split_record(part, inputs.video_sha256)
+    return describe_split(part, inputs.video_sha256)

@@ -67,13 +67,14 @@ class Predictions:
 def to_probabilities(logits: Float32[np.ndarray, "N K"], activation: Activation) -> Float64[np.ndarray, "N K"]:
     """Return class probabilities in float64, as repro/readout/train.py does, up to the last bit."""
     exact = logits.astype(np.float64)
+    # An infinite logit would pass for a probability of 0 or 1; NaN is refused by every score.
+    exact[~np.isfinite(exact)] = np.nan
     if activation == "softmax":
         powers = np.exp(exact - exact.max(axis=1, keepdims=True))
         shares: Float64[np.ndarray, "N K"] = powers / powers.sum(axis=1, keepdims=True)
         return shares
     with np.errstate(over="ignore"):  # 1 / inf is the 0 that it should be
-        # An infinite logit would pass for a probability of 0 or 1: NaN is refused by every score.
-        return np.where(np.isfinite(exact), 1 / (1 + np.exp(-exact)), np.nan)
+        return 1 / (1 + np.exp(-exact))
 
 
 def write_predictions(

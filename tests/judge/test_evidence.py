@@ -322,7 +322,7 @@ def test_records_of_earlier_versions_are_read(workspace: Workspace) -> None:
 
 def test_a_stored_record_of_version_0_1_0_is_read_as_before() -> None:
     """Written by that version on the smoke job's clips, and never changed."""
-    (run,) = find_runs(Path(__file__).parents[1] / "records" / "version_0_1_0")
+    (run,) = find_runs(Path(__file__).parents[1] / "builders" / "version_0_1_0")
     (found,), damaged = read_evidence([run])
     assert damaged == []
     assert (found.made.by["actiondiff-repro"], found.run) == ("0.1.0", "b5e8330f2a00a4c5")

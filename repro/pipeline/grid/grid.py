@@ -22,12 +22,13 @@ from repro.core.progress.stages import Measures, Part, StageName
 from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
 from repro.judge.grid_selection import choose_grid_part, grid_cells
+from repro.judge.rescoring import read_run_predictions
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
 from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row, list_stages
-from repro.pipeline.row_data import ReadoutInputs, open_row_data
-from repro.pipeline.run_readout import has_scores, lock_seeds, plan_runs, read_record, split_records
+from repro.pipeline.row_data import ReadoutInputs, open_row_data, split_records
+from repro.pipeline.run_readout import lock_seeds, plan_runs, read_record
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view
@@ -172,7 +173,7 @@ class _Cells:
                 record = self.runs.get((protocol, seed, cell.name))
                 stored = plan.stored_run(seed, self.workspace)
                 record = record or read_record(stored, reporter)
-                if record is None or (keep_scores and not has_scores(stored)):
+                if record is None or (keep_scores and not read_run_predictions(stored).by_epoch):
                     missing.append(seed)
                 else:
                     self.runs[protocol, seed, cell.name] = record
