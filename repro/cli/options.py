@@ -21,7 +21,13 @@ from repro.core.config import is_config_path
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.progress.stages import Work
-from repro.core.workspace import Workspace, array_task_from_environment, job_from_environment, open_workspace
+from repro.core.workspace import (
+    Workspace,
+    array_task_from_environment,
+    job_from_environment,
+    keep_caches,
+    open_workspace,
+)
 from repro.table.row import Row, SeedChoice, with_precision
 from repro.table.rows import extra_names, is_smoke_row, load_row, row_names, smoke_rows
 
@@ -251,6 +257,7 @@ class CommonOptions:
         """Return the workspace that --workspace or the environment names; nothing is written."""
         workspace = open_workspace(self.workspace)
         workspace.require_possible()
+        keep_caches(workspace)
         return workspace
 
 

@@ -1,6 +1,6 @@
 """The workspace: the folder with the user's data, checkpoints, features and runs.
 
-    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ status/ mlflow.db rates.json
+    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ cache/ status/ mlflow.db rates.json
 
 REPRO_DATA and REPRO_CHECKPOINTS may name folders outside it, as in the container image, where they are mount points.
 This is the only module that reads environment variables.
@@ -103,6 +103,11 @@ class Workspace:
     def mlflow_lock(self) -> Path:
         """Held by the one process that writes to MLflow."""
         return self.root / ".mlflow.lock"
+
+    @property
+    def cache(self) -> Path:
+        """What libraries keep to be faster the next time; may be deleted."""
+        return self.root / "cache"
 
     @property
     def command_option(self) -> str:
@@ -330,6 +335,26 @@ def _absolute(path: Path) -> Path:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"{path}: {str(error).rstrip('.').lower()}: write its absolute path") from error
+
+
+LIBRARY_CACHES = {
+    "MPLCONFIGDIR": "matplotlib",
+    "TORCH_HOME": "torch",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "HF_ASSETS_CACHE": "huggingface/assets",
+    "HF_MODULES_CACHE": "huggingface/modules",
+    "HF_XET_CACHE": "huggingface/xet",
+}
+"""Folder in the workspace's cache by the variable that names it to a library. Not HF_HOME: there are the user's login and the
+files that other programs have downloaded, which `repro fetch` links rather than download them again."""
+
+
+def keep_caches(workspace: Workspace) -> None:
+    """Have libraries keep their caches in the workspace rather than in the home, which may be read-only or small, unless a
+    variable of the user names another folder. Call it before importing them; nothing is created here."""
+    for variable, folder in LIBRARY_CACHES.items():
+        os.environ.setdefault(variable, str(workspace.cache / folder))
 
 
 def quiet_libraries() -> None:

@@ -150,8 +150,8 @@ def _download(asset: Asset, file: RemoteFile, given: str | None, state: FileStat
     path = asset.path(file)
     if is_offline():
         raise MissingError(
-            f"{asset.name}: no {file.file} at {path}, and HF_HUB_OFFLINE forbids the network: unset it, or name the file "
-            "with --from FILE"
+            f"{asset.name}: no {file.file} at {path}, and HF_HUB_OFFLINE forbids the network: unset it (and "
+            "TRANSFORMERS_OFFLINE, which means the same), or name the file with --from FILE"
         )
     origin: dict[str, Any]
     if given is None and file.hub is not None:

@@ -26,7 +26,7 @@ class LocatedFile:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
+    """Whether HF_HUB_OFFLINE, or TRANSFORMERS_OFFLINE if it is not set, forbids the network."""
     return is_offline_mode()
 
 

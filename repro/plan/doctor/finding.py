@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, device_from_environment, environment_values
 from repro.features.rates import kind_of
 from repro.plan.doctor.nvidia_smi import ListedGpus, query_gpus
 from repro.plan.doctor.probes import Probe, start_probe
 from repro.plan.plan import RowPlan, make_plan
-from repro.table.requirements import gpus_visible
+from repro.plan.workspace_state import WorkspaceState
+from repro.table.imported import has_imported_features
+from repro.table.requirements import MissingItem, gpus_visible, missing_items
 from repro.table.row import Row
 
 State = Literal["ok", "warn", "fail"]
@@ -76,7 +79,26 @@ class Subject:
         return self.visible_gpus > 0 if requested is None else requested != "cpu"
 
     @cached_property
-    def plan(self) -> RowPlan:
-        """What the row still takes in this workspace."""
-        assert self.row is not None
-        return make_plan([self.row], self.workspace, kind_of(self.requested_device or "cuda"), 1, None).rows[0]
+    def imported(self) -> bool:
+        """Whether features of all clips of the row were imported, so that it needs nothing else."""
+        return self.row is not None and has_imported_features(self.row, self.workspace)
+
+    @cached_property
+    def missing(self) -> tuple[MissingItem, ...]:
+        """What the row needs and the workspace does not have; empty without a row."""
+        if self.row is None or self.imported:
+            return ()
+        state, data = WorkspaceState(self.workspace, [self.row]), self.row.data
+        clips = [found for name in (data.train, data.test) if (found := state.missing_clips(name))]
+        return (*missing_items(self.row, self.workspace), *clips)
+
+    @cached_property
+    def plan(self) -> RowPlan | None:
+        """What the row still takes in this workspace; None without a row, or if it cannot be estimated, as before an audit of data
+        whose config does not say how long clips are."""
+        if self.row is None:
+            return None
+        try:
+            return make_plan([self.row], self.workspace, kind_of(self.requested_device or "cuda"), 1, None).rows[0]
+        except UsageError:
+            return None

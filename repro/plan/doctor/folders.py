@@ -41,7 +41,7 @@ class Mount:
 
 
 def find_existing(path: Path) -> Path:
-    """Return the folder itself, or the nearest one above it that exists."""
+    """Return the folder itself, or the nearest one above it that exists; a file among them if it is in the way."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
@@ -216,8 +216,11 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
     """Compare free disk with what the row still writes, on each file system."""
     workspace = subject.workspace
     needs: dict[Path, tuple[float, float]] = {workspace.root: (0.0, 0.0)}
-    if subject.row is not None:
-        plan = subject.plan
+    plan = subject.plan
+    if plan is None and subject.row is not None:
+        remedy = f"`repro plan {subject.row.argument}` says why"
+        yield Finding("disk", "warn", "what the row takes cannot be estimated", remedy)
+    if plan is not None:
         for download in plan.downloads:
             folder = workspace.data if download.kind == "data" else workspace.checkpoints
             parts = sum_amounts([download.bytes_to_download, download.bytes_unpacked])

@@ -146,7 +146,7 @@ def check_gpu_memory(subject: Subject) -> Iterator[Finding]:
     if "free" not in gpu:
         return  # check_device has said why
     needs: Mapping[int, float] = {}
-    if subject.row is not None:
+    if subject.plan is not None:
         # Every job of a row has one backbone.
         needs = next((job.gpu_gigabytes for job in subject.plan.jobs if job.remaining.windows.most), {})
     yield judge_memory(gpu["free"], gpu["total"], needs)

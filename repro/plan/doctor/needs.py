@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from repro.backbones.svd.config import SvdConfig
+from repro.backbones.svd.text_files import NAME as TEXT_ENCODER
 from repro.core.errors import ReproError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
@@ -11,16 +13,14 @@ from repro.fetch.catalogue import Asset, list_assets
 from repro.fetch.file_state import read_origin
 from repro.plan.doctor.finding import Finding, Subject
 from repro.plan.workspace_state import WorkspaceState
-from repro.table.row import row_datasets
+from repro.table.row import row_backbone, row_datasets
 
 
 def check_missing(subject: Subject) -> Iterator[Finding]:
     """Report each missing thing, with the command that brings it."""
-    if subject.row is None:
-        return
-    if subject.plan.imported:
+    if subject.imported:
         yield Finding("features", "ok", "all features were imported: `repro readout` needs no video, checkpoint or GPU")
-    for item in subject.plan.missing:
+    for item in subject.missing:
         if item.command:
             what = f"not at {item.path} ({', '.join(filter(None, (item.size, item.licence)))})"
             yield Finding(item.what, "fail", what, f"run `{item.command}`")
@@ -40,7 +40,7 @@ def check_data(subject: Subject) -> Iterator[Finding]:
             f"{len(present)} of {len(known)} data sets are present" + (f": {', '.join(present)}" if present else ""),
         )
         return
-    if subject.plan.imported:
+    if subject.imported:
         return
     state = WorkspaceState(workspace, [subject.row])
     for name, config in row_datasets(subject.row).items():
@@ -67,7 +67,10 @@ def judge_audit(name: str, clips: dict[str, ClipFacts], command: str) -> Finding
 def check_checkpoints(subject: Subject) -> Iterator[Finding]:
     """Compare the sizes of present checkpoints, and their recorded hashes, with the published ones."""
     workspace, row = subject.workspace, subject.row
-    wanted = None if row is None else {row.backbone, *(one.name for one in subject.plan.downloads)}
+    wanted = None if row is None else {row.backbone}
+    config = None if row is None else row_backbone(row)
+    if wanted is not None and isinstance(config, SvdConfig) and config.conditioning.texts:
+        wanted.add(TEXT_ENCODER)
     assets = [asset for asset in list_assets(workspace).values() if asset.dataset is None]
     chosen = [asset for asset in assets if wanted is None or asset.name in wanted]
     findings = [finding for asset in chosen for finding in judge_checkpoint(asset, workspace)]

@@ -28,7 +28,7 @@ def check_hub(subject: Subject) -> Iterator[Finding]:
     parts += [f"HF_ENDPOINT={hide_login(environment['HF_ENDPOINT'])}"] if environment.get("HF_ENDPOINT") else []
     parts += ["HF_TOKEN is set"] if environment.get("HF_TOKEN") else []
     found = ", ".join(parts) or "no HF_ variable is set"
-    to_download = [one.name for one in subject.plan.downloads if not one.ready] if subject.row is not None else []
+    to_download = [item.asset for item in subject.missing if item.asset]
     if is_offline(environment) and to_download:
         what = f"{found}: the network is forbidden, and {', '.join(to_download)} are not here"
         yield Finding("hub", "warn", what, "run `repro fetch` where the network is allowed, or with --from FOLDER")
@@ -58,10 +58,11 @@ def check_caches(subject: Subject) -> Iterator[Finding]:
     environment = subject.environment
     home = environment.get("HOME") or os.path.expanduser("~")  # noqa: PTH111  # Path.home raises if there is none
     places = {"HOME": home} | {name: environment[name] for name in CACHES if environment.get(name)}
+    existing = {name: find_existing(Path(place).absolute()) for name, place in places.items()}
     closed = [
-        f"{name} ({place})"
-        for name, place in places.items()
-        if not os.access(find_existing(Path(place).absolute()), os.W_OK)
+        f"{name} ({places[name]})"
+        for name, place in existing.items()
+        if not (place.is_dir() and os.access(place, os.W_OK))
     ]
     if closed:
         # Rows keep libraries' caches in the workspace.

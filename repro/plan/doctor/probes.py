@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-TIME_LIMIT = 60.0
-"""Seconds that a probe may take: importing torch from a cold network disk takes tens of them."""
+TIME_LIMIT = 120.0
+"""Seconds that a probe may take: importing torch from a cold network disk, or on a crowded machine, takes tens of them."""
 FRAMES = 8
 """Frames of the clips that are encoded and decoded."""
 CLIPS = {"h264": ("libx264", "mp4"), "mpeg4": ("mpeg4", "avi")}
