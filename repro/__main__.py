@@ -1,5 +1,6 @@
 """The command `repro`: maps errors to exit codes. Nothing heavy is imported before the verb is known."""
 
+import errno
 import json
 import os
 import sys
@@ -78,6 +79,10 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
         case KeyboardInterrupt():
             by = f" by {error.signal.name}" if isinstance(error, StoppedError) else ""
             return Exit.INTERRUPTED, f"interrupted{by}: finished work is kept; run the same command again to resume"
+        case _ if _is_out_of_memory(error):
+            return Exit.MISSING, (
+                "out of memory: give the job more memory or fewer --workers, then run the same command again: finished work is kept"
+            )
         case IrregularFileError():
             return Exit.USAGE, f"{error.filename}: {error.strerror}: correct the path, then run the command again"
         case _:
@@ -95,6 +100,16 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
                 with suppress(OSError):
                     sys.stdout.flush()
             return Exit.USAGE, describe_disk_error(where, number)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the system refused memory, under any of the names by which Python and torch report that."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or (isinstance(error, RuntimeError) and ("can't start new thread" in text or "can't allocate memory" in text))
+    )
 
 
 def _complain(message: str) -> None:

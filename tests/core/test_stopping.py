@@ -1,5 +1,6 @@
-"""A scheduler's signal ends a command with a message and the code that shells report, not without a word."""
+"""A scheduler's signal and refused memory end a command with a message, not without a word or with a traceback."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -44,3 +45,27 @@ def test_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     raise_on_signals()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        ),
+    ],
+)
+def test_refused_memory_is_no_bug(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(__main__, "_dispatch", work)
+    assert __main__.run([]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith("repro: out of memory: ")
+    assert said.count("\n") == 1

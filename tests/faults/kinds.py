@@ -20,7 +20,17 @@ from faults.trials import Fault
 
 REFUSED = frozenset({0, 2, 4})
 """Exit codes when a disk refuses: a write that can be done without may fail with a warning."""
-FULL = ("no space left", "disk quota", "read-only", "input/output error", "needed", "only", "cannot be written")
+FULL = (
+    "no space left",
+    "disk quota",
+    "read-only",
+    "input/output error",
+    "disk i/o error",
+    "disk is full",
+    "needed",
+    "only",
+    "cannot be written",
+)
 
 
 # Kills and signals.
@@ -145,6 +155,12 @@ def _on_loop_device(lab: Lab, stage: str, draws: random.Random) -> Iterator[None
         subprocess.run(["losetup", "-d", device.stdout.strip()], check=True, capture_output=True)
 
 
+def _after_sync(lab: Lab, stage: str, draws: random.Random) -> Settings:
+    """Have what the stage begins with on the disk: only what it writes itself may be lost."""
+    subprocess.run(["sync", "-f", str(lab.place)], check=True)
+    return Settings()
+
+
 def _cut_power(lab: Lab) -> None:
     """Have ext4 stop as at a power cut: nothing more is written, not even its journal."""
     import fcntl
@@ -168,7 +184,7 @@ def _restore_power(lab: Lab) -> None:
 DISKS = (
     Fault("full disk (tmpfs)", strike=_strike_disk(_fill), lift=_drain, place=_on_tmpfs, codes=REFUSED | {1}, says=FULL),
     Fault(
-        "power cut (ext4 on a loop device)", strike=_strike_disk(_cut_power), lift=_restore_power, place=_on_loop_device,
+        "power cut (ext4 on a loop device)", settings=_after_sync, strike=_strike_disk(_cut_power), lift=_restore_power, place=_on_loop_device,
         codes=REFUSED | {1}, says=(*FULL, "structure needs cleaning", "cannot be"),
     ),
     Fault(
