@@ -214,12 +214,16 @@ CACHES = frozenset({"hashes.jsonl", "rates.json", "rescored.jsonl", "journal.jso
 """Files that hold measured times or the time stamps of other files, and may miss what a killed process had measured."""
 
 
+LEFT_OUT = ("checkpoints/", "mlartifacts/", "status/", "features/spent/")
+"""Folders that are not compared: what a stage reads, the database's files, and logs of attempts, a file each."""
+
+
 def describe_contents(place: Path) -> Contents:
     """Return a digest of each file in a workspace, leaving out times; of the database, what it says of the runs."""
     found = {}
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
-        if path.is_symlink() or path.is_dir() or name.startswith(("checkpoints/", "mlartifacts/")):
+        if path.is_symlink() or path.is_dir() or name.startswith(LEFT_OUT):
             continue
         # A lock's file stays, as deleting it would let two processes hold it.
         if path.name.endswith(".lock") or path.name in CACHES:

@@ -8,6 +8,7 @@ from faults.report import make_table
 from faults.stages import Lab
 from faults.trials import Fault, Outcome, compare_contents, try_eight_processes, try_fault
 
+pytestmark = pytest.mark.timeout(1800)  # the first trial makes the laboratory
 PARENT, GROUP, AT_OPERATION, PARENT_AT_OPERATION = known.KILLS
 SHORT_FORM: tuple[tuple[str, Fault], ...] = (
     ("prepare", AT_OPERATION), ("audit", GROUP), ("extract", PARENT), ("shards", AT_OPERATION), ("pack", AT_OPERATION),
