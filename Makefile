@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadsc
 WRITTEN := repro tests docs examples scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
 	Makefile Dockerfile apptainer.def pyproject.toml .github .ci workflow
 
-.PHONY: check test smoke image-test faults lint format venv clean
+.PHONY: audit check test smoke image-test faults lint format venv clean
 
 # Lint, types and the fast tests; meant to stay under three minutes on two cores.
 # Without the checks of array shapes, whose import hook takes a fifth of the time; `make test` has them.
@@ -38,6 +38,12 @@ LINES ?= faults.jsonl
 faults: venv
 	$(BIN)/python tests/faults/run.py --lines $(LINES) --seed $(SEED)
 
+# Known vulnerabilities of the locked versions, looked up by pip-audit in an environment of its own; needs the network.
+audit: venv
+	$(BIN)/python -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/audit.txt
+	.venv-audit/bin/python scripts/audit.py
+
 lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -54,4 +60,4 @@ venv:
 	@PYTHON="$(PYTHON)" scripts/venv.sh
 
 clean:
-	rm -rf .venv workspace .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-audit workspace .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

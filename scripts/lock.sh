@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerate requirements/{runtime,dev,cuda,sgm}.txt from the .in files and torch.txt's version. Needs the network.
+# Regenerate requirements/{runtime,dev,audit,cuda,sgm}.txt from the .in files and torch.txt's version. Needs the network.
 # One lock serves every Python that pyproject.toml allows: where versions differ, lines carry markers.
 set -euo pipefail
 cd "$(dirname "$0")/../requirements"
@@ -16,6 +16,7 @@ compile() {
 # Pins that still satisfy the .in files are kept; delete a .txt file first to take the newest versions.
 compile -o runtime.txt runtime.in
 compile -o dev.txt dev.in
+compile -o audit.txt audit.in
 
 # Requirements in FILE that are neither in runtime.txt nor torch itself.
 beyond_runtime() {

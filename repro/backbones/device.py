@@ -16,6 +16,10 @@ T = TypeVar("T")
 Key = TypeVar("Key")
 
 
+PARTED = 256 << 20
+"""Bytes of uint8 frames beyond which they are converted one by one."""
+
+
 def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
     """Copy an array to a device, on a GPU without waiting for what it is still computing."""
     host, device = torch.from_numpy(np.ascontiguousarray(values)), torch.device(device)
@@ -23,6 +27,16 @@ def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
         return host.to(device)
     # CUDA copies pinned memory alone without waiting. torch keeps the pinned block until the copy is done.
     return host.pin_memory().to(device, non_blocking=True)
+
+
+def in_parts(frames: np.ndarray, compute: Callable[[np.ndarray], Tensor]) -> Tensor:
+    """Return `compute` of frames, one after the other if together they are large; frames must not depend on each other.
+
+    As float32 with a few intermediate results, a window of 4K would take 10 GB.
+    """
+    if frames.nbytes <= PARTED:
+        return compute(frames)
+    return torch.cat([compute(frames[place : place + 1]) for place in range(len(frames))])
 
 
 def start_download(tensors: Mapping[Key, Tensor]) -> Callable[[], dict[Key, np.ndarray]]:

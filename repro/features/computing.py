@@ -78,8 +78,10 @@ def compute_batches(
             with waits.measure("device"):
                 computed = first()
             yield computed
+            del computed, first  # their frames would stay in memory while the next window is decoded
         if event is None:
             return
+        del event, noises
 
 
 def _launch(batch: WindowBatch, noises: Sequence[Noise]) -> Callable[[], Computed]:

@@ -241,6 +241,7 @@ def _extract_clips(
                 try:
                     for event in profile_first(computed, execution.profile):
                         gathering.add(event, writer)
+                        del event  # its frames would stay in memory while the next window is decoded
                         gathering.report_stored(advance, wait=on_cpu)
                         gathering.save_spent(spent)
                     gathering.report_stored(advance, wait=True)

@@ -20,6 +20,8 @@ from repro.video.published import Frames, VideoError, estimate_frames
 
 SAMPLED_CLIPS = 200
 """Clips whose length is read to estimate what all of them will take."""
+LARGE = 256 << 20
+"""Bytes of frames of a batch beyond which the next one waits until it is computed: a window of 4K takes 622 MB."""
 MissingCells = dict[str, tuple[Cell, ...]]
 """Cells that a clip is missing, by backbone."""
 
@@ -126,27 +128,37 @@ class WindowCutter:
 
     def __init__(self, sampling: FrameSampling) -> None:
         self.length, self.hop, self.tail_window = sampling.window, sampling.hop, sampling.tail_window
-        self.rest: Frames | None = None
-        """Frames received that are not in a complete window, preceded by those that the next window shares."""
+        self.window: Frames | None = None
+        """Frames of the window that is not complete yet, the first `filled` of which have arrived."""
+        self.filled = 0
         self.count = 0
         """Number of complete windows."""
 
     def add_chunk(self, chunk: Frames) -> Iterator[Frames]:
         """Yield the windows that `chunk` completes."""
-        frames = chunk if self.rest is None else np.concatenate([self.rest, chunk])
-        while len(frames) >= self.length:
-            yield frames[: self.length]
-            self.count += 1
-            frames = frames[self.hop :]
-        self.rest = frames
+        while len(chunk):
+            # Copied into one array that is a window alone: a part of a larger one would keep all of that in memory.
+            if self.window is None:
+                self.window = np.empty((self.length, *chunk.shape[1:]), chunk.dtype)
+            part, chunk = chunk[: self.length - self.filled], chunk[self.length - self.filled :]
+            self.window[self.filled : self.filled + len(part)] = part
+            self.filled += len(part)
+            if self.filled == self.length:
+                complete, self.window, self.filled = self.window, None, 0
+                self.count += 1
+                if self.hop < self.length:
+                    self.window, self.filled = np.empty_like(complete), self.length - self.hop
+                    self.window[: self.filled] = complete[self.hop :]
+                yield complete
+                del complete
 
     def finish_clip(self) -> Iterator[Frames]:
         """Yield the last, shorter window, if there is one; the next chunk starts a new clip."""
         # After a complete window, the first length - hop frames of the rest were in that window already.
         shared = self.length - self.hop if self.count else 0
-        if self.rest is not None and len(self.rest) > shared and (self.tail_window or not self.count):
-            yield self.rest
-        self.rest, self.count = None, 0
+        if self.window is not None and self.filled > shared and (self.tail_window or not self.count):
+            yield self.window[: self.filled]
+        self.window, self.filled, self.count = None, 0, 0
 
 
 class _Batcher:
@@ -208,8 +220,14 @@ def add_noise(
         ahead: deque[tuple[Event, Future[list[Noise]]]] = deque()
         for event in events:
             ahead.append((event, thread.submit(make_noise, event)))
-            if len(ahead) > 1:
+            while len(ahead) > (0 if _is_large(event) else 1):
                 current, noises = ahead.popleft()
                 yield current, noises.result()
+                del current, noises
+            del event  # else it would stay in memory while the next one is made
         for current, noises in ahead:
             yield current, noises.result()
+
+
+def _is_large(event: Event) -> bool:
+    return isinstance(event, WindowBatch) and sum(window.frames.nbytes for window in event.windows) > LARGE

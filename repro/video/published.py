@@ -41,6 +41,11 @@ FRAMES_BEYOND_CAP = 5
 """Frames that read_video decodes after the first one at or beyond the cap, in case an earlier pts follows."""
 KEPT_BYTES = 64_000_000
 """Decoded frames kept from the first pass: about 550 frames of 320x240, so most clips of the data sets are decoded once."""
+CHUNK_BYTES = 64 << 20
+"""Frames that are handed on at a time: two of 4K. Passing them to another process takes several times as much."""
+MOST_PIXELS = 1 << 26
+"""Pixels of a frame beyond which a clip is refused; 8K has half as many. A file of some kB can claim and decode to more, of
+which a window would take tens of GB."""
 DECORD_CONTAINERS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers, by FFmpeg's names, of which decord returns the published frames."""
 BT601_COLOURS = {2, 5, 6}
@@ -164,6 +169,11 @@ def index_clip(
                             f"{frame.width}x{frame.height} at frame {len(index.pts)}; the release cannot read it either"
                         )
                     index.width, index.height = frame.width, frame.height
+                    if frame.width * frame.height > MOST_PIXELS:
+                        raise VideoError(
+                            f"clip {path}: pictures of {frame.width}x{frame.height}; at most {MOST_PIXELS:,} pixels are read: "
+                            f"scale it down"
+                        )
                     index.pts.append(frame.pts)
                     # A kept frame holds its decoded planes; converted to RGB it would take twice as much.
                     if index.kept is not None:
@@ -245,9 +255,18 @@ def convert_frames(index: ClipIndex, stride: int, chunk: int) -> Iterator[Frames
 
 
 def stack_chunks(frames: Iterator[np.ndarray], chunk: int) -> Iterator[Frames]:
-    """Stack frames, `chunk` at a time; the last chunk may be shorter."""
-    while waiting := list(islice(frames, chunk)):
-        yield np.stack(waiting)
+    """Stack frames, `chunk` at a time, or as many as CHUNK_BYTES allow; the last chunk may be shorter."""
+    for first in frames:
+        count = max(1, min(chunk, CHUNK_BYTES // first.nbytes))
+        yield np.stack([first, *islice(frames, count - 1)])
+
+
+def read_witnesses(index: ClipIndex, stride: int) -> dict[int, np.ndarray]:
+    """Return a few of the sampled frames, by their number, to compare another reader's with."""
+    sampled = index.order[::stride]
+    if index.kept is None:  # decoding again up to the first frame takes little
+        return {0: next(_decode_again(index, sampled[:1]))}
+    return {number: _to_rgb(index.kept[sampled[number]]) for number in {0, len(sampled) // 2, len(sampled) - 1}}
 
 
 def describe_ffmpeg_error(error: av.FFmpegError) -> str:
@@ -261,7 +280,7 @@ def _kept_frames(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
         yield _to_rgb(index.kept[position])
 
 
-def _decode_again(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:
+def _decode_again(index: ClipIndex, sampled: Sequence[int]) -> Iterator[np.ndarray]:
     """Second pass over a clip too large to keep."""
     # Frames are decoded in one order and returned in another: `turn` says when a decoded frame is due.
     turn = {position: number for number, position in enumerate(sampled)}
@@ -297,6 +316,8 @@ def _rewind(container: InputContainer, path: Path) -> VideoStream:
     if not container.streams.video:
         raise VideoError(f"clip {path}: it has no video stream")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError(f"clip {path}: FFmpeg has no decoder for its video stream; the release cannot read it either")
     # read_video decodes slices in parallel, which changes how damage is concealed; two threads do so on any machine.
     stream.thread_type = "SLICE"
     stream.codec_context.thread_count = 2

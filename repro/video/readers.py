@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from repro.video.published import (
     ClipIndex,
     DamagedClipError,
@@ -16,6 +18,7 @@ from repro.video.published import (
     VideoError,
     convert_frames,
     index_clip,
+    read_witnesses,
     stack_chunks,
 )
 from repro.video.sampling import Sampling
@@ -36,7 +39,7 @@ def open_clip(path: Path, sampling: Sampling, alive: Callable[[], None] = lambda
         DamagedClipError: The clip is damaged and `sampling` does not allow it.
         VideoError: It cannot be read, or not by the reader named.
     """
-    index = index_clip(path, sampling.max_seconds, alive, keep=sampling.reader == "pyav")  # decord decodes for itself
+    index = index_clip(path, sampling.max_seconds, alive)
     if index.damage and not sampling.allow_damaged:
         raise DamagedClipError(
             f"clip {path}: damaged: {index.damage}; {len(index.order)} frames decode: fetch or copy it again, or use what "
@@ -85,11 +88,27 @@ def _read_with_decord(index: ClipIndex, stride: int, chunk: int) -> Iterator[Fra
             )
         # One after the other: asked for every fourth frame, decord returns wrong ones where frames are stored out of order.
         native = (reader.next() for _ in range(len(index.order)))
-        yield from stack_chunks((frame.asnumpy() for frame in islice(native, 0, None, stride)), chunk)
+        yield from stack_chunks(
+            _compare_frames((frame.asnumpy() for frame in islice(native, 0, None, stride)), index, stride), chunk
+        )
     except (decord.DECORDError, IndexError, RuntimeError, StopIteration) as error:
         raise VideoError(
             f"clip {path}: decord cannot decode it ({_first_line(error)}): use frames.reader: pyav"
         ) from error
+
+
+def _compare_frames(frames: Iterator[np.ndarray], index: ClipIndex, stride: int) -> Iterator[np.ndarray]:
+    """Yield decord's frames; raise VideoError at one that is not PyAV's.
+
+    The headers of a damaged file can mislead decord's FFmpeg, which is older, while PyAV's decodes it without a complaint.
+    """
+    witnesses = read_witnesses(index, stride)
+    for number, frame in enumerate(frames):
+        if number in witnesses and not np.array_equal(frame, witnesses[number]):
+            raise VideoError(
+                f"clip {index.path}: decord returns another frame {number * stride} than PyAV: use frames.reader: pyav"
+            )
+        yield frame
 
 
 def _first_line(error: Exception) -> str:

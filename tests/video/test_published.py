@@ -10,10 +10,12 @@ import av
 import numpy as np
 import pytest
 from builders.videos import (
+    KINDS,
     Video,
     copy_trimmed,
     draw_picture,
     mark_rotated,
+    read_everything,
     write_packed,
     write_two_streams,
     write_video,
@@ -25,62 +27,10 @@ from repro.video.published import ClipIndex, DamagedClipError, VideoError, conve
 from repro.video.readers import open_clip, read_clip
 from repro.video.sampling import ReaderName, Sampling
 
-KINDS = [
-    Video("mpeg4.avi", "mpeg4", options={"bf": "0"}),
-    Video("mpeg4_b.avi", "mpeg4", options={"bf": "2"}),
-    Video("mpeg4_b.mp4", "mpeg4", options={"bf": "2"}),
-    Video("msmpeg4.avi", "msmpeg4"),
-    Video("h264.avi", options={"g": "12", "bf": "3"}),
-    Video("h264.mp4", options={"g": "12", "bf": "3"}),
-    Video("h264.mkv", options={"bf": "2"}),
-    Video("h264.ts", options={"bf": "2"}),
-    Video("h264.flv", options={"bf": "2"}),
-    Video("fragments.mp4", container={"movflags": "frag_keyframe+empty_moov"}),
-    Video("mpeg1.mpg", "mpeg1video"),
-    Video("mpeg2.mpg", "mpeg2video", options={"bf": "2"}),
-    Video("mpeg2.ts", "mpeg2video", options={"bf": "2"}),
-    Video("h265.mp4", "libx265", options={"x265-params": "log-level=none"}),
-    Video("h265.mkv", "libx265", options={"x265-params": "log-level=none"}),
-    Video("vp8.webm", "libvpx"),
-    Video("vp9.webm", "libvpx-vp9", options={"cpu-used": "8", "deadline": "realtime"}),
-    Video("av1.mp4", "libaom-av1", options={"cpu-used": "8", "usage": "realtime"}),
-    Video("mjpeg.avi", "mjpeg", "yuvj420p"),
-    Video("pictures.gif", "gif", "rgb8"),
-    Video("rle.mov", "qtrle", "rgb24"),
-    Video("prores.mov", "prores_ks", "yuv422p10le"),
-    Video("wmv.wmv", "wmv2"),
-    Video("h263.3gp", "h263", size=(176, 144)),
-    Video("deep.mp4", pixels="yuv420p10le"),
-    Video("full_chroma.mp4", pixels="yuv444p"),
-    Video("odd.webm", "libvpx-vp9", size=(65, 49), options={"cpu-used": "8", "deadline": "realtime"}),
-    Video("narrow.mkv", "ffv1", size=(24, 10)),
-    Video("one.mkv", "ffv1", "yuv444p", size=(1, 1)),
-    Video("interlaced.mp4", options={"x264-params": "interlaced=1"}),
-    Video("bt709.mp4", options={"colorspace": "bt709"}),
-    Video("starts_late.mp4", times=tuple(range(40, 80))),
-    Video("variable_rate.mp4", times=tuple(n * n // 4 + n for n in range(40))),
-    Video("gap.mkv", times=(*range(20), *range(60, 80))),
-]
 READ_BY_DECORD = {
     "mpeg4.avi", "mpeg4_b.avi", "mpeg4_b.mp4", "msmpeg4.avi", "h264.mp4", "h264.mkv", "fragments.mp4", "h265.mp4", "h265.mkv",
     "vp8.webm", "vp9.webm", "h263.3gp", "starts_late.mp4", "variable_rate.mp4", "gap.mkv",
 }  # fmt: skip
-
-
-def read_everything(path: Path, seconds: float = 180.0) -> np.ndarray:
-    """All published native frames: torchvision 0.15.2's rules in the plainest way, everything in memory."""
-    with av.open(str(path), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
-        container.seek(0, any_frame=False, backward=True, stream=stream)
-        end = np.ceil(seconds / float(stream.time_base or 1)) if np.isfinite(seconds) else np.inf
-        frames, beyond = {}, 0
-        for frame in container.decode(video=0):
-            frames[frame.pts] = frame.to_rgb().to_ndarray()
-            if frame.pts >= end:
-                beyond += 1
-                if beyond > 5:
-                    break
-    return np.stack([frames[pts] for pts in sorted(frames) if 0 <= pts <= end])
 
 
 def read(

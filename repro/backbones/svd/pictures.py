@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from repro.backbones.device import upload, upload_constants
+from repro.backbones.device import in_parts, upload, upload_constants
 
 # The same as CLIP's own (Radford et al. 2021); open_clip's ViT-H/14 was trained with them.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,9 +21,13 @@ def to_pixels(
 
     Source: generate_svd_maps.py (bilinear, align_corners=True).
     """
-    # contiguous(): torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
-    scaled = upload(frames, device or "cpu").permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
-    return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
+
+    def stretch(part: np.ndarray) -> Tensor:
+        # contiguous(): torch's CPU GroupNorm is inaccurate on channels-last tensors that are nearly constant, as black padding is.
+        scaled = upload(part, device or "cpu").permute(0, 3, 1, 2).contiguous().float() / 255 * 2 - 1
+        return functional.interpolate(scaled, size=size, mode="bilinear", align_corners=True)
+
+    return in_parts(frames, stretch)
 
 
 def pad_window(frames: UInt8[np.ndarray, "T H W 3"], window: int) -> UInt8[np.ndarray, "window H W 3"]:

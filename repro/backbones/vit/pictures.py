@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from repro.backbones.device import upload, upload_constants
+from repro.backbones.device import in_parts, upload, upload_constants
 from repro.backbones.vit.config import Picture
 
 MEAN = (0.485, 0.456, 0.406)
@@ -78,12 +78,13 @@ def resize_frames(
     """Resize, crop and normalise every frame."""
     size = resized_size(frames.shape[1:3], picture)
     top, left = (round((side - picture.size) / 2) for side in size)
-    # interpolate without antialias takes the two nearest pixels, as cv2's INTER_LINEAR in the publishers' loaders.
-    pixels = functional.interpolate(
-        upload(frames, device).permute(0, 3, 1, 2).float() / 255,
-        size=size,
-        mode="bilinear",
-    )[..., top : top + picture.size, left : left + picture.size]
+
+    def resize(part: np.ndarray) -> Tensor:
+        scaled = upload(part, device).permute(0, 3, 1, 2).float() / 255
+        # interpolate without antialias takes the two nearest pixels, as cv2's INTER_LINEAR in the publishers' loaders.
+        return functional.interpolate(scaled, size=size, mode="bilinear")
+
+    pixels = in_parts(frames, resize)[..., top : top + picture.size, left : left + picture.size]
     if picture.normalisation == "imagenet":
         mean, std = (upload_constants(values, pixels.device).view(3, 1, 1) for values in (MEAN, STD))
         pixels = (pixels - mean) / std
