@@ -210,7 +210,9 @@ def _copy(source: Path, target: Path) -> None:
 
 TIMES = {"made", "started", "ended", "seconds", "date", "created"}
 """Keys of JSON that state when or how fast something was made."""
-CACHES = frozenset({"hashes.jsonl", "rates.json", "rescored.jsonl", "journal.jsonl", ".prepared.json"})
+CACHES = frozenset(
+    {"hashes.jsonl", "rates.json", "rescored.jsonl", "journal.jsonl", ".prepared.json", "training.jsonl"}
+)
 """Files that hold measured times or the time stamps of other files, and may miss what a killed process had measured."""
 
 
