@@ -212,7 +212,7 @@ def _extract_clips(
     on_cpu = execution.device == "cpu"
     first = requests[0].store
     keys = {name: store.key for name, store in stores.items()}
-    spent = SpentLog(first.folder.parents[1], first.folder.name, keys, origin.get("device", execution.device))
+    spent = SpentLog(first.folder.parents[2], first.folder.name, keys, origin.get("device", execution.device))
     gathering = _ClipGatherer(missing, stores, precisions, result, reporter)
     for key, group in groups.items():
         names = f" {', '.join(name for one in group for name in one.backbones)}" if len(groups) > 1 else ""

@@ -1,4 +1,4 @@
-"""Time that extractions spent: WORKSPACE/features/spent/, a JSON file for each, which no key and no feature depends on.
+"""Time that extractions spent: WORKSPACE/spent/, a JSON file for each, which no key and no feature depends on.
 
 Rates (rates.py) are the newest measured speeds, for plans; these files add up to what the features of a store took.
 """
@@ -45,7 +45,7 @@ class SpentLog:
     """Writes what an extraction takes, while it runs and at its end.
 
     Args:
-        folder: The folder of features.
+        folder: The workspace.
         collection: Name of the clips.
         keys: Content keys of the stores, by backbone.
         device: Name of the device.
@@ -75,7 +75,7 @@ class SpentLog:
 def load_spent(workspace: Workspace, belongs: Callable[[str, str], bool] = lambda key, collection: True) -> list[Spent]:
     """Read what extractions took whose store `belongs` accepts by its key and collection; damaged files are left out."""
     found = []
-    for path in sorted((workspace.features / "spent").glob("*.json")):
+    for path in sorted((workspace.root / "spent").glob("*.json")):
         try:
             spent = Spent.model_validate_json(read_bytes(path))
         except (OSError, ValidationError):

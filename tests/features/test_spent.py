@@ -52,7 +52,7 @@ def test_every_extraction_leaves_its_time(
 def test_a_long_extraction_is_written_as_it_goes_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    log = SpentLog(workspace.features, "clips", {"svd_xt": "k"}, "cpu")
+    log = SpentLog(workspace.root, "clips", {"svd_xt": "k"}, "cpu")
     log.save(5, 1.0, {})
     assert load_spent(workspace) == []
     now = 61.0
@@ -66,7 +66,7 @@ def test_a_long_extraction_is_written_as_it_goes_on(workspace: Workspace, monkey
 
 
 def test_a_full_disk_costs_the_entry_alone(workspace: Workspace) -> None:
-    workspace.features.mkdir(parents=True)
-    (workspace.features / "spent").write_text("a file")
-    SpentLog(workspace.features, "clips", {"svd_xt": "k"}, "cpu").save(1, 1.0, {}, at_end=True)
+    workspace.root.mkdir(parents=True)
+    (workspace.root / "spent").write_text("a file")
+    SpentLog(workspace.root, "clips", {"svd_xt": "k"}, "cpu").save(1, 1.0, {}, at_end=True)
     assert load_spent(workspace) == []

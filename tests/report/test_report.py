@@ -86,9 +86,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stored = write_with_evidence(root / "runs", made.model_copy(update={"features": features}))
     # Two extractions of its features, one of other clips by the same backbone, and one by another version.
     for dataset in ("ucf101", "hmdb51", "videos-of-mine"):
-        log = SpentLog(root / "features", dataset, {"svd_xt": stored.load_record().features.key}, "<b>H100</b>")
+        log = SpentLog(root, dataset, {"svd_xt": stored.load_record().features.key}, "<b>H100</b>")
         log.save(1000, 3600.0, {"decoder": 1.0, "device": 3500.0}, at_end=True)
-    (root / "features" / "spent" / "other.json").write_text('{"format": 2}')
+    (root / "spent" / "other.json").write_text('{"format": 2}')
     return root
 
 
