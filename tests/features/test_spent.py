@@ -61,7 +61,7 @@ def test_a_long_extraction_is_written_as_it_goes_on(workspace: Workspace, monkey
     assert [one.windows for one in load_spent(workspace)] == [7]
     log.save(9, 62.0, {}, at_end=True)
     assert [one.windows for one in load_spent(workspace)] == [9]
-    (workspace.features / "spent" / "damaged.json").write_text("{")
+    (workspace.root / "spent" / "damaged.json").write_text("{")
     assert len(load_spent(workspace)) == 1
 
 
