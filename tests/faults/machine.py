@@ -131,6 +131,7 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.server.stdin.close()  # type: ignore[union-attr]
         self.server.wait()
+        self.server.stdout.close()  # type: ignore[union-attr]
 
     def request(self, value: Mapping[str, Any]) -> Any:
         assert self.server.stdin is not None

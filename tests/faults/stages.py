@@ -216,7 +216,7 @@ CACHES = frozenset(
 """Files that hold measured times or the time stamps of other files, and may miss what a killed process had measured."""
 
 
-LEFT_OUT = ("checkpoints/", "mlartifacts/", "status/", "features/spent/")
+LEFT_OUT = ("checkpoints/", "mlartifacts/", "status/", "features/spent/", "spent/")
 """Folders that are not compared: what a stage reads, the database's files, and logs of attempts, a file each."""
 
 
