@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, load_requested_rows
 from repro.core.config import is_config_path
-from repro.core.console import Reporter, format_columns, format_size, print_line, print_lines, wrap_words
+from repro.core.console import Reporter, format_columns, print_line, print_lines, wrap_words
+from repro.core.disk import format_size
 from repro.core.errors import Exit, MissingError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import fetch_command

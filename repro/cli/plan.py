@@ -18,7 +18,8 @@ from repro.cli.options import (
     SeedsOption,
     load_requested_rows,
 )
-from repro.core.console import format_columns, format_size, print_line, print_lines, print_sentence, terminal_width
+from repro.core.console import format_columns, print_line, print_lines, print_sentence, terminal_width
+from repro.core.disk import format_size
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
 from repro.features.rates import kind_of

@@ -22,6 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from repro.core.disk import format_size
 from repro.core.errors import ReproError
 from repro.core.progress.stages import (
     Measures,
@@ -168,14 +169,6 @@ def format_columns(rows: Sequence[Sequence[str]], right: Container[str] = ()) ->
         ).rstrip()
         for row in rows
     ]
-
-
-def format_size(count: int) -> str:
-    """Format a number of bytes, as in 9.56 GB (decimal units)."""
-    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if count >= 10**power:
-            return f"{count / 10**power:.{2 if unit == 'GB' else 1}f} {unit}"
-    return f"{count} bytes"
 
 
 class Reporter:

@@ -7,6 +7,7 @@ to: `naming_write` puts the path into the message where it is known, and `__main
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -182,3 +183,21 @@ def reserve_space(file: IO[Any], size: int) -> None:
         # Not every file system can reserve space (NFS before 4.2, FUSE): there the writes themselves find out.
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
             raise
+
+
+def format_size(count: int) -> str:
+    """Format a number of bytes, as in 9.56 GB (decimal units)."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{count} bytes"
+
+
+def require_room(folder: Path, more: int, what: str) -> None:
+    """Raise UsageError if the disk of `folder` has less free space than `more` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < more:
+        raise UsageError(
+            f"{folder}: {format_size(free)} free, {format_size(more)} needed for {what}: free space, or choose another disk with "
+            "--workspace, REPRO_DATA or REPRO_CHECKPOINTS"
+        )

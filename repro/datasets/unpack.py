@@ -23,7 +23,7 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from repro.core.disk import DiskError, describe_disk_error, find_errno_in_text, naming_write
+from repro.core.disk import DiskError, describe_disk_error, find_errno_in_text, format_size, naming_write, require_room
 from repro.core.errors import MissingError
 from repro.core.reading import parse_json
 from repro.datasets.annotations import DataError, check_not_empty
@@ -38,6 +38,9 @@ MAGIC = (
 KEPT = frozenset({".avi", ".mp4", ".csv", ".txt", ".xlsx", *SUFFIXES})
 """Types of files that a dataset may need. Others (pictures, feature files) are not unpacked from zip and tar, to save disk."""
 PARTIAL = ".partial"
+MOST_TIMES, MOST_BYTES = 100, 100_000_000
+"""How many times its size an archive may unpack to, and what is allowed to any. Videos hardly shrink, and tables to a tenth; what
+compression can do to zeros is 1,000 times and more."""
 
 
 def archive_suffix(path: Path | PurePosixPath) -> str:
@@ -126,6 +129,29 @@ def _kind_by_content(path: Path) -> str:
     return "tar"
 
 
+class _Unpacked:
+    """What an archive unpacks to, by the sizes that it states. They are exact: a member with more or fewer bytes is damaged."""
+
+    def __init__(self, archive: Path, into: Path) -> None:
+        self.archive, self.into, self.bytes = archive, into, 0
+        self.most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
+
+    def add(self, size: int) -> None:
+        """Count a member before it is written.
+
+        Raises:
+            DataError: the archive unpacks to far more than one of videos can.
+            UsageError: the disk has no room for it.
+        """
+        self.bytes += size
+        if self.bytes > self.most:
+            raise DataError(
+                f"{self.archive}: unpacks to more than {format_size(self.most)}, which no archive of videos of "
+                f"{format_size(self.archive.stat().st_size)} does: nothing of it is used; it may be damaged: fetch it again"
+            )
+        require_room(self.into, size, f"what {self.archive.name} unpacks to")
+
+
 def _unpack_zip(path: Path, into: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         # All members are checked before the first is written: a zip lists them at its end.
@@ -143,6 +169,8 @@ def _unpack_zip(path: Path, into: Path) -> None:
             _refuse_duplicate(target, seen, path)
             if target.suffix.lower() in KEPT:
                 members.append((info, target))
+        missing = [info.file_size for info, target in members if not _is_complete(into / target, info.file_size)]
+        _Unpacked(path, into).add(sum(missing))
         for info, target in members:
             with archive.open(info) as source:
                 _write_member(cast(BufferedIOBase, source), into / target, info.file_size)
@@ -152,7 +180,7 @@ def _unpack_tar(path: Path, into: Path, kind: str) -> None:
     """Check and write one member after the other: to check all first, a compressed tar would be read twice."""
     with _open_decompressed(path, kind) as raw:
         tail = _Tail(raw)
-        seen: set[PurePosixPath] = set()
+        seen, unpacked = set[PurePosixPath](), _Unpacked(path, into)
         with tarfile.open(fileobj=tail, mode="r:") as archive:
             for member in archive:
                 target = check_member_path(member.name, path)
@@ -165,6 +193,7 @@ def _unpack_tar(path: Path, into: Path, kind: str) -> None:
                 source = archive.extractfile(member)
                 assert source is not None  # It is a regular file.
                 if target.suffix.lower() in KEPT:
+                    unpacked.add(member.size)
                     with source:
                         _write_member(cast(BufferedIOBase, source), into / target, member.size)
         # A tar ends with blocks of zeros. Without this check one that was cut off between two members would pass.
@@ -208,9 +237,13 @@ def _refuse_duplicate(target: PurePosixPath, seen: set[PurePosixPath], archive: 
     seen.add(target)
 
 
+def _is_complete(target: Path, size: int) -> bool:
+    # A file gets its name only after its last byte.
+    return target.is_file() and target.stat().st_size == size
+
+
 def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
-    # A file of full size is complete, because it gets its name only after its last byte.
-    if target.is_file() and target.stat().st_size == size:
+    if _is_complete(target, size):
         return
     partial = target.with_name(f"{target.name[:200]}{PARTIAL}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -250,12 +283,12 @@ def _unpack_rar(path: Path, into: Path) -> None:
     try:
         program = require_rar_program(path)
         if program == "unar":
-            _check_members_with_lsar(link, path)
+            _Unpacked(path, into).add(_check_members_with_lsar(link, path))
             _run_program(
                 ["unar", "-quiet", "-no-directory", "-no-recursion", "-output-directory", str(into), str(link)], path
             )
         else:
-            _check_members_with_bsdtar(link, path)
+            _Unpacked(path, into).add(_check_members_with_bsdtar(link, path))
             _run_program(["bsdtar", "-x", "-f", str(link), "-C", str(into)], path)
     finally:
         shutil.rmtree(alone)
@@ -278,7 +311,8 @@ def require_rar_program(archive: Path) -> str:
     )
 
 
-def _check_members_with_lsar(link: Path, archive: Path) -> None:
+def _check_members_with_lsar(link: Path, archive: Path) -> int:
+    """Check the names and kinds of all members; returns the bytes that they unpack to."""
     try:
         listing = parse_json(_run_program(["lsar", "-json", str(link)], archive))
         if listing.get("lsarError"):
@@ -290,20 +324,26 @@ def _check_members_with_lsar(link: Path, archive: Path) -> None:
             mode = stat.S_IFMT(int(member.get("XADPosixPermissions", 0)))
             if member.get("XADIsLink") or mode not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise link_or_device_error(name, archive)
+        return sum(int(member.get("XADFileSize", 0)) for member in members)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{archive}: lsar cannot list it: damaged or not a rar archive: fetch it again") from error
 
 
-def _check_members_with_bsdtar(link: Path, archive: Path) -> None:
+def _check_members_with_bsdtar(link: Path, archive: Path) -> int:
+    """Check the names and kinds of all members; returns the bytes that they unpack to."""
     names = _run_program(["bsdtar", "-t", "-f", str(link)], archive).splitlines()
-    kinds = [line[:1] for line in _run_program(["bsdtar", "-t", "-v", "-f", str(link)], archive).splitlines()]
-    if len(names) != len(kinds):
+    lines = _run_program(["bsdtar", "-t", "-v", "-f", str(link)], archive).splitlines()
+    if len(names) != len(lines):
         raise DataError(f"{archive}: bsdtar lists it in two ways: damaged: fetch it again")
-    # The first letter of a line of `-t -v` is the type, as in `ls -l`.
-    for name, kind in zip(names, kinds, strict=True):
+    # As of `ls -l`: the first letter is the type, the fifth word the size.
+    for name, line in zip(names, lines, strict=True):
         check_member_path(name, archive)
-        if kind not in "-d":
+        if line[:1] not in ("-", "d"):
             raise link_or_device_error(name, archive)
+    try:
+        return sum(int(line.split()[4]) for line in lines)
+    except (IndexError, ValueError) as error:
+        raise DataError(f"{archive}: bsdtar lists no sizes: damaged: fetch it again") from error
 
 
 def _check_unpacked_files(folder: Path, archive: Path) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repro.core.console import Reporter, format_size
+from repro.core.console import Reporter
+from repro.core.disk import format_size, require_room
 from repro.core.errors import MissingError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, parse_bytes
@@ -19,7 +20,6 @@ from repro.datasets.prepare import Placed, is_in_place, is_named_for, prepare_da
 from repro.datasets.registry import list_dataset
 from repro.datasets.unpack import SUFFIXES, archive_suffix, require_rar_program
 from repro.fetch.catalogue import Asset
-from repro.fetch.download import require_room
 from repro.fetch.encoder import fetch_encoder
 from repro.fetch.fetch_file import fetch_file, find_expected_in_cache, resolve_place
 from repro.fetch.file_state import FetchedFile, inspect_encoder, inspect_file

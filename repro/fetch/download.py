@@ -6,7 +6,6 @@ named, and good when it has the expected sha256. One process at a time downloads
 """
 
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +13,9 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TypeVar
 
-from repro.core.console import Reporter, format_size
-from repro.core.disk import naming_write
-from repro.core.errors import MissingError, UsageError
+from repro.core.console import Reporter
+from repro.core.disk import format_size, naming_write, require_room
+from repro.core.errors import MissingError
 from repro.core.files import rename_synced, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
 from repro.core.reading import parse_json, read_text
@@ -216,16 +215,6 @@ def _append_received(
             out.write(chunk)
             received += len(chunk)
             show_progress(received, total)
-
-
-def require_room(folder: Path, more: int, what: str) -> None:
-    """Raise UsageError if the disk of `folder` has less free space than `more` bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < more:
-        raise UsageError(
-            f"{folder}: {format_size(free)} free, {format_size(more)} needed for {what}: free space, or choose another disk with "
-            "--workspace, REPRO_DATA or REPRO_CHECKPOINTS"
-        )
 
 
 def _count_received(source: DownloadSource, part: Path) -> int:

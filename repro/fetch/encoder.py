@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from repro.backbones.registry import family_of, load_backbone
-from repro.core.console import Reporter, format_size
+from repro.core.console import Reporter
+from repro.core.disk import format_size
 from repro.core.errors import MissingError
 from repro.core.files import lock_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256

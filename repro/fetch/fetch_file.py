@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from repro.core.console import Reporter
+from repro.core.disk import require_room
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import lock_file, replacing_file, set_aside, write_json
 from repro.core.hashing import FileHashes, file_sha256
@@ -17,7 +18,7 @@ from repro.core.locks import remove_partials
 from repro.core.reading import describe_absence
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch.catalogue import Asset
-from repro.fetch.download import download_to_part, move_into_place, require_room, retry_dropped
+from repro.fetch.download import download_to_part, move_into_place, retry_dropped
 from repro.fetch.file_state import FetchedFile, FileState, Means, inspect_file, origin_path
 from repro.fetch.http_client import DownloadSource, printable_url
 from repro.fetch.hub import find_in_cache, is_offline, locate_on_hub

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from repro.backbones.registry import group_by_sharing, load_backbone
-from repro.core.console import Reporter, format_duration, format_size
+from repro.core.console import Reporter, format_duration
+from repro.core.disk import format_size
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from builders.rars import install_stand_in, write_rar
 
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, UsageError
+from repro.datasets import unpack
 from repro.datasets.annotations import DataError
 from repro.datasets.unpack import unpack_archive
 
@@ -176,6 +177,33 @@ def test_a_link_missing_from_the_listing_is_found_after_unpacking(
     write_rar(tmp_path / "set.rar", CONTENT, {"in.avi": "/etc/passwd"})
     with pytest.raises(DataError, match=r"set\.rar: member 'in\.avi' is a link"):
         unpack_archive(tmp_path / "set.rar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar.gz", ".tar.xz", ".rar"])
+def test_an_archive_that_unpacks_to_far_more_than_videos_can_is_refused(
+    tmp_path: Path, kind: str, rar_reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpack, "MOST_BYTES", 1000)
+    path, into = tmp_path / f"a{kind}", tmp_path / "out"
+    write(path, {"a.avi": bytes(10), "b.avi": bytes(2_000_000)})
+    if kind in (".zip", ".rar"):
+        # Those of these tests store their members as they are.
+        monkeypatch.setattr(unpack, "MOST_TIMES", 0)
+    with pytest.raises(DataError, match=r"unpacks to more than .* no archive of videos"):
+        unpack_archive(path, into)
+    assert not (into / "b.avi").exists()
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar", ".rar"])
+def test_an_archive_that_the_disk_has_no_room_for_is_refused_before_it_is_full(
+    tmp_path: Path, kind: str, rar_reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, into = tmp_path / f"a{kind}", tmp_path / "out"
+    write(path, CONTENT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 2000, 2000))
+    with pytest.raises(UsageError, match=r"2.0 kB free, .* needed for what a\..* unpacks to: free space, or choose"):
+        unpack_archive(path, into)
+    assert tree(into) == {}
 
 
 def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_no_command_needs_a_network_or_a_home(folder: Path, tmp_path: Path) -> N
         ["predict", ROW, str(video)], ["show", str(video), "--backbone", NAME], ["check"], ["scores", ROW], ["report"],
         ["features", "export", "hmdb51", "shared.safetensors", "--backbone", NAME], ["bundle", ROW, "-o", "evidence.zip"],
         ["check", "--bundle", "evidence.zip"], ["track"], ["verify", NAME],
+        ["status"],
     ]  # fmt: skip
     codes, refused, said = run_offline(folder, place, commands)
     assert refused == ""
@@ -71,8 +72,8 @@ def test_no_command_needs_a_network_or_a_home(folder: Path, tmp_path: Path) -> N
     assert left <= {"workspace", "refused", "shared.safetensors", "shared.md", "shared.parquet", "evidence.zip", "report.html"} | {
         f"{video.stem}-{NAME}.html"
     }  # fmt: skip
-    # `ui` serves pages until it is ended, `smoke` and `grid` have tests of their own, which take minutes.
-    assert {words[0] for words in commands} | {"ui", "smoke", "grid"} == set(verb_names())
+    # `ui` serves pages until it is ended, `smoke` and `grid` have tests of their own, which take minutes, and `submit` starts Snakemake.
+    assert {words[0] for words in commands} | {"ui", "smoke", "grid", "submit"} == set(verb_names())
 
 
 def test_connections_are_really_refused(tmp_path: Path) -> None:

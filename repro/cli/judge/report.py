@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions
-from repro.core.console import Reporter, format_size, print_lines
+from repro.core.console import Reporter, print_lines
+from repro.core.disk import format_size
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 

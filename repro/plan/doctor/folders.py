@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.core.console import format_size
-from repro.core.disk import describe_disk_error, find_disk_errno
+from repro.core.disk import describe_disk_error, find_disk_errno, format_size
 from repro.core.errors import ReproError
 from repro.core.locks import wait_for_lock
 from repro.core.reading import read_text

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from repro.core.console import format_size
+from repro.core.disk import format_size
 from repro.plan.doctor.finding import Finding, State, Subject
 from repro.table.requirements import NO_GPU
 
