@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -412,7 +413,7 @@ def test_a_file_that_cannot_be_linked_is_copied(
     (tmp_path / "mine").write_bytes(CONTENT)
     path = asset[0].path(asset[1])
     with monkeypatch.context() as patch:
-        patch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         with pytest.raises(UsageError, match=r"10 bytes free, 200\.0 kB needed for a\.bin"):
             fetch_file(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter)
     assert fetch_file(*asset, str(tmp_path / "mine"), FileHashes(workspace.hashes), reporter).means == "copied"
