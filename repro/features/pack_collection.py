@@ -65,6 +65,9 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
                         header.path.unlink()
             _remove_superseded_arrays(folder)
             return len(headers)
+        if acquired and folder.is_dir():
+            # Those that another process was reading when the last packing ended.
+            _remove_superseded_arrays(folder)
         return 0
 
 
@@ -231,11 +234,11 @@ def _assign_places(cell: str, old: dict[str, Place], headers: dict[str, ClipHead
 
 
 def _remove_superseded_arrays(folder: Path) -> None:
-    """Remove arrays that no index names any more; those that are still read go with a later packing."""
-    named = set()
-    for cell in pack.list_packed_cells(folder):
-        with suppress(DamagedFeaturesError):  # without its index an array is no pack
-            named.add(pack.array_path(folder, cell))
+    """Remove arrays that no index names any more; those that are still read go with a later call."""
+    try:
+        named = {pack.array_path(folder, cell) for cell in pack.list_packed_cells(folder)}
+    except DamagedFeaturesError:  # which array is its own is not known
+        return
     for path in folder.glob("*.npy"):
         if path not in named:
             pack.remove_unmapped(path)
