@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag, ViewType
@@ -22,6 +23,7 @@ from repro.core.files import replacing_file
 from repro.core.workspace import Tracking, Workspace
 from repro.records.mlflow_model import MODEL_TAG, delete_model, local_path, log_model
 from repro.records.mlflow_run import (
+    FIGURES_TAG,
     LIVE_TAG,
     MLFLOW_PARENT_TAG,
     PARENT_TAG,
@@ -88,6 +90,16 @@ def find_other_schema(path: Path) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class RunFigures:
+    """Figures of the runs under a parent."""
+
+    key: str
+    """Changes if the figures do."""
+    write_files: Callable[[Path], None]
+    """Writes them to a folder."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogRequest:
     """Where runs are logged, and how.
 
@@ -98,6 +110,7 @@ class LogRequest:
         rebuild: Delete the runs that were logged before, and log all.
         deadline: `time.monotonic()` after which no further run is logged.
         verdicts: What `repro check` says, by the key of each run that it judged.
+        figures: Of the runs under a parent, by the key that they share.
     """
 
     workspace: Workspace
@@ -106,6 +119,7 @@ class LogRequest:
     rebuild: bool = False
     deadline: float = math.inf
     verdicts: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, RunFigures] = field(default_factory=dict)
 
     def check_time(self) -> None:
         """Raise TimeoutError after the deadline."""
@@ -141,6 +155,8 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
         models = sum(experiment.log_models() for experiment, _ in opened)
         if models:
             request.report(f"mlflow      {models} readouts logged as models")
+        for experiment, _ in opened:
+            experiment.log_figures()
     return logged
 
 
@@ -201,6 +217,8 @@ class _Experiment:
     """By the key that the runs under one parent share."""
     without_model: list[tuple[str, StoredRun, RunRecord]] = field(default_factory=list)
     """Ids and records of the logged runs whose readout is to be logged."""
+    without_figures: list[tuple[str, RunFigures]] = field(default_factory=list)
+    """Ids of the parents whose figures are to be logged."""
 
     def log_runs(self, records: Sequence[tuple[StoredRun, RunRecord]]) -> int:
         self.id = find_experiment(self.client, self.name, self.request)
@@ -214,8 +232,17 @@ class _Experiment:
         """Log the readouts that log_runs found missing; returns how many there are."""
         local = not self.request.tracking.uri
         return sum(
-            log_model(self.client, run, stored, record, local=local) for run, stored, record in self.without_model
+            log_model(self.client, self.id, run, stored, record, local=local)
+            for run, stored, record in self.without_model
         )
+
+    def log_figures(self) -> None:
+        """Log to parents the figures that they do not have."""
+        for run, figures in self.without_figures:
+            with TemporaryDirectory() as place:
+                figures.write_files(Path(place))
+                self.client.log_artifacts(run, place, "figures")
+            self.client.set_tag(run, FIGURES_TAG, figures.key)
 
     def _read_runs(self) -> None:
         rebuild = self.request.rebuild
@@ -286,6 +313,9 @@ class _Experiment:
             self.client.log_batch(parent.info.run_id, metrics=list_parent_metrics(records))
             self.client.set_terminated(parent.info.run_id, end_time=max(times_of(record)[1] for record in records))
         self._set_verdict(parent, *records)
+        figures = self.request.figures.get(key)
+        if figures is not None and parent.data.tags.get(FIGURES_TAG) != figures.key:
+            self.without_figures.append((parent.info.run_id, figures))
         return logged
 
     def _find_parent(self, key: str, members: Sequence[tuple[StoredRun, RunRecord]]) -> tuple[Run, list[Run]]:

@@ -27,11 +27,14 @@ REQUIRED = ("actiondiff-repro", "torch", "numpy", "safetensors", "mlflow")
 """What loading the model takes, of the packages that a record names."""
 
 
-def log_model(client: MlflowClient, run_id: str, stored: StoredRun, record: RunRecord, *, local: bool) -> bool:
+def log_model(
+    client: MlflowClient, experiment_id: str, run_id: str, stored: StoredRun, record: RunRecord, *, local: bool
+) -> bool:
     """Log the readout of the epoch that a run's protocol selects; returns whether it has one.
 
     Args:
         client: Of the database or server.
+        experiment_id: Of the run's experiment.
         run_id: Of the run, which is logged.
         stored: Where the readout is.
         record: Of the run.
@@ -40,7 +43,6 @@ def log_model(client: MlflowClient, run_id: str, stored: StoredRun, record: RunR
     weights = stored.folder / "selected_epoch.safetensors"
     if not weights.is_file():  # of a record that was copied here without it
         return False
-    experiment_id = client.get_run(run_id).info.experiment_id
     for other in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         client.delete_logged_model(other.model_id)  # of a killed process
     tags = {"row": record.row, "cell": record.features.cell, "seed": str(record.seed)}

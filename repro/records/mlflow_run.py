@@ -21,6 +21,7 @@ from repro.table.rows import load_row
 VIEW = "3"
 """Version of what is logged of a record. Runs of another one are logged again."""
 RUN_TAG, PARENT_TAG, VIEW_TAG, VERDICT_TAG = "repro.run", "repro.parent", "repro.view", "verdict"
+FIGURES_TAG = "repro.figures"
 LIVE_TAG = "repro.live"
 """Tells the run of a training from others of the same record: the token of the training's log."""
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"

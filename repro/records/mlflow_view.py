@@ -24,7 +24,7 @@ from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_
 from repro.records.training_log import find_ended_logs
 
 if TYPE_CHECKING:
-    from repro.records.mlflow_database import LogRequest
+    from repro.records.mlflow_database import LogRequest, RunFigures
 
 PATIENCE = 300.0
 """Seconds to wait for a database that another program holds locked. The processes of this project wait without a limit."""
@@ -61,6 +61,7 @@ def track_runs(
     rebuild: bool = False,
     patience: float = math.inf,
     verdicts: Mapping[str, str] | None = None,
+    figures: Mapping[str, "RunFigures"] | None = None,
 ) -> bool:
     """Log every complete run of the workspace that MLflow does not have yet; returns whether it has all now.
 
@@ -73,13 +74,16 @@ def track_runs(
         rebuild: Delete what was logged of this project before. A database of another version of MLflow is renamed.
         patience: Seconds to try a server for.
         verdicts: What `repro check` says, by the key of each run that it judged.
+        figures: Of the runs under a parent, by the key that they share.
 
     Raises:
         UsageError: the database, the server or the artifacts cannot be written. The run records are complete.
     """
     tracking, deadline = tracking_from_environment(), time.monotonic() + patience
     mlflow_database = import_mlflow()
-    request = mlflow_database.LogRequest(workspace, reporter.line, tracking, rebuild, deadline, verdicts or {})
+    request = mlflow_database.LogRequest(
+        workspace, reporter.line, tracking, rebuild, deadline, verdicts or {}, figures or {}
+    )
     try:
         # Only a server's deadline: a database is waited for as long as another process logs to it.
         with wait_for_lock(

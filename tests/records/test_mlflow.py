@@ -400,13 +400,18 @@ def test_track_and_ui_say_what_is_missing(workspace: Workspace, monkeypatch: pyt
     assert (done.code, done.err.count("\n"), "planted" in done.err) == (2, 1, False)
 
 
-def test_track_tags_what_check_says(workspace: Workspace, database: Path) -> None:
+def test_track_adds_what_check_says_and_the_reports_figures(workspace: Workspace, database: Path) -> None:
     write_with_evidence(workspace.runs, record("ucf_hmdb", 42, 0.776))
     done = run_repro("track", "--workspace", workspace.root)
     assert done.code == 0, done.err
     (name, run), _ = sorted(runs_of(f"sqlite:///{workspace.mlflow_db}", "actiondiff-published").items(), reverse=True)
     assert name.endswith("seed42")
     assert run.data.tags["verdict"].isupper()
+    (curves,) = workspace.mlflow_artifacts.rglob("figures/*curves*.png")
+    before = curves.stat().st_mtime_ns
+    assert curves.with_suffix(".csv").is_file()
+    assert run_repro("track", "--workspace", workspace.root).code == 0
+    assert curves.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

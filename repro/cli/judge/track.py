@@ -1,17 +1,27 @@
 """`repro track`: log the workspace's runs to MLflow."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from repro.cli.options import FlagOption, WorkspaceOption
 from repro.core.console import Reporter, print_sentence
-from repro.core.errors import Exit, NothingToCheckError
+from repro.core.errors import Exit, NothingToCheckError, UsageError
+from repro.core.hashing import content_key
 from repro.core.workspace import Workspace, open_workspace, tracking_from_environment
-from repro.judge.expected import rows_with_expected, table_path
-from repro.judge.verdict import judge_rows
 from repro.records.record import find_runs
-from repro.table.rows import row_names
+from repro.table.own import load_any_row
+
+if TYPE_CHECKING:
+    from repro.records.mlflow_database import RunFigures
+    from repro.report.contents import RowContents
 
 
 def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> Exit:
-    """Log to MLflow the runs that it does not have yet, with the verdicts of `repro check` as tags.
+    """Log to MLflow the runs that it does not have yet, with the verdicts of `repro check` as tags and the
+    report's figures.
 
     Commands that train log their runs themselves. This logs what a server did not take, or what was copied here.
 
@@ -36,20 +46,47 @@ def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> 
     # Imported here: `repro --help` needs none of what it imports.
     from repro.records.mlflow_view import track_runs
 
-    complete = track_runs(opened, reporter, rebuild=rebuild, verdicts=_judge_runs(opened))
+    rows = _gather_rows(opened)
+    verdicts = {run.run: str(one.verdict.outcome) for one in rows if one.verdict for run in one.verdict.runs}
+    complete = track_runs(opened, reporter, rebuild=rebuild, verdicts=verdicts, figures=_list_figures(rows))
     return Exit.OK if complete else Exit.MISSING
 
 
-def _judge_runs(workspace: Workspace) -> dict[str, str]:
-    """Return what `repro check` says of a row, by the key of each run that it judged. Damaged records are reported when they are logged."""
-    names = set(row_names())
-    runs = [run for run in find_runs(workspace.runs) if run.folder.parent.name in names]
-    if not runs:
-        return {}
+def _gather_rows(workspace: Workspace) -> "tuple[RowContents, ...]":
+    """Return what the report has of the rows with runs. Damaged records are reported when they are logged."""
     # Imported here: it imports NumPy and pyarrow.
-    from repro.judge.evidence import Annotations, read_evidence
+    from repro.report.contents import gather_contents
 
-    annotations = Annotations(workspace)
-    records, _ = read_evidence(runs, annotations)
-    verdicts, _ = judge_rows(rows_with_expected(table_path()), records, annotations.compared)
-    return {run.run: str(verdict.outcome) for verdict in verdicts for run in verdict.runs}
+    names = []
+    for name in dict.fromkeys(run.folder.parent.name for run in find_runs(workspace.runs)):
+        with suppress(UsageError):  # an own row, whose file is elsewhere, or one that no longer exists
+            load_any_row(name)
+            names.append(name)
+    try:
+        return gather_contents(names, workspace).rows if names else ()
+    except NothingToCheckError:
+        return ()
+
+
+def _list_figures(rows: "Iterable[RowContents]") -> "dict[str, RunFigures]":
+    """Return the report's figures of each row, for the parent of its runs."""
+    # Imported here: they import mlflow and matplotlib.
+    from repro.records.mlflow_view import import_mlflow
+
+    import_mlflow()
+    from repro.records.mlflow_database import RunFigures
+    from repro.records.mlflow_run import parent_key
+    from repro.report.figures import list_row_drawings
+
+    def write_files(one: "RowContents", folder: Path) -> None:
+        for drawing in list_row_drawings(one):
+            (folder / f"{drawing.name}.png").write_bytes(drawing.render_file("png"))
+            (folder / f"{drawing.name}.csv").write_text(drawing.render_csv())
+
+    found = {}
+    for one in rows:
+        if one.runs:
+            shown = [*one.published, *one.held_out, *(one.grid.runs.values() if one.grid else ())]
+            key = content_key(sorted(run.run for run in shown))
+            found[parent_key(one.runs[0])] = RunFigures(key, partial(write_files, one))
+    return found
