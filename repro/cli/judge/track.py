@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> Exit:
-    """Log to MLflow the runs that it does not have yet, with the verdicts of `repro check` as tags and the
-    report's figures.
+    """Log to MLflow the runs that it does not have yet, with the verdicts of `repro check` as tags.
 
-    Commands that train log their runs themselves. This logs what a server did not take, or what was copied here.
+    The report's figures of a row go to the parent of its runs. Commands that train log their runs themselves. This logs what a server did not take, or what was copied here.
 
     Runs are logged to the server of MLFLOW_TRACKING_URI [default: mlflow.db in the workspace], one experiment for each table, or
     all to MLFLOW_EXPERIMENT_NAME.
