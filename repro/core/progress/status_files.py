@@ -29,7 +29,7 @@ KEPT = 50
 
 
 class StatusFile:
-    """The status file of this process.
+    """The status file of this process, which begins with the first stage: a mistake in a command leaves no files.
 
     Writing never raises: a disk that is full must not end the work that is described.
 
@@ -43,30 +43,37 @@ class StatusFile:
     def __init__(self, folder: Path, work: Work, device: str = "", job: str = "") -> None:
         self.work, self.device, self.job, self.problem = work, device, job, ""
         self._host, self._started = os.uname().nodename, utc_now()
-        self._last, self._lock = 0.0, -1
+        self._is_open, self._last, self._lock = False, 0.0, -1
         # Not the process id: containers on one machine may have the same.
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{work.what[:60]}-{self._host[:60]}").strip("-.")
         self.path = folder / f"{name}-{secrets.token_hex(4)}.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            remove_old_statuses(folder)
-        except OSError as error:
-            self._note_problem(error)
 
     def write_if_due(self) -> None:
         """Write how far the work is, unless it was written less than INTERVAL ago."""
-        if time.monotonic() - self._last >= INTERVAL:
+        if time.monotonic() - self._last >= INTERVAL and self._is_started():
             self._write("running", "")
 
     def end(self, state: str, message: str) -> None:
         """Write the last state, "done", "failed" or "interrupted", and free the lock."""
-        self._write(state, message)
+        if self._is_started():
+            self._write(state, message)
         with suppress(OSError):
             lock_path(self.path).unlink(missing_ok=True)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _is_started(self) -> bool:
+        """Whether a stage has started; makes the folder and takes the lock when the first one has."""
+        if not self._is_open and any(one.started is not None for one in self.work.stages):
+            self._is_open = True
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._take_lock()
+                remove_old_statuses(self.path.parent)
+            except OSError as error:
+                self._note_problem(error)
+        return self._is_open
 
     def _take_lock(self) -> None:
         self._lock = os.open(lock_path(self.path), os.O_RDWR | os.O_CREAT, 0o666)

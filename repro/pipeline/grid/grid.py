@@ -23,7 +23,6 @@ from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
 from repro.judge.grid_selection import choose_grid_part, grid_cells
 from repro.judge.rescoring import read_run_predictions
-from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, grid_as_json
 from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row, list_stages
@@ -240,4 +239,7 @@ def _write_report(result: GridResult, workspace: Workspace) -> None:
     table, lines, figure = report_paths(result, workspace)
     write_json(table, grid_as_json(result))
     write_bytes(lines, grid_as_csv(result).encode())
+    # Imported here: matplotlib creates its cache as it is imported, and a mistake in a command creates nothing.
+    from repro.pipeline.grid.figure import render_svg
+
     write_bytes(figure, render_svg(result))

@@ -16,6 +16,13 @@ from repro.core.progress.status_files import KEPT, LOST_AFTER, StatusFile
 from repro.core.progress.statuses import read_statuses
 
 
+def begin(what: str) -> Work:
+    """Work whose first stage runs."""
+    work = Work(what)
+    work.start("extract", "")
+    return work
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
@@ -47,7 +54,8 @@ def test_a_killed_process_is_lost(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from repro.core.progress.stages import Work\n"
         "from repro.core.progress.status_files import StatusFile\n"
-        "StatusFile(Path(sys.argv[1]), Work('run x')).write_if_due(); print('written', flush=True); sys.stdin.read()"
+        "work = Work('run x'); work.start('extract', '')\n"
+        "StatusFile(Path(sys.argv[1]), work).write_if_due(); print('written', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -61,7 +69,7 @@ def test_a_killed_process_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_process_of_another_machine_is_lost_when_it_writes_no_more(tmp_path: Path) -> None:
-    file = StatusFile(tmp_path, Work("run x"))
+    file = StatusFile(tmp_path, begin("run x"))
     file.write_if_due()
     status_files.lock_path(file.path).unlink()  # a file system without locks, or whose locks are not seen from here
     file.path.write_text(json.dumps({**json.loads(file.path.read_text()), "host": "elsewhere"}))
@@ -72,18 +80,18 @@ def test_a_process_of_another_machine_is_lost_when_it_writes_no_more(tmp_path: P
 
 
 def test_ended_statuses_are_removed_and_running_ones_kept(tmp_path: Path) -> None:
-    running = StatusFile(tmp_path, Work("run x"))
+    running = StatusFile(tmp_path, begin("run x"))
     running.write_if_due()
     os.utime(running.path, (1, 1))
     for number in range(KEPT + 5):
         (tmp_path / f"old{number}.json").write_text('{"format": 1, "state": "done"}')
     (tmp_path / "damaged.json").write_text("{")
     os.utime(tmp_path / "damaged.json", (2, 2))
-    StatusFile(tmp_path, Work("run y"))
+    StatusFile(tmp_path, begin("run y")).write_if_due()
     left = {path.name for path in tmp_path.glob("*.json")}
     assert running.path.name in left
     assert "damaged.json" not in left
-    assert len(left) == KEPT + 1
+    assert len(left) == KEPT + 2  # with the one that has just started
 
 
 @pytest.mark.parametrize("what", ["folder", "write"])
@@ -93,7 +101,7 @@ def test_a_disk_that_refuses_is_noted_and_nothing_else(
     place = tmp_path / "status"
     if what == "folder":
         place.write_text("a file")
-    file = StatusFile(place, Work("run x"))
+    file = StatusFile(place, begin("run x"))
 
     def refuse(self: Path, text: str) -> int:
         raise OSError(28, "No space left on device")
@@ -103,3 +111,13 @@ def test_a_disk_that_refuses_is_noted_and_nothing_else(
     file.end("done", "")
     assert file.problem.startswith(f"{place}: ")
     assert what == "folder" or files(place) == []
+
+
+def test_work_that_never_started_leaves_nothing(tmp_path: Path) -> None:
+    """A mistake in a command is said, and no workspace is made for it."""
+    work = Work("run x")
+    work.expect([("extract", "")])
+    file = StatusFile(tmp_path / "w" / "status", work)
+    file.write_if_due()
+    file.end("failed", "no such row")
+    assert files(tmp_path) == []
