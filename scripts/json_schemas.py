@@ -578,7 +578,7 @@ class Claim(Json):
     interval_on_seeds_in_pairs: list[float] | None
     p: float | None
     p_holm: float | None
-    seeds_needed: int | None
+    seeds_needed: str
     not_judged: dict[str, float]
 
 

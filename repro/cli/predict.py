@@ -89,9 +89,8 @@ def predict(
     execution = Execution(chosen_device(compute.device), compute.batch, workers, allow_damaged)
     scored = predict_videos(found, files, seed, common.open_workspace(), execution, reporter, per_window=per_window)
     if csv is not None:
-        write_bytes(
-            csv, _scores_as_csv(scored, single=found.metric == "top1").encode("utf-8-sig")
-        )  # with the mark by which spreadsheet programs know UTF-8
+        # With the mark by which spreadsheet programs know UTF-8.
+        write_bytes(csv, _scores_as_csv(scored, single=found.metric == "top1").encode("utf-8-sig"), by_user=True)
     if common.as_json:
         print(json.dumps(_scores_as_json(scored), indent=1))
     elif scored.scores:

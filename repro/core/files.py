@@ -9,21 +9,27 @@ from typing import Any
 
 from repro.core.disk import naming_write
 from repro.core.errors import UsageError
-from repro.core.locks import own_partial, take_lock
+from repro.core.locks import own_partial, remove_partials, take_lock
 from repro.core.reading import parse_json, read_text
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path, *, by_user: bool = False) -> Iterator[Path]:
     """Yield a temporary path on the same file system; when the block succeeds, the file written there replaces `path`.
 
     If the block raises, the temporary file is deleted and `path` stays as it was.
+
+    Args:
+        path: The file.
+        by_user: The user has named it, so that no command cleans its folder: temporary files that killed writers of it left are deleted.
 
     Raises:
         DiskError: the disk is full, read-only or refuses the write for another reason; the message names `path`.
     """
     with naming_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if by_user:
+            remove_partials(path.parent, path.name)
         with own_partial(path) as partial, naming_write(path, partial):
             yield partial
             # Some writers (safetensors, tempfile) create files with mode 0600; a shared workspace needs the umask's mode.
@@ -45,9 +51,9 @@ def rename_synced(partial: Path, path: Path) -> None:
     _sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with replacing_file(path) as partial:
+def write_bytes(path: Path, content: bytes, *, by_user: bool = False) -> None:
+    """Write a file atomically; `by_user` as for `replacing_file`."""
+    with replacing_file(path, by_user=by_user) as partial:
         partial.write_bytes(content)
 
 

@@ -4,6 +4,7 @@ A lock, unlike a pid and a host name, is the same for two containers with one ho
 """
 
 import fcntl
+import glob
 import math
 import os
 import secrets
@@ -87,9 +88,11 @@ def own_partial(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def remove_partials(folder: Path) -> None:
-    """Delete the unfinished files of killed writers in `folder`; keep those whose writer still holds their lock."""
-    for partial in folder.glob(".*.partial*"):
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Delete the unfinished files of killed writers in `folder`, or those of the file `name` alone; keep those whose writer still holds
+    their lock."""
+    start = f"{glob.escape(_cut_name(name))}." if name else ""
+    for partial in folder.glob(f".{start}*.partial*"):
         with suppress(OSError):  # deleted by its writer or another cleaner meanwhile, or another user's
             if partial.is_dir() and not partial.is_symlink():
                 _remove_if_free(partial)
@@ -97,10 +100,14 @@ def remove_partials(folder: Path) -> None:
                 partial.unlink(missing_ok=True)
 
 
+def _cut_name(name: str) -> str:
+    # File systems allow 255 bytes a name, of which a character may take four.
+    return name.encode(errors="ignore")[:60].decode(errors="ignore")
+
+
 def _create_partial_folder(path: Path) -> tuple[Path, int | None]:
     """Create the folder of an unfinished version of `path`; returned with its held lock, None without locks."""
-    # The name is cut because file systems allow 255 bytes a name, of which a character may take four.
-    start = path.name.encode(errors="ignore")[:60].decode(errors="ignore")
+    start = _cut_name(path.name)
     while True:
         folder = path.with_name(f".{start}.{secrets.token_hex(6)}.partial")
         folder.mkdir()

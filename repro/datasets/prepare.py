@@ -21,6 +21,7 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import set_aside, write_bytes, write_json
 from repro.core.hashing import content_key
+from repro.core.locks import remove_partials
 from repro.core.reading import describe_absence, parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
@@ -61,6 +62,7 @@ def prepare_dataset(
     """
     folder = workspace.data / config.folder
     sources = _sort_sources(config, folder, given)
+    remove_partials(folder)  # of killed runs; each has a lock of its own
     placed = {part: Placed(there, "there", "") for part in config.parts if (there := part.find_name(folder))}
     # Before anything is written: the folder may be read-only.
     if (

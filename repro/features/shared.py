@@ -24,6 +24,7 @@ from repro.core.config import Config
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
+from repro.core.locks import remove_partials
 from repro.core.reading import check_regular, describe_absence
 from repro.core.signed import DamagedFileError, read_about, read_arrays, write_arrays
 from repro.datasets.labels import Labels
@@ -124,8 +125,9 @@ def write_shared(path: Path, shared: SharedFeatures) -> None:
         for clip, place in clips.items()
     ]
     schema = pa.schema(COLUMNS, metadata={"labels": shared.labels.model_dump_json()})
-    with replacing_file(index_of(path)) as partial:
+    with replacing_file(index_of(path), by_user=True) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
+    remove_partials(path.parent, path.name)
     write_arrays(path, shared.arrays, shared.card.model_dump(mode="json"), NUMPY_ARRAYS)
 
 

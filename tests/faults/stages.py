@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from builders import tiny_project
 from builders.fileserver import serve_file
 from faults.machine import Machine, Process, Settings
 
 from repro.core.files import try_lock_file
+from repro.features.packed import array_path
 
 LIMIT = 300.0
 """Seconds after which a command counts as hanging; the slowest takes a few on an idle machine."""
@@ -70,6 +72,7 @@ STAGES: dict[str, Stage] = {
     "shards": Stage((_extract("--shard", "1/2"), _extract("--shard", "2/2")), "audit"),
     "pack": Stage((_extract(),), "extract", unpacked=True),
     "row": Stage(((ROW, "--workers", "1"),), "audit"),
+    "row, all clips": Stage((_extract(),), "row"),
     "train": Stage((("readout", ROW, "--seeds", "3"),), "row"),
     "record": Stage((("readout", ROW),), "row", _delete("runs/*/*/record.json")),
     "grid": Stage((("grid", "ak_unseen", *SVD, "--workers", "1"),), "extract, SVD"),
@@ -211,7 +214,15 @@ def _copy(source: Path, target: Path) -> None:
 TIMES = {"made", "started", "ended", "seconds", "date", "created"}
 """Keys of JSON that state when or how fast something was made."""
 CACHES = frozenset(
-    {"hashes.jsonl", "rates.json", "rescored.jsonl", "journal.jsonl", ".prepared.json", "training.jsonl"}
+    {
+        "hashes.jsonl",
+        "rates.json",
+        "rescored.jsonl",
+        "computed.jsonl",
+        "journal.jsonl",
+        ".prepared.json",
+        "training.jsonl",
+    }
 )
 """Files that hold measured times or the time stamps of other files, and may miss what a killed process had measured."""
 
@@ -235,9 +246,22 @@ def describe_contents(place: Path) -> Contents:
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 found |= {f"{name}/{one}": _digest(one, archive.read(one)) for one in archive.namelist()}
+        elif path.parent.name == "packed" and path.suffix == ".parquet":
+            found[name] = _describe_pack(path)
+        elif path.parent.name == "packed" and path.suffix == ".npy":
+            # Its name has a hash of the index. One that was being read when it was superseded goes with the next packing.
+            cell = path.stem.rsplit("-", 1)[0]
+            if path == array_path(path.parent, cell):
+                found[f"{name.rsplit('/', 1)[0]}/{cell}.npy"] = _digest(name, path.read_bytes())
         else:
             found[name] = _digest(name, path.read_bytes())
     return found
+
+
+def _describe_pack(path: Path) -> str:
+    """Return the index of packed clips, without how each was computed: of several processes, any may be the one that stores a clip."""
+    with pq.ParquetFile(path) as file:
+        return json.dumps(file.read().drop_columns(["origins"]).to_pylist())
 
 
 def _digest(name: str, content: bytes) -> str:

@@ -423,7 +423,8 @@ def test_the_command_in_a_workspace_with_features_takes_no_torch(workspace: Work
     assert everything_in(workspace.root) == before
     found = json.loads(done.stdout)
     assert set(found) == {
-        "workspace", "device", "rows", "downloads", "clips", "extractions", "passes", "savings", "stages", "assumed", "notes",
+        "workspace", "device", "rows", "downloads", "clips", "extractions", "passes", "savings", "stages", "steps", "assumed",
+        "notes",
     }  # fmt: skip
     job = found["extractions"][0]
     assert (job["dataset"], job["splits"], job["clips_reused"]) == ("ucf101", ["train"], 1)

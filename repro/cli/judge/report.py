@@ -58,7 +58,7 @@ def report(
         with reporter.progress("report", len(contents.rows)) as advance:
             page = render_page(contents, advance)
     written, page_bytes = [output], page.encode(errors="backslashreplace")
-    write_bytes(output, page_bytes)
+    write_bytes(output, page_bytes, by_user=True)
     if figures is not None:
         for drawing in list_drawings(contents):
             files = {"svg": drawing.render_file("svg"), "png": drawing.render_file("png")}

@@ -90,7 +90,9 @@ def scores(
 
     shown = compute_row_scores(found, common.open_workspace(), options.by, cell=options.cell or "", seeds=seeds)
     if csv is not None:
-        write_bytes(csv, format_csv(_list_csv_rows(shown, confusion=options.confusion)).encode("utf-8-sig"))
+        write_bytes(
+            csv, format_csv(_list_csv_rows(shown, confusion=options.confusion)).encode("utf-8-sig"), by_user=True
+        )
     for why in shown.left_out:
         print_line(f"warning: not shown: {why}", to_stderr=True)
     if common.as_json:

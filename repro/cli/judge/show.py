@@ -122,7 +122,7 @@ def show(
     words += [word for name, values in repeated.items() for value in values for word in (name, value)]
     words += ["--allow-damaged"] * allow_damaged
     page = render_page(view, shlex.join(words)).encode(errors="backslashreplace")
-    write_bytes(output, page)
+    write_bytes(output, page, by_user=True)
     if common.as_json:
         cells_found = {cell.cell: list(cell.vectors.shape) for cell in view.cells}
         print(json.dumps({"page": str(output), "bytes": len(page), "vectors": cells_found}, indent=1))

@@ -38,7 +38,7 @@ def write_zip(path: Path, members: Mapping[str, bytes | Path]) -> None:
         path: The zip file.
         members: Contents, or the file that holds them, by name.
     """
-    with replacing_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing_file(path, by_user=True) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             # Without the file's time and mode, which differ between copies of a workspace.
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))

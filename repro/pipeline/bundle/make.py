@@ -46,6 +46,8 @@ EVIDENCE = (
 )  # fmt: skip
 """Keys of a record below which nothing is redacted: its keys are hashes of them, or predictions and configs have them too. If paths or
 tokens are there, no bundle is written."""
+PIXELS = b"\x89PNG"
+"""How the pictures of pixels in figures begin. They are compressed, and have no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +279,14 @@ def _refuse_private(members: Mapping[str, bytes | Path], records: Mapping[str, R
 
 def _page_text(page: bytes) -> str:
     """Return a page with the data of its figures in clear."""
-    parts = re.split(rb";base64,([A-Za-z0-9+/=]*)", page)
-    return "\n".join(
-        (base64.b64decode(part) if number % 2 else part).decode(errors="replace") for number, part in enumerate(parts)
-    )
+    texts = []
+    # matplotlib divides data into lines.
+    for number, part in enumerate(re.split(rb";base64,([A-Za-z0-9+/=\n]*)", page)):
+        if number % 2 == 0:
+            texts.append(part.decode(errors="replace"))
+        elif not (data := base64.b64decode(part)).startswith(PIXELS):
+            texts.append(_page_text(data))
+    return "\n".join(texts)
 
 
 def _parquet_text(path: Path) -> str:
