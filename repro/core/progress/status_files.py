@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -44,24 +45,29 @@ class StatusFile:
         self.work, self.device, self.job, self.problem = work, device, job, ""
         self._host, self._started = os.uname().nodename, utc_now()
         self._is_open, self._last, self._lock = False, 0.0, -1
+        # A display writes from a thread of its own, which may be writing when the work ends.
+        self._writing, self._has_ended = threading.Lock(), False
         # Not the process id: containers on one machine may have the same.
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{work.what[:60]}-{self._host[:60]}").strip("-.")
         self.path = folder / f"{name}-{secrets.token_hex(4)}.json"
 
     def write_if_due(self) -> None:
         """Write how far the work is, unless it was written less than INTERVAL ago."""
-        if time.monotonic() - self._last >= INTERVAL and self._is_started():
-            self._write("running", "")
+        with self._writing:
+            if not self._has_ended and time.monotonic() - self._last >= INTERVAL and self._is_started():
+                self._write("running", "")
 
     def end(self, state: str, message: str) -> None:
         """Write the last state, "done", "failed" or "interrupted", and free the lock."""
-        if self._is_started():
-            self._write(state, message)
-        with suppress(OSError):
-            lock_path(self.path).unlink(missing_ok=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        with self._writing:
+            self._has_ended = True
+            if self._is_started():
+                self._write(state, message)
+            with suppress(OSError):
+                lock_path(self.path).unlink(missing_ok=True)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
 
     def _is_started(self) -> bool:
         """Whether a stage has started; makes the folder and takes the lock when the first one has."""
