@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install what the final image needs besides /opt/actiondiff: Python, tini, bsdtar (UCF101 is a rar archive), a user, mount points. Runs in the image, as root.
+# Install what the final image needs besides /opt/actiondiff: Python, tini, bsdtar (UCF101 is a rar archive), a user, mount points,
+# and the list of Debian's packages with their licences. Runs in the image, as root.
 set -eu
 source=${SOURCE:-/src}
 
@@ -10,6 +11,7 @@ DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ti
 # /workspace belongs to the image's user. All mount points are open to other users, because a container often runs as a user
 # that the image does not know.
 id actiondiff >/dev/null 2>&1 || useradd --uid 10001 --user-group --create-home --shell /bin/sh actiondiff
-mkdir -p /data /checkpoints /workspace
+mkdir -p /data /checkpoints /workspace /usr/share/sbom
 chown actiondiff:actiondiff /workspace
 "$source/scripts/image/clean.sh"
+python3.11 -B "$source/scripts/image/sbom.py" debian >/usr/share/sbom/debian.cdx.json

@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
-from builders.image_engine import ROOT, Engine
+from builders.image_engine import BASE, EPOCH, ROOT, Engine
 
 from repro import __version__
 
-LIMIT_MB = 2800
+LIMIT_MB = 2400
 LOCKED_DOWN = ("--network", "none", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777")
 
 
@@ -109,11 +109,72 @@ def test_user_labels_and_settings(engine: Engine, image: str) -> None:
     assert config["User"] == "10001:10001"
     assert config["Entrypoint"] == ["tini", "--"]
     assert config["Cmd"] == ["repro", "list"]
-    assert config["Labels"]["org.opencontainers.image.licenses"] == "MIT"
-    assert config["Labels"]["org.opencontainers.image.version"] == __version__
+    labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
+    assert set(labels) >= {
+        "title", "description", "authors", "vendor", "licenses", "url", "documentation", "source", "version", "revision", "created",
+        "ref.name", "base.name",
+    }  # fmt: skip
+    assert (labels["licenses"], labels["version"], labels["ref.name"], labels["base.name"]) == (
+        "MIT",
+        __version__,
+        "cpu",
+        BASE,
+    )
+    assert config["Healthcheck"]["Test"] == ["CMD", "repro", "doctor"]
     env = dict(line.split("=", 1) for line in config["Env"])
     assert env["REPRO_WORKSPACE"] == "/workspace"
     assert not [name for name in env if any(word in name.upper() for word in ("TOKEN", "SECRET", "PASSWORD", "KEY"))]
+
+
+def test_it_is_healthy_as_it_comes(engine: Engine, image: str) -> None:
+    """The health check, in the strictest container that README shows; a GPU that is asked for and not there makes it unhealthy."""
+    done = engine.container(image, "repro", "doctor", "--json", options=LOCKED_DOWN)
+    assert done.code == 0, done.out + done.err
+    found = {one["name"]: one for one in json.loads(done.out)["findings"]}
+    assert found["lock"]["state"] == found["decoders"]["state"] == found["torch"]["state"] == "ok"
+    assert found["mount workspace"]["state"] == "warn"
+    done = engine.container(image, "repro", "doctor", options=("-e", "REPRO_DEVICE=cuda"))
+    assert done.code == 4
+    assert "fail driver: no GPU is visible" in done.out
+
+
+def test_the_doctor_sees_mounts_that_are_missing_or_read_only(engine: Engine, image: str, tmp_path: Path) -> None:
+    done = engine.container(
+        image, "repro", "doctor", "ak_full", "--json", options=("--user", "root", "-v", f"{tmp_path}:/workspace:ro")
+    )
+    assert done.code == 4
+    found = {one["name"]: one for one in json.loads(done.out)["findings"]}
+    assert found["mount workspace"]["state"] == found["workspace"]["state"] == "fail"
+    assert "read-only file system" in found["workspace"]["what"]
+    assert found["mount data"]["remedy"] == "start the container with -v FOLDER:/data"
+
+
+def test_everything_in_it_is_listed_with_its_licence(engine: Engine, image: str) -> None:
+    listed = {}
+    for kind in ("python", "debian"):
+        document = json.loads(engine.container(image, "cat", f"/usr/share/sbom/{kind}.cdx.json").out)
+        assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+        assert document["metadata"]["timestamp"].startswith("2023-11-14")  # EPOCH
+        assert all(one["licenses"] and one["purl"] for one in document["components"])
+        listed[kind] = {one["name"]: one["version"] for one in document["components"]}
+    code = "from importlib.metadata import distributions as d; print(*{x.metadata['Name'] for x in d()})"
+    assert set(engine.container(image, "python", "-c", code).out.split()) == set(listed["python"])
+    assert {"torch", "av", "actiondiff-repro"} <= set(listed["python"])
+    dpkg = engine.container(image, "dpkg-query", "-W", "-f", "${Package}\n").out
+    assert set(dpkg.split()) == set(listed["debian"])
+    assert "tini" in listed["debian"]
+
+
+def test_no_file_of_ours_is_later_than_the_builds_time(engine: Engine, image: str) -> None:
+    later = f"find /opt/actiondiff -newermt @{EPOCH} -type f | head -3; find /opt/actiondiff -name '*.pyc' | wc -l"
+    *found, modules = engine.container(image, "sh", "-c", later).out.split()
+    assert found == []
+    assert int(modules) > 5000
+
+
+def test_weights_are_not_added_unasked(engine: Engine, image: str) -> None:
+    with pytest.raises(RuntimeError, match="read the licences"):
+        engine.build("localhost/actiondiff:weights", "checkpoints", "--build-arg", "CHECKPOINTS_ON=cpu")
 
 
 def test_it_is_small_enough(engine: Engine, image: str) -> None:

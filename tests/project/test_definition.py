@@ -1,6 +1,9 @@
 """apptainer.def is read strictly, and what a lenient reader would let pass is an error."""
 
+import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from builders.apptainer_definition import DefinitionError, parse
@@ -15,7 +18,7 @@ def test_the_projects_own() -> None:
     found = parse((ROOT / "apptainer.def").read_text(), {"TARGET": "cpu"})
     assert set(found.sections) == {"files", "post", "environment", "runscript", "test", "labels", "help"}
     assert found.headers["from"].startswith("docker.io/")
-    assert "build.sh 'cpu'" in found.sections["post"]
+    assert "packages.sh 'cpu'" in found.sections["post"]
     for source, destination in found.files:
         assert (ROOT / source).exists()
         assert destination == f"/src/{source}"
@@ -61,3 +64,25 @@ def test_what_is_wrong_is_named(text: str, said: str) -> None:
         parse(text)
     with pytest.raises(DefinitionError, match="no such argument: Z"):
         parse(GOOD, {"Z": "1"})
+
+
+def test_the_base_is_pinned_in_one_place(tmp_path: Path) -> None:
+    """scripts/image/pin_base.sh, with a registry that answers from here."""
+    pinned = (ROOT / "scripts" / "image" / "base.txt").read_text().splitlines()[-1]
+    for name in ("Dockerfile", "apptainer.def"):
+        assert f"BASE_IMAGE={pinned}\n" in (ROOT / name).read_text()
+    for name in ("Dockerfile", "apptainer.def", "scripts/image/base.txt", "scripts/image/pin_base.sh"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    skopeo = tmp_path / "bin" / "skopeo"
+    skopeo.parent.mkdir()
+    script = ["bash", str(tmp_path / "scripts" / "image" / "pin_base.sh")]
+    env = os.environ | {"PATH": f"{skopeo.parent}:{os.environ['PATH']}"}
+    for answer, code in (("sha256:" + "ab" * 32, 0), ("unauthorized", 1)):
+        skopeo.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        skopeo.chmod(0o755)
+        done = subprocess.run(script, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+    name = f"docker.io/library/python:3.11-slim-bookworm@sha256:{'ab' * 32}"
+    for file in ("Dockerfile", "apptainer.def", "scripts/image/base.txt"):
+        assert (tmp_path / file).read_text().count(name) == 1
