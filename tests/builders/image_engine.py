@@ -119,4 +119,5 @@ class Engine:
         self, tag: str, *words: str, options: Sequence[str] = (), input_: str | None = None
     ) -> SimpleNamespace:
         """`docker run --rm OPTIONS TAG WORDS`."""
-        return self.run("podman", "run", "--rm", "-i", *options, tag, *words, input_=input_)
+        # Podman's health checks need systemd, and it complains where there is none.
+        return self.run("podman", "run", "--rm", "-i", "--no-healthcheck", *options, tag, *words, input_=input_)
