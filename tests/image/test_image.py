@@ -105,7 +105,8 @@ def test_any_user_may_work(engine: Engine, image: str, user: str) -> None:
 
 
 def test_user_labels_and_settings(engine: Engine, image: str) -> None:
-    config = json.loads(engine.must("podman", "image", "inspect", image))[0]["Config"]
+    about = json.loads(engine.must("podman", "image", "inspect", image))[0]
+    config = about["Config"]
     assert config["User"] == "10001:10001"
     assert config["Entrypoint"] == ["tini", "--"]
     assert config["Cmd"] == ["repro", "list"]
@@ -120,7 +121,7 @@ def test_user_labels_and_settings(engine: Engine, image: str) -> None:
         "cpu",
         BASE,
     )
-    assert config["Healthcheck"]["Test"] == ["CMD", "repro", "doctor"]
+    assert about["Healthcheck"]["Test"] == ["CMD", "repro", "doctor"]
     env = dict(line.split("=", 1) for line in config["Env"])
     assert env["REPRO_WORKSPACE"] == "/workspace"
     assert not [name for name in env if any(word in name.upper() for word in ("TOKEN", "SECRET", "PASSWORD", "KEY"))]
