@@ -119,5 +119,5 @@ class Engine:
         self, tag: str, *words: str, options: Sequence[str] = (), input_: str | None = None
     ) -> SimpleNamespace:
         """`docker run --rm OPTIONS TAG WORDS`."""
-        # Podman's health checks need systemd, and it complains where there is none.
+        # Podman's health checks need systemd, and it complains if there is none.
         return self.run("podman", "run", "--rm", "-i", "--no-healthcheck", *options, tag, *words, input_=input_)
