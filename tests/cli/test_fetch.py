@@ -175,7 +175,7 @@ def test_without_room_nothing_is_downloaded(
 ) -> None:
     # Two data sets of two archives each, once packed and once unpacked, and a checkpoint, of 60 kB each.
     words = ("fetch", "ucf_hmdb", "--accept-license", "--from", f"{server.url}/")
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=539_999))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=539_999))
     done = fetch(*words)
     assert done.code == 2
     assert "540.0 kB free, 540.0 kB needed for ucf101, hmdb51, svd_xt: free space, or choose another disk" in done.err
@@ -184,7 +184,7 @@ def test_without_room_nothing_is_downloaded(
     # Before the licences are accepted, it is a warning.
     words = ("fetch", "ucf_hmdb", "--from", f"{server.url}/")
     assert "warning: " in fetch(*words).err
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: SimpleNamespace(free=540_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=540_000))
     assert "warning: " not in fetch(*words).err
 
 
