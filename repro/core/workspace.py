@@ -1,6 +1,7 @@
 """The workspace: the folder with the user's data, checkpoints, features and runs.
 
-    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ cache/ status/ mlflow.db rates.json
+    workspace.json data/ checkpoints/ listings/ audits/ features/ runs/ reports/ smoke/ cache/ status/ spent/ mlflow.db rates.json
+    rescored.jsonl computed.jsonl
 
 REPRO_DATA and REPRO_CHECKPOINTS may name folders outside it, as in the container image, where they are mount points.
 This is the only module that reads environment variables.
