@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shlex
 from collections.abc import Hashable, Mapping
 from functools import cache, lru_cache
@@ -18,6 +19,9 @@ from repro.core.suggest import find_nearest
 
 MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
+
+
+_LONG_NUMBER = re.compile(r"[-+0-9][0-9a-fA-Fx_:.]{200,}")
 
 
 @cache
@@ -86,7 +90,7 @@ def _load_yaml(text: str) -> Any:
     """Parse a YAML text whose depth and number of values are bounded.
 
     Raises:
-        yaml.YAMLError, ValueError, TypeError, RecursionError: not YAML, a value that cannot be converted, or beyond the bounds.
+        yaml.YAMLError, ValueError, TypeError, ArithmeticError, RecursionError: not YAML, a value that cannot be converted, or beyond the bounds.
     """
     _check_yaml_bounds(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
@@ -111,6 +115,9 @@ def _check_yaml_bounds(text: str) -> None:
             count += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
+            # YAML reads 1:30 as 90, in a time that grows with the square of the length.
+            if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
+                raise yaml.YAMLError(f"a number of {len(event.value)} characters")
             if event.anchor:
                 sizes[event.anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):
@@ -195,7 +202,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, TypeError, RecursionError) as error:  # a date such as 2020-13-45, a list as a key
+    except (
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:  # a date such as 2020-13-45, a list as a key
         raise UsageError(f"{path}: a value that YAML cannot convert: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
@@ -207,7 +219,7 @@ def _change_value(raw: dict[str, Any], key: str, text: str) -> None:
     """Set the dotted `key` of `raw` to the YAML value `text` (--set KEY=VALUE)."""
     try:
         value = _load_yaml(text)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"--set {key}={text}: the value is not valid YAML") from error
     *sections, last = key.split(".")
     section_values = raw

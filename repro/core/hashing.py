@@ -177,7 +177,8 @@ class FileHashes:
 def _read_lines(path: Path) -> dict[FileStamp, str]:
     known: dict[FileStamp, str] = {}
     try:
-        lines = read_text(path, errors="surrogateescape").splitlines()
+        # Not splitlines: names may hold what Unicode calls line breaks.
+        lines = read_text(path, errors="surrogateescape").split("\n")
     except FileNotFoundError:
         return known
     for line in lines:

@@ -28,7 +28,10 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     """
     # Without O_NONBLOCK, opening a named pipe waits for a writer for ever. It has no effect on regular files. The opened
     # file is checked rather than the path, which could be replaced in between.
-    handle = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK)
+    except ValueError as error:  # a name from a file that somebody else wrote
+        raise OSError(EINVAL, "a null byte in its name", str(path)) from error
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` itself refuses folders
         return handle
@@ -80,15 +83,23 @@ def read_text(path: Path, errors: str = "strict") -> str:
         return file.read()
 
 
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(n for n in names if names.count(n) > 1)[:80]!r}")
+    return found
+
+
 def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: not JSON, or nested deeper than MAX_DEPTH.
+        ValueError: not JSON, nested deeper than MAX_DEPTH, or an object with a key twice, of which programs read another one.
     """
     too_deep = f"nested deeper than {MAX_DEPTH} levels"
     try:
-        value = json.loads(text, parse_constant=parse_constant)
+        value = json.loads(text, parse_constant=parse_constant, object_pairs_hook=_refuse_duplicates)
     except RecursionError as error:
         raise ValueError(too_deep) from error
     # What is parsed is hashed and written by functions that recurse, so the limit is below that of the parser.

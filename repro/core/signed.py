@@ -131,6 +131,8 @@ def parse_signed_json(text: bytes) -> tuple[dict[str, Any], bool]:
         raise ValueError("expected a JSON object with a sha256")
     try:
         return value, digest == content_sha256(value)
+    except UnicodeEncodeError as error:  # half of a pair of surrogates, as \ud800
+        raise ValueError(f"text that is not Unicode ({error.reason})") from error
     except ValueError as error:  # 1e999 is a number to the parser
         raise NotFiniteError(f"a number is infinite ({error})") from error
 
@@ -148,7 +150,8 @@ def write_signed_text(path: Path, text: bytes) -> None:
 def read_signed_text(path: Path) -> bytes | None:
     """Read what `write_signed_text` wrote; returns None if it is missing or damaged."""
     try:
-        digest, text = read_bytes(path).rstrip(b"\n").split(b"\n", 1)
+        digest, text = read_bytes(path).split(b"\n", 1)
     except (OSError, ValueError):
         return None
+    text = text.removesuffix(b"\n")
     return text if hashlib.sha256(text).hexdigest().encode() == digest else None

@@ -125,7 +125,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._known: dict[FileStamp, Probe] = {}
-        lines = read_text(path, errors="surrogateescape").splitlines() if path.exists() else []
+        # Not splitlines: names may hold what Unicode calls line breaks.
+        lines = read_text(path, errors="surrogateescape").split("\n") if path.exists() else []
         kept = [line for line in lines if self._parse_line(line)]
         # Rewritten without a torn last line: the next line would be appended to it and be lost as well.
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
@@ -152,6 +153,7 @@ class Journal:
             version, *parts, sha256, reader, error, values = parse_json(line)
             stamp = FileStamp(*parts)
             probe = Probe(Path(stamp.path), sha256, reader, None if values is None else Contents(*values), error)
+            hash(stamp)
         except (ValueError, TypeError):
             return False
         # A line of another version is valid JSON too: its fields may mean something else.

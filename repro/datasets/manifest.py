@@ -124,11 +124,12 @@ def read_manifest(path: Path) -> Manifest:
         rows = table.select(FIELDS).to_pylist()
         clips = tuple(ClipFacts(**(row | {"splits": tuple(row["splits"])})) for row in rows)
         manifest = Manifest(about["dataset"], about["annotations"], clips)
+        # A program that edits the table can save a valid parquet file, but not the matching sha256.
+        intact = manifest.sha256 == about["sha256"]
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(f"{path}: not a complete manifest of `repro data audit` ({reason}): audit again") from error
-    # A program that edits the table can save a valid parquet file, but not the matching sha256.
-    if manifest.sha256 != about["sha256"]:
+    if not intact:
         raise UsageError(f"{path}: damaged or edited: it does not match the sha256 written with it: audit again")
     return manifest
 

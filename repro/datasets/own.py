@@ -221,7 +221,7 @@ def _read_cells(table: Path) -> _Cells:
     except FileNotFoundError as error:
         raise UsageError(f"{table}: no such table of clips: expected a csv with the columns path,label") from error
     except OSError as error:
-        raise UsageError(f"{table}: cannot be read ({error.strerror or error})") from error
+        raise UsageError(f"{table}: cannot be read ({error.strerror or to_one_line(str(error))})") from error
     for required in REQUIRED:
         if required not in cells.columns:
             found = ", ".join(sorted(map(to_one_line, cells.columns))) or "none"

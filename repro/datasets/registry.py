@@ -252,11 +252,11 @@ def _read_listing(path: Path, folder: Path) -> Listing | None:
     text = read_signed_text(path)
     if text is None:
         return None
-    raw = parse_json(text)
     # Joining text is much faster than `folder / relative` for tens of thousands of clips.
     base = f"{folder}{os.sep}"
-    return Listing(
-        {
+    try:
+        raw = parse_json(text)
+        splits = {
             name: Split(
                 SplitName.parse(split["name"]),
                 tuple(split["classes"]),
@@ -266,6 +266,7 @@ def _read_listing(path: Path, folder: Path) -> Listing | None:
                 ),
             )
             for name, split in raw["splits"].items()
-        },
-        tuple(raw["notes"]),
-    )
+        }
+        return Listing(splits, tuple(raw["notes"]))
+    except (ValueError, KeyError, TypeError, AttributeError):  # signed by something else than this code
+        return None

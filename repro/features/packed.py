@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -151,8 +151,7 @@ def map_array(path: Path) -> Float[np.ndarray, "tokens C"]:
         OSError, ValueError, TypeError: it cannot be read, or is not such an array.
     """
     with open(path, "rb", opener=open_regular) as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, dtype = _read_array_header(file)
         if dtype.hasobject:
             raise ValueError(f"its type is {dtype}, expected numbers")  # pointers, which reading would follow
         stamp = FileStamp.of(path)
@@ -163,7 +162,21 @@ def map_array(path: Path) -> Float[np.ndarray, "tokens C"]:
             with suppress(OSError):
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
             mapped = _MAPPED[stamp] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.ndarray(shape, dtype, mapped, file.tell())
+        try:
+            return np.ndarray(shape, dtype, mapped, file.tell())
+        except (OverflowError, MemoryError) as error:
+            raise ValueError(f"its shape is {str(shape)[:80]}") from error
+
+
+def _read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    np.lib.format.read_magic(file)
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except OSError:
+        raise
+    except Exception as error:  # The header is a Python literal, which numpy's parser can fail on anywhere.
+        raise ValueError(f"its header is damaged ({' '.join(str(error).split())[:120]})") from error
+    return shape, dtype
 
 
 def remove_unmapped(path: Path) -> None:

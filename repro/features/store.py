@@ -384,16 +384,9 @@ def read_clip_header(path: Path) -> ClipHeader | None:
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             kinds = {part.get_dtype() for part in slices.values()}
         dtype = np.dtype({"F32": "float32", "F16": "float16"}[kinds.pop()])
-        return ClipHeader(
-            path,
-            about["clip"],
-            {name: (tokens, channels) for name, (tokens, channels) in shapes.items()},
-            dtype,
-            about["video_sha256"],
-            about["reader"],
-            tuple(about["origins"]),
-            written,
-        )
+        clip, video, reader, origins = _read_about(about)
+        cells = {name: (tokens, channels) for name, (tokens, channels) in shapes.items()}
+        return ClipHeader(path, clip, cells, dtype, video, reader, origins, written)
     except FileNotFoundError:  # another process has packed it meanwhile
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
@@ -410,13 +403,27 @@ def read_clip_file(path: Path) -> tuple[str, Entry] | None:
         return None
     try:
         features, about = read_arrays(path, NUMPY_ARRAYS)
-        return about["clip"], Entry(features, about["video_sha256"], about["reader"], tuple(about["origins"]))
+        clip, video, reader, origins = _read_about(about)
+        return clip, Entry(features, video, reader, origins)
     except FileNotFoundError:  # another process has packed it meanwhile
         return None
     except DamagedFileError as error:
         raise DamagedFeaturesError(str(error)) from error
     except (KeyError, TypeError) as error:  # another kind of file that carries its own sha256, as weights do
-        raise DamagedFeaturesError(f"not the features of a clip ({error} is missing)") from error
+        raise DamagedFeaturesError(f"not the features of a clip ({error} is missing or of another type)") from error
+
+
+def _read_about(about: dict[str, Any]) -> tuple[str, str, str, tuple[str, ...]]:
+    """Return clip, sha256 of the video, reader and origins as the header of a clip's file states them.
+
+    Raises:
+        KeyError, TypeError: one is missing or no text.
+    """
+    texts = [about[name] for name in ("clip", "video_sha256", "reader")]
+    if not all(isinstance(text, str) for text in (*texts, *about["origins"])):
+        raise TypeError("a text")
+    clip, video, reader = texts
+    return clip, video, reader, tuple(about["origins"])
 
 
 def _complete_identity(identity: dict[str, Any], stored_as: StoredAs) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,8 @@ from repro.core.hashing import content_sha256, file_sha256
 from repro.core.reading import read_bytes
 from repro.core.signed import parse_signed_json
 
+MOST_ARRAYS = 1 << 30
+"""Bytes of the arrays of one result, unpacked."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -119,8 +122,15 @@ def parse_arrays(text: str) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the text is not that of arrays.
     """
-    with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
-        return dict(arrays)
+    content = base64.b64decode(text, validate=True)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_ARRAYS:
+                raise ValueError(f"arrays of more than {MOST_ARRAYS} bytes")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # zip files and headers of arrays can be damaged in any way
+        raise ValueError(f"not arrays ({type(error).__name__})") from error
 
 
 def _read_results(path: Path | None, code: str) -> dict[str, dict[str, Any]]:

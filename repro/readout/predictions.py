@@ -144,7 +144,8 @@ def read_predictions(path: Path) -> Predictions:
     except FileNotFoundError as error:
         raise MissingError(f"{path}: no such predictions") from error
     except (OSError, pa.ArrowException, BufferError, LookupError, TypeError, ValueError, StopIteration) as error:
-        raise MissingError(f"{path}: not the predictions of a readout ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise MissingError(f"{path}: not the predictions of a readout ({reason})") from error
 
 
 def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions:
@@ -253,4 +254,4 @@ def _as_numpy(array: pa.Array) -> np.ndarray:
     `pa.Array.to_numpy`, `pa.Table.take` and `pq.read_table` would do, but import pandas if it is installed, which takes as long as
     reading dozens of files.
     """
-    return np.from_dlpack(array) if len(array) else np.empty(0, np.int64)
+    return np.from_dlpack(array) if len(array) else np.empty(0, array.type.to_pandas_dtype())

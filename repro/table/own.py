@@ -115,7 +115,10 @@ def load_own_row(path: Path) -> OwnRow:
     file, defaults = load_config(OwnRowFile, path), own_defaults()
     dataset = load_own_dataset(path.parent / file.data)
     single = dataset.target == "single"
-    backbone = load_backbone(file.backbone or defaults.backbone, file.changes)
+    try:
+        backbone = load_backbone(file.backbone or defaults.backbone, file.changes)
+    except UsageError as error:  # which does not know the file that names it
+        raise UsageError(f"{path}: {error}") from error
     raw = {
         "name": own_name(path), "file": str(path), "version": 1, "kind": "own", "setting": "own",
         "title": file.title or f"{path.stem}: {dataset.title}", "backbone": backbone.name,
