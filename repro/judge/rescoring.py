@@ -15,7 +15,7 @@ from repro.core.errors import MissingError
 from repro.core.hashing import content_sha256
 from repro.judge.kept import Computation, Memory, hash_code
 from repro.readout import metrics, predictions
-from repro.readout.metrics import all_scores, chance_scores, constant_scores, map_micro_of_counts
+from repro.readout.metrics import Targets, all_scores, chance_scores, constant_scores, map_micro_of_counts
 from repro.readout.predictions import Predictions, read_predictions
 from repro.records.record import StoredRun
 
@@ -55,11 +55,11 @@ def hash_labels(labels: Mapping[str, Sequence[int]]) -> str:
 
 def labels_of(found: Predictions) -> dict[str, list[int]]:
     """Return the label ids of every clip."""
-    rows, labels = np.nonzero(found.targets)
-    of_clips: list[list[int]] = [[] for _ in found.clips]
-    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
-        of_clips[row].append(label)
-    return dict(zip(found.clips, of_clips, strict=True))
+    return _labels_by_clip(found.clips, found.targets)
+
+
+def _labels_by_clip(clips: Sequence[str], targets: Targets) -> dict[str, list[int]]:
+    return {clip: np.flatnonzero(row).tolist() for clip, row in zip(clips, targets, strict=True)}
 
 
 def rescore(path: Path) -> Rescored:
@@ -74,6 +74,9 @@ def rescore(path: Path) -> Rescored:
         whole = {str(epoch): all_scores(scores, found.targets) for epoch, scores in found.by_epoch.items()}
     except ValueError as error:
         return Rescored(("R06", f"{error}"))
+    labels, chance, constant = _describe_targets(
+        found.clips, np.packbits(found.targets == 1).tobytes(), found.targets.shape
+    )
     every = np.arange(len(found.targets))
     others = {
         str(epoch): {"top1": float(found.targets[every, classes].mean())} for epoch, classes in found.predicted.items()
@@ -83,13 +86,13 @@ def rescore(path: Path) -> Rescored:
         format=found.format,
         lines=len(found.clips),
         clips=len(set(found.clips)),
-        labels=hash_labels(labels_of(found)),
+        labels=labels,
         classes=content_sha256(found.classes),
         whole=whole,
         others=others,
         saturated=any(bool(scores.max() > SATURATED) for scores in found.by_epoch.values()),
-        chance=chance_scores(found.targets),
-        constant=_constant_scores(found.targets.tobytes(), found.targets.shape),
+        chance=chance,
+        constant=constant,
         outputs=hashlib.sha256(found.by_epoch[max(found.by_epoch)].tobytes()).hexdigest() if found.by_epoch else "",
     )
 
@@ -104,9 +107,13 @@ def read_run_predictions(run: StoredRun) -> Predictions:
 
 
 @lru_cache(maxsize=8)
-def _constant_scores(targets: bytes, shape: tuple[int, int]) -> dict[str, float]:
-    # The same for all runs of a row, and as slow as the scores of an epoch.
-    return constant_scores(np.frombuffer(targets, np.int64).reshape(shape))
+def _describe_targets(
+    clips: tuple[str, ...], bits: bytes, shape: tuple[int, int]
+) -> tuple[str, dict[str, float], dict[str, float]]:
+    """Return what clips and targets alone decide: their hash, and the scores of chance and of a constant."""
+    # The same for all runs on a split, and as slow as the scores of two epochs.
+    targets = np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+    return hash_labels(_labels_by_clip(clips, targets)), chance_scores(targets), constant_scores(targets)
 
 
 def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[str], None]) -> dict[str, Rescored]:

@@ -26,9 +26,29 @@ from jaxtyping import Float32, Float64, Int64, UInt16, UInt32
 
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
+from repro.readout.metrics import find_ends_of_equals
 from repro.readout.recipe import Activation
 
 FORMAT = 2
+COLUMNS = {
+    1: {
+        "epoch": pa.int32(),
+        "clip": pa.string(),
+        "targets": pa.list_(pa.int32()),
+        "scores": pa.list_(pa.float64()),
+        "group": pa.string(),
+    },
+    FORMAT: {
+        "epoch": pa.int32(),
+        "clip": pa.string(),
+        "targets": pa.list_(pa.int32()),
+        "logits": pa.list_(pa.float32()),
+        "predicted": pa.uint16(),
+        "at_least": pa.list_(pa.uint32()),
+        "group": pa.string(),
+    },
+}
+"""Types of the columns by format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +89,16 @@ def to_probabilities(logits: Float32[np.ndarray, "N K"], activation: Activation)
     exact = logits.astype(np.float64)
     # An infinite logit would pass for a probability of 0 or 1; NaN is refused by every score.
     exact[~np.isfinite(exact)] = np.nan
+    # In place: fresh memory for every step takes longer than the steps.
     if activation == "softmax":
-        powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-        shares: Float64[np.ndarray, "N K"] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        exact -= exact.max(axis=1, keepdims=True)
+        np.exp(exact, out=exact)
+        exact /= exact.sum(axis=1, keepdims=True)
+        return exact
     with np.errstate(over="ignore"):  # 1 / inf is the 0 that it should be
-        return 1 / (1 + np.exp(-exact))
+        np.exp(np.negative(exact, out=exact), out=exact)
+    exact += 1
+    return np.divide(1, exact, out=exact)
 
 
 def write_predictions(
@@ -135,11 +159,10 @@ def read_predictions(path: Path) -> Predictions:
     try:
         # A mapped file, because a pipe in its place would be waited for.
         with pq.ParquetFile(path, read_dictionary=["clip"]) as file:
+            metadata = file.schema_arrow.metadata or {}
+            number = int(metadata.get(b"format", b"1"))
+            _require_columns(file.schema_arrow, number)
             table = file.read()
-        metadata = table.schema.metadata or {}
-        number = int(metadata.get(b"format", b"1"))
-        if number not in (1, FORMAT):
-            raise ValueError(f"format {number}, this version reads 1 and {FORMAT}")
         return (_read_format_1 if number == 1 else _read_lines)(table, metadata)
     except FileNotFoundError as error:
         raise MissingError(f"{path}: no such predictions") from error
@@ -148,25 +171,35 @@ def read_predictions(path: Path) -> Predictions:
         raise MissingError(f"{path}: not the predictions of a readout ({reason})") from error
 
 
+def _require_columns(schema: pa.Schema, number: int) -> None:
+    if number not in COLUMNS:
+        raise ValueError(f"format {number}, this version reads {' and '.join(map(str, COLUMNS))}")
+    found = [(one.name, one.type.value_type if pa.types.is_dictionary(one.type) else one.type) for one in schema]
+    if found != list(COLUMNS[number].items()):
+        wrong = next((f"{name} {kind}" for name, kind in found if COLUMNS[number].get(name) != kind), "one is missing")
+        raise ValueError(f"columns that format {number} does not have: {wrong}")
+
+
 def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions:
     classes = tuple(metadata[b"classes"].decode().split("\n"))
     activation = metadata[b"activation"].decode()
     if activation not in get_args(Activation):
         raise ValueError(f"activation '{activation}'")
     lines = _as_numpy(table["epoch"].combine_chunks())
-    epochs = list(dict.fromkeys(lines.tolist()))
+    ends = find_ends_of_equals(lines)
+    epochs = lines[ends - 1].tolist() if len(lines) else []
     clips = len(lines) // max(1, len(epochs))
-    if not clips or lines.tolist() != np.repeat(epochs, clips).tolist():
+    if not clips or len(set(epochs)) < len(epochs) or not np.array_equal(lines, np.repeat(epochs, clips)):
         raise ValueError("the lines of its epochs are mixed")
     first = table.slice(0, clips)
-    ids = _as_numpy(table["clip"].combine_chunks().indices).reshape(len(epochs), clips)
+    names = table["clip"].combine_chunks()
+    ids = _as_numpy(names.indices).reshape(len(epochs), clips)
     labels, counts = _read_lists(table, "targets", (len(epochs), clips))
     ends = np.cumsum(counts.sum(axis=1))
     by_epoch = np.split(labels, ends[:-1])
     if (ids != ids[0]).any() or (counts != counts[0]).any() or any((of != by_epoch[0]).any() for of in by_epoch):
         raise ValueError("its epochs have other clips or targets")
-    targets = np.zeros((clips, len(classes)), np.int64)
-    targets[np.repeat(np.arange(clips), counts[0]), by_epoch[0]] = 1
+    targets = _read_targets(by_epoch[0], counts[0], len(classes))
     logits = _read_epochs(table, "logits", epochs, np.full(clips, len(classes)))
     chosen = table["predicted"].combine_chunks()
     predicted = {
@@ -182,10 +215,11 @@ def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions
         if part.size and not 0 < ranks[0] <= ranks[-1] <= targets.size:
             raise ValueError(f"a rank that is none of {targets.size}")
         # More positives at a rank or above than there are pairs: no scores have such ranks.
-        if (np.searchsorted(ranks, ranks, side="right") > ranks).any():
+        ends = find_ends_of_equals(ranks)
+        if part.size and (ends > ranks[ends - 1]).any():
             raise ValueError("ranks that no scores have")
     return Predictions(
-        clips=tuple(first["clip"].to_pylist()),
+        clips=tuple(map(names.dictionary.to_pylist().__getitem__, ids[0].tolist())),
         classes=classes,
         targets=targets,
         by_epoch={
@@ -201,17 +235,27 @@ def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions
 def _read_lists(table: pa.Table, column: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of a column of lists, and their number by epoch and clip: 0 of a null."""
     lists = table[column].combine_chunks()
-    return _as_numpy(lists.flatten()), _as_numpy(lists.value_lengths().fill_null(0)).reshape(shape)
+    # A null takes no place. Compute functions that return it as 0 import pandas, too.
+    return _as_numpy(lists.flatten()), np.diff(_as_numpy(lists.offsets)).reshape(shape)
+
+
+def _read_targets(labels: np.ndarray, counts: np.ndarray, classes: int) -> Int64[np.ndarray, "N K"]:
+    targets = np.zeros((len(counts), classes), np.int64)
+    targets[np.repeat(np.arange(len(counts)), counts), labels] = 1
+    # A negative index is none that NumPy refuses.
+    if (labels < 0).any() or targets.sum() != len(labels):
+        raise ValueError("a label that is no class, or twice that of a clip")
+    return targets
 
 
 def _read_epochs(table: pa.Table, column: str, epochs: list[int], expected: np.ndarray) -> dict[int, Any]:
     """Return the values of a column by epoch, of the epochs whose lines have as many as expected."""
     values, counts = _read_lists(table, column, (len(epochs), len(expected)))
-    given = table[column].combine_chunks().is_valid()
+    lists = table[column].combine_chunks()
     parts = np.split(values, np.cumsum(counts.sum(axis=1))[:-1])
     found = {}
     for place, epoch in enumerate(epochs):
-        valid = given.slice(place * len(expected), len(expected)).true_count
+        valid = len(expected) - lists.slice(place * len(expected), len(expected)).null_count
         if valid:
             if valid != len(expected) or (counts[place] != expected).any():
                 raise ValueError(f"{column} of epoch {epoch} are not those of every clip")
@@ -230,13 +274,11 @@ def _read_format_1(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predicti
     if lines != list(range(lines[0], lines[-1] + 1)):
         raise ValueError("the lines of its epochs are mixed")
     first = table.slice(lines[0], len(lines))
-    targets = np.zeros((len(first), len(classes)), np.int64)
-    labels = first["targets"].combine_chunks()
-    targets[np.repeat(np.arange(len(first)), _as_numpy(labels.value_lengths())), _as_numpy(labels.flatten())] = 1
+    labels, counts = _read_lists(first, "targets", (1, len(first)))
     return Predictions(
         clips=tuple(first["clip"].to_pylist()),
         classes=classes,
-        targets=targets,
+        targets=_read_targets(labels, counts[0], len(classes)),
         by_epoch={epoch: scores[rows] for epoch, rows in chosen.items()},
         groups=_read_groups(first),
         format=1,

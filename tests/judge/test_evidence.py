@@ -24,8 +24,8 @@ from repro.datasets.split import Clip, Split, SplitName
 from repro.judge import evidence, rescoring
 from repro.judge.evidence import Annotations, read_evidence
 from repro.judge.rules import RULES
-from repro.readout.metrics import all_scores, count_at_least, map_micro, map_micro_of_counts
-from repro.readout.predictions import Predictions, read_predictions, to_probabilities, write_predictions
+from repro.readout.metrics import all_scores
+from repro.readout.predictions import Predictions, read_predictions, write_predictions
 from repro.records.keys import compute_keys
 from repro.records.record import RunRecord, StoredRun, find_runs
 from repro.table.rows import load_row
@@ -422,47 +422,6 @@ def test_ranks_that_no_scores_have_are_no_predictions(workspace: Workspace) -> N
     ((_, why),) = read_evidence([run])[1]
     assert why.startswith("R01 ")
     assert "ranks that no scores have" in why
-
-
-def test_scores_from_what_is_kept_of_an_epoch() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        targets = (rng.random((9, 7)) < rng.random()).astype(np.int64)
-        scores = np.round(rng.random((9, 7)), 1)  # with many equal ones
-        assert map_micro_of_counts(count_at_least(scores, targets)) == pytest.approx(
-            map_micro(scores, targets), abs=1e-12
-        )
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_predictions_come_back_as_they_were(tmp_path: Path, activation: Any) -> None:
-    rng = np.random.default_rng(1)
-    targets = (rng.random((6, 4)) < 0.3).astype(np.int64)
-    targets[0], targets[1] = 0, 1  # a clip without labels, one with all
-    logits = {epoch: rng.normal(size=(6, 4)).astype(np.float32) * 40 for epoch in (2, 5)}
-    whole = {epoch: to_probabilities(values, activation) for epoch, values in logits.items()}
-    others = {epoch: rng.random((6, 4)) for epoch in (1, 3, 4)}
-    predicted = {epoch: scores.argmax(1).astype(np.uint16) for epoch, scores in others.items()}
-    at_least = {epoch: count_at_least(scores, targets) for epoch, scores in others.items()}
-    written = Predictions(
-        tuple("abcdef"), tuple("wxyz"), targets, whole, ("g", None, *"hijk"), predicted, at_least
-    )  # fmt: skip
-    write_predictions(tmp_path / "p.parquet", written, logits, activation)
-    found = read_predictions(tmp_path / "p.parquet")
-    assert (found.clips, found.classes, found.groups) == (written.clips, written.classes, written.groups)
-    np.testing.assert_array_equal(found.targets, targets)
-    for ours, theirs in ((found.by_epoch, whole), (found.predicted, predicted), (found.at_least, at_least)):
-        assert ours.keys() == theirs.keys()
-        for epoch in ours:
-            np.testing.assert_array_equal(ours[epoch], theirs[epoch])
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_logits_that_are_not_finite_have_no_score(activation: Any, value: float) -> None:
-    logits = np.array([[value, 0.0], [1.0, 2.0]], np.float32)
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="NaN or infinite"):
-        all_scores(to_probabilities(logits, activation), np.eye(2, dtype=np.int64))
 
 
 def test_every_rule_is_explained() -> None:

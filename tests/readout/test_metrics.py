@@ -7,7 +7,15 @@ import pytest
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
-from repro.readout.metrics import all_scores, chance_scores, class_prior_scores, constant_scores, map_macro, map_micro
+from repro.readout.metrics import (
+    all_scores,
+    average_precision_by_class,
+    chance_scores,
+    class_prior_scores,
+    constant_scores,
+    map_macro,
+    map_micro,
+)
 
 SEGMENTS = {"head": (0, 1), "tail": (2, 3, 4)}
 
@@ -140,11 +148,12 @@ def test_class_prior_and_constant_scores_reflect_class_frequencies() -> None:
 def test_average_precision_is_scikit_learns_bit_for_bit(count: int, levels: int, dtype: type) -> None:
     rng = np.random.default_rng([count, levels])
     for share in (0.02, 0.5, 1.0):
-        scores = (rng.integers(0, levels, (count, 1)) / levels - 0.5).astype(dtype)
-        targets = (rng.random((count, 1)) < share).astype(np.int64)
+        scores = (rng.integers(0, levels, (count, 2)) / levels - 0.5).astype(dtype)
+        targets = (rng.random((count, 2)) < share).astype(np.int64)
         targets[rng.integers(count)] = 1
-        expected = float(average_precision_score(targets[:, 0], scores[:, 0]))
-        assert map_micro(scores, targets) == map_macro(scores, targets) == min(1.0, expected)
+        by_class = [min(1.0, average_precision_score(*of)) for of in zip(targets.T, scores.T, strict=True)]
+        assert average_precision_by_class(scores, targets).tolist() == by_class
+        assert map_micro(scores, targets) == min(1.0, average_precision_score(targets.ravel(), scores.ravel()))
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
