@@ -15,7 +15,7 @@ from repro.judge.scores.row_scores import RowScores
 from repro.pipeline.grid.figure import COLOURS, METRICS, draw_figure, write_caption
 from repro.pipeline.grid.report import COLUMNS, GridResult, list_runs
 from repro.report.contents import PROTOCOLS, RowContents
-from repro.report.drawing import INK, SERIES, Drawing
+from repro.report.drawing import INK, SERIES, TICK, Drawing, draw_bars, label_columns, label_rows, measure_longest
 
 METHODS = {"svd_xt": "ActionDiff", "videomaev2": "VideoMAEv2", "vjepa": "V-JEPA", "sdv2": "SDv2"}
 """Backbones as the paper calls their rows."""
@@ -45,8 +45,8 @@ def draw_setting(setting: str, rows: Sequence[RowContents]) -> Drawing:
             if verdict.interval is not None:
                 axes.plot(verdict.interval, [place - 0.22] * 2, color=SERIES[0], lw=1.5)
             axes.plot(verdict.values, [place - 0.22] * len(verdict.values), "o", color=SERIES[0], ms=5, alpha=0.8)
-        axes.set_yticks(range(len(rows)), backbones)
         axes.set_ylim(-0.6, len(rows) - 0.6)
+        label_rows(axes, range(len(rows)), backbones, 9)
         axes.set_xlabel(f"{METRICS[rows[0].row.metric]} in points")
         axes.grid(axis="x", color=INK, alpha=0.15)
         return figure
@@ -197,10 +197,12 @@ def draw_classes(scores: RowScores, name: str) -> Drawing:
     def draw() -> Figure:
         labels = [f"{_shorten(scores.items[n])} ({scores.counts[n]})" for n in shown]
         figure, axes = _open_figure((4.6, 0.9 + 0.17 * len(shown)), _measure_labels(labels, 7))
-        places = np.arange(len(shown))[::-1]
-        bars = None if spreads is None else [spreads[n] for n in shown]
-        axes.barh(places, [reading.means[n] for n in shown], color=SERIES[0], alpha=0.75, xerr=bars, ecolor=INK)
-        axes.set_yticks(places, labels, fontsize=7)
+        places = range(len(shown) - 1, -1, -1)
+        draw_bars(axes, places, reading.means[shown].tolist(), SERIES[0])
+        if spreads is not None:
+            ends = reading.means[shown] - spreads[shown], reading.means[shown] + spreads[shown]
+            axes.hlines(places, *ends, color=INK, lw=1.5)
+        label_rows(axes, places, labels, 7)
         axes.set_ylim(-0.8, len(shown) - 0.2)
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"{scores.score} in points")
@@ -236,10 +238,12 @@ def draw_confusion(scores: RowScores, name: str) -> Drawing:
         clips = np.maximum(scores.class_counts[:, None] * len(scores.readings[0].runs), 1)
         image = axes.imshow(100 * counts / clips, cmap=COLOURS, vmin=0, vmax=100)
         if few:
-            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
-            axes.set_yticks(range(len(labels)), labels, fontsize=7)
-        axes.set_xlabel("predicted" if scores.single_label else "scored at least as high")
-        axes.set_ylabel("class of the clip")
+            label_columns(axes, range(len(labels)), labels, 7)
+            label_rows(axes, range(len(labels)), labels, 7)
+        # Where matplotlib puts them below labels that are ticks.
+        pad = 4 + (measure_longest(labels, 7) + 2 * TICK if few else 0)
+        axes.set_xlabel("predicted" if scores.single_label else "scored at least as high", labelpad=pad)
+        axes.set_ylabel("class of the clip", labelpad=pad)
         figure.colorbar(image, ax=axes, shrink=0.7, pad=0.04).set_label("percent of the class's clips", fontsize=8)
         return figure
 

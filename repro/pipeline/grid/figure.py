@@ -86,7 +86,10 @@ def _draw_panel(
             ink = "black" if np.isnan(value) or lightness[down, across] > 0.5 else "white"
             if not np.isnan(value):
                 weight = "bold" if name in marked else "normal"
-                panel.text(across, down, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink, weight=weight)
+                score = panel.text(
+                    across, down, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink, weight=weight
+                )
+                score.set_in_layout(False)  # inside the map, and slow to measure
             if name == result.row.features.name:
                 panel.add_patch(
                     Rectangle((across - 0.42, down - 0.4), 0.84, 0.8, fill=False, edgecolor=ink, linestyle=":", lw=1.4)
