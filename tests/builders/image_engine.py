@@ -71,6 +71,14 @@ class Engine:
         )  # fmt: skip
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
+    def remove(self) -> None:
+        """Delete the store; what stays mounted in it is left, so that nothing is deleted through a mount."""
+        self.run("podman", "system", "reset", "--force")
+        places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        inside = sorted((place for place in places if Path(place).is_relative_to(self.folder)), reverse=True)
+        if all(self.run("umount", place).code == 0 for place in inside):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def must(self, *words: str | Path, input_: str | None = None) -> str:
         """Like `run`, for what has to work; returns its output."""
         done = self.run(*words, input_=input_)
