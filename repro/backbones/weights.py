@@ -17,7 +17,7 @@ from repro.core.reading import describe_absence
 from repro.core.remote_file import fetch_command
 from repro.core.workspace import Workspace
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 """Tensor names and shapes, as the published file has them."""
 
 RANDOM_WEIGHTS_VERSION = 1

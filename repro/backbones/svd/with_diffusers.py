@@ -7,8 +7,10 @@ after another.
 import repro.backbones.torchvision_operators  # noqa: F401  # before diffusers, which imports torchvision
 
 # isort: split
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -149,6 +151,7 @@ class DiffusersNetworks:
         return features
 
 
+@functools.cache
 def published_shapes(architecture: SvdArchitecture) -> Shapes:
     """Return name and shape of every tensor of the complete model, as in the published file, without checkpoint.UNUSED."""
     unet, latent_vae, condition_vae, image_tower = _build_modules(architecture)
@@ -158,12 +161,12 @@ def published_shapes(architecture: SvdArchitecture) -> Shapes:
         (condition_vae, lambda name: checkpoint.vae_source(name, checkpoint.CONDITION_VAE)),
         (image_tower, checkpoint.tower_source),
     ]
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for module, source in parts:
         for name, tensor in module.state_dict().items():
             origin = source(name)
             shapes[origin.name] = origin.shape_in_file(tuple(tensor.shape))
-    return shapes
+    return MappingProxyType(shapes)
 
 
 def _build_modules(
