@@ -12,6 +12,7 @@ from pathlib import Path
 
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import content_key, file_sha256
+from repro.core.locks import remove_partials
 from repro.core.reading import parse_json
 from repro.core.signed import read_signed_text, write_signed_text
 from repro.core.workspace import Workspace
@@ -179,6 +180,9 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
         listing = adapter.read_listing(folder, config)
         if keep:
             _write_listing(cached, listing, folder)
+    elif keep:
+        # Of a writer that was killed between the two steps of its last one. Not every command that lists cleans the workspace.
+        remove_partials(cached.parent, cached.name)
     return Dataset(config, folder, listing.splits, listing.notes, key)
 
 

@@ -456,6 +456,20 @@ def test_a_damaged_listing_is_parsed_again(workspace: Workspace, made: Callable[
     assert kept.read_bytes() == whole
 
 
+def test_what_a_killed_writer_of_a_complete_listing_left_is_deleted(
+    workspace: Workspace, made: Callable[[str], Dataset]
+) -> None:
+    made("hmdb51")
+    (kept,) = workspace.listings.iterdir()
+    left = kept.with_name(f".{kept.name}.0123456789ab.partial")
+    left.mkdir()
+    (left / "lock").touch()
+    list_dataset(load_dataset("hmdb51"), workspace, keep=False)
+    assert left.is_dir()
+    list_dataset(load_dataset("hmdb51"), workspace)
+    assert [*workspace.listings.iterdir()] == [kept]
+
+
 def test_changed_files_give_another_listing(workspace: Workspace, made: Callable[[str], Dataset]) -> None:
     dataset = made("charades_ego")
     path = dataset.folder / "CharadesEgo/CharadesEgo_v1_test_only1st.csv"

@@ -318,8 +318,12 @@ WORKER_MEMORY = Fault(
     says=("clip", "memory"),
     stages=WITH_WORKERS,
 )
+# Libraries in C++ abort the process if they cannot start a thread; no Python runs after that.
 ADDRESS_SPACE = Fault(
-    "out of memory in the main process (RLIMIT_AS)", settings=_limited_address_space, codes=LOST, says=("memory",)
+    "out of memory in the main process (RLIMIT_AS)",
+    settings=_limited_address_space,
+    codes=LOST | {-signal.SIGABRT},
+    says=("memory",),
 )
 HANGING_WORKER = Fault(
     "a worker that hangs (SIGSTOP)", settings=lambda *_: Settings(hang_limit=3.0), strike=_stop_worker, codes=LOST,
