@@ -194,6 +194,8 @@ def main() -> None:
     parser.add_argument("--clips", default="1000,10000,30100")
     parser.add_argument("--kill-every", type=float, default=60.0, metavar="CPU_SECONDS")
     options = parser.parse_args()
+    if options.folder.exists():
+        parser.error(f"--folder {options.folder}: exists already, and would be deleted: name a new one")
     for count in map(int, options.clips.split(",")):
         options.folder.mkdir(parents=True)
         try:

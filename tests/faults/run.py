@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lines", type=Path, default=Path("faults.jsonl"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=60, help=f"trials, of {known.IN_A_ROW} kills each")
+    parser.add_argument("--kills", type=int, default=66, help=f"trials, of {known.IN_A_ROW} kills each")
     parser.add_argument("--others", type=int, default=6, help="trials of every other fault")
     parser.add_argument("--part", default="1/1", help="i/n: every n-th trial, from the i-th on")
     parser.add_argument("--table", type=Path, default=TESTS.parent / "docs" / "reliability.md")
