@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from repro import __version__
-from repro.core.config import is_config_path
 from repro.core.errors import Exit, UsageError
 from repro.core.suggest import find_nearest
 
@@ -184,6 +183,7 @@ def _options(verb: str) -> set[str]:
 def _require_row(word: str) -> None:
     """Refuse a first word that is neither verb nor row, with the nearest of both."""
     # Imported here, so that `repro --help` reads no config.
+    from repro.core.config import is_config_path
     from repro.table import rows
 
     names = [*rows.row_names(), *rows.extra_names()]

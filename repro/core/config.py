@@ -56,8 +56,9 @@ def is_config_path(name: str) -> bool:
 class Config(BaseModel):
     """Base of every config: unknown keys and values of another type are errors; instances are immutable."""
 
-    # Strict, so that `epochs: true` or `"15"` is an error rather than silently 1 or 15.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    # Strict, so that `epochs: true` or `"15"` is an error rather than silently 1 or 15. A validator is built when it is first used:
+    # most commands read few of the many models.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class NamedConfig(Config):

@@ -1,14 +1,24 @@
-"""What text conditioning needs besides SVD's checkpoint: OpenCLIP's text tower and the texts. Imports no torch."""
+"""What text conditioning needs besides SVD's checkpoint: OpenCLIP's text tower and the texts. Imports no torch.
+
+The readers of annotation files are imported where texts are class names: `repro list` reads no annotations.
+"""
+
+from typing import TYPE_CHECKING
 
 from repro.backbones.config import OtherInputs, Positive
+from repro.backbones.family import LazyModule
 from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command
 from repro.core.workspace import Workspace
-from repro.datasets import registry
 from repro.datasets.config import load_dataset
 from repro.datasets.split import SplitName
+
+if TYPE_CHECKING:
+    from repro.datasets import registry
+else:
+    registry = LazyModule("repro.datasets.registry")
 
 NAME = "openclip_text"
 """The asset's name for `repro fetch`."""

@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +26,10 @@ MOST_RATIO = 200
 """Of unpacked to packed bytes: text of records shrinks to a tenth, a bomb to a thousandth."""
 FREE_BYTES = 10 << 20
 """Up to this size the ratio does not matter."""
+END = struct.Struct("<4s4H2LH")
+"""The record that ends a zip: signature, disk, disk of the list, members on it and in all, bytes and start of the list, comment's length."""
+LOCAL = struct.Struct("<4s5H3L2H")
+"""The header of a member; the last two numbers are the lengths of name and extra field, which follow it."""
 
 
 class BundleError(UsageError):
@@ -71,6 +76,7 @@ class Archive:
             raise BundleError(f"{path}: not a zip file, or cut off ({_one_line(error)}): get it again") from error
         try:
             self.members = self._check_members(path.stat().st_size)
+            self._check_bytes(path.stat().st_size)
         except BundleError:
             self._zip.close()
             raise
@@ -103,6 +109,27 @@ class Archive:
                 f"{MOST_FILES} files, {MOST_BYTES / 1e6:.0f} MB, {MOST_RATIO} times its size): nothing is unpacked"
             )
         return found
+
+    def _check_bytes(self, size: int) -> None:
+        """Refuse a zip that is more than its members and their list: zipfile skips bytes that belong to neither."""
+        with self.path.open("rb") as file:
+            file.seek(size - END.size)
+            signature, disk, disk_of_list, here, members, length, start, comment = END.unpack(file.read())
+            if signature != b"PK\5\6" or comment:
+                raise BundleError(f"{self.path}: bytes after its list of members, or a comment: bundles have none")
+            if disk or disk_of_list or here != members or any(info.volume for info in self.members.values()):
+                raise BundleError(f"{self.path}: a part of a zip file of several disks: bundles are one file")
+            position = 0
+            for info in sorted(self.members.values(), key=lambda info: info.header_offset):
+                file.seek(position)
+                header = file.read(LOCAL.size)
+                if info.header_offset != position or len(header) < LOCAL.size:
+                    break
+                position += LOCAL.size + sum(LOCAL.unpack(header)[-2:]) + info.compress_size
+        if position != start or start + length + END.size != size:
+            raise BundleError(
+                f"{self.path}: bytes before or between its members, or members that overlap: bundles have none"
+            )
 
     def read(self, name: str, most: int) -> bytes:
         """Return a small member.

@@ -21,7 +21,7 @@ import pytest
 from builders.commands import ROOT, run_repro
 
 from repro.core.hashing import content_sha256
-from repro.pipeline.bundle.archive import BundleError
+from repro.pipeline.bundle.archive import END, BundleError
 from repro.pipeline.bundle.read import open_bundle
 
 EXAMPLE = ROOT / "examples" / "evidence" / "smoke.zip"
@@ -278,6 +278,39 @@ def test_a_bundle_that_is_not_one_is_refused(case: str, temporary: Path, tmp_pat
 def test_a_file_that_is_no_zip_is_refused(content: bytes, reason: str, temporary: Path, tmp_path: Path) -> None:
     (tmp_path / "forged.zip").write_bytes(content)
     refuse(tmp_path / "forged.zip", temporary, reason)
+
+
+def with_end(content: bytes, *, gap: bytes = b"", **changes: int) -> bytes:
+    """State something else in the record that ends a zip, with bytes between the members and their list."""
+    names = ("signature", "disk", "disk_of_list", "here", "members", "length", "start", "comment")
+    end = dict(zip(names, END.unpack(content[-END.size :]), strict=True))
+    members, listed = content[: end["start"]], content[end["start"] : -END.size]
+    end["start"] += len(gap)
+    return members + gap + listed + END.pack(*(end | changes).values())
+
+
+BYTES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a program before it": (lambda content: b"#!/bin/sh\nexit\n" + content, "bytes before or between"),
+    "another zip before it": (lambda content: content + content, "bytes before or between"),
+    "a comment": (lambda content: with_end(content, comment=4) + b"more", "or a comment"),
+    "bytes between members and list": (lambda content: with_end(content, gap=b"hidden"), "bytes before or between"),
+    "disk 2 of several": (lambda content: with_end(content, disk=1), "of several disks"),
+    "list on another disk": (lambda content: with_end(content, disk_of_list=1), "of several disks"),
+    "members on other disks": (lambda content: with_end(content, here=1), "of several disks"),
+    # Bytes 34 and 35 of the first entry of the list are the number of the disk that its member starts on.
+    "a member on another disk": (
+        lambda content: (at := content.index(b"PK\1\2") + 34) and content[:at] + b"\1\0" + content[at + 2 :],
+        "of several disks",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_a_zip_that_is_more_than_its_members_is_refused(case: str, temporary: Path, tmp_path: Path) -> None:
+    change, reason = BYTES[case]
+    path = tmp_path / "forged.zip"
+    path.write_bytes(change(EXAMPLE.read_bytes()))
+    refuse(path, temporary, reason)
 
 
 def test_no_byte_of_a_bundle_can_be_changed_unseen(temporary: Path, tmp_path: Path) -> None:
