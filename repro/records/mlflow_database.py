@@ -28,6 +28,7 @@ from repro.records.mlflow_run import (
     MLFLOW_PARENT_TAG,
     PARENT_TAG,
     RUN_TAG,
+    UNRECORDED_TAG,
     VERDICT_TAG,
     VIEW,
     VIEW_TAG,
@@ -290,7 +291,7 @@ class _Experiment:
         logged = 0
         for stored, record in members:
             found = self.runs.get(record.run, [])
-            complete = [run for run in found if run.info.status == "FINISHED" and self._has_artifacts(run)]
+            complete = [run for run in found if _is_recorded(run) and self._has_artifacts(run)]
             live = None if complete or not found else self._find_live_run(found, stored, record)
             for other in found:  # of a killed process, without its files, or restored together with its experiment
                 if other not in complete[:1] and other is not live and not self._is_elsewhere(other, stored):
@@ -340,7 +341,7 @@ class _Experiment:
 
     def _is_elsewhere(self, run: Run, stored: StoredRun) -> bool:
         """Whether an unfinished run on a server is a training's in another workspace."""
-        if not self.request.tracking.uri or run.info.status == "FINISHED" or LIVE_TAG not in run.data.tags:
+        if not self.request.tracking.uri or _is_recorded(run) or LIVE_TAG not in run.data.tags:
             return False
         log = load_training_log(stored.log_path)
         return log is None or run.data.tags[LIVE_TAG] != log.token
@@ -367,6 +368,8 @@ class _Experiment:
         client.log_artifact(run, str(stored.predictions_path))
         # Last: only a run that got all of this counts as logged.
         client.set_terminated(run, end_time=end)
+        if live is not None and UNRECORDED_TAG in live.data.tags:
+            client.delete_tag(run, UNRECORDED_TAG)
         return str(run)
 
     def _set_verdict(self, run: Run, *records: RunRecord) -> None:
@@ -378,6 +381,11 @@ class _Experiment:
         """Whether a run has its files; a server's are not looked for."""
         uri = run.info.artifact_uri
         return bool(self.request.tracking.uri) or (local_path(uri) / "record.json").is_file()
+
+
+def _is_recorded(run: Run) -> bool:
+    """Whether all of a record is logged."""
+    return run.info.status == "FINISHED" and UNRECORDED_TAG not in run.data.tags
 
 
 def find_tagged_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:

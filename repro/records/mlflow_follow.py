@@ -89,6 +89,7 @@ def _send_news(workspace: Workspace, training: _Followed, *, last: bool) -> None
             training.run_id, training.sent = live.open_run()
         live.send_epochs(training.run_id, training.sent)
         if recorded:
+            live.finish_run(training.run_id)
             training.over = True  # the rest is logged from the record
         elif not trains:
             live.end_run(training.run_id)

@@ -19,6 +19,7 @@ from repro.records.mlflow_run import (
     LIVE_TAG,
     MLFLOW_PARENT_TAG,
     PARENT_TAG,
+    UNRECORDED_TAG,
     describe_parent,
     list_epoch_metrics,
     list_inputs,
@@ -102,9 +103,18 @@ class LiveRun:
             self._client.log_batch(run, metrics=metrics)
         sent |= set(news)
 
+    def finish_run(self, run: str) -> None:
+        """Mark the run as finished. Its record is logged when the other trainings of the command have ended."""
+        self._client.set_tag(run, UNRECORDED_TAG, "yes")
+        self._client.set_terminated(run, end_time=self._last_time)
+
+    @property
+    def _last_time(self) -> int:
+        return max([self.log.start, *(epoch.at for epoch in self.log.epochs.values())])
+
     def end_run(self, run: str) -> None:
         """Mark the run as failed or killed, at the time of the last thing that the log has."""
-        end = max([self.log.start, *(epoch.at for epoch in self.log.epochs.values())])
+        end = self._last_time
         if self.log.failed:
             self._client.set_tag(run, "failed", self.log.failed[:500])
         status = "FAILED" if self.log.failed else "KILLED"

@@ -15,6 +15,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils import environment
 
 from repro.records.record import RunRecord, StoredRun
 
@@ -92,6 +93,9 @@ def _save_model(folder: Path, record: RunRecord, model: Model) -> None:
         Schema([TensorSpec(np.dtype(np.float32), (-1, -1, width))]),
         Schema([TensorSpec(np.dtype(np.float64), (-1, classes))]),
     )
+    # It looks for every file of every installed package, which takes a second, to warn if this process has other packages than
+    # the model takes: those of the training, which this process need not have.
+    environment.warn_dependency_requirement_mismatches = lambda model_requirements: None  # type: ignore[attr-defined]
     with TemporaryDirectory() as place, warnings.catch_warnings():
         # It advises type hints, of which it has none for arrays.
         warnings.simplefilter("ignore")

@@ -24,6 +24,8 @@ RUN_TAG, PARENT_TAG, VIEW_TAG, VERDICT_TAG = "repro.run", "repro.parent", "repro
 FIGURES_TAG = "repro.figures"
 LIVE_TAG = "repro.live"
 """Tells the run of a training from others of the same record: the token of the training's log."""
+UNRECORDED_TAG = "repro.unrecorded"
+"""Tag of the run of a finished training until its record is logged."""
 MLFLOW_PARENT_TAG = "mlflow.parentRunId"
 DIGEST = 36
 """Most characters of a data set's digest that MLflow stores."""

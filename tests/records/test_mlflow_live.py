@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from repro.core.workspace import Workspace, tracking_from_environment
 from repro.records import mlflow_live, mlflow_view
 from repro.records.mlflow_follow import _Followed, _send_news
+from repro.records.mlflow_run import UNRECORDED_TAG
 from repro.records.record import RunRecord, StoredRun, stored_run
 from repro.records.training_log import StartedRun, TrainingLogWriter, load_training_log, open_training_log
 
@@ -98,6 +99,25 @@ def test_a_training_is_shown_killed_resumed_and_becomes_the_records_run(
         assert finished.data.metrics["score/measured"] == 50
         assert finished.inputs is not None
         assert len(finished.inputs.dataset_inputs) == 2
+
+
+def test_a_finished_training_is_shown_as_finished_before_its_record_is_logged(
+    made: RunRecord, stored: StoredRun, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a server, where no missing files show that the record is not logged."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.mlflow_db}")
+    monkeypatch.chdir(tmp_path)  # MLflow's own default for artifacts
+    with ExitStack() as stack:
+        train(start(stack, stored, made), made, 0, len(made.epochs))
+    write(workspace.runs, made)
+    finished = look(workspace, stored)
+    assert (finished.info.status, finished.data.metrics.get("score/measured")) == ("FINISHED", None)
+    for _ in range(2):
+        assert mlflow_view.track_runs(workspace, RecordingReporter())
+        recorded = shown(workspace)
+        assert (recorded.info.run_id, recorded.info.status) == (finished.info.run_id, "FINISHED")
+        assert recorded.data.metrics["score/measured"] == 50
+        assert UNRECORDED_TAG not in recorded.data.tags
 
 
 def test_what_a_killed_training_showed_and_the_resumed_one_did_not_repeat_is_replaced(
