@@ -1,5 +1,6 @@
 """The tree keeps its shape: few entries a folder, files about one thing, tests that mirror the packages."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +41,14 @@ def test_every_folder_of_tests_belongs_to_a_package() -> None:
     for folder in folders(TESTS):
         place = folder.relative_to(TESTS)
         assert place in packages or place.parts[0] in SPECIAL_TESTS, place
+
+
+def test_every_shape_in_a_signature_is_checked() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    (checked,) = (
+        option.partition("=")[2].split(",") for option in options if option.startswith("--jaxtyping-packages=")
+    )
+    for path in ROOT.glob("repro/**/*.py"):
+        if "from jaxtyping import" in path.read_text():
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            assert any(f"{module}.".startswith(f"{package}.") for package in checked), module
