@@ -45,6 +45,9 @@ PANEL_WIDTH = 80
 SHOWN_STAGES = 7
 BAR = 20
 """Columns of a bar."""
+LEAST_WORDS = 36
+"""Columns that words next to a bar take at least."""
+INDENT = " " * 11
 STYLES: dict[State, str] = {
     "to come": "dim",
     "running": "bold",
@@ -525,8 +528,13 @@ def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]
         if one.total:
             full = round(BAR * min(1.0, one.done / one.total))
             bar = ("#" if plain else "━") * full + ("." if plain else "╌") * (BAR - full) + "  "
-        for number, text in enumerate(wrap_words(", ".join(words), max(20, width - 11 - len(bar))) if words else []):
-            lines.append(Text.assemble("           ", (bar if number == 0 else " " * len(bar), "cyan"), text.strip()))
+        if bar and width - len(INDENT) - len(bar) < LEAST_WORDS:  # on a narrow terminal, words stand below the bar
+            lines.append(Text(INDENT + bar, style="cyan"))
+            bar = ""
+        for number, text in enumerate(
+            wrap_words(", ".join(words), max(20, width - len(INDENT) - len(bar))) if words else []
+        ):
+            lines.append(Text.assemble(INDENT, (bar if number == 0 else " " * len(bar), "cyan"), text.strip()))
     if len(stages) > SHOWN_STAGES:
         lines.append(Text(f"  and {len(stages) - SHOWN_STAGES} other stages", style="dim"))
     for line in lines:

@@ -124,14 +124,14 @@ def long_work() -> Work:
     return work
 
 
-@pytest.mark.parametrize("width", [200, 80, 60, 33])
+@pytest.mark.parametrize("width", [200, 80, 60, 41, 33, 5])
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_panel_fits_the_terminal(width: int, plain: bool) -> None:
     lines = [line.plain for line in draw_work(long_work(), width - 1, 12, plain=plain)]
     assert len(lines) <= 12
     assert all(cell_len(line) < width and line.isprintable() for line in lines)
-    assert lines[0].startswith("run all: 10 of 48 stages")
-    if width >= 80:
+    assert lines[0].startswith("run all: 10 of 48 stages"[: width - 2])
+    if width > 40:
         text = " ".join(line.strip() for line in lines)
         for part in (
             "running  extract",
@@ -139,9 +139,10 @@ def test_a_panel_fits_the_terminal(width: int, plain: bool) -> None:
             "3 failed",
             "12% for decoded",
             "to come",
-            "and 41 other stages",
         ):
             assert part in text
+    if width >= 80:
+        assert lines[-1].endswith("and 41 other stages")
     assert not plain or all("\u2501" not in line for line in lines)
     assert len(draw_work(long_work(), width - 1, 3, plain=plain)) == 3
 
