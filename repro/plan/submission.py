@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace, environment_values
 
 INSTALL = "pip install 'actiondiff-repro[workflow]'"
+LEFTOVER_SECONDS = 180
+"""How long cancelled jobs may take to end: SLURM kills them some 30 s (KillWait) after it has asked them to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +99,16 @@ def require_slurm(partition: str | None, *, gpus: bool) -> None:
         MissingError: there is no sbatch or no controller, or no GPU in the partition.
         UsageError: there is no such partition.
     """
-    if shutil.which("sbatch") is None:
-        raise MissingError(
-            "--profile slurm: sbatch is not on PATH: run this on a login node of the cluster, or --profile local"
-        )
+    for program in ("sbatch", "squeue", "sinfo", "scontrol", "scancel"):
+        if shutil.which(program) is None:
+            raise MissingError(
+                f"--profile slurm: {program} is not on PATH: run this on a login node of the cluster, or --profile local"
+            )
     # Partitions, each with the generic resources of a group of its nodes.
     asked = subprocess.run(["sinfo", "-h", "-o", "%R %G"], capture_output=True, text=True, check=False)  # noqa: S607
     if asked.returncode:
-        reason = " ".join(asked.stderr.split())[:200]
+        # The first lines are attempts.
+        reason = " ".join(asked.stderr.strip().rpartition("\n")[2].split())[:200]
         raise MissingError(
             f"--profile slurm: sinfo failed ({reason}): the controller does not answer from this machine"
         )
@@ -125,6 +130,45 @@ def _has_accounting() -> bool:
     """Return whether SLURM keeps records of jobs that have ended."""
     asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)  # noqa: S607
     return not re.search(r"AccountingStorageType\s*=\s*(\(null\)|accounting_storage/none)", asked.stdout)
+
+
+def cancel_leftover_jobs(workspace: Workspace) -> int:
+    """Cancel the SLURM jobs that a killed coordinator of this workspace left, and wait until they have ended.
+
+    A new coordinator does not know them: the jobs that it submits for the same work would find it locked and fail. What
+    the cancelled ones have finished is stored.
+
+    Args:
+        workspace: The workspace, of which the caller is the only coordinator.
+
+    Returns:
+        The number of cancelled jobs.
+
+    Raises:
+        MissingError: jobs still run after LEFTOVER_SECONDS.
+    """
+    left = cancelled = _list_leftover_jobs(workspace)
+    if left:
+        subprocess.run(["scancel", *left], capture_output=True, check=False)  # noqa: S603, S607
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    while left := _list_leftover_jobs(workspace):
+        if time.monotonic() > deadline:
+            raise MissingError(
+                f"jobs {', '.join(left)} of an earlier coordinator of this workspace were cancelled and have not ended: wait until "
+                "`squeue --me` lists them no longer"
+            )
+        time.sleep(1)
+    return len(cancelled)
+
+
+def _list_leftover_jobs(workspace: Workspace) -> list[str]:
+    """Return the ids of this user's jobs that Snakemake submitted from the workspace's folder."""
+    # Working directory and comment; Snakemake starts comments with the rule.
+    words = ["squeue", "--me", "--noheader", "--format", "%A|%k|%Z"]
+    asked = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    folder = (workspace.root / "workflow").resolve()
+    jobs = (line.split("|", 2) for line in asked.stdout.splitlines() if line.count("|") >= 2)
+    return [job for job, comment, place in jobs if comment.startswith("rule_") and Path(place).resolve() == folder]
 
 
 def write_workflow_config(config: WorkflowConfig, workspace: Workspace) -> Path:

@@ -24,14 +24,16 @@ TINY = {"svd_xt": "svd_xt_tiny", "svd": "svd_xt_tiny", "vjepa": "vjepa_tiny", "v
 EPOCHS = 2
 
 
-def make(folder: Path, datasets: Sequence[str] = tuple(tiny_datasets.MAKERS)) -> Workspace:
-    """A copy of the package and of its configs in `folder`, and a workspace in it with weights and these data sets."""
+def make(
+    folder: Path, datasets: Sequence[str] = tuple(tiny_datasets.MAKERS), backbones: Sequence[str] = tuple(TINY)
+) -> Workspace:
+    """A copy of the package and of its configs in `folder`, and a workspace in it with these data sets and weights."""
     shutil.copytree(ROOT / "repro", folder / "repro", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", folder / "configs")
     shutil.copytree(ROOT / "expected", folder / "expected")
     workspace = Workspace(folder / "workspace")
-    for name, tiny in TINY.items():
-        _shrink_backbone(folder / "configs" / "backbones", name, tiny, workspace)
+    for name in backbones:
+        _shrink_backbone(folder / "configs" / "backbones", name, TINY[name], workspace)
     for path in (folder / "configs" / "backbones").glob("*.yaml"):
         # Other sizes and readings of what is small now.
         if path.stem not in TINY and any(f"extends: {name}" in path.read_text() for name in ("vjepa", "videomaev2")):

@@ -7,7 +7,7 @@ from pathlib import Path
 from builders.commands import ROOT, TESTS
 
 MOST_ENTRIES, MOST_BYTES = 15, 24_000
-SPECIAL_TESTS = {"builders", "end_to_end", "faults", "formats", "hostile", "image", "project", "properties"}
+SPECIAL_TESTS = {"builders", "end_to_end", "faults", "formats", "hostile", "image", "project", "properties", "workflow"}
 
 
 def folders(root: Path) -> Iterator[Path]:

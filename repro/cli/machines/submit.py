@@ -35,6 +35,7 @@ from repro.plan.submission import (
     Cluster,
     WorkflowConfig,
     build_command,
+    cancel_leftover_jobs,
     find_profile,
     require_image,
     require_slurm,
@@ -140,6 +141,11 @@ def submit(
         command = build_command(
             write_workflow_config(config, workspace), cluster, workspace, image=options.image is not None
         )
+        if cluster.executor == "slurm" and (left := cancel_leftover_jobs(workspace)):
+            print_sentence(
+                f"cancelled {left} job{'s' * (left > 1)} of an earlier coordinator: what {'they' if left > 1 else 'it'} finished is stored",
+                to_stderr=True,
+            )
         print_sentence(f"running {shlex.join(command)}", to_stderr=True)
         code = run_workflow(command, workspace)
     folder = workspace.root / "workflow"

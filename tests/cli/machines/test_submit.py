@@ -1,5 +1,7 @@
 """`repro submit`: what it would run, what it refuses, and what it starts. Programs of a cluster are scripts made here."""
 
+import errno
+import fcntl
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,19 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_program(folder: Path, name: str, script: str) -> None:
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
+
+
+def write_slurm(folder: Path, **scripts: str) -> None:
+    """Programs of a SLURM with GPUs and without jobs; `scripts` replace some of them."""
+    usual = {
+        "sbatch": "exit 1",
+        "sinfo": "echo gpu gpu:8",
+        "squeue": "exit 0",
+        "scontrol": "exit 0",
+        "scancel": "exit 0",
+    }
+    for name, script in (usual | scripts).items():
+        write_program(folder, name, script)
 
 
 def submit(workspace: Workspace, *words: str | Path) -> SimpleNamespace:
@@ -124,19 +139,42 @@ def test_what_cannot_run_is_refused(
 def test_a_cluster_without_what_is_asked_for(
     programs: Path, workspace: Workspace, partition: str, sinfo: str, code: int, message: str
 ) -> None:
-    write_program(programs, "sbatch", "exit 1")
-    write_program(programs, "sinfo", sinfo)
+    write_slurm(programs, sinfo=sinfo)
     done = submit(workspace, "ucf_hmdb", "--profile", "slurm", "--partition", partition)
     assert (done.code, done.err.count("\n")) == (code, 1)
     assert message in done.err
 
 
+def test_jobs_that_do_not_end_are_named(programs: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_slurm(programs, squeue=f"echo '7|rule_pack|{workspace.root}/workflow'")
+    write_program(programs, "snakemake", "exit 0")
+    monkeypatch.setattr(submission, "LEFTOVER_SECONDS", 0)
+    done = submit(workspace, "ucf_hmdb", "--profile", "slurm")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert "jobs 7 of an earlier coordinator of this workspace were cancelled and have not ended" in done.err
+
+
+def test_a_workspace_without_locks(programs: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    done = submit(workspace, "ucf_hmdb", "--device", "cpu")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"{workspace.root}/.submit.lock: cannot be locked (No locks available)" in done.err
+
+
 def test_snakemake_is_started_with_a_config_and_one_at_a_time(
     programs: Path, workspace: Workspace, tmp_path: Path
 ) -> None:
-    write_program(programs, "sbatch", "exit 1")
-    write_program(programs, "sinfo", "echo gpu gpu:8")
-    write_program(programs, "scontrol", "echo 'AccountingStorageType = (null)'")
+    left = tmp_path / "left"
+    left.mkdir()
+    (left / "7").touch()
+    # Of three jobs, one is of another workspace, and one was submitted by hand.
+    jobs = f"[ -e {left}/7 ] && echo '7|rule_pack|{workspace.root}/workflow'"
+    jobs += f"; echo '8|rule_pack|{tmp_path}/workflow'; echo '9|(null)|{workspace.root}/workflow'"
+    scancel = f'/bin/rm {left}/"$1"; [ "$#" = 1 ]'
+    write_slurm(programs, scontrol="echo 'AccountingStorageType = (null)'", squeue=jobs, scancel=scancel)
     write_program(
         programs, "snakemake", f'echo "$@" > {tmp_path}/words; echo "$PATH" > {tmp_path}/path; exit ${{FAIL:-0}}'
     )
@@ -146,6 +184,7 @@ def test_snakemake_is_started_with_a_config_and_one_at_a_time(
     done = submit(workspace, *words, "--seeds", "52,", "--precision", "fast")
     assert done.code == 0, done.err
     assert done.out == f"written {workspace.root}/workflow/report.html\n"
+    assert done.err.startswith("cancelled 1 job of an earlier coordinator: what it finished is stored\n")
     started = (tmp_path / "words").read_text()
     for part in (
         "slurm_partition=gpu slurm_account=me",
