@@ -49,7 +49,9 @@ def test_a_row_ends_as_in_one_process_and_is_judged(
 
     def start_coordinator() -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
-            return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+            return subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=project
+            )
 
     def wait_for_part() -> int:
         """Return the process of a part that has stored a clip and is held."""
@@ -96,6 +98,7 @@ def test_a_row_ends_as_in_one_process_and_is_judged(
         "--workspace",
         alone.root,
         env=environment | {"TEST_CONTROL": ""},
+        cwd=project,
     )
     assert run.code == 0, run.err
     expected, found = describe_results(alone), describe_results(workspace)
