@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from repro.core.config import shipped_folder
+from repro.core.config import is_config_path, shipped_folder
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import write_bytes
 from repro.core.suggest import find_nearest
@@ -179,7 +179,9 @@ def write_workflow_config(config: WorkflowConfig, workspace: Workspace) -> Path:
     return path
 
 
-def build_command(config_file: Path, cluster: Cluster, workspace: Workspace, *, image: bool) -> list[str]:
+def build_command(
+    config: WorkflowConfig, config_file: Path, cluster: Cluster, workspace: Workspace, *, image: bool
+) -> list[str]:
     """Return the command that starts Snakemake.
 
     Raises:
@@ -209,8 +211,9 @@ def build_command(config_file: Path, cluster: Cluster, workspace: Workspace, *, 
             # Snakemake would wait for what sacct never reports.
             words += ["--slurm-status-command", "squeue"]
     if image:
-        # Inside, the folders have the paths that they have outside.
-        folders = dict.fromkeys(map(str, (workspace.root, workspace.data, workspace.checkpoints)))
+        # Inside, the folders have the paths that they have outside. Files of own rows are next to the table of their clips.
+        own = [Path(name).parent for name in config.rows if is_config_path(name)]
+        folders = dict.fromkeys(map(str, (workspace.root, workspace.data, workspace.checkpoints, *own)))
         words += ["--sdm", "apptainer", "--apptainer-args", f"--nv --bind {','.join(folders)}"]
     return words
 

@@ -138,9 +138,8 @@ def submit(
             chosen_device(f"cuda:{number}" if number.isdecimal() else device)
     workspace.require_writable()
     with workspace.lock("submit"):
-        command = build_command(
-            write_workflow_config(config, workspace), cluster, workspace, image=options.image is not None
-        )
+        file = write_workflow_config(config, workspace)
+        command = build_command(config, file, cluster, workspace, image=options.image is not None)
         if cluster.executor == "slurm" and (left := cancel_leftover_jobs(workspace)):
             print_sentence(
                 f"cancelled {left} job{'s' * (left > 1)} of an earlier coordinator: what {'they' if left > 1 else 'it'} finished is stored",

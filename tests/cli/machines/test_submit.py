@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from builders.commands import ROOT, run_repro
+from builders.tiny_datasets import write_audit
 
 from repro.core.workspace import Workspace
 from repro.plan import submission
+from repro.table.own import load_own_row
+from repro.table.row import row_datasets
 
 
 @pytest.fixture
@@ -143,6 +146,24 @@ def test_a_cluster_without_what_is_asked_for(
     done = submit(workspace, "ucf_hmdb", "--profile", "slurm", "--partition", partition)
     assert (done.code, done.err.count("\n")) == (code, 1)
     assert message in done.err
+
+
+def test_an_image_sees_the_files_of_own_rows(programs: Path, workspace: Workspace, tmp_path: Path) -> None:
+    write_program(programs, "snakemake", f'echo "$@" > {tmp_path}/words')
+    clips = [f"{name} {n},{name},{n}" for name in ("walk", "jump") for n in range(8)]
+    table = tmp_path / "mine" / "labels.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(["path,label,group", *clips]))
+    for line in clips:
+        (table.parent / line.split(",")[0]).touch()
+    assert run_repro("data", "new", table, "--backbone", "mean_colour").code == 0
+    row = table.with_name("labels_row.yaml")
+    (config,) = row_datasets(load_own_row(row)).values()
+    write_audit(config, workspace, frames=40)
+    done = submit(workspace, row, "--device", "cpu", "--image", "docker://example/image")
+    assert done.code == 0, done.err
+    words = (tmp_path / "words").read_text()
+    assert f"--nv --bind {workspace.root},{workspace.data},{workspace.checkpoints},{table.parent}" in words
 
 
 def test_jobs_that_do_not_end_are_named(programs: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
