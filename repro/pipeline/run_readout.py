@@ -162,7 +162,7 @@ def run_readouts(
         total=len(seeds),
         reused=len(seeds) - len(missing),
         made="trained",
-        why=f"{row.name}, seeds {', '.join(map(str, seeds))}"
+        why=f"{row.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         + ("" if protocol == "published" else f", {protocol} protocol"),
         where=workspace.runs / row.name,
     )

@@ -155,7 +155,9 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
     if request.deadline == math.inf:
         models = sum(experiment.log_models() for experiment, _ in opened)
         if models:
-            request.report(f"mlflow      {models} readouts logged as models")
+            request.report(
+                f"mlflow      {models} readout{'s logged as models' if models > 1 else ' logged as a model'}"
+            )
         for experiment, _ in opened:
             experiment.log_figures()
     return logged
