@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from repro.backbones.config import BackboneConfig, Cell, Precision
 from repro.backbones.registry import load_backbone
 from repro.core.config import Config, configs_folder, load_config
+from repro.datasets.config import ClipLengths
 from repro.readout.recipe import Recipe
 
 Above0 = Annotated[float, Field(gt=0)]
@@ -95,6 +96,8 @@ class Machine(Config):
 
 
 class Assumptions(Config):
+    own_clips: ClipLengths
+    """Of clips that a user brings."""
     tflop_per_window: dict[str, BackboneWork]
     """By backbone."""
     gpu: Gpu

@@ -13,6 +13,7 @@ from repro.backbones.config import BackboneConfig
 from repro.core.errors import UsageError
 from repro.datasets.config import ClipLengths, DatasetConfig
 from repro.datasets.manifest import ClipFacts
+from repro.pipeline.assumptions import load_assumptions
 from repro.plan.amounts import Amount, counted, estimated
 from repro.plan.workspace_state import WorkspaceState
 
@@ -146,11 +147,15 @@ class ClipCounter:
         return f"{how} {self._read_lengths(dataset, split).source}"
 
     def _read_lengths(self, dataset: str, split: str) -> ClipLengths:
-        lengths = self.state.dataset_config(dataset).splits[split].frames
+        config = self.state.dataset_config(dataset)
+        lengths = config.splits[split].frames
+        if lengths is None and config.own_listing is not None:
+            # No file states them, and without their videos, as imported ones are, nobody can count them.
+            return load_assumptions().own_clips
         if lengths is None:
             raise UsageError(
                 f"data {dataset}: splits.{split} does not say how long its clips are (frames): run `repro data audit "
-                f"{self.state.dataset_config(dataset).argument}`, which counts them, once the data are in the workspace"
+                f"{config.argument}`, which counts them, once the data are in the workspace"
             )
         return lengths
 

@@ -24,6 +24,7 @@ from repro.cli.options import (
     FlagOption,
     require_number,
 )
+from repro.core.config import is_config_path
 from repro.core.console import Reporter, print_line, print_sentence
 from repro.core.errors import Exit, MissingError, NothingToCheckError, ReproError, UsageError
 from repro.core.hashing import FileHashes
@@ -63,7 +64,7 @@ def verify(
 
     Args:
         backbone: A name from configs/backbones; with --store, a folder of features [default: the workspace's];
-            with --sample, all with stored features if none is named.
+            with --sample, the row file of your own clips, or all with stored features if none is named.
         store: Read every stored feature file and pack through, and name each damaged one.
         sample: Number of clips of each data set to extract again.
         golden: Folder of golden windows (repro/backbones/comparison.py describes the files).
@@ -165,13 +166,20 @@ def _verify_sample(
     """Extract `count` random clips a data set again and print how far they are from what is stored."""
     # Imported here: a comparison of backbones reads no stored features.
     from repro.pipeline.sharing.recheck import recheck_sample
+    from repro.table.own import load_own_row
+    from repro.table.row import row_backbone
 
     workspace, reporter = common.open_workspace(), Reporter(to_stderr=common.as_json)
-    names = [backbone] if backbone else [n for n in backbone_names() if any(workspace.features.glob(f"{n}-*/*/"))]
+    own = load_own_row(Path(backbone)) if is_config_path(backbone) else None
+    if own and changes:
+        raise UsageError(f"{backbone}: a row file states its backbone's settings: leave out {', '.join(changes)}")
+    chosen = own.backbone if own else backbone
+    names = [chosen] if chosen else [n for n in backbone_names() if any(workspace.features.glob(f"{n}-*/*/"))]
     rows: list[dict[str, Any]] = []
     for name in names:
         try:
-            checks = recheck_sample(load_backbone(name, changes), count, workspace, execution, reporter)
+            config = row_backbone(own) if own else load_backbone(name, changes)
+            checks = recheck_sample(config, count, workspace, execution, reporter, own.dataset if own else None)
         except ReproError as error:
             if backbone:
                 raise

@@ -16,7 +16,7 @@ from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, NothingToCheckError
 from repro.core.workspace import Workspace
-from repro.datasets.config import load_dataset
+from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.presence import find_missing
 from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
@@ -80,9 +80,22 @@ def most_missed(clips: int, sampled: int) -> int:
 
 
 def recheck_sample(
-    config: BackboneConfig, count: int, workspace: Workspace, execution: Execution, reporter: Reporter
+    config: BackboneConfig,
+    count: int,
+    workspace: Workspace,
+    execution: Execution,
+    reporter: Reporter,
+    own: DatasetConfig | None = None,
 ) -> list[SampleCheck]:
     """Extract `count` random clips of every data set with stored features of a backbone again, and compare. Nothing is changed.
+
+    Args:
+        config: The backbone.
+        count: Number of clips of each data set.
+        workspace: Where the features are.
+        execution: Where to compute.
+        reporter: Told which data sets are not compared.
+        own: Own clips, which are then the only data set.
 
     Raises:
         NothingToCheckError: no features of this config are stored, or none of a clip whose video is present.
@@ -90,12 +103,12 @@ def recheck_sample(
     """
     backbone = describe_backbone(config, workspace)
     checks = []
-    for name in user_dataset_names():
+    for name in user_dataset_names() if own is None else [own.name]:
         store = FeatureStore.locate(workspace, config.name, backbone.identity(), name)
         if not find_feature_files(store.folder):
             continue
-        dataset = open_dataset(load_dataset(name), workspace)
-        gone = {clip for split in dataset.splits.values() for clip in find_missing(split, dataset.folder)}
+        dataset = open_dataset(own or load_dataset(name), workspace)
+        gone = {clip for split in dataset.splits.values() for clip in find_missing(split, dataset.boundary)}
         cells = _stored_cells(store)
         stored = {clip for cell in cells for clip in store.stored_clips(cell.name)}
         present = [clip for clip in dataset.clips if clip.id in stored and clip.id not in gone]
@@ -105,12 +118,23 @@ def recheck_sample(
         # Nobody can foresee the sample, and so leave only its clips right.
         chosen = SystemRandom().sample(present, min(count, len(present)))
         checks.append(_compare(backbone, cells, chosen, store, execution, reporter, len(present)))
+    # Their features do not say which file lists them.
+    for name in _find_own(config.name, workspace) if own is None else ():
+        reporter.warn(
+            f"{name}: own clips, not compared: name their row file, as in `repro verify my_row.yaml --sample {count}`"
+        )
     if not checks:
         raise NothingToCheckError(
             f"nothing to check: no features of {config.name} that this machine would compute, of clips whose videos are here, are in "
             f"{workspace.features} (--set and --implementation select others)"
         )
     return checks
+
+
+def _find_own(backbone: str, workspace: Workspace) -> list[str]:
+    """Return the names of the own clips with features of a backbone."""
+    folders = workspace.features.glob(f"{backbone}-*/own_*")
+    return sorted({folder.name for folder in folders if find_feature_files(folder)})
 
 
 def _compare(

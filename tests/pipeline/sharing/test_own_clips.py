@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from builders import tiny_datasets
 from builders.commands import run_repro
 from builders.reporters import RecordingReporter
 
@@ -105,6 +106,34 @@ def test_another_workspace_reads_them_without_videos(owner: Path, tmp_path: Path
     )
     words = ["features", "export", f"{data}/test", tmp_path / "again.safetensors", "--backbone", "mean_colour"]
     assert run_repro(*words, "--workspace", laptop).code == 0
+
+
+def test_own_clips_are_planned_without_an_audit(owner: Path, tmp_path: Path) -> None:
+    """Imported ones have no video that could be audited."""
+    laptop = tmp_path / "laptop"
+    done = run_repro("features", "import", export(owner), "--workspace", laptop, "--json")
+    row = json.loads(done.out)["row"]
+    for place, path, imported in ((owner / "workspace", owner / "row.yaml", False), (laptop, row, True)):
+        done = run_repro("plan", path, "--workspace", place, "--device", "cpu", "--json")
+        (found,) = json.loads(done.out)["rows"]
+        assert found["features_imported"] == imported
+        assert "an assumed length" in done.out
+
+
+def test_own_clips_are_extracted_again_by_their_row_file(owner: Path) -> None:
+    place, row = ("--workspace", owner / "workspace", "--device", "cpu"), owner / "row.yaml"
+    name = load_own_row(row).dataset.name
+    done = run_repro("verify", "--sample", "2", *place)
+    assert (done.code, f"{name}: own clips, not compared: name their row file" in done.err) == (5, True)
+    done = run_repro("verify", row, "--sample", "2", *place)
+    assert (done.code, f"{name}: none of 20 clips with features has its video here" in done.err) == (5, True)
+    # Another video than the one that the random features are said to be of.
+    first = next(iter(load_own_row(row).dataset.own_listing.splits["train"].clips))
+    tiny_datasets.film(first.path, 0)
+    done = run_repro("verify", row, "--sample", "2", *place)
+    assert (done.code, f"clip {first.id}: another video" in done.err) == (4, True), done.err
+    assert run_repro("verify", row, "--sample", "2", "--precision", "bf16", *place).code == 2
+    assert run_repro("verify", owner / "my.yaml", "--sample", "2", *place).code == 2
 
 
 def test_the_licence_is_as_stated_and_other_labels_are_refused(owner: Path, tmp_path: Path) -> None:
