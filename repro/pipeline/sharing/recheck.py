@@ -94,7 +94,7 @@ def recheck_sample(
         count: Number of clips of each data set.
         workspace: Where the features are.
         execution: Where to compute.
-        reporter: Told which data sets are not compared.
+        reporter: Gets a warning for each data set that is not compared.
         own: Own clips, which are then the only data set.
 
     Raises:
