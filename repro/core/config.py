@@ -213,7 +213,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
     # Callers add and remove keys of their own; what is below those is remembered, and must not be changed.
-    return dict(raw)
+    return {str(key): value for key, value in raw.items()}
 
 
 def _change_value(raw: dict[str, Any], key: str, text: str) -> None:

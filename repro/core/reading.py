@@ -3,13 +3,20 @@
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from errno import EINVAL
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_DEPTH = 100
 """Levels of nesting that are read. Files of this project have at most ten; Python's own limits vary between versions."""
+MOST_TABLE = 1 << 30
+"""Bytes that a table of a parquet file may take in memory. Those of this project take up to 200 MB."""
+MOST_ROWS = 5_000_000
+"""Of such a table. Predictions have one for each epoch and clip; other tables become objects of some hundred bytes a row."""
 
 
 class IrregularFileError(OSError):
@@ -81,6 +88,88 @@ def read_text(path: Path, errors: str = "strict") -> str:
     """
     with open(path, encoding="utf-8", errors=errors, opener=open_regular) as file:
         return file.read()
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()) -> "pa.Table":
+    """Read a parquet file. A few bytes of one can stand for billions of values, or for a long text a million times.
+
+    Args:
+        path: The file.
+        columns: Names of the columns to read [default: all].
+        dictionaries: Columns of texts that are read as dictionaries.
+
+    Raises:
+        ValueError: in memory it would take more than MOST_TABLE.
+        OSError, pa.ArrowException: it cannot be read, or is no parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq  # not its read_table, which imports pandas if installed and so takes 0.5 s
+
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    texts = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if pa.types.is_dictionary(kind) or kind in (pa.string(), pa.large_string()):
+            texts.append(name)
+        elif "dictionary" in str(kind):
+            raise ValueError(f"column {name[:40]!r} is of the type {str(kind)[:80]}")
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
+        batch = _check_table_size(file.metadata, path, texts)
+        if batch is None:
+            table = file.read(columns=columns)
+        else:
+            parts, left = [], MOST_TABLE
+            for part in file.iter_batches(batch, columns=columns):
+                left = _subtract_size(part.nbytes, left)
+                parts.append(part)
+            table = pa.Table.from_batches(parts) if parts else file.read(columns=columns)
+    return _spell_out(table, set(texts) - set(dictionaries))
+
+
+def _check_table_size(metadata: Any, path: Path, texts: Sequence[str]) -> int | None:
+    """Return how many rows can be read at once; None if all can. Columns of `texts` are read as dictionaries.
+
+    Raises:
+        ValueError: the table is too large by its number of values.
+    """
+    if metadata.num_rows > MOST_ROWS:
+        raise ValueError(f"a table of {metadata.num_rows} rows, at most {MOST_ROWS} are read")
+    left, repeated = MOST_TABLE - path.stat().st_size, 0
+    for group in range(metadata.num_row_groups):
+        for place in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(place)
+            left = _subtract_size(max(chunk.total_uncompressed_size, 4 * chunk.num_values), left)
+            # A text that is in the file once can be in the table as often as there are rows.
+            if (
+                chunk.physical_type == "BYTE_ARRAY"
+                and chunk.path_in_schema not in texts
+                and chunk.num_values * chunk.total_uncompressed_size > MOST_TABLE
+            ):
+                repeated += chunk.total_uncompressed_size
+    return max(1, MOST_TABLE // 8 // repeated) if repeated else None
+
+
+def _subtract_size(size: int, left: int) -> int:
+    if size > left:
+        raise ValueError(f"a table of more than {MOST_TABLE / 1e9:.1f} GB in memory")
+    return left - size
+
+
+def _spell_out(table: "pa.Table", names: set[str]) -> "pa.Table":
+    """Return a table with columns of texts in the place of dictionaries."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    left = MOST_TABLE
+    for place, name in enumerate(table.column_names):
+        if name in names:
+            column = table.column(place)
+            kind = column.type.value_type
+            for chunk in column.chunks if kind in (pa.string(), pa.large_string(), pa.binary()) else ():
+                lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+                left = _subtract_size(pc.sum(lengths).as_py() or 0, left)
+            table = table.set_column(place, name, column.cast(kind))
+    return table
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

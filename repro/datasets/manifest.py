@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from repro.core.errors import UsageError
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
-from repro.core.reading import describe_absence, parse_json
+from repro.core.reading import describe_absence, parse_json, read_table
 from repro.core.workspace import Workspace
 
 FORMAT = "1"
@@ -115,8 +115,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: {describe_absence(path, 'file')}: name a manifest.parquet; `repro data audit NAME` writes one"
         )
     try:
-        with pq.ParquetFile(path) as file:  # Not read_table: it imports pandas if installed, which takes 0.5 s.
-            table = file.read()
+        table = read_table(path)
         about: dict[str, Any] = parse_json((table.schema.metadata or {})[b"manifest"])
         if about["format"] != FORMAT:
             raise UsageError(f"{path}: a manifest of format {about['format']}, this version reads {FORMAT}")

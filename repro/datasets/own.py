@@ -24,7 +24,7 @@ from pydantic import Field, PrivateAttr
 
 from repro.core.config import Config, is_config_path, load_config
 from repro.core.errors import UsageError
-from repro.core.reading import read_bytes
+from repro.core.reading import read_bytes, read_table
 from repro.core.stratified import select_held_out
 from repro.datasets.annotations import Listing, to_one_line
 from repro.datasets.config import DatasetConfig, SplitFacts, load_dataset
@@ -236,10 +236,8 @@ def _read_cells(table: Path) -> _Cells:
 
 def _read_parquet(table: Path) -> _Cells:
     try:
-        with pq.ParquetFile(table) as file:
-            names = [name for name in file.schema_arrow.names if name in (*REQUIRED, *OPTIONAL)]
-            columns = frozenset(file.schema_arrow.names)
-            rows = file.read(columns=names).to_pylist()
+        columns = pq.read_schema(table).names
+        rows = read_table(table, [name for name in columns if name in (*REQUIRED, *OPTIONAL)]).to_pylist()
     except (pa.ArrowException, ValueError) as error:
         raise UsageError(f"{table}: not a complete parquet file ({to_one_line(str(error))})") from error
 
@@ -249,7 +247,7 @@ def _read_parquet(table: Path) -> _Cells:
     numbered = [
         (line, {name: as_text(value).strip() for name, value in row.items()}) for line, row in enumerate(rows, 1)
     ]
-    return _Cells(numbered, columns, [])
+    return _Cells(numbered, frozenset(columns), [])
 
 
 def _read_csv(table: Path) -> _Cells:

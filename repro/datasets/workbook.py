@@ -1,12 +1,17 @@
 """Read columns of xlsx sheets by their headings."""
 
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from repro.datasets.annotations import DataError, check_not_empty, to_one_line
 
+MOST_BYTES = 256 << 20
+"""Of a workbook, unpacked. Those of publishers have up to 30 MB."""
+MOST_COLUMNS = 100
 Rows = list[tuple[int, tuple[Any, ...]]]
 """Row number, as a spreadsheet program shows it, and the values of the requested columns."""
 
@@ -22,39 +27,66 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
     import openpyxl
 
     check_not_empty(path)
+    _check_unpacked_size(path)
     try:
-        with warnings.catch_warnings():
+        with ExitStack() as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl warns of extensions that it ignores: drop-down lists, colours.
-            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            # Opened here, as openpyxl leaves the file of a workbook open that it cannot read.
+            file = opened.enter_context(path.open("rb"))
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             try:
-                raw = {name: list(book[name].iter_rows(values_only=True)) for name in wanted if name in book.sheetnames}
                 names = list(book.sheetnames)
+                sheets = {
+                    name: list(_select_columns(f"{path}: sheet {name}", _iterate_rows(book[name]), columns))
+                    for name, columns in wanted.items()
+                    if name in names
+                }
             finally:
                 book.close()
+    except DataError:
+        raise
     except Exception as error:
         # A damaged file can fail anywhere in unzipping or XML parsing, with any exception of theirs.
         reason = to_one_line(str(error)) or type(error).__name__
         raise DataError(f"{path}: not a complete xlsx workbook ({reason}): fetch the publisher's file again") from error
-    sheets = {}
-    for sheet, columns in wanted.items():
-        if sheet not in raw:
+    for sheet in wanted:
+        if sheet not in sheets:
             raise DataError(
                 f"{path}: no sheet '{sheet}', but {to_one_line(', '.join(names))}: fetch the publisher's file again"
             )
-        sheets[sheet] = list(_select_columns(f"{path}: sheet {sheet}", raw[sheet], columns))
     return sheets
 
 
+def _check_unpacked_size(path: Path) -> None:
+    """
+    Raises:
+        DataError: it unpacks to more than a publisher's workbook has.
+    """
+    with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > MOST_BYTES:
+            raise DataError(
+                f"{path}: unpacks to {size / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are read: fetch the publisher's file again"
+            )
+
+
+def _iterate_rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield a sheet's rows, of the first columns: one value in its last column would make 16,384 of each row."""
+    yield from sheet.iter_rows(values_only=True, max_col=MOST_COLUMNS)
+
+
 def _select_columns(
-    where: str, raw: Sequence[tuple[Any, ...]], columns: Sequence[str]
+    where: str, rows: Iterator[tuple[Any, ...]], columns: Sequence[str]
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    header = [str(value).strip() for value in raw[0]] if raw else []
+    header = ["" if value is None else str(value).strip() for value in next(rows, ())]
     for column in columns:
         if header.count(column) != 1:
             problem = "two columns" if column in header else "no column"
-            raise DataError(f"{where} row 1: {problem} '{column}', found {to_one_line(', '.join(header)) or 'nothing'}")
+            raise DataError(
+                f"{where} row 1: {problem} '{column}', found {to_one_line(', '.join(filter(None, header))) or 'nothing'}"
+            )
     places = [header.index(column) for column in columns]
-    for number, row in enumerate(raw[1:], start=2):
+    for number, row in enumerate(rows, start=2):
         # Trailing empty cells are not stored, so rows may be shorter than the header.
         values = tuple(row[place] if place < len(row) else None for place in places)
         if any(value is not None for value in values):

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from repro.core.files import replacing_file
 from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.locks import take_lock
-from repro.core.reading import open_regular, parse_json
+from repro.core.reading import open_regular, parse_json, read_table
 
 
 class DamagedFeaturesError(Exception):
@@ -123,8 +123,7 @@ def open_pack(folder: Path, cell: str, hashes: FileHashes, *, reread: bool = Fal
 
 def _open_index(index: Path, cell: str, hashes: FileHashes, *, reread: bool) -> Packed:
     try:
-        with pq.ParquetFile(index) as file:  # Not read_table: it imports pandas if installed, which takes 0.5 s.
-            table = file.read()
+        table = read_table(index)
         about = parse_json((table.schema.metadata or {})[b"about"])
         places = {row.pop("clip"): Place(**row | {"origins": tuple(row["origins"])}) for row in table.to_pylist()}
         # Before the array is opened: the name comes from the index.
@@ -197,9 +196,7 @@ def list_packed_clips(folder: Path, cell: str) -> set[str]:
     if not index.is_file():
         return set()
     try:
-        # read_table would import pandas if it is installed, which takes half a second of `repro plan`.
-        with pq.ParquetFile(index) as file:
-            table = file.read(columns=["clip"])
+        table = read_table(index, ["clip"])
         path = array_path(folder, cell)
         listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:

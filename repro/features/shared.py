@@ -25,7 +25,7 @@ from repro.core.errors import MissingError, UsageError
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
 from repro.core.locks import remove_partials
-from repro.core.reading import check_regular, describe_absence
+from repro.core.reading import check_regular, describe_absence, read_table
 from repro.core.signed import DamagedFileError, read_about, read_arrays, write_arrays
 from repro.datasets.labels import Labels
 from repro.features.packed import Place
@@ -145,8 +145,7 @@ def read_shared(path: Path) -> SharedFeatures:
         arrays, about = read_arrays(path, NUMPY_ARRAYS)
         card = Card.model_validate_json(json.dumps(about))
         check_regular(index)
-        with pq.ParquetFile(index) as file:
-            table = file.read()
+        table = read_table(index)
         labels = Labels.model_validate_json((table.schema.metadata or {})[b"labels"])
         places: dict[str, dict[str, Place]] = {}
         for row in table.select(list(COLUMNS)).to_pylist():

@@ -26,6 +26,7 @@ from jaxtyping import Float32, Float64, Int64, UInt16, UInt32
 
 from repro.core.errors import MissingError
 from repro.core.files import replacing_file
+from repro.core.reading import check_regular, read_table
 from repro.readout.metrics import find_ends_of_equals
 from repro.readout.recipe import Activation
 
@@ -157,12 +158,11 @@ def read_predictions(path: Path) -> Predictions:
         MissingError: the file is missing or does not hold predictions.
     """
     try:
-        # A mapped file, because a pipe in its place would be waited for.
-        with pq.ParquetFile(path, read_dictionary=["clip"]) as file:
-            metadata = file.schema_arrow.metadata or {}
-            number = int(metadata.get(b"format", b"1"))
-            _require_columns(file.schema_arrow, number)
-            table = file.read()
+        check_regular(path)
+        table = read_table(path, dictionaries=["clip"])
+        metadata = table.schema.metadata or {}
+        number = int(metadata.get(b"format", b"1"))
+        _require_columns(table.schema, number)
         return (_read_format_1 if number == 1 else _read_lines)(table, metadata)
     except FileNotFoundError as error:
         raise MissingError(f"{path}: no such predictions") from error

@@ -24,8 +24,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from repro.backbones.svd.checkpoint import BLOCK_OF_TOWER, TensorSource
 from repro.backbones.svd.text_files import TextTower
 from repro.core.errors import MissingError, UsageError
-from repro.core.reading import read_bytes
+from repro.core.reading import open_regular
 
+MOST_MERGES = 1 << 26
+"""Bytes of the merges that are read, unpacked. CLIP's file has 3 MB."""
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -67,7 +69,8 @@ def load_tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
     # has more merges than CLIP uses.
     count = vocabulary - 2 * 256 - 2
     try:
-        lines = gzip.decompress(read_bytes(path)).decode("utf-8").split("\n")[1 : count + 1]
+        with open(path, "rb", opener=open_regular) as packed, gzip.GzipFile(fileobj=packed) as file:
+            lines = file.read(MOST_MERGES).decode("utf-8").split("\n")[1 : count + 1]
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise MissingError(f"{path}: not the gzipped merges of a tokenizer ({error}): fetch it again") from error
     merges = [tuple(line.split()) for line in lines]

@@ -1,0 +1,47 @@
+"""Texts of others are shown and not obeyed. Class names in tables of scores: tests/judge/scores; pages:
+tests/pipeline/test_show.py and tests/report; what a bundle keeps out: tests/pipeline/bundle/test_make.py."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from builders.commands import run_repro
+
+from repro.core.console import escape_text, format_csv
+from repro.report.page import _cell
+
+FOREIGN = {
+    "colours": "\x1b[31mred\x1b[0m", "link": "\x1b]8;;http://x\x1b\\here\x1b]8;;\x1b\\", "title": "\x1b]0;x\x07", "C1": "\x9b31m",
+    "bidi": "\u202egnp.exe", "isolates": "\u2066a\u2069", "line": "a\nrepro: all is well", "return": "a\rb", "tab": "a\tb", "null": "a\0b",
+    "separator": "a\u2028b", "surrogate": "a\udc80b", "zero width": "a\u200bb",
+}  # fmt: skip
+FORMULAS = ("=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "＝1", '=HYPERLINK("http://x")', "=cmd|' /C calc'!A0")
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_texts_move_no_cursor_and_begin_no_line(text: str, tmp_path: Path) -> None:
+    assert escape_text(text).isprintable()
+    assert len(_cell(text).splitlines()) == 1
+    if "\0" in text:
+        return
+    done = run_repro("check", "--workspace", tmp_path, "--bundle", text)
+    assert done.code == 2
+    assert done.err.removesuffix("\n").isprintable()
+    (tmp_path / "my.csv").write_text(f"path,label\n{text},a\n", errors="surrogateescape")
+    done = run_repro("data", "new", tmp_path / "my.csv")
+    assert done.code == 2
+    assert done.err.removesuffix("\n").isprintable()
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
+    ((cell,),) = csv.reader(io.StringIO(format_csv([[text]])))
+    assert cell[0] not in "=+-@＝＋－＠\t\r"
+
+
+def test_a_cell_of_markdown_is_text() -> None:
+    for text in ("a|b", "<script>x</script>", "![x](http://x)", "[x](javascript:x)"):
+        cell = _cell(text)
+        assert cell.count("<") == cell.count("\\<")
+        assert cell.replace("\\|", "").count("|") == 0
