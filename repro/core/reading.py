@@ -107,6 +107,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None, dictionaries: S
 
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("two columns of one name")
     texts = []
     for name, kind in zip(schema.names, schema.types, strict=True):
         if pa.types.is_dictionary(kind) or kind in (pa.string(), pa.large_string()):
