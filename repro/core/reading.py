@@ -91,7 +91,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()) -> "pa.Table":
-    """Read a parquet file. A few bytes of one can stand for billions of values, or for a long text a million times.
+    """Read a parquet file. A few bytes of one can become billions of values, or a long text a million times.
 
     Args:
         path: The file.

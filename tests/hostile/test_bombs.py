@@ -1,4 +1,4 @@
-"""Small files that stand for gigabytes are refused by the sizes that they state, before memory or disk is used. Archives of videos:
+"""Small files that become gigabytes are refused by the sizes that they state, before memory or disk is used. Archives of videos:
 tests/datasets/test_unpack.py; bundles: tests/pipeline/bundle/test_read.py; pictures: tests/features/test_large_pictures.py; aliases of YAML:
 tests/core/test_config.py; nesting of JSON: tests/properties."""
 
