@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.commands import run_repro
+from builders.commands import TESTS, run_repro
 
 from repro.core.hashing import file_sha256
 from repro.core.workspace import Workspace
@@ -18,6 +18,8 @@ from repro.readout.predictions import read_predictions
 from repro.records.record import StoredRun, find_runs
 
 STORED = Path(__file__).parent / "version_0_1_0"
+OTHER = TESTS / "builders" / "version_0_1_0"
+"""Runs of another workspace of that version."""
 
 
 @pytest.fixture
@@ -65,6 +67,15 @@ def test_commands_read_the_workspace(earlier: Workspace) -> None:
         done = run_repro(*words, "--workspace", earlier.root)
         assert (done.code in (0, 4, 5), done.err.count("Traceback")) == (True, 0), (words, done.err)
     assert before <= {path.relative_to(earlier.root) for path in earlier.root.rglob("*") if path.is_file()}
+
+
+def test_two_workspaces_of_that_version_are_merged_by_copying_their_runs(earlier: Workspace) -> None:
+    shutil.copytree(OTHER, earlier.runs, dirs_exist_ok=True)
+    runs = [run.load_record() for run in find_runs(earlier.runs)]
+    assert sorted((run.row, run.seed) for run in runs if run) == [("smoke_mean_colour", 1), ("smoke_mean_colour", 52)]
+    done = run_repro("check", "--workspace", earlier.root)
+    assert done.code in (0, 4, 5)
+    assert "Traceback" not in done.err
 
 
 def test_the_stored_files_are_those_that_were_written() -> None:
