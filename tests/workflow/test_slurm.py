@@ -17,7 +17,7 @@ from builders.slurm_cluster import Cluster, missing_tools, start_cluster
 from repro.core.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(bool(missing_tools()), reason=f"not here: {', '.join(missing_tools())}")
-LIMIT = 200.0
+LIMIT = 400.0
 """Seconds that a step may take on a machine that others use."""
 
 
@@ -36,6 +36,7 @@ def wait_for(what: str, happened: Callable[[], object], coordinator: subprocess.
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_what_is_disturbed_ends_as_one_process_does(
     cluster: Cluster, own_row: Path, alone: Workspace, workspace: Workspace, control: Path, environment: dict[str, str]
 ) -> None:
