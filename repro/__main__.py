@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
@@ -83,6 +84,10 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
             return Exit.MISSING, (
                 "out of memory: give the job more memory or fewer --workers, then run the same command again: finished work is kept"
             )
+        case ModuleNotFoundError(name=str(name)) if find_spec(package := name.partition(".")[0]) is None:
+            return Exit.USAGE, (
+                f"{sys.executable} has no package {package}: run .venv/bin/repro after `make venv`, or install the project (README.md)"
+            )
         case IrregularFileError():
             return Exit.USAGE, f"{error.filename}: {error.strerror}: correct the path, then run the command again"
         case _:
@@ -116,9 +121,12 @@ def _complain(message: str) -> None:
     # Standard error may be a file on the full disk that the message is about: the exit code still says it.
     with suppress(OSError):
         # Imported here: rich takes time to import, and most commands end without an error.
-        from repro.core.console import print_sentence
-
-        print_sentence(f"repro: {message}", to_stderr=True)
+        try:
+            from repro.core.console import print_sentence
+        except ModuleNotFoundError:  # not installed, which is what the message says
+            print(f"repro: {message}", file=sys.stderr)
+        else:
+            print_sentence(f"repro: {message}", to_stderr=True)
 
 
 def _drop_output() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from repro import __version__
-from repro.core.errors import Exit, UsageError
+from repro.core.errors import Exit, UsageError, state_reason
 from repro.core.suggest import find_nearest
 
 VERBS = {
@@ -148,7 +148,7 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         # Cyclopts has said why.
         raise UsageError("nothing was installed: add --shell bash, --shell zsh or --shell fish") from error
     except CycloptsError as error:
-        message = " ".join(str(error).split())
+        message = state_reason(error, most=None)
         if verb == "run" and isinstance(error, UnknownOptionError):
             # Options that moved to `repro grid` are explained rather than called unknown.
             grids = [word for word in words if word.partition("=")[0] in _options("grid") - _options("run")]

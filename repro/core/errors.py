@@ -23,6 +23,11 @@ class ReproError(Exception):
     exit_code = Exit.USAGE
 
 
+def state_reason(error: object, most: int | None = 200) -> str:
+    """Return what another library says of a failure in one line of at most `most` characters; its name if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class UsageError(ReproError):
     """A wrong option, name, config or path."""
 

@@ -133,7 +133,7 @@ class Workspace:
                 "name a folder of yours with --workspace DIR or REPRO_WORKSPACE"
             ) from error
         # Files written here by every kind of command; the folders of features, runs and audits are cleaned by their writers.
-        for folder in (self.root, self.listings, self.reports):
+        for folder in (self.root, self.listings, self.reports, self.root / "spent"):
             remove_partials(folder)
         if not self.stamp.exists():
             write_json(self.stamp, {"format": FORMAT, "made_by": f"actiondiff-repro {__version__}"})

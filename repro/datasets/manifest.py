@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, state_reason
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
 from repro.core.reading import describe_absence, parse_json, read_table
@@ -126,8 +126,9 @@ def read_manifest(path: Path) -> Manifest:
         # A program that edits the table can save a valid parquet file, but not the matching sha256.
         intact = manifest.sha256 == about["sha256"]
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"{path}: not a complete manifest of `repro data audit` ({reason}): audit again") from error
+        raise UsageError(
+            f"{path}: not a complete manifest of `repro data audit` ({state_reason(error)}): audit again"
+        ) from error
     if not intact:
         raise UsageError(f"{path}: damaged or edited: it does not match the sha256 written with it: audit again")
     return manifest

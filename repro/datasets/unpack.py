@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from repro.core.disk import DiskError, describe_disk_error, find_errno_in_text, format_size, naming_write, require_room
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.reading import parse_json
 from repro.datasets.annotations import DataError, check_not_empty
 
@@ -72,16 +72,16 @@ def unpack_archive(path: Path, into: Path) -> None:
         else:
             _unpack_tar(path, into, kind)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged or cut off ({_describe_error(error)}): fetch it again") from error
+        raise DataError(f"{path}: damaged or cut off ({state_reason(error)}): fetch it again") from error
     except (NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be unpacked here ({_describe_error(error)}): unpack it yourself") from error
+        raise DataError(f"{path}: cannot be unpacked here ({state_reason(error)}): unpack it yourself") from error
     except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise DataError(f"{path}: a member is both a file and a folder ({error.filename}): fetch it again") from error
     except OSError as error:
         # bz2 raises OSError without a number for damaged data. Errors of the system, such as a full disk, have one.
         if error.errno is not None:
             raise
-        raise DataError(f"{path}: damaged or cut off ({_describe_error(error)}): fetch it again") from error
+        raise DataError(f"{path}: damaged or cut off ({state_reason(error)}): fetch it again") from error
 
 
 def check_member_path(name: str, archive: Path) -> PurePosixPath:
@@ -257,10 +257,6 @@ def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
         partial.replace(target)
 
 
-def _describe_error(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
 # rar. The programs decide for themselves what they write, so the list of members is checked before and the written files after.
 
 
@@ -331,8 +327,11 @@ def _check_members_with_lsar(link: Path, archive: Path) -> int:
 
 def _check_members_with_bsdtar(link: Path, archive: Path) -> int:
     """Check the names and kinds of all members; returns the bytes that they unpack to."""
-    names = _run_program(["bsdtar", "-t", "-f", str(link)], archive).splitlines()
-    lines = _run_program(["bsdtar", "-t", "-v", "-f", str(link)], archive).splitlines()
+    # Not splitlines(), which also ends lines at characters that names may have.
+    names, lines = (
+        _run_program(["bsdtar", *words, "-f", str(link)], archive).rstrip("\n").split("\n")
+        for words in (["-t"], ["-t", "-v"])
+    )
     if len(names) != len(lines):
         raise DataError(f"{archive}: bsdtar lists it in two ways: damaged: fetch it again")
     # As of `ls -l`: the first letter is the type, the fifth word the size.

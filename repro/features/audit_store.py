@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.core.errors import state_reason
 from repro.core.hashing import FileHashes
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError
@@ -41,7 +42,7 @@ def check_feature_files(files: list[Path], hashes: FileHashes) -> Iterator[Check
         except FileNotFoundError:  # packed or replaced by another process meanwhile
             continue
         except (DamagedFeaturesError, OSError) as error:
-            yield CheckedFile(path, 0, " ".join(str(error).split()))
+            yield CheckedFile(path, 0, state_reason(error, most=None))
             continue
         yield CheckedFile(path, size)
 

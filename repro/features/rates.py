@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from repro.core.config import Config
+from repro.core.errors import state_reason
 from repro.core.files import set_aside, write_json
 from repro.core.hashing import content_key
 from repro.core.reading import read_bytes
@@ -78,8 +79,7 @@ def load_rates(workspace: Workspace) -> tuple[Rate, ...]:
     except FileNotFoundError:
         return ()
     except (ValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DamagedRatesError(f"{path}: not what `repro extract` wrote ({reason})") from error
+        raise DamagedRatesError(f"{path}: not what `repro extract` wrote ({state_reason(error)})") from error
 
 
 def find_rate(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from safetensors import safe_open
 
 from repro.core.config import Config
-from repro.core.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError, state_reason
 from repro.core.files import replacing_file
 from repro.core.hashing import content_sha256
 from repro.core.locks import remove_partials
@@ -162,8 +162,9 @@ def read_shared(path: Path) -> SharedFeatures:
     except MissingError as error:
         raise MissingError(f"{path}: {error}") from error
     except (DamagedFileError, pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MissingError(f"{path}: damaged or not shared features ({reason}): get both files again") from error
+        raise MissingError(
+            f"{path}: damaged or not shared features ({state_reason(error)}): get both files again"
+        ) from error
     return shared
 
 

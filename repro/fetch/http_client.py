@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPErrorProcessor, HTTPRedirectHandler, Request, build_opener
 
 from repro import __version__
-from repro.core.errors import MissingError, ReproError, UsageError
+from repro.core.errors import MissingError, ReproError, UsageError, state_reason
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
@@ -95,8 +95,8 @@ def error_of_status(status: int, source: DownloadSource) -> ReproError | Dropped
 
 def describe_lost_connection(error: object) -> str:
     """Describe in words why a connection failed."""
-    text = "no data arrived in time" if isinstance(error, TimeoutError) else " ".join(str(error).split())
-    return f"the connection failed ({text or type(error).__name__})"
+    text = "no data arrived in time" if isinstance(error, TimeoutError) else state_reason(error, most=None)
+    return f"the connection failed ({text})"
 
 
 def printable_url(url: str) -> str:

@@ -167,7 +167,7 @@ def _list_leftover_jobs(workspace: Workspace) -> list[str]:
     words = ["squeue", "--me", "--noheader", "--format", "%A|%k|%Z"]
     asked = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     folder = (workspace.root / "workflow").resolve()
-    jobs = (line.split("|", 2) for line in asked.stdout.splitlines() if line.count("|") >= 2)
+    jobs = (line.split("|", 2) for line in asked.stdout.split("\n") if line.count("|") >= 2)
     return [job for job, comment, place in jobs if comment.startswith("rule_") and Path(place).resolve() == folder]
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64, Int64, UInt16, UInt32
 
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.files import replacing_file
 from repro.core.reading import check_regular, read_table
 from repro.readout.metrics import find_ends_of_equals
@@ -167,8 +167,7 @@ def read_predictions(path: Path) -> Predictions:
     except FileNotFoundError as error:
         raise MissingError(f"{path}: no such predictions") from error
     except (OSError, pa.ArrowException, BufferError, LookupError, TypeError, ValueError, StopIteration) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MissingError(f"{path}: not the predictions of a readout ({reason})") from error
+        raise MissingError(f"{path}: not the predictions of a readout ({state_reason(error)})") from error
 
 
 def _require_columns(schema: pa.Schema, number: int) -> None:

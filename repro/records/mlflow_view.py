@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from repro.core.console import Reporter
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, state_reason
 from repro.core.files import set_aside
 from repro.core.locks import wait_for_lock
 from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_from_environment
@@ -155,7 +155,7 @@ def import_mlflow() -> ModuleType:
 
 
 def _describe_failure(error: Exception, tracking: Tracking) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = state_reason(error, most=None)
     # urllib3 states what happened last, after all that it tried.
     cause = re.search(r"Caused by \w+\([\"'](.*)[\"']\)", text)
     text = cause[1] if cause else text
@@ -192,7 +192,7 @@ def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogReque
             if code in LOCKED or (code in DAMAGED and time.monotonic() < deadline):
                 continue
             # SQLAlchemy states first what it was doing, at length.
-            reason = re.sub(r"\(raised as a result of .*?\) (?=\()", "", " ".join(str(error).split()))
+            reason = re.sub(r"\(raised as a result of .*?\) (?=\()", "", state_reason(error, most=None))
             raise UsageError(
                 f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({reason[:120]}): the run "
                 "records are complete: free space or correct the path, then `repro track` logs them"

@@ -1,11 +1,14 @@
 """What a person types and reads: exit codes, one line a mistake, no traceback, quick answers."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from builders.commands import run_process, run_repro
+from builders.commands import ROOT, run_process, run_repro
 from builders.records import record, write_with_evidence
 from safetensors.numpy import load_file, save_file
 
@@ -215,10 +218,6 @@ def test_check_leaves_a_damaged_record_out_and_says_so(workspace: Workspace) -> 
     ],
 )
 def test_quick_verbs_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
-
     heavy = {"torch", "diffusers", "transformers", "mlflow", "sklearn", "av", "pandas"}
     if words == ["list"]:
         heavy |= {"numpy", "pyarrow", "scipy", "repro.datasets.registry", "repro.datasets.animal_kingdom"}
@@ -233,10 +232,17 @@ def test_quick_verbs_import_nothing_heavy(words: list[str], tmp_path: Path) -> N
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_what_is_printed_into_a_closed_pipe_leaves_no_complaint(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def test_a_python_without_the_packages_is_one_line(tmp_path: Path) -> None:
+    # -S: without the folder of installed packages.
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from repro.__main__ import main; main()"
+    words = [sys.executable, "-S", "-c", code, "list"]
+    done = subprocess.run(words, capture_output=True, text=True, env={"REPRO_WORKSPACE": str(tmp_path)}, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "has no package cyclopts: run .venv/bin/repro after `make venv`" in line
 
+
+def test_what_is_printed_into_a_closed_pipe_leaves_no_complaint(tmp_path: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m repro list --workspace {tmp_path} | head -1",
         shell=True,
@@ -248,9 +254,6 @@ def test_what_is_printed_into_a_closed_pipe_leaves_no_complaint(tmp_path: Path) 
 
 
 def test_the_exit_code_says_that_nobody_reads() -> None:
-    import subprocess
-    import sys
-
     script = f"set -o pipefail; {sys.executable} -m repro list --json --workspace /tmp/none | true"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 141)  # the pipe may have held it all

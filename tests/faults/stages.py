@@ -239,7 +239,7 @@ def describe_contents(place: Path) -> Contents:
     found = {}
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
-        if path.is_symlink() or path.is_dir() or name.startswith(LEFT_OUT):
+        if path.is_symlink() or path.is_dir() or (name.startswith(LEFT_OUT) and ".partial/" not in name):
             continue
         # A lock's file stays, as deleting it would let two processes hold it.
         if path.name.endswith(".lock") or path.name in CACHES:

@@ -158,7 +158,14 @@ def lock_path(path: Path) -> Path:
 
 
 def remove_old_statuses(folder: Path) -> None:
-    """Delete the status files of processes that have ended, except the latest KEPT."""
+    """Delete the status files of processes that have ended, except the latest KEPT, and what killed ones had not finished writing."""
+    for partial in folder.glob("*.partial"):
+        path = partial.with_suffix(".json")
+        if time.time() - _modified(partial) > LOST_AFTER and is_lost(path, host=""):
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+                if not path.exists():
+                    lock_path(path).unlink(missing_ok=True)
     files = sorted(folder.glob("*.json"), key=_modified, reverse=True)
     for path in files[KEPT:]:
         status = read_json_or_none(path)

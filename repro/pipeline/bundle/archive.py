@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, state_reason
 from repro.core.files import replacing_file
 from repro.core.reading import describe_absence
 
@@ -73,7 +73,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
-            raise BundleError(f"{path}: not a zip file, or cut off ({_one_line(error)}): get it again") from error
+            raise BundleError(f"{path}: not a zip file, or cut off ({state_reason(error)}): get it again") from error
         try:
             self.members = self._check_members(path.stat().st_size)
             self._check_bytes(path.stat().st_size)
@@ -146,7 +146,7 @@ class Archive:
             with self._zip.open(info) as source:
                 content = source.read(most + 1)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise BundleError(f"{self.path}: {name} is damaged ({_one_line(error)}): get it again") from error
+            raise BundleError(f"{self.path}: {name} is damaged ({state_reason(error)}): get it again") from error
         if len(content) != info.file_size:
             raise BundleError(f"{self.path}: {name} has another size than the zip states: get it again")
         return content
@@ -169,7 +169,7 @@ class Archive:
                     digest.update(part)
                     file.write(part)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise BundleError(f"{self.path}: {name} is damaged ({_one_line(error)}): get it again") from error
+            raise BundleError(f"{self.path}: {name} is damaged ({state_reason(error)}): get it again") from error
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise BundleError(f"{self.path}: {name} is both a file and a folder in it") from error
         if size != info.file_size:
@@ -178,7 +178,3 @@ class Archive:
 
     def close(self) -> None:
         self._zip.close()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

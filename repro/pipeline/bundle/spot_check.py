@@ -105,7 +105,7 @@ def check_row_features(
         number = collection.features.index(columns[0])
         committed = {clip: values[number] for clip, values in collection.fingerprints.items()}
         dataset = open_dataset(config, workspace)
-        gone = {clip for split in dataset.splits.values() for clip in find_missing(split, dataset.folder)}
+        gone = {clip for split in dataset.splits.values() for clip in find_missing(split, dataset.boundary)}
         present = {clip.id: clip for clip in dataset.clips if committed.get(clip.id) and clip.id not in gone}
         drawn = [present[clip] for clip in draw_clips(sorted(present), draw.count, index.merkle_root, draw.nonce)]
         deviations: dict[str, float] = {}

@@ -163,7 +163,7 @@ def describe_container(environment: Mapping[str, str], root: Path = Path("/")) -
 def parse_mounts(text: str) -> list[Mount]:
     """Parse /proc/self/mounts; a later line covers an earlier one of the same place."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fields = line.split(" ")
         if len(fields) < 4:
             continue

@@ -94,6 +94,21 @@ def test_ended_statuses_are_removed_and_running_ones_kept(tmp_path: Path) -> Non
     assert len(left) == KEPT + 2  # with the one that has just started
 
 
+def test_what_a_killed_process_had_not_finished_writing_is_removed(tmp_path: Path) -> None:
+    running = StatusFile(tmp_path, begin("run x"))
+    running.write_if_due()
+    held = running.path.with_suffix(".partial")
+    first, old = tmp_path / "first.partial", time.time() - LOST_AFTER - 1
+    lock = status_files.lock_path(first.with_suffix(".json"))
+    for path in (held, first, lock):
+        path.touch()
+        os.utime(path, (old, old))
+    (tmp_path / "now.partial").touch()  # whose lock is not seen from here
+    StatusFile(tmp_path, begin("run y")).write_if_due()
+    assert sorted(path.name for path in tmp_path.glob("*.partial")) == sorted([held.name, "now.partial"])
+    assert not lock.exists()
+
+
 @pytest.mark.parametrize("what", ["folder", "write"])
 def test_a_disk_that_refuses_is_noted_and_nothing_else(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
