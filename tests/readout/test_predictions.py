@@ -89,9 +89,10 @@ def test_columns_of_other_types_are_refused(path: Path, column: str, kind: str) 
 
 def test_columns_that_are_missing_or_twice_are_refused(path: Path) -> None:
     table = pq.ParquetFile(path).read()
-    for changed in (table.drop_columns(["group"]), table.append_column("group", table["group"])):
+    missing, twice = table.drop_columns(["group"]), table.append_column("group", table["group"])
+    for changed, said in ((missing, "columns that format 2 does not have"), (twice, "two columns of one name")):
         pq.write_table(changed, path)
-        with pytest.raises(MissingError, match="columns that format 2 does not have"):
+        with pytest.raises(MissingError, match=said):
             read_predictions(path)
 
 
