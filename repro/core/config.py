@@ -19,8 +19,6 @@ from repro.core.suggest import find_nearest
 
 MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
-
-
 _LONG_NUMBER = re.compile(r"[-+0-9][0-9a-fA-Fx_:.]{200,}")
 
 

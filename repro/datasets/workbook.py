@@ -58,10 +58,7 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
 
 
 def _check_unpacked_size(path: Path) -> None:
-    """
-    Raises:
-        DataError: it unpacks to more than a publisher's workbook has.
-    """
+    """Refuse, with a DataError, a workbook that unpacks to more than a publisher's does."""
     with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
         if size > MOST_BYTES:
