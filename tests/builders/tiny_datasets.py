@@ -4,8 +4,10 @@ here. Counts of the real ones do not apply to them: each comes with a config tha
 import csv
 import dataclasses
 import io
+import tempfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,26 @@ from repro.video.synthetic import scenes
 def film(path: Path, number: int, frames: int = 9) -> None:
     """A clip of its own for every number: MPEG-4 part 2 in .avi, as UCF101 and HMDB51 have it, else H.264."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_encode_film(path.suffix, number, frames))
+
+
+@cache
+def _encode_film(suffix: str, number: int, frames: int) -> bytes:
+    # Drawn once a process: many tests make these data sets.
     drawn = scenes.smoke_scenes()
     scene = dataclasses.replace(
         drawn[number % len(drawn)], seed=1000 + number, frames=frames, height=48, width=64, rate=25
     )
-    if path.suffix != ".avi":
-        clips.encode_scene(path, scene)
-        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"film{suffix}"
+        if suffix == ".avi":
+            _encode_avi(path, scene)
+        else:
+            clips.encode_scene(path, scene)
+        return path.read_bytes()
+
+
+def _encode_avi(path: Path, scene: scenes.Scene) -> None:
     with av.open(str(path), "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(scene.rate))
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"

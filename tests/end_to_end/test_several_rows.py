@@ -27,6 +27,7 @@ from repro.pipeline.several_rows import list_readings, run_rows
 from repro.plan.amounts import Amount, counted
 from repro.plan.plan import Plan, make_plan
 from repro.readout.compute import Compute
+from repro.records import mlflow_view
 from repro.table.row import row_backbone
 from repro.table.rows import load_row
 
@@ -76,7 +77,10 @@ def count_planned(plan: Plan) -> dict[str, Amount]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_rows_together_have_the_records_of_rows_apart(project: Workspace, tmp_path: Path) -> None:
+def test_rows_together_have_the_records_of_rows_apart(
+    project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_view, "log_runs", lambda *_: None)  # takes seconds; other tests have it
     # Clips have 3 sampled frames: of 2 windows the second is padded.
     rows = [
         row if "vjepa" in name else row.model_copy(update={"changes": {"frames.window": "2"}})
