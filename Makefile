@@ -27,9 +27,10 @@ test: lint
 smoke: venv
 	$(BIN)/repro smoke
 
-# Builds the cpu image without Docker and uses it as README says; skips, and says so, if buildah or root is missing.
+# Builds the cpu image without Docker and uses it as README says; skips, and says so, if buildah or root is missing. The first test waits
+# for the build, which takes more than ten minutes on a busy machine.
 image-test: venv
-	$(BIN)/pytest tests/image
+	$(BIN)/pytest -o timeout=1800 tests/image
 
 # Disturbs every stage at random moments: kills, disks that refuse, clocks, memory, hanging workers; docs/reliability.md gets the
 # table. An hour; what is in LINES is kept, and further trials are added (another SEED draws others).
