@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
@@ -113,7 +114,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or getattr(error, "errno", None) == errno.ENOMEM
-        or (isinstance(error, RuntimeError) and ("can't start new thread" in text or "can't allocate memory" in text))
+        or re.search("can't start new thread|(can't|cannot) allocate memory", text, re.IGNORECASE) is not None
     )
 
 

@@ -11,7 +11,6 @@ import errno
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pathlib import Path
 from repro import __version__
 from repro.core.errors import UsageError
 from repro.core.files import lock_file, write_json
-from repro.core.locks import remove_partials
+from repro.core.locks import own_partial, remove_partials
 from repro.core.reading import IrregularFileError, parse_json, read_text
 
 FORMAT = 1
@@ -124,7 +123,7 @@ class Workspace:
         try:
             # A real file, because permissions alone do not show a full disk or a read-only file system.
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-", suffix=".partial"):
+            with own_partial(self.root / "writable"):
                 pass
         except OSError as error:
             reason = "no space left on the device" if error.errno == errno.ENOSPC else (error.strerror or str(error))

@@ -142,7 +142,7 @@ def run_readouts(
     row, plan = inputs.row, plan_runs(inputs, protocol, compute)
     records: dict[int, RunRecord] = {}
     missing = []
-    # Taken before records are read: what another process finishes meanwhile is not trained again.
+    # Before records are read: what others finish meanwhile is not trained again.
     with lock_seeds(row.name, seeds, workspace):
         for seed in seeds:
             stored = plan.stored_run(seed, workspace)
@@ -152,6 +152,7 @@ def run_readouts(
                 missing.append(PlannedRun(plan, seed, workspace))
             else:
                 records[seed] = record
+                remove_partials(stored.folder)
         with show_trainings(workspace, [run.stored.log_path for run in missing]):
             for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
                 if isinstance(outcome, ReproError):
@@ -171,7 +172,7 @@ def run_readouts(
 
 @contextmanager
 def lock_seeds(row: str, seeds: Sequence[int], workspace: Workspace) -> Iterator[None]:
-    """Hold the locks of a row's seeds: two processes may train different seeds, and not the same run in the same folder.
+    """Hold the locks of a row's seeds: two processes may train different seeds, and not one run in one folder.
 
     Raises:
         UsageError: another process trains one of them.
@@ -184,13 +185,13 @@ def lock_seeds(row: str, seeds: Sequence[int], workspace: Workspace) -> Iterator
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that has no record yet."""
+    """A run without a record yet."""
 
     plan: RunPlan
     seed: int
     workspace: Workspace
     is_grid_cell: bool = False
-    """Whether its predictions are those of a cell of a grid that is not the row's own: ranks, and scores of every clip apart."""
+    """Whether it is a cell of a grid other than the row's own: predictions are ranks, and scores of every clip apart."""
     keep_scores: bool = False
     """Whether to keep these also if another cell of the grid, with the same seed, is better."""
 
@@ -320,7 +321,7 @@ def _refuse_other_training(run: PlannedRun) -> None:
 
 
 def _open_training(run: PlannedRun, sequences: Mapping[str, Sequences], reporter: Reporter) -> Training:
-    """Return the training of a run, and make its folder ready."""
+    """Return a run's training, and make its folder ready."""
     plan, inputs, row = run.plan, run.plan.inputs, run.plan.inputs.row
     train, test, held_out = sequences["train"], sequences["test"], None
     if plan.protocol == "held-out":
@@ -329,7 +330,7 @@ def _open_training(run: PlannedRun, sequences: Mapping[str, Sequences], reporter
     # Refused before anything is computed of them, as class priors.
     require_matching(found)
     run.stored.folder.mkdir(parents=True, exist_ok=True)
-    # Files that a killed process was still writing.
+    # What killed writers left.
     remove_partials(run.stored.folder)
     # Stored in the checkpoints' headers: `repro predict` reads it.
     about = {

@@ -259,13 +259,18 @@ def _is_intact(workspace: Workspace) -> bool:
     """
     if not workspace.mlflow_db.exists():
         return True
-    try:
-        with closing(sqlite3.connect(workspace.mlflow_db)) as database:
-            return bool(database.execute("pragma quick_check").fetchone()[0] == "ok")
-    except sqlite3.Error as error:
-        if _find_sqlite_code(error) in DAMAGED:
-            return False
-        raise
+
+    def check() -> bool:
+        try:
+            with closing(sqlite3.connect(workspace.mlflow_db)) as database:
+                return bool(database.execute("pragma quick_check").fetchone()[0] == "ok")
+        except sqlite3.Error as error:
+            if _find_sqlite_code(error) in DAMAGED:
+                return False
+            raise
+
+    # Twice, because SQLite takes a page for damaged that the disk failed to give once.
+    return check() or check()
 
 
 def _find_sqlite_code(error: BaseException) -> int | None:

@@ -53,6 +53,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
         MemoryError(),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("can't start new thread"),
+        RuntimeError("unable to mmap 1985744 bytes from file <x.safetensors>: Cannot allocate memory (12)"),
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
         ),

@@ -109,10 +109,10 @@ def test_a_row_runs_is_reused_and_predicts(
     assert list(printed["videos"][0]["scores"].values()) == pytest.approx(found.scores[video], abs=1e-6)
 
     # As on a read-only file system, which stops root too.
-    def refuse(**_: object) -> None:
+    def refuse(_: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("repro.core.workspace.tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr("repro.core.workspace.own_partial", refuse)
     before = {path: path.stat().st_mtime_ns for path in place.root.rglob("*")}
     assert predict(place, video, seed=43).scores[video].tolist() == found.scores[video].tolist()
     assert "cannot be written: the features of these videos are not kept" in capsys.readouterr().err

@@ -38,7 +38,7 @@ from repro.readout.sequences import BatchPlan, load_sequences
 from repro.readout.trained import load_readout
 from repro.records import mlflow_view
 from repro.records.keys import compute_keys, explain_keys
-from repro.records.record import RunRecord, stored_run
+from repro.records.record import RunRecord, find_runs, stored_run
 from repro.table.row import Row
 from repro.table.rows import load_row
 
@@ -183,7 +183,7 @@ def test_a_held_out_run_is_separate_and_not_judged(run: Run, workspace: Workspac
 
 
 def test_features_are_read_once_for_all_seeds_and_records_are_reused(
-    run: Run, monkeypatch: pytest.MonkeyPatch, reporter: RecordingReporter
+    run: Run, monkeypatch: pytest.MonkeyPatch, reporter: RecordingReporter, workspace: Workspace
 ) -> None:
     read = []
     monkeypatch.setattr(stage, "load_sequences", lambda *a: read.append(str(a[1].name)) or load_sequences(*a))
@@ -191,7 +191,12 @@ def test_features_are_read_once_for_all_seeds_and_records_are_reused(
     assert read == ["smoke/train", "smoke/test"]
     assert len({record.group for record in records}) == 1
     assert len({record.run for record in records}) == 3
+    # Killed just after it had written a record.
+    left = next(find_runs(workspace.runs)).folder / ".record.json.0123456789ab.partial"
+    left.mkdir()
+    (left / "lock").touch()
     assert run(52, 53, 54) == records
+    assert not left.exists()
     assert len(read) == 2
     assert "reused all 3" in reporter.lines[-1]
 

@@ -18,6 +18,7 @@ from repro.backbones.extractor import Execution
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.files import write_bytes, write_json
+from repro.core.locks import remove_partials
 from repro.core.progress.stages import Measures, Part, StageName
 from repro.core.workspace import Workspace
 from repro.features.store import StoredAs
@@ -176,6 +177,7 @@ class _Cells:
                     missing.append(seed)
                 else:
                     self.runs[protocol, seed, cell.name] = record
+                    remove_partials(stored.folder)
             return tuple(missing)
 
         # Also cells and protocols that are not requested: the report shows what earlier runs left.
