@@ -148,9 +148,10 @@ def naming_write(path: Path, partial: Path | None = None) -> Iterator[None]:
             and not _belongs_to(Path(os.fsdecode(about)), path, partial)
         ):
             raise
-        # SQLite reports permissions and a full disk alike when it cannot open a file.
+        # SQLite reports permissions, a full disk and a failing one alike when it cannot open a file.
         if number == errno.EACCES and not isinstance(error, OSError):
-            number = _find_refusal(path.parent) or number
+            is_allowed = not path.exists() or os.access(path, os.R_OK | os.W_OK)
+            number = _find_refusal(path.parent) or (errno.EIO if is_allowed else number)
         raise DiskError(describe_disk_error(path, number)) from error
 
 

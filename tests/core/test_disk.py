@@ -188,7 +188,7 @@ def test_a_lock_on_a_full_disk_is_reported_once(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(None, "permission denied"), (errno.ENOSPC, "no space left on device: free space")]
+    ("number", "said"), [(None, "input/output error"), (errno.ENOSPC, "no space left on device: free space")]
 )
 def test_what_sqlite_does_not_say_is_found_out(
     number: int | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
