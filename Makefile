@@ -33,7 +33,7 @@ image-test: venv
 	$(BIN)/pytest -o timeout=1800 tests/image
 
 # Disturbs every stage at random moments: kills, disks that refuse, clocks, memory, hanging workers; docs/reliability.md gets the
-# table. An hour; what is in LINES is kept, and further trials are added (another SEED draws others).
+# table. Half an hour; what is in LINES is kept, and further trials are added (another SEED draws others).
 SEED ?= 1
 LINES ?= faults.jsonl
 faults: venv

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from repro.core.errors import ReproError, UsageError
+from repro.core.locks import own_partial
 
 _ANOTHER_DISK = "free space or choose another disk with --workspace, then run the same command again"
 _ANOTHER_TEMPORARY = (
@@ -158,7 +159,7 @@ def naming_write(path: Path, partial: Path | None = None) -> Iterator[None]:
 def _find_refusal(folder: Path) -> int | None:
     """Return why no file can be created in `folder`, as an errno of WRITE_REMEDIES; None if one can, or for another reason."""
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-", suffix=".partial"):
+        with own_partial(folder / "writable"):
             return None
     except OSError as error:
         return error.errno if error.errno in WRITE_REMEDIES else None

@@ -197,10 +197,10 @@ def test_what_sqlite_does_not_say_is_found_out(
         with replacing_file(tmp_path / "mlflow.db"):
             if number is not None:
 
-                def refuse(**_: object) -> None:
+                def refuse(_: Path) -> None:
                     raise OSError(number, os.strerror(number))
 
-                monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+                monkeypatch.setattr("repro.core.disk.own_partial", refuse)
             raise sqlite3.OperationalError("unable to open database file")
 
     with pytest.raises(DiskError, match=f"mlflow.db: {said}"):

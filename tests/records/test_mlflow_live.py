@@ -36,6 +36,13 @@ def stored(made: RunRecord, workspace: Workspace, mlflow_template: Path) -> Stor
     return found
 
 
+@pytest.fixture
+def server(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are logged to MLFLOW_TRACKING_URI, as with a server: here a database, by its address."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.mlflow_db}")
+    monkeypatch.chdir(tmp_path)  # MLflow's own default for artifacts
+
+
 def start(stack: ExitStack, stored: StoredRun, made: RunRecord, *, resumes: bool = False) -> TrainingLogWriter:
     started = StartedRun(**{name: getattr(made, name) for name in StartedRun.model_fields})
     return stack.enter_context(open_training_log(stored.log_path, started, resumes=resumes))
@@ -101,12 +108,11 @@ def test_a_training_is_shown_killed_resumed_and_becomes_the_records_run(
         assert len(finished.inputs.dataset_inputs) == 2
 
 
+@pytest.mark.usefixtures("server")
 def test_a_finished_training_is_shown_as_finished_before_its_record_is_logged(
-    made: RunRecord, stored: StoredRun, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: RunRecord, stored: StoredRun, workspace: Workspace
 ) -> None:
     """Also on a server, where no missing files show that the record is not logged."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.mlflow_db}")
-    monkeypatch.chdir(tmp_path)  # MLflow's own default for artifacts
     with ExitStack() as stack:
         train(start(stack, stored, made), made, 0, len(made.epochs))
     write(workspace.runs, made)
@@ -143,11 +149,10 @@ def test_a_failed_training_says_why(made: RunRecord, stored: StoredRun, workspac
     assert (failed.info.status, failed.data.tags["failed"]) == ("FAILED", "the loss is nan")
 
 
+@pytest.mark.usefixtures("server")
 def test_on_a_server_a_training_of_another_workspace_is_left_alone(
-    made: RunRecord, stored: StoredRun, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: RunRecord, stored: StoredRun, workspace: Workspace, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.mlflow_db}")
-    monkeypatch.chdir(tmp_path)  # MLflow's own default for artifacts
     with ExitStack() as stack:
         start(stack, stored, made)
         theirs = look(workspace, stored)
