@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from repro.core.errors import ReproError, UsageError
-from repro.core.locks import own_partial
 
 _ANOTHER_DISK = "free space or choose another disk with --workspace, then run the same command again"
 _ANOTHER_TEMPORARY = (
@@ -158,6 +157,9 @@ def naming_write(path: Path, partial: Path | None = None) -> Iterator[None]:
 
 def _find_refusal(folder: Path) -> int | None:
     """Return why no file can be created in `folder`, as an errno of WRITE_REMEDIES; None if one can, or for another reason."""
+    # Not at the top: __main__ needs this module to refuse Windows in a line, and there locks cannot be imported.
+    from repro.core.locks import own_partial
+
     try:
         with own_partial(folder / "writable"):
             return None

@@ -200,7 +200,7 @@ def test_what_sqlite_does_not_say_is_found_out(
                 def refuse(_: Path) -> None:
                     raise OSError(number, os.strerror(number))
 
-                monkeypatch.setattr("repro.core.disk.own_partial", refuse)
+                monkeypatch.setattr("repro.core.locks.own_partial", refuse)
             raise sqlite3.OperationalError("unable to open database file")
 
     with pytest.raises(DiskError, match=f"mlflow.db: {said}"):
