@@ -5,6 +5,7 @@ here and no more. Frames do not depend on the number of workers: each clip is de
 are returned in the order they were requested.
 """
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
 
 TIME_LIMIT = 120.0
 """Seconds a worker may take without a sign of life: FRAMES_PER_SIGN native frames, or one chunk of sampled ones."""
+M_PERTURB = -6
+"""glibc's parameter of mallopt: new memory is filled with the complement of the value, freed memory with the value."""
 BYTES_AHEAD = 64 << 20
 """Frames that a worker decodes before the first of them is taken: 11 s of UCF101 at every 4th frame. At least one chunk."""
 
@@ -64,7 +67,19 @@ class _Outcome:
 def prepare_decoding() -> Work:
     """Run once in each decoding process."""
     silence_ffmpeg()
+    clear_new_memory()
     return decode_clip
+
+
+def clear_new_memory() -> None:
+    """Have this process's allocator hand out zeros, where it is glibc's.
+
+    Some decoders (Ut Video's is one) leave parts of a damaged picture as the memory was. Frames would depend on what the process
+    had decoded before.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_PERTURB, 0xFF)
 
 
 def silence_ffmpeg() -> None:

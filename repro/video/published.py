@@ -249,9 +249,13 @@ def convert_frames(index: ClipIndex, stride: int, chunk: int) -> Iterator[Frames
     Raises:
         VideoError: The file changed since it was indexed.
     """
+    yield from stack_chunks(convert_each(index, stride), chunk)
+
+
+def convert_each(index: ClipIndex, stride: int) -> Iterator[np.ndarray]:
+    """Yield every `stride`-th frame in presentation order as RGB, one at a time; see `convert_frames`."""
     sampled = index.order[::stride]
-    frames = _kept_frames(index, sampled) if index.kept is not None else _decode_again(index, sampled)
-    yield from stack_chunks(frames, chunk)
+    return _kept_frames(index, sampled) if index.kept is not None else _decode_again(index, sampled)
 
 
 def stack_chunks(frames: Iterator[np.ndarray], chunk: int) -> Iterator[Frames]:
@@ -259,14 +263,6 @@ def stack_chunks(frames: Iterator[np.ndarray], chunk: int) -> Iterator[Frames]:
     for first in frames:
         count = max(1, min(chunk, CHUNK_BYTES // first.nbytes))
         yield np.stack([first, *islice(frames, count - 1)])
-
-
-def read_witnesses(index: ClipIndex, stride: int) -> dict[int, np.ndarray]:
-    """Return a few of the sampled frames, by their number, to compare another reader's with."""
-    sampled = index.order[::stride]
-    if index.kept is None:  # decoding again up to the first frame takes little
-        return {0: next(_decode_again(index, sampled[:1]))}
-    return {number: _to_rgb(index.kept[sampled[number]]) for number in {0, len(sampled) // 2, len(sampled) - 1}}
 
 
 def describe_ffmpeg_error(error: av.FFmpegError) -> str:

@@ -1,8 +1,9 @@
 """Readers of clips, by the name that a backbone's config gives: the published frames, by PyAV or by decord.
 
-Both index the clip first (repro/video/published.py), so that both know the order of its frames and its damage. decord decodes
-faster but orders frames, picks streams and converts colours in its own way. It is used only where a config names it, and only
-on clips for which it returns the published frames; every other clip it refuses by name. There is no silent change of reader.
+Both index the clip first (repro/video/published.py), so that both know the order of its frames and its damage. decord orders
+frames, picks streams and converts colours in its own way. It is used only where a config names it, and only on clips for which
+it returns the published frames, which every sampled one is compared with; every other clip it refuses by name. There is no silent
+change of reader.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ from repro.video.published import (
     DamagedClipError,
     Frames,
     VideoError,
+    convert_each,
     convert_frames,
     index_clip,
-    read_witnesses,
     stack_chunks,
 )
 from repro.video.sampling import Sampling
@@ -100,11 +101,10 @@ def _read_with_decord(index: ClipIndex, stride: int, chunk: int) -> Iterator[Fra
 def _compare_frames(frames: Iterator[np.ndarray], index: ClipIndex, stride: int) -> Iterator[np.ndarray]:
     """Yield decord's frames; raise VideoError at one that is not PyAV's.
 
-    The headers of a damaged file can mislead decord's FFmpeg, which is older, while PyAV's decodes it without a complaint.
+    A damaged file can mislead decord's FFmpeg, which is older, in any frame, while PyAV's decodes it without a complaint.
     """
-    witnesses = read_witnesses(index, stride)
-    for number, frame in enumerate(frames):
-        if number in witnesses and not np.array_equal(frame, witnesses[number]):
+    for number, (frame, published) in enumerate(zip(frames, convert_each(index, stride), strict=True)):
+        if not np.array_equal(frame, published):
             raise VideoError(
                 f"clip {index.path}: decord returns another frame {number * stride} than PyAV: use frames.reader: pyav"
             )

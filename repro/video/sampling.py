@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ReaderName = Literal["pyav", "decord"]
-"""pyav reads every clip as the release does; decord is faster and refuses clips of which it would return other frames."""
+"""pyav reads every clip as the release does; decord, another library, refuses clips of which it returns other frames."""
 
 READER_VERSION = 2
 """Raised when the frames of any clip change; part of the key of features. 1: decord where it was thought to give PyAV's
