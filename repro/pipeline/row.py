@@ -15,7 +15,7 @@ from repro.features.collection import dataset_collection
 from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.extract import extract_features, name_stage, open_stores
 from repro.pipeline.row_data import ReadoutInputs, RowData, dataset_of, open_row_data
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view

@@ -1,6 +1,6 @@
 """The content keys of a run, computed again from its record.
 
-`RunPlan.group` (repro/pipeline/run_readout.py) makes them before there is a record; a test compares the two.
+`RunPlan.group` (repro/pipeline/runs/plan.py) makes them before there is a record; a test compares the two.
 """
 
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ from repro.core.workspace import Workspace
 from repro.features.store import FeatureStore
 from repro.pipeline.row import extract_row
 from repro.pipeline.row_data import RowData
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.readout.compute import Compute
 from repro.records import mlflow_view
 from repro.records.record import RunRecord

@@ -22,7 +22,7 @@ from repro.features.extract import FeatureRequest, extract_missing
 from repro.features.store import FeatureStore
 from repro.pipeline.row import extract_row
 from repro.pipeline.row_data import RowData
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.readout.compute import Compute
 from repro.smoke import clips, job
 from repro.table.rows import load_row

@@ -21,7 +21,7 @@ from repro.cli.app import build_app
 from repro.cli.options import parse_seeds
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
-from repro.pipeline.run_readout import lock_seeds
+from repro.pipeline.runs.train import lock_seeds
 from repro.table.row import SeedChoice, Seeds
 
 

@@ -32,13 +32,13 @@ from repro.judge.evidence import read_evidence
 from repro.judge.grid_selection import choose_grid_part, grid_cells, select_cell, selection_of, selection_score
 from repro.pipeline import extract as extraction
 from repro.pipeline import row as rows
-from repro.pipeline import run_readout as stage
 from repro.pipeline.grid import grid
 from repro.pipeline.grid.figure import render_svg
 from repro.pipeline.grid.grid import GridRequest, run_grid
 from repro.pipeline.grid.report import GridResult, format_summary, format_table, grid_as_csv, grid_as_json
 from repro.pipeline.predict import predict_videos
 from repro.pipeline.row_data import RowData
+from repro.pipeline.runs import train
 from repro.readout import checkpoints
 from repro.readout.checkpoints import STATE
 from repro.readout.compute import Compute
@@ -172,9 +172,9 @@ def test_one_pass_over_the_clips_extracts_all_cells(
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the cells whose training starts from now on in this process."""
     cells: list[str] = []
-    real = stage._open_training
+    real = train._open_training
     monkeypatch.setattr(
-        stage, "_open_training", lambda r, *a: cells.append(r.plan.inputs.row.features.name) or real(r, *a)
+        train, "_open_training", lambda r, *a: cells.append(r.plan.inputs.row.features.name) or real(r, *a)
     )
     return cells
 
@@ -233,7 +233,7 @@ def test_scores_of_every_clip_are_kept_of_the_own_cell_and_the_best(
 
     # The scores of all other cells are above, then below the one that is trained.
     for others, request in ((2.0, GridRequest((20, 25), (9,))), (-1.0, GridRequest((25,), (8,)))):
-        monkeypatch.setattr(stage, "selection_score", lambda _, others=others: others)
+        monkeypatch.setattr("repro.pipeline.runs.record.selection_score", lambda _, others=others: others)
         run(featured, request)
     assert kept() == {OWN: (True, False), "t25_layer09": (False, False), "t25_layer08": (False, True)}
     before = plain(records(featured))
@@ -272,7 +272,7 @@ def test_cells_of_a_layer_are_trained_together(
     alone = records(featured)
     shutil.rmtree(featured.runs)
     monkeypatch.setattr(sys.modules[__name__], "ONE_THREAD", replace(ONE_THREAD, together=4))
-    real = stage.load_splits
+    real = train.load_splits
 
     def spoil(inputs: Any) -> Any:
         if inputs.row.features.name == OWN:
@@ -280,7 +280,7 @@ def test_cells_of_a_layer_are_trained_together(
         return real(inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_splits", spoil)
+        patch.setattr(train, "load_splits", spoil)
         assert run(featured, replace(FEW, seeds=2)) == {f"{OWN} (published)": "features are damaged"}
     assert len(records(featured)) == 6
     assert f"warning: cell {OWN}, published protocol: features are damaged" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from repro.pipeline import row_data
 from repro.pipeline.predict import ScoredVideos, predict_videos
 from repro.pipeline.row import RowRequest, extract_row
 from repro.pipeline.row_data import RowData
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.pipeline.show.page import render_page
 from repro.pipeline.show.view import ShowRequest, view_clip
 from repro.readout import checkpoints

@@ -174,7 +174,7 @@ def _check_targets(
             raise BundleError(f"{where} of {name} have other clips or targets than another run's of the same split")
         collection = None if index is None else index.collections.get(SplitName.parse(name).dataset)
         if collection is not None and set(predictions.clips) <= set(collection.videos):
-            # As a run's inputs are hashed (repro/pipeline/run_readout.py): ids, targets and videos, in the split's order.
+            # As a run's inputs are hashed (repro/pipeline/runs/plan.py): ids, targets and videos, in the split's order.
             contents = [
                 [clip, np.flatnonzero(row).tolist(), collection.videos[clip]]
                 for clip, row in zip(predictions.clips, predictions.targets, strict=True)

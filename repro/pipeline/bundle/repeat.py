@@ -15,7 +15,7 @@ from repro.pipeline.bundle.features_index import FeaturesIndex, estimate_deviati
 from repro.pipeline.bundle.spot_check import LIMIT
 from repro.pipeline.grid.workers import inputs_at
 from repro.pipeline.row_data import ReadoutInputs, split_records
-from repro.pipeline.run_readout import load_splits
+from repro.pipeline.runs.train import load_splits
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
 from repro.readout.held_out import split_held_out

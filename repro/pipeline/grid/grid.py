@@ -28,7 +28,8 @@ from repro.pipeline.grid.report import GridResult, describe_seeds, grid_as_csv, 
 from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_cells
 from repro.pipeline.row import RowFeatures, extract_row, list_stages
 from repro.pipeline.row_data import ReadoutInputs, open_row_data, split_records
-from repro.pipeline.run_readout import lock_seeds, plan_runs, read_record
+from repro.pipeline.runs.plan import plan_runs
+from repro.pipeline.runs.train import lock_seeds, read_record
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view

@@ -12,7 +12,8 @@ from repro.core.console import QuietReporter
 from repro.core.errors import ReproError
 from repro.core.workspace import Workspace
 from repro.pipeline.row_data import ReadoutInputs
-from repro.pipeline.run_readout import PlannedRun, plan_runs, train_runs
+from repro.pipeline.runs.plan import PlannedRun, plan_runs
+from repro.pipeline.runs.train import train_runs
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.video.workers import Work, WorkerLostError, WorkerPool

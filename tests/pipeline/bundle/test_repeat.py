@@ -14,7 +14,7 @@ from repro.cli.judge import bundle as bundling
 from repro.core.workspace import Workspace
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline.row_data import RowData
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.pipeline.stored_row import open_stored_row
 from repro.readout.compute import Compute
 from repro.smoke.clips import rendered_splits

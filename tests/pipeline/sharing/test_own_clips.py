@@ -17,7 +17,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.own import load_own_dataset
 from repro.features.pack_collection import add_to_pack
 from repro.features.store import NUMPY_ARRAYS, Entry, FeatureStore
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.pipeline.stored_row import open_stored_row
 from repro.records.record import RunRecord
 from repro.table.own import OwnRow, load_own_row, write_own_row

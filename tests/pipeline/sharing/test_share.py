@@ -30,7 +30,7 @@ from repro.features import pack_collection
 from repro.features.imported import find_stored_identity
 from repro.features.pack_collection import add_to_pack
 from repro.features.store import NUMPY_ARRAYS, Entry, FeatureStore
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs.train import run_readouts
 from repro.pipeline.sharing import share
 from repro.pipeline.sharing.share import export_features, import_features
 from repro.pipeline.stored_row import open_stored_row

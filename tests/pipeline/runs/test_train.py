@@ -23,10 +23,10 @@ from repro.features.store import Entry, FeatureStore, StoredAs
 from repro.judge import verdict as check
 from repro.judge.evidence import read_evidence
 from repro.judge.expected import rows_with_expected, table_path
-from repro.pipeline import run_readout as stage
 from repro.pipeline.api import SplitFeatures
 from repro.pipeline.row_data import ReadoutInputs, RowData
-from repro.pipeline.run_readout import run_readouts
+from repro.pipeline.runs import train as stage
+from repro.pipeline.runs.train import run_readouts
 from repro.readout import checkpoints
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
