@@ -18,7 +18,7 @@ from repro.cli.options import (
     SeedsOption,
     load_requested_rows,
 )
-from repro.core.console import format_columns, print_line, print_lines, print_sentence, terminal_width
+from repro.core.console import format_columns, format_moment, print_line, print_lines, print_sentence, terminal_width
 from repro.core.disk import format_size
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace, device_from_environment
@@ -255,7 +255,7 @@ def _about_extraction(plan: Plan) -> list[str]:
         lines.append(f"windows of {' and '.join(datasets)} with {', '.join(backbones)}: {basis}")
     lines += [
         f"{job.backbone} {job.cell}: {job.rate.per_second:.3g} windows/s, measured in this workspace on {job.rate.device}, "
-        f"{job.rate.at}"
+        f"{format_moment(job.rate.at)}"
         for job in plan.jobs
         if job.rate is not None
     ]

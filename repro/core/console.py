@@ -5,6 +5,7 @@ With --json all of it goes to stderr, so that stdout has the JSON alone.
 
 import csv
 import io
+import re
 import shutil
 import sys
 import textwrap
@@ -96,19 +97,23 @@ def shorten_middle(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
+_FORMULA = re.compile(r'(^|;["\s]*)(?=[=+\-@＝＋－＠])')
+
+
 def format_csv(rows: Iterable[Iterable[object]]) -> str:
     """Format a table for spreadsheet programs.
 
     No cell is taken for a formula: names of files and classes come from others.
     """
     text = io.StringIO()
-    lines = csv.writer(text)
-    for row in rows:
-        cells = [value if isinstance(value, int | float) else escape_text(str(value or "")) for value in row]
-        # The wide forms too, which some spreadsheet programs read as the others.
-        risky = tuple("=+-@＝＋－＠")
-        lines.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(risky) else cell for cell in cells])
+    csv.writer(text).writerows([_format_cell(value) for value in row] for row in rows)
     return text.getvalue()
+
+
+def _format_cell(value: object) -> object:
+    # The wide forms too, which some spreadsheet programs read as the others; and after a semicolon, which ends a cell where the
+    # comma is the decimal sign.
+    return value if isinstance(value, int | float) else _FORMULA.sub(r"\1'", escape_text(str(value or "")))
 
 
 def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) -> None:
@@ -542,6 +547,11 @@ def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]
         line.plain = escape_text(line.plain)
         line.truncate(width, overflow="ellipsis")
     return lines[:height]
+
+
+def format_moment(at: str) -> str:
+    """Return a stored time in ISO 8601, in UTC, as people read it, to the minute."""
+    return f"{at[:16].replace('T', ' ')} UTC"
 
 
 def format_duration(seconds: float) -> str:

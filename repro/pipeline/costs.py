@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from repro.backbones.registry import group_by_sharing, load_backbone
-from repro.core.console import Reporter, format_duration
+from repro.core.console import Reporter, format_duration, format_moment
 from repro.core.disk import format_size
 from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
@@ -91,7 +91,7 @@ def report_cpu_hours(
             bases.add(f"assumed, {work.total:.4g} TFLOP a window on {threads} threads: configs/plan.yaml")
         else:
             per_second = rate.per_second
-            bases.add(f"measured in this workspace, {rate.at}")
+            bases.add(f"measured in this workspace, {format_moment(rate.at)}")
         seconds += windows / per_second
     if bases:
         reporter.line(f"{'time':<11} about {format_duration(seconds)} on this CPU ({'; '.join(sorted(bases))})")

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from repro.core.console import escape_text, format_duration
+from repro.core.console import escape_text, format_duration, format_moment
 from repro.core.hashing import content_sha256
 from repro.datasets.manifest import Manifest
 from repro.features.spent import Spent
@@ -93,7 +93,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
     return environment.get_template("page.html").render(
         contents=contents,
         software=f"actiondiff-repro {software_versions()['actiondiff-repro']}",
-        newest=max((run.made.at[:16].replace("T", " ") + " UTC" for run in runs), default=""),
+        newest=max((format_moment(run.made.at) for run in runs), default=""),
         counts=[(str(o), n) for o in Outcome if (n := sum(v.outcome is o for v in verdicts))],
         columns=COLUMNS,
         judged=[one for one in shown if one.contents.verdict is not None],

@@ -3,6 +3,7 @@ tests/pipeline/test_show.py and tests/report; what a bundle keeps out: tests/pip
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_texts_move_no_cursor_and_begin_no_line(text: str, tmp_path: Path) -> No
 def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
     ((cell,),) = csv.reader(io.StringIO(format_csv([[text]])))
     assert cell[0] not in "=+-@＝＋－＠\t\r"
+
+
+def test_a_semicolon_begins_no_cell() -> None:
+    # As a spreadsheet program reads the file where the comma is the decimal sign: there quotes within a cell mean nothing.
+    for text in ("a;=1+1", 'b";"=1', "c; @x", 'd",";-1'):
+        for cells in ([text], ["1,5", text]):
+            assert not re.search(r"(^|;)\s*[=+@-]", format_csv([cells]).replace('"', ""))
 
 
 def test_a_cell_of_markdown_is_text() -> None:
