@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ from repro.backbones.extractor import Execution
 from repro.cli.options import (
     COMMON,
     MOST_WORKERS,
-    ON_DEVICE,
     CommonOptions,
     DamagedOption,
     DeviceOptions,
@@ -36,18 +36,47 @@ if TYPE_CHECKING:
     from repro.readout.trained import Readout
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Which scores are written, and where."""
+
+    csv: Annotated[
+        Path | None,
+        Parameter(help="Write a table for a spreadsheet to this file: a line per video, a column per class."),
+    ] = None
+    per_window: Annotated[
+        FlagOption, Parameter(help="Also score each window of the backbone by itself: when in the video.")
+    ] = False
+    top: Annotated[
+        int, Parameter(validator=require_number("--top", 1), help="Number of classes to print for each video.")
+    ] = 5
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureComputeOptions(DeviceOptions):
+    """How the features of the videos are computed."""
+
+    workers: Annotated[
+        int,
+        Parameter(validator=require_number("--workers", 1, MOST_WORKERS), help="Processes that decode videos."),
+    ] = 1
+    allow_damaged: DamagedOption = False
+    precision: PrecisionOption = ()
+
+
+OUTPUT = OutputOptions()
+COMPUTE = FeatureComputeOptions()
+
+
 def predict(
     row: RowName,
     /,
     *videos: Path,
     seed: int | None = None,
-    csv: Path | None = None,
-    per_window: FlagOption = False,
-    top: Annotated[int, Parameter(validator=require_number("--top", 1))] = 5,
-    workers: Annotated[int, Parameter(validator=require_number("--workers", 1, MOST_WORKERS))] = 1,
-    allow_damaged: DamagedOption = False,
-    precision: PrecisionOption = (),
-    compute: DeviceOptions = ON_DEVICE,
+    output: OutputOptions = OUTPUT,
+    compute: FeatureComputeOptions = COMPUTE,
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Score any video files with a row's trained readout.
@@ -58,17 +87,13 @@ def predict(
         row: A row that was run in this workspace, the path of a row file of own clips, or `smoke`.
         videos: Video files, or folders of them; a file that cannot be decoded is reported, the others are scored.
         seed: Seed of the readout [default: that of the newest run].
-        csv: Write a table for a spreadsheet to this file: a line per video, a column per class.
-        per_window: Also score each window of the backbone by itself: when in the video.
-        top: Number of classes to print for each video.
-        workers: Processes that decode videos.
     """
-    found = find_row(row, *precision)
-    if csv is not None and csv.is_file():
+    found = find_row(row, *compute.precision)
+    if output.csv is not None and output.csv.is_file():
         # It may be the table that the labels are in.
-        raise UsageError(f"--csv {csv}: the file exists: name another one")
-    if csv is not None:
-        require_output("--csv", csv)
+        raise UsageError(f"--csv {output.csv}: the file exists: name another one")
+    if output.csv is not None:
+        require_output("--csv", output.csv)
     if not videos:
         raise UsageError("predict: no video given: name one or more files")
 
@@ -86,15 +111,17 @@ def predict(
     # Imports torch, which takes seconds: mistakes are reported before.
     from repro.pipeline.predict import predict_videos
 
-    execution = Execution(chosen_device(compute.device), compute.batch, workers, allow_damaged)
-    scored = predict_videos(found, files, seed, common.open_workspace(), execution, reporter, per_window=per_window)
-    if csv is not None:
+    execution = Execution(chosen_device(compute.device), compute.batch, compute.workers, compute.allow_damaged)
+    scored = predict_videos(
+        found, files, seed, common.open_workspace(), execution, reporter, per_window=output.per_window
+    )
+    if output.csv is not None:
         # With the mark by which spreadsheet programs know UTF-8.
-        write_bytes(csv, _scores_as_csv(scored, single=found.metric == "top1").encode("utf-8-sig"), by_user=True)
+        write_bytes(output.csv, _scores_as_csv(scored, single=found.metric == "top1").encode("utf-8-sig"), by_user=True)
     if common.as_json:
         print(json.dumps(_scores_as_json(scored), indent=1))
     elif scored.scores:
-        _print_scores(scored, top)
+        _print_scores(scored, output.top)
     if scored.failed:
         count = len(scored.scores) + len(scored.failed)
         raise MissingError(f"{len(scored.failed)} of {count} videos could not be scored: each is named above")

@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from repro.cli.options import (
     COMMON,
@@ -29,6 +32,23 @@ if TYPE_CHECKING:
     from repro.records.record import RunRecord
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadoutOptions:
+    """Where and how a readout is trained."""
+
+    training_precision: Annotated[
+        Literal["fp32", "tf32", "bf16"],
+        Parameter(help="Precision of the readout's matrix products; part of the run's key, and recorded."),
+    ] = "fp32"
+    device: DeviceOption = None
+    deterministic: DeterministicOption = False
+    together: TogetherOption = None
+
+
+TRAINING = ReadoutOptions()
+
+
 def readout(
     row: RowName,
     /,
@@ -36,10 +56,7 @@ def readout(
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = None,
     precision: PrecisionOption = (),
-    training_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
-    device: DeviceOption = None,
-    deterministic: DeterministicOption = False,
-    together: TogetherOption = None,
+    training: ReadoutOptions = TRAINING,
     allow_damaged: DamagedOption = False,
     common: CommonOptions = COMMON,
 ) -> Exit:
@@ -49,17 +66,18 @@ def readout(
 
     Args:
         row: A name from `repro list`, or the path of a row file of own clips.
-        training_precision: Precision of the readout's matrix products; part of the run's key, and recorded.
     """
     found, workspace = load_requested_row(row, precision), common.open_workspace()
-    device = chosen_device(device)
+    device = chosen_device(training.device)
 
     from repro.pipeline.stored_row import open_stored_row
 
     workspace.require_writable()
     # Missing features are reported before torch is imported, which takes seconds.
     inputs = open_stored_row(found, workspace, allow_damaged=allow_damaged)
-    compute = open_compute(device, training_precision, deterministic=deterministic, together=together)
+    compute = open_compute(
+        device, training.training_precision, deterministic=training.deterministic, together=training.together
+    )
 
     from repro.pipeline.row import RowRequest, train_readouts
 

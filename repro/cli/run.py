@@ -23,7 +23,7 @@ from repro.cli.options import (
     require_number,
 )
 from repro.cli.plan import print_plan
-from repro.cli.readout import print_records, readout
+from repro.cli.readout import ReadoutOptions, print_records, readout
 from repro.core.console import Reporter, print_line, print_lines, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
@@ -107,8 +107,9 @@ def run(
             seeds=options.seeds,
             protocol=options.protocol,
             precision=compute.precision,
-            device=compute.device,
-            deterministic=compute.deterministic,
+            training=ReadoutOptions(
+                device=compute.device, deterministic=compute.deterministic, together=compute.together
+            ),
             allow_damaged=compute.allow_damaged,
             common=common,
         )
