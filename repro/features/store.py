@@ -36,6 +36,8 @@ IMPORTED = "imported-"
 """Start of the name of an origin that is the card of imported features (shared.py), followed by their sha256."""
 
 StoredAs = Literal["float32", "float16"]
+PRECISION_NAMES: dict[StoredAs, str] = {"float32": "fp32", "float16": "fp16"}
+"""How options, messages and reports spell the types that stores and records spell as NumPy does."""
 Features = dict[str, Float[np.ndarray, "T _"]]
 """By cell name; widths differ between layers."""
 

@@ -13,13 +13,10 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features import rates
 from repro.features.extract import Extraction, FeatureRequest
-from repro.features.store import StoredAs
+from repro.features.store import PRECISION_NAMES
 from repro.features.windows import SAMPLED_CLIPS, estimate_windows
 from repro.pipeline.assumptions import cpu_windows_per_second, load_assumptions, window_work
 from repro.video.published import estimate_frames
-
-PRECISION_NAMES: dict[StoredAs, str] = {"float32": "fp32", "float16": "fp16"}
-"""How options, messages and reports spell the types that stores and records spell as NumPy does."""
 
 
 def report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], reporter: Reporter) -> None:

@@ -292,7 +292,10 @@ def _read_groups(lines: pa.Table) -> tuple[str | None, ...] | None:
 def _as_numpy(array: pa.Array) -> np.ndarray:
     """Return an array of numbers without a copy.
 
-    `pa.Array.to_numpy`, `pa.Table.take` and `pq.read_table` would do, but import pandas if it is installed, which takes as long as
-    reading dozens of files.
+    `pa.Array.to_numpy`, `pa.Table.take`, `pq.read_table` and a type's `to_pandas_dtype` would do, but import pandas if it is installed,
+    which takes as long as reading dozens of files.
     """
-    return np.from_dlpack(array) if len(array) else np.empty(0, array.type.to_pandas_dtype())
+    if len(array) == 0:  # of which there is no memory to share
+        array = pa.Array.from_buffers(array.type, 1, [None, pa.py_buffer(bytes(8))])
+        return np.from_dlpack(array)[:0]
+    return np.from_dlpack(array)

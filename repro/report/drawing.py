@@ -9,11 +9,13 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from repro.core.console import format_csv
@@ -104,13 +106,38 @@ def label_rows(axes: Axes, places: Sequence[float], labels: Sequence[str], point
         axes.text(0, place, label, ha="right", va="center_baseline", fontsize=points, transform=left_of_it)
 
 
-def label_columns(axes: Axes, places: Sequence[float], labels: Sequence[str], points: float) -> None:
-    """Label places on the x axis, read upwards, as `label_rows` does."""
+def label_columns(
+    axes: Axes, places: Sequence[float], labels: Sequence[str], points: float, *, upwards: bool = True
+) -> None:
+    """Label places on the x axis, as `label_rows` does."""
     axes.set_xticks([])
     _mark_places(axes, places, [0.0] * len(places), left=False)
     below = axes.get_xaxis_transform() + ScaledTranslation(0, -2 * TICK / 72, axes.figure.dpi_scale_trans)
     for place, label in zip(places, labels, strict=True):
-        axes.text(place, 0, label, ha="center", va="top", rotation=90, fontsize=points, transform=below)
+        axes.text(place, 0, label, ha="center", va="top", rotation=90 * upwards, fontsize=points, transform=below)
+
+
+def label_numbers(axis: Axis, name: str, points: float = 9) -> None:
+    """Label an axis, whose data is drawn, at the round numbers that matplotlib picks, and name it."""
+    formatter = axis.get_major_formatter()
+    if isinstance(formatter, ScalarFormatter):
+        formatter.set_useOffset(False)
+    low, high = sorted(axis.get_view_interval())
+    places = [place for place in axis.get_major_locator()() if low <= place <= high]
+    labels = formatter.format_ticks(places)
+    if isinstance(axis, XAxis):
+        label_columns(axis.axes, places, labels, points, upwards=False)
+        room = text_to_path.get_text_width_height_descent("lp", FontProperties(size=points), ismath=False)[1]
+    else:
+        label_rows(axis.axes, places, labels, points)
+        room = measure_longest(labels, points)
+    name_axis(axis, name, room)
+
+
+def name_axis(axis: Axis, name: str, room: float) -> None:
+    """Name an axis where matplotlib would below labels that are ticks, and take `room` points."""
+    axis.set_label_text(name)
+    axis.labelpad = 4 + 2 * TICK + room
 
 
 def _mark_places(axes: Axes, across: Sequence[float], up: Sequence[float], *, left: bool) -> None:

@@ -15,7 +15,17 @@ from repro.judge.scores.row_scores import RowScores
 from repro.pipeline.grid.figure import COLOURS, METRICS, draw_figure, write_caption
 from repro.pipeline.grid.report import COLUMNS, GridResult, list_runs
 from repro.report.contents import PROTOCOLS, RowContents
-from repro.report.drawing import INK, SERIES, TICK, Drawing, draw_bars, label_columns, label_rows, measure_longest
+from repro.report.drawing import (
+    INK,
+    SERIES,
+    Drawing,
+    draw_bars,
+    label_columns,
+    label_numbers,
+    label_rows,
+    measure_longest,
+    name_axis,
+)
 
 METHODS = {"svd_xt": "ActionDiff", "videomaev2": "VideoMAEv2", "vjepa": "V-JEPA", "sdv2": "SDv2"}
 """Backbones as the paper calls their rows."""
@@ -117,8 +127,8 @@ def draw_curves(one: RowContents) -> Drawing:
             axes.plot(len(values), values[-1], "s", color=colour, ms=4)
         if one.row.published is not None:
             axes.axhline(one.row.published.value, color=SERIES[1], lw=1, ls=(0, (4, 3)))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("points")
+        label_numbers(axes.xaxis, "epoch")
+        label_numbers(axes.yaxis, "points")
         if len(runs) <= len(SERIES):
             axes.legend(fontsize=8)
         return figure
@@ -205,7 +215,7 @@ def draw_classes(scores: RowScores, name: str) -> Drawing:
         label_rows(axes, places, labels, 7)
         axes.set_ylim(-0.8, len(shown) - 0.2)
         axes.set_xlim(0, 100)
-        axes.set_xlabel(f"{scores.score} in points")
+        label_numbers(axes.xaxis, f"{scores.score} in points")
         return figure
 
     part = f" The {MOST_CLASSES // 2} worst and best of {len(ranked)} classes." if len(shown) < len(ranked) else ""
@@ -237,13 +247,15 @@ def draw_confusion(scores: RowScores, name: str) -> Drawing:
         )
         clips = np.maximum(scores.class_counts[:, None] * len(scores.readings[0].runs), 1)
         image = axes.imshow(100 * counts / clips, cmap=COLOURS, vmin=0, vmax=100)
+        names = "predicted" if scores.single_label else "scored at least as high", "class of the clip"
         if few:
             label_columns(axes, range(len(labels)), labels, 7)
             label_rows(axes, range(len(labels)), labels, 7)
-        # Where matplotlib puts them below labels that are ticks.
-        pad = 4 + (measure_longest(labels, 7) + 2 * TICK if few else 0)
-        axes.set_xlabel("predicted" if scores.single_label else "scored at least as high", labelpad=pad)
-        axes.set_ylabel("class of the clip", labelpad=pad)
+        for axis, axis_name in zip((axes.xaxis, axes.yaxis), names, strict=True):
+            if few:
+                name_axis(axis, axis_name, measure_longest(labels, 7))
+            else:
+                label_numbers(axis, axis_name)
         figure.colorbar(image, ax=axes, shrink=0.7, pad=0.04).set_label("percent of the class's clips", fontsize=8)
         return figure
 

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -240,6 +242,13 @@ def test_what_cannot_be_reported_is_said_in_a_line(words: list[str], code: int, 
     assert done.code == code
     assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_report_imports_no_torch() -> None:
+    """It would take a tenth of a report's time."""
+    code = "import sys, repro.report.page; print(sorted({'torch', 'av', 'pandas', 'mlflow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_readmes_picture_has_every_published_value(tmp_path: Path) -> None:

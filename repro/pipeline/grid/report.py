@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
-from repro.features.store import StoredAs
+from repro.features.store import PRECISION_NAMES, StoredAs
 from repro.judge.grid_selection import Selected, select_cell, selection_of, selection_score
-from repro.pipeline.costs import PRECISION_NAMES
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
 from repro.table.row import Row
