@@ -32,11 +32,15 @@ def wrap_verdict(verdict: Verdict, width: int | None) -> list[str]:
 def _format_head(verdict: Verdict) -> str:
     """Return what fits in 80 columns of every row: name, outcome, measured, published, difference."""
     expected = verdict.expected
-    spread = f" ± {verdict.spread:.2f}" if verdict.spread is not None else ""
-    measured = f"{verdict.measured:.2f}{spread}" if verdict.measured is not None else ""
+    measured = "" if verdict.measured is None else format_mean(verdict.measured, verdict.spread)
     difference = f"{verdict.difference:+.2f}" if verdict.difference is not None else ""
     published = f"{expected.published:.{expected.digits}f}"
     return f"{expected.row:<24} {verdict.outcome:<13} {measured:<13} {published:>9} {difference:>10}".rstrip()
+
+
+def format_mean(mean: float, spread: float | None) -> str:
+    """Format a mean in points, with its spread over seeds if there is one."""
+    return f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
 HEADER = f"{'row':<24} {'verdict':<13} {'measured':<13} {'published':>9} {'difference':>10}"
@@ -47,6 +51,22 @@ def format_counts(verdicts: Sequence[Verdict]) -> str:
     """Format the number of rows per outcome; the numbers add up to all rows."""
     counts = [f"{sum(v.outcome is outcome for v in verdicts)} {outcome.lower()}" for outcome in Outcome]
     return f"{len(verdicts)} rows: {', '.join(counts)}"
+
+
+def format_left_out(left_out: Sequence[tuple[RunRecord, str]]) -> list[str]:
+    """Format the records that were not judged, as `judge_rows` returns them.
+
+    Records of a row that share the reason share a line: a grid leaves out up to 90.
+    """
+    alike: dict[tuple[str, str], list[RunRecord]] = {}
+    for record, why in left_out:
+        alike.setdefault((record.row, why), []).append(record)
+    return [
+        f"{row} seed {runs[0].seed} ({runs[0].run}): not judged: {why}"
+        if len(runs) == 1
+        else f"{row}: {len(runs)} records not judged: {why}"
+        for (row, why), runs in alike.items()
+    ]
 
 
 def verdict_as_json(verdict: Verdict) -> dict[str, object]:

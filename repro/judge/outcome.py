@@ -74,6 +74,11 @@ class Judgement(NamedTuple):
     """Of the 95 % prediction interval, in points; None for a single run."""
 
 
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the sample standard deviation, which a single value does not have."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
 @cache
 def quantile(share: float, degrees: int) -> float:
     """Return Student's t quantile."""

@@ -17,7 +17,7 @@ from repro.judge.fitness import (
     read_configured,
 )
 from repro.judge.grid_selection import Selected
-from repro.judge.outcome import Outcome
+from repro.judge.outcome import Outcome, mean_and_spread
 from repro.judge.rules import format_refusal
 from repro.judge.run_sets import RunSet, build_run_sets, describe_judged, format_seeds
 from repro.records.record import RunRecord
@@ -164,6 +164,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         outcome = Outcome.OTHER_WEIGHTS
         known = f"the weights are our choice, not known to be the authors' ({expected.status})"
         facts.insert(0, f"{known}; by its number {judged.outcome}")
+    mean, spread = mean_and_spread(values)
     if expected.status == "reconstructed":
         notes.append(f"reconstructed: {expected.note}")
     return Verdict(
@@ -172,8 +173,8 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
         reason="; ".join(note for note in (*facts, *notes) if note) + edited,
         seeds=tuple(seeds),
         values=tuple(values),
-        measured=statistics.fmean(values),
-        spread=statistics.stdev(values) if len(values) > 1 else None,
+        measured=mean,
+        spread=spread,
         last_epoch=statistics.fmean(100 * run.last_epoch.scores[expected.metric] for run in runs),
         by_number=judged.outcome,
         by_ratio=judged.by_ratio,
@@ -192,13 +193,14 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
 
 def _describe_needed(expected: Expected, outcome: Outcome, values: Sequence[float]) -> str:
     """Return how many more seeds would decide; empty if they do already, or with one run."""
-    if len(values) < 2:
+    mean, spread = mean_and_spread(values)
+    if spread is None:
         return ""
     # Imported here: it imports NumPy, which commands that import this module start without.
     from repro.judge.seeds import Limits, explain_seeds
 
-    difference, limits = statistics.fmean(values) - expected.published, Limits(expected.margin, expected.rounding)
-    return explain_seeds(outcome, difference, statistics.stdev(values), len(values), limits, expected.planned_seeds)
+    limits = Limits(expected.margin, expected.rounding)
+    return explain_seeds(outcome, mean - expected.published, spread, len(values), limits, expected.planned_seeds)
 
 
 def _describe_edits(expected: Expected) -> str:

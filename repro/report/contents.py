@@ -15,6 +15,7 @@ from repro.judge.claims.formats import ClaimsReport, report_claims
 from repro.judge.evidence import Annotations, read_evidence
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
 from repro.judge.fitness import explain_mismatch, read_configured, record_precision
+from repro.judge.formats import format_left_out
 from repro.judge.grid_selection import grid_cells, has_grid
 from repro.judge.kept import Memory
 from repro.judge.scores.numbers import Numbers, ScoresInput, remember_numbers
@@ -130,7 +131,7 @@ def gather_contents(
         audits={name: _read_audit(workspace, name) for name in datasets},
         # A report is handed on: where the workspace is stored is nobody else's business.
         damaged=tuple(why.replace(f"{workspace.root}{os.sep}", "") for _, why in damaged),
-        not_judged=(*dict.fromkeys(f"{record.row}: not judged: {why}" for record, why in left_out), *not_shown),
+        not_judged=(*format_left_out(left_out), *not_shown),
     )
 
 

@@ -1,6 +1,5 @@
 """The report's figures. Scores are in points."""
 
-import statistics
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -276,11 +275,6 @@ def list_row_drawings(one: RowContents) -> list[Drawing]:
     if one.scores is not None:
         drawings += [draw_classes(one.scores, one.name), draw_confusion(one.scores, one.name)]
     return drawings
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation, which one value does not have."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _open_figure(size: tuple[float, float], left: float = 0.75, right: float = 0.2) -> tuple[Figure, Axes]:

@@ -16,12 +16,13 @@ from repro.core.hashing import content_sha256
 from repro.datasets.manifest import Manifest
 from repro.features.spent import Spent
 from repro.judge.claims.formats import format_table_family
-from repro.judge.outcome import Outcome
+from repro.judge.formats import format_mean
+from repro.judge.outcome import Outcome, mean_and_spread
 from repro.records.record import RunRecord, software_versions
 from repro.report.contents import WATTS, Contents, RowContents, gather_extractions
 from repro.report.deviations import list_deviations
 from repro.report.drawing import Drawing
-from repro.report.figures import draw_setting, list_row_drawings, mean_and_spread
+from repro.report.figures import draw_setting, list_row_drawings
 
 COLUMNS = (
     ("row", False), ("verdict", False), ("published", True), ("measured", True), ("difference", True), ("95 % interval", True),
@@ -208,9 +209,7 @@ def _mean_score(found: Sequence[Any], metric: str) -> Mean | None:
 
 
 def _format_mean(mean: Mean | None) -> str:
-    if mean is None:
-        return ""
-    return f"{mean[0]:.2f}" + ("" if mean[1] is None else f" ± {mean[1]:.2f}")
+    return "" if mean is None else format_mean(*mean)
 
 
 def _describe_row(one: RowContents) -> Iterator[tuple[str, str]]:

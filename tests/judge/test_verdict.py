@@ -10,12 +10,11 @@ import pytest
 from builders.records import record
 from scipy import stats
 
-from repro.cli.judge.check import explain_left_out
 from repro.core.errors import Exit
 from repro.judge import verdict as judge
 from repro.judge.expected import Expected, rows_with_expected, table_path
 from repro.judge.fitness import explain_mismatch
-from repro.judge.formats import format_verdict, verdict_as_json, wrap_verdict
+from repro.judge.formats import format_left_out, format_verdict, verdict_as_json, wrap_verdict
 from repro.judge.grid_selection import grid_cells
 from repro.judge.outcome import MissingClips, Outcome, judge_values
 from repro.records.record import FeaturesRecord, RunRecord
@@ -196,7 +195,7 @@ def test_other_cells_of_a_row_that_is_one_cell_are_named_together() -> None:
     judged = next(v for v in verdicts if v.expected.row == "ucf_hmdb_sdv2")
     assert (judged.outcome, judged.measured) == (Outcome.WITHIN_MARGIN, 76.5)
     assert len(left_out) == 90
-    assert explain_left_out(left_out) == [
+    assert format_left_out(left_out) == [
         "ucf_hmdb_sdv2: 90 records not judged: R15 another cell of a grid: the row is t20_layer09"
     ]
 

@@ -12,7 +12,7 @@ from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import rows_with_expected, table_path
-from repro.judge.formats import wrap_verdict
+from repro.judge.formats import format_left_out, wrap_verdict
 from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
@@ -52,8 +52,8 @@ def bundle(
     for _, why in damaged:
         reporter.warn(f"{why}: left out")
     verdicts, left_out = judge_rows(rows_with_expected(table_path()), records)
-    for record, why in left_out:
-        reporter.warn(f"{record.row} seed {record.seed} ({record.run}): left out, as it is not judged: {why}")
+    for line in format_left_out(left_out):
+        reporter.warn(f"{line}: left out")
     records = [record for record in records if all(record is not other for other, _ in left_out)]
     found = {record.row for record in records}
     for name, row in named.items():

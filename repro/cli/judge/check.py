@@ -12,7 +12,7 @@ from repro.core.console import print_line, print_lines, print_sentence, terminal
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
-from repro.judge.formats import HEADER, format_counts, refusal_as_json, verdict_as_json, wrap_verdict
+from repro.judge.formats import HEADER, format_counts, format_left_out, refusal_as_json, verdict_as_json, wrap_verdict
 from repro.judge.outcome import Outcome
 from repro.judge.rules import RULES
 from repro.judge.verdict import Verdict, exit_code, judge_rows
@@ -70,7 +70,7 @@ def check(
 
         claimed = report_claims(rows, records, verdicts, workspace, path, _warn)
     extras, own = ([record for record in records if record.kind == kind] for kind in ("extra", "own"))
-    for line in explain_left_out(left_out):
+    for line in format_left_out(left_out):
         _warn(line)
     intervals = _find_intervals(verdicts, workspace)
     if common.as_json:
@@ -135,22 +135,6 @@ def _print_counts(verdicts: Sequence[Verdict], *, damaged: int, left_out: int) -
     if left_out:
         notes.append(f"{left_out} records not judged")
     print_sentence("; ".join(notes))
-
-
-def explain_left_out(left_out: Sequence[tuple[RunRecord, str]]) -> list[str]:
-    """Return one line for each record that was not judged.
-
-    Records of a row that share the reason share a line: a grid leaves out up to 90.
-    """
-    alike: dict[tuple[str, str], list[RunRecord]] = {}
-    for record, why in left_out:
-        alike.setdefault((record.row, why), []).append(record)
-    return [
-        f"{row} seed {runs[0].seed} ({runs[0].run}): not judged: {why}"
-        if len(runs) == 1
-        else f"{row}: {len(runs)} records not judged: {why}"
-        for (row, why), runs in alike.items()
-    ]
 
 
 def _read_records(workspace: Workspace) -> tuple[list[RunRecord], list[dict[str, str]], Collection[str]]:

@@ -18,7 +18,7 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Split, SplitName
 from repro.judge.expected import rows_with_expected, table_path
-from repro.judge.formats import verdict_as_json
+from repro.judge.formats import format_left_out, verdict_as_json
 from repro.judge.verdict import exit_code, judge_rows
 from repro.pipeline.bundle.contents import compare_origin
 from repro.pipeline.bundle.read import OpenedBundle, find_annotated_split, open_bundle
@@ -74,7 +74,7 @@ def check_bundle(path: Path, depth: BundleOptions, workspace: Workspace, *, stri
     versions = dict.fromkeys(f"actiondiff-repro {r.made.by.get('actiondiff-repro', 'unknown')}" for r in opened.records)
     if [*versions] != [opened.manifest.made_by]:
         notes.append(f"records are made by {escape_text(' and '.join(versions))[:200]}")
-    notes += [f"{record.row} seed {record.seed}: not judged: {why}" for record, why in left_out]
+    notes += format_left_out(left_out)
     if as_json:
         report: dict[str, Any] = {
             "bundle": str(path), "made_by": opened.manifest.made_by, "rules": opened.manifest.rules.model_dump(), "notes": notes,

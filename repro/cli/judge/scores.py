@@ -29,6 +29,8 @@ from repro.core.console import (
 )
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
+from repro.judge.formats import format_mean
+from repro.judge.outcome import mean_and_spread
 
 if TYPE_CHECKING:
     from repro.judge.scores.row_scores import RowScores
@@ -111,12 +113,10 @@ def _describe_runs(shown: "RowScores") -> Iterator[str]:
     yield f"{shown.row.name}: {shown.score} by {shown.by}, {shown.clips} test clips of {shown.test}"
     for reading in shown.readings:
         scores, seeds = reading.scores, [run.seed for run in reading.runs]
-        mean = sum(scores) / len(scores)
-        spread = (sum((score - mean) ** 2 for score in scores) / max(1, len(scores) - 1)) ** 0.5
         rule = f", {RULES[reading.rule]}" if RULES[reading.rule] else ""
         listed = f"{seeds[0]}-{seeds[-1]}" if seeds[-1] - seeds[0] == len(seeds) - 1 > 1 else ", ".join(map(str, seeds))
         yield (
-            f"{reading.rule:<11} {shown.row.metric} {mean:.2f}{f' ± {spread:.2f}' if scores[1:] else ''}{rule}; "
+            f"{reading.rule:<11} {shown.row.metric} {format_mean(*mean_and_spread(scores))}{rule}; "
             f"{reading.runs[0].features.cell}, seed{'s' if scores[1:] else ''} {listed}"
         )
     if shown.interval is not None:

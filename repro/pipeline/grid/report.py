@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
 from repro.features.store import PRECISION_NAMES, StoredAs
+from repro.judge.formats import format_mean
 from repro.judge.grid_selection import Selected, select_cell, selection_of, selection_score
+from repro.judge.outcome import mean_and_spread
 from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
 from repro.table.row import Row
@@ -109,7 +111,7 @@ def grid_as_json(result: GridResult) -> dict[str, object]:
 
 def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
     chosen = result.select_cells(protocol)
-    scores = [100 * one.test for one in chosen]
+    mean, spread = mean_and_spread([100 * one.test for one in chosen])
     return {
         "rule": RULES[protocol],
         "cells": result.count_cells(protocol),
@@ -119,9 +121,8 @@ def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
             asdict(one) | {name: _to_points(getattr(one, name)) for name in ("chosen_on", "test", "last_epoch")}
             for one in chosen
         ],
-        "test": round(statistics.fmean(scores), 4),
-        # Sample standard deviation over seeds (n - 1), undefined for one.
-        "spread": round(statistics.stdev(scores), 4) if len(scores) > 1 else None,
+        "test": round(mean, 4),
+        "spread": None if spread is None else round(spread, 4),
     }
 
 
@@ -184,9 +185,9 @@ def format_summary(result: GridResult) -> list[str]:
     for protocol in result.protocols:
         chosen = result.select_cells(protocol)
         scores = [100 * one.test for one in chosen]
-        spread = f" ± {statistics.stdev(scores):.2f} over {len(scores)} seeds" if len(scores) > 1 else ""
+        over = f" over {len(scores)} seeds" if len(scores) > 1 else ""
         text.append(
-            f"{protocol:<10} {metric} {statistics.fmean(scores):.2f}{spread} on test: {RULES[protocol]}, "
+            f"{protocol:<10} {metric} {format_mean(*mean_and_spread(scores))}{over} on test: {RULES[protocol]}, "
             f"{result.count_cells(protocol)} of {whole} cells"
         )
         for one in chosen:
