@@ -1,6 +1,9 @@
-"""Time `repro check` of 24 rows x 5 seeds with predictions of the real sizes: `python benchmarks/checking.py [--folder FOLDER]`.
+"""Time `repro check` of 24 rows x 5 seeds with predictions of the real sizes, and measure and time their bundle:
+`python benchmarks/checking.py [--folder FOLDER]`.
 
-Scores are random. cold: nothing is kept of an earlier check; warm: what the check before it has kept.
+Scores are random, which nothing can compress more than real ones. cold: nothing is kept of an earlier check; warm: what the check before
+it has kept. The bundle is what `repro bundle all` writes, its page included. There are no features: their index is made up at its
+true size, of every clip of four backbones, and packed by itself.
 """
 
 import argparse
@@ -10,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,9 @@ import numpy as np
 from repro.core.hashing import file_sha256
 from repro.core.workspace import open_workspace
 from repro.datasets.config import load_dataset
+from repro.pipeline.bundle.archive import write_zip
+from repro.pipeline.bundle.contents import FEATURES_INDEX, PAGE
+from repro.pipeline.bundle.features_index import FeaturesIndex, IndexedCollection, merkle_root, write_index
 from repro.readout.metrics import all_scores, chance_scores, constant_scores, count_at_least
 from repro.readout.predictions import FORMAT, Predictions, to_probabilities, write_predictions
 from repro.records.keys import compute_keys
@@ -26,6 +33,9 @@ from repro.table.rows import load_row, row_names
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from builders.records import record
 
+CELLS = ("svd_xt-{}/t20_layer09", "sdv2-{}/t20_layer09", "vjepa-{}/final", "videomaev2-{}/final")
+CLIPS = {"animal_kingdom": 30_100, "charades_ego": 7_860, "hmdb51": 1_200, "ucf101": 2_009}
+"""Of all splits that the rows read."""
 LABELS = {"animal_kingdom": 2.2, "charades_ego": 6.8}
 """Mean number of classes of a clip; 1 for data sets of actions alone."""
 
@@ -79,10 +89,54 @@ def write_run(runs: Path, made: RunRecord, random: np.random.Generator) -> int:
     return stored.predictions_path.stat().st_size
 
 
+def make_index() -> FeaturesIndex:
+    """Return an index of the features of every clip that the rows read."""
+    random = np.random.default_rng(0)
+    collections = {}
+    for name, clips in CLIPS.items():
+        ids = [f"{name[:4].upper()}{number:06}" for number in range(clips)]
+        collections[name] = IndexedCollection(
+            features=tuple(cell.format("0123456789abcdef") for cell in CELLS),
+            videos={clip: random.bytes(32).hex() for clip in ids},
+            fingerprints={
+                clip: tuple(f"{random.bytes(32).hex()}:{random.bytes(16).hex()}" for _ in CELLS) for clip in ids
+            },
+        )
+    return FeaturesIndex(merkle_root=merkle_root(collections), collections=collections)
+
+
+def time_command(what: str, *arguments: str) -> None:
+    """Run a command of `repro` in this process, and print what it took and what it found."""
+    # Imported here, so that the time of the first import is not that of the command.
+    from repro.__main__ import run
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
+        run([*arguments])
+    found = next(
+        (line for line in printed.getvalue().splitlines() if "24 rows" in line or line.startswith("level")), ""
+    )
+    print(f"{what}: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of CPU; {found}")
+
+
+def measure_sizes(bundle: Path, index: Path) -> None:
+    """Print the packed sizes of what a bundle has."""
+    parts: dict[str, int] = {}
+    for path in (bundle, index):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                kind = info.filename.rsplit("/", 1)[-1]
+                kind = kind if kind in ("predictions.parquet", "record.json", FEATURES_INDEX, PAGE) else "others"
+                parts[kind] = parts.get(kind, 0) + info.compress_size
+    for kind, size in parts.items():
+        print(f"{kind:<20} {size / 1e6:8.1f} MB")
+    print(f"{'in all':<20} {(bundle.stat().st_size + index.stat().st_size) / 1e6:8.1f} MB")
+
+
 def main() -> None:
-    """Make the workspace unless it is there, and check it four times."""
+    """Make the workspace unless it is there, check it four times, write its bundle, and check that."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="workspace to make and keep")
+    parser.add_argument("--folder", type=Path, help="workspace to make and keep; it takes 1 GB")
     folder = parser.parse_args().folder or Path(tempfile.mkdtemp())
     workspace = open_workspace(folder)
     if not workspace.runs.exists():
@@ -93,17 +147,16 @@ def main() -> None:
                 random = np.random.default_rng([seed, len(name), sum(name.encode())])
                 size += write_run(workspace.runs, record(name, seed, 0.5), random)
         print(f"predictions of 24 x 5 runs: {size / 1e6:.0f} MB")
-    # Imported here, so that the time of the first import is not that of the check.
-    from repro.__main__ import run
-
-    workspace.rescored.unlink(missing_ok=True)
     print(f"{len(os.sched_getaffinity(0))} cores")
-    for what in ("cold", *["warm"] * 3):
-        wall, cpu = time.perf_counter(), time.process_time()
-        with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
-            run(["check", "--workspace", str(folder)])
-        counts = next(line for line in printed.getvalue().splitlines() if line.startswith("24 rows: "))
-        print(f"{what}: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of CPU; {counts}")
+    workspace.rescored.unlink(missing_ok=True)
+    for what in ("check, cold", *["check, warm"] * 3):
+        time_command(what, "check", "--workspace", str(folder))
+    bundle, index = folder / "bundle.zip", folder / "index.zip"
+    bundle.unlink(missing_ok=True)
+    time_command("bundle", "bundle", "all", "-o", str(bundle), "--workspace", str(folder))
+    write_zip(index, {FEATURES_INDEX: write_index(make_index())})
+    measure_sizes(bundle, index)
+    time_command("check of the bundle", "check", "--bundle", str(bundle), "--workspace", str(folder))
 
 
 if __name__ == "__main__":
