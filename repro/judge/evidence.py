@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import content_sha256, file_sha256
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
+from repro.datasets.manifest import stored_manifest
 from repro.datasets.registry import list_dataset, user_dataset_names
 from repro.datasets.split import Split, SplitName
-from repro.judge.rescoring import Rescored, hash_labels, labels_of, rescore_all
+from repro.judge.rescoring import Rescored, hash_labels, hash_test_split, labels_of, rescore_all
 from repro.judge.rules import format_refusal
 from repro.readout.predictions import read_predictions
 from repro.records.keys import explain_keys
@@ -28,19 +29,25 @@ CLOCK = datetime.timedelta(hours=1)
 
 @dataclass(slots=True)
 class Annotations:
-    """Clips and targets by split, from the annotation files in a workspace, as far as they are there."""
+    """Clips and targets by split, from the annotation files in a workspace, or else pinned by its audits; as far as they are there."""
 
     workspace: Workspace | None = None
     compared: set[str] = field(default_factory=set)
     """Names of the splits whose records were compared with annotation files."""
     _splits: dict[str, Split | None] = field(default_factory=dict)
     _hashes: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    _audits: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """Of a data set, the audit's sha256 and that of the video of every clip; empty if there is none."""
+    _by_audit: dict[tuple[str, ...], tuple[str, str]] = field(default_factory=dict)
 
     def explain_labels(self, record: RunRecord, run: StoredRun, labels: str) -> tuple[str, str]:
-        """Return rule and reason if clips or targets of a run are not those of the annotation files; empty if they are, or there are none."""
-        split = self._find_split(record.test.name) if record.kind == "published" and record.complete else None
-        if split is None:
+        """Return rule and reason if clips or targets of a run are not those of the annotation files, or without these not those
+        of the split's sha256; empty if they are, or if nothing here tells."""
+        if record.kind != "published" or not record.complete:
             return "", ""
+        split = self._find_split(record.test.name)
+        if split is None:
+            return self._explain_by_audit(record, run, labels)
         key = (record.test.name, record.test.missing_clips)
         listed = {clip.id: clip.target for clip in split.clips if clip.id not in set(record.test.missing_clips)}
         if key not in self._hashes:
@@ -56,6 +63,36 @@ class Annotations:
             return "R07", f"clip {strange[0]} is {'not ' * (strange[0] in found)}one of {split.name}"
         clip = next(clip for clip in found if sorted(found[clip]) != sorted(listed[clip]))
         return "R08", f"clip {clip} has other targets than in the annotation files of {split.name}"
+
+    def _explain_by_audit(self, record: RunRecord, run: StoredRun, labels: str) -> tuple[str, str]:
+        """As `explain_labels`: the sha256 of a split is of clips, targets and videos, and the audit has the videos."""
+        dataset = SplitName.parse(record.test.name).dataset
+        audit, videos = self._find_audit(dataset)
+        if not audit or record.manifests.get(dataset) != audit:
+            return "", ""
+        key = (record.test.name, record.test.sha256, labels, content_sha256(record.classes))
+        if key not in self._by_audit:
+            found = read_predictions(run.predictions_path)
+            strange = next((clip for clip in found.clips if clip not in videos), None)
+            if strange is not None:
+                self._by_audit[key] = "R07", f"clip {strange} is not in the audit of {dataset}"
+            elif hash_test_split(found, videos) != record.test.sha256:
+                why = f"clips or targets are not those that the record's sha256 of {record.test.name} is of"
+                self._by_audit[key] = "R08", why
+            else:
+                self._by_audit[key] = "", ""
+        return self._by_audit[key]
+
+    def _find_audit(self, dataset: str) -> tuple[str, dict[str, str]]:
+        if dataset not in self._audits:
+            try:
+                audit = None if self.workspace is None else stored_manifest(self.workspace, dataset)
+            except UsageError:  # damaged, which `repro data` says
+                audit = None
+            self._audits[dataset] = (
+                ("", {}) if audit is None else (audit.sha256, {clip.id: clip.sha256 for clip in audit.clips})
+            )
+        return self._audits[dataset]
 
     def _find_split(self, name: str) -> Split | None:
         if name not in self._splits:
@@ -139,10 +176,13 @@ def _explain_copy(
     unique = {"losses": losses} | {f"weights {name}": sha256 for name, sha256 in record.checkpoints.items()}
     if rescored.outputs:
         unique = {"predictions": rescored.outputs, **unique}
+    # Nor have two published rows, whose features or training clips differ. An extra may repeat what its row trains.
+    scope = record.kind if record.kind == "published" else record.row
     for what, value in unique.items():
-        first = seen.setdefault((record.row, f"{what} {value}"), run)
+        first = seen.setdefault((scope, f"{what} {value}"), run)
         if first is not run:
-            return "R10", f"its {what} are those of {first.folder.name}: a copied run"
+            row = f"{first.folder.parent.name}/" if first.folder.parent != run.folder.parent else ""
+            return "R10", f"its {what} are those of {row}{first.folder.name}: a copied run"
     return "", ""
 
 

@@ -53,6 +53,17 @@ def hash_labels(labels: Mapping[str, Sequence[int]]) -> str:
     return content_sha256(sorted([clip, sorted(found)] for clip, found in labels.items()))
 
 
+def hash_test_split(found: Predictions, videos: Mapping[str, str]) -> str:
+    """Return the sha256 of a test split as a record of these predictions states it (`describe_split` in pipeline/row_data.py).
+
+    Args:
+        found: The predictions, with the clips in the split's order.
+        videos: sha256 of the video of every clip.
+    """
+    clips = [[clip, labels, videos[clip]] for clip, labels in labels_of(found).items()]
+    return content_sha256({"classes": list(found.classes), "clips": clips})
+
+
 def labels_of(found: Predictions) -> dict[str, list[int]]:
     """Return the label ids of every clip."""
     return _labels_by_clip(found.clips, found.targets)

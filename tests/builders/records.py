@@ -65,7 +65,7 @@ def record(row: str, seed: int, score: float, group: str = "g", at: str = "2026-
         test=test,
         classes=("a", "b"),
         epochs=tuple(
-            EpochRecord(epoch=n, train_loss=_loss(group, seed), scores=best)
+            EpochRecord(epoch=n, train_loss=_loss(row, group, seed), scores=best)
             for n in range(1, config.readout.epochs + 1)
         ),
         best_epoch_on_test=Selection(epoch=1, scores=best),
@@ -106,7 +106,7 @@ def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT, *, i
         targets[: (positives + 1) // 2, 0] = 1
         targets[: positives // 2, 1] = 1
     # Another value for every run, because no two seeds have the same predictions.
-    logits = np.full((clips, 2), 0.1 + _loss("logits", made.group, made.seed, made.features.cell), np.float32)
+    logits = np.full((clips, 2), 0.1 + _loss("logits", made.row, made.group, made.seed, made.features.cell), np.float32)
     if top1:
         logits[:, 1] = 0
     scores, last = to_probabilities(logits, made.recipe.activation), made.recipe.epochs
@@ -128,7 +128,10 @@ def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT, *, i
         "features": features.model_copy(update={"key": features_key}),
         "epochs": tuple(
             epoch.model_copy(
-                update={"scores": found, "train_loss": _loss(made.group, made.seed, made.features.cell, epoch.epoch)}
+                update={
+                    "scores": found,
+                    "train_loss": _loss(made.row, made.group, made.seed, made.features.cell, epoch.epoch),
+                }
             )
             for epoch in made.epochs
         ),

@@ -20,6 +20,7 @@ from repro.core.errors import MissingError
 from repro.core.hashing import file_sha256
 from repro.core.signed import write_signed_json
 from repro.core.workspace import Workspace
+from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.split import Clip, Split, SplitName
 from repro.judge import evidence, rescoring
 from repro.judge.evidence import Annotations, read_evidence
@@ -304,6 +305,33 @@ def test_targets_are_those_of_the_annotation_files(
     assert (
         read_evidence(find_runs(workspace.runs))[1] == []
     )  # without annotation files, the recorded ones are all there is
+
+
+def test_an_audit_pins_clips_and_targets_without_annotation_files(stored: StoredRun, workspace: Workspace) -> None:
+    """Edited targets that the record's scores agree with, or other clips: the record's sha256 of the split is of neither."""
+    found = read_predictions(stored.predictions_path)
+    facts = [ClipFacts(clip, clip, (), True, 1, 1, 1.0, 1, 1, 1.0, "pyav", "", clip) for clip in found.clips]
+    audit = Manifest("hmdb51", "listing", tuple(facts))
+    manifest_path(workspace, "hmdb51").parent.mkdir(parents=True)
+    write_manifest(manifest_path(workspace, "hmdb51"), audit)
+    digest = rescoring.hash_test_split(found, {clip.id: clip.sha256 for clip in audit.clips})
+    run = sign_with_keys(
+        stored, lambda raw: (raw["test"].update(sha256=digest), raw.update(manifests={"hmdb51": audit.sha256}))
+    )
+    assert read_evidence([run], Annotations(workspace))[1] == []
+    for clips, rule in ((found.clips[::-1], "R08"), (("other", *found.clips[1:]), "R07")):
+        rewrite(run, lambda found, _, clips=clips: dataclasses.replace(found, clips=clips))
+        ((_, why),) = read_evidence([run], Annotations(workspace))[1]
+        assert why.startswith(f"{rule} ")
+
+
+def test_a_run_of_another_row_is_none_of_this(stored: StoredRun, workspace: Workspace) -> None:
+    other = write_with_evidence(workspace.runs, record("ucf_hmdb_vjepa", 39, 0.765))
+    shutil.copy(stored.predictions_path, other.predictions_path)
+    sign(other, lambda raw: raw.update(predictions_sha256=file_sha256(other.predictions_path)))
+    ((_, why),) = read_evidence(find_runs(workspace.runs))[1]
+    assert why.startswith("R10 ")
+    assert f"those of ucf_hmdb_sdv2/{stored.folder.name}" in why
 
 
 def test_records_of_earlier_versions_are_read(workspace: Workspace) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 
 from repro.core.console import escape_text
 from repro.core.errors import UsageError
-from repro.core.hashing import content_sha256
 from repro.core.reading import read_bytes
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
@@ -21,6 +20,7 @@ from repro.datasets.manifest import read_manifest
 from repro.datasets.registry import list_dataset, user_dataset_names
 from repro.datasets.split import Split, SplitName, name_first_clips
 from repro.judge.evidence import read_evidence
+from repro.judge.rescoring import hash_test_split
 from repro.pipeline.bundle.archive import Archive, BundleError
 from repro.pipeline.bundle.contents import FEATURES_INDEX, MANIFEST, Manifest, parse_manifest
 from repro.pipeline.bundle.features_index import FeaturesIndex, parse_index
@@ -173,16 +173,9 @@ def _check_targets(
         if before.clips != predictions.clips or not np.array_equal(before.targets, predictions.targets):
             raise BundleError(f"{where} of {name} have other clips or targets than another run's of the same split")
         collection = None if index is None else index.collections.get(SplitName.parse(name).dataset)
-        if collection is not None and set(predictions.clips) <= set(collection.videos):
-            # As a run's inputs are hashed (repro/pipeline/runs/plan.py): ids, targets and videos, in the split's order.
-            contents = [
-                [clip, np.flatnonzero(row).tolist(), collection.videos[clip]]
-                for clip, row in zip(predictions.clips, predictions.targets, strict=True)
-            ]
-            if content_sha256({"classes": list(record.classes), "clips": contents}) != record.test.sha256:
-                raise BundleError(
-                    f"{where} are of other clips, targets or videos than the sha256 of {name} in the record"
-                )
+        videos = {} if collection is None else collection.videos
+        if set(predictions.clips) <= videos.keys() and hash_test_split(predictions, videos) != record.test.sha256:
+            raise BundleError(f"{where} are of other clips, targets or videos than the sha256 of {name} in the record")
         found.setdefault(
             name, "as recorded" if collection is None else "as recorded, and as the sha256 of the split's clips"
         )
