@@ -83,13 +83,14 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         trim_blocks=True,
         finalize=_make_printable,
     )
-    script = _read_template("page.js")
     shown = []
     for one in contents.rows:
         shown.append(_show_row(one))
         advance(one.name)
     verdicts = [one.verdict for one in contents.rows if one.verdict is not None]
     runs = [run for one in contents.rows for run in _all_runs(one)]
+    judged = [one for one in shown if one.contents.verdict is not None]
+    script = _read_template("page.js") + (_read_template("table.js") if judged else "")
     with_runs = [one.contents for one in shown if one.contents.runs]
     return environment.get_template("page.html").render(
         contents=contents,
@@ -97,7 +98,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         newest=max((format_moment(run.made.at) for run in runs), default=""),
         counts=[(str(o), n) for o in Outcome if (n := sum(v.outcome is o for v in verdicts))],
         columns=COLUMNS,
-        judged=[one for one in shown if one.contents.verdict is not None],
+        judged=judged,
         measured=[one for one in shown if one.contents.runs],
         strips=[(title, _show(drawing)) for title, drawing in _draw_settings(contents)],
         family_lines=[] if contents.claims is None else [format_table_family(contents.claims.table)],

@@ -27,7 +27,7 @@ from repro.report.deviations import list_deviations
 from repro.report.drawing import Drawing
 from repro.report.figures import draw_grid, draw_seed_grids, list_row_drawings
 from repro.report.page import list_drawings, render_markdown, render_page
-from repro.table.rows import load_row, row_names
+from repro.table.rows import extra_names, load_row, row_names
 
 HOSTILE = ("<script>alert(1)</script>", "=1+1|`x`\x1b[2J\u202e")
 VOID = {"meta", "br", "input", "path", "use", "rect", "image", "line", "polyline", "circle", "link"}
@@ -113,6 +113,16 @@ def test_the_page_is_well_formed_and_loads_nothing(page: str) -> None:
     # What figures take from the page is its text colour: none of them is drawn in one that a dark page hides.
     assert "#010203" not in page
     assert page.count("<svg") == page.count('<svg role="img" aria-label="')
+
+
+def test_the_script_asks_for_what_the_page_has(page: str, tmp_path: Path) -> None:
+    """Rows that are never judged have no table to sort."""
+    name = extra_names()[0]
+    write_with_evidence(tmp_path / "runs", record(name, 52, 0.5))
+    other = render_page(gather_contents((name,), open_workspace(tmp_path)))
+    for text, asked in ((page, {"results", "search", "verdict", "shown"}), (other, set())):
+        assert set(re.findall(r'getElementById\("(\w+)"\)', text)) == asked
+        assert Page(text).ids.keys() >= asked
 
 
 def test_scores_by_class_are_kept_and_not_taken_on_trust(
