@@ -83,11 +83,11 @@ def kit_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Four short clips of the smoke job: of one window, of several, and of two sizes."""
+    """Four short clips of the smoke job, the shortest first: of one window, of several, and of two sizes."""
     folder = tmp_path_factory.mktemp("rendered")
     chosen = {s.frames: s for s in scenes.smoke_scenes() if s.frames in (11, 40, 104, 212)}
     paths = {}
-    for scene in chosen.values():
+    for scene in sorted(chosen.values(), key=lambda scene: scene.frames):
         paths[scene.id] = folder / f"{scene.id}.mp4"
         clips.encode_scene(paths[scene.id], scene)
     return paths

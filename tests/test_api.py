@@ -17,6 +17,7 @@ import repro
 from repro.core.workspace import Workspace
 from repro.judge.verdict import Outcome
 from repro.pipeline import api, row_data
+from repro.records import mlflow_view
 from repro.table import rows
 from repro.table.own import load_any_row
 from repro.table.rows import load_row
@@ -44,6 +45,7 @@ def ready(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     row = colour_row("ucf_hmdb", epochs=2)
     for module in (row_data, api):
         monkeypatch.setattr(module, "open_dataset", opened)
+    monkeypatch.setattr(mlflow_view, "log_runs", lambda *_: None)  # takes seconds; other tests have it
     monkeypatch.setenv("REPRO_DEVICE", "cpu")
     monkeypatch.setattr(rows, "load_row", lambda name: row if name == "ucf_hmdb" else load_row(name))
     monkeypatch.setattr(api, "load_any_row", lambda name: row if name == "ucf_hmdb" else load_any_row(name))

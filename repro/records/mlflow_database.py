@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,6 +68,12 @@ FAILURES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 """What logging raises if the database or the artifacts cannot be used."""
 
 
+@cache
+def read_latest_schema() -> str:
+    """Return the schema of this version of MLflow. It imports dozens of migrations to find it."""
+    return str(_get_latest_schema_revision())  # type: ignore[no-untyped-call]
+
+
 def find_other_schema(path: Path) -> str | None:
     """Return why the database at `path` cannot be used by this version of MLflow; None if it can, or does not exist.
 
@@ -84,7 +91,7 @@ def find_other_schema(path: Path) -> str | None:
         if "alembic_version" not in tables:
             return "it is a database of another program"
         found = [version for (version,) in database.execute("select version_num from alembic_version")]
-    latest = _get_latest_schema_revision()  # type: ignore[no-untyped-call]
+    latest = read_latest_schema()
     if found == [latest]:
         return None
     return f"it is of another version of MLflow (schema {' '.join(found) or 'unfinished'}, this version has {latest})"

@@ -288,7 +288,7 @@ def test_killed_anywhere_it_resumes(
     zip_of(archives / "splits.zip", contents(owners / "hmdb51" / "testTrainMulti_7030_splits", "splits/"))
     kills = 0
     for attempt in range(40):
-        words = [sys.executable, "-c", KILL, str(3 + 3 * attempt), str(workspace.root), str(TESTS)]
+        words = [sys.executable, "-c", KILL, str(3 + 5 * attempt), str(workspace.root), str(TESTS)]
         done = subprocess.run(words, capture_output=True, check=False)
         assert done.returncode in (0, 9), done.stderr.decode()
         folder = workspace.data / "hmdb51" / "hmdb51_org"

@@ -3,69 +3,42 @@
 import json
 import os
 import shutil
+import socket
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from builders.commands import TESTS, run_repro
+from builders.commands import run_repro
 
 from repro.smoke import clips, golden
 from repro.smoke.job import Judgement
 from repro.video.synthetic import figures, scenes
-
-NO_NETWORK = """
-import socket
-_connect = socket.socket.connect
-def connect(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-        raise PermissionError(f"the smoke job reached for {address}")
-    return _connect(self, address)
-def getaddrinfo(host, *a, **k):
-    if host not in (None, "127.0.0.1", "::1", "localhost"):
-        raise PermissionError(f"the smoke job looked up {host}")
-    return _getaddrinfo(host, *a, **k)
-_getaddrinfo = socket.getaddrinfo
-socket.socket.connect = connect
-socket.getaddrinfo = getaddrinfo
-"""
-
 
 FEW_CLIPS = (
     "biped_walk_0", "biped_jump_1", "quadruped_eat_1", "biped_shake_0",  # train, an action each
     "bird_walk_0", "bird_jump_0", "lizard_eat_0", "bird_shake_1",  # test
 )  # fmt: skip
 """Short ones, of one window each."""
+HERE = ("127.0.0.1", "::1", "localhost")
 
-SMALL_JOB = f"""
-import sys
-sys.path[:0] = {[str(TESTS / "end_to_end"), str(TESTS)]!r}
-from test_smoke import take_few_clips
-take_few_clips()
-from repro.__main__ import main
-main()
-"""
-"""`repro smoke` on these clips, as a process: an undisturbed run takes seconds. `make smoke` runs the complete job."""
 SMALL_SEEDS = ("--seeds", "7,8")
 
 
-def take_few_clips(replace: Callable[[object, str, object], None] = setattr) -> None:
-    """Restrict the smoke job to FEW_CLIPS. Its scores are not judged: the golden ones are those of all clips."""
+def take_few_clips(patch: pytest.MonkeyPatch) -> None:
+    """Restrict the smoke job to FEW_CLIPS: `make smoke` runs the complete job. Its scores are not judged: the golden ones are those of all clips."""
     few = [scene for scene in scenes.smoke_scenes() if scene.id in FEW_CLIPS]
     expected, features = golden.load_golden(), golden.load_golden_features()
     clips_of_few = {scene.id: expected.clips[scene.id] for scene in few}
-    replace(golden, "load_golden", lambda: expected.model_copy(update={"clips": clips_of_few}))
-    replace(golden, "load_golden_features", lambda: {scene.id: features[scene.id] for scene in few})
-    replace(scenes, "smoke_scenes", lambda: few)
+    patch.setattr(golden, "load_golden", lambda: expected.model_copy(update={"clips": clips_of_few}))
+    patch.setattr(golden, "load_golden_features", lambda: {scene.id: features[scene.id] for scene in few})
+    patch.setattr(scenes, "smoke_scenes", lambda: few)
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_few_clips(monkeypatch.setattr)
+    take_few_clips(monkeypatch)
 
 
 def test_there_are_enough_actions_bodies_rates_sizes_and_lengths() -> None:
@@ -125,15 +98,34 @@ def contents(workspace: Path, *folders: str) -> dict[str, bytes]:
     return {str(p.relative_to(workspace)): p.read_bytes() for p in files}
 
 
+def refuse_connections(patch: pytest.MonkeyPatch) -> None:
+    """In this process, but to this machine itself. test_offline.py does so in every process of a command."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in HERE:
+            raise PermissionError(f"the smoke job reached for {address}")
+        connect(self, address)
+
+    def look_up_here(host: Any, *rest: Any, **options: Any) -> Any:
+        if host not in (None, *HERE):
+            raise PermissionError(f"the smoke job looked up {host}")
+        return look_up(host, *rest, **options)
+
+    patch.setattr(socket.socket, "connect", connect_here)
+    patch.setattr(socket, "getaddrinfo", look_up_here)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A finished run, made with every socket but loopback refused."""
-    folder = tmp_path_factory.mktemp("smoke")
-    (folder / "sitecustomize.py").write_text(NO_NETWORK)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-    result = subprocess.run(small_job(folder / "w", "--json"), text=True, capture_output=True, check=False, env=env)
-    assert result.returncode == 0, result.stderr + result.stdout
-    return folder / "w", json.loads(result.stdout)
+    workspace = tmp_path_factory.mktemp("smoke") / "w"
+    with pytest.MonkeyPatch.context() as patch:
+        take_few_clips(patch)
+        refuse_connections(patch)
+        result = run_repro("smoke", *SMALL_SEEDS, "--workspace", workspace, "--json")
+    assert result.code == 0, result.err + result.out
+    return workspace, json.loads(result.out)
 
 
 @pytest.mark.slow
@@ -179,10 +171,6 @@ def test_a_second_run_reuses_everything_and_says_so(done: tuple[Path, dict[str, 
     assert len(reused) == 7
     assert result.out.splitlines()[-1] == "smoke: PASS"
     assert contents(workspace, "features", "runs", "smoke") == before
-
-
-def small_job(workspace: Path, *words: str) -> list[str]:
-    return [sys.executable, "-c", SMALL_JOB, "smoke", *SMALL_SEEDS, "--workspace", str(workspace), *words]
 
 
 @pytest.mark.usefixtures("few")

@@ -97,7 +97,7 @@ def test_padding_is_black_and_at_the_end() -> None:
 def test_order_workers_and_other_clips_change_no_bit(
     rendered: dict[str, Path], svd: Tiny, tmp_path: Path, reporter: RecordingReporter
 ) -> None:
-    some = list_clips(rendered)
+    some = list_clips(rendered)[:3]
     one, other, single = (svd.request(tmp_path / name) for name in ("one", "other", "single"))
     run_extraction(some, reporter, one)
     run_extraction(some[::-1], reporter, other, workers=2)

@@ -68,8 +68,8 @@ def deviation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     "changes",
     [
         {},
-        {"conditioning": {"source": "none"}},
-        {"latent_noise": True},
+        {"conditioning": {"source": "none"}, "frames": {"window": 10}},
+        {"latent_noise": True, "frames": {"window": 10}},
         {"size": (64, 128), "frames": {"window": 10}},
         {"schedule": {"steps": 25}, "frames": {"window": 14}},  # svd, of 14 frames
     ],
@@ -131,7 +131,7 @@ def test_layers_after_the_last_requested_one_change_nothing(
 
 @pytest.mark.slow
 def test_timesteps_together_are_timesteps_alone(tiny: SvdConfig, loaded: Networks, frames: np.ndarray) -> None:
-    window = pad_window(frames, 25)
+    window = pad_window(frames, 10)
     together = means(tiny, loaded, request([0, 20, 29], [9]), window, 7)
     for timestep in (0, 20, 29):
         alone = means(tiny, loaded, request([timestep], [9]), window, 7)
@@ -186,7 +186,7 @@ def test_frames_a_few_at_a_time_are_the_same_frames(
     tiny: SvdConfig, loaded: Networks, frames: np.ndarray, batch: int
 ) -> None:
     wanted, config = request([20], [9]), changed(tiny, size=(64, 128))
-    window = pad_window(frames, 25)
+    window = pad_window(frames, 10)
     parts = SvdModel(config, loaded, {"": wanted}, batch=batch).compute_window(window, 7, NOISE)[""]
     assert deviation(parts[(20, 9)], means(config, loaded, wanted, window, 7)[(20, 9)]) < 2e-6
 
