@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from builders.commands import ROOT
+from builders.commands import ROOT, run_repro
 from builders.tiny_project import load_records
 
 from repro.core.workspace import Workspace
@@ -29,35 +29,37 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
+# In this process, which reads the configs of `project`.
 @pytest.mark.slow
+@pytest.mark.usefixtures("project")
 def test_a_trial_on_few_clips_is_recorded_as_one_and_not_judged(folder: Path, tmp_path: Path) -> None:
     place = _place(folder, tmp_path / "trial")
-    done = repro(folder, "ucf_hmdb_vjepa", "--limit", "6", "--workspace", str(place), "--json")
-    assert done.returncode == 0, done.stderr
-    assert "a trial on 6 of train, 6 of test: recorded as one, and never judged" in done.stderr
-    (record,) = json.loads(done.stdout)
+    done = run_repro("ucf_hmdb_vjepa", "--limit", "6", "--workspace", place, "--json")
+    assert done.code == 0, done.err
+    assert "a trial on 6 of train, 6 of test: recorded as one, and never judged" in done.err
+    (record,) = json.loads(done.out)
     assert record["complete"] is False
     assert (record["train"]["clips"], record["test"]["clips"]) == (6, 6)
     # As many clips as there are make it the row's own run, and a trial's readout scores no video.
-    predicted = repro(folder, "predict", "ucf_hmdb_vjepa", "x.mp4", "--workspace", str(place))
-    assert predicted.returncode == 4
-    assert "but of 1 trial on fewer clips" in predicted.stderr
-    checked = repro(folder, "check", "--workspace", str(place))
-    assert "ucf_hmdb_vjepa" in checked.stdout + checked.stderr
-    assert "LOWER" not in checked.stdout
+    predicted = run_repro("predict", "ucf_hmdb_vjepa", "x.mp4", "--workspace", place)
+    assert predicted.code == 4
+    assert "but of 1 trial on fewer clips" in predicted.err
+    checked = run_repro("check", "--workspace", place)
+    assert "ucf_hmdb_vjepa" in checked.out + checked.err
+    assert "LOWER" not in checked.out
     for words in (["--limit", "0"], ["--from", "readout", "--limit", "3"], ["--seeds", "0"]):
-        done = repro(folder, "ucf_hmdb_vjepa", *words, "--workspace", str(place))
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
+        done = run_repro("ucf_hmdb_vjepa", *words, "--workspace", place)
+        assert done.code == 2
+        assert done.err.count("\n") == 1
     # What there is of features is not all that the row reads.
-    done = repro(folder, "ucf_hmdb_vjepa", "--from", "readout", "--workspace", str(place))
-    assert done.returncode == 4
-    assert "have no features final" in done.stderr
+    done = run_repro("ucf_hmdb_vjepa", "--from", "readout", "--workspace", place)
+    assert done.code == 4
+    assert "have no features final" in done.err
     # Another version's workspace is left alone.
     (place / "workspace.json").write_text(json.dumps({"format": 99, "made_by": "actiondiff-repro 9"}))
-    done = repro(folder, "ucf_hmdb_vjepa", "--workspace", str(place))
-    assert done.returncode == 2
-    assert "was made by actiondiff-repro 9 and has layout 99, this version reads layout 1" in done.stderr
+    done = run_repro("ucf_hmdb_vjepa", "--workspace", place)
+    assert done.code == 2
+    assert "was made by actiondiff-repro 9 and has layout 99, this version reads layout 1" in done.err
 
 
 @pytest.mark.slow
