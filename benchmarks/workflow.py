@@ -1,22 +1,25 @@
 """What Snakemake and SLURM add to the commands of a workflow: `python benchmarks/workflow.py [--profile slurm]`.
 
-A row of 16 rendered clips, one job at a time, so that the workflow's time is the sum of its jobs'. Every Python that a job starts
-notes when it began and ended, and its processor's time. What remains of the workflow's time is added by the workflow: Snakemake's start
-on both sides, SLURM's scheduling, and the wait until a job's end is seen. Needs snakemake on PATH; for slurm what
-tests/builders/slurm_cluster.py needs.
+A row of 16 rendered clips, one job at a time, so that the workflow's time is the sum of its jobs'. Every Python notes when it started
+and ended, and its processor's time without that of the processes it starts. The time between a command's end and the next one's
+start is what a job costs in addition to its command: that Python's own end, the wait until the job's end is seen, SLURM's scheduling, and
+Snakemake where jobs start it. Over SLURM, the log of its controller tells how much of that is the workflow's.
+Needs snakemake on PATH; for slurm what tests/builders/slurm_cluster.py needs.
 """
 
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 
 import yaml
 
@@ -27,12 +30,12 @@ from builders.slurm_cluster import start_cluster  # noqa: E402
 
 NOTE = """\
 import atexit, json, os, resource, sys, time
-if os.path.basename(sys.argv[0]) in ("repro", "snakemake", "__main__.py") or "snakemake" in sys.argv:
-    def note(began=time.time()):
-        spent = [sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        line = {"words": sys.argv[:3], "began": began, "ended": time.time(), "cpu": sum(spent), "job": os.environ.get("SLURM_JOB_ID")}
-        with open(os.environ["NOTES"], "a") as notes:
-            notes.write(json.dumps(line) + chr(10))
+def note(started=time.time()):
+    cpu = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    line = {"words": sys.argv[:2], "started": started, "ended": time.time(), "cpu": cpu, "job": os.environ.get("SLURM_JOB_ID")}
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(json.dumps(line) + chr(10))
+if any(os.path.basename(word) in ("repro", "snakemake") for word in sys.orig_argv[:3]):
     atexit.register(note)
 """
 VERBS = ("fetch", "data", "extract", "readout", "check", "report")
@@ -61,21 +64,40 @@ def run(profile: str, folder: Path) -> None:
             environment |= {name: cluster.environment[name] for name in ("PATH", "SLURM_CONF")}
         environment |= {"PYTHONPATH": f"{folder / 'note'}:{ROOT}", "NOTES": str(notes)}
         words = ["submit", row, "--profile", profile, "--device", "cpu", "--shards", "4", "--seeds", "3", "--jobs", "1"]
-        before, began = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), time.time()
+        started = time.time()
         subprocess.run(repro(*words, *place), check=True, env=environment)
-        seconds = time.time() - began
-        cpu = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+        seconds = time.time() - started
     found = [json.loads(line) for line in notes.read_text().splitlines()]
     jobs = [one for one in found if Path(one["words"][0]).name == "repro" and one["words"][1] in VERBS]
-    own = sum(one["ended"] - one["began"] for one in jobs)
-    # In SLURM's jobs, Snakemake is no child of the coordinator: it notes its own time, and that of the command it waited for.
-    cpu += sum(one["cpu"] for one in found if one["job"] and one not in jobs) - sum(one["cpu"] for one in jobs)
-    gaps = [later["began"] - one["ended"] for one, later in pairwise(jobs)]
-    print(f"{profile}: {len(jobs)} jobs, {seconds:.1f} s, of which the commands {own:.1f} s")
+    others = [one for one in found if one not in jobs]
+    gaps = [later["started"] - one["ended"] for one, later in pairwise(jobs)]
+    commands = [one["ended"] - one["started"] for one in jobs]
+    print(f"{profile}: {len(jobs)} jobs in {seconds:.1f} s; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"a command: {mean(commands):.2f} s, {mean(one['cpu'] for one in jobs):.2f} s of the processor")
     print(
-        f"between a command's end and the next one's begin: {sum(gaps) / len(gaps):.2f} s (longest {max(gaps):.2f} s)"
+        f"from a command's end to the next one's start: median {median(gaps):.2f} s, mean {mean(gaps):.2f} s, longest {max(gaps):.2f} s"
     )
-    print(f"added a job: {(seconds - own) / len(jobs):.2f} s, {cpu / len(jobs):.2f} s of the processor")
+    print(
+        f"before the first command {jobs[0]['started'] - started:.1f} s, after the last {started + seconds - jobs[-1]['ended']:.1f} s"
+    )
+    if profile == "slurm":
+        log = (folder / "slurm" / "slurmctld.log").read_text()
+        submitted, ended = (
+            [
+                datetime.fromisoformat(moment)
+                for moment in re.findall(rf"^\[(\S+)\] {event}: JobId=\d+ ", log, re.MULTILINE)
+            ]
+            for event in ("_slurm_rpc_submit_batch_job", r"_job_complete(?=.* done)")
+        )
+        waits = [(later - one).total_seconds() for one, later in zip(ended, submitted[1:], strict=False)]
+        print(
+            f"of these, from a job's end to the next one's submission: median {median(waits):.2f} s, mean {mean(waits):.2f} s"
+        )
+    inside = sum(one["cpu"] for one in others if one["job"]) / len(jobs)
+    outside = sum(one["cpu"] for one in others if not one["job"])
+    print(
+        f"Python next to the commands: {inside:.2f} s of the processor a job, and {outside:.1f} s for the coordinator"
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def test_a_row_ends_as_in_one_process_and_is_judged(
     environment["REPRO_CHECKPOINTS"] = str(project / "workspace" / "checkpoints")
     workspace, alone = Workspace(tmp_path / "workspace"), Workspace(tmp_path / "alone")
     words = ["submit", ROW, "--profile", "local", "--shards", "2", "--seeds", "1", "--device", "cpu"]
-    command = [sys.executable, "-m", "repro", *words, "--workspace", str(workspace.root)]
+    # On one core, jobs have one thread, as the run in one process below: the number of threads changes the rounding of products.
+    one_core = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
+    command = [*one_core, sys.executable, "-m", "repro", *words, "--workspace", str(workspace.root)]
     log = control / "coordinator.log"
 
     def start_coordinator() -> subprocess.Popen[bytes]:
@@ -108,10 +110,4 @@ def test_a_row_ends_as_in_one_process_and_is_judged(
     # The workflow has audited the clips, a run by itself has not.
     assert expected[f"{ROW} 52"].pop("manifests") == {}
     assert len(found[f"{ROW} 52"].pop("manifests")) == 1
-    # Not to the bit: Snakemake sets the number of threads, which changes the rounding of matrix products.
-    clips = {name: [video for video, _ in found[name].values()] for name in found if name != f"{ROW} 52"}
-    assert clips == {name: [video for video, _ in expected[name].values()] for name in clips}
-    for one, other in zip(found[f"{ROW} 52"].pop("epochs"), expected[f"{ROW} 52"].pop("epochs"), strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
-        assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
-    assert found[f"{ROW} 52"].keys() == expected[f"{ROW} 52"].keys()
+    assert found == expected
