@@ -139,6 +139,7 @@ def test_four_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("project")
 def test_interrupted_a_row_says_what_is_kept(folder: Path, tmp_path: Path) -> None:
     for part in ("data", "checkpoints"):
         (tmp_path / part).symlink_to(folder / "workspace" / part)
@@ -153,4 +154,4 @@ def test_interrupted_a_row_says_what_is_kept(folder: Path, tmp_path: Path) -> No
     assert process.returncode == 130
     assert "interrupted: finished work is kept; run the same command again to resume" in said
     assert "Traceback" not in said
-    assert repro(folder, "ucf_hmdb_vjepa", "--workspace", str(tmp_path)).returncode == 0
+    assert run_repro("ucf_hmdb_vjepa", "--workspace", tmp_path).code == 0

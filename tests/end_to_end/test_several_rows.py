@@ -31,7 +31,7 @@ from repro.records import mlflow_view
 from repro.table.row import row_backbone
 from repro.table.rows import load_row
 
-ROWS = ("ak_full", "ak_unseen_sdv2", "ak_unseen_vjepa", "ucf_hmdb")
+ROWS = ("ak_full", "ak_unseen_sdv2", "ak_unseen_vjepa", "ucf_hmdb_vjepa")
 
 
 def copy_inputs(project: Workspace, folder: Path) -> Workspace:
@@ -169,10 +169,10 @@ def test_a_row_without_its_weights_is_named_and_the_others_run(project: Workspac
     for path in project.checkpoints.iterdir():
         if "vjepa" not in path.name:
             (workspace.checkpoints / path.name).symlink_to(path)
-    words = ("run", "ucf_hmdb", "ucf_hmdb_vjepa", "--device", "cpu", "--workspace", workspace.root)
+    words = ("run", "ucf_hmdb_videomaev2", "ucf_hmdb_vjepa", "--device", "cpu", "--workspace", workspace.root)
     done = run_repro(*words)
     assert done.code == 4
-    assert "ucf_hmdb seed 42: top1" in done.out
+    assert "ucf_hmdb_videomaev2 seed 42: top1" in done.out
     lines = done.err.splitlines()
     assert lines[-1].startswith(
         "repro: row ucf_hmdb_vjepa cannot run; to get these: repro fetch ucf_hmdb_vjepa --accept-"
@@ -180,12 +180,12 @@ def test_a_row_without_its_weights_is_named_and_the_others_run(project: Workspac
     assert lines[-2].startswith("  checkpoint vjepa  small  CC BY-NC 4.0  repro fetch vjepa")
     again = run_repro(*words, "--json")
     assert again.code == 4
-    assert [record["row"] for record in json.loads(again.out)] == ["ucf_hmdb"]
-    with workspace.lock("run ucf_hmdb"):
-        busy = run_repro("run", "ucf_hmdb", "hmdb_ucf", *words[3:])
+    assert [record["row"] for record in json.loads(again.out)] == ["ucf_hmdb_videomaev2"]
+    with workspace.lock("run ucf_hmdb_videomaev2"):
+        busy = run_repro("run", "ucf_hmdb_videomaev2", "hmdb_ucf_videomaev2", *words[3:])
     assert busy.code == 4
-    assert "'run ucf_hmdb' is already running here" in busy.err
-    assert "hmdb_ucf seed 42: top1" in busy.out
+    assert "'run ucf_hmdb_videomaev2' is already running here" in busy.err
+    assert "hmdb_ucf_videomaev2 seed 42: top1" in busy.out
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_damaged_weights_keep_no_other_row_from_running(project: Workspace, tmp_
             (workspace.checkpoints / path.name).write_bytes(path.read_bytes()[:-1000])
         else:
             (workspace.checkpoints / path.name).symlink_to(path)
-    rows = [load_row(name) for name in ("ucf_hmdb_vjepa", "ucf_hmdb")]
+    rows = [load_row(name) for name in ("ucf_hmdb_vjepa", "ucf_hmdb_videomaev2")]
     result = run_rows(rows, RowRequest(), workspace, Execution(), Compute(), RecordingReporter())
-    assert list(result.records) == ["ucf_hmdb"]
+    assert list(result.records) == ["ucf_hmdb_videomaev2"]
     assert "vjepa" in result.failures["ucf_hmdb_vjepa"]
