@@ -1,6 +1,6 @@
 """Peak memory of `repro extract` on one long clip of 4K pictures.
 
-    python benchmarks/long_clip.py --folder /tmp/long_clip [--minutes 10] [--codec libx264]
+    python benchmarks/long_clip.py --folder /tmp/long_clip [--minutes 10] [--codec libx264] [--reader pyav]
 
 The clip is written once: flat pictures whose colour changes with every frame, with B-frames, so that frames are stored out of
 order. Features are of `mean_colour`, which has no network: what is measured is decoding, handing on and storing. The clip is
@@ -83,11 +83,12 @@ def watch_memory(process: subprocess.Popen[Any]) -> int:
     return peak
 
 
-def measure_extraction(clip: Path, max_seconds: int) -> dict[str, float]:
+def measure_extraction(clip: Path, max_seconds: int, reader: str) -> dict[str, float]:
     """Extract the clip into a new workspace; returns peak memory and wall time."""
     with tempfile.TemporaryDirectory(dir=clip.parent) as workspace:
         command = [sys.executable, "-m", "repro", "extract", str(clip), "--backbone", "mean_colour", "--device", "cpu"]
         command += ["--set", f"frames.max_seconds={max_seconds}", "--workspace", workspace, "--workers", "1"]
+        command += ["--set", f"frames.reader={reader}"]
         started = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         peak = watch_memory(process)
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--minutes", type=int, default=10)
     parser.add_argument("--codec", default="libx264", help="an encoder of FFmpeg's, such as libx264 or libx265")
+    parser.add_argument("--reader", choices=("pyav", "decord"), default="pyav")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     figures = []
@@ -108,7 +110,7 @@ def main() -> None:
         clip = options.folder / f"{options.codec}_{size[0]}_{seconds}.mp4"
         if not clip.exists():
             write_flat_clip(clip, seconds, options.codec, size)
-        figures.append(measure_extraction(clip, seconds))
+        figures.append(measure_extraction(clip, seconds, options.reader))
         print(clip.name, json.dumps(figures[-1]), flush=True)
     base, peak = (one["GB"] for one in figures)
     print(f"{options.minutes} minutes of 4K take {peak:.2f} GB, {peak - base:.2f} GB more than a small clip")

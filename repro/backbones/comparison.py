@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from repro.backbones.config import Frames, Precision
 from repro.backbones.family import Comparison
-from repro.core.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError, state_reason
 from repro.core.reading import describe_absence
 from repro.video.readers import open_clip, read_frames
 from repro.video.sampling import Sampling
@@ -91,5 +91,7 @@ def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
         try:
             found.append((path, load_file(path)))
         except (SafetensorError, OSError) as error:
-            raise MissingError(f"golden file {path}: not a complete safetensors file ({error})") from error
+            raise MissingError(
+                f"golden file {path}: not a complete safetensors file ({state_reason(error)})"
+            ) from error
     return found

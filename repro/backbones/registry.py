@@ -60,7 +60,7 @@ def load_backbone(name: str, changes: Mapping[str, str] | None = None, *precisio
     """
     if name not in backbone_names():
         near = find_nearest(name, backbone_names())
-        raise UsageError(f"unknown backbone '{name}'{near} (available: {', '.join(backbone_names())})")
+        raise UsageError(f"unknown backbone '{name[:80]}'{near} (available: {', '.join(backbone_names())})")
     path = configs_folder() / "backbones" / f"{name}.yaml"
     family = _find_family(load_config(_FamilyKey, path).family, path)
     config: BackboneConfig = load_config(family.config_class, path, changes)

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
+from repro.core.errors import state_reason
 from repro.core.files import replacing_file, write_bytes, write_json
 from repro.core.hashing import content_sha256
 from repro.core.reading import check_regular, parse_json, read_bytes
@@ -82,7 +83,7 @@ def read_arrays(path: Path, library: ArrayLibrary[Array]) -> tuple[dict[str, Arr
         raise
     # MemoryError, because a damaged header can state any size.
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise DamagedFileError(f"not a complete safetensors file ({error})") from error
+        raise DamagedFileError(f"not a complete safetensors file ({state_reason(error)})") from error
     if about.pop("sha256", None) != _arrays_sha256(about, arrays, library):
         raise DamagedFileError("its contents do not match the sha256 stored in it")
     return arrays, about

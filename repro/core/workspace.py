@@ -164,7 +164,7 @@ class Workspace:
             ) from error
         if found != FORMAT:
             raise UsageError(
-                f"workspace {self.root} was made by {maker} and has layout {found}, this version reads layout {FORMAT}: use "
+                f"workspace {self.root} was made by {str(maker)[:80]} and has layout {str(found)[:80]}, this version reads layout {FORMAT}: use "
                 "that version, or another --workspace"
             )
 

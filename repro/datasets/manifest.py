@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
         table = read_table(path)
         about: dict[str, Any] = parse_json((table.schema.metadata or {})[b"manifest"])
         if about["format"] != FORMAT:
-            raise UsageError(f"{path}: a manifest of format {about['format']}, this version reads {FORMAT}")
+            raise UsageError(f"{path}: a manifest of format {str(about['format'])[:80]}, this version reads {FORMAT}")
         # By name: a later version may add columns.
         rows = table.select(FIELDS).to_pylist()
         clips = tuple(ClipFacts(**(row | {"splits": tuple(row["splits"])})) for row in rows)

@@ -26,7 +26,7 @@ from repro.core.reading import describe_absence, parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
 from repro.datasets.config import DatasetConfig, Part
-from repro.datasets.unpack import archive_suffix, unpack_archive
+from repro.datasets.unpack import archive_suffix, most_unpacked, unpack_archive
 
 DEPTH = 5
 """Levels of folders below a source that are searched for parts."""
@@ -333,19 +333,22 @@ def _unpack_all(archive: Path, home: Path) -> None:
     targets = [home / "nested" / str(path.relative_to(tree))[: -len(archive_suffix(path))] for path in inner]
     if len(set(targets)) < len(targets):
         raise DataError(f"{archive}: two archives in it have the same name but for their type: unpack it yourself")
+    # Archives in archives multiply: together they may be as large as one archive.
+    most = most_unpacked(archive)
     for path, target in zip(inner, targets, strict=True):
         if not target.exists():
             # Renamed when complete, so that a target that exists needs no second look.
             partial = target.with_name(f".{target.name}")
-            _unpack_synced(path, partial)
+            most -= _unpack_synced(path, partial, most)
             partial.rename(target)
         path.unlink()
 
 
-def _unpack_synced(archive: Path, into: Path) -> None:
-    unpack_archive(archive, into)
+def _unpack_synced(archive: Path, into: Path, most: int | None = None) -> int:
+    size = unpack_archive(archive, into, most)
     # Else a power cut could leave empty files that count as unpacked. All at once: a sync of each of 30,000 files takes minutes.
     os.sync()
+    return size
 
 
 def _merged_folder(staging: Path, name: str) -> Path:

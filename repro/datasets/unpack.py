@@ -17,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from io import BufferedIOBase
@@ -49,8 +50,21 @@ def archive_suffix(path: Path | PurePosixPath) -> str:
     return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
 
 
-def unpack_archive(path: Path, into: Path) -> None:
+def most_unpacked(archive: Path) -> int:
+    """Return the bytes that an archive may unpack to, with the archives in it."""
+    return max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
+
+
+def unpack_archive(path: Path, into: Path, most: int | None = None) -> int:
     """Write the archive's files below `into`. Complete files that an interrupted run left there are not written again.
+
+    Args:
+        path: The archive.
+        into: Folder for its files.
+        most: Bytes that it may unpack to, if it is part of another one [default: by its own size].
+
+    Returns:
+        Bytes of the files written.
 
     Raises:
         DataError: empty, damaged, cut off, of another type than its name says, or with a member that is refused.
@@ -63,14 +77,15 @@ def unpack_archive(path: Path, into: Path) -> None:
             f"{path}: by its name a {kind} archive, by its content {found}: fetch it again, or give it its right name"
         )
     into.mkdir(parents=True, exist_ok=True)
-    if kind == "rar":
-        _unpack_rar(path, into)
-        return
+    unpacked = _Unpacked(path, into, most_unpacked(path) if most is None else most)
     try:
-        if kind == "zip":
-            _unpack_zip(path, into)
+        if kind == "rar":
+            _unpack_rar(path, into, unpacked)
+        elif kind == "zip":
+            _unpack_zip(path, into, unpacked)
         else:
-            _unpack_tar(path, into, kind)
+            _unpack_tar(path, into, kind, unpacked)
+        return unpacked.bytes
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged or cut off ({state_reason(error)}): fetch it again") from error
     except (NotImplementedError, RuntimeError) as error:
@@ -132,9 +147,8 @@ def _kind_by_content(path: Path) -> str:
 class _Unpacked:
     """What an archive unpacks to, by the sizes that it states. They are exact: a member with more or fewer bytes is damaged."""
 
-    def __init__(self, archive: Path, into: Path) -> None:
-        self.archive, self.into, self.bytes = archive, into, 0
-        self.most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
+    def __init__(self, archive: Path, into: Path, most: int) -> None:
+        self.archive, self.into, self.bytes, self.most = archive, into, 0, most
 
     def add(self, size: int) -> None:
         """Count a member before it is written.
@@ -152,10 +166,10 @@ class _Unpacked:
         require_room(self.into, size, f"what {self.archive.name} unpacks to")
 
 
-def _unpack_zip(path: Path, into: Path) -> None:
+def _unpack_zip(path: Path, into: Path, unpacked: _Unpacked) -> None:
     with zipfile.ZipFile(path) as archive:
         # All members are checked before the first is written: a zip lists them at its end.
-        seen: set[PurePosixPath] = set()
+        seen: dict[str, PurePosixPath] = {}
         members = []
         for info in archive.infolist():
             target = check_member_path(info.filename, path)
@@ -166,21 +180,21 @@ def _unpack_zip(path: Path, into: Path) -> None:
                 raise link_or_device_error(info.filename, path)
             if info.is_dir():
                 continue
-            _refuse_duplicate(target, seen, path)
+            _refuse_duplicate(target, seen, path, into)
             if target.suffix.lower() in KEPT:
                 members.append((info, target))
         missing = [info.file_size for info, target in members if not _is_complete(into / target, info.file_size)]
-        _Unpacked(path, into).add(sum(missing))
+        unpacked.add(sum(missing))
         for info, target in members:
             with archive.open(info) as source:
                 _write_member(cast(BufferedIOBase, source), into / target, info.file_size)
 
 
-def _unpack_tar(path: Path, into: Path, kind: str) -> None:
+def _unpack_tar(path: Path, into: Path, kind: str, unpacked: _Unpacked) -> None:
     """Check and write one member after the other: to check all first, a compressed tar would be read twice."""
     with _open_decompressed(path, kind) as raw:
         tail = _Tail(raw)
-        seen, unpacked = set[PurePosixPath](), _Unpacked(path, into)
+        seen: dict[str, PurePosixPath] = {}
         with tarfile.open(fileobj=tail, mode="r:") as archive:
             for member in archive:
                 target = check_member_path(member.name, path)
@@ -189,7 +203,7 @@ def _unpack_tar(path: Path, into: Path, kind: str) -> None:
                 tarfile.data_filter(member, str(into))  # The standard library's own checks, in addition.
                 if member.isdir():
                     continue
-                _refuse_duplicate(target, seen, path)
+                _refuse_duplicate(target, seen, path, into)
                 source = archive.extractfile(member)
                 assert source is not None  # It is a regular file.
                 if target.suffix.lower() in KEPT:
@@ -231,10 +245,27 @@ class _Tail(io.RawIOBase):
         return self.file.tell()
 
 
-def _refuse_duplicate(target: PurePosixPath, seen: set[PurePosixPath], archive: Path) -> None:
-    if target in seen:
+def _refuse_duplicate(target: PurePosixPath, seen: dict[str, PurePosixPath], archive: Path, into: Path) -> None:
+    """Refuse a second file of one name, and of names that are one on this disk: one clip would be read for two."""
+    other = seen.setdefault(unicodedata.normalize("NFC", str(target).casefold()), target)
+    if other is target:
+        return
+    if other == target:
         raise DataError(f"{archive}: two members are named '{target}': fetch it again")
-    seen.add(target)
+    if _folds_names(into):
+        raise DataError(
+            f"{archive}: members '{other}' and '{target}' are one name on this disk: unpack it on one that tells them apart"
+        )
+
+
+def _folds_names(folder: Path) -> bool:
+    """Whether names that differ in case, or in how an accent is written, are one file in this folder."""
+    probe = folder / f".\u00e9a{PARTIAL}"
+    probe.touch()
+    try:
+        return any((folder / f"{name}{PARTIAL}").exists() for name in (".\u00e9A", ".e\u0301a"))
+    finally:
+        probe.unlink()
 
 
 def _is_complete(target: Path, size: int) -> bool:
@@ -260,7 +291,7 @@ def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
 # rar. The programs decide for themselves what they write, so the list of members is checked before and the written files after.
 
 
-def _unpack_rar(path: Path, into: Path) -> None:
+def _unpack_rar(path: Path, into: Path, unpacked: _Unpacked) -> None:
     """Write the archive's files below `into`, which is emptied first.
 
     Raises:
@@ -279,12 +310,12 @@ def _unpack_rar(path: Path, into: Path) -> None:
     try:
         program = require_rar_program(path)
         if program == "unar":
-            _Unpacked(path, into).add(_check_members_with_lsar(link, path))
+            unpacked.add(_check_members_with_lsar(link, path, into))
             _run_program(
                 ["unar", "-quiet", "-no-directory", "-no-recursion", "-output-directory", str(into), str(link)], path
             )
         else:
-            _Unpacked(path, into).add(_check_members_with_bsdtar(link, path))
+            unpacked.add(_check_members_with_bsdtar(link, path, into))
             _run_program(["bsdtar", "-x", "-f", str(link), "-C", str(into)], path)
     finally:
         shutil.rmtree(alone)
@@ -307,16 +338,18 @@ def require_rar_program(archive: Path) -> str:
     )
 
 
-def _check_members_with_lsar(link: Path, archive: Path) -> int:
+def _check_members_with_lsar(link: Path, archive: Path, into: Path) -> int:
     """Check the names and kinds of all members; returns the bytes that they unpack to."""
     try:
         listing = parse_json(_run_program(["lsar", "-json", str(link)], archive))
         if listing.get("lsarError"):
             raise DataError(f"{archive}: damaged or cut off (lsar: error {listing['lsarError']}): fetch it again")
-        members = listing["lsarContents"]
+        members, seen = listing["lsarContents"], dict[str, PurePosixPath]()
         for member in members:
             name = str(member["XADFileName"])
-            check_member_path(name, archive)
+            target = check_member_path(name, archive)
+            if not member.get("XADIsDirectory"):
+                _refuse_duplicate(target, seen, archive, into)
             mode = stat.S_IFMT(int(member.get("XADPosixPermissions", 0)))
             if member.get("XADIsLink") or mode not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise link_or_device_error(name, archive)
@@ -325,7 +358,7 @@ def _check_members_with_lsar(link: Path, archive: Path) -> int:
         raise DataError(f"{archive}: lsar cannot list it: damaged or not a rar archive: fetch it again") from error
 
 
-def _check_members_with_bsdtar(link: Path, archive: Path) -> int:
+def _check_members_with_bsdtar(link: Path, archive: Path, into: Path) -> int:
     """Check the names and kinds of all members; returns the bytes that they unpack to."""
     # Not splitlines(), which also ends lines at characters that names may have.
     names, lines = (
@@ -335,8 +368,11 @@ def _check_members_with_bsdtar(link: Path, archive: Path) -> int:
     if len(names) != len(lines):
         raise DataError(f"{archive}: bsdtar lists it in two ways: damaged: fetch it again")
     # As of `ls -l`: the first letter is the type, the fifth word the size.
+    seen: dict[str, PurePosixPath] = {}
     for name, line in zip(names, lines, strict=True):
-        check_member_path(name, archive)
+        target = check_member_path(name, archive)
+        if line[:1] != "d":
+            _refuse_duplicate(target, seen, archive, into)
         if line[:1] not in ("-", "d"):
             raise link_or_device_error(name, archive)
     try:

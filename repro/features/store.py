@@ -21,6 +21,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from repro.core.errors import state_reason
 from repro.core.files import read_json_or_none, set_aside, write_json
 from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.reading import parse_json, read_bytes
@@ -392,7 +393,7 @@ def read_clip_header(path: Path) -> ClipHeader | None:
     except FileNotFoundError:  # another process has packed it meanwhile
         return None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise DamagedFeaturesError(f"not a complete safetensors file ({error})") from error
+        raise DamagedFeaturesError(f"not a complete safetensors file ({state_reason(error)})") from error
 
 
 def read_clip_file(path: Path) -> tuple[str, Entry] | None:

@@ -183,17 +183,17 @@ def rows_with_expected(path: Path) -> dict[str, tuple[Row, Expected]]:
 def _parse_line(cells: dict[str, str], where: str) -> Expected:
     def choice(column: str, allowed: tuple[str, ...]) -> str:
         if cells[column] not in allowed:
-            raise UsageError(f"{where}: {column}: '{cells[column]}': expected one of {', '.join(allowed)}")
+            raise UsageError(f"{where}: {column}: '{cells[column][:80]}': expected one of {', '.join(allowed)}")
         return cells[column]
 
     if cells["row"] not in row_names():
-        raise UsageError(f"{where}: row '{cells['row']}' is none of configs/rows")
+        raise UsageError(f"{where}: row '{cells['row'][:80]}' is none of configs/rows")
     try:
         margin = float(cells["margin"])
     except ValueError:
         margin = float("nan")
     if not 0 <= margin <= 100:  # also refuses NaN, which compares as false
-        raise UsageError(f"{where}: margin: '{cells['margin']}': expected a number from 0 to 100")
+        raise UsageError(f"{where}: margin: '{cells['margin'][:80]}': expected a number from 0 to 100")
     row = load_row(cells["row"])
     assert row.published is not None  # rows of configs/rows are of kind published, which load_row checks
     return Expected(

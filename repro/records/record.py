@@ -281,7 +281,7 @@ class StoredRun:
             record = RunRecord.model_validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part)[:80] for part in first["loc"])
             raise DamagedRecordError(
                 f"{self.record_path}: damaged or of another version: {where}: {first['msg']}",
                 "R06" if first["type"] == "finite_number" else "R01",

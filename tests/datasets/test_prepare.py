@@ -1,5 +1,6 @@
 """From the publishers' archives or a user's folders to the layout that adapters read; killed anywhere, it resumes."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from builders.reporters import RecordingReporter
 
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
+from repro.datasets import unpack
 from repro.datasets.annotations import DataError
 from repro.datasets.prepare import Placed, prepare_dataset
 from repro.datasets.presence import find_missing
@@ -230,6 +232,29 @@ def test_a_damaged_archive_within_leaves_nothing(
         run("hmdb51", workspace, reporter, tmp_path / "hmdb51_org.rar")
     assert contents(workspace.data / "hmdb51" / ".unpacking") == {}
     assert not (workspace.data / "hmdb51" / "hmdb51_org").exists()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_archives_within_may_not_multiply(
+    kind: str, workspace: Workspace, reporter: RecordingReporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of six unpacks to nearly what one archive may."""
+    monkeypatch.setattr(unpack, "MOST_BYTES", 200_000)
+    inner = tmp_path / f"climb.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("climb/film.avi", bytes(150_000))
+    else:
+        with tarfile.open(inner, "w:gz") as tar:
+            info = tarfile.TarInfo("climb/film.avi")
+            info.size = 150_000
+            tar.addfile(info, io.BytesIO(bytes(150_000)))
+    with zipfile.ZipFile(tmp_path / "hmdb51.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for n in range(6):
+            archive.write(inner, f"{n}.{kind}")
+    with pytest.raises(DataError, match=rf"1\.{kind}: unpacks to more than"):
+        run("hmdb51", workspace, reporter, tmp_path / "hmdb51.zip")
+    assert not list((workspace.data / "hmdb51").rglob("*.avi"))
 
 
 def test_an_archive_without_a_missing_part_is_not_unpacked_again(

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -215,6 +216,33 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "set.tar", {"a.avi": b"1", "a.avi/b.avi": b"2"})
     with pytest.raises(DataError, match="both a file and a folder"):
         unpack_archive(tmp_path / "set.tar", tmp_path / "out")
+
+
+TWINS = (("set/A.avi", "set/a.avi"), ("set/caf\u00e9.avi", "set/cafe\u0301.avi"))
+"""Names that are one on some disks: by case, and by how an accent is written."""
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar", ".rar"])
+@pytest.mark.parametrize("names", TWINS, ids=("case", "accent"))
+def test_names_that_are_one_on_this_disk_are_refused(
+    tmp_path: Path, kind: str, names: tuple[str, str], rar_reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / f"set{kind}"
+    write(archive, {names[0]: b"1", names[1]: b"2"})
+    unpack_archive(archive, tmp_path / "both")
+    assert tree(tmp_path / "both") == {names[0]: b"1", names[1]: b"2"}
+    exists = Path.exists
+
+    def exists_folded(path: Path) -> bool:
+        """As on a disk of a Mac or of Windows."""
+        folded = unicodedata.normalize("NFC", str(path).casefold())
+        return exists(path) or folded in {
+            unicodedata.normalize("NFC", str(one).casefold()) for one in path.parent.iterdir()
+        }
+
+    monkeypatch.setattr(Path, "exists", exists_folded)
+    with pytest.raises(DataError, match="are one name on this disk"):
+        unpack_archive(archive, tmp_path / "one")
 
 
 @pytest.mark.parametrize("kind", KINDS)

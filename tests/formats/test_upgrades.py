@@ -20,6 +20,8 @@ from repro.records.record import StoredRun, find_runs
 STORED = Path(__file__).parent / "version_0_1_0"
 OTHER = TESTS / "builders" / "version_0_1_0"
 """Runs of another workspace of that version."""
+BUNDLE = Path(__file__).parent / "version_0_1_0.zip"
+"""The smoke job's evidence, as that version bundled it."""
 
 
 @pytest.fixture
@@ -76,6 +78,16 @@ def test_two_workspaces_of_that_version_are_merged_by_copying_their_runs(earlier
     done = run_repro("check", "--workspace", earlier.root)
     assert done.code in (0, 4, 5)
     assert "Traceback" not in done.err
+
+
+def test_a_bundle_is_judged(tmp_path: Path) -> None:
+    done = run_repro("check", "--bundle", BUNDLE, "--json", "--workspace", tmp_path / "none")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["made_by"] == "actiondiff-repro 0.1.0"
+    assert len(found["lines"]) == 8
+    assert all("REPEATED" in line for line in found["lines"])
+    assert [level["done"] for level in found["levels"][:2]] == [True, True]
 
 
 def test_the_stored_files_are_those_that_were_written() -> None:

@@ -207,7 +207,7 @@ def change_table(content: bytes, changes: Sequence[TreeChange]) -> bytes:
         elif how == "type":
             table = table.set_column(at, name, _values_of(TYPES[position // 7 % len(TYPES)], len(table)))
         elif how == "drop":
-            table = table.drop_columns([name])
+            table = table.remove_column(at)  # another may have its name
         elif how == "rename":
             table = table.rename_columns([*table.column_names[:at], "renamed", *table.column_names[at + 1 :]])
         elif how == "twice":
@@ -237,7 +237,7 @@ def _change_metadata(metadata: dict[bytes, bytes], position: int, odd: Any) -> d
     text = metadata.get(key, b"{}")
     try:
         new = write_tree(change_tree(json.loads(text), [("replace", position // 5, odd)]))
-    except ValueError:
+    except (ValueError, RecursionError):
         new = str(odd)
     return metadata | {key: new.encode("utf-8", "replace")}
 

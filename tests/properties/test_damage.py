@@ -15,6 +15,7 @@ from properties import corpus
 from properties.formats import FORMATS, NOTHING, Format
 from properties.mutations import BYTE_CHANGES, TABLE_CHANGES, TREE_CHANGES, ByteChange, TreeChange, change_bytes
 
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of what long runs try
 SECONDS, MEGABYTES = 4.0, 400
 """That reading one file may take, of processor and memory: far more than any does, and far less than a bomb."""
 EXAMPLES = settings.default.max_examples if settings.default else 20

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from repro.backbones.weights import Shapes, check_tensors
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.reading import describe_absence
 
 UNET = "model.diffusion_model."
@@ -218,7 +218,7 @@ def open_checkpoint(path: Path, expected: Shapes) -> safe_open:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise MissingError(
-            f"checkpoint {path}: not a complete safetensors file ({error}): fetch it again and compare its sha256"
+            f"checkpoint {path}: not a complete safetensors file ({state_reason(error)}): fetch it again and compare its sha256"
         ) from error
     # Shapes are read off the header: no tensor is loaded before all of them are known to fit.
     found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from repro.backbones.vit.config import EncoderSizes, Layout, VitConfig
 from repro.backbones.weights import check_tensors
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.files import replacing_file
 from repro.core.reading import describe_absence, open_regular
 
@@ -205,7 +205,7 @@ def _read_file(path: Path) -> Mapping[Any, Any]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise MissingError(
-                f"checkpoint {path}: not a complete safetensors file ({error}): fetch it again and compare its sha256"
+                f"checkpoint {path}: not a complete safetensors file ({state_reason(error)}): fetch it again and compare its sha256"
             ) from error
     try:
         # torch has saved zip files since 1.6. Mapped into memory, only the tensors that are used are read.
@@ -223,7 +223,9 @@ def _read_file(path: Path) -> Mapping[Any, Any]:
                 "the publisher's file, or save its tensors as .safetensors yourself"
             ) from error
         raise MissingError(f"checkpoint {path}: {_UNREADABLE}") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
         raise MissingError(f"checkpoint {path}: {_UNREADABLE}") from error
     if not isinstance(found, Mapping):
         raise MissingError(f"checkpoint {path}: contains a {type(found).__name__}, expected tensors by name")

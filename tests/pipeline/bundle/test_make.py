@@ -1,7 +1,5 @@
 """What `repro bundle` writes: complete, the same each time, and with nothing private in it."""
 
-import base64
-import io
 import json
 import re
 import zipfile
@@ -15,6 +13,7 @@ import pytest
 import yaml
 from builders.commands import ROOT, run_repro
 from builders.records import record, write_with_evidence
+from builders.results import read_texts
 
 from repro.cli.judge import bundle as bundling
 from repro.cli.judge import check_bundle
@@ -77,20 +76,6 @@ def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         "test_a_bundle_is_judged_as_the_workspace_is", "test_nothing_private_gets_into_a_bundle"
     ):  # fmt: skip
         monkeypatch.setattr(bundling, "_render_page", lambda *_: "a page")
-
-
-def unpacked_text(path: Path) -> str:
-    """Everything a bundle holds, members as they are, the values of parquet files, which are compressed, and a page's data."""
-    texts = [path.read_bytes().decode("latin-1")]
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            content = archive.read(name)
-            texts += [name, content.decode("utf-8", "replace"), content.decode("latin-1")]
-            texts += [base64.b64decode(data).decode() for data in re.findall(rb";base64,([A-Za-z0-9+/=]+)", content)]
-            if name.endswith(".parquet"):
-                table = pq.ParquetFile(io.BytesIO(content)).read()
-                texts += [repr(table.schema.metadata), *(repr(column.to_pylist()) for column in table.columns)]
-    return "\n".join(texts)
 
 
 def test_a_bundle_is_judged_as_the_workspace_is(stored: StoredRun, workspace: Workspace, tmp_path: Path) -> None:
@@ -179,7 +164,7 @@ def test_nothing_private_gets_into_a_bundle(stored: StoredRun, workspace: Worksp
     before = run_repro("check", "--json", "--workspace", workspace.root)
     path = tmp_path / "bundle.zip"
     bundle(workspace, path, ROW, env=ENVIRONMENT)
-    text = unpacked_text(path).lower()
+    text = read_texts(path).lower()
     for private in (
         HOST,
         USER,
