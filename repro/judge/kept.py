@@ -1,7 +1,8 @@
 """Results of slow computations, kept in files of a workspace between commands by what they were computed from.
 
 A file has one signed line per result, and names the code that computed it. It is signed by whoever wrote it, and a copied
-workspace may bring one of its own: each command verifies one of the results it uses, and uses none if that one is wrong.
+workspace may bring one of its own: a result counts only while the files that it was computed from have the ctime that they had then,
+which a copy has not and nobody can set; and each command verifies one of the results it uses, and uses none if that one is wrong.
 """
 
 import base64
@@ -44,6 +45,8 @@ class Computation(Generic[Item, Result]):
     """Return a result as JSON."""
     parse: Callable[[dict[str, Any]], Result]
     """Return what `dump` was given."""
+    stamp: Callable[[Item], str] = lambda item: ""
+    """Return the stamps (`stamp_file`) of the files that an item's result is computed from."""
 
 
 class Memory(Generic[Item, Result]):
@@ -68,6 +71,11 @@ class Memory(Generic[Item, Result]):
         Args:
             wanted: Items by key. Items with the same key have the same result.
         """
+        by_key = {key: f"{key} {self._computation.stamp(item)}".rstrip() for key, item in wanted.items()}
+        found = self._recall({by_key[key]: item for key, item in wanted.items()})
+        return {key: found[stamped] for key, stamped in by_key.items()}
+
+    def _recall(self, wanted: Mapping[str, Item]) -> dict[str, Result]:
         with self._lock:
             known = self._find_known(wanted)
         missing = [key for key in wanted if key not in known]
@@ -102,6 +110,14 @@ class Memory(Generic[Item, Result]):
         self._warn(f"{self._path}: not what its predictions give: kept as {name}, computing all again")
         self._known.clear()
         return {}
+
+
+def stamp_file(path: Path) -> str:
+    """Return when a file was last changed in any way, as the system states it; empty if it cannot."""
+    try:
+        return f"{path.stat().st_ctime_ns}"
+    except OSError:
+        return ""
 
 
 def hash_code(*modules: str | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from repro.core.errors import MissingError
 from repro.core.hashing import content_sha256
-from repro.judge.kept import Computation, Memory, hash_code
+from repro.judge.kept import Computation, Memory, hash_code, stamp_file
 from repro.readout import metrics, predictions
 from repro.readout.metrics import Targets, all_scores, chance_scores, constant_scores, map_micro_of_counts
 from repro.readout.predictions import Predictions, read_predictions
@@ -114,7 +114,16 @@ def read_run_predictions(run: StoredRun) -> Predictions:
     Raises:
         MissingError: they are missing or damaged.
     """
-    return read_predictions(run.scores_path if run.scores_path.exists() else run.predictions_path)
+    return read_predictions(_scores_of_every_clip(run))
+
+
+def stamp_run(run: StoredRun) -> str:
+    """Return the stamp (kept.py) of what `read_run_predictions` reads."""
+    return stamp_file(_scores_of_every_clip(run))
+
+
+def _scores_of_every_clip(run: StoredRun) -> Path:
+    return run.scores_path if run.scores_path.exists() else run.predictions_path
 
 
 @lru_cache(maxsize=8)
@@ -141,6 +150,7 @@ def rescore_all(paths: Mapping[str, Path], kept: Path | None, warn: Callable[[st
         verify=lambda path, known: _agree(rescore(path), known),
         dump=asdict,
         parse=lambda values: Rescored(**values | {"problem": tuple(values["problem"])}),
+        stamp=stamp_file,
     )
     return Memory(computation, kept, warn).recall(paths)
 

@@ -386,6 +386,12 @@ def test_kept_scores_are_used(stored: StoredRun, workspace: Workspace, monkeypat
     workspace.rescored.write_text(workspace.rescored.read_text()[:-200])  # a killed writer's last line
     assert len(read_evidence(find_runs(workspace.runs), Annotations(workspace))[0]) == 1 + len(others)
     assert 1 <= len(computed) <= 2
+    # A copied workspace brings what somebody kept, of which too little is verified to believe the rest.
+    copy = Workspace(workspace.root.with_name("copy"))
+    shutil.copytree(workspace.root, copy.root)
+    computed.clear()
+    read_evidence(find_runs(copy.runs), Annotations(copy))
+    assert len(computed) == 1 + len(others)
 
 
 def grid_cell(workspace: Workspace, row: str = "ucf_hmdb", cell: str = "t00_layer05") -> StoredRun:

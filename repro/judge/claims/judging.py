@@ -24,13 +24,12 @@ from repro.judge.expected import Expected
 from repro.judge.fitness import accepted_cells, explain_mismatch, read_configured
 from repro.judge.grid_selection import selection_of
 from repro.judge.kept import Memory
-from repro.judge.rescoring import read_run_predictions
+from repro.judge.rescoring import read_run_predictions, stamp_run
 from repro.judge.run_sets import RunSet, build_run_sets
 from repro.judge.seeds import seeds_for_gap
 from repro.judge.verdict import Verdict, judge_rows
-from repro.readout.predictions import Predictions
 from repro.readout.recipe import Protocol
-from repro.records.record import RunRecord, stored_run
+from repro.records.record import RunRecord, StoredRun, stored_run
 from repro.table.row import Row, row_datasets
 
 FEWEST_VIDEOS = 20
@@ -204,10 +203,16 @@ def judge_workspace_claims(
     """
     families = load_claims(claims_path(table), rows)
 
-    def load_predictions(record: RunRecord) -> Predictions:
-        return read_run_predictions(stored_run(workspace.runs, record.row, record.seed, record.run))
+    def find_run(record: RunRecord) -> StoredRun:
+        return stored_run(workspace.runs, record.row, record.seed, record.run)
 
-    return judge_claims(rows, families, records, remember_samples(load_predictions, workspace.computed, warn)), families
+    memory = remember_samples(
+        lambda record: read_run_predictions(find_run(record)),
+        workspace.computed,
+        warn,
+        lambda record: stamp_run(find_run(record)),
+    )
+    return judge_claims(rows, families, records, memory), families
 
 
 @dataclass(slots=True)

@@ -39,6 +39,7 @@ def remember_samples(
     load_predictions: Callable[[RunRecord], Predictions],
     kept: Path | None = None,
     warn: Callable[[str], None] = lambda line: None,
+    stamp: Callable[[RunRecord], str] = lambda record: "",
 ) -> Memory[RunRecord, RunSamples]:
     """Return the memory of the samples of runs, at the epoch that each run's protocol selects.
 
@@ -46,6 +47,7 @@ def remember_samples(
         load_predictions: Returns the per-clip scores of a run.
         kept: Where results are kept between commands; None keeps none.
         warn: Called with a message if a kept result is wrong.
+        stamp: Returns the stamp of a run's predictions (kept.py).
     """
     weights: dict[int, Float32[np.ndarray, "G R"]] = {}
     lock = Lock()
@@ -76,7 +78,12 @@ def remember_samples(
 
     modules = (metrics, predictions, resampling, grid_selection)
     computation = Computation(
-        hash_code(*(module.__file__ for module in modules), __file__), compute, verify, _dump_samples, _parse_samples
+        hash_code(*(module.__file__ for module in modules), __file__),
+        compute,
+        verify,
+        _dump_samples,
+        _parse_samples,
+        stamp,
     )
     return Memory(computation, kept, warn)
 

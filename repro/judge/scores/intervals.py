@@ -15,7 +15,7 @@ import numpy as np
 from repro.judge.claims import resampling
 from repro.judge.claims.resampling import index_groups, resample_score, sample_groups
 from repro.judge.kept import Computation, Memory, hash_code
-from repro.judge.rescoring import read_run_predictions
+from repro.judge.rescoring import read_run_predictions, stamp_run
 from repro.judge.verdict import Verdict
 from repro.readout import metrics
 from repro.readout import predictions as predictions_module
@@ -102,6 +102,7 @@ def find_intervals(
         verify=lambda record, known: agree_intervals(compute(record), known),
         dump=dump_interval,
         parse=parse_interval,
+        stamp=lambda record: stamp_run(stored_run(runs, record.row, record.seed, record.run)),
     )
     found = Memory(computation, kept, warn).recall(records)
     return {record.row: interval for key, record in records.items() if (interval := found[key]) is not None}

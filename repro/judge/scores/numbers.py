@@ -16,7 +16,7 @@ from repro.datasets import animal_kingdom
 from repro.datasets.registry import read_attribute
 from repro.judge.claims import resampling
 from repro.judge.kept import Computation, Memory, dump_arrays, hash_code, parse_arrays
-from repro.judge.rescoring import read_run_predictions
+from repro.judge.rescoring import read_run_predictions, stamp_run
 from repro.judge.scores import intervals
 from repro.judge.scores.intervals import SplitInterval, dump_interval, interval_over_clips, parse_interval
 from repro.readout import metrics
@@ -86,7 +86,21 @@ def remember_numbers(kept: Path, warn: Callable[[str], None] = lambda line: None
     """Return the memory of the scores by class of rows, which `kept` keeps."""
     modules = (metrics, predictions_module, resampling, intervals)
     code = hash_code(*(module.__file__ for module in modules), __file__)
-    return Memory(Computation(code, compute_numbers, _verify_numbers, _dump_numbers, _parse_numbers), kept, warn)
+    computation = Computation(
+        code,
+        compute_numbers,
+        _verify_numbers,
+        _dump_numbers,
+        _parse_numbers,
+        lambda given: " ".join(_stamp_runs(given)),
+    )
+    return Memory(computation, kept, warn)
+
+
+def _stamp_runs(given: ScoresInput) -> Iterator[str]:
+    for runs in given.sets.values():
+        for _, run in runs:
+            yield stamp_run(run)
 
 
 def select_epoch(record: RunRecord, rule: str) -> Selection | None:
