@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import sqlite3
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 PATIENCE = 300.0
 """Seconds to wait for a database that another program holds locked. The processes of this project wait without a limit."""
 SERVER_PATIENCE = 30.0
-"""Seconds that a command that made runs spends on logging them to a server."""
+"""Seconds after which a command that made runs starts no further request to a server to log them."""
+LAST_REQUEST = 30.0
+"""Seconds more, after which it leaves a request that has not ended: an answer of a byte a second is within MLflow's own limit."""
 JOURNALS = ("-journal", "-wal", "-shm")
 """Endings of the files that SQLite keeps next to a database and applies to whatever database has its name."""
 
@@ -40,7 +43,8 @@ LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 def log_runs(workspace: Workspace, reporter: Reporter) -> None:
     """Log every complete run of the workspace that MLflow does not have yet, after a command that made runs.
 
-    A server of MLFLOW_TRACKING_URI that does not take them costs a warning and SERVER_PATIENCE: `repro track` logs them later.
+    A server of MLFLOW_TRACKING_URI that does not take them costs a warning and at most SERVER_PATIENCE and LAST_REQUEST after
+    MLflow is imported: `repro track` logs them later.
 
     Raises:
         UsageError: the workspace's database or its artifacts cannot be written. The run records are complete.
@@ -48,9 +52,22 @@ def log_runs(workspace: Workspace, reporter: Reporter) -> None:
     if not tracking_from_environment().uri:
         track_runs(workspace, reporter)
         return
-    try:
-        track_runs(workspace, reporter, patience=SERVER_PATIENCE)
-    except UsageError as error:
+    import_mlflow()
+    failures: list[UsageError] = []
+
+    def track() -> None:
+        try:
+            track_runs(workspace, reporter, patience=SERVER_PATIENCE)
+        except UsageError as error:
+            failures.append(error)
+
+    # A daemon, which ends with the command.
+    thread = threading.Thread(target=track, daemon=True)
+    thread.start()
+    thread.join(SERVER_PATIENCE + LAST_REQUEST)
+    if thread.is_alive():
+        failures.insert(0, _explain_unlogged(tracking_from_environment(), "it does not finish its answer"))
+    for error in failures[:1]:
         reporter.warn(str(error))
 
 
@@ -79,8 +96,8 @@ def track_runs(
     Raises:
         UsageError: the database, the server or the artifacts cannot be written. The run records are complete.
     """
-    tracking, deadline = tracking_from_environment(), time.monotonic() + patience
-    mlflow_database = import_mlflow()
+    tracking, mlflow_database = tracking_from_environment(), import_mlflow()
+    deadline = time.monotonic() + patience
     request = mlflow_database.LogRequest(
         workspace, reporter.line, tracking, rebuild, deadline, verdicts or {}, figures or {}
     )
@@ -100,10 +117,7 @@ def track_runs(
         if not tracking.uri:
             raise
         # Whatever a server answers, and whatever mlflow makes of it: the runs are recorded.
-        raise UsageError(
-            f"MLFLOW_TRACKING_URI {tracking.shown}: not all runs are logged to MLflow ({_describe_failure(error, tracking)}): "
-            "the run records are complete: check address and server, then `repro track` logs what is missing"
-        ) from error
+        raise _explain_unlogged(tracking, _describe_failure(error, tracking)) from error
     if logged is None:
         return False
     reporter.stage(
@@ -152,6 +166,13 @@ def import_mlflow() -> ModuleType:
         # They report created tables, checked versions, retries, and errors that are raised as well.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow_database
+
+
+def _explain_unlogged(tracking: Tracking, reason: str) -> UsageError:
+    return UsageError(
+        f"MLFLOW_TRACKING_URI {tracking.shown}: not all runs are logged to MLflow ({reason}): "
+        "the run records are complete: check address and server, then `repro track` logs what is missing"
+    )
 
 
 def _describe_failure(error: Exception, tracking: Tracking) -> str:

@@ -322,7 +322,9 @@ def test_a_rebuilt_view_has_what_the_records_have_and_nothing_else_is_lost(
 
 
 @contextmanager
-def server(status: int, seconds: float = 0) -> Iterator[str]:
+def server(status: int, seconds: float = 0, by_byte: float = 0) -> Iterator[str]:
+    ended = threading.Event()
+
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             time.sleep(seconds)
@@ -331,7 +333,9 @@ def server(status: int, seconds: float = 0) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             with suppress(OSError):  # a client that gave up: its server would print that into another test's output
-                self.wfile.write(body)
+                for byte in body:
+                    ended.wait(by_byte)
+                    self.wfile.write(bytes([byte]))
 
         def log_message(self, *_: object) -> None:
             pass
@@ -340,6 +344,7 @@ def server(status: int, seconds: float = 0) -> Iterator[str]:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://me:planted@127.0.0.1:{found.server_port}"
+        ended.set()
         found.shutdown()
         thread.join()
 
@@ -368,6 +373,18 @@ def test_a_server_that_does_not_take_runs_costs_one_warning(
     assert "`repro track`" in warning
     assert "planted" not in warning
     assert not workspace.mlflow_db.exists()
+
+
+def test_an_answer_without_end_is_not_waited_for(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte every now and then is within every timeout of a request."""
+    write(workspace.runs, record("ak_full", 1, 0.8))
+    monkeypatch.setattr(mlflow_view, "SERVER_PATIENCE", 0.5)
+    monkeypatch.setattr(mlflow_view, "LAST_REQUEST", 0.5)
+    reporter = RecordingReporter()
+    with server(200, by_byte=5) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        mlflow_view.log_runs(workspace, reporter)
+    assert "does not finish its answer" in reporter.warnings[0]
 
 
 def test_a_slow_server_gets_the_rest_from_track_once(
