@@ -14,7 +14,7 @@ from typing import Any
 from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
 from repro.core.errors import Exit, ReproError, UsageError
 from repro.core.reading import IrregularFileError
-from repro.core.stopping import StoppedError, raise_on_signals
+from repro.core.stopping import StoppedError, find_interruption, raise_on_signals
 
 EXIT_BROKEN_PIPE = 141
 """The code a shell reports for a command whose output pipe was closed (128 + SIGPIPE)."""
@@ -62,7 +62,8 @@ def _guard(action: Callable[[], int]) -> tuple[int, dict[str, Any] | None]:
         # The reader closed our output pipe, as `repro list | head` does.
         _drop_output()
         return EXIT_BROKEN_PIPE, None
-    except BaseException as error:
+    except BaseException as raised:
+        error = find_interruption(raised)
         if not isinstance(error, Exception | KeyboardInterrupt):
             raise
         kind, message = _explain(error)

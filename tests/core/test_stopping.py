@@ -4,17 +4,20 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from repro import __main__
-from repro.core.stopping import SCHEDULER_SIGNALS, StoppedError, raise_on_signals
+from repro.core import stopping
+from repro.core.stopping import STOP_SIGNALS, StoppedError, raise_on_signals
 
 
 @pytest.fixture(autouse=True)
 def handlers_restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SCHEDULER_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
+    stopping._arrived.clear()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -39,6 +42,22 @@ def test_a_command_ends_with_a_message(
     assert capsys.readouterr().err == said
     # Stopped work is stopped as by Ctrl-C, wherever that is handled.
     assert issubclass(StoppedError, KeyboardInterrupt)
+
+
+def test_an_interruption_that_a_library_hid_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    raise_on_signals()
+
+    def work(arguments: list[str]) -> int:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AttributeError("module 'sympy' has no attribute 'core'")
+
+    monkeypatch.setattr(__main__, "_dispatch", work)
+    assert __main__.run([]) == 130
+    assert capsys.readouterr().err.startswith("repro: interrupted: ")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
