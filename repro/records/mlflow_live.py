@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from repro.core.locks import remove_partials
 from repro.core.workspace import Workspace
 
 SHOWN_AFTER = 20.0
@@ -40,8 +41,9 @@ def show_trainings(workspace: Workspace, logs: Sequence[Path]) -> Iterator[None]
         follower.end(kill=False)
         raise
     timer.cancel()
-    # What it has not sent is logged from the record. Killed at any moment it leaves nothing that this does not put right.
+    # What it has not sent is logged from the record, which puts right whatever it leaves but a half-made database.
     follower.end(kill=True)
+    remove_partials(workspace.root, workspace.mlflow_db.name)
 
 
 class _Follower:

@@ -176,6 +176,27 @@ def test_a_short_training_starts_no_process(workspace: Workspace, monkeypatch: p
     assert started == []
 
 
+def test_a_process_killed_while_it_makes_the_database_leaves_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_live, "SHOWN_AFTER", 0.0)
+    code = (
+        "import sys, time; from pathlib import Path; from repro.core.locks import own_partial\n"
+        "with own_partial(Path(sys.argv[1])) as half: half.write_text('half'); time.sleep(600)"
+    )
+    real, root = subprocess.Popen, workspace.root
+    root.mkdir()
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, **rest: real([sys.executable, "-c", code, str(workspace.mlflow_db)], **rest)
+    )
+    deadline = time.monotonic() + 60
+    with mlflow_live.show_trainings(workspace, []):
+        while not list(root.glob(".mlflow.db.*.partial/content")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(root.iterdir())
+    assert not list(root.iterdir())
+
+
 TRAIN = (
     "import sys, time; from pathlib import Path\n"
     "from repro.core.workspace import Workspace; from repro.records import mlflow_live\n"
