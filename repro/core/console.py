@@ -36,6 +36,7 @@ from repro.core.progress.stages import (
     WorkObserver,
     utc_now,
 )
+from repro.core.stopping import find_interruption
 
 DESCRIPTION = 24
 """Columns of the name of a stage's part in a panel."""
@@ -263,11 +264,11 @@ class Reporter:
             try:
                 yield work
                 state, message = ("failed" if work.failure else "done"), work.failure
-            except KeyboardInterrupt:
-                state = "interrupted"
-                raise
             except BaseException as error:
-                message = str(error) if isinstance(error, ReproError) else type(error).__name__
+                if isinstance(find_interruption(error), KeyboardInterrupt):
+                    state = "interrupted"
+                else:
+                    message = str(error) if isinstance(error, ReproError) else type(error).__name__
                 raise
             finally:
                 observer.end(state, message)
@@ -310,7 +311,7 @@ class Reporter:
                 yield stage
                 stage.state = "done"
             except BaseException as error:
-                stage.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                stage.state = "interrupted" if isinstance(find_interruption(error), KeyboardInterrupt) else "failed"
                 raise
             finally:
                 stage.ended = time.monotonic()

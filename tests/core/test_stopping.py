@@ -10,6 +10,8 @@ import pytest
 
 from repro import __main__
 from repro.core import stopping
+from repro.core.console import Reporter
+from repro.core.progress.stages import Stage
 from repro.core.stopping import STOP_SIGNALS, StoppedError, raise_on_signals
 
 
@@ -51,13 +53,17 @@ def test_an_interruption_that_a_library_hid_is_one(
     raise_on_signals()
 
     def work(arguments: list[str]) -> int:
-        with suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        raise AttributeError("module 'sympy' has no attribute 'core'")
+        with Reporter(to_stderr=True).run_stage("train") as stage:
+            stages.append(stage)
+            with suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            raise AttributeError("module 'sympy' has no attribute 'core'")
 
+    stages: list[Stage] = []
     monkeypatch.setattr(__main__, "_dispatch", work)
     assert __main__.run([]) == 130
     assert capsys.readouterr().err.startswith("repro: interrupted: ")
+    assert stages[0].state == "interrupted"
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
