@@ -19,6 +19,8 @@ from repro.records.training_log import is_training, load_training_log
 
 LOCK_PATIENCE = 30.0
 """Seconds to wait for another process that logs to the workspace's database."""
+LAST_PATIENCE = 15.0
+"""Seconds in which the last look is tried again: another process may be writing to the database."""
 LOOK = 0.5
 """Seconds from one look at whether the training's process still runs to the next."""
 
@@ -47,8 +49,9 @@ def follow_trainings(workspace: Workspace, logs: list[Path], seconds: float) -> 
         os.nice(10)  # the training comes first
     import_mlflow()
     followed = [_Followed(StoredRun(path.parent)) for path in logs]
+    give_up = float("inf")
     while True:
-        last = bool(ended) or os.getppid() != trainer
+        last, failed = bool(ended) or os.getppid() != trainer, False
         started = time.monotonic()
         for training in followed:
             if not training.over:
@@ -56,9 +59,13 @@ def follow_trainings(workspace: Workspace, logs: list[Path], seconds: float) -> 
                 try:
                     _send_news(workspace, training, last=last)
                 except Exception:
-                    training.run_id = ""
+                    training.run_id, failed = "", True
         if last:
-            return
+            give_up = min(give_up, started + LAST_PATIENCE)
+            if not failed or time.monotonic() > give_up:
+                return
+            time.sleep(LOOK)
+            continue
         until = time.monotonic() + max(seconds, 4 * (time.monotonic() - started))
         while time.monotonic() < until and not ended and os.getppid() == trainer:
             time.sleep(LOOK)

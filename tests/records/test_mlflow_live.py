@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders.records import record, write
@@ -16,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from repro.core.workspace import Workspace, tracking_from_environment
-from repro.records import mlflow_live, mlflow_view
+from repro.records import mlflow_follow, mlflow_live, mlflow_view
 from repro.records.mlflow_follow import _Followed, _send_news
 from repro.records.mlflow_run import UNRECORDED_TAG
 from repro.records.record import RunRecord, StoredRun, stored_run
@@ -236,3 +237,32 @@ def test_a_killed_process_is_shown_as_killed_at_once(made: RunRecord, stored: St
     os.kill(trainer.pid, signal.SIGKILL)
     trainer.wait()
     wait_for("KILLED")
+
+
+def test_the_last_look_is_tried_again(
+    made: RunRecord, stored: StoredRun, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        start(stack, stored, made)
+        look(workspace, stored)
+    tries = []
+
+    def send(*arguments: Any, **rest: Any) -> None:
+        tries.append(rest["last"])
+        if len(tries) < 3:
+            raise OSError("database is locked")
+        _send_news(*arguments, **rest)
+
+    monkeypatch.setattr(mlflow_follow, "_send_news", send)
+    monkeypatch.setattr(mlflow_follow, "LOOK", 0.01)
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    # The process that started this one has ended.
+    parents = iter([1])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 2))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        mlflow_follow.follow_trainings(workspace, [stored.log_path], 0.0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert tries == [True, True, True]
+    assert shown(workspace).info.status == "KILLED"

@@ -152,14 +152,14 @@ def test_the_crate_describes_every_file_and_run(tmp_path: Path) -> None:
 def test_nothing_private_gets_into_a_bundle(stored: StoredRun, workspace: Workspace, tmp_path: Path) -> None:
     facts = ClipFacts("clip0", f"{HOME}/my videos/clip0.avi", ("full",), True, 5, 1, 1.0, 4, 4, 1.0, "pyav",
                       f"cannot open {HOME}/secret place/clip0.avi on {HOST}", "0" * 64)  # fmt: skip
-    audit = Manifest("hmdb51", "0" * 16, (facts,))
-    write_manifest(manifest_path(workspace, "hmdb51"), audit)
+    audit = Manifest("ucf101", "0" * 16, (facts,))
+    write_manifest(manifest_path(workspace, "ucf101"), audit)
     change(
         stored,
         recipe={"note": f"run by {USER} ({MAIL}) on {HOST} in {workspace.root}/runs with {TOKEN}"},
         made={"on": {"platform": f"Linux on {HOST}", "device": "cpu", "login": "somebody-else", "hostname": "another-host"},
               "by": {"python": f"3.11 of {HOME}/.pyenv/bin/python", "numpy": f"key {OTHER_SECRET}"}},
-        manifests={"hmdb51": audit.sha256},
+        manifests={"ucf101": audit.sha256},
     )  # fmt: skip
     before = run_repro("check", "--json", "--workspace", workspace.root)
     path = tmp_path / "bundle.zip"
@@ -184,11 +184,11 @@ def test_nothing_private_gets_into_a_bundle(stored: StoredRun, workspace: Worksp
     assert done.code == 0, done.err
     assert json.loads(done.out)["verdicts"][0] in json.loads(before.out)["verdicts"]
     with zipfile.ZipFile(path) as archive:
-        archive.extract("audits/hmdb51/manifest.parquet", tmp_path)
+        archive.extract("audits/ucf101/manifest.parquet", tmp_path)
         assert json.loads(archive.read("bundle.json"))["redacted"] == [
-            next(name for name in archive.namelist() if name.endswith("record.json")), "audits/hmdb51/manifest.parquet"
+            next(name for name in archive.namelist() if name.endswith("record.json")), "audits/ucf101/manifest.parquet"
         ]  # fmt: skip
-    assert read_manifest(tmp_path / "audits/hmdb51/manifest.parquet").sha256 == audit.sha256
+    assert read_manifest(tmp_path / "audits/ucf101/manifest.parquet").sha256 == audit.sha256
 
 
 def test_a_path_in_the_evidence_itself_is_refused(stored: StoredRun, workspace: Workspace, tmp_path: Path) -> None:
