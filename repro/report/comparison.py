@@ -82,7 +82,7 @@ class Place:
     """Runs without a partner in the other place, as `row seed N cell protocol`."""
     earlier: int
     """Runs left out because a later one has the same row, protocol, cell and seed."""
-    damaged: Sequence[str]
+    refused: Sequence[str]
     """Why runs were left out."""
 
 
@@ -120,7 +120,7 @@ def compare_places(a: Path, b: Path) -> Comparison:
             raise MissingError(f"{path}: {describe_absence(path, 'file or folder')}: expected a workspace or a bundle")
     if a.samefile(b):
         raise UsageError(f"{a} and {b} are the same {'folder' if a.is_dir() else 'file'}: name two to compare")
-    (ours, our_damaged), (theirs, their_damaged) = _read_place(a), _read_place(b)
+    (ours, our_refused), (theirs, their_refused) = _read_place(a), _read_place(b)
     by_key, by_their_key = _group_runs(ours), _group_runs(theirs)
     pairs, earlier = [], [0, 0]
     for key in sorted(by_key.keys() | by_their_key.keys()):
@@ -134,8 +134,8 @@ def compare_places(a: Path, b: Path) -> Comparison:
         for keys in (by_key.keys() - by_their_key.keys(), by_their_key.keys() - by_key.keys())
     ]
     return Comparison(
-        Place(str(a), len(ours), alone[0], earlier[0], our_damaged),
-        Place(str(b), len(theirs), alone[1], earlier[1], their_damaged),
+        Place(str(a), len(ours), alone[0], earlier[0], our_refused),
+        Place(str(b), len(theirs), alone[1], earlier[1], their_refused),
         pairs,
     )
 
@@ -148,7 +148,7 @@ def format_comparison(found: Comparison) -> list[str]:
         notes = [f"{place.runs} runs"]
         notes += [f"{len(place.alone)} in {name} alone"] if place.alone else []
         notes += [f"{place.earlier} superseded by later ones"] if place.earlier else []
-        notes += [f"{len(place.damaged)} damaged, left out"] if place.damaged else []
+        notes += [f"{len(place.refused)} refused, left out"] if place.refused else []
         lines.append(f"{name}: {place.path}: {', '.join(notes)}")
     silent = sum(bool(pair.inputs) and not pair.scores for pair in found.pairs)
     lines.append(
@@ -198,12 +198,12 @@ def _read_place(path: Path) -> tuple[list[RunRecord], list[str]]:
     """Return the records of a workspace or bundle, and why others were left out."""
     if path.is_dir():
         workspace = open_workspace(path)
-        records, refused = read_evidence(find_runs(workspace.runs), Annotations(workspace))
-        damaged = [why for _, why in refused]
+        records, left_out = read_evidence(find_runs(workspace.runs), Annotations(workspace))
+        refused = [why for _, why in left_out]
         if not records:
-            also = f" ({len(damaged)} damaged: {damaged[0]})" if damaged else ""
+            also = f" ({len(refused)} refused: {refused[0]})" if refused else ""
             raise MissingError(f"{path}: no run record in {workspace.runs}{also}: expected a workspace with runs")
-        return records, damaged
+        return records, refused
     # What it says of its own clips is enough: the other place is what it is compared with.
     with open_bundle(path, lambda name: None) as bundle:
         return bundle.records, []

@@ -120,8 +120,8 @@ def test_a_bundle_is_compared_with_a_workspace(tmp_path: Path) -> None:
     damaged = next((tmp_path / "w").glob("runs/smoke/*/predictions.parquet"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"0")
     found = compare_places(tmp_path / "w", EXAMPLE)
-    assert (len(found.pairs), len(found.b.alone), len(found.a.damaged)) == (3, 1, 1)
-    assert "1 damaged, left out" in format_comparison(found)[0]
+    assert (len(found.pairs), len(found.b.alone), len(found.a.refused)) == (3, 1, 1)
+    assert "1 refused, left out" in format_comparison(found)[0]
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
