@@ -144,7 +144,7 @@ def main() -> None:
         for name in row_names():
             row = load_row(name)
             for seed in row.seeds.first(5):
-                random = np.random.default_rng([seed, len(name), sum(name.encode())])
+                random = np.random.default_rng([seed, *name.encode()])
                 size += write_run(workspace.runs, record(name, seed, 0.5), random)
         print(f"predictions of 24 x 5 runs: {size / 1e6:.0f} MB")
     print(f"{len(os.sched_getaffinity(0))} cores")

@@ -27,7 +27,7 @@ def write_grid(runs: Path, name: str) -> None:
     for seed in row.seeds.first(5):
         for number, cell in enumerate(grid_cells(row)):
             if cell != row.features:
-                random = np.random.default_rng([seed, number, sum(name.encode())])
+                random = np.random.default_rng([seed, number, *name.encode()])
                 made = record(name, seed, 0.5)
                 features = made.features.model_copy(update={"cell": cell.name})
                 # No two runs have the same losses, nor have two rows: copied runs are not judged.
@@ -46,7 +46,7 @@ def main() -> None:
     if not workspace.runs.exists():
         for name in row_names():
             for seed in load_row(name).seeds.first(5):
-                random = np.random.default_rng([seed, len(name), sum(name.encode())])
+                random = np.random.default_rng([seed, *name.encode()])
                 write_run(workspace.runs, record(name, seed, 0.5), random)
         for name in options.grids:
             write_grid(workspace.runs, name)
