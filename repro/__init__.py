@@ -6,6 +6,8 @@ Names are imported when they are first used (PEP 562): `import repro` takes mill
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from repro.core import __version__
+
 if TYPE_CHECKING:
     from repro.core.errors import MissingError, NothingToCheckError, ReproError, UsageError
     from repro.judge.api import judge_claims, judge_records, load_predictions, load_records
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from repro.readout.trained import load_readout
     from repro.table.own import load_any_row as load_row
     from repro.table.rows import extra_names, row_names
-
-__version__ = "0.2.0.dev0"
 
 _PLACES = {
     "MissingError": ("repro.core.errors", "MissingError"),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro import __version__
+from repro.core import __version__
 from repro.core.errors import UsageError
 from repro.core.files import lock_file, write_json
 from repro.core.locks import own_partial, remove_partials

@@ -13,7 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPErrorProcessor, HTTPRedirectHandler, Request, build_opener
 
-from repro import __version__
+from repro.core import __version__
 from repro.core.errors import MissingError, ReproError, UsageError, state_reason
 
 TIMEOUT = 30.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
-from repro import __version__
+from repro.core import __version__
 from repro.core.errors import MissingError
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch.http_client import DownloadSource, error_of_status, printable_url

@@ -19,8 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-import repro
-from repro import __version__
+from repro.core import __version__
 from repro.core.hashing import file_sha256
 from repro.core.reading import read_bytes
 from repro.core.signed import NotFiniteError, parse_signed_json, write_signed_json
@@ -344,7 +343,7 @@ def describe_source() -> dict[str, str]:
 
     In a checkout git names the commit, in a container image the environment does.
     """
-    found, checkout = build_from_environment(), Path(repro.__file__).parents[1]
+    found, checkout = build_from_environment(), Path(__file__).parents[2]
     if "commit" not in found and (checkout / ".git").exists():
         # Nothing but a question: no lock of the user's checkout is taken, and a git that fails names no commit.
         git = ["git", "--no-optional-locks", "-C", str(checkout)]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from repro import __version__
+from repro.core import __version__
 from repro.core.files import read_json_or_none
 from repro.core.locks import NoLocksError, take_lock
 from repro.core.progress.stages import Snapshot, Work, utc_now

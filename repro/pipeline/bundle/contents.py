@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from repro import __version__
+from repro.core import __version__
 from repro.core.config import Config, configs_folder, expected_folder
 from repro.core.errors import UsageError
 from repro.core.hashing import file_sha256

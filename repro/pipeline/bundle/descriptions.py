@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from repro import __version__
+from repro.core import __version__
 from repro.pipeline.bundle.contents import MANIFEST, PAGE, REPORT, Manifest
 from repro.records.record import RunRecord
 

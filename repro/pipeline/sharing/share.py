@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from repro import __version__
 from repro.backbones.config import BackboneConfig, Cell, read_precision
 from repro.backbones.registry import backbone_names, likely_identity, load_backbone
+from repro.core import __version__
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import write_bytes, write_json
