@@ -23,7 +23,7 @@ from repro.core.workspace import open_workspace
 from repro.datasets.config import load_dataset
 from repro.pipeline.bundle.archive import write_zip
 from repro.pipeline.bundle.contents import FEATURES_INDEX, PAGE
-from repro.pipeline.bundle.features_index import FeaturesIndex, IndexedCollection, merkle_root, write_index
+from repro.pipeline.bundle.features_index import FeaturesIndex, IndexedCollection, format_index, merkle_root
 from repro.readout.metrics import all_scores, chance_scores, constant_scores, count_at_least
 from repro.readout.predictions import FORMAT, Predictions, to_probabilities, write_predictions
 from repro.records.keys import compute_keys
@@ -154,7 +154,7 @@ def main() -> None:
     bundle, index = folder / "bundle.zip", folder / "index.zip"
     bundle.unlink(missing_ok=True)
     time_command("bundle", "bundle", "all", "-o", str(bundle), "--workspace", str(folder))
-    write_zip(index, {FEATURES_INDEX: write_index(make_index())})
+    write_zip(index, {FEATURES_INDEX: format_index(make_index())})
     measure_sizes(bundle, index)
     time_command("check of the bundle", "check", "--bundle", str(bundle), "--workspace", str(folder))
 

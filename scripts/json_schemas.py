@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from repro.core.progress.statuses import Status
 from repro.features.shared import Card
-from repro.pipeline.bundle.contents import Manifest
+from repro.pipeline.bundle.contents import BundleManifest
 from repro.records.record import RunRecord
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
@@ -627,7 +627,7 @@ class Scores(Json):
     not_shown: list[str]
 
 
-class Bundle(Manifest):
+class Bundle(BundleManifest):
     """The bundle that was written, and its manifest."""
 
     file: str

@@ -64,7 +64,7 @@ def upload_constants(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-class Batch:
+class BatchLimit:
     """How much is computed at once: halved whenever memory is full, and never raised again.
 
     Args:

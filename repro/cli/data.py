@@ -49,7 +49,7 @@ def data_status(*names: DatasetName, common: CommonOptions = COMMON) -> Exit:
         print(json.dumps(reports, indent=1))
     else:
         for number, report in enumerate(reports):
-            _print_status(report, after=number > 0)
+            _print_datasets(report, after=number > 0)
     return Exit.OK
 
 
@@ -109,7 +109,7 @@ def data_prepare(
     if common.as_json:
         print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
     else:
-        _print_status(report)
+        _print_datasets(report)
     return Exit.OK if report["ready"] else Exit.MISSING
 
 
@@ -264,7 +264,7 @@ def _describe_part(folder: Path, there: str) -> str:
     return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"there, as {there}"
 
 
-def _print_status(report: dict[str, Any], *, after: bool = False) -> None:
+def _print_datasets(report: dict[str, Any], *, after: bool = False) -> None:
     for line in [""] * after + _status_lines(report):
         print_sentence(line)
 

@@ -90,7 +90,7 @@ class FileHashes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known = _read_lines(path)
+        self._known = _read_known_hashes(path)
 
     def sha256(self, path: Path) -> str:
         """Hash a file; it is read only if it is new or has changed since it was cached.
@@ -174,7 +174,7 @@ class FileHashes:
                 os.close(handle)
 
 
-def _read_lines(path: Path) -> dict[FileStamp, str]:
+def _read_known_hashes(path: Path) -> dict[FileStamp, str]:
     known: dict[FileStamp, str] = {}
     try:
         # Not splitlines: names may hold what Unicode calls line breaks.

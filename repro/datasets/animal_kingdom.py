@@ -82,7 +82,7 @@ def read_segments(folder: Path, classes: int) -> dict[str, tuple[int, ...]] | No
     for number, (index, segment) in read_workbook(path, {"AR_count": ("index", "segment")})["AR_count"]:
         if not isinstance(index, int) or not 0 <= index < classes or not isinstance(segment, str):
             raise DataError(
-                f"{path}: sheet AR_count row {number}: index {_format_value(index)}, segment {_format_value(segment)}"
+                f"{path}: sheet AR_count row {number}: index {_quote_cell(index)}, segment {_quote_cell(segment)}"
             )
         found.setdefault(segment.strip().lower(), []).append(index)
     if sorted(index for ids in found.values() for index in ids) != list(range(classes)):
@@ -176,10 +176,10 @@ def _read_sheet_clips(sheet: Rows, classes: int, folder: Path) -> Iterator[_Shee
     for number, (video_id, kind, labels, pairs) in sheet:
         where = f"{folder / METADATA}: sheet AR row {number}"
         if not isinstance(video_id, str):
-            raise DataError(f"{where}: video_id is {_format_value(video_id)}, expected a clip's name")
+            raise DataError(f"{where}: video_id is {_quote_cell(video_id)}, expected a clip's name")
         name = check_plain_name(video_id, where)
         if kind not in ("train", "test"):
-            raise DataError(f"{where}: type of clip {name} is {_format_value(kind)}, expected train or test")
+            raise DataError(f"{where}: type of clip {name} is {_quote_cell(kind)}, expected train or test")
         target = _parse_labels(labels, classes, f"{where}: labels of clip {name}")
         # The id's last four letters appear to encode the source video: the group that a held-out split keeps together.
         # Of clips with several labels nothing but the labels is used.
@@ -197,7 +197,7 @@ def _parse_labels(value: Any, classes: int, what: str) -> tuple[int, ...]:
         )
     # ASCII: \d also matches digits of other scripts, which are no label ids.
     if not isinstance(value, str) or not re.fullmatch(r" *\d{1,4} *(, *\d{1,4} *)*", value, re.ASCII):
-        raise DataError(f"{what}: {_format_value(value)}, expected label ids as 2,40")
+        raise DataError(f"{what}: {_quote_cell(value)}, expected label ids as 2,40")
     # A label named twice counts once: targets are 0 or 1.
     ids = sorted({int(part) for part in value.split(",")})
     if ids[-1] >= classes:
@@ -218,7 +218,7 @@ def _parse_pairs(value: Any, where: str) -> list[tuple[str, str]]:
         return [(str(animal.lower()), str(action.lower())) for animal, action in pairs]
     except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, RecursionError, MemoryError) as error:
         raise DataError(
-            f"{where}: list_animal_action is {_format_value(value)}, expected a list as [('Bird', 'Eating')]"
+            f"{where}: list_animal_action is {_quote_cell(value)}, expected a list as [('Bird', 'Eating')]"
         ) from error
 
 
@@ -232,11 +232,11 @@ def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...
     for number, (label, action) in sheet:
         where = f"{path}: sheet Action row {number}"
         if not isinstance(action, str) or not action.strip():
-            raise DataError(f"{where}: Action is {_format_value(action)}, expected a name")
+            raise DataError(f"{where}: Action is {_quote_cell(action)}, expected a name")
         if label in BLANK:
             without.append(action.strip())
         elif not isinstance(label, int) or not 0 <= label < classes:
-            raise DataError(f"{where}: Label of {action} is {_format_value(label)}, expected 0 to {classes - 1}")
+            raise DataError(f"{where}: Label of {action} is {_quote_cell(label)}, expected 0 to {classes - 1}")
         elif label in names:
             raise DataError(f"{where}: Label {label} is listed twice, for {names[label]} and {action}")
         else:
@@ -261,5 +261,5 @@ def _read_sub_classes(sheet: Rows, path: Path) -> dict[str, str]:
     return result
 
 
-def _format_value(value: Any) -> str:
+def _quote_cell(value: Any) -> str:
     return "empty" if value is None or value == "" else repr(value)[:80]

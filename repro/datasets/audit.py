@@ -23,7 +23,7 @@ from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_ma
 from repro.datasets.presence import find_missing
 from repro.datasets.registry import Dataset
 from repro.datasets.split import Clip
-from repro.video.probe import Contents, Probe, probe_all
+from repro.video.probe import ClipContents, Probe, probe_all
 
 VERSION = 4
 """Version of the journal's lines; lines of other versions are ignored."""
@@ -99,7 +99,7 @@ def _collect_facts(
     for clip in clips:
         # A clip that was not decoded is missing, and its error says why.
         probe = found.get(clip.id) or Probe(clip.path, error=missing[clip.id])
-        contents = probe.contents or Contents(0, 0.0, 0, 0, 0.0, still=False)
+        contents = probe.contents or ClipContents(0, 0.0, 0, 0, 0.0, still=False)
         rows.append(
             ClipFacts(
                 id=clip.id,
@@ -139,7 +139,7 @@ class Journal:
 
     def append_result(self, stamp: FileStamp, probe: Probe) -> None:
         contents = probe.contents
-        values = None if contents is None else [getattr(contents, name) for name in Contents.__slots__]
+        values = None if contents is None else [getattr(contents, name) for name in ClipContents.__slots__]
         line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)
         # One unbuffered write per line, so that a killed process leaves at most one torn line.
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
@@ -152,7 +152,7 @@ class Journal:
         try:
             version, *parts, sha256, reader, error, values = parse_json(line)
             stamp = FileStamp(*parts)
-            probe = Probe(Path(stamp.path), sha256, reader, None if values is None else Contents(*values), error)
+            probe = Probe(Path(stamp.path), sha256, reader, None if values is None else ClipContents(*values), error)
             hash(stamp)
         except (ValueError, TypeError):
             return False

@@ -58,7 +58,7 @@ class SplitFacts(Config):
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-class Part(Config):
+class RequiredPath(Config):
     """A file or folder that a dataset's folder must contain."""
 
     names: Annotated[tuple[Name, ...], Field(min_length=1)]
@@ -86,7 +86,7 @@ class DatasetConfig(NamedConfig):
     """Address of the licence's text, or of what the publishers say about it."""
     folder: str
     """Name of its folder in the workspace's data/."""
-    parts: tuple[Part, ...]
+    parts: tuple[RequiredPath, ...]
     """Required contents of that folder: annotations first, videos last."""
     files: tuple[RemoteFile, ...] = ()
     """The archives that `repro fetch` downloads to archives/ in that folder."""
@@ -127,7 +127,7 @@ class DatasetConfig(NamedConfig):
         """The clips of a user's own table (repro/datasets/own.py), which was read with the config; None for other data sets."""
         return None
 
-    def missing_parts(self, folder: Path) -> list[Part]:
+    def missing_parts(self, folder: Path) -> list[RequiredPath]:
         """Return the parts that are missing from `folder`."""
         return [part for part in self.parts if not part.find_name(folder)]
 

@@ -135,7 +135,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ClipDifference:
     clip: str
     what: str
     """The column that differs; "only in A" or "only in B" if one manifest does not list the clip."""
@@ -148,7 +148,7 @@ class Difference:
         )
 
 
-def list_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
+def list_differences(a: Manifest, b: Manifest) -> Iterator[ClipDifference]:
     """List the differences between two manifests, ordered by clip id.
 
     Raises:
@@ -160,14 +160,14 @@ def list_differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     left, right = ({clip.id: clip for clip in manifest.clips} for manifest in (a, b))
     for name in sorted(left.keys() | right.keys()):
         if name not in left or name not in right:
-            yield Difference(name, "only in B" if name not in left else "only in A")
+            yield ClipDifference(name, "only in B" if name not in left else "only in A")
             continue
         for column in COMPARED:
             mine, theirs = getattr(left[name], column), getattr(right[name], column)
             if column == "error":
                 mine, theirs = bool(mine), bool(theirs)  # The wording differs between versions of the libraries.
             if mine != theirs:
-                yield Difference(name, column, getattr(left[name], column), getattr(right[name], column))
+                yield ClipDifference(name, column, getattr(left[name], column), getattr(right[name], column))
 
 
 def _shorten_value(value: Any) -> str:

@@ -25,7 +25,7 @@ from repro.core.locks import remove_partials
 from repro.core.reading import describe_absence, parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import DataError
-from repro.datasets.config import DatasetConfig, Part
+from repro.datasets.config import DatasetConfig, RequiredPath
 from repro.datasets.unpack import archive_suffix, most_unpacked, unpack_archive
 
 DEPTH = 5
@@ -90,12 +90,12 @@ def prepare_dataset(
             placed |= _unpack_parts(config, folder, wanted, sources.archives, reporter)
         missing = config.missing_parts(folder)
     if missing:
-        raise MissingError(_describe_missing(config, folder, missing, sources, workspace))
+        raise MissingError(_explain_missing_parts(config, folder, missing, sources, workspace))
     return [placed[part] for part in config.parts]
 
 
-def _describe_missing(
-    config: DatasetConfig, folder: Path, missing: Sequence[Part], sources: Sources, workspace: Workspace
+def _explain_missing_parts(
+    config: DatasetConfig, folder: Path, missing: Sequence[RequiredPath], sources: Sources, workspace: Workspace
 ) -> str:
     looked = (
         ", ".join(str(path) for path in [*sources.links, *sources.archives]) or f"{folder / 'archives'}, which is empty"
@@ -159,7 +159,7 @@ def _plain_name(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name[: len(name) - len(suffix)].lower())
 
 
-def _find_one(part: Part, folder: Path, sources: Sequence[Path]) -> Path | None:
+def _find_one(part: RequiredPath, folder: Path, sources: Sequence[Path]) -> Path | None:
     """Find the part in the user's folders and files; None if it is in none of them, or is the one in place.
 
     Raises:
@@ -177,7 +177,7 @@ def _find_one(part: Part, folder: Path, sources: Sequence[Path]) -> Path | None:
     return next(iter(found.values()), None)
 
 
-def _link_part(part: Part, folder: Path, sources: Sequence[Path], reporter: Reporter) -> Placed | None:
+def _link_part(part: RequiredPath, folder: Path, sources: Sequence[Path], reporter: Reporter) -> Placed | None:
     """Link the part to the user's folder or file if one of `sources` is it or contains it, and is not the one in place."""
     path = _find_one(part, folder, sources)
     if path is None:
@@ -191,7 +191,7 @@ def _link_part(part: Part, folder: Path, sources: Sequence[Path], reporter: Repo
     return Placed(name, "linked", str(path))
 
 
-def _clear_place(part: Part, folder: Path, reporter: Reporter) -> None:
+def _clear_place(part: RequiredPath, folder: Path, reporter: Reporter) -> None:
     """Remove links with the part's names, broken ones too, and rename files and folders with them."""
     for name in part.names:
         target = folder / name
@@ -205,7 +205,7 @@ def _clear_place(part: Part, folder: Path, reporter: Reporter) -> None:
             )
 
 
-def find_part(part: Part, source: Path) -> list[Path]:
+def find_part(part: RequiredPath, source: Path) -> list[Path]:
     """Find a part in `source`, a file or a folder: all matches on the first level of folders that has any."""
     # A file that is no archive can only be a part itself, such as AR_metadata.xlsx.
     if not source.is_dir():
@@ -243,7 +243,7 @@ def _list_folders(folder: Path) -> list[Path]:
         )
 
 
-def _name_for(part: Part, path: Path) -> str:
+def _name_for(part: RequiredPath, path: Path) -> str:
     """Return which of the part's names `path` has, in its own name or in that of the archive it came from.
 
     Raises:
@@ -259,8 +259,8 @@ def _name_for(part: Part, path: Path) -> str:
 
 
 def _unpack_parts(
-    config: DatasetConfig, folder: Path, wanted: Sequence[Part], archives: Sequence[Path], reporter: Reporter
-) -> dict[Part, Placed]:
+    config: DatasetConfig, folder: Path, wanted: Sequence[RequiredPath], archives: Sequence[Path], reporter: Reporter
+) -> dict[RequiredPath, Placed]:
     """Unpack archives that may hold a part of `wanted`, unless that part came from them, and put the parts into their place."""
     staging = folder / ".unpacking"
     record = folder / ".prepared.json"
@@ -315,7 +315,7 @@ def _archive_key(archive: Path) -> str:
     return content_key([archive.name, stat.st_size, stat.st_mtime_ns])
 
 
-def _find_unpacked(part: Part, home: Path) -> list[Path]:
+def _find_unpacked(part: RequiredPath, home: Path) -> list[Path]:
     """Find a part in an unpacked archive and in the archives that were inside it."""
     return [path for tree in (home / "tree", home / "nested") if tree.is_dir() for path in find_part(part, tree)]
 
@@ -355,7 +355,7 @@ def _merged_folder(staging: Path, name: str) -> Path:
     return staging / f"merged-{name}"
 
 
-def _move_to_place(part: Part, target: Path, found: Sequence[Path], merged: Path, reporter: Reporter) -> None:
+def _move_to_place(part: RequiredPath, target: Path, found: Sequence[Path], merged: Path, reporter: Reporter) -> None:
     """Move what was found of `part` to `target`, in place of what is there.
 
     The contents of several folders (HMDB51 has an archive per class) are first moved into `merged`, where an interrupted
@@ -379,7 +379,7 @@ def _move_to_place(part: Part, target: Path, found: Sequence[Path], merged: Path
     merged.rename(target)
 
 
-def _record_source(folder: Path, part: Part, keys: Sequence[str]) -> None:
+def _record_source(folder: Path, part: RequiredPath, keys: Sequence[str]) -> None:
     """Remove archives other than `keys` that held `part` from the record: given again, they replace what is in place now."""
     record = folder / ".prepared.json"
     parts_of = _read_record(record)

@@ -16,7 +16,7 @@ from repro.readout.recipe import Recipe
 Above0 = Annotated[float, Field(gt=0)]
 
 
-class Work(Config):
+class WindowWork(Config):
     """TFLOP of a window without padding, by what its networks compute of the padding of others."""
 
     real: float = 0.0
@@ -30,8 +30,8 @@ class Work(Config):
     def total(self) -> float:
         return self.real + self.one_black + self.all
 
-    def plus(self, other: "Work", times: float = 1) -> "Work":
-        return Work(
+    def plus(self, other: "WindowWork", times: float = 1) -> "WindowWork":
+        return WindowWork(
             real=self.real + times * other.real,
             one_black=self.one_black + times * other.one_black,
             all=self.all + times * other.all,
@@ -41,9 +41,9 @@ class Work(Config):
 class BackboneWork(Config):
     """Of one window."""
 
-    encoders: Work = Work()
+    encoders: WindowWork = WindowWork()
     """What is computed once, also for several timesteps and for other backbones that are computed together with this one."""
-    network: Work
+    network: WindowWork
     """At each timestep."""
 
 
@@ -119,14 +119,14 @@ def load_assumptions() -> Assumptions:
     return load_config(Assumptions, configs_folder() / "plan.yaml")
 
 
-def window_work(backbones: Sequence[tuple[BackboneConfig, Sequence[Cell]]]) -> Work | None:
+def window_work(backbones: Sequence[tuple[BackboneConfig, Sequence[Cell]]]) -> WindowWork | None:
     """Return the work of one window of backbones that are computed together; None if it is unknown.
 
     Args:
         backbones: Backbones for which registry.sharing_key is equal, possibly with changes; each with the cells to compute.
     """
     known = load_assumptions().tflop_per_window
-    encoders, networks = Work(), Work()
+    encoders, networks = WindowWork(), WindowWork()
     for config, cells in backbones:
         if config.name not in known:
             return None
@@ -135,7 +135,7 @@ def window_work(backbones: Sequence[tuple[BackboneConfig, Sequence[Cell]]]) -> W
         scale = config.frames.window / load_backbone(config.name).frames.window
         # If one of the backbones needs the padding encoded, it is encoded for all.
         if work.encoders.total and work.encoders.all >= encoders.all:
-            encoders = Work().plus(work.encoders, scale)
+            encoders = WindowWork().plus(work.encoders, scale)
         networks = networks.plus(work.network, scale * len({cell.timestep for cell in cells}))
     return encoders.plus(networks)
 

@@ -11,7 +11,7 @@ from repro.core.hashing import content_key
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class UnstoredCell:
     """Clips of a data set of which a cell is read and not stored."""
 
     dataset: str
@@ -37,7 +37,7 @@ class Pass:
         return sum(len(cells) for _, cells in self.backbones) > 1
 
 
-def plan_passes(readings: Iterable[Reading]) -> list[Pass]:
+def plan_passes(readings: Iterable[UnstoredCell]) -> list[Pass]:
     """Divide what is read into passes. Each clip's cells of a backbone are computed once, and no cell that nobody reads.
 
     Clips are grouped by what is needed of them. Backbones with different configs are different: rows may change one.

@@ -96,7 +96,7 @@ def open_row_data(
     # The audit names clips that exist and do not decode: they count as missing here, before an extraction meets them.
     splits, missing = {}, {}
     for part, name in (("train", row.data.train), ("test", row.data.test)):
-        dataset, split = _find_split(name, datasets)
+        dataset, split = _open_split(name, datasets)
         try:
             splits[part], missing[part] = without_missing(
                 split,
@@ -128,7 +128,7 @@ def list_row_data(row: Row, workspace: Workspace) -> RowData:
     datasets = {name: open_dataset(config, workspace) for name, config in row_datasets(row).items()}
     names = {"train": row.data.train, "test": row.data.test}
     return RowData(
-        splits={part: _find_split(name, datasets)[1] for part, name in names.items()},
+        splits={part: _open_split(name, datasets)[1] for part, name in names.items()},
         also=tuple(_find_also_splits(row, datasets)),
         manifests={name: manifest.sha256 for name, manifest in _matching_manifests(datasets, workspace).items()},
         segments=row_segments(row, workspace),
@@ -163,12 +163,12 @@ def _matching_manifests(datasets: Mapping[str, Dataset], workspace: Workspace) -
     return {name: found for name, dataset in datasets.items() if (found := matching_manifest(dataset, workspace))}
 
 
-def _find_split(name: SplitName, datasets: Mapping[str, Dataset]) -> tuple[Dataset, Split]:
+def _open_split(name: SplitName, datasets: Mapping[str, Dataset]) -> tuple[Dataset, Split]:
     return datasets[name.dataset], datasets[name.dataset].split(name.split)
 
 
 def _find_also_splits(row: Row, datasets: Mapping[str, Dataset]) -> list[Split]:
-    return [_find_split(name, datasets)[1] for name in row.data.also]
+    return [_open_split(name, datasets)[1] for name in row.data.also]
 
 
 def _restrict_split(split: Split, clips: tuple[Clip, ...]) -> Split:

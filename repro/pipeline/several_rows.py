@@ -15,7 +15,7 @@ from repro.datasets.split import Clip
 from repro.features.collection import dataset_collection
 from repro.features.store import FeatureStore
 from repro.pipeline.extract import compute_features, name_stage, open_stores, report_costs
-from repro.pipeline.passes import Reading, plan_passes
+from repro.pipeline.passes import UnstoredCell, plan_passes
 from repro.pipeline.row import RowRequest, list_stages, open_requested_data, run_row
 from repro.pipeline.row_data import RowData, dataset_of
 from repro.readout.compute import Compute
@@ -57,7 +57,7 @@ def run_rows(
                 ready.append((row, open_requested_data(row, request, workspace, execution)))
             except ReproError as error:
                 result.failures[row.name] = str(error)
-        readings: list[Reading] = []
+        readings: list[UnstoredCell] = []
         clips: dict[tuple[str, str], Clip] = {}
         for row, data in ready:
             clips |= {(dataset_of(row, part), c.id): c for part, split in data.splits.items() for c in split.clips}
@@ -99,7 +99,7 @@ def run_rows(
     return result
 
 
-def list_readings(row: Row, data: RowData, workspace: Workspace) -> list[Reading]:
+def list_readings(row: Row, data: RowData, workspace: Workspace) -> list[UnstoredCell]:
     """Return the clips of a row whose features are not stored.
 
     Stored ones count whatever their video is now: a clip whose video changed since is left to its row, which compares.
@@ -115,5 +115,5 @@ def list_readings(row: Row, data: RowData, workspace: Workspace) -> list[Reading
     for dataset, ids in clips.items():
         store = FeatureStore.locate(workspace, backbone.name, backbone.identity(), dataset)
         missing = ids - store.stored_clips(row.features.name)
-        readings.append(Reading(dataset, backbone.config, row.features, sorted(missing)))
+        readings.append(UnstoredCell(dataset, backbone.config, row.features, sorted(missing)))
     return readings

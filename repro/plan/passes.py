@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from repro.backbones.config import Cell, read_precision
 from repro.backbones.registry import group_by_sharing
 from repro.features.rates import Kind
-from repro.pipeline.assumptions import Work, count_threads, load_assumptions, window_work
-from repro.pipeline.passes import Reading, plan_passes
+from repro.pipeline.assumptions import WindowWork, count_threads, load_assumptions, window_work
+from repro.pipeline.passes import UnstoredCell, plan_passes
 from repro.plan.amounts import Amount, counted, sum_amounts
 from repro.plan.windows import ClipCounter, Portion
 from repro.plan.workspace_state import WorkspaceState
@@ -21,7 +21,7 @@ class SharedWork:
 
     backbones: tuple[str, ...]
     """Labels."""
-    work: Work | None
+    work: WindowWork | None
     """Of one window; None if it is unknown."""
     apart: float | None
     """TFLOP of one full window of each backbone by itself, added."""
@@ -66,7 +66,7 @@ def list_passes(
     state = counter.state
     labels = {id(state.backbone(label)): label for _, label, _ in shared}
     readings = [
-        Reading(dataset, state.backbone(label), cell, list_missing(counter, dataset, label, cell, splits))
+        UnstoredCell(dataset, state.backbone(label), cell, list_missing(counter, dataset, label, cell, splits))
         for (dataset, label, cell), splits in shared.items()
     ]
     for one in plan_passes(readings):

@@ -92,13 +92,13 @@ def list_steps(plan: Plan, seeds: SeedChoice, protocol: Protocol | None) -> list
             for name, (step, names) in extractions.items()
             if names & backbones and step.after[0] == members[0].dataset.name
         )
-        step = _plan_extraction(plan, members, earlier)
+        step = _make_extraction_step(plan, members, earlier)
         extractions[step.name] = step, backbones
         for row in {row for one in members for row in one.rows}:
             made_by[row].append(step.name)
     steps += [step for step, _ in extractions.values()]
     for one in plan.rows:
-        steps += _plan_readouts(one, plan, seeds, protocol, tuple(made_by.get(one.row.name, ())))
+        steps += _make_readout_steps(one, plan, seeds, protocol, tuple(made_by.get(one.row.name, ())))
     if any(one.row.published for one in plan.rows):
         steps.append(Step("check", "all", ("check",)))
     # The page is about the rows that somebody else can run, too.
@@ -145,7 +145,7 @@ def _join_splits(features: _Features) -> tuple[str, ...]:
     return distinct_splits(features.dataset, features.splits)
 
 
-def _plan_extraction(plan: Plan, members: Sequence[_Features], earlier: tuple[str, ...]) -> Step:
+def _make_extraction_step(plan: Plan, members: Sequence[_Features], earlier: tuple[str, ...]) -> Step:
     first, machine = members[0], load_assumptions().machine
     name = first.dataset.name
     own = first.dataset.own_listing is not None
@@ -173,7 +173,7 @@ def _plan_extraction(plan: Plan, members: Sequence[_Features], earlier: tuple[st
     )
 
 
-def _plan_readouts(
+def _make_readout_steps(
     one: RowPlan, plan: Plan, seeds: SeedChoice, protocol: Protocol | None, after: tuple[str, ...]
 ) -> Iterator[Step]:
     """Yield a step for each seed of a row, and one for its grid."""

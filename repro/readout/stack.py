@@ -81,7 +81,7 @@ class HeadStack:
         lengths = [batch.lengths for batch in batches]
         if self.sees_padding:
             return self._compute_linear(packed, lengths)
-        return self._compute_transformer(packed, Layout.of_clips(lengths, self.device), generators)
+        return self._compute_transformer(packed, TokenLayout.of_clips(lengths, self.device), generators)
 
     def _pack_features(self, batches: Sequence[Batch]) -> Float[Tensor, "S N C"]:
         first = batches[0].features
@@ -106,7 +106,7 @@ class HeadStack:
         )
 
     def _compute_transformer(
-        self, packed: Float[Tensor, "S N C"], layout: "Layout", generators: Sequence[torch.Generator] | None
+        self, packed: Float[Tensor, "S N C"], layout: "TokenLayout", generators: Sequence[torch.Generator] | None
     ) -> Float[Tensor, "S B K"]:
         """The release's transformer (heads.ClassificationTransformer), computing only what the logits depend on."""
         weights, recipe, width = self.weights, self.recipe, packed.shape[2]
@@ -140,7 +140,7 @@ class HeadStack:
         layer: Mapping[str, Tensor],
         asked: Float[Tensor, "S A C"],
         tokens: Float[Tensor, "S M C"],
-        layout: "Layout",
+        layout: "TokenLayout",
         mask: Float[Tensor, "D H Q T"] | None,
     ) -> Float[Tensor, "S A C"]:
         """nn.MultiheadAttention: scaled dot-product attention of `asked` tokens (all, or the CLS tokens) within each clip."""
@@ -203,7 +203,7 @@ def _drop(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TokenLayout:
     """Where the tokens of S packed batches are: first the CLS tokens of all clips, then the frames of one clip after another.
 
     A batch with fewer tokens than another is filled up; what is computed of the filling goes nowhere.
@@ -226,7 +226,7 @@ class Layout:
     is_padding: Bool[Tensor, "D 1 1 T"]
 
     @classmethod
-    def of_clips(cls, lengths: Sequence[tuple[int, ...]], device: torch.device) -> "Layout":
+    def of_clips(cls, lengths: Sequence[tuple[int, ...]], device: torch.device) -> "TokenLayout":
         """Lay out S batches, given the frames of every clip."""
         frames = np.array(lengths)
         stack, clips = frames.shape
@@ -291,7 +291,7 @@ class DropoutMasks:
 
     @classmethod
     def sample(
-        cls, layout: Layout, recipe: Recipe, width: int, generators: Sequence[torch.Generator]
+        cls, layout: TokenLayout, recipe: Recipe, width: int, generators: Sequence[torch.Generator]
     ) -> "DropoutMasks":
         """Sample the masks of one step; the generators are on the layout's device."""
         inner, clips = recipe.layers - 1, layout.clips

@@ -292,7 +292,7 @@ class _Run:
         selected = _select_epoch(state.epochs, self.metric)
         if folder is not None:
             checkpoints.save_readouts(folder, member.asked, state, selected)
-        predictions = [to_probabilities(logits, self.recipe) for logits in state.logits]
+        predictions = [activate_logits(logits, self.recipe) for logits in state.logits]
         logits = [values.numpy() for values in state.logits]
         return TrainingResult(state.epochs, predictions, logits, head, selected, together)
 
@@ -401,7 +401,7 @@ def predict_probabilities(
 ) -> Float64[np.ndarray, "N K"]:
     """Compute the class probabilities of every clip."""
     (logits,) = compute_logits(HeadStack.of_heads([model], recipe), [split], recipe, compute)
-    return to_probabilities(logits, recipe)
+    return activate_logits(logits, recipe)
 
 
 @torch.inference_mode()
@@ -423,7 +423,7 @@ def compute_logits(
     return list(torch.cat(logits, dim=1).float().cpu())
 
 
-def to_probabilities(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[np.ndarray, "N K"]:
+def activate_logits(logits: Float32[Tensor, "N K"], recipe: Recipe) -> Float64[np.ndarray, "N K"]:
     """Softmax over the classes if the loss is cross-entropy, else a sigmoid per class."""
     exact = logits.double()  # in fp32 a sigmoid of large logits rounds to 1, and ranks them as equal
     return (exact.softmax(1) if recipe.activation == "softmax" else exact.sigmoid()).numpy()
@@ -448,7 +448,7 @@ def _score_logits(
     segments: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, float]:
     targets = split.targets.numpy().astype(np.int64)
-    return all_scores(to_probabilities(logits, recipe), targets, segments)
+    return all_scores(activate_logits(logits, recipe), targets, segments)
 
 
 def _require_finite(logits: Float32[Tensor, "N K"], number: int) -> None:

@@ -12,7 +12,7 @@ from repro.core.errors import MissingError
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
 from repro.readout.heads import Head, build_head
 from repro.readout.recipe import Recipe
-from repro.readout.train import to_probabilities
+from repro.readout.train import activate_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Readout:
         device = next(self.model.parameters()).device
         valid = torch.ones(1, len(sequence), dtype=torch.bool, device=device)
         logits = self.model.eval()(sequence[None].to(device), valid).float().cpu()
-        scores: Float64[np.ndarray, " K"] = to_probabilities(logits, self.recipe)[0]
+        scores: Float64[np.ndarray, " K"] = activate_logits(logits, self.recipe)[0]
         return scores
 
 

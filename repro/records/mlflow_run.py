@@ -172,7 +172,7 @@ def list_metrics(record: RunRecord, log: TrainingLog | None) -> list[Metric]:
             found += [
                 Metric(f"{rule}/{name}", 100 * value, end, selection.epoch) for name, value in selection.scores.items()
             ]
-    return [*found, *_list_scores(record, measured_points(record), end)]
+    return [*found, *_list_metrics(record, measured_points(record), end)]
 
 
 def list_epoch_metrics(epoch: EpochRecord, at: int, system: Mapping[str, float]) -> list[Metric]:
@@ -209,13 +209,13 @@ def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
     points = [measured_points(other) for other in records if other.features.cell == cell]
     counts = {"runs": len(records), "cells": len(cells), "seeds": len({other.seed for other in records})}
     found = [Metric(f"count/{name}", number, end, 0) for name, number in counts.items()]
-    return [*found, *(_list_scores(record, fmean(points), end) if points else [])]
+    return [*found, *(_list_metrics(record, fmean(points), end) if points else [])]
 
 
 def describe_parent(record: Described) -> str:
     """Return what the runs under a parent have in common, in Markdown."""
     return (
-        f"{_describe_row(record)}\n\nThe runs below differ in cell (timestep and layer) and seed alone. `score/measured` is the "
+        f"{_write_parent_note(record)}\n\nThe runs below differ in cell (timestep and layer) and seed alone. `score/measured` is the "
         "mean over seeds in the cell that the table uses."
     )
 
@@ -245,7 +245,7 @@ def measured_points(record: RunRecord) -> float:
     return 100 * selection.scores[record.metric]
 
 
-def _list_scores(record: RunRecord, measured: float, at: int) -> list[Metric]:
+def _list_metrics(record: RunRecord, measured: float, at: int) -> list[Metric]:
     row = _row_of(record)
     found = {"measured": measured}
     if row is not None and row.published is not None:
@@ -253,7 +253,7 @@ def _list_scores(record: RunRecord, measured: float, at: int) -> list[Metric]:
     return [Metric(f"score/{name}", value, at, 0) for name, value in found.items()]
 
 
-def _describe_row(record: Described) -> str:
+def _write_parent_note(record: Described) -> str:
     row = _row_of(record)
     title = f"**{record.row}**" + (f": {row.title}" if row else "")
     rule = "best epoch on the test split" if record.protocol == "published" else "best epoch on held-out clips"
@@ -267,14 +267,14 @@ def _describe_row(record: Described) -> str:
 
 def _describe_run(record: RunRecord) -> str:
     return (
-        f"{_describe_row(record)}\n\nCell {record.features.cell}, seed {record.seed}: {measured_points(record):.2f}. Scores are in "
+        f"{_write_parent_note(record)}\n\nCell {record.features.cell}, seed {record.seed}: {measured_points(record):.2f}. Scores are in "
         "points."
     )
 
 
 def _describe_training(started: StartedRun) -> str:
     return (
-        f"{_describe_row(started)}\n\nCell {started.features.cell}, seed {started.seed}. Its training runs, or was killed or failed: "
+        f"{_write_parent_note(started)}\n\nCell {started.features.cell}, seed {started.seed}. Its training runs, or was killed or failed: "
         "there is no record of it yet. Scores are in points."
     )
 

@@ -73,7 +73,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ComparedPlace:
     """A workspace or bundle that was read."""
 
     path: str
@@ -87,11 +87,11 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparisonReport:
     """What differs between two places."""
 
-    a: Place
-    b: Place
+    a: ComparedPlace
+    b: ComparedPlace
     pairs: Sequence[Pair]
 
     @property
@@ -108,7 +108,7 @@ class Comparison:
         }
 
 
-def compare_places(a: Path, b: Path) -> Comparison:
+def compare_places(a: Path, b: Path) -> ComparisonReport:
     """Compare the runs of two workspaces or bundles; each is verified against its predictions, as `repro check` does.
 
     Raises:
@@ -133,14 +133,14 @@ def compare_places(a: Path, b: Path) -> Comparison:
         [f"{row} seed {seed} {cell} {protocol}" for row, protocol, cell, seed in sorted(keys)]
         for keys in (by_key.keys() - by_their_key.keys(), by_their_key.keys() - by_key.keys())
     ]
-    return Comparison(
-        Place(str(a), len(ours), alone[0], earlier[0], our_refused),
-        Place(str(b), len(theirs), alone[1], earlier[1], their_refused),
+    return ComparisonReport(
+        ComparedPlace(str(a), len(ours), alone[0], earlier[0], our_refused),
+        ComparedPlace(str(b), len(theirs), alone[1], earlier[1], their_refused),
         pairs,
     )
 
 
-def format_comparison(found: Comparison) -> list[str]:
+def format_comparison(found: ComparisonReport) -> list[str]:
     """Return the comparison as lines of text: the counts, a table of the scores that differ, and each cause once."""
     different = found.different
     lines = []

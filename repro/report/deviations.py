@@ -32,7 +32,7 @@ class _Entries(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class Deviation:
+class DocumentedDeviation:
     """An entry of docs/deviations.md, and those of the given rows that it concerns."""
 
     number: int
@@ -42,11 +42,11 @@ class Deviation:
     """Which rows of the table it concerns, in words."""
 
 
-def list_deviations(rows: Iterable[Row]) -> list[Deviation]:
+def list_deviations(rows: Iterable[Row]) -> list[DocumentedDeviation]:
     """Return the deviations that may touch the number of one of `rows`, in the order of their numbers."""
     rows, entries = list(rows), load_config(_Entries, configs_folder() / "deviations.yaml").entries
     found = [
-        Deviation(e.number, e.what, tuple(row.name for row in rows if e.rows.includes(row)), str(e.rows))
+        DocumentedDeviation(e.number, e.what, tuple(row.name for row in rows if e.rows.includes(row)), str(e.rows))
         for e in entries
     ]
     return [deviation for deviation in found if deviation.rows]

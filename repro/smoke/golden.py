@@ -47,7 +47,7 @@ class Golden(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class GoldenJudgement:
     """One number of the job, compared with its golden value."""
 
     row: str
@@ -144,7 +144,7 @@ def compare_features(
     return deviations
 
 
-def judge_scores(records: Mapping[str, Sequence[RunRecord]], expected: Golden) -> list[Judgement]:
+def judge_scores(records: Mapping[str, Sequence[RunRecord]], expected: Golden) -> list[GoldenJudgement]:
     """Compare the scores of runs, by row, with the golden values."""
     judgements = []
     for row, runs in records.items():
@@ -152,7 +152,7 @@ def judge_scores(records: Mapping[str, Sequence[RunRecord]], expected: Golden) -
             scores = expected.scores.get(row, {}).get(str(run.seed))
             for metric in ("top1", "map_micro"):
                 judgements.append(
-                    Judgement(
+                    GoldenJudgement(
                         row=row,
                         seed=run.seed,
                         metric=metric,

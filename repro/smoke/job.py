@@ -24,7 +24,7 @@ from repro.readout.compute import Compute
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.smoke import clips, golden
-from repro.smoke.golden import Judgement, judge_scores
+from repro.smoke.golden import GoldenJudgement, judge_scores
 from repro.table.row import row_backbone
 from repro.table.rows import load_row, smoke_row_names
 from repro.video.readers import read_clip
@@ -39,7 +39,7 @@ READOUT_THREADS = 1
 class SmokeResult:
     records: dict[str, list[RunRecord]]
     """By row."""
-    judgements: list[Judgement]
+    judgements: list[GoldenJudgement]
     worst_feature: golden.FeatureDeviation
     clips_changed: list[str]
     """Rendered clips whose bytes differ from the golden ones. The noise is keyed by the bytes, so their features differ too."""

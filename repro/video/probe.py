@@ -13,7 +13,7 @@ from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ClipContents:
     """What a clip holds.
 
     Attributes:
@@ -41,13 +41,13 @@ class Probe:
     sha256: str = ""
     reader: str = ""
     """What decoded it, as `label_reader` writes it; empty if nothing did."""
-    contents: Contents | None = None
+    contents: ClipContents | None = None
     """None if nothing of it decodes."""
     error: str = ""
     """Why it does not decode, or not completely."""
 
 
-def read_contents(path: Path, alive: Callable[[], None]) -> tuple[Contents, str]:
+def read_contents(path: Path, alive: Callable[[], None]) -> tuple[ClipContents, str]:
     """Decode every native frame; calls `alive` now and then.
 
     Returns:
@@ -57,7 +57,7 @@ def read_contents(path: Path, alive: Callable[[], None]) -> tuple[Contents, str]
         VideoError: no frame decodes.
     """
     index = index_clip(path, float("inf"), alive, keep=False)
-    contents = Contents(len(index.order), index.fps, index.width, index.height, index.seconds, bool(index.still))
+    contents = ClipContents(len(index.order), index.fps, index.width, index.height, index.seconds, bool(index.still))
     return contents, f"damaged: {index.damage}; {contents.frames} frames decode" if index.damage else ""
 
 
@@ -72,7 +72,7 @@ def prepare_probing(hashes: Path) -> Work:
     silence_ffmpeg()
     cache = FileHashes(hashes)
 
-    def probe_clip(job: _ProbeJob, send: Send) -> tuple[Contents | None, str]:
+    def probe_clip(job: _ProbeJob, send: Send) -> tuple[ClipContents | None, str]:
         """Send the clip's sha256, then return its contents and why it cannot be read, or not completely."""
         try:
             check_file(job.path)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.backbones.config import Cell
-from repro.backbones.device import Batch, is_out_of_memory, start_download, upload, upload_constants
+from repro.backbones.device import BatchLimit, is_out_of_memory, start_download, upload, upload_constants
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import WindowNoise
 from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
@@ -108,7 +108,7 @@ def test_other_errors_pass_and_a_gpus_memory_is_named(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 15_200_000_000)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     said: list[str] = []
-    batch = Batch(8, "at once", "windows", torch.device("cuda"), said.append)
+    batch = BatchLimit(8, "at once", "windows", torch.device("cuda"), said.append)
 
     def work() -> int:
         if batch.size > 4:
@@ -130,7 +130,7 @@ def test_the_tensors_of_a_failed_attempt_are_freed_before_the_next(monkeypatch: 
     import weakref
 
     alive: list[weakref.ref[Tensor]] = []
-    batch = Batch(2, "at once", "windows", CPU, lambda line: None)
+    batch = BatchLimit(2, "at once", "windows", CPU, lambda line: None)
 
     def work() -> int:
         assert all(reference() is None for reference in alive)

@@ -13,7 +13,7 @@ import pytest
 from builders.commands import run_repro
 
 from repro.smoke import clips, golden
-from repro.smoke.job import Judgement
+from repro.smoke.job import GoldenJudgement
 from repro.video.synthetic import figures, scenes
 
 FEW_CLIPS = (
@@ -90,7 +90,7 @@ def test_colours_are_converted_as_bt601_says() -> None:
     [(50.0, 50.4, "REPEATED"), (50.0, 49.4, "HIGHER"), (50.0, 50.6, "LOWER"), (50.0, None, "NOT JUDGED")],
 )
 def test_a_score_is_judged_two_sided(measured: float, golden_value: float | None, outcome: str) -> None:
-    assert Judgement("smoke", 52, "map_micro", measured, golden_value, 0.5).outcome == outcome
+    assert GoldenJudgement("smoke", 52, "map_micro", measured, golden_value, 0.5).outcome == outcome
 
 
 def contents(workspace: Path, *folders: str) -> dict[str, bytes]:

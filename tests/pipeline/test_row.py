@@ -24,7 +24,7 @@ from repro.pipeline.predict import ScoredVideos, predict_videos
 from repro.pipeline.row import RowRequest, extract_row
 from repro.pipeline.row_data import RowData
 from repro.pipeline.runs.train import run_readouts
-from repro.pipeline.show.page import render_page
+from repro.pipeline.show.page import render_clip_page
 from repro.pipeline.show.view import ShowRequest, view_clip
 from repro.readout import checkpoints
 from repro.readout.metrics import all_scores
@@ -91,7 +91,7 @@ def test_a_row_runs_is_reused_and_predicts(
     view = view_clip(request, place, Execution(), Reporter(to_stderr=True))
     assert view.scores is not None
     assert view.scores.scores[-1].tolist() == predict(place, video).scores[video].tolist()
-    assert "Class scores over time" in render_page(view, "repro show")
+    assert "Class scores over time" in render_clip_page(view, "repro show")
     verb = ["predict", ROW, str(broken), str(video), "--seed", "43", "--top", "3", "--workspace", str(place.root)]
     monkeypatch.setattr("repro.cli.options.load_row", lambda name: colour())
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):

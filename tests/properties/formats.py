@@ -177,12 +177,12 @@ def _make_manifest(folder: Path) -> Path:
 
 def _make_journal(folder: Path) -> Path:
     from repro.core.hashing import FileStamp
-    from repro.video.probe import Contents, Probe
+    from repro.video.probe import ClipContents, Probe
 
     path = folder / "journal.jsonl"
     journal = Journal(path)
     for n in range(3):
-        probe = Probe(folder / f"{n}.mp4", "0" * 64, "pyav", Contents(9, 25.0, 64, 48, 0.4, still=False))
+        probe = Probe(folder / f"{n}.mp4", "0" * 64, "pyav", ClipContents(9, 25.0, 64, 48, 0.4, still=False))
         journal.append_result(FileStamp(str(probe.path), 10, n, n, n), probe)
     return path
 

@@ -41,7 +41,7 @@ from repro.readout.predictions import Predictions, read_predictions, to_probabil
 from repro.records.record import EpochRecord, Selection
 from repro.records.training_log import load_training_log
 from repro.table.own import write_config
-from repro.video.probe import Contents, Probe
+from repro.video.probe import ClipContents, Probe
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
@@ -227,7 +227,7 @@ def test_journals(tmp_path_factory: pytest.TempPathFactory, found: dict[str, Any
     path = tmp_path_factory.mktemp("journal") / "j.jsonl"
     journal, written = Journal(path), {}
     for name, (sha256, reader, error, frames) in found.items():
-        contents = None if frames is None else Contents(frames, 25.0, 64, 48, 0.5, still=False)
+        contents = None if frames is None else ClipContents(frames, 25.0, 64, 48, 0.5, still=False)
         stamp = FileStamp(f"/{name}", 1, 2, 3, 4)
         written[stamp] = Probe(Path(stamp.path), sha256, reader, contents, error)
         journal.append_result(stamp, written[stamp])

@@ -17,7 +17,7 @@ from repro.readout.compute import Compute
 from repro.readout.heads import build_head
 from repro.readout.held_out import split_held_out
 from repro.readout.recipe import CrossEntropy, Recipe
-from repro.readout.stack import DropoutMasks, HeadStack, Layout, choose_stack_size
+from repro.readout.stack import DropoutMasks, HeadStack, TokenLayout, choose_stack_size
 from repro.readout.train import Training, TrainingResult, group_trainings, train_readout, train_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +85,7 @@ def test_masks_of_a_head_are_the_same_in_every_stack() -> None:
 
     def sample(*batches: tuple[int, ...]) -> DropoutMasks:
         generators = [torch.Generator().manual_seed(5 + sum(own)) for own in batches]
-        return DropoutMasks.sample(Layout.of_clips(batches, torch.device("cpu")), RECIPE, 16, generators)
+        return DropoutMasks.sample(TokenLayout.of_clips(batches, torch.device("cpu")), RECIPE, 16, generators)
 
     alone, stacked = sample(lengths), sample(other, lengths)
     tokens = 3 + sum(lengths)

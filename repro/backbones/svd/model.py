@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Layer
-from repro.backbones.device import Batch, T, upload_constants
+from repro.backbones.device import BatchLimit, T, upload_constants
 from repro.backbones.extractor import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
@@ -165,7 +165,7 @@ class SvdModel:
         """While a window is launched: whether a batch of pictures overflowed, which nobody may look at yet."""
         self.text = None if text is None else text.to(self.device)
         height, width = config.size
-        self.batch = Batch(
+        self.batch = BatchLimit(
             batch or max(1, PIXELS_AT_ONCE // (height * width)),
             "frames at once in the VAE encoders",
             f"a window of {config.frames.window} frames of {height}x{width} in {config.precision}",

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from repro.backbones.config import Cell, Frames
-from repro.backbones.device import Batch, start_download
+from repro.backbones.device import BatchLimit, start_download
 from repro.backbones.extractor import Backbone, Execution, Noise, Stream, WindowFeatures
 from repro.backbones.precision import autocast, explain_precision, fp32_products, move_to_device
 from repro.backbones.vit.checkpoint import open_encoder
@@ -85,7 +85,7 @@ class VitExtractor:
         self.resizer = FrameResizer(config.picture, config.frames.hop, self.device)
         on_cpu = self.device.type == "cpu"
         self.mixes_clips = not on_cpu
-        self.limit = Batch(
+        self.limit = BatchLimit(
             batch or (1 if on_cpu else AT_ONCE),
             "at once",
             f"windows of {config.frames.window} frames at {config.picture.size} in {config.precision}",

@@ -104,7 +104,7 @@ def show(
     require_output("--output", output)
 
     # Imports torch, which takes seconds: mistakes are reported before.
-    from repro.pipeline.show.page import count_vectors, render_page
+    from repro.pipeline.show.page import count_vectors, render_clip_page
     from repro.pipeline.show.view import ShowRequest, view_clip
 
     execution = Execution(chosen_device(compute.device), compute.batch, 1, allow_damaged)
@@ -121,7 +121,7 @@ def show(
     repeated = {"--precision": precision, "--set": config.set_}
     words += [word for name, values in repeated.items() for value in values for word in (name, value)]
     words += ["--allow-damaged"] * allow_damaged
-    page = render_page(view, shlex.join(words)).encode(errors="backslashreplace")
+    page = render_clip_page(view, shlex.join(words)).encode(errors="backslashreplace")
     write_bytes(output, page, by_user=True)
     if common.as_json:
         cells_found = {cell.cell: list(cell.vectors.shape) for cell in view.cells}

@@ -11,7 +11,7 @@ import numpy as np
 
 from repro.core.workspace import Workspace
 from repro.judge.claims.comparison import LEVEL, Source, adjust_holm, combine_sources
-from repro.judge.claims.judging import ClaimOutcome, ClaimVerdict, Family, Rows, judge_workspace_claims
+from repro.judge.claims.judging import ClaimFamily, ClaimOutcome, ClaimVerdict, Rows, judge_workspace_claims
 from repro.judge.outcome import ALPHA
 from repro.judge.verdict import Verdict
 from repro.records.record import RunRecord
@@ -22,7 +22,7 @@ class ClaimsReport:
     """All claims of the table, and the table as a family of rows."""
 
     claims: Sequence[ClaimVerdict]
-    families: Mapping[str, Family]
+    families: Mapping[str, ClaimFamily]
     table: "TableFamily"
 
     @property
@@ -58,7 +58,7 @@ def report_claims(
     return ClaimsReport(claims, families, summarise_table(verdicts))
 
 
-def format_claims(claims: Sequence[ClaimVerdict], families: Mapping[str, Family]) -> list[str]:
+def format_claims(claims: Sequence[ClaimVerdict], families: Mapping[str, ClaimFamily]) -> list[str]:
     """Format every family: a heading, and per claim its verdict and what it rests on."""
     lines = []
     for name, family in families.items():

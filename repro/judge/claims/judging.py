@@ -51,7 +51,7 @@ class ClaimOutcome(StrEnum):
     """Not as many runs as planned, or runs on other clips."""
 
 
-class Family(Config):
+class ClaimFamily(Config):
     """Claims that are judged together."""
 
     statement: str
@@ -63,7 +63,7 @@ class Family(Config):
 class ClaimsFile(Config):
     """claims.yaml of a rule set."""
 
-    families: dict[str, Family]
+    families: dict[str, ClaimFamily]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def claims_path(table: Path) -> Path:
     return table.with_name("claims.yaml")
 
 
-def load_claims(path: Path, rows: Rows) -> dict[str, Family]:
+def load_claims(path: Path, rows: Rows) -> dict[str, ClaimFamily]:
     """Read the claims, by family.
 
     Raises:
@@ -151,8 +151,8 @@ def load_claims(path: Path, rows: Rows) -> dict[str, Family]:
     return families
 
 
-def judge_claims(
-    rows: Rows, families: Mapping[str, Family], records: Iterable[RunRecord], memory: Memory[RunRecord, RunSamples]
+def judge_claim_families(
+    rows: Rows, families: Mapping[str, ClaimFamily], records: Iterable[RunRecord], memory: Memory[RunRecord, RunSamples]
 ) -> list[ClaimVerdict]:
     """Judge every claim by the records that measure its two rows.
 
@@ -189,7 +189,7 @@ def judge_workspace_claims(
     workspace: Workspace,
     table: Path,
     warn: Callable[[str], None] = lambda line: None,
-) -> tuple[list[ClaimVerdict], dict[str, Family]]:
+) -> tuple[list[ClaimVerdict], dict[str, ClaimFamily]]:
     """Judge the claims of the rule set at `table` by records whose predictions are in a workspace.
 
     What takes long is kept there. `warn` is called with a message if something that was kept is wrong.
@@ -212,7 +212,7 @@ def judge_workspace_claims(
         warn,
         lambda record: stamp_run(find_run(record)),
     )
-    return judge_claims(rows, families, records, memory), families
+    return judge_claim_families(rows, families, records, memory), families
 
 
 @dataclass(slots=True)
@@ -365,7 +365,7 @@ def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
         outcome = ClaimOutcome.TOO_CLOSE
         if p_value <= LEVEL:
             outcome = ClaimOutcome.HOLDS if claim.difference > 0 else ClaimOutcome.REVERSED
-        seeds = describe_seeds(claim, level / 2) if outcome is ClaimOutcome.TOO_CLOSE else ""
+        seeds = describe_seeds_needed(claim, level / 2) if outcome is ClaimOutcome.TOO_CLOSE else ""
         reason = claim.reason
         assumed = [line.row for line in (claim.above, claim.below) if line.checkpoint_assumed]
         if assumed:
@@ -379,7 +379,7 @@ def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
     return found
 
 
-def describe_seeds(claim: ClaimVerdict, level: float) -> str:
+def describe_seeds_needed(claim: ClaimVerdict, level: float) -> str:
     """Say how many seeds of each row would show a difference, if means, spreads and clips stay as they are."""
     assert claim.difference is not None
     assert claim.on_seeds is not None

@@ -204,7 +204,7 @@ def _select_records(
     left_out: defaultdict[str, list[StoredRun]] = defaultdict(list)
     configured = read_configured(row)
     if records is None:
-        loaded = _load_records(row, workspace, left_out)
+        loaded = _load_row_records(row, workspace, left_out)
     else:
         loaded = [(one, stored_run(workspace.runs, one.row, one.seed, one.run)) for one in records]
     for record, run in loaded:
@@ -220,7 +220,7 @@ def _select_records(
     ]
 
 
-def _load_records(row: Row, workspace: Workspace, damaged: Mapping[str, list[StoredRun]]) -> Runs:
+def _load_row_records(row: Row, workspace: Workspace, damaged: Mapping[str, list[StoredRun]]) -> Runs:
     """Read a row's records; runs that are damaged are added to `damaged`."""
     found: Runs = []
     for run in find_runs(workspace.runs, row.name):

@@ -34,7 +34,7 @@ class Rules(Config):
     """Of its files."""
 
 
-class Manifest(Config):
+class BundleManifest(Config):
     """The contents of bundle.json."""
 
     format: Literal[1] = 1
@@ -64,7 +64,7 @@ def find_rules(name: str = "rules-1") -> Rules:
     return Rules(name=found, expected_sha256=sha256)
 
 
-def parse_manifest(text: bytes, path: Path) -> Manifest:
+def parse_manifest(text: bytes, path: Path) -> BundleManifest:
     """Read bundle.json.
 
     Raises:
@@ -82,7 +82,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
             "version"
         )
     try:
-        manifest = Manifest.model_validate_json(json.dumps(raw))
+        manifest = BundleManifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:120]
@@ -98,7 +98,7 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     return manifest
 
 
-def compare_origin(manifest: Manifest) -> list[str]:
+def compare_origin(manifest: BundleManifest) -> list[str]:
     """Return a line for each way in which the bundle was made otherwise than one is made here."""
     notes, here = [], find_rules(manifest.rules.name)
     if manifest.made_by != MADE_BY:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from repro.core import __version__
-from repro.pipeline.bundle.contents import MANIFEST, PAGE, REPORT, Manifest
+from repro.pipeline.bundle.contents import MANIFEST, PAGE, REPORT, BundleManifest
 from repro.records.record import RunRecord
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -35,7 +35,7 @@ ABOUT = {
 }
 
 
-def write_report(manifest: Manifest, verdicts: Sequence[str]) -> bytes:
+def write_report(manifest: BundleManifest, verdicts: Sequence[str]) -> bytes:
     """Return the bundle's report as markdown."""
     lines = [
         f"# Evidence for {', '.join(manifest.rows)}", "",
@@ -82,7 +82,7 @@ def write_environment(records: Sequence[RunRecord]) -> bytes:
     return (json.dumps(found, indent=1) + "\n").encode()
 
 
-def write_crate(manifest: Manifest, records: Mapping[str, RunRecord]) -> bytes:
+def write_crate(manifest: BundleManifest, records: Mapping[str, RunRecord]) -> bytes:
     """Return ro-crate-metadata.json: every run is an action of this software, its record and predictions are the results.
 
     Neither the crate nor an action names a person, which the profile recommends: who ran it is private.

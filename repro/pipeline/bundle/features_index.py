@@ -153,7 +153,7 @@ def _reduce(level: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def write_index(index: FeaturesIndex) -> bytes:
+def format_index(index: FeaturesIndex) -> bytes:
     """Return the index as JSON, a clip a line."""
     return (json.dumps(index.model_dump(mode="json"), indent=0, ensure_ascii=False) + "\n").encode()
 

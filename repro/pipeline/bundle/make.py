@@ -30,11 +30,11 @@ from repro.pipeline.bundle.contents import (
     PAGE,
     REPORT,
     BundledFile,
-    Manifest,
+    BundleManifest,
     find_rules,
 )
 from repro.pipeline.bundle.descriptions import write_codecheck, write_crate, write_environment, write_report
-from repro.pipeline.bundle.features_index import index_features, write_index
+from repro.pipeline.bundle.features_index import format_index, index_features
 from repro.pipeline.bundle.private import PERSONAL_KEYS, Private, describe_private
 from repro.records.record import RunRecord, StoredRun, stored_run
 from repro.table.own import OwnRow
@@ -54,7 +54,7 @@ PIXELS = b"\x89PNG"
 class Bundle:
     """What was written."""
 
-    manifest: Manifest
+    manifest: BundleManifest
     bytes: int
 
 
@@ -105,16 +105,16 @@ def write_bundle(
         missing += _add_shipped(members, any(row.kind == "smoke" for row in rows))
         index, without = index_features(by_path.values(), workspace, reporter)
         if index.collections:
-            members[FEATURES_INDEX] = write_index(index)
+            members[FEATURES_INDEX] = format_index(index)
         members["environment.json"] = write_environment(list(by_path.values()))
-        manifest = Manifest(
+        manifest = BundleManifest(
             made_by=MADE_BY, rules=find_rules(), rows=tuple(sorted({record.row for record in records})), records=len(by_path),
             features_root=index.merkle_root if index.collections else None, missing=(*missing, *without),
             redacted=tuple(redacted), files={},
         )  # fmt: skip
         members[REPORT] = write_report(manifest, [private.redact(line) for line in verdicts])
         try:
-            members[PAGE] = _render_page(members, rows, Path(folder) / "evidence", render_page)
+            members[PAGE] = _render_bundled_page(members, rows, Path(folder) / "evidence", render_page)
         except NothingToCheckError as error:
             reporter.warn(f"no {PAGE}: {error}")
         members["codecheck.yml"] = write_codecheck(by_path)
@@ -131,7 +131,9 @@ def write_bundle(
     return Bundle(manifest, file.stat().st_size)
 
 
-def _render_page(members: Mapping[str, bytes | Path], rows: Sequence[Row], folder: Path, render: RenderPage) -> bytes:
+def _render_bundled_page(
+    members: Mapping[str, bytes | Path], rows: Sequence[Row], folder: Path, render: RenderPage
+) -> bytes:
     """Return the page of what a bundle has, from a workspace made of it."""
     workspace = Workspace(folder)
     for name, content in members.items():

@@ -22,7 +22,7 @@ from repro.datasets.split import Split, SplitName, name_first_clips
 from repro.judge.evidence import read_evidence
 from repro.judge.rescoring import hash_test_split
 from repro.pipeline.bundle.archive import Archive, BundleError
-from repro.pipeline.bundle.contents import FEATURES_INDEX, MANIFEST, Manifest, parse_manifest
+from repro.pipeline.bundle.contents import FEATURES_INDEX, MANIFEST, BundleManifest, parse_manifest
 from repro.pipeline.bundle.features_index import FeaturesIndex, parse_index
 from repro.readout.predictions import Predictions, read_predictions
 from repro.records.record import RunRecord, StoredRun, find_runs
@@ -38,7 +38,7 @@ class OpenedBundle:
     """A bundle whose files, records and predictions agree."""
 
     path: Path
-    manifest: Manifest
+    manifest: BundleManifest
     records: list[RunRecord]
     index: FeaturesIndex | None
     targets: dict[str, str]
@@ -73,7 +73,7 @@ def open_bundle(path: Path, find_split: Callable[[SplitName], Split | None]) -> 
         finally:
             archive.close()
         try:
-            records = _read_records(path, folder, manifest)
+            records = _read_bundled_records(path, folder, manifest)
             index = _read_index(path, folder, manifest)
             targets = _check_targets(path, records, folder, index, find_split)
             _check_audits(path, folder, records)
@@ -85,7 +85,7 @@ def open_bundle(path: Path, find_split: Callable[[SplitName], Split | None]) -> 
         yield OpenedBundle(path, manifest, records, index, targets)
 
 
-def _check_listed(archive: Archive, manifest: Manifest) -> None:
+def _check_listed(archive: Archive, manifest: BundleManifest) -> None:
     path = archive.path
     twice = [name for name in archive.members if name != MANIFEST and name.rsplit("/", 1)[-1] == MANIFEST]
     if twice:
@@ -105,7 +105,7 @@ def _check_listed(archive: Archive, manifest: Manifest) -> None:
             )
 
 
-def _read_records(path: Path, folder: Path, manifest: Manifest) -> list[RunRecord]:
+def _read_bundled_records(path: Path, folder: Path, manifest: BundleManifest) -> list[RunRecord]:
     records, damaged = read_evidence(find_runs(folder / "runs"))
     if damaged:
         raise BundleError(f"{path}: {damaged[0][1].replace(f'{folder}/', '')}")
@@ -127,7 +127,7 @@ def _read_records(path: Path, folder: Path, manifest: Manifest) -> list[RunRecor
     return records
 
 
-def _read_index(path: Path, folder: Path, manifest: Manifest) -> FeaturesIndex | None:
+def _read_index(path: Path, folder: Path, manifest: BundleManifest) -> FeaturesIndex | None:
     file = folder / FEATURES_INDEX
     if (manifest.features_root is None) == (FEATURES_INDEX in manifest.files):
         raise BundleError(f"{path}: {FEATURES_INDEX} and its root in {MANIFEST}: one without the other")

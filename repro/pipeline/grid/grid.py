@@ -128,12 +128,12 @@ def run_grid(
         data.warn_of_left_out(reporter)
         features = RowFeatures(grid.cells, request.stored_as)
         stages = list_stages(grid.row, data, request.seeds)[:-1]
-        reporter.expect(*stages, _name_readouts(grid))
+        reporter.expect(*stages, _name_cell_readouts(grid))
         inputs = extract_row(grid.row, data, workspace, execution, reporter, features)
-        cells = _Cells(grid, request, inputs, compute, workspace, reporter)
+        cells = _CellReadouts(grid, request, inputs, compute, workspace, reporter)
         with (
             lock_seeds(row.name, grid.row.seeds.choose(request.seeds), workspace),
-            reporter.run_stage(*_name_readouts(grid)),
+            reporter.run_stage(*_name_cell_readouts(grid)),
         ):
             failures = cells.train_missing()
             with reporter.run_part(Part("log to MLflow", None, "")):
@@ -147,7 +147,7 @@ def run_grid(
 
 
 @dataclass(slots=True)
-class _Cells:
+class _CellReadouts:
     """The readouts of a grid's cells: which have records, and training those that do not."""
 
     grid: Grid
@@ -229,7 +229,7 @@ class _Cells:
         return failures
 
 
-def _name_readouts(grid: Grid) -> StageName:
+def _name_cell_readouts(grid: Grid) -> StageName:
     return "readout", f"{grid.row.name}, {len(grid.cells)} cells"
 
 

@@ -117,7 +117,7 @@ def recheck_sample(
             continue
         # Nobody can foresee the sample, and so leave only its clips right.
         chosen = SystemRandom().sample(present, min(count, len(present)))
-        checks.append(_compare(backbone, cells, chosen, store, execution, reporter, len(present)))
+        checks.append(_compare_with_store(backbone, cells, chosen, store, execution, reporter, len(present)))
     # Their features do not say which file lists them.
     for name in _find_own(config.name, workspace) if own is None else ():
         reporter.warn(
@@ -137,7 +137,7 @@ def _find_own(backbone: str, workspace: Workspace) -> list[str]:
     return sorted({folder.name for folder in folders if find_feature_files(folder)})
 
 
-def _compare(
+def _compare_with_store(
     backbone: Backbone,
     cells: Sequence[Cell],
     chosen: Sequence[Clip],

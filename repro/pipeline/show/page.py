@@ -40,7 +40,7 @@ svg{width:100%;max-width:34rem;height:auto;display:block}svg text{fill:currentCo
 """
 
 
-def render_page(view: ClipView, command: str) -> str:
+def render_clip_page(view: ClipView, command: str) -> str:
     """Render what a backbone makes of a clip as an HTML page; everything it names is escaped."""
     config, checkpoint = view.backbone.config, view.backbone.checkpoint_sha256
     title = f"{view.video.name} as {config.name} sees it"

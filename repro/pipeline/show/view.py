@@ -26,7 +26,7 @@ from repro.pipeline.predict import load_row_readout
 from repro.readout.trained import Readout
 from repro.table.row import Row
 from repro.video.decoders import Decoders, Job
-from repro.video.probe import Contents, probe_all
+from repro.video.probe import ClipContents, probe_all
 from repro.video.published import Frames, VideoError, check_file
 from repro.video.sampling import Sampling
 
@@ -83,7 +83,7 @@ class ClipView:
 
     video: Path
     video_sha256: str
-    contents: Contents
+    contents: ClipContents
     backbone: Backbone
     device: str
     times: list[tuple[float, float]] = field(default_factory=list)

@@ -9,7 +9,7 @@ from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, device_from_environment, environment_values
 from repro.features.rates import kind_of
 from repro.plan.doctor.nvidia_smi import ListedGpus, query_gpus
-from repro.plan.doctor.probes import Probe, start_probe
+from repro.plan.doctor.probes import RunningProbe, start_probe
 from repro.plan.plan import RowPlan, make_plan
 from repro.plan.workspace_state import WorkspaceState
 from repro.table.imported import has_imported_features
@@ -44,7 +44,7 @@ class Subject:
         self._probes = {"torch": start_probe("torch", device or self.environment.get("REPRO_DEVICE", ""))}
         self._probes["video"] = start_probe("video")
 
-    def probe(self, name: str) -> Probe:
+    def probe(self, name: str) -> RunningProbe:
         """Return the probe of torch (with the GPU and sgm) or of video (the decoders)."""
         return self._probes[name]
 

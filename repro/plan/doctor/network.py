@@ -15,7 +15,7 @@ TRUE = ("1", "on", "yes", "true")
 """Values, in any case, that huggingface_hub takes for true."""
 
 
-def is_offline(environment: Mapping[str, str]) -> bool:
+def is_network_forbidden(environment: Mapping[str, str]) -> bool:
     """Whether the environment forbids huggingface_hub the network, which reads the first of the two variables that is set."""
     value = next((environment[name] for name in OFFLINE if environment.get(name)), "")
     return value.lower() in TRUE
@@ -29,7 +29,7 @@ def check_hub(subject: Subject) -> Iterator[Finding]:
     parts += ["HF_TOKEN is set"] if environment.get("HF_TOKEN") else []
     found = ", ".join(parts) or "no HF_ variable is set"
     to_download = [item.asset for item in subject.missing if item.asset]
-    if is_offline(environment) and to_download:
+    if is_network_forbidden(environment) and to_download:
         what = f"{found}: the network is forbidden, and {', '.join(to_download)} are not here"
         yield Finding("hub", "warn", what, "run `repro fetch` where the network is allowed, or with --from FOLDER")
     elif environment.get("HF_TOKEN", "").strip() != environment.get("HF_TOKEN", ""):

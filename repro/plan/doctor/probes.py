@@ -26,7 +26,7 @@ CLIPS = {"h264": ("libx264", "mp4"), "mpeg4": ("mpeg4", "avi")}
 Facts = dict[str, Any]
 
 
-class Probe:
+class RunningProbe:
     """A running probe."""
 
     def __init__(self, process: "subprocess.Popen[str]", errors: Any) -> None:
@@ -65,19 +65,19 @@ class Probe:
         return lines[-1][:300] if lines else f"exit code {code}"
 
 
-def start_probe(name: str, *arguments: str) -> Probe:
+def start_probe(name: str, *arguments: str) -> RunningProbe:
     """Start a probe in a process of its own."""
     # The package as it is imported here, whatever the working folder of the process.
     package = Path(__file__).resolve().parents[3]
     paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
     # A file: a probe that prints more errors than a pipe holds would wait for a reader.
-    errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed in Probe.facts
+    errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed in RunningProbe.facts
     command = [sys.executable, "-m", __name__, name, *arguments]
     process = subprocess.Popen(  # noqa: S603  # this module
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
         env=os.environ | {"PYTHONPATH": paths},
     )  # fmt: skip
-    return Probe(process, errors)
+    return RunningProbe(process, errors)
 
 
 def probe_torch(device: str) -> Iterator[Facts]:
@@ -173,11 +173,11 @@ def probe_lock(path: str) -> Iterator[Facts]:
 PROBES: dict[str, Callable[..., Iterator[Facts]]] = {"torch": probe_torch, "video": probe_video, "lock": probe_lock}
 
 
-def main(name: str, *arguments: str) -> None:
+def print_facts(name: str, *arguments: str) -> None:
     for facts in PROBES[name](*arguments):
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print_facts(*sys.argv[1:])

@@ -81,7 +81,7 @@ def pictures(scene: Scene) -> Iterator[Picture]:
     """Yield every frame of a scene, in order."""
     draw = np.random.default_rng([7, scene.seed])
     world = _background(scene, draw)
-    colours = _colours(draw)
+    colours = _generate_coat(draw)
     unit = PLANS[scene.species].scale * scene.height
     for number in range(scene.frames):
         share = number / max(scene.frames - 1, 1)
@@ -109,7 +109,7 @@ def _background(scene: Scene, draw: np.random.Generator) -> Picture:
     return np.clip(world, 0, 255).astype(np.uint8)
 
 
-def _colours(draw: np.random.Generator) -> np.ndarray:
+def _generate_coat(draw: np.random.Generator) -> np.ndarray:
     """Generate four shades of one coat, `[4, 3]`: torso, near limb, far limb, head."""
     coat = draw.integers(30, 226, 3)
     shades: np.ndarray = np.clip(coat + np.array([[0], [-25], [-50], [25]]), 0, 255).astype(np.uint8)

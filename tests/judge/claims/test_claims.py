@@ -21,7 +21,7 @@ from repro.judge.claims.judging import (
     ClaimOutcome,
     ClaimVerdict,
     claims_path,
-    judge_claims,
+    judge_claim_families,
     judge_workspace_claims,
     load_claims,
 )
@@ -99,7 +99,7 @@ def judge(*runs: Runs) -> dict[tuple[str, str], ClaimVerdict]:
     """Verdicts by the names of the two rows."""
     predictions = {id(run): found for part in runs for run, found in part}
     records = [run for part in runs for run, _ in part]
-    found = judge_claims(ROWS, FAMILIES, records, remember_samples(lambda run: predictions[id(run)]))
+    found = judge_claim_families(ROWS, FAMILIES, records, remember_samples(lambda run: predictions[id(run)]))
     return {(claim.above.row, claim.below.row): claim for claim in found}
 
 

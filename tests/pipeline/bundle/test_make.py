@@ -27,9 +27,9 @@ from repro.pipeline.bundle.features_index import (
     IndexedCollection,
     estimate_deviation,
     fingerprint,
+    format_index,
     merkle_root,
     parse_index,
-    write_index,
 )
 from repro.records.record import StoredRun
 from repro.table.rows import load_row
@@ -267,7 +267,7 @@ def test_the_root_commits_to_every_line() -> None:
     made = {"hmdb51": collection()}
     root = merkle_root(made)
     index = FeaturesIndex(merkle_root=root, collections=made)
-    assert parse_index(write_index(index)) == index
+    assert parse_index(format_index(index)) == index
     for changed in (
         {"ucf101": collection()},
         {"hmdb51": collection(features=("a/c", "c/d"))},
@@ -285,4 +285,4 @@ def test_the_root_commits_to_every_line() -> None:
     ):
         assert merkle_root(changed) != root
         with pytest.raises(ValueError, match="Merkle root"):
-            parse_index(write_index(FeaturesIndex(merkle_root=root, collections=changed)))
+            parse_index(format_index(FeaturesIndex(merkle_root=root, collections=changed)))

@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A machine to be described: what probes report, what nvidia-smi prints, and how many GPUs the driver lists."""
     described = SimpleNamespace(facts={"torch": {"torch": TORCH, "gpu": H100}, "video": VIDEO}, visible=1)
 
-    class DescribedProbe(probes.Probe):
+    class DescribedProbe(probes.RunningProbe):
         failure = "not tried"
 
         def __init__(self, name: str, arguments: tuple[str, ...]) -> None:
