@@ -8,7 +8,8 @@ from jaxtyping import Float32, UInt8
 
 from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint
 from repro.backbones.extractor import Backbone, Execution, Noise, Requests, Stream
-from repro.backbones.family import Family, LazyModule
+from repro.backbones.family import Family
+from repro.core import LazyModule
 
 torch, efficientnet = LazyModule("torch"), LazyModule("efficientnet_lite_pytorch")
 precision = LazyModule("repro.backbones.precision")

@@ -1,31 +1,20 @@
 """What a family of backbones implements: one config class, and how its networks are opened, verified and prepared.
 
 Modules that define a family import no torch, which takes seconds: `repro list` reads their configs. They name the modules
-that load networks as LazyModule. repro/backbones/registry.py finds the families.
+that load networks as LazyModule (repro.core). repro/backbones/registry.py finds the families.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from repro.backbones.config import BackboneConfig, Precision
 from repro.backbones.extractor import Execution, Extractor, Requests
 from repro.core.errors import UsageError
 
 ConfigT = TypeVar("ConfigT", bound=BackboneConfig)
-
-
-class LazyModule:
-    """A module that is imported when one of its names is first used."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(import_module(self._name), attribute)
 
 
 @dataclass(frozen=True, slots=True)

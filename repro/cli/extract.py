@@ -26,12 +26,20 @@ from repro.cli.options import (
     parse_numbers,
     parse_shards,
 )
+from repro.core import LazyModule
 from repro.core.console import QuietReporter, Reporter
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.table.requirements import chosen_device
 
+# These import torch and PyAV, which takes seconds: mistakes in the options are reported before.
 if TYPE_CHECKING:
-    from repro.pipeline.extract import Extracted, ExtractRequest
+    from repro.pipeline import extract as extraction
+    from repro.plan import processes
+    from repro.video import decoders
+else:
+    extraction = LazyModule("repro.pipeline.extract")
+    processes = LazyModule("repro.plan.processes")
+    decoders = LazyModule("repro.video.decoders")
 
 
 @Parameter(name="*")
@@ -85,16 +93,12 @@ def extract(
     if devices:
         return _extract_on_devices((source, *more), devices, backbone, options, config, compute, common)
     request = _build_request((source, *more), backbone, options, config, compute)
-
-    # Imports torch, which takes seconds: mistakes in the options are reported before.
-    from repro.pipeline.extract import extract_sources
-
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
     workspace = common.open_workspace()
     with follow_work(reporter, f"extract {' '.join((source, *more))}", workspace, execution.device) as work:
-        extracted = extract_sources(request, workspace, execution, reporter)
+        extracted = extraction.extract_sources(request, workspace, execution, reporter)
         failed = [one for one in extracted if one.done.failed]
         if failed:
             work.failure = (
@@ -116,14 +120,10 @@ def extract(
 
 def _build_request(
     sources: Sequence[str], backbone: str, options: FeatureOptions, config: BackboneOptions, compute: ComputeOptions
-) -> "ExtractRequest":
+) -> "extraction.ExtractRequest":
     timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
     shards = parse_shards(options.shard)
-
-    # Imports torch, which takes seconds: mistakes in the options are reported before.
-    from repro.pipeline.extract import ExtractRequest
-
-    return ExtractRequest(
+    return extraction.ExtractRequest(
         sources=tuple(sources),
         backbones=tuple(backbone.split(",")),
         timesteps=timesteps,
@@ -166,10 +166,7 @@ def _extract_on_devices(
     common: CommonOptions,
 ) -> Exit:
     """Run one process a device, each with a part of the clips, and pack what they stored."""
-    from repro.plan.processes import run_processes
-    from repro.video.decoders import count_spare_cores
-
-    workers = compute.workers or max(1, count_spare_cores() // len(devices))
+    workers = compute.workers or max(1, decoders.count_spare_cores() // len(devices))
     words = ["extract", "--backbone", backbone, "--workers", str(workers), "--json"]
     for name, value in (
         ("--timesteps", options.timesteps),
@@ -192,7 +189,7 @@ def _extract_on_devices(
             *words, "--device", device, "--shard", shard, "--", *sources
         ]  # fmt: skip
     reporter = Reporter(to_stderr=common.as_json)
-    ended = run_processes(commands, reporter)
+    ended = processes.run_processes(commands, reporter)
     parts = [_read_extractions(one.output) for one in ended.values()]
     lost = {name: one.code for (name, one), part in zip(ended.items(), parts, strict=True) if one.code and not part}
     if lost:
@@ -210,11 +207,9 @@ def _extract_on_devices(
             "tries them again"
         )
     if not outer:
-        from repro.pipeline.extract import extract_sources
-
         # Everything is stored: this packs, and computes nothing.
         request = _build_request(sources, backbone, options, config, compute)
-        extract_sources(request, common.open_workspace(), compute.execution("cpu"), QuietReporter())
+        extraction.extract_sources(request, common.open_workspace(), compute.execution("cpu"), QuietReporter())
     return Exit.OK
 
 
@@ -244,7 +239,7 @@ def _merge_extractions(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _extraction_as_json(extracted: "Extracted") -> dict[str, object]:
+def _extraction_as_json(extracted: "extraction.Extracted") -> dict[str, object]:
     done = extracted.done
     return {
         "collection": extracted.collection,

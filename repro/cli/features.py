@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
@@ -21,8 +22,15 @@ from repro.cli.options import (
     parse_numbers,
     require_output,
 )
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_sentence
 from repro.core.errors import Exit, UsageError
+
+# Takes a while to import, and help needs none of it.
+if TYPE_CHECKING:
+    from repro.pipeline.sharing import share
+else:
+    share = LazyModule("repro.pipeline.sharing.share")
 
 features = App(
     name="features",
@@ -56,15 +64,12 @@ def features_export(
         file: The safetensors file to write; NAME.parquet and NAME.md are written next to it.
         backbone: A name from configs/backbones.
     """
-    # Imported here, as it takes a while and help needs none of it.
-    from repro.pipeline.sharing.share import export_features
-
     settings = load_backbone(backbone, config.changes(), *precision)
     if timesteps and settings.axes().timesteps is None:
         raise UsageError(f"--timesteps: {backbone} has no timesteps")
     require_output("FILE", file)
     cells = choose_cells(settings, parse_numbers("--timesteps", timesteps), parse_layers(layers))
-    card = export_features(dataset, settings, cells, file, common.open_workspace())
+    card = share.export_features(dataset, settings, cells, file, common.open_workspace())
     if common.as_json:
         print(json.dumps(card.model_dump(mode="json"), indent=1))
         return Exit.OK
@@ -87,10 +92,8 @@ def features_import(file: Path, /, *, common: CommonOptions = COMMON) -> Exit:
     Args:
         file: The safetensors file that `repro features export` wrote; its parquet file is next to it.
     """
-    from repro.pipeline.sharing.share import import_features
-
     reporter = Reporter(to_stderr=common.as_json)
-    done = import_features(file, common.open_workspace(), reporter)
+    done = share.import_features(file, common.open_workspace(), reporter)
     if common.as_json:
         report = {
             "sha256": done.sha256, "store": str(done.store.folder), "added": done.added, "reused": done.reused,

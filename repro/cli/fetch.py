@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions, FlagOption, load_requested_rows
+from repro.core import LazyModule
 from repro.core.config import is_config_path
 from repro.core.console import Reporter, format_columns, print_line, print_lines, wrap_words
 from repro.core.disk import format_size
@@ -23,8 +24,11 @@ from repro.table.requirements import MissingItem, missing_of_rows
 from repro.table.row import Row, row_backbone
 from repro.table.rows import extra_names, is_smoke_row, row_names
 
+# Imports huggingface_hub, which reads at import what quiet_libraries sets.
 if TYPE_CHECKING:
-    from repro.fetch.bring import Need
+    from repro.fetch import bring
+else:
+    bring = LazyModule("repro.fetch.bring")
 
 
 def fetch(
@@ -63,9 +67,6 @@ def fetch(
             f"--from {from_}: {len(chosen)} things are to be fetched: name a folder that has all their files"
         )
     quiet_libraries()
-    # Imported here because it imports huggingface_hub, which reads at import what quiet_libraries sets.
-    from repro.fetch import bring
-
     hashes, reporter = FileHashes(workspace.hashes), Reporter(to_stderr=common.as_json)
     needs = bring.list_needs(chosen, from_, hashes, prepare=not no_prepare)
     _print_terms(needs, reporter, accepted=accept_license)
@@ -134,11 +135,8 @@ def _resolve_names(
     return rows, [known[name] for name in dict.fromkeys(found)]
 
 
-def _print_terms(needs: "Sequence[Need]", reporter: Reporter, *, accepted: bool) -> None:
+def _print_terms(needs: "Sequence[bring.Need]", reporter: Reporter, *, accepted: bool) -> None:
     """Print what is to be downloaded and under which licence; addresses on lines of their own, so that they can be copied."""
-    # Imported here, as in fetch.
-    from repro.fetch.bring import count_remaining, count_unpacked, explain_request
-
     new = [need for need in needs if need.files]
     for need in new:
         asset = need.asset
@@ -154,11 +152,11 @@ def _print_terms(needs: "Sequence[Need]", reporter: Reporter, *, accepted: bool)
     for need in needs:
         # With the licences accepted, the rest is brought first, and this is printed at the end.
         if need.is_requested and not accepted:
-            for line in _wrap(explain_request(need.asset), reporter):
+            for line in _wrap(bring.explain_request(need.asset), reporter):
                 reporter.line(line)
     if new:
-        total = sum(count_remaining(need.asset, file) for need in new for file in need.missing)
-        unpacked = sum(count_unpacked(need) for need in needs)
+        total = sum(bring.count_remaining(need.asset, file) for need in new for file in need.missing)
+        unpacked = sum(bring.count_unpacked(need) for need in needs)
         reporter.line(
             f"{format_size(total)} to download"
             + (f", about {format_size(unpacked)} more once unpacked" if unpacked else "")

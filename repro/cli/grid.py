@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -23,11 +23,18 @@ from repro.cli.options import (
     require_number,
 )
 from repro.cli.run import require_ready
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit, MissingError
 from repro.core.workspace import Workspace
 from repro.pipeline.grid import report
 from repro.pipeline.grid.report import GridResult
+
+# Imports torch, which takes seconds: mistakes in the options are reported before.
+if TYPE_CHECKING:
+    from repro.pipeline.grid import grid as grids
+else:
+    grids = LazyModule("repro.pipeline.grid.grid")
 
 
 @Parameter(name="*")
@@ -92,14 +99,11 @@ def grid(
     timesteps = parse_numbers("--timesteps", options.timesteps)
     layers = parse_numbers("--layers", options.layers)
 
-    # Imports torch, which takes seconds: mistakes in the options are reported before.
-    from repro.pipeline.grid.grid import PROTOCOLS, GridRequest, plan_grid, run_grid
-
-    request = GridRequest(
+    request = grids.GridRequest(
         timesteps=timesteps,
         layers=layers,
         head=options.head,
-        protocols=PROTOCOLS if protocol == "both" else (protocol or found.default_protocol,),
+        protocols=grids.PROTOCOLS if protocol == "both" else (protocol or found.default_protocol,),
         seeds=seeds,
         stored_as=STORED_AS[options.stored_as or "fp32"],
         jobs=options.jobs or 1,
@@ -107,13 +111,13 @@ def grid(
         all_predictions=options.all_predictions,
     )
     # Planned before files are checked: a row whose features are no cell of the grid is refused whatever is missing.
-    cells = plan_grid(found, request).cells
+    cells = grids.plan_grid(found, request).cells
     device = require_ready(found, workspace, compute.device)
     training = open_compute(device, deterministic=compute.deterministic, together=compute.together)
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(device, reporter.line)
     with follow_work(reporter, f"grid {found.name}", workspace, device) as work:
-        result, failures = run_grid(found, request, workspace, execution, training, reporter)
+        result, failures = grids.run_grid(found, request, workspace, execution, training, reporter)
         if failures:
             work.failure = f"{len(failures)} of {len(cells) * len(request.protocols)} cells failed"
     print_grid(result, workspace, as_json=common.as_json)
@@ -127,8 +131,6 @@ def grid(
 
 def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> None:
     """Print a table for each protocol, what its rule selects, and where the report is."""
-    from repro.pipeline.grid.grid import PROTOCOLS, report_paths
-
     if as_json:
         print(json.dumps(report.grid_as_json(result) if result.runs else {}, indent=1))
         return
@@ -143,10 +145,10 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
     print_line()
     for line in report.format_summary(result):
         print_sentence(line, indent=11)
-    for other in PROTOCOLS:
+    for other in grids.PROTOCOLS:
         if other not in result.protocols:
             option = "both" if other == "held-out" else other
             print_sentence(f"for the {other} selection too: the same command with --protocol {option}")
-    print_sentence("written " + ", ".join(str(path) for path in report_paths(result, workspace)))
+    print_sentence("written " + ", ".join(str(path) for path in grids.report_paths(result, workspace)))
     if result.row.published:
         print_line("`repro check` judges")

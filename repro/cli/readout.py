@@ -22,14 +22,27 @@ from repro.cli.options import (
     load_requested_row,
     open_compute,
 )
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
+from repro.records.record import RunRecord, stored_run
 from repro.table.requirements import chosen_device
 from repro.table.row import Row
 
+# These import torch, NumPy and pyarrow: mistakes and missing features are reported before.
 if TYPE_CHECKING:
-    from repro.records.record import RunRecord
+    from repro.judge.scores import intervals
+    from repro.pipeline import row as pipeline_row
+    from repro.pipeline import stored_row
+    from repro.readout import metrics
+    from repro.readout import predictions as prediction_files
+else:
+    intervals = LazyModule("repro.judge.scores.intervals")
+    pipeline_row = LazyModule("repro.pipeline.row")
+    stored_row = LazyModule("repro.pipeline.stored_row")
+    metrics = LazyModule("repro.readout.metrics")
+    prediction_files = LazyModule("repro.readout.predictions")
 
 
 @Parameter(name="*")
@@ -70,25 +83,22 @@ def readout(
     found, workspace = load_requested_row(row, precision), common.open_workspace()
     device = chosen_device(training.device)
 
-    from repro.pipeline.stored_row import open_stored_row
-
     workspace.require_writable()
     # Missing features are reported before torch is imported, which takes seconds.
-    inputs = open_stored_row(found, workspace, allow_damaged=allow_damaged)
+    inputs = stored_row.open_stored_row(found, workspace, allow_damaged=allow_damaged)
     compute = open_compute(
         device, training.training_precision, deterministic=training.deterministic, together=training.together
     )
-
-    from repro.pipeline.row import RowRequest, train_readouts
-
     reporter = Reporter(to_stderr=common.as_json)
     with follow_work(reporter, f"readout {found.name}", workspace, device):
-        records = train_readouts(inputs, RowRequest(seeds, protocol), workspace, compute, reporter)
+        records = pipeline_row.train_readouts(
+            inputs, pipeline_row.RowRequest(seeds, protocol), workspace, compute, reporter
+        )
     print_records(found, records, workspace, as_json=common.as_json)
     return Exit.OK
 
 
-def print_records(row: Row, records: "Sequence[RunRecord]", workspace: Workspace, *, as_json: bool) -> None:
+def print_records(row: Row, records: Sequence[RunRecord], workspace: Workspace, *, as_json: bool) -> None:
     """Print the scores of a row's runs, and whether `repro check` judges them; with `as_json` the records instead."""
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
@@ -119,29 +129,25 @@ def print_records(row: Row, records: "Sequence[RunRecord]", workspace: Workspace
         print_sentence("`repro check` judges")
 
 
-def describe_own_scores(row: Row, record: "RunRecord", workspace: Workspace) -> list[str]:
+def describe_own_scores(row: Row, record: RunRecord, workspace: Workspace) -> list[str]:
     """Return what a score on few clips is worth: what guessing reaches, the score's interval, and the score of each class."""
-    # Imported here, as the records above were made by torch, NumPy and the rest, and the other verbs of this module are not.
-    from repro.judge.scores.intervals import wilson_interval
-    from repro.readout.metrics import average_precision_by_class, count_confusions
-    from repro.readout.predictions import read_predictions
-    from repro.records.record import stored_run
-
     selected = record.best_epoch_on_held_out or record.best_epoch_on_test
     # Of a row's own cell: they have scores of every clip.
-    predictions = read_predictions(stored_run(workspace.runs, row.name, record.seed, record.run).predictions_path)
+    predictions = prediction_files.read_predictions(
+        stored_run(workspace.runs, row.name, record.seed, record.run).predictions_path
+    )
     scores, targets = predictions.scores_after(selected.epoch), predictions.targets
-    right, clips = count_confusions(scores, targets).diagonal(), targets.sum(axis=0)
+    right, clips = metrics.count_confusions(scores, targets).diagonal(), targets.sum(axis=0)
     guess = f"guessing {100 * record.chance[row.metric]:.2f}, the classes' frequencies {100 * record.class_prior[row.metric]:.2f}"
     lines = [f"seed {record.seed}, {row.metric} without looking at the videos: {guess}"]
     single = row.metric == "top1"
     if single:
-        low, high = wilson_interval(right.sum() / len(targets), len(targets))
+        low, high = intervals.wilson_interval(right.sum() / len(targets), len(targets))
         lines.append(
             f"{right.sum()} of {len(targets)} test clips are right; 95 % interval of so few clips: {low:.0f} to "
             f"{high:.0f} %"
         )
-    precisions = average_precision_by_class(scores, targets)
+    precisions = metrics.average_precision_by_class(scores, targets)
     for label, name in enumerate(predictions.classes):
         found = (
             f"{right[label]} of {clips[label]} test clips"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,7 @@ from repro.cli.options import (
 )
 from repro.cli.plan import print_plan
 from repro.cli.readout import ReadoutOptions, print_records, readout
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_line, print_lines, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
@@ -32,6 +33,14 @@ from repro.table import requirements
 from repro.table.imported import explain_imported, has_imported_features
 from repro.table.requirements import missing_of_rows
 from repro.table.row import Row
+
+# These import torch, which takes seconds: what is missing is reported before.
+if TYPE_CHECKING:
+    from repro.pipeline import row as pipeline_row
+    from repro.pipeline import several_rows
+else:
+    pipeline_row = LazyModule("repro.pipeline.row")
+    several_rows = LazyModule("repro.pipeline.several_rows")
 
 
 @Parameter(name="*")
@@ -120,25 +129,21 @@ def run(
         refuse_missing(blocked, workspace)
     device = require_ready(rows[0], workspace, compute.device)
     training = open_compute(device, deterministic=compute.deterministic, together=compute.together)
-
-    from repro.pipeline.row import RowRequest, run_row  # imports torch, which takes seconds
-    from repro.pipeline.several_rows import run_rows
-
     reporter = Reporter(to_stderr=common.as_json)
     for found in rows:
         for config in found.own_datasets.values():
             for note in open_dataset(config, workspace).notes:
                 reporter.line(f"{'data':<11} {note}")
-    request = RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing)
+    request = pipeline_row.RowRequest(options.seeds, options.protocol, options.limit, options.allow_missing)
     execution = compute.execution(device, reporter.line)
     if len(rows) == 1 and not blocked:
         with follow_work(reporter, f"run {rows[0].name}", workspace, device):
-            records = run_row(rows[0], request, workspace, execution, training, reporter)
+            records = pipeline_row.run_row(rows[0], request, workspace, execution, training, reporter)
         print_records(rows[0], records, workspace, as_json=common.as_json)
         return Exit.OK
     names = " ".join(found.name for found in rows[:3]) + ("" if len(rows) <= 3 else f" and {len(rows) - 3} more rows")
     with follow_work(reporter, f"run {names}", workspace, device) as work:
-        result = run_rows(rows, request, workspace, execution, training, reporter)
+        result = several_rows.run_rows(rows, request, workspace, execution, training, reporter)
         if result.failures:
             work.failure = f"{len(result.failures)} of {len(rows)} rows failed: {', '.join(result.failures)}"
     if common.as_json:

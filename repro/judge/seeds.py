@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import chdtri, ndtr, stdtrit
 
 from repro.judge.outcome import ALPHA, TIE, Outcome, is_different, is_equivalent, quantile, standard_error
 
@@ -74,8 +75,6 @@ def decision_power(
         difference: Mean of all possible runs less the published value; with `published_varies`, less the authors' own mean.
         published_varies: The published value is another run, with the same spread, rather than a given number.
     """
-    from scipy.special import ndtr
-
     sampled = standard_error(spread * _chi_steps(seeds - 1), seeds)
     error = spread * np.sqrt(published_varies + 1 / seeds)
 
@@ -159,7 +158,6 @@ def seeds_for_gap(
     Returns:
         The number, None if none up to `most` is enough.
     """
-    from scipy.special import ndtr, stdtrit
 
     def find_power(seeds: int) -> float:
         freedom, error = 2 * (seeds - 1), spread * np.sqrt(2 / seeds)
@@ -200,7 +198,5 @@ def rate_outcomes(
 @lru_cache(maxsize=1024)
 def _chi_steps(freedom: int) -> Values:
     """Return equally likely values of a sample standard deviation over the true one."""
-    from scipy.special import chdtri
-
     steps: Values = np.sqrt(chdtri(freedom, (np.arange(STEPS) + 0.5) / STEPS) / freedom)
     return steps

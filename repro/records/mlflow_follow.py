@@ -10,12 +10,21 @@ import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from repro.core import LazyModule
 from repro.core.locks import wait_for_lock
 from repro.core.workspace import Workspace, tracking_from_environment
 from repro.records.mlflow_view import import_mlflow
 from repro.records.record import StoredRun
 from repro.records.training_log import is_training, load_training_log
+
+# These import mlflow: import_mlflow comes first and silences what it warns of.
+if TYPE_CHECKING:
+    from repro.records import mlflow_database, mlflow_live_run
+else:
+    mlflow_database = LazyModule("repro.records.mlflow_database")
+    mlflow_live_run = LazyModule("repro.records.mlflow_live_run")
 
 LOCK_PATIENCE = 30.0
 """Seconds to wait for another process that logs to the workspace's database."""
@@ -72,10 +81,6 @@ def follow_trainings(workspace: Workspace, logs: list[Path], seconds: float) -> 
 
 
 def _send_news(workspace: Workspace, training: _Followed, *, last: bool) -> None:
-    # Here, because they import mlflow.
-    from repro.records.mlflow_database import LogRequest
-    from repro.records.mlflow_live_run import LiveRun
-
     stored = training.stored
     # Asked before the log is read, which then has all that the training wrote.
     trains = is_training(stored.log_path)
@@ -91,7 +96,7 @@ def _send_news(workspace: Workspace, training: _Followed, *, last: bool) -> None
         else wait_for_lock(workspace.mlflow_lock, lambda: None, time.monotonic() + LOCK_PATIENCE)
     )
     with lock:
-        live = LiveRun(LogRequest(workspace, lambda _: None, tracking), log)
+        live = mlflow_live_run.LiveRun(mlflow_database.LogRequest(workspace, lambda _: None, tracking), log)
         if not training.run_id:
             training.run_id, training.sent = live.open_run()
         live.send_epochs(training.run_id, training.sent)

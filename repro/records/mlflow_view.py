@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from repro.core import LazyModule
 from repro.core.console import Reporter
 from repro.core.errors import UsageError, state_reason
 from repro.core.files import set_aside
@@ -24,8 +25,12 @@ from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 from repro.records.training_log import find_ended_logs
 
+# These import mlflow, which takes seconds; import_mlflow comes first and silences what it warns of.
 if TYPE_CHECKING:
-    from repro.records.mlflow_database import LogRequest, RunFigures
+    from repro.records import mlflow_database, mlflow_live_run
+else:
+    mlflow_database = LazyModule("repro.records.mlflow_database")
+    mlflow_live_run = LazyModule("repro.records.mlflow_live_run")
 
 PATIENCE = 300.0
 """Seconds to wait for a database that another program holds locked. The processes of this project wait without a limit."""
@@ -78,7 +83,7 @@ def track_runs(
     rebuild: bool = False,
     patience: float = math.inf,
     verdicts: Mapping[str, str] | None = None,
-    figures: Mapping[str, "RunFigures"] | None = None,
+    figures: Mapping[str, "mlflow_database.RunFigures"] | None = None,
 ) -> bool:
     """Log every complete run of the workspace that MLflow does not have yet; returns whether it has all now.
 
@@ -186,10 +191,10 @@ def _describe_failure(error: Exception, tracking: Tracking) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)[:160]
 
 
-def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogRequest", reporter: Reporter) -> int | None:
+def _log_to_database(
+    runs: list[tuple[StoredRun, RunRecord]], request: "mlflow_database.LogRequest", reporter: Reporter
+) -> int | None:
     """Log to the workspace's database; returns how many runs were logged, or None if it could not be used, which was reported."""
-    from repro.records import mlflow_database
-
     workspace, deadline = request.workspace, time.monotonic() + PATIENCE
     while True:
         try:
@@ -220,14 +225,11 @@ def _log_to_database(runs: list[tuple[StoredRun, RunRecord]], request: "LogReque
             ) from error
 
 
-def _log_and_end(runs: list[tuple[StoredRun, RunRecord]], request: "LogRequest") -> int:
+def _log_and_end(runs: list[tuple[StoredRun, RunRecord]], request: "mlflow_database.LogRequest") -> int:
     """Log the records, and mark the runs of trainings that ended without one; returns how many records were logged."""
-    from repro.records.mlflow_database import log_missing_runs
-    from repro.records.mlflow_live_run import LiveRun
-
-    logged = log_missing_runs(runs, request)
+    logged = mlflow_database.log_missing_runs(runs, request)
     for log in find_ended_logs(request.workspace.runs):
-        LiveRun(request, log).end_if_running()
+        mlflow_live_run.LiveRun(request, log).end_if_running()
     return logged
 
 

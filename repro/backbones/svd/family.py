@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.backbones.extractor import Execution, Extractor, Requests
-from repro.backbones.family import Comparison, Deviation, Family, LazyModule, Note, Skipped
+from repro.backbones.family import Comparison, Deviation, Family, Note, Skipped
 from repro.backbones.svd.config import SvdConfig
+from repro.core import LazyModule
 
 if TYPE_CHECKING:
     from repro.backbones.svd import checkpoint as checkpoint_file

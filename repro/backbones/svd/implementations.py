@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repro.backbones.config import OtherInputs
-from repro.backbones.family import LazyModule
 from repro.backbones.svd import text_files
 from repro.backbones.svd.config import SvdArchitecture
 from repro.backbones.svd.networks import Implementation, Needs, Networks
 from repro.backbones.svd.text import embed_texts
 from repro.backbones.svd.with_diffusers import DiffusersNetworks
+from repro.core import LazyModule
 from repro.core.errors import MissingError
 
 if TYPE_CHECKING:

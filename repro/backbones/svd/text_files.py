@@ -6,7 +6,7 @@ The readers of annotation files are imported where texts are class names: `repro
 from typing import TYPE_CHECKING
 
 from repro.backbones.config import OtherInputs, Positive
-from repro.backbones.family import LazyModule
+from repro.core import LazyModule
 from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import FileHashes

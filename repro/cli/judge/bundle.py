@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions, command_for_row, find_row
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
@@ -17,6 +18,20 @@ from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
 from repro.table.rows import row_names
+
+# These import NumPy, pyarrow or matplotlib, which help and refusals do not need.
+if TYPE_CHECKING:
+    from repro.judge import evidence
+    from repro.pipeline.bundle import make
+    from repro.report import contents as page_contents
+    from repro.report import page as report_page
+    from repro.smoke import golden as golden_values
+else:
+    evidence = LazyModule("repro.judge.evidence")
+    make = LazyModule("repro.pipeline.bundle.make")
+    page_contents = LazyModule("repro.report.contents")
+    report_page = LazyModule("repro.report.page")
+    golden_values = LazyModule("repro.smoke.golden")
 
 
 def bundle(
@@ -40,15 +55,11 @@ def bundle(
         raise UsageError("expected a row, or all: as `repro bundle ucf_hmdb -o ucf_hmdb.zip`")
     if output.suffix != ".zip":
         raise UsageError(f"--output {output}: expected a name that ends in .zip")
-    # Imported here: they import NumPy and pyarrow, which help does not need.
-    from repro.judge.evidence import read_evidence
-    from repro.pipeline.bundle.make import write_bundle
-
     workspace, reporter = common.open_workspace(), Reporter(to_stderr=common.as_json)
     named = {row.name: row for row in map(find_row, dict.fromkeys(name for name in rows if name != "all"))}
     chosen = {name: find_row(name) for name in row_names()} | named if "all" in rows else named
     runs = [run for run in find_runs(workspace.runs) if run.folder.parent.name in chosen]
-    records, damaged = read_evidence(runs)
+    records, damaged = evidence.read_evidence(runs)
     for _, why in damaged:
         reporter.warn(f"{why}: left out")
     verdicts, left_out = judge_rows(rows_with_expected(table_path()), records)
@@ -64,7 +75,7 @@ def bundle(
         raise NothingToCheckError(f"no run record of a published row in {workspace.runs}: run one with `repro ROW`")
     lines, _ = describe_verdicts([verdict for verdict in verdicts if verdict.expected.row in found], records)
     used: list[Row] = [row for name, row in chosen.items() if name in found]
-    made = write_bundle(output, used, records, lines, workspace, reporter, _render_page)
+    made = make.write_bundle(output, used, records, lines, workspace, reporter, _render_page)
     manifest = made.manifest
     if common.as_json:
         print(json.dumps({"file": str(output), "bytes": made.bytes, **manifest.model_dump(mode="json")}, indent=1))
@@ -81,11 +92,7 @@ def bundle(
 
 
 def _render_page(rows: Sequence[Row], workspace: Workspace) -> str:
-    # Imported here: it imports matplotlib, which takes a second.
-    from repro.report.contents import gather_contents
-    from repro.report.page import render_page
-
-    return render_page(gather_contents(rows, workspace))
+    return report_page.render_page(page_contents.gather_contents(rows, workspace))
 
 
 def describe_verdicts(
@@ -95,14 +102,11 @@ def describe_verdicts(
 
     Verdicts are wrapped to `width` columns. The smoke job's rows are compared with their golden values, on any machine within the tolerance of those.
     """
-    # Imported here: it imports NumPy, and reads files that only the smoke job's rows need.
-    from repro.smoke.golden import judge_scores, load_golden
-
     lines = [line for verdict in verdicts for line in wrap_verdict(verdict, width)]
     code = exit_code(verdicts, strict=False)
     smoke = [record for record in records if record.kind == "smoke"]
     by_row = {name: [r for r in smoke if r.row == name] for name in dict.fromkeys(record.row for record in smoke)}
-    for found in judge_scores(by_row, load_golden()) if smoke else ():
+    for found in golden_values.judge_scores(by_row, golden_values.load_golden()) if smoke else ():
         golden = "no golden value" if found.golden is None else f"golden {found.golden:.2f}, within {found.tolerance:g}"
         where = f"{found.row} seed {found.seed}"
         lines.append(f"{where:<26} {found.outcome:<10} {found.metric} {found.measured:.2f} ({golden})")

@@ -13,6 +13,7 @@ from repro.backbones.extractor import Execution
 from repro.cli.judge.bundle import describe_verdicts
 from repro.cli.judge.bundle_options import BundleOptions
 from repro.cli.options import command_for_row
+from repro.core import LazyModule
 from repro.core.console import Reporter, escape_text, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace
@@ -22,14 +23,24 @@ from repro.judge.formats import format_left_out, verdict_as_json
 from repro.judge.verdict import exit_code, judge_rows
 from repro.pipeline.bundle.contents import compare_origin
 from repro.pipeline.bundle.read import OpenedBundle, find_annotated_split, open_bundle
-from repro.pipeline.row_data import RowData
+from repro.pipeline.row_data import ReadoutInputs, RowData
 from repro.table.requirements import chosen_device
 from repro.table.rows import load_row
 
+# These import torch or the video library: only what is computed again, and the smoke job's clips, need them.
 if TYPE_CHECKING:
-    from repro.pipeline.bundle.repeat import Repetition
-    from repro.pipeline.bundle.spot_check import SpotCheck
-    from repro.pipeline.row_data import ReadoutInputs
+    from repro.pipeline import stored_row
+    from repro.pipeline.bundle import repeat, spot_check
+    from repro.pipeline.sharing import share
+    from repro.smoke import clips
+    from repro.smoke import golden as golden_values
+else:
+    stored_row = LazyModule("repro.pipeline.stored_row")
+    repeat = LazyModule("repro.pipeline.bundle.repeat")
+    spot_check = LazyModule("repro.pipeline.bundle.spot_check")
+    share = LazyModule("repro.pipeline.sharing.share")
+    clips = LazyModule("repro.smoke.clips")
+    golden_values = LazyModule("repro.smoke.golden")
 
 
 def check_bundle(path: Path, depth: BundleOptions, workspace: Workspace, *, strict: bool, as_json: bool) -> Exit:
@@ -108,73 +119,61 @@ def check_bundle(path: Path, depth: BundleOptions, workspace: Workspace, *, stri
 def _find_split(name: SplitName, workspace: Workspace) -> Split | None:
     """Return a split as this machine knows it without the bundle; None if it does not."""
     if name.dataset == "smoke":
-        # Imported here: it imports the video library, which only the smoke job's clips need.
-        from repro.smoke.clips import rendered_splits
-
-        return rendered_splits(workspace.smoke).get(name.split)
+        return clips.rendered_splits(workspace.smoke).get(name.split)
     return find_annotated_split(name, workspace)
 
 
 def _check_features(
     opened: OpenedBundle, depth: BundleOptions, nonce: str, workspace: Workspace, reporter: Reporter
-) -> list["SpotCheck"]:
-    # Imported here: it imports torch, which the rest of a check does not need.
-    from repro.pipeline.bundle.spot_check import Draw, check_row_features
-
+) -> list["spot_check.SpotCheck"]:
     if opened.index is None:
         raise UsageError(f"--sample: {opened.path} has no features.index, so there is nothing to compare clips with")
     execution = Execution(chosen_device(depth.device))
-    draw, checks = Draw(depth.sample or 0, nonce), dict[tuple[str, str], "SpotCheck"]()
+    draw, checks = spot_check.Draw(depth.sample or 0, nonce), dict[tuple[str, str], "spot_check.SpotCheck"]()
     for record in {(r.row, r.features.key, r.features.cell): r for r in opened.records}.values():
         if record.kind in ("smoke", "own"):
             reporter.warn(f"{record.row}: its clips are not of a published data set: not extracted again")
             continue
         # Rows share features: each column is checked once.
         row = load_row(record.row)
-        for check in check_row_features(row, record, opened.index, draw, workspace, execution, reporter):
+        for check in spot_check.check_row_features(row, record, opened.index, draw, workspace, execution, reporter):
             checks.setdefault((check.dataset, check.features), check)
     return list(checks.values())
 
 
 def _repeat_readouts(
     opened: OpenedBundle, depth: BundleOptions, workspace: Workspace, reporter: Reporter
-) -> "Repetition":
-    # Imported here, as above.
-    from repro.pipeline.bundle.repeat import repeat_readouts
-    from repro.pipeline.sharing.share import import_features
-    from repro.smoke.golden import load_golden
-
+) -> "repeat.Repetition":
     smoke = {record.row for record in opened.records if record.kind == "smoke"}
-    tolerance = dict.fromkeys(smoke, load_golden().tolerance.model_dump() if smoke else {})
+    tolerance = dict.fromkeys(smoke, golden_values.load_golden().tolerance.model_dump() if smoke else {})
     with TemporaryDirectory(prefix="repro-features-") as folder:
         if depth.features:
             elsewhere = Workspace(Path(folder))
             for file in depth.features:
-                import_features(file, elsewhere, reporter)
+                share.import_features(file, elsewhere, reporter)
             workspace = elsewhere
         inputs = {
             name: _open_inputs(name, kind, workspace)
             for name, kind in {record.row: record.kind for record in opened.records}.items()
         }
-        return repeat_readouts(opened.records, inputs, opened.index, chosen_device(depth.device), tolerance, reporter)
+        return repeat.repeat_readouts(
+            opened.records, inputs, opened.index, chosen_device(depth.device), tolerance, reporter
+        )
 
 
-def _open_inputs(name: str, kind: str, workspace: Workspace) -> "ReadoutInputs | str":
+def _open_inputs(name: str, kind: str, workspace: Workspace) -> ReadoutInputs | str:
     """Return features and splits of a row as far as they are here, or what is missing."""
-    from repro.pipeline.stored_row import open_stored_row
-    from repro.smoke.clips import rendered_splits
-
     if kind == "own":
         return "rows of own clips are trained again by `repro readout` and their row file"
     # The list of the smoke job's clips is no file.
-    data = RowData(rendered_splits(workspace.smoke / "clips")) if kind == "smoke" else None
+    data = RowData(clips.rendered_splits(workspace.smoke / "clips")) if kind == "smoke" else None
     try:
-        return open_stored_row(load_row(name), workspace, allow_damaged=True, data=data)
+        return stored_row.open_stored_row(load_row(name), workspace, allow_damaged=True, data=data)
     except MissingError as error:
         return str(error)
 
 
-def _repetition_as_json(repeated: "Repetition | None") -> dict[str, Any] | None:
+def _repetition_as_json(repeated: "repeat.Repetition | None") -> dict[str, Any] | None:
     if repeated is None:
         return None
     runs = [asdict(run) | {"deviation": run.deviation, "wrong": run.wrong} for run in repeated.runs]
@@ -182,7 +181,7 @@ def _repetition_as_json(repeated: "Repetition | None") -> dict[str, Any] | None:
 
 
 def _describe_levels(
-    opened: OpenedBundle, checks: Sequence["SpotCheck"], repeated: "Repetition | None"
+    opened: OpenedBundle, checks: Sequence["spot_check.SpotCheck"], repeated: "repeat.Repetition | None"
 ) -> list[tuple[str, bool, list[str]]]:
     """Return each level of trust, from the lowest, whether it was reached, and lines on how or by which command it can be."""
     kinds = {record.row: record.kind for record in opened.records}
@@ -222,7 +221,7 @@ def _shorten_commands(commands: Sequence[str]) -> list[str]:
     return distinct if len(distinct) <= 3 else [f"{distinct[0]}, and so for the {len(distinct) - 1} other rows"]
 
 
-def _print_repetition(repeated: "Repetition") -> None:
+def _print_repetition(repeated: "repeat.Repetition") -> None:
     if repeated.runs:
         worst = max(repeated.runs, key=lambda run: run.deviation / run.tolerance)
         equal = sum(run.equal_losses for run in repeated.runs)
@@ -242,7 +241,7 @@ def _print_repetition(repeated: "Repetition") -> None:
         print_sentence(f"  not repeated: {of[0]}{f' and {len(of) - 1} more' if of[1:] else ''}: {why}")
 
 
-def _print_check(check: "SpotCheck", nonce: str) -> None:
+def _print_check(check: "spot_check.SpotCheck", nonce: str) -> None:
     compared = len(check.deviations)
     worst = f", worst relative L2 {max(check.deviations.values()):.1e} (limit {check.limit:g})" if compared else ""
     print_sentence(

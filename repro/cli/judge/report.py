@@ -2,15 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_lines
 from repro.core.disk import format_size
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
+
+# These import matplotlib, which takes a second: mistakes are reported before.
+if TYPE_CHECKING:
+    from repro.report import comparison
+    from repro.report import contents as page_contents
+    from repro.report import page as report_page
+else:
+    comparison = LazyModule("repro.report.comparison")
+    page_contents = LazyModule("repro.report.contents")
+    report_page = LazyModule("repro.report.page")
 
 
 def report(
@@ -46,21 +57,17 @@ def report(
         raise UsageError(f"--output {output}: expected the name of an .html or .md file")
     if (output.suffix.lower() == ".md") != (format_ == "markdown"):
         raise UsageError(f"--output {output}: --format {format_} writes a file that ends with .{ending}")
-    # Imports matplotlib, which takes a second: mistakes are reported before.
-    from repro.report.contents import gather_contents
-    from repro.report.page import list_drawings, render_markdown, render_page
-
     reporter = Reporter(to_stderr=common.as_json)
-    contents = gather_contents(rows, common.open_workspace(), reporter.warn)
+    contents = page_contents.gather_contents(rows, common.open_workspace(), reporter.warn)
     if format_ == "markdown":
-        page = render_markdown(contents)
+        page = report_page.render_markdown(contents)
     else:
         with reporter.progress("report", len(contents.rows)) as advance:
-            page = render_page(contents, advance)
+            page = report_page.render_page(contents, advance)
     written, page_bytes = [output], page.encode(errors="backslashreplace")
     write_bytes(output, page_bytes, by_user=True)
     if figures is not None:
-        for drawing in list_drawings(contents):
+        for drawing in report_page.list_drawings(contents):
             files = {"svg": drawing.render_file("svg"), "png": drawing.render_file("png")}
             files["csv"] = drawing.render_csv().encode(errors="backslashreplace")
             for kind, content in files.items():
@@ -76,12 +83,9 @@ def report(
 
 
 def _compare(first: Path, second: Path, *, as_json: bool) -> Exit:
-    # Imported here, as above.
-    from repro.report.comparison import compare_places, format_comparison
-
-    found = compare_places(first, second)
+    found = comparison.compare_places(first, second)
     if as_json:
         print(json.dumps({"comparison": found.as_json()}, indent=1))
     else:
-        print_lines(format_comparison(found))
+        print_lines(comparison.format_comparison(found))
     return Exit.OK

@@ -4,7 +4,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -29,11 +29,20 @@ from repro.cli.options import (
     parse_numbers,
     require_output,
 )
+from repro.core import LazyModule
 from repro.core.console import Reporter
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 from repro.table.requirements import chosen_device
 from repro.table.row import row_backbone
+
+# These import torch, which takes seconds: mistakes are reported before.
+if TYPE_CHECKING:
+    from repro.pipeline.show import page as clip_page
+    from repro.pipeline.show import view as clip_view
+else:
+    clip_page = LazyModule("repro.pipeline.show.page")
+    clip_view = LazyModule("repro.pipeline.show.view")
 
 MOST_CELLS = 12
 """Cells on one page: the maps of each take memory and a part of the page."""
@@ -103,13 +112,11 @@ def show(
         raise UsageError(f"--output {output}: expected the name of an HTML file, as {video.stem}.html")
     require_output("--output", output)
 
-    # Imports torch, which takes seconds: mistakes are reported before.
-    from repro.pipeline.show.page import count_vectors, render_clip_page
-    from repro.pipeline.show.view import ShowRequest, view_clip
-
     execution = Execution(chosen_device(compute.device), compute.batch, 1, allow_damaged)
     reporter = Reporter(to_stderr=common.as_json)
-    view = view_clip(ShowRequest(video, backbone, cells, row), common.open_workspace(), execution, reporter)
+    view = clip_view.view_clip(
+        clip_view.ShowRequest(video, backbone, cells, row), common.open_workspace(), execution, reporter
+    )
     given = {
         "--backbone": options.backbone,
         "--row": options.row,
@@ -121,11 +128,11 @@ def show(
     repeated = {"--precision": precision, "--set": config.set_}
     words += [word for name, values in repeated.items() for value in values for word in (name, value)]
     words += ["--allow-damaged"] * allow_damaged
-    page = render_clip_page(view, shlex.join(words)).encode(errors="backslashreplace")
+    page = clip_page.render_clip_page(view, shlex.join(words)).encode(errors="backslashreplace")
     write_bytes(output, page, by_user=True)
     if common.as_json:
         cells_found = {cell.cell: list(cell.vectors.shape) for cell in view.cells}
         print(json.dumps({"page": str(output), "bytes": len(page), "vectors": cells_found}, indent=1))
     else:
-        reporter.line(f"{'page':<11} {count_vectors(view)}, {len(page) / 1e6:.1f} MB  {output}")
+        reporter.line(f"{'page':<11} {clip_page.count_vectors(view)}, {len(page) / 1e6:.1f} MB  {output}")
     return Exit.OK

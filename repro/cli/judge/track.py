@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.cli.options import FlagOption, WorkspaceOption
+from repro.core import LazyModule
 from repro.core.console import Reporter, print_sentence
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.hashing import content_key
@@ -14,9 +15,16 @@ from repro.core.workspace import Workspace, open_workspace, tracking_from_enviro
 from repro.records.record import find_runs
 from repro.table.own import load_any_row
 
+# These import NumPy, pyarrow, mlflow and matplotlib, which help and a workspace without runs do not need.
 if TYPE_CHECKING:
-    from repro.records.mlflow_database import RunFigures
-    from repro.report.contents import RowContents
+    from repro.records import mlflow_database, mlflow_run, mlflow_view
+    from repro.report import contents, figures
+else:
+    mlflow_database = LazyModule("repro.records.mlflow_database")
+    mlflow_run = LazyModule("repro.records.mlflow_run")
+    mlflow_view = LazyModule("repro.records.mlflow_view")
+    contents = LazyModule("repro.report.contents")
+    figures = LazyModule("repro.report.figures")
 
 
 def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> Exit:
@@ -42,43 +50,32 @@ def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> 
         print_sentence(
             f"deleting the runs of this project in {name} of {tracking.shown or opened.mlflow_db}, then logging them again"
         )
-    # Imported here: `repro --help` needs none of what it imports.
-    from repro.records.mlflow_view import track_runs
-
     rows = _gather_rows(opened)
     verdicts = {run.run: str(one.verdict.outcome) for one in rows if one.verdict for run in one.verdict.runs}
-    complete = track_runs(opened, reporter, rebuild=rebuild, verdicts=verdicts, figures=_list_figures(rows))
+    complete = mlflow_view.track_runs(opened, reporter, rebuild=rebuild, verdicts=verdicts, figures=_list_figures(rows))
     return Exit.OK if complete else Exit.MISSING
 
 
-def _gather_rows(workspace: Workspace) -> "tuple[RowContents, ...]":
+def _gather_rows(workspace: Workspace) -> "tuple[contents.RowContents, ...]":
     """Return what the report has of the rows with runs. Damaged records are reported when they are logged."""
-    # Imported here: it imports NumPy and pyarrow.
-    from repro.report.contents import gather_contents
-
     names = []
     for name in dict.fromkeys(run.folder.parent.name for run in find_runs(workspace.runs)):
         with suppress(UsageError):  # an own row, whose file is elsewhere, or one that no longer exists
             load_any_row(name)
             names.append(name)
     try:
-        return gather_contents(names, workspace).rows if names else ()
+        return contents.gather_contents(names, workspace).rows if names else ()
     except NothingToCheckError:
         return ()
 
 
-def _list_figures(rows: "Iterable[RowContents]") -> "dict[str, RunFigures]":
+def _list_figures(rows: "Iterable[contents.RowContents]") -> "dict[str, mlflow_database.RunFigures]":
     """Return the report's figures of each row, for the parent of its runs."""
-    # Imported here: they import mlflow and matplotlib.
-    from repro.records.mlflow_view import import_mlflow
+    # First: it silences what mlflow warns of when it is imported, as the next names of these modules do.
+    mlflow_view.import_mlflow()
 
-    import_mlflow()
-    from repro.records.mlflow_database import RunFigures
-    from repro.records.mlflow_run import parent_key
-    from repro.report.figures import list_row_drawings
-
-    def write_files(one: "RowContents", folder: Path) -> None:
-        for drawing in list_row_drawings(one):
+    def write_files(one: "contents.RowContents", folder: Path) -> None:
+        for drawing in figures.list_row_drawings(one):
             (folder / f"{drawing.name}.png").write_bytes(drawing.render_file("png"))
             (folder / f"{drawing.name}.csv").write_text(drawing.render_csv())
 
@@ -87,5 +84,5 @@ def _list_figures(rows: "Iterable[RowContents]") -> "dict[str, RunFigures]":
         if one.runs:
             shown = [*one.published, *one.held_out, *(one.grid.runs.values() if one.grid else ())]
             key = content_key(sorted(run.run for run in shown))
-            found[parent_key(one.runs[0])] = RunFigures(key, partial(write_files, one))
+            found[mlflow_run.parent_key(one.runs[0])] = mlflow_database.RunFigures(key, partial(write_files, one))
     return found

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -24,13 +24,26 @@ from repro.cli.options import (
     FlagOption,
     require_number,
 )
+from repro.core import LazyModule
 from repro.core.config import is_config_path
 from repro.core.console import Reporter, print_line, print_sentence
 from repro.core.errors import Exit, MissingError, NothingToCheckError, ReproError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.reading import describe_absence
+from repro.table.own import load_own_row
 from repro.table.requirements import chosen_device
+from repro.table.row import row_backbone
 from repro.video.published import VideoError
+
+# A comparison of backbones reads no stored features and no clips of data sets.
+if TYPE_CHECKING:
+    from repro.features import audit_store
+    from repro.pipeline.sharing import recheck
+    from repro.video import decoders
+else:
+    audit_store = LazyModule("repro.features.audit_store")
+    recheck = LazyModule("repro.pipeline.sharing.recheck")
+    decoders = LazyModule("repro.video.decoders")
 
 TABLE = "{:<20} {:<25} {:>7} {:>7} {:>7} {}"
 """A line of the comparisons, of 80 columns at most."""
@@ -77,9 +90,7 @@ def verify(
     if store:
         return _verify_store(backbone, common)
     if sample is not None:
-        from repro.video.decoders import count_spare_cores
-
-        execution = Execution(chosen_device(compute.device), compute.batch, count_spare_cores())
+        execution = Execution(chosen_device(compute.device), compute.batch, decoders.count_spare_cores())
         return _verify_sample(backbone, config.changes(), sample, limit, execution, common)
     if not backbone:
         raise UsageError("expected a backbone, a name from configs/backbones, --store or --sample N")
@@ -124,22 +135,19 @@ def verify(
 
 def _verify_store(place: str, common: CommonOptions) -> Exit:
     """Read the features in the folder `place`, or all of the workspace, and print each damaged file."""
-    # Imported here: a comparison of backbones reads no stored features.
-    from repro.features.audit_store import check_feature_files, find_feature_files
-
     workspace = common.open_workspace()
     folder = Path(place) if place else workspace.features
     if place and not folder.is_dir():
         raise MissingError(
             f"{folder}: {describe_absence(folder, 'folder')}: name a folder of stored features, as {workspace.features}"
         )
-    files = find_feature_files(folder)
+    files = audit_store.find_feature_files(folder)
     if not files:
         raise NothingToCheckError(f"nothing to check: no stored features in {folder}")
     size, damaged = 0, []
     reporter = Reporter(to_stderr=common.as_json)
     with reporter.progress("verify", len(files)) as advance:
-        for checked in check_feature_files(files, FileHashes(workspace.hashes)):
+        for checked in audit_store.check_feature_files(files, FileHashes(workspace.hashes)):
             size += checked.size
             if checked.damage:
                 damaged.append(checked)
@@ -164,11 +172,6 @@ def _verify_sample(
     backbone: str, changes: Mapping[str, str], count: int, limit: float, execution: Execution, common: CommonOptions
 ) -> Exit:
     """Extract `count` random clips a data set again and print how far they are from what is stored."""
-    # Imported here: a comparison of backbones reads no stored features.
-    from repro.pipeline.sharing.recheck import recheck_sample
-    from repro.table.own import load_own_row
-    from repro.table.row import row_backbone
-
     workspace, reporter = common.open_workspace(), Reporter(to_stderr=common.as_json)
     own = load_own_row(Path(backbone)) if is_config_path(backbone) else None
     if own and changes:
@@ -179,7 +182,7 @@ def _verify_sample(
     for name in names:
         try:
             config = row_backbone(own) if own else load_backbone(name, changes)
-            checks = recheck_sample(config, count, workspace, execution, reporter, own.dataset if own else None)
+            checks = recheck.recheck_sample(config, count, workspace, execution, reporter, own.dataset if own else None)
         except ReproError as error:
             if backbone:
                 raise

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import stdtr, stdtrit
 
 Values = float | Float[np.ndarray, "..."]
 LEVEL = 0.05
@@ -28,9 +29,6 @@ class Source:
 
     def p_value(self, difference: Values) -> Values:
         """Return the two-sided p-value of no difference."""
-        # Imported here: scipy would slow the start of commands that import the package.
-        from scipy.special import stdtr
-
         # Runs that are all alike differ for certain, or not at all.
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.where(np.equal(difference, 0), 0, np.abs(difference) / np.asarray(self.error, float))
@@ -39,8 +37,6 @@ class Source:
 
     def half_width(self, level: float = LEVEL) -> Values:
         """Return half the width of the interval that misses the difference with probability `level`."""
-        from scipy.special import stdtrit
-
         quantile: Values = stdtrit(np.where(np.isfinite(self.freedom), self.freedom, 1e9), 1 - level / 2)
         return quantile * self.error
 

@@ -13,8 +13,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from repro.core import LazyModule
+from repro.core.errors import ReproError
+from repro.core.locks import take_lock
+from repro.video.sampling import ReaderName, Sampling
+
+# `repro doctor` imports none of these: that may be what crashes or hangs.
+if TYPE_CHECKING:
+    import av
+    import numpy as np
+    import torch
+
+    from repro.backbones.svd import implementations
+    from repro.video import readers
+else:
+    av, np, torch = LazyModule("av"), LazyModule("numpy"), LazyModule("torch")
+    implementations = LazyModule("repro.backbones.svd.implementations")
+    readers = LazyModule("repro.video.readers")
 
 TIME_LIMIT = 120.0
 """Seconds that a probe may take: importing torch from a cold network disk, or on a crowded machine, takes tens of them."""
@@ -86,22 +105,14 @@ def probe_torch(device: str) -> Iterator[Facts]:
     Args:
         device: cpu, cuda or cuda:N; empty for the first GPU, if there is one.
     """
-    import torch
-
     yield {"torch": {"version": torch.__version__, "cuda": torch.version.cuda, "kernels": torch.cuda.get_arch_list()}}
     if device != "cpu" and torch.version.cuda is not None:
         yield {"gpu": _try_gpu(device)}
-    from importlib.util import find_spec
-
     if find_spec("sgm") is not None:
-        from repro.backbones.svd.implementations import explain_missing_sgm
-
-        yield {"sgm": {"problem": explain_missing_sgm()}}
+        yield {"sgm": {"problem": implementations.explain_missing_sgm()}}
 
 
 def _try_gpu(device: str) -> Facts:
-    import torch
-
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # says why not, which is_available does not
         number = int(device.partition(":")[2] or 0)
@@ -123,18 +134,15 @@ def _try_gpu(device: str) -> Facts:
 
 def probe_video() -> Iterator[Facts]:
     """Encode a small clip in each codec of the data sets, and read it with each reader."""
-    from repro.video.readers import read_clip
-    from repro.video.sampling import ReaderName, Sampling
-
     # decord has wheels for this platform alone.
     has_decord = sys.platform == "linux" and platform.machine() == "x86_64"
-    readers: tuple[ReaderName, ...] = ("pyav", "decord") if has_decord else ("pyav",)
+    names: tuple[ReaderName, ...] = ("pyav", "decord") if has_decord else ("pyav",)
     with tempfile.TemporaryDirectory() as folder:
         for codec in CLIPS:
             path = _encode_clip(Path(folder), codec)
-            for reader in readers:
+            for reader in names:
                 try:
-                    read = sum(map(len, read_clip(path, Sampling(1, 10.0, FRAMES, reader))))
+                    read = sum(map(len, readers.read_clip(path, Sampling(1, 10.0, FRAMES, reader))))
                     problem = "" if read == FRAMES else f"{read} of {FRAMES} frames"
                 except Exception as error:
                     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
@@ -142,14 +150,10 @@ def probe_video() -> Iterator[Facts]:
 
 
 def _encode_clip(folder: Path, codec: str) -> Path:
-    import av
-    import numpy as np
-    from av.video.stream import VideoStream
-
     encoder, suffix = CLIPS[codec]
     path = folder / f"{codec}.{suffix}"
     with av.open(str(path), "w") as container:
-        stream = cast(VideoStream, container.add_stream(encoder, rate=25))
+        stream = cast("av.VideoStream", container.add_stream(encoder, rate=25))
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(FRAMES):
             picture = np.full((48, 64, 3), 30 * number, np.uint8)
@@ -160,9 +164,6 @@ def _encode_clip(folder: Path, codec: str) -> Path:
 
 def probe_lock(path: str) -> Iterator[Facts]:
     """Try to take the lock of a file, which another process holds or has freed."""
-    from repro.core.errors import ReproError
-    from repro.core.locks import take_lock
-
     with Path(path).open("a") as file:
         try:
             yield {"lock": {"taken": take_lock(file.fileno(), Path(path)), "problem": ""}}
