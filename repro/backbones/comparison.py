@@ -44,6 +44,7 @@ def compare_cells(
     expected: float | None,
 ) -> Comparison:
     """Compare `ours` with `theirs` cell by cell; the result is that of the worst cell."""
+    # All cells, as a fault in one block shows in the layers after it alone.
     deviations = {cell: relative_l2(values, theirs[cell]) for cell, values in ours.items()}
     cell = max(deviations, key=lambda c: deviations[c])
     return Comparison(what, against, deviations[cell], cell, seconds, expected)

@@ -98,6 +98,7 @@ class BatchLimit:
                     raise
                 used = min(self.size, count)
                 failure = f"out of memory on {self.device}{describe_shortage(error, self.device)}: {self.what}"
+                # Without anybody to report to, a size is not changed: the caller asked for exactly this one.
                 if used == 1 or self.say is None:
                     smaller = "a smaller --batch, " if used > 1 else ""
                     raise MissingError(

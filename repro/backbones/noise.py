@@ -43,6 +43,7 @@ class WindowNoise:
 
     def sample(self, stream: Stream, shape: tuple[int, ...], device: torch.device = CPU) -> Float32[Tensor, "..."]:
         """Sample standard normals of `shape` on `device`; a smaller first dimension gives the beginning of the same noise."""
+        # Another form of this text would give other noise, and so other features.
         name = f"{self.seed}/{self.video_sha256}/{self.window}/{stream}"
         # A counter-based generator: any 128-bit key gives an independent stream, so the hash can be the key itself.
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
@@ -117,6 +118,8 @@ def philox_blocks(
         (low_high, low_low), (high_high, high_low) = (
             _multiply(word, factor) for word, factor in zip((a, c), _MULTIPLIERS, strict=True)
         )
+        # One round: both halves of two products are swapped and mixed with the other words and the round's
+        # key.
         a, b, c, d = high_high ^ b ^ first, high_low, low_high ^ d ^ second, low_low
     return a, b, c, d
 
@@ -124,6 +127,7 @@ def philox_blocks(
 def transform_to_normals(words: Int64[Tensor, " words"]) -> Float32[Tensor, "words 2"]:
     """Return two standard normals for each word (Box and Muller 1958): radius from its upper half, angle from its lower half."""
     # fp32 holds 24 bits: here the upper 23 and a half step, without which the logarithm of 0 would occur; |normal| < 5.8.
+    # r = sqrt(-2 ln u), and the angle 2 pi v, give two independent normals r cos and r sin of uniform u, v.
     radius = torch.sqrt(-2 * torch.log((_shift(words, 41).float() + 0.5) * 2.0**-23))
     angle = (_shift(words, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
     return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=1)

@@ -47,6 +47,7 @@ FP16_FROM = (7, 0)
 def fp32_products(precision: Precision) -> Iterator[None]:
     """Set how matrix products and convolutions of fp32 numbers are computed within the block."""
     matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    # Process-wide settings of torch: put back, since a training in this process has its own.
     before = matrices.fp32_precision, convolutions.fp32_precision
     # torch's defaults are "ieee" for matrices and "tf32" for convolutions; reduced precisions keep them, as the release did.
     matrices.fp32_precision = "tf32" if precision == "tf32" else "ieee"

@@ -141,6 +141,7 @@ def data_audit(
         dataset, workspace, workers or len(os.sched_getaffinity(0)), Reporter(to_stderr=common.as_json)
     )
     manifest = done.manifest
+    # From the manifest, not from this run: clips that an earlier one decoded are in it too.
     decoded = [clip for clip in manifest.clips if not clip.error]
     faulty = [clip for clip in manifest.clips if clip.error]
     stills = [clip for clip in manifest.clips if is_of_still_picture(clip.reader)]
@@ -261,6 +262,7 @@ def _describe_part(folder: Path, there: str) -> str:
     if not there:
         return "absent"
     path = folder / there
+    # Where it leads: the disk there may not be mounted.
     return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"there, as {there}"
 
 

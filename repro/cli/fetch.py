@@ -125,6 +125,7 @@ def _resolve_names(
             continue
         near = find_nearest(name, [*known, *all_rows])
         raise UsageError(f"unknown row or asset '{name}'{near} (`repro fetch` lists the assets, `repro list` the rows)")
+    # What is an asset's name is taken as one: `fetch ucf101` is not a row's.
     rows = load_requested_rows(row_words)
     found = [name for name in names if name in known]
     for row in rows:
@@ -213,6 +214,7 @@ def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: boo
         print_lines(["", title])
         groups: dict[tuple[str, str], list[str]] = {}
         for asset in known.values():
+            # By what is printed, not by asset: equal licences are printed once, with the names of all their assets.
             groups.setdefault(describe(asset), []).append(asset.name)
         for (text, address), names in groups.items():
             print_lines(_wrap(f"  {', '.join(names)}", reporter))
@@ -233,6 +235,7 @@ def _here(asset: Asset) -> str:
     if len(there) == len(asset.files):
         return "fetched, to be unpacked" if asset.dataset else "there"
     parts = [asset.path(file).with_name(f"{file.file}.part") for file in asset.files]
+    # Interrupted downloads resume from these (repro/fetch/download.py).
     started = sum(part.stat().st_size for part in parts if part.is_file())
     found = [f"{len(there)} of {len(asset.files)} files"] if there else []
     return ", ".join([*found, *([f"{format_size(started)} started"] if started else [])]) or "no"

@@ -89,6 +89,7 @@ def print_plan(
     Raises:
         UsageError: no such row, a row of the smoke job, or a precision that a row's backbone does not have.
     """
+    # With --precision, the plan is of the features that such a run computes.
     rows = load_requested_rows(names or ("all",), precision)
     # The plan is for the machine that will compute, which need not be this one: a GPU unless another device is named.
     kind = kind_of(device or device_from_environment() or "cuda")

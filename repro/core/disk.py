@@ -73,10 +73,12 @@ def find_disk_errno(error: BaseException) -> int | None:
     error after the system's, but so does a bug in a handler of, say, FileExistsError.
     """
     number = _own_errno(error)
+    # Contexts of exceptions can form a circle.
     seen = {id(error)}
     earlier = error.__cause__ or error.__context__
     while number is None and earlier is not None and id(earlier) not in seen:
         seen.add(id(earlier))
+        # Of earlier errors only those of a disk count: a missing file may have been expected, and handled.
         found = _own_errno(earlier)
         number = found if found in DISK_REMEDIES else None
         earlier = earlier.__cause__ or earlier.__context__

@@ -47,6 +47,7 @@ def rename_synced(partial: Path, path: Path) -> None:
         # Some network disks report a full disk or an exceeded quota only here.
         with partial.open("rb") as written:
             os.fsync(written.fileno())
+        # POSIX: readers see the old file or the new one, and never none.
         partial.replace(path)
     _sync_folder(path.parent)
 
@@ -135,6 +136,7 @@ def lock_file(path: Path, busy: str, remedy: str) -> Iterator[None]:
         with naming_write(path):
             # Not through the buffer of `file`, which would be written once more, and fail once more, when it is closed.
             os.ftruncate(file.fileno(), 0)
+            # For messages alone: the lock, and not this text, decides who holds it.
             os.write(file.fileno(), json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
         yield
 

@@ -58,6 +58,7 @@ def wait_for_lock(path: Path, waiting: Callable[[], None], deadline: float = mat
         TimeoutError: another process holds it when `time.monotonic()` reaches the deadline.
         NoLocksError: the file system has no locks.
     """
+    # Mode "a" creates the file and leaves its contents, which name the holder.
     with path.open("a") as file:
         if not take_lock(file.fileno(), path):
             waiting()
@@ -109,9 +110,12 @@ def _create_partial_folder(path: Path) -> tuple[Path, int | None]:
     """Create the folder of an unfinished version of `path`; returned with its held lock, None without locks."""
     start = _cut_name(path.name)
     while True:
+        # In the same folder as the file: a rename is atomic only within a file system. The random part keeps
+        # two writers of one file apart.
         folder = path.with_name(f".{start}.{secrets.token_hex(6)}.partial")
         folder.mkdir()
         try:
+            # O_EXCL: the lock file is always this process's, and never one that a cleaner has open.
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileNotFoundError:  # a cleaner found it empty
             continue

@@ -102,6 +102,7 @@ def read_about(file: Any) -> dict[str, Any]:
 
 
 def _arrays_sha256(about: Mapping[str, Any], arrays: Mapping[str, Any], library: ArrayLibrary[Any]) -> str:
+    # Sorted keys and names: a library may return both in any order.
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -151,6 +152,7 @@ def write_signed_text(path: Path, text: bytes) -> None:
 def read_signed_text(path: Path) -> bytes | None:
     """Read what `write_signed_text` wrote; returns None if it is missing or damaged."""
     try:
+        # The first line end only: the text may have others.
         digest, text = read_bytes(path).split(b"\n", 1)
     except (OSError, ValueError):
         return None

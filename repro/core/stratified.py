@@ -37,6 +37,8 @@ def select_held_out(
     # The last column counts clips, so that clips without a label are divided too.
     counts = np.array([[*targets[video].sum(axis=0), len(video)] for video in videos])
     # Clips still needed per class (columns) by the training side (row 0) and the held-out side (row 1).
+    # Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the rarest class first, since later
+    # choices could not correct it.
     needed = np.stack([(1 - share) * counts.sum(axis=0), share * counts.sum(axis=0)])
     unassigned = set(range(len(videos)))
     held_out: list[int] = []
@@ -44,6 +46,7 @@ def select_held_out(
         left = counts[sorted(unassigned)].sum(axis=0)
         # The class with the fewest unassigned clips; the column of all clips comes last.
         rarest = int(min(np.flatnonzero(left), key=lambda label: (label == len(left) - 1, left[label])))
+        # Sorted before they are permuted: the order of a set may differ between machines.
         carriers = [v for v in sorted(unassigned) if counts[v, rarest]]
         for video in generator.permutation(carriers).tolist():
             # Ties of the class are broken by the number of clips a side still needs in all (Sechidis et al., algorithm 1).

@@ -169,6 +169,7 @@ def build_own_dataset(path: Path, file: OwnDataFile) -> OwnDataset:
         raise UsageError(
             f"{table}: several labels for {_count(several, 'clip')} ({shown}): correct the table, or write labels: multi in {path}"
         )
+    # Sorted, so that the order of the table's rows does not number the classes.
     classes = tuple(sorted({label for row in rows for label in row.labels}))
     if len(classes) < 2:
         raise UsageError(
@@ -311,6 +312,7 @@ def _merge_rows(table: Path, cells: _Cells) -> list[_Row]:
         split, group = row.get("split", ""), row.get("group", "")
         word = SPLIT_WORDS.get(split.lower(), "")
         if not row["path"]:
+            # Collected, so that one message counts all rows with a problem.
             problems.setdefault("no path", []).append(f"line {line}")
         elif not labels:
             problems.setdefault("no label (write one, such as none, for clips of no class)", []).append(f"line {line}")
@@ -348,9 +350,11 @@ def _locate_clip(folder: Path, text: str) -> tuple[str, Path]:
 def _draw_test_clips(clips: Sequence[Clip], classes: int, file: OwnDataFile) -> set[str]:
     """Return the ids of clips to test on: about `test_share` of each class, no group divided."""
     clips = sorted(clips, key=lambda clip: clip.id)
+    # By id, not in the table's order, on which the choice would depend otherwise.
     targets = np.zeros((len(clips), classes))
     for number, clip in enumerate(clips):
         targets[number, list(clip.target)] = 1
+    # The same division as of the held-out protocol: by class, and no group in both parts.
     chosen = select_held_out(targets, [clip.group or None for clip in clips], file.split_seed, file.test_share)
     return {clips[number].id for number in chosen}
 
@@ -389,6 +393,7 @@ def _find_doubtful(splits: dict[str, Split]) -> list[str]:
         )
     alike: dict[str, list[str]] = {}
     for label in splits["train"].classes:
+        # A warning and no correction: "Walk" and "walk" may be meant.
         alike.setdefault(label.casefold(), []).append(label)
     notes += [
         f"labels that differ in capitals alone are different classes: {', '.join(a)}" for a in alike.values() if a[1:]

@@ -96,6 +96,7 @@ class Dataset:
         once: dict[str, Clip] = {}
         for split in self.splits.values():
             for clip in split.clips:
+                # By id: several splits may list one clip.
                 once.setdefault(clip.id, clip)
         return tuple(once.values())
 
@@ -139,6 +140,8 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
     """
     own = config.own_listing
     if own is not None:
+        # Of what was read, not of the file's bytes: a table that is saved by another program has the same
+        # key.
         clips = {name: [split.classes, [[c.id, *c.target] for c in split.clips]] for name, split in own.splits.items()}
         return Dataset(config, Path(config.folder), own.splits, own.notes, content_key({"clips": clips}))
     if config.adapter not in ADAPTERS:
@@ -148,6 +151,7 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
     adapter = ADAPTERS[config.adapter]
     folder = workspace.data / config.folder
     # The last part is the folder of videos: listing needs only the annotation files.
+    # Annotation files take precedence over labels that came with features: those are only read without them.
     missing = [part for part in config.parts[:-1] if not part.find_name(folder)]
     labels = read_labels(workspace, config.name) if missing else None
     if labels is not None:

@@ -62,17 +62,20 @@ class Collection:
         # every n-th clip differed by 20 % in parts of a hundred clips.
         totals = [(0.0, part) for part in range(1, of + 1)]
         chosen = set()
+        # Ids decide between equal lengths: all machines of an array have to divide the clips alike.
         for clip in sorted(self.clips, key=lambda clip: (-lengths[clip.id], clip.id)):
             total, part = heapq.heappop(totals)
             heapq.heappush(totals, (total + lengths[clip.id], part))
             if part == number:
                 chosen.add(clip.id)
+        # In the collection's order again.
         clips = tuple(clip for clip in self.clips if clip.id in chosen)
         return replace(self, clips=clips, part=f"{self.part}-{number}of{of}")
 
 
 def dataset_collection(dataset: str, clips: Sequence[Clip]) -> Collection:
     """Return the clips of one or more splits of a data set, without duplicates."""
+    # A clip may be in several splits; its features are stored once.
     return Collection(dataset, tuple({clip.id: clip for clip in clips}.values()))
 
 

@@ -59,6 +59,7 @@ class Packed:
 
     def clip_values(self, clip_id: str) -> Float[np.ndarray, "T C"]:
         """Return a clip's features: a view of the memory-mapped array."""
+        # A slice, so that nothing is read from disk before a training touches it.
         place = self.places[clip_id]
         return self.array[place.first : place.first + place.tokens]
 
@@ -150,6 +151,7 @@ def map_array(path: Path) -> Float[np.ndarray, "tokens C"]:
         OSError, ValueError, TypeError: it cannot be read, or is not such an array.
     """
     with open(path, "rb", opener=open_regular) as file:
+        # Not np.load, which opens the file by itself: the lock is one of this open file, which the mapping keeps open.
         shape, dtype = _read_array_header(file)
         if dtype.hasobject:
             raise ValueError(f"its type is {dtype}, expected numbers")  # pointers, which reading would follow
@@ -223,5 +225,6 @@ def write_index(folder: Path, cell: str, array: Path, sha256: str, places: Mappi
         },
         metadata={"about": json.dumps({"array": array.name, "sha256": sha256})},
     )  # fmt: skip
+    # The rename of the index is the moment from which the new array counts.
     with replacing_file(index_path(folder, cell)) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)

@@ -85,6 +85,7 @@ def load_rates(workspace: Workspace) -> tuple[Rate, ...]:
 def find_rate(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:
     """Return the newest rate at which only `cell` was extracted on this kind of device."""
     key = content_key(dict(identity))
+    # Only rates of this cell alone: other cells, or more, run other parts of the network.
     matching = [r for r in rates if (r.key, r.cells, r.kind) == (key, (cell,), kind)]
     return max(matching, key=lambda rate: rate.at, default=None)
 
@@ -112,6 +113,7 @@ def record_rate(
     if windows < FEWEST_WINDOWS or seconds <= 0:
         return
     try:
+        # A damaged file costs the rates in it, and never an extraction that has succeeded.
         before = load_rates(workspace)
     except DamagedRatesError:
         set_aside(rates_path(workspace))

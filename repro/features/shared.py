@@ -107,6 +107,7 @@ def index_of(path: Path) -> Path:
 
 def hash_index(places: Mapping[str, Mapping[str, Place]], labels: Labels) -> str:
     """Hash the contents of the parquet file, whose bytes differ between versions of pyarrow."""
+    # In the order of the file: it is the order of the arrays.
     rows = [[cell, clip, *asdict(place).values()] for cell, clips in places.items() for clip, place in clips.items()]
     return content_sha256({"rows": rows, "labels": labels.model_dump(mode="json")})
 
@@ -153,6 +154,7 @@ def read_shared(path: Path) -> SharedFeatures:
             places.setdefault(cell, {})[clip] = Place(**row | {"origins": tuple(row["origins"])})
         if hash_index(places, labels) != card.index_sha256:
             raise DamagedFileError(f"{index.name} is not the one it was written with, or was edited")
+        # The file's own sha256 was verified as it was read; the records of trainings name it.
         shared = SharedFeatures(card, arrays, places, labels, _read_sha256(path))
         _check(shared)
     except ValidationError as error:
@@ -192,12 +194,14 @@ def _check(shared: SharedFeatures) -> None:
         for clip, place in places.items():
             if clip not in listed:
                 raise MissingError(f"{cell}: clip {clip[:80]!r} is not among those with labels")
+            # Clips follow one another without gap or overlap: nothing in an array belongs to no clip.
             if place.first != first or place.tokens < 1:
                 raise MissingError(f"{cell}: clip {clip[:80]}: not where the clip before it ends")
             if not (re.fullmatch("[0-9a-f]{64}", place.video_sha256) and place.reader.isprintable()):
                 raise MissingError(f"{cell}: clip {clip[:80]}: sha256 of its video or name of its reader cannot be")
             if not set(place.origins) <= set(card.origins):
                 raise MissingError(f"{cell}: clip {clip[:80]}: its card does not state where it was computed")
+            # A training would only find it after hours, as a loss that is not finite.
             if not np.isfinite(array[first : first + place.tokens]).all():
                 raise MissingError(f"{cell}: clip {clip[:80]}: features are not finite")
             first += place.tokens

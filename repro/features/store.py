@@ -91,6 +91,7 @@ class FeatureStore:
         if not _has_key(manifest, store.key):
             if manifest.exists():
                 set_aside(manifest)
+            # The version too: a later one of this project has other keys, and leaves these files as they are.
             complete = _complete_identity(identity, stored_as)
             write_json(manifest, {"key": store.key, "backbone": backbone, "identity": complete})
         return store
@@ -111,6 +112,7 @@ class FeatureStore:
 
     def add_origin(self, about: dict[str, str]) -> str:
         """Store a description of software and machine, once; return the name that entries refer to."""
+        # By a hash of its contents: the same machine and software is one file, whoever writes it.
         name = content_key(about)
         path = self.origin_path(name)
         if not path.is_file():
@@ -157,6 +159,7 @@ class FeatureStore:
                 before.features | entry.features,
                 entry.video_sha256,
                 entry.reader,
+                # Cells of one clip may come from several machines.
                 tuple(sorted({*before.origins, *entry.origins})),
             )
         about = {
@@ -385,6 +388,7 @@ def read_clip_header(path: Path) -> ClipHeader | None:
             about = read_about(file)
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            # From the header alone: a store has tens of thousands of files, and their values are many GB.
             kinds = {part.get_dtype() for part in slices.values()}
         dtype = np.dtype({"F32": "float32", "F16": "float16"}[kinds.pop()])
         clip, video, reader, origins = _read_about(about)
@@ -422,6 +426,7 @@ def _read_about(about: dict[str, Any]) -> tuple[str, str, str, tuple[str, ...]]:
     Raises:
         KeyError, TypeError: one is missing or no text.
     """
+    # Header entries are text that anybody may have written: their types are checked before they are used.
     texts = [about[name] for name in ("clip", "video_sha256", "reader")]
     if not all(isinstance(text, str) for text in (*texts, *about["origins"])):
         raise TypeError("a text")

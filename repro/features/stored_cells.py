@@ -27,6 +27,8 @@ class StoredCells:
             for cell, pack in self.packs.items()
             if clip_id in pack.places and pack.places[clip_id].video_sha256 == video_sha256
         }
+        # The packs are in memory; a clip's own file, which is newer, is only opened for cells that they do
+        # not have.
         if packed == self.requested:
             return packed
         path = self.store.clip_path(clip_id)
@@ -38,6 +40,7 @@ class StoredCells:
             aside = set_aside(path)
             self.reporter.warn(f"features {path}: damaged: {error}: kept as {aside.name}, extracting the clip again")
             return packed
+        # Features of another video of the same name do not count: the clip is extracted again.
         own = set(entry.features) if entry is not None and entry.video_sha256 == video_sha256 else set()
         return packed | (own & self.requested)
 

@@ -64,12 +64,15 @@ def estimate_windows(clips: Sequence[Clip], frames: FrameSampling) -> list[float
     Lengths are read of SAMPLED_CLIPS clips, spread over the list: it is ordered by class, and classes differ in the length of
     their clips. The clips after one of these count as it; clips that declare no length count as average.
     """
+    # Evenly spread over the list: data sets list clips of one class, and so of similar length, together.
     step = max(1, len(clips) // SAMPLED_CLIPS)
+    # From the containers' headers: decoding to count would take as long as the extraction.
     declared = [estimate_frames(clip.path, frames.last_second) for clip in clips[::step]]
     counts = [float(frames.windows(-(-number // frames.stride))) for number in declared]
     known = [count for count in counts if count]
     if not known:
         return []
+    # A clip whose header states no length counts as an average one.
     mean = sum(known) / len(known)
     return [counts[index // step] or mean for index in range(len(clips))]
 
@@ -146,6 +149,7 @@ class WindowCutter:
             if self.filled == self.length:
                 complete, self.window, self.filled = self.window, None, 0
                 self.count += 1
+                # The overlap begins the next window. Copied: windows that share memory would keep each other in it.
                 if self.hop < self.length:
                     self.window, self.filled = np.empty_like(complete), self.length - self.hop
                     self.window[: self.filled] = complete[self.hop :]
@@ -208,6 +212,7 @@ def add_noise(
         noises = [WindowNoise(extractor.noise_seed, video_sha256[w.clip.id], w.number) for w in event.windows]
         if device != "cpu":
             return list(noises)
+        # On a CPU a thread samples the noise while the network computes; on a GPU it is sampled there.
         shapes = [extractor.noise_shapes(len(window.frames)) for window in event.windows]
         return [SampledNoise.of(noise, shape) for noise, shape in zip(noises, shapes, strict=True)]
 

@@ -51,6 +51,8 @@ class Annotations:
         key = (record.test.name, record.test.missing_clips)
         listed = {clip.id: clip.target for clip in split.clips if clip.id not in set(record.test.missing_clips)}
         if key not in self._hashes:
+            # One hash for all runs on a split; clips are compared one by one only to name the first that
+            # differs.
             self._hashes[key] = hash_labels(listed)
         self.compared.add(record.test.name)
         if labels == self._hashes[key] and record.classes == split.classes:
@@ -99,6 +101,7 @@ class Annotations:
             parsed, found = SplitName.parse(name), None
             if self.workspace is not None and parsed.dataset in user_dataset_names():
                 try:
+                    # With keep=False a check writes nothing to the workspace's listings.
                     found = list_dataset(load_dataset(parsed.dataset), self.workspace, keep=False).splits[parsed.split]
                 except (MissingError, KeyError):  # not here: the recorded targets are all there is
                     found = None
@@ -228,6 +231,7 @@ def explain_predictions(record: RunRecord, found: Rescored) -> tuple[str, str]:
         return "R07", f"{found.clips} clips in {found.lines} lines, the record has {record.test.clips}"
     if found.classes != content_sha256(record.classes):
         return "R07", "other classes than the record has"
+    # Near 1, probabilities have few values, and which of them are equal depends on the library.
     tolerance = SATURATED_TOLERANCE if found.saturated else TOLERANCE
     selections = [
         (f"after epoch {one.epoch}", one.scores, found.whole.get(str(one.epoch)))
@@ -248,6 +252,7 @@ def explain_predictions(record: RunRecord, found: Rescored) -> tuple[str, str]:
         if computed is None or (recorded and not recorded.keys() & computed.keys()):
             return "R03", f"no scores of every clip {when}"
         for name in recorded.keys() & computed.keys():
+            # Not `>`: NaN must not pass.
             if not abs(recorded[name] - computed[name]) <= tolerance:
                 return "R05", f"{name} {when} is {computed[name]:.6g}, the record has {recorded[name]:.6g}"
     return "", ""

@@ -91,6 +91,7 @@ def table_path(rules: str = "1") -> Path:
 def name_rule_set(path: Path) -> tuple[str, str]:
     """Return name and sha256 of the rule set whose table is at `path`. The sha256 is of all its files."""
     folder = path.resolve().parent
+    # Of all files: claims and pins can be edited as well as margins.
     files = {file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.is_file()}
     return folder.name, content_sha256(files)
 

@@ -99,6 +99,7 @@ def explain_mismatch(
         return f"another backbone: its {changed[0]} is not the row's"
     if record.features.stored_as != "float32":
         return f"features stored as {record.features.stored_as}, the row reads float32"
+    # Of the readout's own matrix products (--training-precision), not of the features.
     if record.precision != "fp32":
         return f"a readout in {record.precision}, the row's is in fp32"
     recipe = record.recipe.model_dump(exclude={"note"})
@@ -141,6 +142,8 @@ def _without_build(name: str, version: str | None) -> str | None:
     """Return the part of a version that says which code it is: without +cu128 and the like, and of Python the first two numbers."""
     if version is None:
         return None
+    # Builds of torch for CUDA and for the CPU are the same code, and releases of Python differ in their last
+    # number by repairs.
     public = version.split("+")[0]
     return ".".join(public.split(".")[:2]) if name == "python" else public
 

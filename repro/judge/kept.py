@@ -102,6 +102,7 @@ class Memory(Generic[Item, Result]):
         if not known or self._is_verified:
             return known
         self._is_verified = True
+        # Any of them, another in each command: whoever forges a file cannot know which result has to be right.
         sample = random.choice(sorted(known))  # noqa: S311
         # What this process computed needs no check, and what it did not was read from a file.
         if self._path is None or self._computation.verify(wanted[sample], known[sample]):
@@ -162,6 +163,7 @@ def _read_results(path: Path | None, code: str) -> dict[str, dict[str, Any]]:
         with suppress(ValueError, TypeError, KeyError):
             raw, intact = parse_signed_json(line)
             if intact and raw["code"] == code:
+                # Of several lines with one key, the last was written last.
                 found[str(raw["predictions"])] = dict(raw["found"])
     return found
 

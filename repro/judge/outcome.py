@@ -94,6 +94,8 @@ def standard_error(spread: Any, k: int, ratio: float = 1.0) -> Any:
 
     Not the narrower one of the mean alone: the published value is itself a single run. Numbers or arrays.
     """
+    # The variances add: s²/k of our mean and (ratio s)² of one published run. At ratio 1 its interval is the
+    # prediction interval for one further run.
     return spread * math.sqrt(ratio**2 + 1 / k)
 
 
@@ -106,6 +108,8 @@ def is_equivalent(difference: Any, error: Any, k: int, margin: float, slack: Any
 
 def is_different(difference: Any, error: Any, k: int, margin: float, slack: Any) -> Any:
     """Whether the difference is beyond both the margin and its 95 % prediction interval. Numbers or arrays."""
+    # Both: beyond the margin alone could be spread, and beyond the interval alone a difference too small to
+    # matter.
     beyond_margin = abs(difference) > margin + slack + TIE
     return beyond_margin & (abs(difference) > quantile(1 - ALPHA / 2, k - 1) * error + slack + TIE)
 
@@ -116,6 +120,8 @@ def bound_missing(share: float, values: Any) -> Any:
     Of n clips a share f is missing and a of those present are right: (1 - f) a to (1 - f) a + f of all are. The same bounds the
     best epoch, whose score on all clips is at least that of the epoch chosen here, and whose score on those present is at most.
     """
+    # 50 + |a - 50| is the larger of a and 100 - a: what the missing clips score at most apart from those
+    # present.
     return share * (50 + abs(values - 50))
 
 
@@ -142,8 +148,12 @@ def judge_values(
     if expected.best_of_grid and cells < of:
         part = f"{cells} cell{'s' if cells > 1 else ''} of {of}; the published value is the best of a grid"
     also = f"; {part}" if part else ""
+    # Average precision depends on the order of all pairs, and training clips change the network: neither has
+    # a bound.
     unbounded = missing.training or (missing.share > 0 and expected.metric != "top1")
     bound = 0.0 if unbounded else statistics.fmean(bound_missing(missing.share, value) for value in values)
+    # Both widen the interval and never the margin: a wider margin calls results reproduced that are wrong by
+    # more than the margin.
     slack = expected.rounding + bound
     # Near whatever the missing clips are.
     near = not unbounded and abs(difference) + bound <= expected.margin + expected.rounding + TIE
@@ -154,6 +164,8 @@ def judge_values(
     spread = statistics.stdev(values)
     half = quantile(1 - ALPHA / 2, k - 1) * standard_error(spread, k) + slack
     interval = f"95 % prediction interval {difference - half:+.2f} to {difference + half:+.2f}"
+    # The number of runs is fixed before any run: whoever may stop at the seed that suits has other error
+    # rates than the tests state.
     if k < plan:
         reason = f"{k} runs of {plan} planned; {interval}{also}"
         return Judgement(Outcome.INCONCLUSIVE, reason, widened_by=bound, half_width=half)
@@ -174,6 +186,8 @@ def judge_values(
             return Outcome.CONSISTENT if inside else Outcome.WITHIN_MARGIN
         return Outcome.INCONCLUSIVE
 
+    # Nobody knows how much the authors' runs spread. With twice our spread both error rates at ratio 1 are
+    # several times as high, so the verdicts at 0 and 2 are printed too.
     by_ratio = {ratio: decide(ratio) for ratio in RATIOS}
     outcome = by_ratio[1]
     reason = interval + also

@@ -86,11 +86,18 @@ def rescore(path: Path) -> Rescored:
     except ValueError as error:
         return Rescored(("R06", f"{error}"))
     labels, chance, constant = _describe_targets(
-        found.clips, np.packbits(found.targets == 1).tobytes(), found.targets.shape
+        # As bits: the key of a cache has to be hashable, and bytes of 8-byte integers would be 64 times as
+        # many.
+        found.clips,
+        np.packbits(found.targets == 1).tobytes(),
+        found.targets.shape,
     )
     every = np.arange(len(found.targets))
     others = {
-        str(epoch): {"top1": float(found.targets[every, classes].mean())} for epoch, classes in found.predicted.items()
+        # Format 2 keeps of these epochs the predicted class of each clip, or of each positive how many pairs
+        # score at least as high: no more is needed for accuracy or average precision.
+        str(epoch): {"top1": float(found.targets[every, classes].mean())}
+        for epoch, classes in found.predicted.items()
     }
     others |= {str(epoch): {"map_micro": map_micro_of_counts(counts)} for epoch, counts in found.at_least.items()}
     return Rescored(
@@ -123,6 +130,7 @@ def stamp_run(run: StoredRun) -> str:
 
 
 def _scores_of_every_clip(run: StoredRun) -> Path:
+    # A cell of a grid that was the best so far keeps the scores of every clip in a second file.
     return run.scores_path if run.scores_path.exists() else run.predictions_path
 
 

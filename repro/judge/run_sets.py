@@ -39,6 +39,7 @@ class RunSet:
     def refuse_different(self) -> None:
         """Take out runs that do not share splits, audit, checkpoint and versions with those of the first seed."""
         runs = [run for _, of_seed in sorted(self.by_seed.items()) for run in of_seed.values()]
+        # The published seed's run is the reference, so that later runs cannot outvote it.
         first = next((run for run in runs if run.seed == self.expected.first_seed), runs[0])
         for run in runs:
             why = explain_difference(run, first)
@@ -68,6 +69,8 @@ class RunSet:
         return [seed for seed, runs in sorted(self.by_seed.items()) if self.own in runs]
 
     def _without_gap(self, seeds: list[int]) -> list[int]:
+        # The longest run of seeds without a gap, not any that were run: the best 5 of 10 seeds are no sample
+        # of all.
         last = self.expected.first_seed
         while last in seeds:
             last += 1
@@ -102,6 +105,7 @@ class RunSet:
             splits = [run.test if part == "test" else run.train for run in runs]
             # `clips` counts the clips that were read, without the missing ones.
             shares = [len(s.missing_clips) / ((s.clips + len(s.missing_clips)) or 1) for s in splits]
+            # The worst run counts: a bound has to hold for each of them.
             largest[part] = max(shares)
             if largest[part]:
                 worst = splits[shares.index(largest[part])]

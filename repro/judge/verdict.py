@@ -120,6 +120,7 @@ def judge_rows(
 def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated: Collection[str]) -> Verdict:
     sets = build_run_sets(row, expected, records)
     refused = tuple(one for runs in sets for one in runs.refused)
+    # Ascending, so that the set to judge is the last; the others are named in its notes.
     candidates = sorted((runs for runs in sets if runs.all_seeds), key=RunSet.rank)
     edited = _describe_edits(expected)
     if not candidates:
@@ -138,6 +139,8 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
     runs, best, values = chosen.own_runs(seeds), chosen.select_cells(seeds), chosen.values(seeds)
     judged, cells = chosen.judge(seeds), chosen.count_cells(seeds)
     every = [run for seed in seeds for run in chosen.by_seed[seed].values()]
+    # Format 1 has the selected and the last epoch alone, which cannot show that the selected one was the
+    # best.
     recomputed = all(run.predictions_format > 1 for run in every)
     targets = "annotations" if runs[0].test.name in annotated else "recorded"
     facts = [judged.reason, chosen.missing_clips()[1]]

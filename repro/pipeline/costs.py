@@ -34,6 +34,7 @@ def report_disk(clips: Sequence[Clip], requests: Sequence[FeatureRequest], repor
     store = requests[0].store
     folder = store.folder.parent.parent
     # Bytes per value: 2 for float16, 4 for float32.
+    # Clips whose length is not declared count as average ones.
     size = round(len(clips) * sum(counted) / len(counted) * (2 if store.stored_as == "float16" else 4))
     free = shutil.disk_usage(folder).free
     reporter.line(
@@ -79,6 +80,7 @@ def report_cpu_hours(
         work = window_work([(request.backbone.config, request.cells) for request in group])
         if work is None:
             continue
+        # Members of a group see the same windows: counted once.
         windows = sum(estimate_windows(clips, group[0].backbone.config.frames))
         rate = None
         if len(requests) == len(requests[0].cells) == 1:

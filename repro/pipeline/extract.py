@@ -84,6 +84,8 @@ def extract_sources(
         if not found.clips:
             raise UsageError(f"{source}: its annotation files list no clips: fetch the publishers' files again")
         before = collections.get(found.name, found)
+        # Splits of a data set are one collection: clips in both are extracted once, and the store is packed
+        # once.
         both = dataset_collection(found.name, (*before.clips, *found.clips))
         collections[found.name] = replace(found, clips=both.clips)
     parts = {
@@ -105,6 +107,7 @@ def _take_part(
         UsageError: it has fewer clips than there are parts.
     """
     part = complete
+    # Reading the length of every clip takes a while, and only a division needs it.
     lengths = measure_clips(complete, configs, workspace) if shards else {}
     for number, count in shards:
         if number > len(part.clips):
@@ -131,6 +134,7 @@ def measure_clips(collection: Collection, configs: Iterable[BackboneConfig], wor
             + sum(one.windows(one.count_sampled(facts[clip.id].frames, facts[clip.id].fps)) for one in frames)
             for clip in collection.clips
         }
+    # Sizes of files are a poor measure of windows, but need no decoding.
     return {clip.id: 1.0 + (clip.path.stat().st_size if clip.path.is_file() else 0) for clip in collection.clips}
 
 

@@ -93,6 +93,7 @@ def _train_seeds(
 ) -> list[RunRecord]:
     seeds = inputs.row.seeds.choose(request.seeds)
     protocol = request.protocol or inputs.row.default_protocol
+    # By the name under which list_stages announced it.
     with reporter.run_stage(*_name_readouts(inputs.row, request.seeds)):
         records = run_readouts(inputs, seeds, workspace, reporter, protocol, compute)
         # A view of the records, made last: by now the records are on disk.
@@ -146,6 +147,7 @@ def extract_row(
         requests = open_stores([(backbone, features.cells)], dataset, workspace, features.stored_as)
         collection = dataset_collection(dataset, clips)
         done = extract_features(requests, collection, workspace, execution, reporter)
+        # Train and test of one data set read one store.
         stores |= {part: requests[0].store for part in data.splits if dataset_of(row, part) == dataset}
         failed += done.failed
         video_sha256 |= done.video_sha256

@@ -57,6 +57,7 @@ class RowData:
 
     def warn_of_copies(self, video_sha256: Mapping[str, str], reporter: Reporter) -> None:
         """Warn if test clips are byte for byte training clips, which a user's own table may list under two names."""
+        # By content: names and labels of copies may differ.
         trained = {video_sha256[clip.id] for clip in self.splits["train"].clips}
         copies = [clip.id for clip in self.splits["test"].clips if video_sha256[clip.id] in trained]
         if copies:

@@ -32,6 +32,7 @@ class Amount:
 
     def map_estimate(self, function: Callable[[float], float]) -> "Amount":
         """Return the estimate with `function` applied to each of its three values. `function` must be increasing."""
+        # Increasing, so that the lower limit stays the lower one.
         return Amount(function(self.likely), function(self.least), function(self.most))
 
     def as_json(self) -> dict[str, object]:

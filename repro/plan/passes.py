@@ -64,6 +64,7 @@ def list_passes(
 ) -> Iterator[PassPlan]:
     """Yield the passes of a run, by data set, backbone, cell and splits of what its rows read."""
     state = counter.state
+    # By identity: two rows may change one backbone in different ways, under one name.
     labels = {id(state.backbone(label)): label for _, label, _ in shared}
     readings = [
         UnstoredCell(dataset, state.backbone(label), cell, list_missing(counter, dataset, label, cell, splits))
@@ -114,6 +115,7 @@ def estimate_shared_work(
             + portion.short_windows.times(work.one_black / first.frames.window)
         )
     # A measured speed takes precedence over the assumed one; with others, a backbone does more work a window.
+    # Of one cell alone: find_rate knows no speed of several cells at once.
     measured = (
         (label, rate)
         for label, cells in backbones.items()
@@ -125,6 +127,7 @@ def estimate_shared_work(
         hours = counted(0)
     elif rate is not None:
         own = alone[label]
+        # Together they take more than the measured one alone, in the ratio of their work.
         more = work.total / own.total if work is not None and own is not None else 1
         hours = portion.windows.times(more / rate.per_second / SECONDS_PER_HOUR)
     elif tflop is not None:

@@ -134,6 +134,7 @@ def make_plan(
     # Splits by what is extracted of them: rows that read the same cell of a data set share the features.
     shared: dict[tuple[str, str, Cell], list[str]] = {}
     for row in rows:
+        # Train and test may be splits of one data set, which is then walked once.
         own: dict[str, list[str]] = {}
         backbone = state.label_backbone(row)
         for name in (row.data.train, row.data.test):
@@ -157,6 +158,7 @@ def make_plan(
         workspace=workspace,
         kind=kind,
         rows=tuple(plans),
+        # Of all rows together: a data set that several rows read is downloaded once.
         downloads=tuple(list_downloads([one.row for one in plans if not one.imported], state)),
         clips=_count_distinct_clips(counter, all_jobs),
         jobs=all_jobs,
@@ -196,6 +198,7 @@ def _plan_extraction(
         remaining=remaining,
         stored_clips=len(clips) - len(missing),
         precision=precision,
+        # By itself, so that rows can be compared; what rows share is counted in `passes`.
         tflop=None if alone.work is None else alone.work.total,
         speed=load_assumptions().gpu.find_speed(config.name, precision),
         frames=config.frames,
@@ -224,6 +227,7 @@ def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, choice: SeedChoic
     seeds = row.seeds.choose(choice)
     recorded = {record.seed for record in records} & set(seeds)
     remaining = len(seeds) - len(recorded)
+    # A row's own runs say more than any assumption; those on another kind of device say nothing.
     timed = [record for record in records if kind_of(record.made.on.get("device", "cpu")) == kind]
     if timed:
         # The median, so that one run on a busy machine does not count.

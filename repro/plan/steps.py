@@ -129,6 +129,7 @@ def _group_features(plan: Plan) -> list[list[_Features]]:
         for group in groups:
             first = group[0]
             # Changes are options of a command, for all of its backbones.
+            # Backbones of one command are decoded for and computed together.
             if not (own.changes or first.changes) and (own.dataset, _join_splits(own), own.options) == (
                 first.dataset,
                 _join_splits(first),
@@ -149,6 +150,7 @@ def _make_extraction_step(plan: Plan, members: Sequence[_Features], earlier: tup
     first, machine = members[0], load_assumptions().machine
     name = first.dataset.name
     own = first.dataset.own_listing is not None
+    # Own clips are extracted whole: their file states the splits, and the command takes the file.
     words = [first.dataset.argument] if own else [f"{name}/{split}" for split in _join_splits(first)]
     words += ["--backbone", ",".join(one.backbone.name for one in members), *first.options]
     for key, value in first.changes.items():
@@ -194,11 +196,13 @@ def _make_readout_steps(
         cpus=machine.readout_cores,
         # Features as stored and as tensors.
         memory_gb=_round_up(machine.base_gigabytes + 2 * features),
+        # A step is one seed: the plan's hours are those of all that remain.
         hours=hours.most / remaining if hours is not None and remaining else 0.0,
     )
     for seed in chosen:
         command = ("readout", _name_row(row), "--seed", str(seed), *words)
         yield replace(readout, name=f"{row.name}-seed{seed}", command=command)
+    # A comma after a single number: `52` would be 52 seeds, `52,` is the seed 52.
     numbers = ",".join(map(str, chosen)) + "," * (len(chosen) == 1)
     yield replace(readout, rule="grid", name=row.name, command=("grid", _name_row(row), "--seeds", numbers, *words))
 

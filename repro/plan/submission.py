@@ -55,6 +55,7 @@ class Cluster:
     @property
     def executor(self) -> str:
         """What Snakemake runs jobs with: local, slurm, ..."""
+        # As Snakemake takes it: local unless the profile says otherwise.
         return str(yaml.safe_load((self.profile / "config.yaml").read_text()).get("executor", "local"))
 
 
@@ -115,9 +116,11 @@ def require_slurm(partition: str | None, *, gpus: bool) -> None:
     offered: dict[str, str] = {}
     for line in asked.stdout.splitlines():
         name, _, resources = line.partition(" ")
+        # A partition is listed once for every group of equal nodes.
         offered[name] = offered.get(name, "") + resources
     if partition is not None and partition not in offered:
         raise UsageError(f"--partition {partition}: no such partition: this cluster has {', '.join(sorted(offered))}")
+    # Without --partition, SLURM or the profile picks one.
     chosen = list(offered.values()) if partition is None else [offered[partition]]
     if gpus and not any("gpu" in resources for resources in chosen):
         where = "the cluster" if partition is None else f"partition {partition}"
@@ -202,6 +205,7 @@ def build_command(
     resources = [("slurm_partition", cluster.partition), ("slurm_account", cluster.account)]
     if any(value for _, value in resources):
         given = [f"{name}={value}" for name, value in resources if value]
+        # Given again with the profile's values: the option replaces the profile's list.
         words += ["--default-resources", "mem_mb=4000", "runtime=60", *given]
     if cluster.executor == "slurm":
         if cluster.account is None:

@@ -93,6 +93,7 @@ class ClipCounter:
         within = config.splits[split].within
         if not within:
             return tuple(f"{split} {n}" for n in range(number))
+        # Made-up ids of a split within others are some of theirs, so that clips in both are counted once.
         around = [clip for one in within for clip in self.list_clips(dataset, one)]
         before = list(config.splits)[: list(config.splits).index(split)]
         first = sum(len(self.list_clips(dataset, one)) for one in before if config.splits[one].within == within)
@@ -114,6 +115,8 @@ class ClipCounter:
         audit = self.state.audited_clips(dataset)
         if audit:
             return count_audited((audit[clip] for clip in clips if clip in audit), self.state.backbone(backbone))
+        # Complete splits first, whose numbers of windows configs state; what remains is a share of the
+        # smallest split that has it.
         rest, total = set(clips), NO_CLIPS
         for split, ids in reversed(self.splits_by_size(dataset)):
             # A split whose lengths are not known is refused below, if no others contain its clips.
@@ -121,6 +124,7 @@ class ClipCounter:
                 total += self.count_split(dataset, split, backbone)
                 rest -= ids
         for split, ids in self.splits_by_size(dataset):
+            # Clips differ in length, so that a share of a split is an estimate.
             if part := rest & ids:
                 total += self.count_split(dataset, split, backbone).share(len(part), len(ids))
                 rest -= part

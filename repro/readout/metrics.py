@@ -46,6 +46,7 @@ def map_micro(scores: Scores, targets: Targets) -> float:
 
 def count_at_least(scores: Scores, targets: Targets) -> UInt32[np.ndarray, " P"]:
     """For each positive (clip, class) pair, in row order, how many of all pairs score at least as high: all that map_micro depends on."""
+    # size - searchsorted from the left: how many of all pairs are not below.
     ranked = np.sort(scores, axis=None)
     counts: UInt32[np.ndarray, " P"] = (ranked.size - np.searchsorted(ranked, scores[targets == 1])).astype(np.uint32)
     return counts
@@ -55,6 +56,8 @@ def map_micro_of_counts(at_least: UInt32[np.ndarray, " P"]) -> float:
     """map_micro from the counts of `count_at_least`, up to rounding (1e-12); 0 if no target is positive."""
     if not len(at_least):
         return 0.0
+    # Ascending counts are descending scores. At the k-th positive, k of the at_least pairs from there up are
+    # positive, so that its precision is k / at_least, and AP is the mean of these.
     found = np.sort(at_least)
     # Positives of equal scores share one threshold, and so the number of positives at or above it.
     ends = find_ends_of_equals(found)
@@ -117,6 +120,7 @@ def _average_precisions(
     # Equal scores share one threshold. Recall changes only at thresholds that some positive has.
     is_first = np.append(True, (found[1:] != found[:-1]) | (rows[1:] != rows[:-1]))
     first, levels, rows = np.flatnonzero(is_first), found[is_first], rows[is_first]
+    # Positives at or above a level; recall and precision follow from them and from the level's place.
     true = ends[rows] - first
     recall = true / (ends - starts)[rows]
     following = np.where(np.append(rows[1:], -1) == rows, np.append(recall[1:], 0.0), 0.0)
@@ -178,6 +182,7 @@ def count_confusions(scores: Scores, targets: Targets) -> Int[np.ndarray, "K K"]
     """Confusion matrix: number of clips of the row's class that are predicted as the column's."""
     counts = np.zeros((targets.shape[1],) * 2, np.int64)
     clips, labels = np.nonzero(targets)
+    # Not counts[...] += 1, which adds once for several equal pairs of indices.
     np.add.at(counts, (labels, scores.argmax(axis=1)[clips]), 1)
     return counts
 
@@ -190,6 +195,7 @@ def count_ranking_errors(scores: Scores, targets: Targets) -> Int[np.ndarray, "K
     """
     counts = np.zeros((targets.shape[1],) * 2, np.int64)
     for label, positive in enumerate(targets.T.astype(bool)):
+        # At least as high: a tie counts as an error, as a ranking cannot tell the two.
         above = scores[positive] >= scores[positive, label, None]
         counts[label] = (above & (targets[positive] == 0)).sum(axis=0)
     return counts

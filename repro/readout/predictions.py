@@ -92,6 +92,7 @@ def to_probabilities(logits: Float32[np.ndarray, "N K"], activation: Activation)
     exact[~np.isfinite(exact)] = np.nan
     # In place: fresh memory for every step takes longer than the steps.
     if activation == "softmax":
+        # The largest becomes exp(0): softmax does not change, and no exponential overflows.
         exact -= exact.max(axis=1, keepdims=True)
         np.exp(exact, out=exact)
         exact /= exact.sum(axis=1, keepdims=True)
@@ -112,6 +113,7 @@ def write_predictions(
 
     def lists(found: Mapping[int, np.ndarray], lengths: np.ndarray, dtype: type) -> pa.Array:
         """A list for each line, of `lengths` by clip; null in epochs that `found` does not have."""
+        # A line for each epoch and clip; those of other epochs are null.
         given = np.repeat([epoch in found for epoch in epochs], len(clips))
         ends = np.cumsum(np.where(given, np.tile(lengths, len(epochs)), 0))
         values: list[np.ndarray] = [
@@ -192,6 +194,7 @@ def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions
         raise ValueError("the lines of its epochs are mixed")
     first = table.slice(0, clips)
     names = table["clip"].combine_chunks()
+    # Compared as the dictionary's numbers: texts of thousands of clips and epochs would take seconds.
     ids = _as_numpy(names.indices).reshape(len(epochs), clips)
     labels, counts = _read_lists(table, "targets", (len(epochs), clips))
     ends = np.cumsum(counts.sum(axis=1))
@@ -201,6 +204,7 @@ def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions
     targets = _read_targets(by_epoch[0], counts[0], len(classes))
     logits = _read_epochs(table, "logits", epochs, np.full(clips, len(classes)))
     chosen = table["predicted"].combine_chunks()
+    # An epoch has either logits or, of the others, this.
     predicted = {
         epoch: _as_numpy(part)
         for place, epoch in enumerate(epochs)

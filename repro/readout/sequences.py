@@ -140,7 +140,9 @@ class Sequences:
         partners = [own[index] for index in plan.partners]
         lengths = [max(len(a), len(b)) if sees_padding else len(a) for a, b in zip(own, partners, strict=True)]
         # Mixup (Zhang et al. 2018): features and targets are mixed with the same weight.
+        # lambda x_i + (1 - lambda) x_j, frame by frame, on clips of the same lengths.
         mixed = plan.weight * _pack_clips(own, lengths) + (1 - plan.weight) * _pack_clips(partners, lengths)
+        # Soft targets of the same weight: lambda y_i + (1 - lambda) y_j.
         soft = plan.weight * targets + (1 - plan.weight) * targets[list(plan.partners)]
         return Batch(mixed, tuple(lengths), soft)
 
@@ -151,6 +153,7 @@ def _pack_clips(clips: Sequence[Tensor], lengths: Sequence[int]) -> Float32[Tens
     for features, length in zip(clips, lengths, strict=True):
         parts.append(features[:length])
         if length > len(features):
+            # A shorter partner has zeros after its end, as padded clips have in the release.
             parts.append(features.new_zeros(length - len(features), features.shape[1]))
     return torch.cat(parts).float()  # a grid may store fp16, which is exact in fp32
 

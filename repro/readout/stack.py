@@ -114,7 +114,9 @@ class HeadStack:
         if generators is not None and recipe.dropout:
             masks = DropoutMasks.sample(layout, recipe, width, generators)
         # CLS tokens first. A clip's CLS token is its position 0, its frames follow from 1.
+        # A view: the one token of each head serves all of its clips.
         cls_tokens = weights["cls_token"][:, 0].expand(-1, layout.clips, -1)
+        # Sines and cosines by position; only rows up to the longest clip are computed.
         table = stored_position_encoding(layout.longest, width, packed.device)
         tokens = torch.cat([cls_tokens, packed], dim=1) + table[layout.places]
         if masks is not None:
@@ -155,10 +157,13 @@ class HeadStack:
             parts = _apply_linear(tokens, weight, bias).chunk(3, dim=2)
             queries, keys, values = (split_heads(layout.pad_clips(part)) for part in parts)
         else:
+            # Only the CLS tokens ask in the last layer, but keys and values are of all tokens.
             alone = _apply_linear(asked, weight[:, :width], bias[:, :width])
             queries = split_heads(alone.reshape(-1, 1, width))
             parts = _apply_linear(tokens, weight[:, width:], bias[:, width:]).chunk(2, dim=2)
             keys, values = (split_heads(layout.pad_clips(part)) for part in parts)
+        # softmax(q k / sqrt(d)) with d channels a head (Vaswani et al. 2017, equation 1); the queries are
+        # scaled, which are fewer than the scores.
         scores = (queries * (width // heads) ** -0.5) @ keys.transpose(2, 3)
         # Padded keys get no attention; every clip has its CLS token, so no row is empty. Padded queries are left out below.
         shares = scores.masked_fill(layout.is_padding, -math.inf).softmax(dim=3)
@@ -181,6 +186,7 @@ def choose_stack_size(compute: Compute, recipe: Recipe, width: int, classes: int
         parameters = sum(parameter.numel() for parameter in build_head(recipe, width, classes).parameters())
     # Weights, gradients, two moments and the selected epoch's weights; and what a step keeps for its gradient, at most: about 40
     # values a channel, token and layer.
+    # The estimate is checked by nothing: a stack that is too large fails, and is halved (train_members).
     kept = 40 * width * recipe.layers * recipe.batch_size * (recipe.max_length + 1)
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(free / 2 / (4 * (5 * parameters + kept))))
@@ -189,12 +195,15 @@ def choose_stack_size(compute: Compute, recipe: Recipe, width: int, classes: int
 def _apply_linear(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S K C"], bias: Float[Tensor, "S K"]) -> Tensor:
     if len(inputs) == 1:
         return functional.linear(inputs[0], weight[0], bias[0])[None]
+    # One batched product for all heads. A single head takes the plain path, which rounds as torch's own
+    # layers do.
     return torch.baddbmm(bias[:, None], inputs, weight.transpose(1, 2))
 
 
 def _apply_norm(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S C"], bias: Float[Tensor, "S C"]) -> Tensor:
     if len(inputs) == 1:
         return functional.layer_norm(inputs, inputs.shape[2:], weight[0], bias[0])
+    # Normalised once without weights, as layer_norm takes one weight for all heads.
     return torch.addcmul(bias[:, None], functional.layer_norm(inputs, inputs.shape[2:]), weight[:, None])
 
 

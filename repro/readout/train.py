@@ -100,6 +100,7 @@ def group_trainings(trainings: Sequence[Training], recipe: Recipe, compute: Comp
     for index, training in enumerate(trainings):
         splits = training.data.train, training.data.test
         # One step of a stack is a step of each: of one shape, at the same step of the same number of steps.
+        # Not lengths of clips: packed batches of other lengths are padded to each other (HeadStack).
         shape = tuple(size for split in splits for size in (len(split.clips), *_shape(split)))
         alike.setdefault(shape, []).append(index)
     groups = []
@@ -188,6 +189,7 @@ class _Run:
                     continue
             # Outside the handler: the exception would keep what fills the memory.
             torch.cuda.empty_cache()
+            # Halves, as for windows of an extraction: what fits is found in a few tries.
             half = len(members) // 2
             for part in (members[:half], members[half:]):
                 # Opened again: from the last saved states, or from the beginning.
@@ -274,6 +276,8 @@ class _Run:
         if data.held_out is not None:
             (found,) = compute_logits(stack, [data.held_out], self.recipe, self.compute)
             held_out = _score_logits(found, data.held_out, self.recipe)
+        # Segments are of the test split's classes alone: held-out clips select the epoch, and need the row's
+        # metric only.
         scores = _score_logits(logits, data.test, self.recipe, data.segments)
         state.epochs.append(Epoch(number, train_loss, scores, held_out))
         state.logits.append(logits)
@@ -350,12 +354,15 @@ def train_one_epoch(
             group["lr"] = rate
         optimizer.zero_grad()
         with compute.autocast():
+            # Generators sample dropout head by head, so a head's masks depend on its own seed and clips
+            # alone.
             logits = stack.compute_logits(batches, generators)
         targets = torch.stack([batch.targets for batch in batches]).to(stack.device)
         # The losses are computed in fp32, also if the products above are not.
         loss = compute_loss(recipe.loss, logits.float(), targets)
         # The gradient of the sum: each head's is that of its own loss.
         loss.sum().backward()  # type: ignore[no-untyped-call]
+        # AdamW acts on each element by itself: in a stack each head takes the step it would take alone.
         optimizer.step()
         losses.append(loss.detach())
     # Read once an epoch: reading each would make the host wait for a GPU at every step.
@@ -447,6 +454,7 @@ def _score_logits(
     recipe: Recipe,
     segments: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, float]:
+    # scikit-learn's and our metrics count in whole numbers.
     targets = split.targets.numpy().astype(np.int64)
     return all_scores(activate_logits(logits, recipe), targets, segments)
 

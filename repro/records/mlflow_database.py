@@ -85,6 +85,7 @@ def find_other_schema(path: Path) -> str | None:
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as database:
+        # Read with sqlite3: MLflow would migrate, or refuse with a traceback, a database of another version.
         tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
         if not tables:
             return None
@@ -145,6 +146,7 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
         MlflowException, SQLAlchemyError, sqlite3.Error, OSError: the database, server or artifacts cannot be used.
     """
     tracking = request.tracking
+    # A server creates its own database; the workspace's is created complete.
     client = MlflowClient(tracking.uri) if tracking.uri else open_client(request.workspace.mlflow_db)
     experiments: dict[str, list[tuple[StoredRun, RunRecord]]] = {}
     for stored, record in runs:
@@ -190,6 +192,7 @@ def _delete_former_runs(client: MlflowClient, request: LogRequest) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None or experiment.lifecycle_stage != "active":
         return
+    # Runs of this project have the first tag, and those of the present format the second too.
     former = [
         run
         for run in _search_runs(client, experiment.experiment_id, ViewType.ACTIVE_ONLY)
@@ -252,6 +255,8 @@ class _Experiment:
             with TemporaryDirectory() as place:
                 figures.write_files(Path(place))
                 self.client.log_artifacts(run, place, "figures")
+            # After the files: a killed process leaves a parent without the tag, whose figures are logged
+            # again.
             self.client.set_tag(run, FIGURES_TAG, figures.key)
 
     def _read_runs(self) -> None:
@@ -285,6 +290,7 @@ class _Experiment:
         if self._own_folder is None:
             return  # a server has no call for more than that; whoever runs it has `mlflow gc`
         # As `mlflow gc` does.
+        # delete_run only marks a run as deleted: its rows and files would stay in the workspace.
         store = self.client._tracking_client.store
         store._hard_delete_run(run.info.run_id)
         folder = local_path(run.info.artifact_uri)
@@ -313,6 +319,7 @@ class _Experiment:
             else:
                 self.request.check_time()
                 run_id = self._log_run(stored, record, parent.info.run_id, live)
+                # Reused ones are not counted: the line printed is of what this command added.
                 logged += 1
             # Of the cell that the table uses: the readouts of all cells of a grid would be many GB on a server.
             if record.features.cell == cell and not (complete and MODEL_TAG in complete[0].data.tags):
@@ -363,9 +370,12 @@ class _Experiment:
         tags = list_run_tags(record, parent) | ({VERDICT_TAG: verdict} if verdict else {})
         metrics = list_metrics(record, log)
         if live is None:
+            # With the training's time, so that MLflow orders runs by when they ran and not by when they were
+            # logged.
             run = client.create_run(self.id, start_time=start, tags=tags, run_name=run_name(record)).info.run_id
         else:
             run, shown = live.info.run_id, read_losses(client, live.info.run_id)
+            # A live run's tags are of the start of its training: some facts, as its verdict, come later.
             client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
             metrics = [m for m in metrics if not m.key.startswith(BY_EPOCH) or m.step not in shown]
         client.log_batch(run, params=list_params(record))
@@ -460,6 +470,7 @@ def _move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> No
     with closing(sqlite3.connect(path, timeout=20)) as database, database:
         database.execute("update experiments set artifact_location = ? where experiment_id = ?", (now, experiment_id))
         database.execute(
+            # Only of paths below the old folder: a user may have moved single runs elsewhere.
             "update runs set artifact_uri = ? || substr(artifact_uri, ?) "
             "where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
             (now, len(before) + 1, experiment_id, len(before) + 1, f"{before}/"),

@@ -68,6 +68,7 @@ def _variants(record: Described) -> list[str]:
 
 def times_of(record: RunRecord, log: TrainingLog | None = None) -> tuple[int, int]:
     """Return when training began and ended, in milliseconds since 1970: by its log or, without one, by the record."""
+    # MLflow counts milliseconds since 1970.
     end = round(1000 * datetime.datetime.fromisoformat(record.made.at).timestamp())
     if log is None:
         return round(end - 1000 * record.made.seconds), end
@@ -79,6 +80,7 @@ def matching_log(record: RunRecord, log: TrainingLog | None) -> TrainingLog | No
     """Return the log if it is that of the record's training: nothing vouches for the file, so its losses must be the record's."""
     if log is None or log.started is None or log.started.run != record.run:
         return None
+    # Losses of a training are as good as a fingerprint: no other training has the same.
     losses = {number: epoch.result.train_loss for number, epoch in log.epochs.items()}
     return log if losses == {epoch.epoch: epoch.train_loss for epoch in record.epochs} else None
 
@@ -103,6 +105,7 @@ def list_tags(record: Described) -> dict[str, str]:
         "mlflow.source.name": row.command if row else f"repro {record.row}",
         "mlflow.source.type": "LOCAL",
     }
+    # Left out rather than empty: a search for a tag finds the runs that have it.
     return {name: value for name, value in found.items() if value}
 
 
@@ -162,6 +165,7 @@ def list_metrics(record: RunRecord, log: TrainingLog | None) -> list[Metric]:
     found = []
     for epoch in record.epochs:
         if log is None:
+            # Without a log, epochs are drawn as if each had taken the same time.
             found += list_epoch_metrics(epoch, start + (end - start) * epoch.epoch // last, {})
         else:
             logged = log.epochs[epoch.epoch]

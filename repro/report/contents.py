@@ -98,6 +98,7 @@ def gather_contents(
     path = table_path()
     table = rows_with_expected(path)
     annotations = Annotations(workspace)
+    # Judged as `repro check` does: the page shows no number whose evidence does not hold.
     found, damaged = read_evidence(find_runs(workspace.runs), annotations, warn)
     records = [record for record in found if record.complete]
     verdicts, left_out = judge_rows(table, records, annotations.compared)
@@ -173,6 +174,7 @@ def _gather_row(
     published, held_out = (_choose_group(row, own, protocol) for protocol in PROTOCOLS)
     judged = () if verdict is None else verdict.runs
     if judged:
+        # Only judged seeds: curves of others would be shown under a verdict that is not on them.
         published = tuple(run for run in published if run.seed in {one.seed for one in judged})
     scores = None
     if published or held_out:
@@ -198,6 +200,7 @@ def _choose_group(row: Row, records: Iterable[RunRecord], protocol: Protocol) ->
     groups: defaultdict[str, dict[int, RunRecord]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.made.at):
         if record.protocol == protocol:
+            # Oldest first: the newest run of a seed stays.
             groups[record.group][record.seed] = record
     if not groups:
         return ()
@@ -223,6 +226,7 @@ def _gather_grid(row: Row, records: Sequence[RunRecord]) -> GridResult | None:
                 grids[record.grid][record.protocol, record.seed, record.features.cell] = record
         several = [found for found in grids.values() if len({cell for _, _, cell in found}) > 1]
         if several:
+            # max takes the first of equals: reversed, that is the newest.
             largest: dict[tuple[Protocol, int, str], RunRecord] = max(reversed(several), key=len)
             runs |= largest
     if not runs:

@@ -70,6 +70,7 @@ class Drawing:
     def render_svg(self) -> str:
         """Return the figure for a page: it takes the page's text colour, and has no ids that another figure may have, too."""
         text = self._save("svg").decode()
+        # Without XML declaration, document type and metadata, which have no place in an HTML page.
         text = _METADATA.sub("", text[text.index("<svg") :])
         text = _PATH.sub(lambda path: _DECIMALS.sub(r"\1", path[0]).replace("\n", ""), _ID.sub("", text))
         text = _FONTS.sub("font-family: 'DejaVu Sans', Verdana, Arial, sans-serif", text)
@@ -121,6 +122,7 @@ def label_numbers(axis: Axis, name: str, points: float = 9) -> None:
     """Label an axis, whose data is drawn, at the round numbers that matplotlib picks, and name it."""
     formatter = axis.get_major_formatter()
     if isinstance(formatter, ScalarFormatter):
+        # Labels state the value: an offset at the axis' end is overlooked.
         formatter.set_useOffset(False)
     low, high = sorted(axis.get_view_interval())
     places = [place for place in axis.get_major_locator()() if low <= place <= high]

@@ -53,6 +53,7 @@ def draw_setting(setting: str, rows: Sequence[RowContents]) -> Drawing:
             axes.plot(expected.published, place, marker="D", color=SERIES[1], ms=7, zorder=3)
             if verdict.interval is not None:
                 axes.plot(verdict.interval, [place - 0.22] * 2, color=SERIES[0], lw=1.5)
+            # Below the published value's line, so that neither hides the other.
             axes.plot(verdict.values, [place - 0.22] * len(verdict.values), "o", color=SERIES[0], ms=5, alpha=0.8)
         axes.set_ylim(-0.6, len(rows) - 0.6)
         label_rows(axes, range(len(rows)), backbones, 9)
@@ -161,6 +162,7 @@ def draw_seed_grids(grid: GridResult) -> Drawing:
 
     def draw() -> Figure:
         across = min(len(maps), 5)
+        # Rounded up.
         down = -(-len(maps) // across)
         figure = Figure(figsize=(1.9 * across, 1.45 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
@@ -176,7 +178,9 @@ def draw_seed_grids(grid: GridResult) -> Drawing:
             picked = next(cell for cell in grid.cells if cell.name == select_cell(runs, order).cell)
             assert picked.timestep is not None
             assert isinstance(picked.layer, int)
+            # Pixels of an image are centred on whole numbers.
             corner = layers.index(picked.layer) - 0.5, timesteps.index(picked.timestep) - 0.5
+            # A white line on a black one shows on any colour of the map.
             for colour, width in (("black", 3.5), ("white", 1.8)):
                 panel.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, lw=width))
             panel.set_title(f"{protocol}, seed {seed}", fontsize=8)
@@ -196,6 +200,7 @@ def draw_classes(scores: RowScores, name: str) -> Drawing:
     reading, ranked = scores.readings[0], scores.rank_items()
     shown = ranked
     if len(ranked) > MOST_CLASSES:
+        # The worst and the best: the middle of a long list says least.
         shown = [*ranked[: MOST_CLASSES // 2], *ranked[-MOST_CLASSES // 2 :]]
     spreads = reading.spreads
     lines = [
@@ -244,6 +249,7 @@ def draw_confusion(scores: RowScores, name: str) -> Drawing:
                 side / (side + room) * 0.95,
             )
         )
+        # A class without test clips has a row of zeros, not one of NaN.
         clips = np.maximum(scores.class_counts[:, None] * len(scores.readings[0].runs), 1)
         image = axes.imshow(100 * counts / clips, cmap=COLOURS, vmin=0, vmax=100)
         names = "predicted" if scores.single_label else "scored at least as high", "class of the clip"

@@ -19,6 +19,7 @@ def has_imported_features(row: Row, workspace: Workspace) -> bool:
         PermissionError
     ):  # as of a mount of another user: what is missing matters more, and the command that writes says it
         return False
+    # Without the checkpoint its sha256 is not known: the stored features that fit the config state it.
     identity = find_likely_identity(config, workspace, row.features, row.data.datasets)
     if identity is None:
         return False

@@ -121,6 +121,7 @@ def load_own_row(path: Path) -> OwnRow:
         raise UsageError(f"{path}: {error}") from error
     raw = {
         "name": own_name(path), "file": str(path), "version": 1, "kind": "own", "setting": "own",
+        # Validated as a row's file would be, so that a wrong key of the recipe is reported by name.
         "title": file.title or f"{path.stem}: {dataset.title}", "backbone": backbone.name,
         "changes": dict(file.changes), "data": {part: f"{dataset.name}/{part}" for part in ("train", "test")},
         "metric": "top1" if single else "map_micro",
@@ -129,6 +130,7 @@ def load_own_row(path: Path) -> OwnRow:
         "features": (file.features or backbone.axes().usual).model_dump(mode="json"),
     }  # fmt: skip
     row = validate_config(OwnRow, raw, str(path))
+    # Private, and so no part of the row's dump: keys and records hold what of it counts (own_identity).
     row._dataset = dataset
     check_references(row, str(path))
     _require_dividing_heads(row, backbone)
@@ -158,6 +160,7 @@ def write_own_files(table: Path, data: Path, backbone: str | None = None) -> Own
     clips = os.path.relpath(table, data.parent)
     # Before anything is written: a table with mistakes leaves no files.
     dataset = build_own_dataset(data, OwnDataFile(clips=clips))
+    # Before anything is written, as above: a backbone that does not exist leaves no files.
     config = load_backbone(backbone or own_defaults().backbone)
     described: dict[str, Any] = {"clips": clips, "labels": dataset.target}
     if not dataset.has_split_column:

@@ -134,6 +134,7 @@ def distinct_items(items: Iterable[MissingItem]) -> list[MissingItem]:
     """The items without those that belong where an earlier one does."""
     found: dict[str, MissingItem] = {}
     for item in items:
+        # By where it belongs: two rows may name one file in other words.
         found.setdefault(item.path or item.remedy, item)
     return list(found.values())
 

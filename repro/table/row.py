@@ -33,6 +33,7 @@ class Data(Config):
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets a run needs, without duplicates."""
+        # In this order, which is that of extraction and of what is printed.
         return tuple(dict.fromkeys(name.dataset for name in (self.train, self.test)))
 
 
@@ -162,6 +163,7 @@ def with_precision(row: Row, *precisions: Precision | None) -> Row:
     Raises:
         UsageError: the row's backbone has none of them.
     """
+    # The first that the backbone has: rows of several families take one list of --precision.
     change = precision_change(row_backbone(row), *precisions)
     return row.model_copy(update={"changes": {**row.changes, **change}}) if change else row
 

@@ -52,6 +52,7 @@ class Decoding:
 
 def count_spare_cores() -> int:
     """Return the default number of decoding processes: one core is left for what feeds the device."""
+    # The cores that this process may use: a container or a job has fewer than the machine.
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
@@ -99,6 +100,7 @@ def decode_clip(job: Job, send: Send) -> _Outcome:
         # A pipe holds less than a frame: without the thread, a clip whose turn comes later would not be decoded beyond its
         # first chunk until then. Leaving the block waits for what is left to send, also after an error.
         with ThreadPoolExecutor(1, "send") as thread:
+            # Sent by one thread, so that chunks arrive in their order.
             sending: deque[Future[None]] = deque()
             for frames in read_frames(index, job.sampling):
                 sending.append(thread.submit(send, frames))

@@ -149,11 +149,13 @@ def index_clip(
     """
     check_file(path)
     index = ClipIndex(path, kept=[] if keep else None)
+    # Frames that the decoder marks as corrupt, and bytes of the frames kept.
     corrupt = held = 0
     try:
         with open_container(path) as container:
             stream = _rewind(container, path)
             time_base = stream.time_base
+            # In ticks of the stream, as pts are: the comparison is one of whole numbers, as in read_video.
             end = _last_tick(stream, max_seconds)
             index.fps = float(stream.average_rate or 0)
             index.width, index.height = stream.width, stream.height
@@ -199,6 +201,7 @@ def index_clip(
         index.not_plain = index.not_plain or "its frames are not stored in the order of their times"
     if index.order and time_base:
         first, last = index.pts[index.order[0]], index.pts[index.order[-1]]
+        # The last frame is shown for a while, too: as long as a mean one.
         index.seconds = float((last - first) * time_base) + (1 / index.fps if index.fps else 0.0)
     if not index.order:
         raise VideoError(f"clip {path}: it holds no video frames" + (f": {index.damage}" if index.damage else ""))
@@ -232,6 +235,7 @@ def _estimate_frames(path: Path, max_seconds: float, stamp: tuple[int, int]) -> 
             rate = float(stream.average_rate or 0)
             frames = stream.frames
             if not frames and stream.duration and stream.time_base:
+                # Containers differ in what they state: the number of frames, the stream's length, or the file's length alone.
                 frames = round(float(stream.duration * stream.time_base) * rate)
             elif not frames and container.duration:
                 frames = round(container.duration / av.time_base * rate)
@@ -254,6 +258,7 @@ def convert_frames(index: ClipIndex, stride: int, chunk: int) -> Iterator[Frames
 
 def convert_each(index: ClipIndex, stride: int) -> Iterator[np.ndarray]:
     """Yield every `stride`-th frame in presentation order as RGB, one at a time; see `convert_frames`."""
+    # The release's video[0::4]: every stride-th frame of the order by time, from the first.
     sampled = index.order[::stride]
     return _kept_frames(index, sampled) if index.kept is not None else _decode_again(index, sampled)
 
@@ -280,6 +285,7 @@ def _decode_again(index: ClipIndex, sampled: Sequence[int]) -> Iterator[np.ndarr
     """Second pass over a clip too large to keep."""
     # Frames are decoded in one order and returned in another: `turn` says when a decoded frame is due.
     turn = {position: number for number, position in enumerate(sampled)}
+    # Decoding can stop there: the frames after it in decoding order are not sampled.
     last = max(sampled)
     early: dict[int, np.ndarray] = {}  # converted frames, by turn, that earlier ones have to precede
     due = 0
@@ -292,6 +298,7 @@ def _decode_again(index: ClipIndex, sampled: Sequence[int]) -> Iterator[np.ndarr
                     raise VideoError(f"clip {index.path}: the file changed while it was read")
                 if position in turn:
                     early[turn[position]] = _to_rgb(frame)
+                # What was held back is yielded as soon as its turn comes, so that few frames are in memory.
                 while due in early:
                     yield early.pop(due)
                     due += 1

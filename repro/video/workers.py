@@ -143,6 +143,7 @@ class WorkerPool(Generic[Job]):
         Yields:
             A job and a part of its answer; or a job and why its worker was lost. Signs of life are not yielded.
         """
+        # The first places first, from the end of the list: few jobs start few processes.
         free = list(range(self.size))[::-1]
         running: dict[int, Job] = {}
         heard: dict[int, float] = {}

@@ -57,6 +57,7 @@ class TensorSource:
     def shape_in_file(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape in the file of a module's tensor of `shape`."""
         if self.third is not None:
+            # Query, key and value one below the other.
             return (3 * shape[0], *shape[1:])
         if self.transposed:
             return shape[::-1]
@@ -221,6 +222,7 @@ def open_checkpoint(path: Path, expected: Shapes) -> safe_open:
             f"checkpoint {path}: not a complete safetensors file ({state_reason(error)}): fetch it again and compare its sha256"
         ) from error
     # Shapes are read off the header: no tensor is loaded before all of them are known to fit.
+    # The file of SVD has 9 GB.
     found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
     check_tensors(f"checkpoint {path}", found, expected, UNUSED)
     return file

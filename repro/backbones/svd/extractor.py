@@ -75,6 +75,7 @@ class SvdExtractor:
         # Before the networks are loaded, which takes far longer.
         check_text(self.config, text)
         implementation = next(name for name in IMPLEMENTATIONS if name == first.implementation)
+        # Of all backbones together: what one of them does not read another may.
         needs = find_needs(self.config, by_name.values())
         networks = load_networks(implementation, first.checkpoint, self.config.architecture, needs)
         move_to_device(networks, device)
@@ -127,6 +128,8 @@ class SvdExtractor:
         def finish() -> list[WindowFeatures]:
             found = wait()
             if self.config.precision == "fast" and not all(np.isfinite(values).all() for values in found.values()):
+                # launch_window marks an overflow with NaN. compute_window, which may wait for the device,
+                # encodes those pictures again as published.
                 found = start_download(self._by_cell(self.model.compute_window(padded, real, noise), real))()
             return [
                 {name: {cell: found[name, cell] for cell in places.values()} for name, places in self.names.items()}
@@ -143,6 +146,7 @@ class SvdExtractor:
         }
 
     def pictures(self, frames: UInt8[np.ndarray, "T _ _ 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+        # The networks' pixels are from -1 to 1.
         pixels = (to_pixels(frames, self.config.size) + 1) * 127.5
         return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 

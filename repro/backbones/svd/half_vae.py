@@ -38,6 +38,7 @@ class HalfConvolution(nn.Module):
         self.bias = None if conv.bias is None else conv.bias.detach().half()
 
     def forward(self, x: Tensor) -> Tensor:
+        # Copies in fp16, made once: a cast at each call would read the fp32 weights again.
         weight, bias, x = self.weight, self.bias, x.half()
         if x.device.type == "cpu":
             # Products of fp16 numbers are exact in fp32, so these are the sums of a GPU; torch's own kernel is far slower.
@@ -62,6 +63,7 @@ class HalfResnet(nn.Module):
         assert temb is None  # a VAE has no time
         hidden: Tensor = self.conv1(self.norm_silu(x, self.norm1))
         hidden = self.conv2(self.norm_silu(hidden, self.norm2))
+        # The residual stream stays in fp32: its values are not bounded by a norm.
         kept: Tensor = x if self.shortcut is None else self.shortcut(x)
         return kept + hidden.float()
 
@@ -186,6 +188,7 @@ def write_out_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, ep
     batch, channels, height, width = x.shape
     grouped = x.permute(0, 2, 3, 1).reshape(batch, height * width, groups, channels // groups).float()
     # var_mean is Welford's: black frames are nearly constant, where a sum of squares would cancel.
+    # correction=0: GroupNorm divides by the number of values, not by one less.
     variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)
     scaled = ((grouped - mean) * torch.rsqrt(variance + eps)).reshape(batch, height, width, channels) * weight + bias
     return functional.silu(scaled).half().permute(0, 3, 1, 2)

@@ -88,11 +88,13 @@ def noise_level(schedule: SvdSchedule, timestep: int) -> float:
 
 def input_scale(sigma: float) -> float:
     """Return c_in, the factor on the latent before the UNet (sgm's VScalingWithEDMcNoise)."""
+    # Brings a latent of variance 1 with noise of variance sigma² back to variance 1.
     return 1 / math.sqrt(sigma**2 + 1)
 
 
 def time_input(sigma: float) -> float:
     """Return c_noise, which the UNet takes as its time (sgm's VScalingWithEDMcNoise)."""
+    # Karras et al. 2022, table 1, as SVD was trained.
     return 0.25 * math.log(sigma)
 
 
@@ -180,6 +182,7 @@ class SvdModel:
 
     def noise_shapes(self, frames: int) -> dict[Stream, tuple[int, ...]]:
         """Shapes of the noise of a window of `frames`. A shorter window takes the beginning of the same noise."""
+        # The published image size, whatever the clip's: the VAE has an eighth of it.
         height, width = self.config.size
         latent = (frames, 4, height // 8, width // 8)
         shapes: dict[Stream, tuple[int, ...]] = {"posterior": latent}
@@ -219,6 +222,7 @@ class SvdModel:
                 return features
             with torch.inference_mode():
                 # Added to the means, so that one thing is read of a window.
+                # NaN, which whoever reads the features has to look for in any case.
                 mark = torch.where(torch.stack(self._overflows).any(), torch.nan, 0.0)
                 return {name: {p: mean + mark for p, mean in means.items()} for name, means in features.items()}
         finally:
@@ -306,6 +310,7 @@ class SvdModel:
             return Conditioning(embedding, torch.zeros(frames, 4, height // 8, width // 8, device=self.device), vector)
         # N = number of texts: the cross-attention of every frame sees all class names, in no order.
         if self.text is not None:
+            # A view: the same texts for every frame.
             crossattn = self.text[None].expand(frames, -1, -1)
         else:
             # The tower takes a window's frames at once: it resizes them, so they need little memory, and a batch of 25 takes a
@@ -362,6 +367,7 @@ class SvdModel:
     ) -> Float[Tensor, "T ..."]:
         """Apply `network` to the real frames and to a single black frame, whose output serves as that of all black frames."""
         frames = len(picture)
+        # The real frames and the first black one, if the window has any.
         out = self._in_batches(network, picture[: min(real + 1, frames)], batch)
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
 
@@ -391,6 +397,7 @@ class SvdModel:
         # 8 input channels: 4 of the scaled latent, 4 of the conditioning frame, which is not scaled.
         x = torch.cat([latent * input_scale(sigma), conditioning.concat], dim=1)
         means: dict[Place, Tensor] = {}
+        # By the order of computing: layers of the second half have names (up_1 to up_12) in place of numbers.
         last = max(layers, key=layer_depth)
         with autocast(self.config.precision, self.device):
             emb = self.networks.embedding(time_input(sigma), conditioning.vector)

@@ -53,6 +53,7 @@ def compute_plain_window(
             for weight in (0.0, 1.0):  # unconditional, conditional
                 with autocast(config.precision, where):
                     embeds = networks.image_embeds(picture).float()
+                # Computed and then multiplied by 0, as sgm does for the unconditional half.
                 halves.append((weight * embeds[:, None], weight * vae.condition_latent(noisy)))
             # sgm's guider stacks the halves: unconditional first.
             crossattn, concat = (torch.cat(parts) for parts in zip(*halves, strict=True))
@@ -60,6 +61,7 @@ def compute_plain_window(
                 crossattn = text.to(where).expand(2 * count, -1, -1)
             if settings.source == "none":
                 crossattn, concat = torch.zeros_like(crossattn), torch.zeros_like(concat)
+            # The same noise as in the fast path, so that the two can be compared.
             mean, log_variance = vae.moments(picture).chunk(2, dim=1)
             grain = noise.sample("posterior", tuple(mean.shape), where)
             latent = LATENT_SCALE * (mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * grain)

@@ -159,6 +159,7 @@ def compare_ways(
         move_to_device(complete, execution.device)
         start = perf_counter()
         plain = _by_cell(compute_plain_window(fp32, complete, request, frames, NOISE, execution.device), real)
+        # Timed with everything that the release computes, and printed: what the fast path saves.
         del complete  # before the next implementation is loaded: both may not fit into memory
         yield compare_cells(
             f"{name}, fast path", f"{name}, plain ({perf_counter() - start:.1f} s)", means, plain, seconds, limit
@@ -218,6 +219,7 @@ def _timesteps(config: SvdConfig) -> tuple[int, ...]:
 
 def _render_window(config: SvdConfig) -> tuple[np.ndarray, int]:
     """Render a window of which three fifths are frames of a clip and the rest is black; returns how many are real."""
+    # Both kinds of frames in one window: padding has a path of its own (_repeating_black).
     real = max(1, config.frames.window * 3 // 5)
     scene = max(scenes.smoke_scenes(), key=lambda scene: scene.frames)
     moving = np.stack(list(islice(scenes.pictures(scene), real)))

@@ -136,6 +136,8 @@ def load_claims(path: Path, rows: Rows) -> dict[str, ClaimFamily]:
     seen = set()
     for name, family in families.items():
         for pair in family.pairs:
+            # A claim between rows of other test clips or metrics would compare what is not comparable:
+            # refused as the file is read.
             where = f"{path}: {name}: [{', '.join(pair)}]"
             unknown = [row for row in pair if row not in rows]
             if unknown:
@@ -265,6 +267,7 @@ class _Judge:
         if one.videos < FEWEST_VIDEOS:
             return dataclasses.replace(verdict, reason=f"{one.videos} source videos, {FEWEST_VIDEOS} are needed")
         on_seeds = compare_seeds(ours.values, theirs.values)
+        # Both rows on the same samples: what a sample of videos does to both cancels in their difference.
         on_clips = Source(float(np.std(one.scores - other.scores, ddof=1)), one.videos - 1)
         return dataclasses.replace(
             verdict,
@@ -335,6 +338,7 @@ def _compare_in_pairs(first: Measured, second: Measured) -> Source | None:
         {run.seed: 100 * selection_of(run).scores[run.metric] for run in one.runs} for one in (first, second)
     )
     shared = sorted(ours.keys() & theirs.keys())
+    # At one seed, batches are the same only with the same clips and batch size.
     orders = {(run.train.sha256, run.recipe.batch_size) for one in (first, second) for run in one.runs}
     if len(orders) > 1 or len(shared) < 2:
         return None
@@ -355,12 +359,15 @@ def _describe_missing(runs: Sequence[RunRecord]) -> str:
 def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
     """Return the claims of a family with their verdicts."""
     adjusted = adjust_holm(np.array([claim.p_value for claim in claims]))
+    # argsort of argsort is the rank; stable as in adjust_holm, so that equal p-values get the ranks that they
+    # have there.
     ranks = np.argsort(np.argsort([claim.p_value for claim in claims], kind="stable"), kind="stable")
     found = []
     for claim, p_value, rank in zip(claims, adjusted.tolist(), ranks.tolist(), strict=True):
         if claim.outcome is ClaimOutcome.NOT_RUN or claim.difference is None:
             found.append(claim)
             continue
+        # Holm's level for the claim of this rank: what more seeds would have to pass.
         level = LEVEL / (len(claims) - rank)
         outcome = ClaimOutcome.TOO_CLOSE
         if p_value <= LEVEL:
@@ -416,5 +423,6 @@ def _count_clips(row: Row, line: Expected) -> tuple[int, int] | None:
     if row.metric != "top1" or clips is None:
         return None
     near = round(line.published * clips / 100)
+    # More than one number of clips may round to the printed value; then it does not say which.
     possible = [n for n in range(near - 2, near + 3) if round(100 * n / clips, line.digits) == line.published]
     return (possible[0], clips) if len(possible) == 1 else None

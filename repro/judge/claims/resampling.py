@@ -56,6 +56,7 @@ def resample_score(
     """
     if metric == "map_micro":
         return _resample_map_micro(scores, targets, groups, weights)
+    # Clips and right ones are counted by video: a sample's accuracy is then two products with its weights.
     right = targets[np.arange(len(targets)), scores.argmax(axis=1)]
     count = weights.shape[0]
     clips, correct = (np.bincount(groups, part, count) for part in (np.ones(len(groups)), right))
@@ -77,6 +78,7 @@ def _resample_map_micro(
 
     classes, videos = scores.shape[1], weights.shape[0]
     flat, video = scores.ravel(), np.repeat(groups, classes)
+    # Only scores of positives matter as levels: average precision changes at positives alone.
     is_positive = targets.ravel() == 1
     levels = np.unique(flat[is_positive])[::-1]
     if not len(levels):

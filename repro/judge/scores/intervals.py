@@ -61,10 +61,12 @@ def interval_over_clips(metric: Metric, runs: Sequence[Scores], predictions: Pre
     videos = int(groups.max(initial=-1)) + 1
     if videos < 2 or not targets.any():
         return None
+    # Every clip is its own video: right or wrong, independently of the others.
     if metric == "top1" and videos == len(targets):
         low, high = wilson_interval(float(np.mean([top1(scores, targets) for scores in runs])), videos)
         return SplitInterval(low, high, f"Wilson, {videos} clips")
     weights = sample_groups(videos, RESAMPLES)
+    # The mean over runs on each sample, not of each run's interval: all runs see the same clips.
     values = np.mean([resample_score(metric, scores, targets, groups, weights) for scores in runs], axis=0)
     low, high = np.percentile(values, (2.5, 97.5))
     return SplitInterval(
@@ -135,6 +137,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
     It holds for few clips and for shares near 0 and 1 (Brown, Cai and DasGupta 2001).
     """
+    # The shares p that a score test does not refuse: |share - p| <= Z sqrt(p (1 - p) / count), solved for p.
     below = 1 + Z**2 / count
     centre = (share + Z**2 / (2 * count)) / below
     half = Z * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)) / below

@@ -52,6 +52,7 @@ class ScoresInput:
         """Hash all that scores by class depend on."""
         runs = [
             [protocol, record.run, record.predictions_sha256, run.folder.name]
+            # The epochs too: they decide which of the predictions are read.
             + [[one.epoch, one.scores] for rule in RULES if (one := select_epoch(record, rule))]
             for protocol, found in self.sets.items()
             for record, run in found
@@ -125,12 +126,14 @@ def compute_numbers(given: ScoresInput) -> Numbers:
     for rule, protocol in given.list_rules():
         runs = [(record, predictions) for of, record, predictions in loaded if of == protocol]
         chosen = [_select_scores(rule, record, predictions) for record, predictions in runs]
+        # Of the first rule, the row's own: confusions and the interval are under it.
         own = own or chosen
         values.append(np.array([100 * score(scores, first.targets) for scores in chosen]))
     single = given.row.metric == "top1"
     count = metrics.count_confusions if single else metrics.count_ranking_errors
     confusions = [count(scores, first.targets) for scores in own]
     predicted = np.array([np.bincount(s.argmax(axis=1), minlength=len(first.classes)) for s in own], float)
+    # A class that no clip is predicted as has no precision, which is not a precision of 0.
     predicted[predicted == 0] = np.nan
     right = np.array([matrix.diagonal() for matrix in confusions])
     return Numbers(
@@ -198,6 +201,7 @@ def _read_predictions(given: ScoresInput, left_out: list[str]) -> Iterator[tuple
                 first = found
                 if found.classes != record.classes or len(found.clips) != record.test.clips:
                     raise MissingError(f"{run.predictions_path}: not of the classes and clips of its record")
+            # A mean over runs is one of the same clips: the first run decides which.
             elif (found.clips, found.classes) != (first.clips, first.classes) or (found.targets != first.targets).any():
                 left_out.append(f"{run.folder.name}: of other test clips or labels")
                 continue
@@ -280,6 +284,7 @@ def _select_scores(rule: str, record: RunRecord, predictions: Predictions) -> me
 
 def _score_recall(scores: metrics.Scores, targets: metrics.Targets) -> Float[np.ndarray, " K"]:
     clips = targets.sum(axis=0)
+    # The matrix has the true class by row: its diagonal over the row sums is the recall.
     right = metrics.count_confusions(scores, targets).diagonal()
     return np.where(clips > 0, right / np.maximum(clips, 1), np.nan)
 
@@ -289,6 +294,7 @@ def _verify(record: RunRecord, scores: metrics.Scores, targets: metrics.Targets,
     if not np.isfinite(scores).all():
         raise MissingError(f"{record.row} seed {record.seed} ({record.run}): NaN or infinite scores in its predictions")
     found = metrics.top1(scores, targets) if record.metric == "top1" else metrics.map_micro(scores, targets)
+    # Not `>`, so that NaN is refused too.
     if not abs(found - recorded[record.metric]) <= TOLERANCE:
         raise MissingError(
             f"{record.row} seed {record.seed} ({record.run}): its predictions have {record.metric} {found:.6g}, its record "

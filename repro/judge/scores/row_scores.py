@@ -238,6 +238,7 @@ def _choose_sets(row: Row, records: Runs, left_out: list[str]) -> dict[str, Runs
     """Return by protocol the newest set of runs that differ in the seed alone, in the row's precision if there is one."""
     sets: defaultdict[tuple[str, str], dict[int, tuple[RunRecord, StoredRun]]] = defaultdict(dict)
     for record, run in sorted(records, key=lambda pair: pair[0].made.at):
+        # In the order of their times: of several runs of a seed, the newest stays.
         sets[record.protocol, record.group][record.seed] = (record, run)
     precision = read_precision(row_backbone(row))
     chosen: dict[str, Runs] = {}

@@ -82,6 +82,7 @@ def parse_manifest(text: bytes, path: Path) -> BundleManifest:
             "version"
         )
     try:
+        # From JSON text again: the strict mode takes a JSON list for a tuple, and a Python list not.
         manifest = BundleManifest.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -100,6 +101,7 @@ def parse_manifest(text: bytes, path: Path) -> BundleManifest:
 
 def compare_origin(manifest: BundleManifest) -> list[str]:
     """Return a line for each way in which the bundle was made otherwise than one is made here."""
+    # Differences are notes and no refusals: the verdicts are computed with what is here.
     notes, here = [], find_rules(manifest.rules.name)
     if manifest.made_by != MADE_BY:
         notes.append(f"made by {manifest.made_by}, judged by {MADE_BY}")

@@ -76,6 +76,7 @@ def write_environment(records: Sequence[RunRecord]) -> bytes:
     for part, key in (("software", "by"), ("machines", "on")):
         counts: dict[str, int] = {}
         for record in records:
+            # Sorted keys, so that equal descriptions are one text.
             text = json.dumps(getattr(record.made, key), sort_keys=True)
             counts[text] = counts.get(text, 0) + 1
         found[part] = [{"runs": count, **json.loads(text)} for text, count in sorted(counts.items())]
@@ -87,6 +88,7 @@ def write_crate(manifest: BundleManifest, records: Mapping[str, RunRecord]) -> b
 
     Neither the crate nor an action names a person, which the profile recommends: who ran it is private.
     """
+    # The time of the newest run, not of now: two bundles of one workspace have the same bytes.
     software, newest = f"urn:actiondiff-repro:{__version__}", max(record.made.at for record in records.values())
     paths = [MANIFEST, *manifest.files]
     entities: list[dict[str, Any]] = [

@@ -49,15 +49,18 @@ class FeaturesIndex(Config):
 
 def fingerprint(features: Float[np.ndarray, "T C"]) -> str:
     """Return the sha256 of features, and their norm and projections as hexadecimal little-endian float32."""
+    # Type and shape first: the same bytes can be another array.
     digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
     digest.update(features.tobytes())
     values = features.astype(np.float64).ravel()
+    # The norm makes a projected difference relative.
     sketch = [np.linalg.norm(values)]
     for seed in range(PROJECTIONS):
         # Signs from the bits of a generator whose stream NumPy guarantees. A projection of a difference has, over the choice
         # of signs, the mean square of the difference's norm.
         words = np.random.PCG64(seed).random_raw((len(values) + 63) // 64)
         bits = np.unpackbits(words.astype("<u8").view(np.uint8))[: len(values)]
+        # The sum with the signs of the bits, without a second array of them.
         sketch.append(values.sum() - 2 * values[bits == 1].sum())
     return f"{digest.hexdigest()}:{struct.pack(f'<{1 + PROJECTIONS}f', *sketch).hex()}"
 
@@ -69,6 +72,7 @@ def estimate_deviation(ours: str, theirs: str) -> float:
     a, b = (np.array(struct.unpack(f"<{1 + PROJECTIONS}f", bytes.fromhex(one.split(":")[1]))) for one in (ours, theirs))
     # Features that differ in shape or values always differ here too, unless their projections agree by an accident of 1e-5.
     deviation = float(np.sqrt(np.mean((a - b)[1:] ** 2)) / max(float(a[0]), 1e-30))
+    # A difference along the features themselves shows in the norm, whatever the projections make of it.
     return max(deviation, abs(float(a[0] - b[0])) / max(float(a[0]), 1e-30))
 
 
@@ -83,11 +87,13 @@ def index_features(
     Raises:
         MissingError: stored features are damaged.
     """
+    # Runs that differ in seed read the same features: each column once.
     wanted = {
         (dataset, record.features.key, record.features.cell, record.features.stored_as)
         for record in records
         for dataset in (SplitName.parse(record.train.name).dataset, SplitName.parse(record.test.name).dataset)
     }
+    # By data set, then by column, the fingerprint of each clip.
     columns: dict[str, dict[str, dict[str, str]]] = {}
     videos: dict[str, dict[str, str]] = {}
     missing = []
@@ -148,6 +154,7 @@ def merkle_root(collections: Mapping[str, IndexedCollection]) -> str:
 
 def _reduce(level: Sequence[bytes]) -> bytes:
     while len(level) > 1:
+        # An odd node moves up unchanged; it is never hashed with itself, which would let two lists have one root.
         pairs = [level[n : n + 2] for n in range(0, len(level), 2)]
         level = [hashlib.sha256(b"\1" + b"".join(pair)).digest() if len(pair) == 2 else pair[0] for pair in pairs]
     return level[0]
@@ -171,6 +178,7 @@ def parse_index(text: bytes) -> FeaturesIndex:
         raise ValueError(f"{'.'.join(map(str, first['loc']))[:120]}: {first['msg']}") from error
     for name, collection in index.collections.items():
         lengths = {len(values) for values in collection.fingerprints.values()}
+        # The root is over what is there: a line without its column would not be in it, and not be missed.
         if lengths - {len(collection.features)} or set(collection.videos) != set(collection.fingerprints):
             raise ValueError(f"{name}: clips without a video or a column")
     if merkle_root(index.collections) != index.merkle_root:

@@ -93,6 +93,7 @@ def write_bundle(
         members: dict[str, bytes | Path] = {}
         redacted: list[str] = []
         by_path: dict[str, RunRecord] = {}
+        # Sorted, as are the members below: two bundles of one workspace have the same bytes.
         for record in sorted(records, key=lambda record: (record.row, record.seed, record.run)):
             stored = stored_run(workspace.runs, record.row, record.seed, record.run)
             path = stored.record_path.relative_to(workspace.root).as_posix()
@@ -119,11 +120,13 @@ def write_bundle(
             reporter.warn(f"no {PAGE}: {error}")
         members["codecheck.yml"] = write_codecheck(by_path)
         members = dict(sorted(members.items()))
+        # Last, on what is about to be written: redaction may have missed a place that nobody thought of.
         _refuse_private(members, by_path, private)
         manifest = manifest.model_copy(
             update={"files": {name: _describe(content) for name, content in members.items()}}
         )
         crate = write_crate(manifest, by_path)
+        # The crate describes every file of the manifest, so that its own line can only be added after it.
         manifest = manifest.model_copy(update={"files": {**manifest.files, "ro-crate-metadata.json": _describe(crate)}})
         signed = manifest.model_dump(mode="json")
         text = json.dumps({**signed, "sha256": content_sha256(signed)}, indent=1, ensure_ascii=False).encode()
@@ -143,6 +146,7 @@ def _render_bundled_page(
             if isinstance(content, bytes):
                 path.write_bytes(content)
             else:
+                # Predictions are large, and the page is made of what will be in the bundle: links, no copies.
                 path.symlink_to(content.absolute())
     # Of own rows the file as the bundle has it, not the path that it has on this machine.
     shown = [
@@ -165,9 +169,11 @@ def _redact_record(stored: StoredRun, path: str, private: Private, redacted: lis
     text = read_bytes(stored.record_path)
     before = parse_json(text)
     after = private.redact_json({key: value for key, value in before.items() if key != "sha256"}, EVIDENCE)
+    # The recipe is kept as it is, since keys are hashes of it; its note is free text, and no key has it.
     after["recipe"]["note"] = private.redact(after["recipe"]["note"])
     after["made"]["on"] = {key: value for key, value in after["made"]["on"].items() if not PERSONAL_KEYS.search(key)}
     if canonical_json(after) != canonical_json({key: value for key, value in before.items() if key != "sha256"}):
+        # Signed again only if it had to change: otherwise the file stays the one that was recorded, byte for byte.
         redacted.append(path)
         text = (json.dumps({**after, "sha256": content_sha256(after)}, indent=1, ensure_ascii=False) + "\n").encode()
     try:
@@ -193,6 +199,7 @@ def _add_audits(
         source = manifest_path(workspace, dataset)
         name = f"audits/{dataset}/manifest.parquet"
         audit = read_manifest(source) if source.is_file() else None
+        # An audit that was made again since is no evidence of what the run read.
         if audit is None or audit.sha256 != stated:
             missing.append(
                 f"audit {stated[:16]} of {dataset}: the workspace has {'none' if audit is None else 'another'}"
@@ -224,6 +231,7 @@ def _add_configs(members: dict[str, bytes | Path], rows: Sequence[Row], private:
         while backbone:
             names.add(backbone)
             parent = re.search(r"^extends: *(\w+)", (configs / backbone).read_text(encoding="utf-8"), re.MULTILINE)
+            # A config may extend another, without which nobody can read it.
             backbone = f"backbones/{parent[1]}.yaml" if parent else ""
         for dataset in row_datasets(row).values():
             if isinstance(dataset, OwnDataset):
@@ -234,6 +242,7 @@ def _add_configs(members: dict[str, bytes | Path], rows: Sequence[Row], private:
             own[f"configs/own/{row.name}.yaml"] = row.file
     members |= {f"configs/{name}": read_bytes(configs / name) for name in names}
     for name, path in own.items():
+        # A user's own files: comments in them may name folders.
         before = read_bytes(path).decode(errors="replace")
         after = private.redact(before)
         if after != before:
@@ -262,6 +271,7 @@ def _refuse_private(members: Mapping[str, bytes | Path], records: Mapping[str, R
     for name, content in members.items():
         if name == PAGE:
             assert isinstance(content, bytes)
+            # Without words: class names are in the page, and a class may be called as a user is.
             text, words = _page_text(content), False
         elif name.endswith(".parquet"):
             assert isinstance(content, Path)
@@ -299,5 +309,6 @@ def _parquet_text(path: Path) -> str:
         texts = [*schema.names, *(part.decode(errors="replace") for pair in about.items() for part in pair)]
         for column in schema.names:
             if schema.field(column).type in ("string", "large_string"):
+                # Each text once: a column repeats its few values for thousands of clips.
                 texts += [one for one in file.read(columns=[column])[column].unique().to_pylist() if one]
     return "\n".join(texts)

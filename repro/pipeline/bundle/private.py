@@ -59,6 +59,7 @@ class Private:
 
     def redact_json(self, value: Any, keep: Iterable[str] = ()) -> Any:
         """Return a JSON value with the texts in it redacted, keys too; below the keys `keep` nothing is changed."""
+        # Of the texts of a JSON value each is judged by itself.
         if isinstance(value, str):
             # As a whole, because a path may have spaces.
             return REMOVED if re.match(r"(~?/|[A-Za-z]:[\\/]).+", value) else self.redact(value)
@@ -90,17 +91,21 @@ def describe_private(workspace: Workspace) -> Private:
         )
     }
     for folder in tuple(folders):
+        # As given and as resolved: libraries report either.
         folders.add(str(Path(folder).resolve()))
     names = {Path.home().name, platform.node(), platform.node().split(".")[0]}
     names |= {values.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME", "SUDO_USER", "HOST")}
     try:
         account = pwd.getpwuid(getuid())
+        # The first part of the GECOS field is the full name.
         names |= {account.pw_name, account.pw_gecos.split(",")[0]}
     except KeyError:  # a container's user without an account
         pass
+    # Names of one or two letters are in every text.
     names = {name for name in names if len(name) > 2 and name.lower() not in ANYBODY}
     # Of other variables, long values without a slash, such as an address of mail or a job's name.
     names |= {value for value in values.values() if len(value) >= 12 and not re.search(r"[\s/:]", value)}
+    # The longest first: a pattern takes the first alternative that fits, and would leave the rest of a longer secret.
     literal = [re.escape(text) for text in sorted(secrets, key=len, reverse=True)]
     places = [rf"{re.escape(text)}[^\s\"'<>|;,]*" for text in sorted(folders, key=len, reverse=True) if len(text) > 4]
     hard = re.compile("|".join([*literal, *places, TOKENS, PATHS]))

@@ -87,6 +87,7 @@ def open_bundle(path: Path, find_split: Callable[[SplitName], Split | None]) -> 
 
 def _check_listed(archive: Archive, manifest: BundleManifest) -> None:
     path = archive.path
+    # A second manifest in a folder could be the one that another program reads.
     twice = [name for name in archive.members if name != MANIFEST and name.rsplit("/", 1)[-1] == MANIFEST]
     if twice:
         raise BundleError(f"{path}: two manifests, {MANIFEST} and {twice[0]}: nothing is unpacked")
@@ -98,6 +99,7 @@ def _check_listed(archive: Archive, manifest: BundleManifest) -> None:
         raise BundleError(
             f"{path}: {escape_text(missing[0])[:200]} is listed in {MANIFEST} and not in the file: get it again"
         )
+    # Sizes are compared before anything is unpacked, so that a bomb never is.
     for name, facts in manifest.files.items():
         if archive.members[name].file_size != facts.bytes:
             raise BundleError(
@@ -106,6 +108,7 @@ def _check_listed(archive: Archive, manifest: BundleManifest) -> None:
 
 
 def _read_bundled_records(path: Path, folder: Path, manifest: BundleManifest) -> list[RunRecord]:
+    # The same checks as of a workspace's records: scores are computed again from the predictions.
     records, damaged = read_evidence(find_runs(folder / "runs"))
     if damaged:
         raise BundleError(f"{path}: {damaged[0][1].replace(f'{folder}/', '')}")
@@ -169,11 +172,14 @@ def _check_targets(
             _compare_with_split(where, record, predictions, split)
             generated = split.name.dataset == "smoke"
             found[name] = "the scenes that the smoke job renders" if generated else ANNOTATIONS
+        # Also of splits that nobody here has: runs of one split cannot disagree on what it is.
         before = first.setdefault(f"{name} {record.test.sha256}", predictions)
         if before.clips != predictions.clips or not np.array_equal(before.targets, predictions.targets):
             raise BundleError(f"{where} of {name} have other clips or targets than another run's of the same split")
         collection = None if index is None else index.collections.get(SplitName.parse(name).dataset)
         videos = {} if collection is None else collection.videos
+        # The index has the sha256 of every video, which with clips and targets gives the split's: edited targets give
+        # another.
         if set(predictions.clips) <= videos.keys() and hash_test_split(predictions, videos) != record.test.sha256:
             raise BundleError(f"{where} are of other clips, targets or videos than the sha256 of {name} in the record")
         found.setdefault(

@@ -79,6 +79,7 @@ def require_same_features(inputs: ReadoutInputs, record: RunRecord, index: Featu
                 committed = values[number] if values else None
                 if entry is None or committed is None:
                     continue
+                # Not `>`: a fingerprint with NaN must not count as equal.
                 if not estimate_deviation(fingerprint(entry.features[cell]), committed) <= LIMIT:
                     wrong.append(clip.id)
                 confirmed += 1
@@ -108,11 +109,13 @@ def repeat_readout(
     """
     where = f"{record.row} seed {record.seed}"
     on_gpu = record.made.on.get("device", "cpu") != "cpu"
+    # A seed gives other random numbers on a GPU: the weights and batches would be other ones.
     if on_gpu != device.startswith("cuda"):
         kinds = ("a GPU", "a CPU") if on_gpu else ("a CPU", "a GPU")
         raise MissingError(
             f"{where}: trained on {kinds[0]}, whose random numbers differ from those of {kinds[1]}: use --device"
         )
+    # The number of threads decides in which order sums are taken, and so the rounding.
     threads = record.made.on.get("torch_threads", "")
     compute = Compute(
         device, record.precision, threads=int(threads) if threads.isdigit() and 0 < int(threads) < 65 else None
@@ -130,6 +133,7 @@ def repeat_readout(
         train, held_out = split_held_out(train, record.seed)
     data = TrainingData(train, splits["test"], held_out, inputs.data.segments)
     found = train_readout(data, record.recipe, record.seed, metric=record.metric, compute=compute)
+    # As the run's own protocol selected: without held-out clips, on the test split (docs/deviations.md 2).
     selected = best_epoch_on_test(found.epochs, record.metric) if held_out is None else found.selected
     stated_selection = record.best_epoch_on_held_out or record.best_epoch_on_test
     return RepeatedRun(
@@ -138,6 +142,7 @@ def repeat_readout(
         record.run,
         (100 * stated_selection.scores[record.metric], 100 * record.last_epoch.scores[record.metric]),
         (100 * selected.scores[record.metric], 100 * found.epochs[-1].scores[record.metric]),
+        # One clip of few moves the score by more than the tolerance.
         tolerance.get(record.metric, max(TOLERANCE, 100 / record.test.clips)),
         [epoch.train_loss for epoch in found.epochs] == [epoch.train_loss for epoch in record.epochs],
     )

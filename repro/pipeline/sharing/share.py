@@ -69,6 +69,7 @@ def export_features(
     dataset, name = open_dataset(settings, workspace), settings.name
     source = str(SplitName(name, part)) if part else name
     clips = [clip.id for clip in (dataset.split(part).clips if part else dataset.clips)]
+    # The identity under which features are stored, which a machine without the checkpoint cannot compute.
     identity = find_stored_identity(config, workspace, cells[0], (name,))
     store = FeatureStore.locate(workspace, config.name, identity, name)
     arrays, readers = {}, {}
@@ -76,6 +77,7 @@ def export_features(
     for cell in cells:
         entries = _read_entries(store, cell.name, clips, source)
         arrays[cell.name] = np.concatenate([entry.features[cell.name] for entry in entries.values()])
+        # Clips one after another in one array; the index says where each begins.
         places[cell.name], first = {}, 0
         for clip, entry in entries.items():
             tokens = len(entry.features[cell.name])
@@ -116,6 +118,7 @@ def import_features(file: Path, workspace: Workspace, reporter: Reporter) -> Imp
     card = shared.card
     _check_card(file, card, workspace)
     store = FeatureStore.locate(workspace, card.backbone, card.identity, card.dataset, card.stored_as)
+    # The key is a hash of the identity that the card states: an edited card has another one.
     if store.key != card.key:
         raise MissingError(
             f"{file}: its key is {card.key}, what it states about its features has {store.key}: it was edited, or is of another version "
@@ -130,6 +133,7 @@ def import_features(file: Path, workspace: Workspace, reporter: Reporter) -> Imp
         else:
             _place_labels(file, shared, workspace)
         new = {cell: _find_new(file, shared, store, cell) for cell in card.cells}
+        # An import of what is all there writes nothing, and opens no store.
         added = sum(map(len, new.values()))
         if added:
             store = FeatureStore.open(workspace, card.backbone, card.identity, card.dataset, card.stored_as)

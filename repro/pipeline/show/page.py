@@ -158,6 +158,7 @@ def _render_cell(view: ClipView, cell: CellView) -> Iterator[str]:
 
 def _render_scores(view: ClipView, over_time: ScoresOverTime) -> Iterator[str]:
     readout, scores = over_time.readout, over_time.scores
+    # Stable, so that classes with equal scores keep the order of the data set.
     top = (-scores[-1]).argsort(kind="stable")[:TOP_CLASSES]
     alone = (
         ""
@@ -187,6 +188,7 @@ def _to_colours(maps: Components) -> UInt8[np.ndarray, "S h w 3"]:
     colours = np.full((*maps.scores.shape[:-1], 3), 127, np.uint8)
     for number in range(len(maps.shares)):
         values = maps.scores[..., number]
+        # Percentiles, not extremes: one outlying position would leave all others one colour.
         low, high = np.percentile(values, (1, 99))
         # Where nearly all values are alike, the percentiles are too, and the extremes take their place.
         low, high = (low, high) if high > low else (values.min(), values.max())
@@ -217,6 +219,7 @@ def _axes(
     """Draw a frame with ticks: each at its share of the axis, from the left and from the top."""
     parts = [f'<rect class="axis" x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{height}"/>']
     for share, text in across:
+        # Texts at the ends stay inside the figure.
         x, anchor = LEFT + share * WIDTH, "start" if share == 0 else "end" if share == 1 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{TOP + height + 14}" text-anchor="{anchor}">{escape(text)}</text>')
     for share, text in down:

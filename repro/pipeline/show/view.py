@@ -57,7 +57,9 @@ class CellView:
     def compute_similarity(self) -> Float[np.ndarray, "R R"]:
         """Return the cosine similarity of each two rows."""
         vectors = self.vectors.astype(np.float64)
+        # A vector of zeros stays zeros and is similar to none, without a division by zero.
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        # Rounding leaves 1 + 2e-16 on the diagonal, which a scale that ends at 1 cannot show.
         similarity: Float[np.ndarray, "R R"] = np.clip(unit @ unit.T, -1, 1)
         return similarity
 
@@ -116,6 +118,7 @@ class _Spread:
 
     def project(self, vectors: Float[np.ndarray, "... C"], most: int = 3) -> Components:
         """Project vectors onto the components that explain most."""
+        # Ascending: the components that explain most are the last columns.
         variances, axes = np.linalg.eigh(self.scatter)
         variances, axes = variances[::-1][:most], axes[:, ::-1][:, :most]
         # Below it, a variance is rounding: of fp32 features of which none differs from the others.
@@ -172,11 +175,13 @@ def _compute_rows(
 ) -> None:
     """Compute the vectors of every row, the map components, and the pictures of the shown rows; add them to `view`."""
     frames, name = extractor.frames, view.backbone.name
+    # A file may state no rate; the times shown are then those of the commonest one.
     fps = view.contents.fps or 25.0
     seconds = min(view.contents.frames / fps, frames.last_second)
     sampled = -(-round(seconds * fps) // frames.stride)
     # Rows of a complete window are of equally many frames.
     span = frames.window // view.backbone.config.vectors(frames.window)
+    # -(-a // b) is a / b rounded up.
     every = max(1, -(-view.backbone.config.vectors(sampled) // SHOWN))
     vectors: dict[str, list[np.ndarray]] = {cell.name: [] for cell in cells}
     kept: dict[str, list[np.ndarray]] = {cell.name: [] for cell in cells}
@@ -211,6 +216,7 @@ def _compute_rows(
                     )
                 vectors[cell].append(found)
             for cell, values in maps[name].items():
+                # Every row's maps count for the components; only those of shown rows are kept.
                 spread = spreads.setdefault(cell, _Spread(values.shape[-1]))
                 for row in values:
                     spread.add(row.reshape(-1, row.shape[-1]))
@@ -242,6 +248,7 @@ def _shrink(pictures: UInt8[np.ndarray, "N _ _ 3"], longest: int = 320) -> UInt8
     factor = longest / max(pictures.shape[1:3])
     if factor >= 1:
         return pictures
+    # No side of a very wide picture may round to nothing.
     size = [max(1, round(side * factor)) for side in pictures.shape[1:3]]
     small = functional.interpolate(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), size=size, mode="area")
     return small.round().byte().permute(0, 2, 3, 1).numpy()

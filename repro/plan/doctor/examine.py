@@ -48,6 +48,7 @@ def _run_check(name: str, check: Check, subject: Subject) -> Iterator[Finding]:
     try:
         yield from check(subject)
     except ReproError as error:
+        # Messages of this project end with what to do.
         what, _, remedy = str(error).rpartition(": ")
         yield Finding(name, "fail", what or remedy, remedy if what else "")
     except Exception as error:

@@ -50,6 +50,7 @@ def check_workspace(subject: Subject) -> Iterator[Finding]:
     folder = find_existing(root)
     where = str(root) if folder == root else f"{root}, to be created in {folder},"
     try:
+        # Written to, not asked about: permissions say nothing of a full disk or a read-only mount.
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"doctor")
             file.flush()
@@ -86,6 +87,7 @@ def check_locks(subject: Subject) -> Iterator[Finding]:
 def _contend_for_lock(path: Path) -> Finding:
     remedy = "use a workspace on a file system with locks (docs/design.md); on NFS, mount it without nolock"
     try:
+        # Held here while a second process tries: on some mounts both would get it.
         with wait_for_lock(path, lambda: None, deadline=time.monotonic()):
             held = _try_lock(path)
         freed = _try_lock(path)

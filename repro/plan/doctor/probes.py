@@ -105,6 +105,7 @@ def probe_torch(device: str) -> Iterator[Facts]:
     Args:
         device: cpu, cuda or cuda:N; empty for the first GPU, if there is one.
     """
+    # Before the GPU is touched, which is what may crash.
     yield {"torch": {"version": torch.__version__, "cuda": torch.version.cuda, "kernels": torch.cuda.get_arch_list()}}
     if device != "cpu" and torch.version.cuda is not None:
         yield {"gpu": _try_gpu(device)}
@@ -123,6 +124,7 @@ def _try_gpu(device: str) -> Facts:
             "name": properties.name,
             "capability": [properties.major, properties.minor],
         }
+        # Fits into any free memory; each entry of the product is 64, which bfloat16 has exactly.
         ones = torch.ones(64, 64, device=f"cuda:{number}", dtype=torch.bfloat16)
         # Kernels that were not built for this GPU, and a GPU that another process owns, show only when something is computed.
         computed = float((ones @ ones).sum())
