@@ -98,6 +98,7 @@ def extract(
     execution = compute.execution(chosen_device(compute.device), reporter.line)
     workspace = common.open_workspace()
     with follow_work(reporter, f"extract {' '.join((source, *more))}", workspace, execution.device) as work:
+        # Decodes and computes on this machine, for hours or days; interrupted, it keeps every finished clip.
         extracted = extraction.extract_sources(request, workspace, execution, reporter)
         failed = [one for one in extracted if one.done.failed]
         if failed:
@@ -178,8 +179,10 @@ def _extract_on_devices(
     ):
         words += [] if value is None else [name, str(value)]
     words += ["--grid"] * options.grid + ["--allow-damaged"] * compute.allow_damaged
+    # The processes get what this command was given, so that all of them compute the same features.
     words += [word for change in config.set_ for word in ("--set", change)]
     words += [word for precision in compute.precision for word in ("--precision", precision)]
+    # A part of a part: --shard divides between machines, and --devices between the GPUs of this one.
     outer = [f"{number}/{of}" for number, of in parse_shards(options.shard)]
     commands = {}
     for number, device in enumerate(devices, 1):

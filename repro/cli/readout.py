@@ -137,6 +137,7 @@ def describe_own_scores(row: Row, record: RunRecord, workspace: Workspace) -> li
         stored_run(workspace.runs, row.name, record.seed, record.run).predictions_path
     )
     scores, targets = predictions.scores_after(selected.epoch), predictions.targets
+    # The diagonal counts clips of a class that are predicted as it.
     right, clips = metrics.count_confusions(scores, targets).diagonal(), targets.sum(axis=0)
     guess = f"guessing {100 * record.chance[row.metric]:.2f}, the classes' frequencies {100 * record.class_prior[row.metric]:.2f}"
     lines = [f"seed {record.seed}, {row.metric} without looking at the videos: {guess}"]

@@ -97,6 +97,7 @@ def _launch(batch: WindowBatch, noises: Sequence[Noise]) -> Callable[[], Compute
     else:
         found = [extractor.features(frames, noises)]
         wait = lambda: found  # noqa: E731
+    # Counted in both steps: without a GPU everything is computed at the launch, else when it is read.
     launched, how = count_recomputed() - before, extractor.batch
 
     def finish() -> Computed:
@@ -120,6 +121,7 @@ def profile_first(computed: Iterator[Computed | ClipEnd], file: Path | None) -> 
         for event in computed:
             yield event
             batches += isinstance(event, Computed)
+            # A trace of every batch would be larger than the features.
             if batches == PROFILED_BATCHES:
                 break
     profiler.export_chrome_trace(str(file))

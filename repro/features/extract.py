@@ -171,6 +171,7 @@ def _find_missing_cells(
             _add_failure(result, clip, reason, reporter)
             continue
         result.video_sha256[clip.id] = sha256
+        # By cell: a wider grid than the one before computes only what it adds.
         missing_cells: MissingCells = {}
         for request in requests:
             name = request.backbone.name
@@ -213,6 +214,7 @@ def _extract_clips(
     first = requests[0].store
     keys = {name: store.key for name, store in stores.items()}
     spent = SpentLog(first.folder.parents[2], first.folder.name, keys, origin.get("device", execution.device))
+    # One for all groups: a clip that fails in one of them is not stored in the others.
     gathering = _ClipGatherer(missing, stores, precisions, result, reporter)
     for key, group in groups.items():
         names = f" {', '.join(name for one in group for name in one.backbones)}" if len(groups) > 1 else ""
@@ -308,6 +310,7 @@ class _ClipGatherer:
         extractor, windows = computed.batch.extractor, computed.batch.windows
         done = self.result.windows_by
         done[tuple(extractor.backbones)] = done.get(tuple(extractor.backbones), 0) + len(windows)
+        # A batch may hold windows of several clips (mixes_clips).
         ids = [window.clip.id for window in windows]
         for clip_id in ids:
             clip = self.open.setdefault(clip_id, _OpenClip())
@@ -384,6 +387,8 @@ class _ClipGatherer:
         if clip.recomputed:
             own_about["recomputed_frames"] = str(clip.recomputed)
         sha256 = self.result.video_sha256[end.clip.id]
+        # The reader is stored with what was unusual about the clip: such features are refused later unless
+        # they are allowed.
         label = label_reader(
             end.decoding.job.sampling.reader, still=bool(end.decoding.still), damaged=bool(end.decoding.damage)
         )
@@ -394,6 +399,7 @@ class _ClipGatherer:
     def _explain_nonfinite(self, extractor: Extractor, windows: Sequence[Frames], noises: Sequence[Noise]) -> str:
         """Return what to add to a message about features that are not finite: where they became so, and the remedy."""
         where = extractor.explain_nonfinite(windows, noises) if isinstance(extractor, WatchesOverflow) else ""
+        # Precisions in which fp16 is used: bf16 and TF32 have fp32's range.
         halves = sorted({self.precisions[name] for name in extractor.backbones} & {"published", "fast", "fp16"})
         if not halves:
             return f"; they come from {where}" if where else ""

@@ -75,6 +75,7 @@ def list_needs(assets: Sequence[Asset], place: str | None, hashes: FileHashes, *
     seen: set[Path] = set()
     for asset in assets:
         paths = {asset.path(file) for file in asset.files}
+        # Two backbones of one checkpoint are two assets with one file.
         if paths and paths <= seen:
             continue
         seen |= paths
@@ -144,6 +145,7 @@ def require_possible(needs: Sequence[Need], place: str | None, hashes: FileHashe
             if SUFFIXES.get(archive_suffix(path)) == "rar":
                 require_rar_program(path)
         folder = next(path for path in (need.asset.folder, *need.asset.folder.parents) if path.is_dir())
+        # Free space is a property of a disk: needs on one disk are added up.
         device = folder.stat().st_dev
         more = count_unpacked(need)
         for file in need.missing:

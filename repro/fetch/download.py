@@ -66,6 +66,7 @@ def download_to_part(source: DownloadSource, path: Path, reporter: Reporter) -> 
     if size >= SLOW_TO_HASH:
         reporter.line(f"{path.name}: {format_size(size)} received, verifying its sha256")
     digest = file_sha256(part)
+    # What the config does not state is not compared: `or` puts what was received in its place.
     if (source.bytes or size) != size or (source.sha256 or digest) != digest:
         # Not resumed from, but kept: the user may want to see what the server sent.
         aside = set_aside(part)
@@ -130,6 +131,7 @@ def _request_rest(source: DownloadSource, part: Path, show_progress: Callable[[i
     if info is not None and info.total == received:
         return
     with request_file(source, first=received, validator=info.validator if info else None) as response:
+        # A server that honours Range answers 206.
         if response.status == 200:  # the complete file: nothing was there, it has changed, or ranges are ignored
             info, received = _start_part(source, response, part), 0
         elif info is None or not _continues_part(response, info, received):
@@ -145,6 +147,7 @@ def _request_rest(source: DownloadSource, part: Path, show_progress: Callable[[i
     # A server that closes the connection early looks like the end of the file; only the length tells them apart.
     if total is not None and received < total:
         raise DroppedError(f"the connection dropped at {format_size(received)} of {format_size(total)}")
+    # Some servers name no length: only now is it known, and the part complete.
     _write_part_info(part, replace(info, total=received))
 
 

@@ -122,6 +122,7 @@ def _link_or_copy(
 ) -> FetchedFile:
     """Hard-link a file of this machine to its place, or copy it if the file system cannot link it."""
     path = asset.path(file)
+    # Before anything is copied: another size is another file.
     size = given.stat().st_size
     if file.bytes not in (None, size):
         raise MissingError(f"{given}: has {size} bytes, expected {file.bytes}: it is another file, or incomplete")

@@ -184,6 +184,7 @@ def resume_training(folder: CheckpointFolder, asked: Mapping[str, Any]) -> Train
             f"{path}: began on {about['threads']} threads and resumes with {torch.get_num_threads()}: the weights' last "
             "bits may differ from those of an uninterrupted training"
         )
+    # Names are group/tensor, as save_training writes them.
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, own = name.partition("/")
@@ -222,6 +223,7 @@ def save_training(folder: CheckpointFolder, asked: Mapping[str, Any], state: Tra
     write_tensors(folder.path / STATE, tensors, {**folder.about, **about})
     state.saved = len(state.epochs)
     ended = time.monotonic()
+    # A slow disk must not take more than its share of the training's time.
     state.due = ended + STATE_EVERY * max(1.0, (ended - started) / STATE_TAKES)
 
 

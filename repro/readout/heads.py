@@ -28,6 +28,8 @@ class ClassificationTransformer(nn.Module):
         # The order of construction is the order in which initial weights are sampled: it is part of a run's result.
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.dropout = nn.Dropout(recipe.dropout)
+        # With torch's defaults for what is not named, as in the release: norm_first=False (post-norm), ReLU,
+        # eps 1e-5.
         layer = nn.TransformerEncoderLayer(
             d_model=width,
             nhead=recipe.heads,
@@ -47,6 +49,7 @@ class ClassificationTransformer(nn.Module):
         tokens = self.dropout(tokens + position_encoding(tokens.shape[1], width).to(tokens.device))
         # PyTorch masks where True, the opposite of `valid`. The CLS token is never masked.
         padding = torch.cat([torch.zeros(batch, 1, dtype=torch.bool, device=valid.device), ~valid], dim=1)
+        # Position 0 is the CLS token, the only one that the classifier reads.
         encoded = self.encoder(tokens, src_key_padding_mask=padding)
         logits: Tensor = self.classifier(encoded[:, 0])
         return logits

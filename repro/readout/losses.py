@@ -16,6 +16,7 @@ def compute_loss(
     """Mean loss of a batch, for each head of a stack; targets may be soft (mixup)."""
     if isinstance(kind, CrossEntropy):
         # Targets are probabilities, not label ids, because mixup makes them soft.
+        # Cross-entropy with soft targets: -sum_k y_k log softmax(z)_k, then the mean over clips.
         return -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
     if isinstance(kind, Bce):
         return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((-2, -1))

@@ -38,6 +38,7 @@ def compute_keys(record: RunRecord, rest: dict[str, Any], protocol: str = "") ->
     return (
         content_key(group | {"seed": record.seed}),
         content_key(group),
+        # Without the cell: the runs of a grid share this key.
         content_key(group | {"features": {"key": record.features.key}}),
         content_key(features),
     )
@@ -59,6 +60,7 @@ def explain_keys(record: RunRecord) -> str:
         )
         if not wrong:
             return ""
+        # Of several former forms, the one that explains most of the keys is what the message is about.
         closest = min(closest, wrong, key=len)
     if not record.key_rest and any("_macro_" in name for name in record.best_epoch_on_test.scores):
         return ""

@@ -141,6 +141,7 @@ def open_training_log(path: Path, started: StartedRun, *, resumes: bool) -> Iter
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError:  # the training says what is wrong with the disk when it writes what counts
+        # Written to nowhere, so that the training need not know.
         descriptor = os.open(os.devnull, os.O_WRONLY)
     try:
         _take_log_lock(descriptor, path)

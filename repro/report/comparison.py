@@ -126,9 +126,11 @@ def compare_places(a: Path, b: Path) -> ComparisonReport:
     for key in sorted(by_key.keys() | by_their_key.keys()):
         groups = by_key.get(key, []), by_their_key.get(key, [])
         for place, group in enumerate(groups):
+            # Of several runs of one cell and seed, one is compared, and the others are counted.
             earlier[place] += max(0, len(group) - 1)
         if all(groups):
             pairs.append(_compare_runs(*_choose_runs(*groups)))
+    # Symmetric: what one place has, the other may be missing, both ways.
     alone = [
         [f"{row} seed {seed} {cell} {protocol}" for row, protocol, cell, seed in sorted(keys)]
         for keys in (by_key.keys() - by_their_key.keys(), by_their_key.keys() - by_key.keys())
@@ -157,6 +159,7 @@ def format_comparison(found: ComparisonReport) -> list[str]:
     )
     if different:
         lines += _format_table(different)
+    # By the first input that differs: one cause usually explains many runs, and is printed once.
     causes: dict[tuple[str, str], list[Pair]] = {}
     for pair in different:
         first = (
@@ -315,6 +318,7 @@ def _format_value(value: Any, other: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, list):
+        # Of a list only what the other does not have: lists of missing clips can be long.
         strange = [one for one in value if one not in (other or [])]
         return f"{len(value)}" + (f" ({str(strange[0])[:40]}{', ...' if strange[1:] else ''})" if strange else "")
     text = value if isinstance(value, str) else json.dumps(value)

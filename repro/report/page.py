@@ -90,6 +90,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
     verdicts = [one.verdict for one in contents.rows if one.verdict is not None]
     runs = [run for one in contents.rows for run in _all_runs(one)]
     judged = [one for one in shown if one.contents.verdict is not None]
+    # The table's script looks for a table, and there is none without judged rows.
     script = _read_template("page.js") + (_read_template("table.js") if judged else "")
     with_runs = [one.contents for one in shown if one.contents.runs]
     return environment.get_template("page.html").render(
@@ -111,6 +112,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         # Shipped, so that nothing in them is foreign.
         style=Markup(_read_template("page.css")),  # noqa: S704
         script=Markup(script),  # noqa: S704
+        # The page's Content-Security-Policy allows this script alone, by its hash.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 

@@ -34,6 +34,7 @@ def encode_scene(path: Path, scene: scenes.Scene, x264_params: str = "") -> None
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(scene.rate), options=options)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
+        # Several threads may divide a frame into other slices, which changes the file.
         stream.codec_context.thread_count = 1
         for picture in scenes.pictures(scene):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(convert_to_yuv420(picture), format="yuv420p")))
@@ -60,6 +61,8 @@ def render_clips(folder: Path, reporter: Reporter) -> dict[str, str]:
     A clip that differs from what was rendered is set aside (never deleted) and rendered again.
     """
     todo = scenes.smoke_scenes()
+    # Everything that decides the clips' bytes, but the encoder's version: its bytes are compared with golden
+    # ones.
     key = content_key({"scenes": [s.as_json() for s in todo], "encoding": ENCODING, "version": scenes.VERSION})
     manifest_path = folder / "manifest.json"
     known = _read_manifest(manifest_path, key)

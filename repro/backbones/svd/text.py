@@ -79,6 +79,7 @@ def load_tokenizer(path: Path, vocabulary: int) -> CLIPTokenizer:
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     # As in GPT-2: bytes that are no visible character are represented by the characters from 256 on.
     letters = [chr(byte) for byte in shown] + [chr(256 + n) for n in range(256 - len(shown))]
+    # The order is the vocabulary: a token's id is its place in this list.
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), BEGIN, END]
     return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=merges)
 

@@ -128,6 +128,7 @@ class VitExtractor:
     def launch(
         self, windows: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], noises: Sequence[Noise]
     ) -> Callable[[], list[WindowFeatures]]:
+        # Started at once: the copy to the host runs while the next windows are computed.
         wait = start_download(self.limit.compute(lambda: self._compute_in_batches(windows), len(windows)))
         one_each = self.config.pooling == "window"
         ends = np.cumsum([1 if one_each else self._count_tubelets(window) for window in windows])[:-1]

@@ -46,6 +46,7 @@ class FrameResizer:
         for window in windows:
             pixels = self._resize_window(window)
             rest = length - len(pixels)
+            # A short window is filled with its last frame, where SVD's have black ones.
             filled.append(pixels if rest == 0 else torch.cat([pixels, pixels[-1:].expand(rest, -1, -1, -1)]))
         if self._frames is not None:
             # Copied, as the caller may overwrite its arrays between two calls, and as views would keep complete windows.

@@ -54,8 +54,10 @@ class Videomaev2Encoder:
             num_attention_heads=num_heads,
             intermediate_size=sizes.mlp,
             layer_norm_eps=EPS,
+            # With mean pooling transformers builds no final norm, as the fine-tuned file has none.
             use_mean_pooling="norm.weight" not in tensors,
         )
+        # torch's fused attention: transformers' modules read from their config which to take.
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
             self.model = VideoMAEModel(config)
@@ -94,6 +96,7 @@ def sinusoid_positions(count: int, width: int, device: torch.device) -> Float[Te
     """Compute sinusoids of each token's number (Vaswani et al. 2017): sine in even channels, cosine in odd ones."""
     # In float64, then rounded once, as the publisher computes its table (get_sinusoid_encoding_table).
     channels = np.arange(width)
+    # 2 * (channels // 2): a sine and the cosine after it have one frequency.
     angles = np.arange(count)[:, None] / np.power(10000, 2 * (channels // 2) / width)
     table = np.where(channels % 2 == 0, np.sin(angles), np.cos(angles))
     return torch.from_numpy(table.astype(np.float32))[None].to(device)

@@ -50,6 +50,7 @@ class Block(nn.Module):
         self.mlp = Mlp(sizes.width, sizes.mlp)
 
     def forward(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        # Pre-norm: each branch reads normalised tokens, and the sum stays as it is.
         attended: Tensor = tokens + self.attn(self.norm1(tokens))
         out: Tensor = attended + self.mlp(self.norm2(attended))
         return out
@@ -98,12 +99,15 @@ class VjepaEncoder(nn.Module):
         """
         table: Tensor = self.pos_embed
         tubelets = self.table_frames // self.sizes.tubelet
+        # The published table is of square pictures.
         side = math.isqrt(table.shape[1] // tubelets)
         if tuple(grid) == (tubelets, side, side):
             return table
         # interpolate takes channels before space: [1, C, tubelets, rows, columns].
         cube = table.view(1, tubelets, side, side, -1).permute(0, 4, 1, 2, 3)
         scale = (grid[0] / tubelets, grid[1] / side, grid[2] / side)
+        # By scale factor, as the publisher's code, which torch then takes for the sampling positions; by size
+        # they may differ.
         return functional.interpolate(cube, scale_factor=scale, mode="trilinear").flatten(2).transpose(1, 2)
 
     # A pre-trained encoder has no weights for this norm: the mean is only standardised.

@@ -93,7 +93,10 @@ def scores(
     shown = compute_row_scores(found, common.open_workspace(), options.by, cell=options.cell or "", seeds=seeds)
     if csv is not None:
         write_bytes(
-            csv, format_csv(_list_csv_rows(shown, confusion=options.confusion)).encode("utf-8-sig"), by_user=True
+            # With a byte order mark, by which spreadsheet programs know UTF-8.
+            csv,
+            format_csv(_list_csv_rows(shown, confusion=options.confusion)).encode("utf-8-sig"),
+            by_user=True,
         )
     for why in shown.left_out:
         print_line(f"warning: not shown: {why}", to_stderr=True)

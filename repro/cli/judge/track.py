@@ -59,6 +59,7 @@ def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> 
 def _gather_rows(workspace: Workspace) -> "tuple[contents.RowContents, ...]":
     """Return what the report has of the rows with runs. Damaged records are reported when they are logged."""
     names = []
+    # A run's folder is in its row's.
     for name in dict.fromkeys(run.folder.parent.name for run in find_runs(workspace.runs)):
         with suppress(UsageError):  # an own row, whose file is elsewhere, or one that no longer exists
             load_any_row(name)

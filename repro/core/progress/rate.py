@@ -61,5 +61,6 @@ class RateMeter:
         if end - start < SHORTEST:
             return None
         gap = (end - start) / (len(self._marks) - 1)
+        # Waiting counts as time once it is longer than usual, so that the speed of stalled work falls.
         stalled = max(0.0, now - end - PATIENCE * gap)
         return (done - before) / (end - start + stalled), gap

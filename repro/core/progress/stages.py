@@ -88,6 +88,7 @@ class Part:
     ) -> None:
         self.what, self.total, self.unit, self.measure = what, total, unit, measure
         self.done, self.note = 0, ""
+        # Sums of sizes, so that a long clip counts for more than a short one in the time left.
         self._work = [0.0, *accumulate(sizes)]
         self._items, self._windows = RateMeter(), RateMeter()
 
@@ -196,6 +197,7 @@ class Work:
     def start(self, name: str, about: str) -> Stage:
         """Start a stage: the first of this name that is to come, else one that was not announced."""
         matching = (s for s in self.stages if (s.name, s.about, s.state) == (name, about, "to come"))
+        # By name and subject: two data sets have extractions of one name.
         stage = next(matching, None)
         if stage is None:
             stage = Stage(name, about)

@@ -166,6 +166,7 @@ def remove_old_statuses(folder: Path) -> None:
                 partial.unlink(missing_ok=True)
                 if not path.exists():
                     lock_path(path).unlink(missing_ok=True)
+    # The latest first; what runs is kept, however old its file.
     files = sorted(folder.glob("*.json"), key=_modified, reverse=True)
     for path in files[KEPT:]:
         status = read_json_or_none(path)

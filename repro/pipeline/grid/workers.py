@@ -47,6 +47,7 @@ def group_cells(
     most = compute.together or (MOST_RUNS_ON_GPU if compute.device.startswith("cuda") else 1)
     jobs: list[CellsJob] = []
     for layer in dict.fromkeys(cell.layer for cell in missing):
+        # Layers have different widths, and heads of one stack have one.
         cells = [cell for cell in missing if cell.layer == layer and missing[cell]]
         while cells:
             # At least one cell, with all its seeds: its features are loaded once.

@@ -112,6 +112,7 @@ def _write_predictions(run: PlannedRun, data: checkpoints.TrainingData, trained:
     best = best_epoch_on_test(trained.epochs, row.metric)
     # Three epochs at most: the logits of all would take far more disk than every other file of a run.
     whole = {epoch.number for epoch in (best, trained.selected, trained.epochs[-1])}
+    # Of an earlier training of this run: whether it is the best is decided again below.
     stored.scores_path.unlink(missing_ok=True)
     if run.is_grid_cell:
         if run.keep_scores or _is_best_so_far(run, trained.selected):
@@ -134,6 +135,8 @@ def _write_epochs(
         targets,
         {number: by_epoch[number] for number in whole},
         data.test.groups,
+        # Accuracy depends on the predicted class alone, and average precision on how many pairs score at
+        # least as high as each positive: all that later verification needs.
         {number: scores.argmax(axis=1).astype(np.uint16) for number, scores in others.items()}
         if row.metric == "top1"
         else {},
@@ -184,6 +187,8 @@ def _build_record(
         if data.held_out is None
         else Selection(epoch=trained.selected.number, scores=trained.selected.scores),
         subsets=tuple(_subset_record(split, data.test, trained, row.metric, segments) for split in inputs.data.also),
+        # From the files as they are on disk, not from the tensors in memory: the record vouches for what can
+        # be read.
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
         predictions_format=FORMAT,
@@ -213,6 +218,7 @@ def _features_record(inputs: ReadoutInputs, data: checkpoints.TrainingData) -> F
 
 def _made_record(compute: Compute, seconds: float, together: int) -> Provenance:
     """Record when and on what the training ran; `seconds` is its share of the time of all that ran together."""
+    # The training's device: describe_machine's default is the CPU.
     on = describe_machine() | {"device": compute.device_name, "deterministic": str(compute.deterministic).lower()}
     if compute.threads is not None:
         on["torch_threads"] = str(compute.threads)
@@ -232,6 +238,7 @@ def _subset_record(
 ) -> SubsetRecord:
     """Score the clips of `split`, a part of the test split, by the same rules."""
     ids = {clip.id for clip in split.clips}
+    # The network is not run again: a part is scored on the test split's predictions.
     chosen = np.array([clip in ids for clip in test.clips])
     targets = _integer_targets(test)[chosen]
     scores = [all_scores(predictions[chosen], targets, segments) for predictions in trained.predictions]

@@ -59,6 +59,7 @@ def run_readouts(
             else:
                 records[seed] = record
                 remove_partials(stored.folder)
+        # Shown in MLflow by a process of its own, which the training neither waits for nor fails with.
         with show_trainings(workspace, [run.stored.log_path for run in missing]):
             for run, outcome in zip(missing, train_runs(missing, reporter), strict=True):
                 if isinstance(outcome, ReproError):
@@ -148,6 +149,7 @@ def _train_group(
             advance("")
 
         results = train_together(trainings, row.readout, metric=row.metric, compute=compute, after_epoch=finish_epoch)
+        # Runs trained as one program share its time equally.
         seconds = (time.perf_counter() - start) / len(runs)
         outcomes: list[RunRecord | ReproError] = []
         for run, training, known, writer, result in zip(runs, trainings, started, writers, results, strict=True):
@@ -193,6 +195,7 @@ def _refuse_other_training(run: PlannedRun) -> None:
         return {"recipe": recipe.model_dump(mode="json", exclude={"note"})}
 
     # Folders are named seed<seed>-<run>: all unfinished runs of this seed.
+    # A changed recipe has another key and so another folder: the unfinished run would be left without a word.
     for path in stored.folder.parent.glob(f"{stored.folder.name.split('-')[0]}-*/{checkpoints.STATE}"):
         header = checkpoints.read_header(path)
         if path.parent == stored.folder or header is None or header.get("protocol") != run.plan.protocol:

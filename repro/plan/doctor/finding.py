@@ -42,6 +42,7 @@ class Subject:
         self._device = device
         # Started first: they take seconds, during which the other checks run.
         self._probes = {"torch": start_probe("torch", device or self.environment.get("REPRO_DEVICE", ""))}
+        # A process of its own: a decoder that crashes must not take torch's answers with it.
         self._probes["video"] = start_probe("video")
 
     def probe(self, name: str) -> RunningProbe:

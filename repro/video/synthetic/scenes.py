@@ -82,6 +82,7 @@ def pictures(scene: Scene) -> Iterator[Picture]:
     draw = np.random.default_rng([7, scene.seed])
     world = _background(scene, draw)
     colours = _generate_coat(draw)
+    # Pixels of one body unit, the torso's length.
     unit = PLANS[scene.species].scale * scene.height
     for number in range(scene.frames):
         share = number / max(scene.frames - 1, 1)
@@ -105,6 +106,7 @@ def _background(scene: Scene, draw: np.random.Generator) -> Picture:
         tall, wide = draw.integers(6, height // 3), draw.integers(6, width // 4)
         y, x = draw.integers(0, height - tall), draw.integers(0, width - wide)
         world[y : y + tall, x : x + wide] = draw.integers(20, 230, 3)
+    # The same grain in all three colours: brightness, as a camera's noise mostly is.
     world += draw.integers(-10, 11, (height, width, 1))
     return np.clip(world, 0, 255).astype(np.uint8)
 
@@ -119,6 +121,7 @@ def _generate_coat(draw: np.random.Generator) -> np.ndarray:
 def _draw(
     picture: Picture, bones: list[Bone], scene: Scene, unit: float, camera: tuple[int, int], colours: np.ndarray
 ) -> None:
+    # Body units have y up, pictures down.
     ground = 0.9 * scene.height
     span = scene.width * 1.3
     for bone in bones:
@@ -135,6 +138,7 @@ def _draw(
 def capsule(picture: Picture, start: tuple[int, int], end: tuple[int, int], radius: int, colour: np.ndarray) -> None:
     """Fill all pixels within `radius` of the line from `start` to `end` (x, y; all in 1/16 pixel), in integer arithmetic."""
     height, width = picture.shape[:2]
+    # Only the pixels of the bounding box are tested.
     low_x = max((min(start[0], end[0]) - radius) // SUB, 0)
     high_x = min((max(start[0], end[0]) + radius) // SUB + 1, width)
     low_y = max((min(start[1], end[1]) - radius) // SUB, 0)
