@@ -66,8 +66,9 @@ def pack_collection(store: FeatureStore, warn: Callable[[str], None]) -> int:
             _remove_superseded_arrays(folder)
             return len(headers)
         if acquired and folder.is_dir():
-            # Those that another process was reading when the last packing ended.
+            # Those that another process was reading, or writing, when the last packing ended.
             _remove_superseded_arrays(folder)
+            remove_partials(folder)
         return 0
 
 

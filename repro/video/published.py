@@ -16,6 +16,7 @@ the order of its frames and its damage. Frames that fit KEPT_BYTES are kept and 
 decoded a second time, and no more frames are held back than its order requires.
 """
 
+import errno
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.format import formats_available
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -48,6 +50,8 @@ MOST_PIXELS = 1 << 26
 which a window would take tens of GB."""
 DECORD_CONTAINERS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers, by FFmpeg's names, of which decord returns the published frames."""
+LISTS = {"concat", "dash", "hls", "image2", "imf", "mlv", "sdp"}
+"""Formats, by FFmpeg's names, that name other files or addresses: features would not be of the file whose sha256 they carry."""
 BT601_COLOURS = {2, 5, 6}
 """FFmpeg's AVColorSpace: not specified, BT.470 BG and SMPTE 170M, which are converted alike."""
 FULL_RANGE = 2
@@ -128,9 +132,16 @@ def read_frame_rate(path: Path) -> tuple[float, float]:
 
 def open_container(path: Path) -> InputContainer:
     """Open a video file as read_video does: metadata in a broken encoding is ignored."""
-    # An absolute path, because FFmpeg takes the start of `12:30:05.mp4` for a protocol. Files alone, because a playlist can
-    # carry any name and point to the network.
-    return av.open(str(path.absolute()), metadata_errors="ignore", container_options={"protocol_whitelist": "file"})
+    # An absolute path, because FFmpeg takes the start of `12:30:05.mp4` for a protocol. Files alone, because a format that is
+    # allowed may still name an address.
+    options = {"protocol_whitelist": "file", "format_whitelist": list_formats()}
+    return av.open(str(path.absolute()), metadata_errors="ignore", container_options=options)
+
+
+@lru_cache(1)
+def list_formats() -> str:
+    """Return FFmpeg's formats that are read: all but those whose pictures are in other files. A playlist can have any file name."""
+    return ",".join(sorted(formats_available - LISTS))
 
 
 def index_clip(
@@ -192,7 +203,10 @@ def index_clip(
                 index.damage = f"decoding fails ({describe_ffmpeg_error(error)})"
             index.still = _describe_still(container, len(index.pts))
     except av.FFmpegError as error:
-        raise VideoError(f"clip {path}: not a video that can be decoded ({describe_ffmpeg_error(error)})") from error
+        why = describe_ffmpeg_error(error)
+        if error.errno == errno.EINVAL:
+            why += "; a playlist or another list of files is not read"
+        raise VideoError(f"clip {path}: not a video that can be decoded ({why})") from error
     # FFmpeg conceals what it cannot decode and marks the frame; it raises no error.
     if corrupt and not index.damage:
         index.damage = f"the decoder marks {corrupt} frames as corrupt"

@@ -58,6 +58,14 @@ def object_arrays() -> bytes:
     return target.getvalue()
 
 
+def extension_type() -> bytes:
+    """A parquet file with a column type that pyarrow before 14.0.1 unpickled (CVE-2023-47248)."""
+    target = io.BytesIO()
+    extension = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickled()}
+    pq.write_table(pa.table([[1]], pa.schema([pa.field("clip", pa.int64(), metadata=extension)])), target)
+    return target.getvalue()
+
+
 # Workbooks.
 
 SHEET = (

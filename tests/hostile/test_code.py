@@ -26,6 +26,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "torch, old": lambda: planted.saved_by_torch(legacy=True),
     "npy": planted.object_array,
     "npz": planted.object_arrays,
+    "parquet": planted.extension_type,
 }
 
 

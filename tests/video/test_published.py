@@ -174,11 +174,28 @@ def test_names_that_look_like_protocols(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(read(Path(name))) == 2
 
 
-def test_a_playlist_in_disguise_opens_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "list.mp4"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://192.0.2.1/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(VideoError):
-        read(path)
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", PLAYLIST.format("http://192.0.2.1/a.ts")),
+        ("list.m3u8", PLAYLIST.format("../other/x.ts")),
+        ("list.mp4", "ffconcat version 1.0\nfile x.ts\n"),
+        ("list.mp4", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"),
+        ("%d.jpg", "the name is a pattern"),
+    ],
+)
+def test_a_list_of_other_files_opens_none(name: str, text: str, tmp_path: Path) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    for folder in (here, other):
+        folder.mkdir()
+        write_video(folder / "x.ts", Video("x.ts"), 5)
+    write_video(here / "1.jpg", Video("1.jpg", "mjpeg", "yuvj420p"), 1)
+    (here / name).write_text(text)
+    with pytest.raises(VideoError, match="not a video that can be decoded"):
+        read(here / name)
 
 
 @pytest.mark.parametrize(
