@@ -5,6 +5,11 @@
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 # The target that `checkpoints` adds weights to.
 ARG CHECKPOINTS_ON=cuda
+# The labels of both targets, which name these at their end.
+ARG VERSION=0.2.0.dev0
+ARG REVISION=unknown
+ARG CREATED=unknown
+ARG SOURCE=unknown
 
 # The lock alone: what follows is built again only when it changes, not with every change of the code.
 FROM ${BASE_IMAGE} AS lock
@@ -84,11 +89,7 @@ FROM runtime AS cpu
 COPY --from=packages-cpu /opt/actiondiff /opt/actiondiff
 COPY --from=project-cpu /project /
 # Last, so that a new commit changes no layer but the project's.
-ARG BASE_IMAGE
-ARG VERSION=0.2.0.dev0
-ARG REVISION=unknown
-ARG CREATED=unknown
-ARG SOURCE=unknown
+ARG BASE_IMAGE VERSION REVISION CREATED SOURCE
 ENV REPRO_IMAGE=actiondiff:${VERSION} \
     REPRO_COMMIT=${REVISION}
 LABEL org.opencontainers.image.ref.name="cpu" \
@@ -105,11 +106,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     REPRO_DEVICE=cuda
 COPY --from=packages-cuda /opt/actiondiff /opt/actiondiff
 COPY --from=project-cuda /project /
-ARG BASE_IMAGE
-ARG VERSION=0.2.0.dev0
-ARG REVISION=unknown
-ARG CREATED=unknown
-ARG SOURCE=unknown
+ARG BASE_IMAGE VERSION REVISION CREATED SOURCE
 ENV REPRO_IMAGE=actiondiff:${VERSION} \
     REPRO_COMMIT=${REVISION}
 LABEL org.opencontainers.image.ref.name="cuda" \

@@ -13,6 +13,7 @@ prefix=/opt/actiondiff
 tools=/opt/build
 # No random name: what pip notes of a folder would differ between two builds.
 work=/tmp/image-packages
+[ -n "${SOURCE_DATE_EPOCH:-}" ] || unset SOURCE_DATE_EPOCH
 mkdir -p "$work"
 
 say() { echo "image: $*"; }

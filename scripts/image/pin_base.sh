@@ -7,12 +7,13 @@ cd "$(dirname "$0")/../.."
 file=scripts/image/base.txt
 image=${1:-$(grep -v '^#' "$file")}
 image=${image%@*}
-[[ $image == *:* ]] || { echo "pin_base: $image has no tag: write NAME:TAG" >&2; exit 2; }
+[[ ${image##*/} == *:* ]] || { echo "pin_base: '$image' has no tag: write NAME:TAG" >&2; exit 2; }
+unanswered() { echo "pin_base: no digest of $image, for the reason above; nothing was written" >&2; exit 1; }
 
 if command -v skopeo >/dev/null; then
-    digest=$(skopeo inspect --format '{{.Digest}}' "docker://$image")
+    digest=$(skopeo inspect --format '{{.Digest}}' "docker://$image") || unanswered
 elif command -v docker >/dev/null; then
-    digest=$(docker buildx imagetools inspect "$image" --format '{{.Manifest.Digest}}')
+    digest=$(docker buildx imagetools inspect "$image" --format '{{.Manifest.Digest}}') || unanswered
 else
     echo "pin_base: neither skopeo nor docker is installed" >&2
     exit 1

@@ -8,6 +8,8 @@ source=${SOURCE:-/src}
 prefix=/opt/actiondiff
 tools=/opt/build
 work=/tmp/image-project
+# An argument that is not given is empty here, which is no time to the tools that read the variable.
+[ -n "${SOURCE_DATE_EPOCH:-}" ] || unset SOURCE_DATE_EPOCH
 mkdir -p "$work"
 
 export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_COMPILE=1

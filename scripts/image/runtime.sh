@@ -3,6 +3,10 @@
 # and the list of Debian's packages with their licences. Runs in the image, as root.
 set -eu
 source=${SOURCE:-/src}
+[ -n "${SOURCE_DATE_EPOCH:-}" ] || unset SOURCE_DATE_EPOCH
+# Its time is that of the start: every later file is one that apt or useradd wrote here.
+started=$source/started
+: >"$started"
 
 "$source/scripts/image/python.sh"
 apt-get update -qq
@@ -15,3 +19,8 @@ mkdir -p /data /checkpoints /workspace /usr/share/sbom
 chown actiondiff:actiondiff /workspace
 "$source/scripts/image/clean.sh"
 python3.11 -B "$source/scripts/image/sbom.py" debian >/usr/share/sbom/debian.cdx.json
+
+# The base's own files keep their times, or this layer would contain them all.
+if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then
+    find / -xdev -newer "$started" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+fi

@@ -1,6 +1,7 @@
 """apptainer.def is read strictly, and what a lenient reader would let pass is an error."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,6 +24,9 @@ def test_the_projects_own() -> None:
         assert (ROOT / source).exists()
         assert destination == f"/src/{source}"
     assert found.labels["org.opencontainers.image.version"] == __version__
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert set(found.labels) == set(re.findall(r"(org\.opencontainers\.image\.[a-z.]+)=", dockerfile))
+    assert 'REPRO_COMMIT="${REPRO_COMMIT:-unknown}"' in found.sections["environment"]
 
 
 def test_it_copies_what_the_dockerfile_copies() -> None:
@@ -78,11 +82,18 @@ def test_the_base_is_pinned_in_one_place(tmp_path: Path) -> None:
     skopeo.parent.mkdir()
     script = ["bash", str(tmp_path / "scripts" / "image" / "pin_base.sh")]
     env = os.environ | {"PATH": f"{skopeo.parent}:{os.environ['PATH']}"}
-    for answer, code in (("sha256:" + "ab" * 32, 0), ("unauthorized", 1)):
-        skopeo.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    digest = "sha256:" + "ab" * 32
+    for answer, fails, words, code in (
+        (digest, 0, (), 0),
+        ("unauthorized", 0, (), 1),
+        (digest, 1, (), 1),
+        (digest, 0, ("localhost:5000/python",), 2),
+    ):
+        skopeo.write_text(f"#!/bin/sh\necho '{answer}'\nexit {fails}\n")
         skopeo.chmod(0o755)
-        done = subprocess.run(script, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run([*script, *words], env=env, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
+        assert done.stderr.count("pin_base: ") == (code > 0)
     name = f"docker.io/library/python:3.11-slim-bookworm@sha256:{'ab' * 32}"
     for file in ("Dockerfile", "apptainer.def", "scripts/image/base.txt"):
         assert (tmp_path / file).read_text().count(name) == 1
