@@ -144,10 +144,10 @@ def step_epoch(options: argparse.Namespace) -> dict[str, float]:
     from repro.readout import checkpoints
     from repro.readout.compute import ON_CPU
     from repro.readout.heads import build_head
-    from repro.readout.held_out import split_held_out
-    from repro.readout.sequences import BatchPlan, load_sequences, plan_epoch
+    from repro.readout.optimisation import open_optimizer
+    from repro.readout.sequences import BatchPlan, load_sequences, plan_epoch, split_held_out
     from repro.readout.stack import HeadStack
-    from repro.readout.train import compute_logits, open_optimizer, train_one_epoch
+    from repro.readout.train import compute_logits, train_one_epoch
     from repro.table.rows import load_row
 
     recipe = load_row("ak_full").readout

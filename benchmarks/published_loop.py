@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from repro.readout.optimisation import compute_loss, learning_rate
 from repro.readout.recipe import CrossEntropy, Recipe
-from repro.readout.train import compute_loss, learning_rate
 
 Item = tuple[Tensor, Tensor, Tensor]
 

@@ -1,4 +1,4 @@
-"""Feature sequences of a split with their targets, and the batches that an epoch reads.
+"""Feature sequences of a split with their targets, the batches that an epoch reads, and the part that is held out of a split.
 
 Shapes: B clips of a batch, N clips of a split, T sampled frames of a clip, C channels, K classes.
 """
@@ -15,10 +15,15 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from repro.core.errors import MissingError, UsageError
+from repro.core.stratified import select_held_out
 from repro.datasets.split import Split, name_first_clips
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import IMPORTED, FeatureStore
 from repro.readout.recipe import Recipe
+
+# The release holds nothing out; the share is this project's choice (docs/deviations.md 2).
+HELD_OUT_SHARE = 0.2
+"""Share of the training clips that is held out: every fifth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,23 @@ class Sequences:
         # Soft targets of the same weight: lambda y_i + (1 - lambda) y_j.
         soft = plan.weight * targets + (1 - plan.weight) * targets[list(plan.partners)]
         return Batch(mixed, tuple(lengths), soft)
+
+
+def split_held_out(split: Sequences, seed: int) -> tuple[Sequences, Sequences]:
+    """Divide a training split into the clips to train on and the clips held out, each in the split's order.
+
+    Raises:
+        MissingError: there are too few clips or source videos to hold any out.
+    """
+    # A seed of its own: the part stays the same if other random numbers of a training change.
+    held_out = select_held_out(split.targets.numpy(), split.groups, derive_seed(seed, "held out"), HELD_OUT_SHARE)
+    kept = sorted(set(range(len(split.clips))) - set(held_out))
+    if not held_out or not kept:
+        raise MissingError(
+            f"{len(split.clips)} training clips are too few to hold any out: --protocol held-out needs three clips or "
+            "source videos of some class"
+        )
+    return split.select_clips(kept), split.select_clips(held_out)
 
 
 def _pack_clips(clips: Sequence[Tensor], lengths: Sequence[int]) -> Float32[Tensor, "N C"]:

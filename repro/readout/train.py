@@ -21,8 +21,8 @@ from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData, TrainingState
 from repro.readout.compute import ON_CPU, Compute
 from repro.readout.heads import Head, build_head
-from repro.readout.losses import compute_loss
 from repro.readout.metrics import all_scores
+from repro.readout.optimisation import compute_loss, learning_rate, open_optimizer
 from repro.readout.recipe import Metric, Recipe
 from repro.readout.sequences import BatchPlan, Sequences, derive_seed, plan_epoch
 from repro.readout.stack import HeadStack, choose_stack_size
@@ -316,12 +316,6 @@ def _copy_to_device(splits: Sequence[Sequences], device: torch.device) -> list[S
     return [copies[id(split)] for split in splits]
 
 
-def open_optimizer(stack: HeadStack, recipe: Recipe) -> torch.optim.AdamW:
-    """Return the optimizer of a stack's weights. It acts on each weight alone, so it serves all heads of the stack."""
-    # The learning rate is set before every step. Fused: one kernel updates all parameters, on a CPU as well.
-    return torch.optim.AdamW(stack.weights.values(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
-
-
 def train_one_epoch(
     stack: HeadStack,
     optimizer: torch.optim.Optimizer,
@@ -383,24 +377,6 @@ def _average_losses(losses: Sequence[float], number: int) -> float:
         # One by one: since Python 3.12, sum() rounds in another way.
         total += value
     return total / len(losses)
-
-
-def learning_rate(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int, peak: float) -> float:
-    """Learning rate of a step: linear warm-up from 0, then a cosine to 0 (the release's scripts/train.py).
-
-    Args:
-        step: Number of the step in the training, from 0.
-        steps_per_epoch: Batches per epoch.
-        epochs: All epochs, warm-up included.
-        warmup_epochs: Epochs of warm-up.
-        peak: Rate at the end of the warm-up.
-    """
-    warmup, total = warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
-    if step < warmup:
-        # The first step has rate 0 and changes no weight, as in the release.
-        return peak * step / warmup
-    # A scheduler also asks for the rate after the last step: max avoids 0 / 0 in a recipe of warm-up alone.
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 
 def predict_probabilities(

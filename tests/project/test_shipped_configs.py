@@ -185,7 +185,7 @@ def test_no_config_lies_where_nothing_reads_it() -> None:
         "datasets": set(dataset_names()),
         "assets": {"openclip_text"},
         "smoke": set(smoke_rows()),
-        # By repro/pipeline/assumptions.py, repro/table/linear_grid.py, rows.py and own.py, repro/report/deviations.py.
+        # By repro/pipeline/assumptions.py, repro/table/extras.py, rows.py and own.py, repro/report/deviations.py.
         "configs": {"plan", "lineargrid", "smoke", "table", "own_rows", "deviations"},
     }
     found = {(p.parent.name, p.stem) for p in configs_folder().rglob("*.*")}

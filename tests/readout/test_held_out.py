@@ -6,7 +6,7 @@ from builders.planted import planted
 
 from repro.core.errors import MissingError
 from repro.core.stratified import select_held_out
-from repro.readout.held_out import HELD_OUT_SHARE, split_held_out
+from repro.readout.sequences import HELD_OUT_SHARE, split_held_out
 
 
 @pytest.mark.parametrize("labels", ["single", "multi", "rare", "none"])

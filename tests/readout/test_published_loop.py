@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 from repro.readout.checkpoints import TrainingData
 from repro.readout.heads import Head, build_head
 from repro.readout.metrics import all_scores
+from repro.readout.optimisation import open_optimizer
 from repro.readout.recipe import CrossEntropy, Recipe
 from repro.readout.sequences import BatchPlan, Sequences, derive_seed, plan_epoch
 from repro.readout.stack import HeadStack
-from repro.readout.train import open_optimizer, predict_probabilities, train_one_epoch, train_readout
+from repro.readout.train import predict_probabilities, train_one_epoch, train_readout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

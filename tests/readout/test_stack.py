@@ -15,8 +15,8 @@ from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData
 from repro.readout.compute import Compute
 from repro.readout.heads import build_head
-from repro.readout.held_out import split_held_out
 from repro.readout.recipe import CrossEntropy, Recipe
+from repro.readout.sequences import split_held_out
 from repro.readout.stack import DropoutMasks, HeadStack, TokenLayout, choose_stack_size
 from repro.readout.train import Training, TrainingResult, group_trainings, train_readout, train_together
 

@@ -17,11 +17,11 @@ from repro.core.errors import MissingError, UsageError
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
 from repro.readout.heads import ClassificationTransformer, build_head
-from repro.readout.losses import compute_loss
+from repro.readout.optimisation import compute_loss, learning_rate
 from repro.readout.recipe import Bce, CrossEntropy, Focal
 from repro.readout.sequences import Batch, BatchPlan, Sequences, plan_epoch
 from repro.readout.stack import HeadStack
-from repro.readout.train import learning_rate, predict_probabilities, train_readout
+from repro.readout.train import predict_probabilities, train_readout
 from repro.table.rows import load_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")

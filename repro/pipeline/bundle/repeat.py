@@ -18,7 +18,7 @@ from repro.pipeline.row_data import ReadoutInputs, split_records
 from repro.pipeline.runs.train import load_splits
 from repro.readout.checkpoints import TrainingData
 from repro.readout.compute import Compute
-from repro.readout.held_out import split_held_out
+from repro.readout.sequences import split_held_out
 from repro.readout.train import best_epoch_on_test, train_readout
 from repro.records.record import RunRecord
 

@@ -34,7 +34,7 @@ from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
-from repro.table.linear_grid import with_head
+from repro.table.extras import with_head
 from repro.table.row import Row, SeedChoice
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

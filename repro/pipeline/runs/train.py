@@ -20,11 +20,10 @@ from repro.pipeline.runs.plan import PlannedRun, plan_runs
 from repro.pipeline.runs.record import describe_start, epoch_record, record_run
 from repro.readout import checkpoints
 from repro.readout.compute import ON_CPU, Compute
-from repro.readout.held_out import split_held_out
 from repro.readout.load import LoadMeter
 from repro.readout.predictions import read_predictions
 from repro.readout.recipe import Protocol, Recipe
-from repro.readout.sequences import Sequences, load_sequences
+from repro.readout.sequences import Sequences, load_sequences, split_held_out
 from repro.readout.train import Training, TrainingResult, group_trainings, require_matching, train_together
 from repro.records.mlflow_live import show_trainings
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace, device_from_environment, environment_values
 from repro.features.rates import kind_of
-from repro.plan.doctor.nvidia_smi import ListedGpus, query_gpus
-from repro.plan.doctor.probes import RunningProbe, start_probe
+from repro.plan.doctor.probes import ListedGpus, RunningProbe, query_gpus, start_probe
 from repro.plan.plan import RowPlan, make_plan
 from repro.plan.workspace_state import WorkspaceState
 from repro.table.imported import has_imported_features

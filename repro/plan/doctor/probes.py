@@ -1,4 +1,4 @@
-"""What is tried in a process of its own, which may crash, hang or take seconds: torch, the GPU, decoders, a contended lock.
+"""What is tried in a process of its own, which may crash, hang or take seconds: torch, the GPU, nvidia-smi, decoders, a contended lock.
 
 `python -m repro.plan.doctor.probes NAME ARGUMENT...` prints one JSON object a line, each as soon as it is known, so that a crash
 loses only what follows it.
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,6 +42,10 @@ FRAMES = 8
 """Frames of the clips that are encoded and decoded."""
 CLIPS = {"h264": ("libx264", "mp4"), "mpeg4": ("mpeg4", "avi")}
 """Codec and container of the data sets' videos, by name: H.264 in MP4, and XviD in AVI, of which UCF101 and HMDB51 are."""
+
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader")
+NVIDIA_SMI_LIMIT = 10.0
+"""Seconds for nvidia-smi, which hangs when a GPU has fallen off the bus."""
 
 Facts = dict[str, Any]
 
@@ -171,6 +176,42 @@ def probe_lock(path: str) -> Iterator[Facts]:
             yield {"lock": {"taken": take_lock(file.fileno(), Path(path)), "problem": ""}}
         except ReproError as error:
             yield {"lock": {"taken": False, "problem": str(error)}}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedGpus:
+    """The answer of nvidia-smi."""
+
+    names: tuple[str, ...] = ()
+    driver: str = ""
+    """Version of the driver; empty if it is not known."""
+    failure: str = ""
+    """Why no GPU is listed; empty if one is."""
+
+
+def query_gpus() -> ListedGpus:
+    """Run nvidia-smi."""
+    try:
+        done = subprocess.run(  # noqa: S603  # a constant
+            NVIDIA_SMI, capture_output=True, text=True, errors="replace", timeout=NVIDIA_SMI_LIMIT, check=False
+        )
+    except FileNotFoundError:
+        return ListedGpus(failure="there is no nvidia-smi")
+    except subprocess.TimeoutExpired:
+        return ListedGpus(failure=f"nvidia-smi does not answer in {NVIDIA_SMI_LIMIT:.0f} s")
+    except OSError as error:
+        return ListedGpus(failure=f"nvidia-smi cannot be run: {error.strerror}")
+    return parse_answer(done.stdout, done.stderr, done.returncode)
+
+
+def parse_answer(stdout: str, stderr: str, code: int) -> ListedGpus:
+    """Parse what nvidia-smi printed for NVIDIA_SMI; it prints its errors to stdout."""
+    rows = [[part.strip() for part in line.split(",")] for line in stdout.splitlines()]
+    gpus = [row for row in rows if len(row) == 3 and row[0].isdecimal()]
+    if code == 0 and gpus:
+        return ListedGpus(tuple(row[1] for row in gpus), gpus[0][2])
+    said = " ".join(f"{stdout} {stderr}".split())[:200].rstrip(".")
+    return ListedGpus(failure=f"nvidia-smi: {said or f'exit code {code}'}")
 
 
 PROBES: dict[str, Callable[..., Iterator[Facts]]] = {"torch": probe_torch, "video": probe_video, "lock": probe_lock}

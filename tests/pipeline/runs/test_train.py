@@ -30,11 +30,10 @@ from repro.pipeline.runs.train import run_readouts
 from repro.readout import checkpoints
 from repro.readout import train as training
 from repro.readout.compute import ON_CPU, Compute
-from repro.readout.held_out import split_held_out
 from repro.readout.metrics import all_scores
 from repro.readout.predictions import read_predictions
 from repro.readout.recipe import Protocol
-from repro.readout.sequences import BatchPlan, load_sequences
+from repro.readout.sequences import BatchPlan, load_sequences, split_held_out
 from repro.readout.trained import load_readout
 from repro.records import mlflow_view
 from repro.records.keys import compute_keys, explain_keys

@@ -23,7 +23,7 @@ from repro.core.hashing import FileHashes
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts
 from repro.fetch.catalogue import list_assets
-from repro.plan.doctor import examine, finding, folders, gpu, network, nvidia_smi, probes, software
+from repro.plan.doctor import examine, finding, folders, gpu, network, probes, software
 from repro.plan.doctor.needs import judge_audit, judge_checkpoint
 from repro.plan.doctor.probes import start_probe
 
@@ -202,14 +202,12 @@ def test_memory_of_the_gpu_against_the_plan(machine: SimpleNamespace) -> None:
 
 
 def test_what_nvidia_smi_says_when_it_fails() -> None:
-    both = nvidia_smi.parse_answer("0, NVIDIA H100 NVL, 580.65.06\n1, NVIDIA H100 NVL, 580.65.06\n", "", 0)
-    assert both == nvidia_smi.ListedGpus(("NVIDIA H100 NVL",) * 2, "580.65.06")
-    failed = nvidia_smi.parse_answer(
-        "Failed to initialize NVML: Driver/library version mismatch\nNVML 580.65\n", "", 18
-    )
+    both = probes.parse_answer("0, NVIDIA H100 NVL, 580.65.06\n1, NVIDIA H100 NVL, 580.65.06\n", "", 0)
+    assert both == probes.ListedGpus(("NVIDIA H100 NVL",) * 2, "580.65.06")
+    failed = probes.parse_answer("Failed to initialize NVML: Driver/library version mismatch\nNVML 580.65\n", "", 18)
     assert failed.names == ()
     assert "Driver/library version mismatch" in failed.failure
-    assert nvidia_smi.parse_answer("No devices were found\n", "", 0).failure == "nvidia-smi: No devices were found"
+    assert probes.parse_answer("No devices were found\n", "", 0).failure == "nvidia-smi: No devices were found"
 
 
 def test_a_row_lacks_what_is_not_here(machine: SimpleNamespace) -> None:

@@ -1,13 +1,17 @@
-"""Losses of a batch (the release's scripts/train.py), for one head or for each head of a stack.
+"""Loss, optimizer and learning rate of a training (the release's scripts/train.py), for one head or for each head of a stack.
 
 Shapes: S heads, B clips of a batch, K classes.
 """
 
+import math
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from repro.readout.recipe import Bce, CrossEntropy, Focal
+from repro.readout.recipe import Bce, CrossEntropy, Focal, Recipe
+from repro.readout.stack import HeadStack
 
 
 def compute_loss(
@@ -35,3 +39,27 @@ def focal_loss(
     # For a hard target BCE is -log(pt), so exp(-BCE) is pt, the probability given to what is true. (1 - pt)^gamma makes
     # entries that are predicted well count less.
     return (alpha * (1 - (-bce).exp()) ** gamma * bce).mean((-2, -1))
+
+
+def open_optimizer(stack: HeadStack, recipe: Recipe) -> torch.optim.AdamW:
+    """Return the optimizer of a stack's weights. It acts on each weight alone, so it serves all heads of the stack."""
+    # The learning rate is set before every step. Fused: one kernel updates all parameters, on a CPU as well.
+    return torch.optim.AdamW(stack.weights.values(), lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+
+
+def learning_rate(step: int, steps_per_epoch: int, epochs: int, warmup_epochs: int, peak: float) -> float:
+    """Learning rate of a step: linear warm-up from 0, then a cosine to 0 (the release's scripts/train.py).
+
+    Args:
+        step: Number of the step in the training, from 0.
+        steps_per_epoch: Batches per epoch.
+        epochs: All epochs, warm-up included.
+        warmup_epochs: Epochs of warm-up.
+        peak: Rate at the end of the warm-up.
+    """
+    warmup, total = warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
+    if step < warmup:
+        # The first step has rate 0 and changes no weight, as in the release.
+        return peak * step / warmup
+    # A scheduler also asks for the rate after the last step: max avoids 0 / 0 in a recipe of warm-up alone.
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
