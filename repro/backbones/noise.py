@@ -118,8 +118,7 @@ def philox_blocks(
         (low_high, low_low), (high_high, high_low) = (
             _multiply(word, factor) for word, factor in zip((a, c), _MULTIPLIERS, strict=True)
         )
-        # One round: both halves of two products are swapped and mixed with the other words and the round's
-        # key.
+        # One round: both halves of two products are swapped and mixed with the other words and the round's key.
         a, b, c, d = high_high ^ b ^ first, high_low, low_high ^ d ^ second, low_low
     return a, b, c, d
 

@@ -147,8 +147,7 @@ class FileHashes:
                 digest = file_sha256(path)
             if FileStamp.of(path) == stamp:
                 _READ_HERE[stamp] = digest
-        # The file has the stamp that is cached and other contents: the cache is corrected, and callers see
-        # the damage.
+        # The file has the stamp that is cached and other contents: the cache is corrected, and callers see the damage.
         if self._known.get(stamp, digest) != digest:
             with suppress(OSError):  # a workspace that cannot be written to
                 self._add(stamp, digest)

@@ -100,6 +100,7 @@ def _explain_missing_parts(
     looked = (
         ", ".join(str(path) for path in [*sources.links, *sources.archives]) or f"{folder / 'archives'}, which is empty"
     )
+    # Named, because a publisher's archive may have been renamed.
     others = ", ".join(path.name for path in sources.others[:5])
     return (
         f"data {config.name}: no {' and no '.join(map(str, missing))} in {looked}; pass the archive or folder with --from"
@@ -219,6 +220,7 @@ def find_part(part: RequiredPath, source: Path) -> list[Path]:
             hits = [folder / name for folder in level for name in part.names if (folder / name).is_file()]
         if hits:
             return hits
+        # DEPTH bounds the search: --from may name a home folder.
         level = [inner for folder in level for inner in _list_folders(folder)]
     return []
 
@@ -288,6 +290,7 @@ def _unpack_parts(
             parts_of[key] = [str(part) for part in config.parts if _find_unpacked(part, home)]
             write_json(record, parts_of)
             write_bytes(home / "done", b"")
+        # Also those that an earlier run unpacked: a part may be in place only after the last archive.
         homes[home] = archive
     placed = {}
     for part in wanted:
@@ -364,6 +367,7 @@ def _move_to_place(part: RequiredPath, target: Path, found: Sequence[Path], merg
     if len(found) == 1 and not merged.exists():
         _clear_place(part, target.parent, reporter)
         # A rename within one file system: the part appears complete or not at all.
+        # From `.unpacking` in the same folder, which is why archives are unpacked there.
         found[0].rename(target)
         return
     merged.mkdir(exist_ok=True)

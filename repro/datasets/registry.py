@@ -140,8 +140,7 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
     """
     own = config.own_listing
     if own is not None:
-        # Of what was read, not of the file's bytes: a table that is saved by another program has the same
-        # key.
+        # Of what was read, not of the file's bytes: a table that is saved by another program has the same key.
         clips = {name: [split.classes, [[c.id, *c.target] for c in split.clips]] for name, split in own.splits.items()}
         return Dataset(config, Path(config.folder), own.splits, own.notes, content_key({"clips": clips}))
     if config.adapter not in ADAPTERS:

@@ -197,6 +197,7 @@ def _unpack_tar(path: Path, into: Path, kind: str, unpacked: _Unpacked) -> None:
         seen: dict[str, PurePosixPath] = {}
         with tarfile.open(fileobj=tail, mode="r:") as archive:
             for member in archive:
+                # Before the standard library's own check, whose messages do not name the archive.
                 target = check_member_path(member.name, path)
                 if not (member.isreg() or member.isdir()):
                     raise link_or_device_error(member.name, path)
@@ -247,6 +248,7 @@ class _Tail(io.RawIOBase):
 
 def _refuse_duplicate(target: PurePosixPath, seen: dict[str, PurePosixPath], archive: Path, into: Path) -> None:
     """Refuse a second file of one name, and of names that are one on this disk: one clip would be read for two."""
+    # As disks of macOS and Windows compare names: without case, and with one form of an accented letter.
     other = seen.setdefault(unicodedata.normalize("NFC", str(target).casefold()), target)
     if other is target:
         return
@@ -260,6 +262,8 @@ def _refuse_duplicate(target: PurePosixPath, seen: dict[str, PurePosixPath], arc
 
 def _folds_names(folder: Path) -> bool:
     """Whether names that differ in case, or in how an accent is written, are one file in this folder."""
+    # Asked of the disk itself: which names are one depends on the file system and how it is mounted, not on the
+    # system.
     probe = folder / f".\u00e9a{PARTIAL}"
     probe.touch()
     try:
@@ -285,6 +289,7 @@ def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
         # Some streams that end early raise no error, so the size is compared as well.
         if partial.stat().st_size != size:
             raise EOFError(f"{target.name}: {partial.stat().st_size} bytes of {size}")
+        # Only now has it the name by which an interrupted run counts it as complete.
         partial.replace(target)
 
 
@@ -306,6 +311,7 @@ def _unpack_rar(path: Path, into: Path, unpacked: _Unpacked) -> None:
     shutil.rmtree(alone, ignore_errors=True)
     alone.mkdir()
     link = alone / "archive.rar"
+    # A name without spaces or a leading dash, which the programs could take for something else.
     link.symlink_to(path.absolute())
     try:
         program = require_rar_program(path)

@@ -95,8 +95,7 @@ def add_to_pack(store: FeatureStore, cell: str, entries: Mapping[str, Entry]) ->
             elif old is not None:
                 places[clip] = replace(old.places[clip], first=first)
             first += places[clip].tokens
-        # Named by its clips and their places: a rewritten pack never has the name of one that a training has
-        # mapped.
+        # Named by its clips and their places: a rewritten pack never has the name of one that a training has mapped.
         path, sample = folder / pack.name_array(cell, places), next(iter(entries.values())).features[cell]
         with replacing_file(path) as partial, partial.open("wb") as file:
             array = _ArrayFile(file, sample.dtype, (first, sample.shape[1]))

@@ -266,6 +266,7 @@ class FeatureStore:
             except DamagedFeaturesError:
                 continue
             if header is not None and cell in header.cells:
+                # The id in the header, not the file's name, which may be escaped or cut.
                 stored.add(header.clip)
         return stored
 

@@ -27,8 +27,7 @@ class StoredCells:
             for cell, pack in self.packs.items()
             if clip_id in pack.places and pack.places[clip_id].video_sha256 == video_sha256
         }
-        # The packs are in memory; a clip's own file, which is newer, is only opened for cells that they do
-        # not have.
+        # The packs are in memory; a clip's own file, which is newer, is only opened for cells that they do not have.
         if packed == self.requested:
             return packed
         path = self.store.clip_path(clip_id)

@@ -60,6 +60,8 @@ def request_file(source: DownloadSource, *, first: int = 0, validator: str | Non
     if source.authorization:
         headers["Authorization"] = source.authorization
     if first:
+        # With If-Range, a server whose file has changed answers with all of the new one (status 200), not with its
+        # end.
         headers["Range"] = f"bytes={first}-"
         if validator:
             headers["If-Range"] = validator
@@ -86,6 +88,7 @@ def error_of_status(status: int, source: DownloadSource) -> ReproError | Dropped
     where = printable_url(source.url)
     if status in TEMPORARY_STATUSES:
         return DroppedError(f"{where} answers HTTP {status}")
+    # No retry: the same request will be refused again.
     if status in (401, 403):
         return MissingError(f"{where}: access denied (HTTP {status}): {source.remedy}")
     if status in (404, 410):

@@ -51,8 +51,7 @@ class Annotations:
         key = (record.test.name, record.test.missing_clips)
         listed = {clip.id: clip.target for clip in split.clips if clip.id not in set(record.test.missing_clips)}
         if key not in self._hashes:
-            # One hash for all runs on a split; clips are compared one by one only to name the first that
-            # differs.
+            # One hash for all runs on a split; clips are compared one by one only to name the first that differs.
             self._hashes[key] = hash_labels(listed)
         self.compared.add(record.test.name)
         if labels == self._hashes[key] and record.classes == split.classes:

@@ -108,8 +108,7 @@ def is_equivalent(difference: Any, error: Any, k: int, margin: float, slack: Any
 
 def is_different(difference: Any, error: Any, k: int, margin: float, slack: Any) -> Any:
     """Whether the difference is beyond both the margin and its 95 % prediction interval. Numbers or arrays."""
-    # Both: beyond the margin alone could be spread, and beyond the interval alone a difference too small to
-    # matter.
+    # Both: beyond the margin alone could be spread, and beyond the interval alone a difference too small to matter.
     beyond_margin = abs(difference) > margin + slack + TIE
     return beyond_margin & (abs(difference) > quantile(1 - ALPHA / 2, k - 1) * error + slack + TIE)
 
@@ -120,8 +119,7 @@ def bound_missing(share: float, values: Any) -> Any:
     Of n clips a share f is missing and a of those present are right: (1 - f) a to (1 - f) a + f of all are. The same bounds the
     best epoch, whose score on all clips is at least that of the epoch chosen here, and whose score on those present is at most.
     """
-    # 50 + |a - 50| is the larger of a and 100 - a: what the missing clips score at most apart from those
-    # present.
+    # 50 + |a - 50| is the larger of a and 100 - a: what the missing clips score at most apart from those present.
     return share * (50 + abs(values - 50))
 
 
@@ -148,8 +146,7 @@ def judge_values(
     if expected.best_of_grid and cells < of:
         part = f"{cells} cell{'s' if cells > 1 else ''} of {of}; the published value is the best of a grid"
     also = f"; {part}" if part else ""
-    # Average precision depends on the order of all pairs, and training clips change the network: neither has
-    # a bound.
+    # Average precision depends on the order of all pairs, and training clips change the network: neither has a bound.
     unbounded = missing.training or (missing.share > 0 and expected.metric != "top1")
     bound = 0.0 if unbounded else statistics.fmean(bound_missing(missing.share, value) for value in values)
     # Both widen the interval and never the margin: a wider margin calls results reproduced that are wrong by

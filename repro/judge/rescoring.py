@@ -86,8 +86,7 @@ def rescore(path: Path) -> Rescored:
     except ValueError as error:
         return Rescored(("R06", f"{error}"))
     labels, chance, constant = _describe_targets(
-        # As bits: the key of a cache has to be hashable, and bytes of 8-byte integers would be 64 times as
-        # many.
+        # As bits: the key of a cache has to be hashable, and bytes of 8-byte integers would be 64 times as many.
         found.clips,
         np.packbits(found.targets == 1).tobytes(),
         found.targets.shape,

@@ -69,8 +69,7 @@ class RunSet:
         return [seed for seed, runs in sorted(self.by_seed.items()) if self.own in runs]
 
     def _without_gap(self, seeds: list[int]) -> list[int]:
-        # The longest run of seeds without a gap, not any that were run: the best 5 of 10 seeds are no sample
-        # of all.
+        # The longest run of seeds without a gap, not any that were run: the best 5 of 10 seeds are no sample of all.
         last = self.expected.first_seed
         while last in seeds:
             last += 1

@@ -139,8 +139,7 @@ def _judge_row(row: Row, expected: Expected, records: list[RunRecord], annotated
     runs, best, values = chosen.own_runs(seeds), chosen.select_cells(seeds), chosen.values(seeds)
     judged, cells = chosen.judge(seeds), chosen.count_cells(seeds)
     every = [run for seed in seeds for run in chosen.by_seed[seed].values()]
-    # Format 1 has the selected and the last epoch alone, which cannot show that the selected one was the
-    # best.
+    # Format 1 has the selected and the last epoch alone, which cannot show that the selected one was the best.
     recomputed = all(run.predictions_format > 1 for run in every)
     targets = "annotations" if runs[0].test.name in annotated else "recorded"
     facts = [judged.reason, chosen.missing_clips()[1]]

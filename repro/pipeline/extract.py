@@ -84,8 +84,7 @@ def extract_sources(
         if not found.clips:
             raise UsageError(f"{source}: its annotation files list no clips: fetch the publishers' files again")
         before = collections.get(found.name, found)
-        # Splits of a data set are one collection: clips in both are extracted once, and the store is packed
-        # once.
+        # Splits of a data set are one collection: clips in both are extracted once, and the store is packed once.
         both = dataset_collection(found.name, (*before.clips, *found.clips))
         collections[found.name] = replace(found, clips=both.clips)
     parts = {

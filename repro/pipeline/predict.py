@@ -92,6 +92,7 @@ def predict_videos(
             if entry is not None:
                 # Readouts compute in fp32; features may be stored as float16.
                 features = entry.features[row.features.name].astype(np.float32)
+                # The features of a clip, not the mean of its windows' scores: as the readout was trained.
                 scores[clip.path] = readout.score(features)
                 if per_window:
                     windows[clip.path] = _score_windows(clip.path, features, readout, backbone.config)
@@ -153,6 +154,7 @@ def load_row_readout(row: Row, seed: int | None, workspace: Workspace, device: s
     # A grid's runs may have been trained on features stored as float16, which have another key: prefer one of this key.
     record, run = next((found for found in runs if found[0].features.key == store.key), runs[0])
     readout = load_readout(run.folder / SELECTED, device)
+    # Of all reasons for another key, this one has a remedy of its own.
     computes, trained_on = read_precision(backbone.config), record.features.identity.get("precision", "fp32")
     if store.key != readout.features and trained_on != computes:
         raise MissingError(

@@ -218,6 +218,7 @@ def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, choice: SeedChoic
     tokens, clips = [], []
     for name in (row.data.train, row.data.test):
         total = counter.count_split(name.dataset, name.split, backbone)
+        # Clips are cut at max_length one by one, which their mean length only approximates.
         mean = total.vectors.likely / max(1, total.clips.likely)
         # The readout reads at most max_length vectors of a clip, and the CLS token.
         tokens.append(total.clips.likely * (min(mean, recipe.max_length) + 1))

@@ -51,8 +51,7 @@ def run_processes(commands: Mapping[str, Sequence[str]], reporter: Reporter) -> 
         with cast(IO[str], running[name].stdout) as stdout:
             output[name] = stdout.read()
 
-    # A thread for each pipe: a process whose pipe is full would wait, and one after the other could not be
-    # read.
+    # A thread for each pipe: a process whose pipe is full would wait, and one after the other could not be read.
     readers = [threading.Thread(target=read, args=(name,)) for name in running for read in (report_lines, keep_output)]
     for reader in readers:
         reader.start()

@@ -28,8 +28,7 @@ class ClassificationTransformer(nn.Module):
         # The order of construction is the order in which initial weights are sampled: it is part of a run's result.
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.dropout = nn.Dropout(recipe.dropout)
-        # With torch's defaults for what is not named, as in the release: norm_first=False (post-norm), ReLU,
-        # eps 1e-5.
+        # With torch's defaults for what is not named, as in the release: norm_first=False (post-norm), ReLU, eps 1e-5.
         layer = nn.TransformerEncoderLayer(
             d_model=width,
             nhead=recipe.heads,

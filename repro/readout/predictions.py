@@ -188,6 +188,7 @@ def _read_lines(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predictions
         raise ValueError(f"activation '{activation}'")
     lines = _as_numpy(table["epoch"].combine_chunks())
     ends = find_ends_of_equals(lines)
+    # Epochs follow one another: where the number changes, the next one begins.
     epochs = lines[ends - 1].tolist() if len(lines) else []
     clips = len(lines) // max(1, len(epochs))
     if not clips or len(set(epochs)) < len(epochs) or not np.array_equal(lines, np.repeat(epochs, clips)):

@@ -195,8 +195,7 @@ def choose_stack_size(compute: Compute, recipe: Recipe, width: int, classes: int
 def _apply_linear(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S K C"], bias: Float[Tensor, "S K"]) -> Tensor:
     if len(inputs) == 1:
         return functional.linear(inputs[0], weight[0], bias[0])[None]
-    # One batched product for all heads. A single head takes the plain path, which rounds as torch's own
-    # layers do.
+    # One batched product for all heads. A single head takes the plain path, which rounds as torch's own layers do.
     return torch.baddbmm(bias[:, None], inputs, weight.transpose(1, 2))
 
 

@@ -276,8 +276,7 @@ class _Run:
         if data.held_out is not None:
             (found,) = compute_logits(stack, [data.held_out], self.recipe, self.compute)
             held_out = _score_logits(found, data.held_out, self.recipe)
-        # Segments are of the test split's classes alone: held-out clips select the epoch, and need the row's
-        # metric only.
+        # Segments are of the test split's classes alone: held-out clips select the epoch, and need the row's metric only.
         scores = _score_logits(logits, data.test, self.recipe, data.segments)
         state.epochs.append(Epoch(number, train_loss, scores, held_out))
         state.logits.append(logits)
@@ -348,8 +347,7 @@ def train_one_epoch(
             group["lr"] = rate
         optimizer.zero_grad()
         with compute.autocast():
-            # Generators sample dropout head by head, so a head's masks depend on its own seed and clips
-            # alone.
+            # Generators sample dropout head by head, so a head's masks depend on its own seed and clips alone.
             logits = stack.compute_logits(batches, generators)
         targets = torch.stack([batch.targets for batch in batches]).to(stack.device)
         # The losses are computed in fp32, also if the products above are not.

@@ -255,8 +255,7 @@ class _Experiment:
             with TemporaryDirectory() as place:
                 figures.write_files(Path(place))
                 self.client.log_artifacts(run, place, "figures")
-            # After the files: a killed process leaves a parent without the tag, whose figures are logged
-            # again.
+            # After the files: a killed process leaves a parent without the tag, whose figures are logged again.
             self.client.set_tag(run, FIGURES_TAG, figures.key)
 
     def _read_runs(self) -> None:
@@ -370,8 +369,7 @@ class _Experiment:
         tags = list_run_tags(record, parent) | ({VERDICT_TAG: verdict} if verdict else {})
         metrics = list_metrics(record, log)
         if live is None:
-            # With the training's time, so that MLflow orders runs by when they ran and not by when they were
-            # logged.
+            # With the training's time, so that MLflow orders runs by when they ran and not by when they were logged.
             run = client.create_run(self.id, start_time=start, tags=tags, run_name=run_name(record)).info.run_id
         else:
             run, shown = live.info.run_id, read_losses(client, live.info.run_id)

@@ -31,6 +31,7 @@ def show_trainings(workspace: Workspace, logs: Sequence[Path]) -> Iterator[None]
     """
     follower = _Follower(workspace, logs)
     timer = threading.Timer(SHOWN_AFTER, follower.start)
+    # A timer that waits must not keep a process from ending.
     timer.daemon = True
     timer.start()
     try:

@@ -64,11 +64,14 @@ class LiveRun:
         client = self._client
         name = name_experiment(self.request.tracking, table_of(self.started))
         experiment = find_experiment(client, name, self.request)
+        # By the log's token, not by the run's key: two workspaces may train one run on one server.
         found = find_tagged_run(client, experiment, LIVE_TAG, self.log.token)
         if found is None:
             parent = self._open_parent(experiment)
             tags = list_run_tags(self.started, parent) | {LIVE_TAG: self.log.token}
             run = client.create_run(experiment, self.log.start, tags, run_name(self.started)).info.run_id
+            # MLflow refuses another value of a param that it has: what a resumed training may change is logged with
+            # the record.
             params = [param for param in list_params(self.started) if not param.key.startswith(MACHINE_PARAMS)]
             client.log_batch(run, params=params)
             client.log_inputs(run, list_inputs(self.started))

@@ -55,9 +55,11 @@ def log_model(
         kept = folder / "artifacts" / weights.name
         if not local:
             kept.unlink()
+            # A server gets the file itself: MLflow reads through the link as it uploads.
             kept.symlink_to(weights)
         client.log_model_artifacts(model.model_id, str(folder))
     if local:
+        # In the workspace, MLflow has copied an empty file, which the weights replace as a hard link.
         _link_file(weights, local_path(model.artifact_location) / "artifacts" / weights.name)
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     epoch = (record.best_epoch_on_held_out or record.best_epoch_on_test).epoch
@@ -89,6 +91,7 @@ def _save_model(folder: Path, record: RunRecord, model: Model) -> None:
         "row": record.row, "cell": record.features.cell, "seed": record.seed, "run": record.run, "classes": list(record.classes),
         "features": record.features.key,
     }  # fmt: skip
+    # -1 is any number: clips of a batch, and vectors of a clip.
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype(np.float32), (-1, -1, width))]),
         Schema([TensorSpec(np.dtype(np.float64), (-1, classes))]),

@@ -61,8 +61,7 @@ def render_clips(folder: Path, reporter: Reporter) -> dict[str, str]:
     A clip that differs from what was rendered is set aside (never deleted) and rendered again.
     """
     todo = scenes.smoke_scenes()
-    # Everything that decides the clips' bytes, but the encoder's version: its bytes are compared with golden
-    # ones.
+    # Everything that decides the clips' bytes, but the encoder's version: its bytes are compared with golden ones.
     key = content_key({"scenes": [s.as_json() for s in todo], "encoding": ENCODING, "version": scenes.VERSION})
     manifest_path = folder / "manifest.json"
     known = _read_manifest(manifest_path, key)

@@ -114,8 +114,7 @@ def with_head(row: Row, head: Literal["transformer", "linear"]) -> Row:
     if head == "transformer":
         raise UsageError(f"--head transformer: {row.name} has a linear readout, and no recipe of a transformer")
     grid, dataset = load_linear_grid(), row.data.train.dataset
-    # The linear head has a weight for each token of a clip's maximal length, so that a length is part of its
-    # recipe.
+    # The linear head has a weight for each token of a clip's maximal length, so that a length is part of its recipe.
     if dataset not in grid.max_length:
         raise UsageError(
             f"--head linear: the release has linear grids of {', '.join(grid.max_length)}, none of {dataset}: leave --head out"

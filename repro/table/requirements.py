@@ -117,6 +117,7 @@ def missing_items(row: Row, workspace: Workspace) -> Iterator[MissingItem]:
             backbone.name if checkpoint.is_remote else "",
             str(checkpoint_path(checkpoint, workspace)),
         )
+    # Files besides the checkpoint, such as a text tower and a tokenizer.
     for name, sentence in backbone.missing_inputs(workspace).items():
         asset = list_assets(workspace)[name]
         yield MissingItem(

@@ -70,6 +70,7 @@ def compute_plain_window(
                 latent = latent + sigma * noise.sample("latent", tuple(latent.shape), where)
             x = torch.cat([torch.cat([latent, latent]) * input_scale(sigma), concat], dim=1)
             with autocast(config.precision, where):
+                # All layers, of which most are not asked for: what the release computes is what is timed.
                 outputs = networks.published_forward(x, time_input(sigma), crossattn, vector, count, request.mixing)
             for layer in request.layers(timestep):
                 # [count:] is the conditional half.

@@ -53,6 +53,7 @@ class DiffusersNetworks:
             self._sources.append((self.image_tower, checkpoint.tower_source))
         self.latent_encoder: nn.Module = self.latent_vae.encoder
         self.condition_encoder: nn.Module | None = self.condition_vae.encoder if needs.image else None
+        # eval and no gradients: frozen networks, whatever the caller does.
         self.parts: list[nn.Module] = [module.eval().requires_grad_(False) for module, _ in self._sources]
 
     def fill(self, path: Path) -> None:
@@ -97,6 +98,7 @@ class DiffusersNetworks:
 
     def embedding(self, c_noise: float, vector: Float[Tensor, "T V"]) -> Float[Tensor, "T E"]:
         time = torch.full((len(vector),), c_noise, device=vector.device)
+        # Time and the three numbers are embedded apart and added, as in sgm (label_emb).
         emb: Tensor = self.unet.time_embedding(self.unet.time_proj(time)) + self.unet.add_embedding(vector)
         return emb
 
@@ -136,6 +138,8 @@ class DiffusersNetworks:
         features = [*outputs, x]
         # An up block computes three layers in one call; hooks on each layer's last module give their outputs.
         ends = [parts[-1] for parts in _iterate_up_layers(unet)]
+        # A hook sees a module's output as the model's own forward computes it, so that the plain path calls nothing
+        # in another way.
         hooks = [end.register_forward_hook(lambda _, __, out: features.append(_first_output(out))) for end in ends]
         try:
             for up in unet.up_blocks:
@@ -187,6 +191,7 @@ def build_unet(architecture: SvdArchitecture) -> UNetSpatioTemporalConditionMode
     unet = UNetSpatioTemporalConditionModel(
         block_out_channels=widths,
         cross_attention_dim=architecture.unet.context_dim,
+        # diffusers takes the number of heads, the published config the channels of one.
         num_attention_heads=tuple(width // architecture.unet.head_channels for width in widths),
     )
     # sgm's resnets use eps 1e-5 everywhere, diffusers 1e-6 in blocks with attention.
@@ -327,4 +332,5 @@ def _fill_module(module: nn.Module, source: Callable[[str], TensorSource], file:
         tensor: Tensor = file.get_tensor(origin.name).float()  # type: ignore[no-untyped-call]
         # reshape drops the two trailing dimensions of 1 of a pointwise convolution.
         state[name] = origin.convert(tensor).reshape(target.shape)
+    # assign: the module's tensors are on the meta device and have no memory to copy to.
     module.load_state_dict(state, strict=True, assign=True)

@@ -124,6 +124,7 @@ class SgmNetworks:
     ) -> list[Float[Tensor, "T2 C _ _"]]:  # fmt: skip
         features: list[Tensor] = []
         blocks = [*self.unet.input_blocks, self.unet.middle_block, *self.unet.output_blocks]
+        # As in with_diffusers.py: the published forward computes, and hooks only look.
         hooks = [block.register_forward_hook(lambda _, __, output: features.append(output)) for block in blocks]
         # An indicator of 1 gives every temporal branch weight 0: bit for bit the same as a fixed mix factor of 1.
         indicator = torch.full((len(x) // frames, frames), 0.0 if mixing else 1.0, device=x.device)

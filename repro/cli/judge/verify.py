@@ -322,8 +322,7 @@ def _print_comparisons(
 def _print_fastest(precisions: list[Comparison], usual: str, *, as_json: bool) -> str:
     """Print and return the fastest precision, fp32 included, that is within the limit of fp32 at the cell `usual`."""
     # A deviation that is NaN or infinite is not below the limit.
-    # Not the worst cell: rows read the usual one, and other cells may be far off in a precision that serves
-    # them.
+    # Not the worst cell: rows read the usual one, and other cells may be far off in a precision that serves them.
     near = [one for one in precisions if one.usual is not None and one.usual < comparison.USUAL_LIMIT]
     fastest = min(near, key=lambda one: one.seconds, default=None)
     exact = precisions[0].fp32_seconds if precisions else None

@@ -359,8 +359,7 @@ def _describe_missing(runs: Sequence[RunRecord]) -> str:
 def _adjust(claims: Sequence[ClaimVerdict]) -> list[ClaimVerdict]:
     """Return the claims of a family with their verdicts."""
     adjusted = adjust_holm(np.array([claim.p_value for claim in claims]))
-    # argsort of argsort is the rank; stable as in adjust_holm, so that equal p-values get the ranks that they
-    # have there.
+    # argsort of argsort is the rank; stable as in adjust_holm, so that equal p-values get the ranks that they have there.
     ranks = np.argsort(np.argsort([claim.p_value for claim in claims], kind="stable"), kind="stable")
     found = []
     for claim, p_value, rank in zip(claims, adjusted.tolist(), ranks.tolist(), strict=True):

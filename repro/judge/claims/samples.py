@@ -57,8 +57,7 @@ def remember_samples(
         # In the order of their ids, so that rows which list the same clips otherwise get the same samples.
         order = sorted(range(len(found.clips)), key=lambda place: found.clips[place])
         clips = tuple(found.clips[place] for place in order)
-        # Source videos keep the clips of one of them together in every sample
-        # (repro/judge/claims/resampling.py).
+        # Source videos keep the clips of one of them together in every sample (repro/judge/claims/resampling.py).
         owners = None if found.groups is None else [found.groups[place] for place in order]
         groups, targets = index_groups(clips, owners), found.targets[order]
         videos = int(groups.max()) + 1
@@ -74,8 +73,7 @@ def remember_samples(
         )
 
     def verify(record: RunRecord, known: RunSamples) -> bool:
-        # The first of the samples are the same whatever their number: a part is enough to find a wrong
-        # result.
+        # The first of the samples are the same whatever their number: a part is enough to find a wrong result.
         ours = compute(record, VERIFIED)
         same = (ours.videos, ours.clips) == (known.videos, known.clips)
         return same and np.allclose(ours.scores, known.scores[:VERIFIED], rtol=0, atol=1e-6)

@@ -261,6 +261,7 @@ def _build_scores(given: ScoresInput, numbers: Numbers, left_out: Sequence[str])
         records = tuple(record for record, _ in given.sets[protocol] if record.run in numbers.runs)
         chosen = [one for record in records if (one := select_epoch(record, rule))]
         scores = tuple(100 * one.scores[given.row.metric] for one in chosen)
+        # Of these runs alone: `numbers` leaves out runs on other clips, and their scores with them.
         readings.append(Reading(rule, records, tuple(one.epoch for one in chosen), scores, values))
     single = given.row.metric == "top1"
     score = {"class": "recall" if single else "average precision", "segment": "map_macro"}

@@ -46,6 +46,7 @@ def write_zip(path: Path, members: Mapping[str, bytes | Path]) -> None:
     with replacing_file(path, by_user=True) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             # Without the file's time and mode, which differ between copies of a workspace.
+            # The earliest time that a zip can state.
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
@@ -113,6 +114,7 @@ class Archive:
     def _check_bytes(self, size: int) -> None:
         """Refuse a zip that is more than its members and their list: zipfile skips bytes that belong to neither."""
         with self.path.open("rb") as file:
+            # zipfile searches backwards for this record and accepts what follows; bundles end with it.
             file.seek(size - END.size)
             signature, disk, disk_of_list, here, members, length, start, comment = END.unpack(file.read())
             if signature != b"PK\5\6" or comment:
@@ -123,6 +125,8 @@ class Archive:
             for info in sorted(self.members.values(), key=lambda info: info.header_offset):
                 file.seek(position)
                 header = file.read(LOCAL.size)
+                # Members follow one another from the first byte: where one does not, two could share bytes (a
+                # bomb), or something be hidden.
                 if info.header_offset != position or len(header) < LOCAL.size:
                     break
                 position += LOCAL.size + sum(LOCAL.unpack(header)[-2:]) + info.compress_size
@@ -161,6 +165,7 @@ class Archive:
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # "xb" fails if the file exists: no member replaces another.
             with self._zip.open(info) as source, target.open("xb") as file:
                 while part := source.read(1 << 20):
                     size += len(part)

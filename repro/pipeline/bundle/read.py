@@ -178,8 +178,7 @@ def _check_targets(
             raise BundleError(f"{where} of {name} have other clips or targets than another run's of the same split")
         collection = None if index is None else index.collections.get(SplitName.parse(name).dataset)
         videos = {} if collection is None else collection.videos
-        # The index has the sha256 of every video, which with clips and targets gives the split's: edited targets give
-        # another.
+        # The index has the sha256 of every video, which with clips and targets gives the split's: edited targets give another.
         if set(predictions.clips) <= videos.keys() and hash_test_split(predictions, videos) != record.test.sha256:
             raise BundleError(f"{where} are of other clips, targets or videos than the sha256 of {name} in the record")
         found.setdefault(

@@ -108,6 +108,7 @@ def _train_job(inputs: ReadoutInputs, job: CellsJob, workspace: Workspace, step:
         for plan in [plan_runs(inputs_at(inputs, cell), job.protocol, job.compute)]
         for seed in seeds
     ]
+    # Quiet: several workers would write over each other's lines; the caller reports cells.
     outcomes = train_runs(runs, QuietReporter(to_stderr=True, step=step))
     pairs = zip(runs, outcomes, strict=True)
     return {run.plan.inputs.row.features: str(why) for run, why in pairs if isinstance(why, ReproError)}

@@ -153,6 +153,7 @@ def _is_best_so_far(run: PlannedRun, selected: Epoch) -> bool:
 
     So the cell that is selected in the end is among those of which this was true, whatever the order and number of processes.
     """
+    # On the clips that the run's protocol selects by, as select_cell compares cells.
     score = (selected.held_out or selected.scores)[run.plan.inputs.row.metric]
     for folder in run.stored.folder.parent.glob(f"seed{run.seed}-*"):
         try:
@@ -187,8 +188,7 @@ def _build_record(
         if data.held_out is None
         else Selection(epoch=trained.selected.number, scores=trained.selected.scores),
         subsets=tuple(_subset_record(split, data.test, trained, row.metric, segments) for split in inputs.data.also),
-        # From the files as they are on disk, not from the tensors in memory: the record vouches for what can
-        # be read.
+        # From the files as they are on disk, not from the tensors in memory: the record vouches for what can be read.
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
         predictions_format=FORMAT,
