@@ -105,8 +105,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None, dictionaries: S
     import pyarrow as pa
     import pyarrow.parquet as pq  # not its read_table, which imports pandas if installed and so takes 0.5 s
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, buffer_size=4096) as file:
         schema = file.schema_arrow
+        _open_columns(file)
     if len(set(schema.names)) < len(schema.names):
         raise ValueError("two columns of one name")
     texts = []
@@ -126,6 +127,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None, dictionaries: S
                 parts.append(part)
             table = pa.Table.from_batches(parts) if parts else file.read(columns=columns)
     return _spell_out(table, set(texts) - set(dictionaries))
+
+
+def _open_columns(file: Any) -> None:
+    """Open each column without reading a value. Where the file's statement of its columns contradicts itself, this raises OSError,
+    while `RowGroupMetaData.column` ends the process (pyarrow 25)."""
+    columns = [*range(file.metadata.num_columns)]
+    for group in range(file.metadata.num_row_groups):
+        for _ in file.reader.iter_batches(0, row_groups=[group], column_indices=columns, use_threads=False):
+            pass
 
 
 def _check_table_size(metadata: Any, path: Path, texts: Sequence[str]) -> int | None:

@@ -4,7 +4,11 @@ from properties.mutations import Raw
 
 BYTES: dict[str, list[list[tuple[str, int, int, bytes]]]] = {
     "packed features": [[("lines", 402, 8, b"\0")], [("overwrite", 60, 1, b"9" * 30)]],
-    "own parquet": [[("flip", 4, 1, b"\0"), ("flip", 6, 1, b"\0")]],
+    "own parquet": [
+        [("flip", 4, 1, b"\0"), ("flip", 6, 1, b"\0")],
+        [("flip", 450, 41, b"\0")],
+        [("overwrite", 399, 49, b",")],
+    ],
     "predictions": [[("flip", 4, 1, b"\0")]],
     "index of packed features": [[("overwrite", 3784, 1, b"\x0e")]],
     "Charades-Ego classes": [[("insert", 0, 1, b"\0")]],
