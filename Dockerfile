@@ -128,7 +128,9 @@ USER 0:0
 # hadolint ignore=SC2046,SC2086
 RUN [ "${ACCEPT_LICENSE}" = yes ] || { echo "image: read the licences (repro fetch), then --build-arg ACCEPT_LICENSE=yes" >&2; exit 1; }; \
     repro fetch ${CHECKPOINTS:?"image: name them with --build-arg CHECKPOINTS"} --accept-license --no-prepare --workspace /tmp/fetch \
-        $([ -z "$(ls /weights)" ] || echo --from /weights)
+        $([ -z "$(ls /weights)" ] || echo --from /weights) && \
+    # Files of yours keep their permissions, and the container's user is another one.
+    chmod -R a+rX /checkpoints && rm -f /checkpoints/.*.lock
 USER 10001:10001
 
 FROM ${CHECKPOINTS_ON} AS checkpoints

@@ -12,9 +12,11 @@ source=${SOURCE:-/src}
 prefix=/opt/actiondiff
 tools=/opt/build
 # No random name: what pip notes of a folder would differ between two builds.
-work=/tmp/image-packages
+work=/opt/image-packages
 [ -n "${SOURCE_DATE_EPOCH:-}" ] || unset SOURCE_DATE_EPOCH
 mkdir -p "$work"
+# Temporary files and caches too: clean.sh says why.
+export TMPDIR="$work" HOME="$work"
 
 say() { echo "image: $*"; }
 die() { echo "image: $*" >&2; exit 1; }
@@ -63,5 +65,5 @@ find "$prefix/lib" -depth -type d -name tests -exec rm -rf {} +
 find "$prefix"/lib/python3.11/site-packages/torch -mindepth 1 -maxdepth 1 -name test -exec rm -rf {} +
 find "$prefix"/lib/python3.11/site-packages/torch/bin -mindepth 1 ! -name torch_shm_manager -exec rm -rf {} +
 "$source/scripts/image/settle.sh" "$prefix" "$prefix"
-rm -rf "$work" /root/.cache
+rm -rf "$work"
 say "$(du -sm "$prefix" | cut -f1) MB in $prefix"

@@ -7,10 +7,11 @@ root=${1:-}
 source=${SOURCE:-/src}
 prefix=/opt/actiondiff
 tools=/opt/build
-work=/tmp/image-project
+work=/opt/image-project
 # An argument that is not given is empty here, which is no time to the tools that read the variable.
 [ -n "${SOURCE_DATE_EPOCH:-}" ] || unset SOURCE_DATE_EPOCH
 mkdir -p "$work"
+export TMPDIR="$work" HOME="$work"
 
 export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_COMPILE=1
 "$tools/bin/python" -m pip wheel -q --no-deps --no-build-isolation --wheel-dir "$work" "$source"
@@ -22,4 +23,4 @@ pip check
 mkdir -p "$root/usr/share/sbom"
 "$prefix/bin/python" "$source/scripts/image/sbom.py" python >"$root/usr/share/sbom/python.cdx.json"
 "$source/scripts/image/settle.sh" "${root:-$prefix}" "$root$prefix/lib/python3.11/site-packages/repro" "$root"
-rm -rf "$work" /root/.cache
+rm -rf "$work"

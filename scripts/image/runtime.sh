@@ -20,7 +20,9 @@ chown actiondiff:actiondiff /workspace
 "$source/scripts/image/clean.sh"
 python3.11 -B "$source/scripts/image/sbom.py" debian >/usr/share/sbom/debian.cdx.json
 
-# The base's own files keep their times, or this layer would contain them all.
+# The base's own files keep their times, or this layer would contain them all; so do those in folders that may be the machine's.
 if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then
-    find / -xdev -newer "$started" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+    find /etc /usr /var /home /data /checkpoints /workspace -xdev \
+        \( -path /var/tmp -o -path '/home/*' ! -path '/home/actiondiff*' \) -prune -o \
+        -newer "$started" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 fi

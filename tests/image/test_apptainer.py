@@ -18,14 +18,23 @@ def definition() -> Definition:
 
 
 @pytest.fixture(scope="session")
-def built(engine: Engine, definition: Definition) -> str:
-    """What `apptainer build` makes: files copied, %post run as root, environment and runscript kept."""
-    container = engine.must("buildah", "from", "--pull-never", *engine.mounts, definition.headers["from"]).strip()
+def built(engine: Engine, definition: Definition, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `apptainer build` makes: files copied, %post run as root, environment and runscript kept.
+
+    Its /tmp and /var/tmp are the machine's, as in Apptainer.
+    """
+    files = [tmp_path_factory.mktemp("machine") / "file" for _ in range(2)]
+    for file in files:
+        file.parent.chmod(0o1777)
+        file.touch()
+    mounts = [*engine.mounts, "-v", f"{files[0].parent}:/tmp", "-v", f"{files[1].parent}:/var/tmp"]
+    container = engine.must("buildah", "from", "--pull-never", *mounts, definition.headers["from"]).strip()
     run = ("buildah", "run", "--isolation", "chroot", container, "--")
     try:
         for source, destination in definition.files:
             engine.must("buildah", "copy", container, ROOT / source, destination)
         engine.must(*run, "/bin/sh", "-ex", "-c", definition.sections["post"])
+        assert all(file.exists() for file in files), "%post deletes files of the machine that builds"
         for name in ("environment", "runscript", "test"):
             engine.must(
                 *run, "/bin/sh", "-c", f"mkdir -p /.singularity.d && cat >/.singularity.d/{name}",
