@@ -52,6 +52,8 @@ DECORD_CONTAINERS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers, by FFmpeg's names, of which decord returns the published frames."""
 LISTS = {"concat", "dash", "hls", "image2", "imf", "mlv", "sdp"}
 """Formats, by FFmpeg's names, that name other files or addresses: features would not be of the file whose sha256 they carry."""
+MOST_STATED = 1_000_000
+"""Frames, 11 hours of them, beyond which decord does not get a clip: it takes 24 bytes for each that the header states."""
 BT601_COLOURS = {2, 5, 6}
 """FFmpeg's AVColorSpace: not specified, BT.470 BG and SMPTE 170M, which are converted alike."""
 FULL_RANGE = 2
@@ -399,7 +401,10 @@ def _describe_stream(container: InputContainer) -> str:
         return f"container {container.format.name}"
     if len(container.streams.video) > 1:
         return f"{len(container.streams.video)} video streams"  # decord takes the "best", not the first
-    return ""
+    stream = container.streams.video[0]
+    # As decord counts them.
+    stated = stream.frames or float(stream.average_rate or 0) * (container.duration or 0) / av.time_base
+    return f"its header states {stated:.0f} frames" if stated > MOST_STATED else ""
 
 
 def _describe_frame(frame: VideoFrame) -> str:

@@ -29,6 +29,8 @@ FRAMES = 24
 LIMIT = 60.0
 """Seconds without a sign of life after which a reader counts as hung."""
 STRIDE, SECONDS = 4, 180.0
+MOST_MEMORY = 1 << 30
+"""Bytes that a reader's process may take."""
 MOST_HELD = 1 << 30
 """Bytes of pixels that the oracle holds; a clip with more is not compared."""
 TOO_LARGE, TOO_MUCH = "pictures that no reader may read", "more than the oracle holds"
@@ -441,6 +443,8 @@ def judge_clip(clip: FuzzedClip, source: Reading, oracle: Reading, readings: dic
     verdict = Verdict(clip, "named" if strict.error else "as published", "named" if decord.error else "as published")
     verdict.reason, verdict.peak = strict.error, max(reading.peak for reading in readings.values())
     for name, reading in readings.items():
+        if reading.peak > MOST_MEMORY:
+            verdict.faults.append(f"{name}: {reading.peak / 1e6:.0f} MB")
         if not reading.error:
             if oracle.error == TOO_LARGE:
                 verdict.faults.append(f"{name}: pictures that are too large were read")

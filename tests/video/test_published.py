@@ -88,6 +88,17 @@ def test_packed_b_frames_are_sorted_by_their_times(tmp_path: Path) -> None:
         read(path, reader="decord")
 
 
+def test_decord_gets_no_clip_whose_header_states_absurdly_many_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "x.avi", Video("x.avi", "mpeg4"), 5)
+    content = bytearray(path.read_bytes())
+    length = content.index(b"strh") + 8 + 32
+    content[length : length + 4] = (117_440_512).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(read(path)) == 2
+    with pytest.raises(VideoError, match="header states 117440512 frames"):
+        read(path, reader="decord")
+
+
 def test_the_first_stream_is_read(tmp_path: Path) -> None:
     path = write_two_streams(tmp_path / "two.mp4")
     assert read(path).shape == (6, 48, 64, 3)
