@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -185,7 +186,7 @@ def write_workflow_config(config: WorkflowConfig, workspace: Workspace) -> Path:
 def build_command(
     config: WorkflowConfig, config_file: Path, cluster: Cluster, workspace: Workspace, *, image: bool
 ) -> list[str]:
-    """Return the command that starts Snakemake.
+    """Return the command that starts Snakemake; with `image`, the folders of data and weights are created.
 
     Raises:
         MissingError: Snakemake is not installed.
@@ -217,8 +218,11 @@ def build_command(
     if image:
         # Inside, the folders have the paths that they have outside. Files of own rows are next to the table of their clips.
         own = [Path(name).parent for name in config.rows if is_config_path(name)]
+        for folder in (workspace.data, workspace.checkpoints):
+            # Apptainer mounts no folder that is missing, and `repro fetch` fills these.
+            folder.mkdir(parents=True, exist_ok=True)
         folders = dict.fromkeys(map(str, (workspace.root, workspace.data, workspace.checkpoints, *own)))
-        words += ["--sdm", "apptainer", "--apptainer-args", f"--nv --bind {','.join(folders)}"]
+        words += ["--sdm", "apptainer", "--apptainer-args", f"--nv --bind {shlex.quote(','.join(folders))}"]
     return words
 
 

@@ -148,7 +148,9 @@ def test_a_cluster_without_what_is_asked_for(
     assert message in done.err
 
 
-def test_an_image_sees_the_files_of_own_rows(programs: Path, workspace: Workspace, tmp_path: Path) -> None:
+def test_an_image_sees_the_files_of_own_rows_and_folders_outside(
+    programs: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_program(programs, "snakemake", f'echo "$@" > {tmp_path}/words')
     clips = [f"{name} {n},{name},{n}" for name in ("walk", "jump") for n in range(8)]
     table = tmp_path / "mine" / "labels.csv"
@@ -160,10 +162,15 @@ def test_an_image_sees_the_files_of_own_rows(programs: Path, workspace: Workspac
     row = table.with_name("labels_row.yaml")
     (config,) = row_datasets(load_own_row(row)).values()
     write_audit(config, workspace, frames=40)
+    data = tmp_path / "my data"
+    monkeypatch.setenv("REPRO_DATA", str(data))
     done = submit(workspace, row, "--device", "cpu", "--image", "docker://example/image")
     assert done.code == 0, done.err
-    words = (tmp_path / "words").read_text()
-    assert f"--nv --bind {workspace.root},{workspace.data},{workspace.checkpoints},{table.parent}" in words
+    # Apptainer refuses folders that are missing.
+    assert data.is_dir()
+    assert workspace.checkpoints.is_dir()
+    mounts = f"{workspace.root},{data},{workspace.checkpoints},{table.parent}"
+    assert f"--nv --bind '{mounts}'" in (tmp_path / "words").read_text()
 
 
 def test_jobs_that_do_not_end_are_named(programs: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
