@@ -141,7 +141,8 @@ def run(
             records = pipeline_row.run_row(rows[0], request, workspace, execution, training, reporter)
         print_records(rows[0], records, workspace, as_json=common.as_json)
         return Exit.OK
-    names = " ".join(found.name for found in rows[:3]) + ("" if len(rows) <= 3 else f" and {len(rows) - 3} more rows")
+    more_rows = "" if len(rows) <= 3 else f" and {len(rows) - 3} more rows"
+    names = "all" if (row, *more) == ("all",) else " ".join(found.name for found in rows[:3]) + more_rows
     with follow_work(reporter, f"run {names}", workspace, device) as work:
         result = several_rows.run_rows(rows, request, workspace, execution, training, reporter)
         if result.failures:

@@ -520,7 +520,9 @@ def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]
         failed = sum(one.state == "failed" for one in stages)
         counts += [f"{failed} failed"] if failed else []
         counts += [f"{work.warnings} warning{'s' * (work.warnings > 1)}"] if work.warnings else []
-        lines.append(Text(f"{work.what}: {', '.join(counts)}", style="bold"))
+        text = ", ".join(counts)
+        what = shorten_middle(work.what, max(LEAST_WORDS, width - len(text) - 2)).rstrip()
+        lines.append(Text(f"{what}: {text}", style="bold"))
     running = next((number for number, one in enumerate(stages) if one.state == "running"), len(stages))
     # Of many, those next to the running one.
     first = max(0, min(running - 2, len(stages) - SHOWN_STAGES))

@@ -74,7 +74,7 @@ def report_cpu_hours(
         measured = rates.load_rates(workspace)
     except rates.DamagedRatesError:  # the next extraction renames it
         measured = ()
-    seconds, bases = 0.0, set()
+    seconds, bases, assumed = 0.0, set(), []
     threads = torch.get_num_threads()
     for group in group_by_sharing(requests, lambda request: request.backbone.config):
         work = window_work([(request.backbone.config, request.cells) for request in group])
@@ -87,13 +87,18 @@ def report_cpu_hours(
             rate = rates.find_rate(measured, group[0].backbone.identity(), group[0].cells[0].name, "cpu")
         if rate is None:
             per_second = cpu_windows_per_second(work.total, threads)
-            bases.add(f"assumed, {work.total:.4g} TFLOP a window on {threads} threads: configs/plan.yaml")
+            assumed.append(f"{work.total:.4g}")
         else:
             per_second = rate.per_second
             bases.add(f"measured in this workspace, {format_moment(rate.at)}")
         seconds += windows / per_second
-    if bases:
-        reporter.line(f"{'time':<11} about {format_duration(seconds)} on this CPU ({'; '.join(sorted(bases))})")
+    found = sorted(bases)
+    if assumed:
+        found.append(
+            f"assumed, {', '.join(assumed)} TFLOP a window on {threads} thread{'s' * (threads > 1)}: configs/plan.yaml"
+        )
+    if found:
+        reporter.line(f"{'time':<11} about {format_duration(seconds)} on this CPU ({'; '.join(found)})")
 
 
 def report_speed(done: Extraction, requests: Sequence[FeatureRequest], device: str, reporter: Reporter) -> None:

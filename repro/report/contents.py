@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from repro.backbones.config import read_precision
 from repro.core.errors import NothingToCheckError, ReproError, UsageError
@@ -67,8 +68,8 @@ class Contents:
 
     workspace: Workspace
     rows: tuple[RowContents, ...]
-    claims: ClaimsReport | None
-    """None if only some rows were asked for."""
+    judge_claims: Callable[[], ClaimsReport] | None
+    """Judges the claims, which takes long if nothing is kept; None if only some rows were asked for."""
     rules: str
     """Which rules the verdicts were made under."""
     audits: Mapping[str, Manifest | None]
@@ -127,7 +128,7 @@ def gather_contents(
     return Contents(
         workspace=workspace,
         rows=tuple(rows),
-        claims=None if names else report_claims(table, records, verdicts, workspace, path, warn),
+        judge_claims=None if names else partial(report_claims, table, records, verdicts, workspace, path, warn),
         rules="{}, sha256 {:.16}".format(*name_rule_set(path)),
         audits={name: _read_audit(workspace, name) for name in datasets},
         # A report is handed on: where the workspace is stored is nobody else's business.

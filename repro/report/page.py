@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,15 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         trim_blocks=True,
         finalize=_make_printable,
     )
-    shown = []
-    for one in contents.rows:
-        shown.append(_show_row(one))
-        advance(one.name)
+    # Claims are computed without the interpreter's lock, for the most part: figures are drawn meanwhile.
+    with ThreadPoolExecutor(1) as pool:
+        judging = None if contents.judge_claims is None else pool.submit(contents.judge_claims)
+        shown = []
+        for one in contents.rows:
+            shown.append(_show_row(one))
+            advance(one.name)
+        strips = [(title, _show(drawing)) for title, drawing in _draw_settings(contents)]
+        claims = None if judging is None else judging.result()
     verdicts = [one.verdict for one in contents.rows if one.verdict is not None]
     runs = [run for one in contents.rows for run in _all_runs(one)]
     judged = [one for one in shown if one.contents.verdict is not None]
@@ -101,8 +107,9 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         columns=COLUMNS,
         judged=judged,
         measured=[one for one in shown if one.contents.runs],
-        strips=[(title, _show(drawing)) for title, drawing in _draw_settings(contents)],
-        family_lines=[] if contents.claims is None else [format_table_family(contents.claims.table)],
+        strips=strips,
+        claims=claims,
+        family_lines=[] if claims is None else [format_table_family(claims.table)],
         audits=[_describe_audit(name, audit) for name, audit in contents.audits.items()],
         computing=[*_describe_extractions(gather_extractions(contents, runs)), *_describe_computing(runs)],
         deviations=[(d.number, d.what, d.concerned) for d in list_deviations(r.row for r in with_runs)],

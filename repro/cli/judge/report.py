@@ -58,7 +58,9 @@ def report(
     if (output.suffix.lower() == ".md") != (format_ == "markdown"):
         raise UsageError(f"--output {output}: --format {format_} writes a file that ends with .{ending}")
     reporter = Reporter(to_stderr=common.as_json)
-    contents = page_contents.gather_contents(rows, common.open_workspace(), reporter.warn)
+    workspace = common.open_workspace()
+    with reporter.run_stage("report", "reading runs, and scoring those that are new"):
+        contents = page_contents.gather_contents(rows, workspace, reporter.warn)
     if format_ == "markdown":
         page = report_page.render_markdown(contents)
     else:
@@ -78,7 +80,8 @@ def report(
         print(json.dumps({"files": [str(path) for path in written], "rows": measured}, indent=1))
     else:
         also = f" and {len(written) - 1} files of figures in {figures}" if figures else ""
-        reporter.line(f"{'report':<11} {len(measured)} rows with runs, {format_size(len(page_bytes))}  {output}{also}")
+        shown = f"{len(measured)} row{'s' * (len(measured) > 1)} with runs, {format_size(len(page_bytes))}"
+        reporter.line(f"{'report':<11} {shown}  {output}{also}")
     return Exit.OK
 
 
