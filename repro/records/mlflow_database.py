@@ -327,7 +327,9 @@ class _Experiment:
             self.client.delete_run(other.info.run_id)
         if logged or parent.info.status != "FINISHED":
             self.client.log_batch(parent.info.run_id, metrics=list_parent_metrics(records))
-            self.client.set_terminated(parent.info.run_id, end_time=max(times_of(record)[1] for record in records))
+            # By the logs, as the start: records have seconds alone, and an end before the start is a negative duration.
+            ends = [times_of(record, _load_log(stored, record))[1] for stored, record in members]
+            self.client.set_terminated(parent.info.run_id, end_time=max(ends))
         self._set_verdict(parent, *records)
         figures = self.request.figures.get(key)
         if figures is not None and parent.data.tags.get(FIGURES_TAG) != figures.key:

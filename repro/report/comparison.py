@@ -160,18 +160,18 @@ def format_comparison(found: ComparisonReport) -> list[str]:
     if different:
         lines += _format_table(different)
     # By the first input that differs: one cause usually explains many runs, and is printed once.
-    causes: dict[tuple[str, str], list[Pair]] = {}
-    for pair in different:
+    causes: dict[tuple[str, str, bool], list[Pair]] = {}
+    for pair in sorted((one for one in found.pairs if one.scores or one.inputs), key=lambda one: not one.scores):
         first = (
             str(pair.inputs[0]) if pair.inputs else "same inputs, other numbers: rounding of another run, or a fault"
         )
-        causes.setdefault((pair.first_input, first), []).append(pair)
-    for (name, why), pairs in causes.items():
+        causes.setdefault((pair.first_input, first, bool(pair.scores)), []).append(pair)
+    for (name, why, differ), pairs in causes.items():
         rows = list(dict.fromkeys(pair.row for pair in pairs))
         named = ", ".join(rows[:3]) + (f" and {len(rows) - 3} more rows" if rows[3:] else "")
         also = sorted({one.input for pair in pairs for one in pair.inputs} - {name}, key=INPUTS.index)
         lines.append(
-            f"{name}: {why} ({len(pairs)} {'run' if len(pairs) == 1 else 'runs'} of {named})"
+            f"{name}: {why} ({len(pairs)} {'run' if len(pairs) == 1 else 'runs'} of {named}{'' if differ else ', with equal scores'})"
             + (f"; after it also {', '.join(also)}" if also else "")
         )
     return lines
@@ -317,7 +317,8 @@ def _format_value(value: Any, other: Any) -> str:
     """Return a value as text that is short enough for a line."""
     if value is None:
         return "none"
-    if isinstance(value, list):
+    numbers = isinstance(value, list) and 0 < len(value) <= 4 and all(isinstance(one, int | float) for one in value)
+    if isinstance(value, list) and not numbers:
         # Of a list only what the other does not have: lists of missing clips can be long.
         strange = [one for one in value if one not in (other or [])]
         return f"{len(value)}" + (f" ({str(strange[0])[:40]}{', ...' if strange[1:] else ''})" if strange else "")

@@ -66,6 +66,8 @@ class Drawing:
     columns: tuple[str, ...]
     """Of the data that is drawn."""
     lines: Sequence[Sequence[object]]
+    wide: bool = False
+    """Whether its text is legible at full width alone."""
 
     def render_svg(self) -> str:
         """Return the figure for a page: it takes the page's text colour, and has no ids that another figure may have, too."""

@@ -146,7 +146,10 @@ def draw_grid(grid: GridResult) -> Drawing:
     """Draw the mean over seeds of every cell, with what each protocol selects and the published value on the scale."""
     runs = list_runs(grid)
     lines = [[run[column] for column in COLUMNS] for run in runs]
-    return Drawing(f"{grid.row.name}-grid", write_caption(grid), lambda: draw_figure(grid), COLUMNS, lines)
+    caption = write_caption(grid)
+    return Drawing(
+        f"{grid.row.name}-grid", caption, lambda: draw_figure(grid, captioned=False), COLUMNS, lines, wide=True
+    )
 
 
 def draw_seed_grids(grid: GridResult) -> Drawing:
@@ -223,10 +226,10 @@ def draw_classes(scores: RowScores, name: str) -> Drawing:
         return figure
 
     part = f" The {MOST_CLASSES // 2} worst and best of {len(ranked)} classes." if len(shown) < len(ranked) else ""
-    caption = (
-        f"{scores.score.capitalize()} by class with its test clips, {reading.rule}, mean of {len(reading.runs)} runs; lines: "
-        f"standard deviation over seeds.{part}"
+    runs = (
+        f"mean of {len(reading.runs)} runs; lines: standard deviation over seeds" if reading.runs[1:] else "of one run"
     )
+    caption = f"{scores.score.capitalize()} by class with its test clips, {reading.rule}, {runs}.{part}"
     return Drawing(f"{name}-classes", caption, draw, ("class", "clips", "mean", "spread"), lines)
 
 
@@ -240,14 +243,11 @@ def draw_confusion(scores: RowScores, name: str) -> Drawing:
         side = 1.2 + (0.19 * len(scores.classes) if few else 3.2)
         labels = [_shorten(text, 18) for text in scores.classes] if few else []
         room = 0.4 + _measure_labels(labels, 7)
-        figure = Figure(figsize=(side + room + 0.7, side + room))
-        axes = figure.add_axes(
-            (
-                room / (side + room + 0.7),
-                room / (side + room),
-                side / (side + room + 0.7) * 0.95,
-                side / (side + room) * 0.95,
-            )
+        width, height = side + room + 0.9, side + room + 0.1
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((room / width, room / height, side / width, side / height))
+        bar = figure.add_axes(
+            ((room + side + 0.15) / width, (room + side / 6) / height, 0.12 / width, side / 1.5 / height)
         )
         # A class without test clips has a row of zeros, not one of NaN.
         clips = np.maximum(scores.class_counts[:, None] * len(scores.readings[0].runs), 1)
@@ -261,7 +261,7 @@ def draw_confusion(scores: RowScores, name: str) -> Drawing:
                 name_axis(axis, axis_name, measure_longest(labels, 7))
             else:
                 label_numbers(axis, axis_name)
-        figure.colorbar(image, ax=axes, shrink=0.7, pad=0.04).set_label("percent of the class's clips", fontsize=8)
+        figure.colorbar(image, cax=bar).set_label("percent of the class's clips", fontsize=8)
         return figure
 
     what = (
@@ -269,7 +269,8 @@ def draw_confusion(scores: RowScores, name: str) -> Drawing:
         if scores.single_label
         else "clips of one class alone (down) that score another class (across) at least as high"
     )
-    caption = f"Confusion: {what}, in percent, all seeds together."
+    together = ", all seeds together" if scores.readings[0].runs[1:] else ""
+    caption = f"Confusion: {what}, in percent{together}."
     return Drawing(f"{name}-confusion", caption, draw, ("class", *scores.classes), lines)
 
 
@@ -277,7 +278,8 @@ def list_row_drawings(one: RowContents) -> list[Drawing]:
     """Return the figures of one row that has runs."""
     drawings = [draw_curves(one)]
     if one.grid is not None:
-        drawings += [draw_grid(one.grid), draw_seed_grids(one.grid)]
+        # The wide one first, so that the others are in pairs below it.
+        drawings = [draw_grid(one.grid), *drawings, draw_seed_grids(one.grid)]
     if one.scores is not None:
         drawings += [draw_classes(one.scores, one.name), draw_confusion(one.scores, one.name)]
     return drawings

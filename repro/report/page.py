@@ -50,6 +50,7 @@ class ShownDrawing:
     svg: Markup
     data_url: str
     """Empty if the data is too large for the page; --figures writes all."""
+    wide: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def _show(drawing: Drawing) -> ShownDrawing:
     svg = label + Markup(drawing.render_svg().removeprefix("<svg"))  # noqa: S704
     data = drawing.render_csv().encode(errors="backslashreplace")
     url = f"data:text/csv;base64,{base64.b64encode(data).decode()}" if len(data) <= MOST_DATA else ""
-    return ShownDrawing(drawing.name, drawing.caption, svg, url)
+    return ShownDrawing(drawing.name, drawing.caption, svg, url, drawing.wide)
 
 
 def _draw_settings(contents: Contents) -> Iterator[tuple[str, Drawing]]:
@@ -243,7 +244,10 @@ def _describe_row(one: RowContents) -> Iterator[tuple[str, str]]:
     loss = " ".join(f"{value}" if key == "name" else f"{key} {value}" for key, value in recipe.pop("loss").items())
     yield "Recipe", ", ".join([f"loss {loss}", *(f"{key} {value}" for key, value in recipe.items())])
     every = (*one.published, *one.held_out)
-    yield "Training took", f"{format_duration(sum(run.made.seconds for run in every))} for {len(every)} runs"
+    yield (
+        "Training took",
+        f"{format_duration(sum(run.made.seconds for run in every))} for {len(every)} run{'s' * (len(every) > 1)}",
+    )
     if one.row.published is not None:
         yield "Published in", f"{one.row.published.source}; the release's command: {one.row.published.command}"
 
@@ -284,7 +288,10 @@ def _describe_computing(runs: Sequence[RunRecord]) -> Iterator[tuple[str, str]]:
         seconds[run.made.on.get("device", "cpu")] += run.made.seconds
     for device, spent in seconds.items():
         count = sum(run.made.on.get("device", "cpu") == device for run in runs)
-        yield f"{count} trainings on {device}", f"{format_duration(spent)}{_describe_energy(device, spent)}"
+        yield (
+            f"{count} training{'s' * (count > 1)} on {device}",
+            f"{format_duration(spent)}{_describe_energy(device, spent)}",
+        )
     for what, found in (("Software", [r.made.by for r in runs]), ("Machine", [r.made.on for r in runs])):
         kinds = {content_sha256(dict(one)): one for one in found}
         for one in kinds.values():

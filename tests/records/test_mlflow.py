@@ -25,6 +25,7 @@ from mlflow.entities import Run
 from repro.core.workspace import Workspace
 from repro.records import mlflow_view
 from repro.records.record import RunRecord, StoredRun
+from repro.records.training_log import StartedRun, open_training_log
 from repro.table.rows import extra_names, load_row
 
 
@@ -248,10 +249,17 @@ def test_a_parent_for_each_row_children_for_each_cell_and_seed(
             made = record("ucf_hmdb", seed, score, at="2026-01-01T00:01:00+00:00")
             made = made.model_copy(update={"made": made.made.model_copy(update={"seconds": 60.0})})
             write(workspace.runs, in_cell(made, cell))
-    write(workspace.runs, record(extra_names()[0], 52, 0.5))
+    extra = record(extra_names()[0], 52, 0.5)
+    started = StartedRun(**{name: getattr(extra, name) for name in StartedRun.model_fields})
+    with open_training_log(write(workspace.runs, extra).log_path, started, resumes=False) as log:
+        for epoch in extra.epochs:
+            log.write_epoch(epoch, {})
     assert mlflow_view.track_runs(workspace, reporter, verdicts={"t20_layer0942": "CONSISTENT"})
     place = f"sqlite:///{workspace.mlflow_db}"
-    assert {name.split()[0] for name in runs_of(place, "actiondiff-extras")} == {extra_names()[0]}
+    extras = runs_of(place, "actiondiff-extras")
+    assert {name.split()[0] for name in extras} == {extra_names()[0]}
+    # A log has milliseconds and a record seconds: no parent ends before it starts.
+    assert all(one.info.end_time >= one.info.start_time for one in extras.values())
     found = runs_of(place, "actiondiff-published")
     children = {f"ucf_hmdb {cell} seed{seed}" for cell in ("t20_layer09", "t00_layer01") for seed in (42, 43)}
     assert set(found) == {"ucf_hmdb"} | children

@@ -106,6 +106,7 @@ def test_runs_are_paired(tmp_path: Path) -> None:
         f"A: {a}: 3 runs, 1 in A alone",
         f"B: {b}: 4 runs, 1 in B alone, 1 superseded by later ones",
         "2 runs in both: 0 with other scores, 2 with equal ones (1 of them from other inputs)",
+        f"backbone: size: [576, 1024] against [1, 2] (1 run of {ROW}, with equal scores)",
     ]
 
 

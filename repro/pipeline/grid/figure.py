@@ -32,19 +32,21 @@ def render_svg(result: GridResult) -> bytes:
     return written.getvalue()
 
 
-def draw_figure(result: GridResult) -> Figure:
+def draw_figure(result: GridResult, *, captioned: bool = True) -> Figure:
+    """Draw the heat map, with title and caption in it unless the page that has it states both."""
     timesteps = sorted({cell.timestep for cell in result.cells if cell.timestep is not None})
     layers = sorted({cell.layer for cell in result.cells if isinstance(cell.layer, int)})
     # Inches: a cell holds a score of five characters at 8 points, with room for labels and the colour bar.
     height = 0.36 * len(timesteps) + 1.15
-    heat_map = Figure(figsize=(0.62 * len(layers) + 2.2, height * len(result.protocols) + 1.45), layout="constrained")
-    heat_map.suptitle(f"{result.row.title}, {result.row.readout.head} readout", fontsize=12)
+    room = 1.45 if captioned else 0.2
+    heat_map = Figure(figsize=(0.62 * len(layers) + 2.2, height * len(result.protocols) + room), layout="constrained")
     panels = heat_map.subplots(len(result.protocols), 1, squeeze=False)[:, 0]
     for panel, protocol in zip(panels, result.protocols, strict=True):
         _draw_panel(panel, result, protocol, timesteps, layers)
-    heat_map.supxlabel(
-        "\n".join(textwrap.wrap(write_caption(result), 24 + 11 * len(layers))), fontsize=8, x=0.02, ha="left"
-    )
+    if captioned:
+        heat_map.suptitle(f"{result.row.title}, {result.row.readout.head} readout", fontsize=12)
+        lines = textwrap.wrap(write_caption(result), 24 + 11 * len(layers))
+        heat_map.supxlabel("\n".join(lines), fontsize=8, x=0.02, ha="left")
     return heat_map
 
 
@@ -63,7 +65,7 @@ def write_caption(result: GridResult) -> str:
     parts.append("Boxed: what the rule picks. Dots: the cell that the row reads by itself. Hatched: not run.")
     if result.row.published is not None:
         # The release states the number, and no cell for it.
-        parts.append("Line on the scale: the published number, if it is on it. Which cell that is from is not known.")
+        parts.append("Line on the scale: the published number. Which cell that is from is not known.")
     return " ".join(parts)
 
 
@@ -109,10 +111,14 @@ def _draw_panel(
         fontsize=9,
     )
     bar = panel.figure.colorbar(image, ax=panel, pad=0.01)
+    label = "on test" if protocol == "published" else "on held-out clips"
     if result.row.published is not None and protocol == "published":
         # The best of the grid is what it is compared with, and may be off this scale.
-        bar.ax.axhline(result.row.published.value, color="#d55e00", lw=2)
-    bar.set_label("on test" if protocol == "published" else "on held-out clips", fontsize=8)
+        published, (low, high) = result.row.published.value, image.get_clim()
+        bar.ax.axhline(published, color="#d55e00", lw=2)
+        if not low <= published <= high:
+            label += f"; published: {published}, {'above' if published > high else 'below'} this scale"
+    bar.set_label(label, fontsize=8)
 
 
 def _selection_scores(
