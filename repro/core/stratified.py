@@ -46,7 +46,7 @@ def select_held_out(
         left = counts[sorted(unassigned)].sum(axis=0)
         # The class with the fewest unassigned clips; the column of all clips comes last.
         rarest = int(min(np.flatnonzero(left), key=lambda label: (label == len(left) - 1, left[label])))
-        # Sorted before they are permuted: the order of a set may differ between machines.
+        # Sorted before they are permuted: a set has no order to rely on.
         carriers = [v for v in sorted(unassigned) if counts[v, rarest]]
         for video in generator.permutation(carriers).tolist():
             # Ties of the class are broken by the number of clips a side still needs in all (Sechidis et al., algorithm 1).

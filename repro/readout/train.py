@@ -428,7 +428,7 @@ def _score_logits(
     recipe: Recipe,
     segments: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, float]:
-    # scikit-learn's and our metrics count in whole numbers.
+    # Targets of a split are hard: mixup makes soft ones in batches alone.
     targets = split.targets.numpy().astype(np.int64)
     return all_scores(activate_logits(logits, recipe), targets, segments)
 

@@ -85,7 +85,7 @@ def find_other_schema(path: Path) -> str | None:
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as database:
-        # Read with sqlite3: MLflow would migrate, or refuse with a traceback, a database of another version.
+        # Read with sqlite3: opened by MLflow, an empty database gets its tables, and one of another version is an exception.
         tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
         if not tables:
             return None

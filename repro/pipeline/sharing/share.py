@@ -69,7 +69,7 @@ def export_features(
     dataset, name = open_dataset(settings, workspace), settings.name
     source = str(SplitName(name, part)) if part else name
     clips = [clip.id for clip in (dataset.split(part).clips if part else dataset.clips)]
-    # The identity under which features are stored, which a machine without the checkpoint cannot compute.
+    # What this machine would compute or, without the checkpoint, what was imported.
     identity = find_stored_identity(config, workspace, cells[0], (name,))
     store = FeatureStore.locate(workspace, config.name, identity, name)
     arrays, readers = {}, {}

@@ -106,7 +106,7 @@ def _background(scene: Scene, draw: np.random.Generator) -> Picture:
         tall, wide = draw.integers(6, height // 3), draw.integers(6, width // 4)
         y, x = draw.integers(0, height - tall), draw.integers(0, width - wide)
         world[y : y + tall, x : x + wide] = draw.integers(20, 230, 3)
-    # The same grain in all three colours: brightness, as a camera's noise mostly is.
+    # The same grain in all three colours: it changes brightness alone.
     world += draw.integers(-10, 11, (height, width, 1))
     return np.clip(world, 0, 255).astype(np.uint8)
 
