@@ -133,7 +133,8 @@ def _open_columns(file: Any) -> None:
     """Open each column without reading a value. Where the file's statement of its columns contradicts itself, this raises OSError,
     while `RowGroupMetaData.column` ends the process (pyarrow 25)."""
     columns = [*range(file.metadata.num_columns)]
-    for group in range(file.metadata.num_row_groups):
+    # Without a column, pyarrow would divide by the size of a batch.
+    for group in range(file.metadata.num_row_groups if columns else 0):
         for _ in file.reader.iter_batches(0, row_groups=[group], column_indices=columns, use_threads=False):
             pass
 

@@ -52,8 +52,9 @@ DECORD_CONTAINERS = {"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 """Containers, by FFmpeg's names, of which decord returns the published frames."""
 LISTS = {"concat", "dash", "hls", "image2", "imf", "mlv", "sdp"}
 """Formats, by FFmpeg's names, that name other files or addresses: features would not be of the file whose sha256 they carry."""
-MOST_STATED = 1_000_000
-"""Frames, 11 hours of them, beyond which decord does not get a clip: it takes 24 bytes for each that the header states."""
+DECORD_BYTES = 1 << 30
+"""Frames of a file, as RGB, beyond which decord does not get it: 155 s of 320x240. Its thread decodes ahead without a bound while a backbone
+computes."""
 BT601_COLOURS = {2, 5, 6}
 """FFmpeg's AVColorSpace: not specified, BT.470 BG and SMPTE 170M, which are converted alike."""
 FULL_RANGE = 2
@@ -404,7 +405,8 @@ def _describe_stream(container: InputContainer) -> str:
     stream = container.streams.video[0]
     # As decord counts them.
     stated = stream.frames or float(stream.average_rate or 0) * (container.duration or 0) / av.time_base
-    return f"its header states {stated:.0f} frames" if stated > MOST_STATED else ""
+    size = 3 * stated * stream.width * stream.height
+    return f"its {stated:.0f} frames take {size / 1e9:,.0f} GB, and decord may hold all" if size > DECORD_BYTES else ""
 
 
 def _describe_frame(frame: VideoFrame) -> str:

@@ -20,6 +20,7 @@ BYTES: dict[str, list[list[tuple[str, int, int, bytes]]]] = {
     "kept results": [[("overwrite", 1 << 19, 1, b"UEsDBBQAAAAA")]],
 }
 VALUES: dict[str, list[list[tuple[str, int, object]]]] = {
+    "own parquet, values": [[("drop", 0, None)] * 3],
     "own row, values": [[("replace", 1, "\0")], [("replace", 0, "\0")], [("replace", 0, "a\nb")]],
     "row, values": [[("replace", 1, Raw("1" + ":1" * 200 + ".5"))]],
     "record, forged": [[("rename", 0, "9" * 5000)]],

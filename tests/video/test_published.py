@@ -88,14 +88,14 @@ def test_packed_b_frames_are_sorted_by_their_times(tmp_path: Path) -> None:
         read(path, reader="decord")
 
 
-def test_decord_gets_no_clip_whose_header_states_absurdly_many_frames(tmp_path: Path) -> None:
+def test_decord_gets_no_clip_whose_frames_take_too_much(tmp_path: Path) -> None:
     path = write_video(tmp_path / "x.avi", Video("x.avi", "mpeg4"), 5)
     content = bytearray(path.read_bytes())
     length = content.index(b"strh") + 8 + 32
     content[length : length + 4] = (117_440_512).to_bytes(4, "little")
     path.write_bytes(content)
     assert len(read(path)) == 2
-    with pytest.raises(VideoError, match="header states 117440512 frames"):
+    with pytest.raises(VideoError, match="its 117440512 frames take 1,082 GB"):
         read(path, reader="decord")
 
 
