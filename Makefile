@@ -16,9 +16,9 @@ WRITTEN := repro tests docs examples scripts benchmarks configs expected/README.
 .PHONY: audit check test smoke image-test faults lint format venv clean
 
 # Lint, types and the fast tests; meant to stay under three minutes on two cores.
-# Without the checks of array shapes, whose import hook takes a fifth of the time; `make test` has them.
+# Without the checks of array shapes; `make test` has them.
 check: lint
-	$(PYTEST) -m "not slow" --jaxtyping-packages=
+	REPRO_TEST_SHAPES=0 $(PYTEST) -m "not slow"
 
 # Every test but those of the image; meant to stay under ten minutes on two cores.
 test: lint

@@ -21,6 +21,8 @@ EXIT_BROKEN_PIPE = 141
 
 
 def main() -> None:
+    # pydantic reads the metadata of every installed package to find plugins, which none of the configs and records needs.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     raise_on_signals()
     sys.exit(run(sys.argv[1:]))
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import builders.shapes  # noqa: F401  # first, so that the shapes of all that is imported of repro are checked
 import pytest
 import torch
 from builders.commands import ROOT

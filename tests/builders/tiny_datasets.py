@@ -68,9 +68,9 @@ def config(name: str, **counts: int | None) -> DatasetConfig:
 UCF_CLASSES = sorted(theirs for names in CLASSES.values() for theirs in names)
 
 
-def ucf101(folder: Path, films: bool = True) -> DatasetConfig:
+def ucf101(folder: Path, films: bool = True, val_groups: Sequence[int] = (1, 2)) -> DatasetConfig:
     train = [f"{name}/v_{name}_g08_c01.avi" for name in [*UCF_CLASSES, "YoYo"]]
-    val = [f"{name}/v_{name}_g0{group}_c02.avi" for name in [*UCF_CLASSES, "YoYo"] for group in (1, 2)]
+    val = [f"{name}/v_{name}_g0{group}_c02.avi" for name in [*UCF_CLASSES, "YoYo"] for group in val_groups]
     lists = folder / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     numbers = {name: number for number, name in enumerate([*UCF_CLASSES, "YoYo"], start=1)}
@@ -80,7 +80,7 @@ def ucf101(folder: Path, films: bool = True) -> DatasetConfig:
     if films:
         for number, clip in enumerate(train + val):
             film(folder / "UCF-101" / clip, number)
-    return config("ucf101", train=15, val=30, full=45)
+    return config("ucf101", train=len(train), val=len(val), full=len(train + val))
 
 
 # HMDB51: names with & ( ) # ! [ ] +, a clip of tag 0 in each class.

@@ -93,26 +93,8 @@ def _place(folder: Path, place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_two_runs_of_one_row_do_not_meet(folder: Path, tmp_path: Path) -> None:
-    for part in ("data", "checkpoints"):
-        (tmp_path / part).symlink_to(folder / "workspace" / part)
-    words = [sys.executable, "-m", "repro", "ak_full_videomaev2", "--workspace", str(tmp_path)]
-    first = subprocess.Popen(words, cwd=folder, env=environment(folder), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    lock = tmp_path / ".run ak_full_videomaev2.lock"
-    while first.poll() is None and not (lock.is_file() and lock.read_text()):
-        time.sleep(0.02)
-    second = repro(folder, "ak_full_videomaev2", "--workspace", str(tmp_path))
-    first.communicate()
-    assert first.returncode == 0
-    if second.returncode:  # else the first was quicker
-        assert second.returncode == 2
-        assert f'"pid": {first.pid}' in second.stderr
-        assert "wait for it to end, or use another --workspace" in second.stderr
-
-
-@pytest.mark.slow
 def test_four_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path: Path) -> None:
-    """Two of them share features, all share the database, which does not exist yet."""
+    """Two of them share features, all share the database, which does not exist yet. The first is started twice."""
     place = _place(folder, tmp_path / "shared")
     names = ["ak_full_videomaev2", "ak_unseen_videomaev2", "ucf_hmdb_vjepa", "hmdb_ucf_videomaev2"]
     started = [
@@ -122,6 +104,14 @@ def test_four_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path
         )
         for name in names
     ]  # fmt: skip
+    lock = place / f".run {names[0]}.lock"
+    while started[0].poll() is None and not (lock.is_file() and lock.read_text()):
+        time.sleep(0.02)
+    second = repro(folder, names[0], "--workspace", str(place))
+    if second.returncode:  # else the first was quicker
+        assert second.returncode == 2
+        assert f'"pid": {started[0].pid}' in second.stderr
+        assert "wait for it to end, or use another --workspace" in second.stderr
     for process in started:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
