@@ -80,7 +80,8 @@ def ucf101(folder: Path, films: bool = True, val_groups: Sequence[int] = (1, 2))
     if films:
         for number, clip in enumerate(train + val):
             film(folder / "UCF-101" / clip, number)
-    return config("ucf101", train=len(train), val=len(val), full=len(train + val))
+    classes, groups = len(UCF_CLASSES), len(val_groups)
+    return config("ucf101", train=classes, val=classes * groups, full=classes * (1 + groups))
 
 
 # HMDB51: names with & ( ) # ! [ ] +, a clip of tag 0 in each class.

@@ -40,9 +40,9 @@ def make(
         if path.stem not in TINY and any(f"extends: {name}" in path.read_text() for name in ("vjepa", "videomaev2")):
             path.unlink()
     for name in datasets:
+        place = workspace.data / name
         # One group of UCF101's clips is enough here, where each clip passes through SVD's networks.
-        options = {"val_groups": (1,)} if name == "ucf101" else {}
-        made = tiny_datasets.MAKERS[name](workspace.data / name, **options)
+        made = tiny_datasets.ucf101(place, val_groups=(1,)) if name == "ucf101" else tiny_datasets.MAKERS[name](place)
         _shrink_dataset(folder / "configs" / "datasets" / f"{name}.yaml", made.splits)
     _shrink_text_tower(folder / "configs", workspace)
     for path in (folder / "configs" / "rows").glob("*.yaml"):
