@@ -1,6 +1,7 @@
 """Packing loses nothing: features are read back from the arrays, even if packing was killed."""
 
 import errno
+import shutil
 from mmap import mmap
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from builders.reporters import RecordingReporter
 
 from repro.core.disk import DiskError
 from repro.core.files import try_lock_file
+from repro.core.locks import own_partial
 from repro.core.workspace import Workspace
 from repro.features import pack_collection as packing
 from repro.features import packed as pack
@@ -108,6 +110,21 @@ def test_killed_while_packing_nothing_is_lost(store: FeatureStore, monkeypatch: 
     for clip, entry in written.items():
         assert reads_back(store, clip, entry)
     assert store.clip_files() == []
+
+
+def test_what_a_killed_packing_left_goes_even_if_nothing_is_left_to_pack(store: FeatureStore) -> None:
+    store.write_clip("c", random_entry(1, "a"))
+    pack_collection(store, print)
+    folder = store.folder / "packed"
+    kept = set(folder.iterdir())
+    with own_partial(folder / "a.npy") as partial:
+        partial.write_bytes(b"half")
+        assert pack_collection(store, print) == 0
+        assert partial.exists()  # its writer lives
+        # No process holds the copy's lock, as after a kill.
+        shutil.copytree(partial.parent, folder / ".a.npy.000000000000.partial")
+    assert pack_collection(store, print) == 0
+    assert set(folder.iterdir()) == kept
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut off", "gone", "index"])
