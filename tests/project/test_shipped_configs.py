@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from builders.commands import ROOT
 from pydantic import ValidationError
 
 from repro.backbones.config import Checkpoint
@@ -102,13 +101,6 @@ def test_every_backbone_loads(name: str) -> None:
 @pytest.mark.parametrize("name", dataset_names())
 def test_every_dataset_loads(name: str) -> None:
     assert load_dataset(name).splits
-
-
-def test_weights_that_are_drawn_name_the_file_that_draws_them() -> None:
-    checkpoints = [load_backbone(name).checkpoint for name in backbone_names()]
-    sources = {one.source for one in checkpoints if one is not None and one.drawn_from_seed is not None}
-    assert sources
-    assert all((ROOT / source).is_file() for source in sources), sources
 
 
 def test_what_is_fetched_is_pinned() -> None:
