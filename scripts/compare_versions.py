@@ -108,9 +108,10 @@ def comparable(path: Path) -> Any:
     if path.name == "record.json":
         return {k: v for k, v in json.loads(path.read_bytes()).items() if k not in ("made", "sha256")}
     if path.name == "training.jsonl":
-        # What a training read and what it reached, without times and what it took of the machine.
+        # What a training read and what it reached: without times, versions, and what it took of the machine.
         lines = [json.loads(line) for line in path.read_text().splitlines() if line]
-        return [{key: line[key] for key in ("started", "epoch") if key in line} for line in lines]
+        started = [{key: value for key, value in line.get("started", {}).items() if key != "made"} for line in lines]
+        return started, [line.get("epoch") for line in lines]
     if path.suffix == ".parquet":
         # `origins` names the description of the machine and versions that extracted a clip.
         table = pq.read_table(path)
