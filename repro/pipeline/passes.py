@@ -37,22 +37,22 @@ class Pass:
         return sum(len(cells) for _, cells in self.backbones) > 1
 
 
-def plan_passes(readings: Iterable[UnstoredCell]) -> list[Pass]:
+def plan_passes(unstored: Iterable[UnstoredCell]) -> list[Pass]:
     """Divide what is read into passes. Each clip's cells of a backbone are computed once, and no cell that nobody reads.
 
     Clips are grouped by what is needed of them. Backbones with different configs are different: rows may change one.
     """
     backbones: dict[str, BackboneConfig] = {}
-    # By (backbone, cell), which are numbered by their first reading: needs of two clips compare whatever the order of rows.
+    # By (backbone, cell), which are numbered as they are first found: needs of two clips compare whatever the order of rows.
     numbers: dict[tuple[str, Cell], int] = {}
     needs: dict[tuple[str, str], set[int]] = {}
-    for reading in readings:
-        config = reading.backbone
+    for one in unstored:
+        config = one.backbone
         key = content_key([config.name, config.model_dump(mode="json")])
         backbones.setdefault(key, config)
-        number = numbers.setdefault((key, reading.cell), len(numbers))
-        for clip in reading.clips:
-            needs.setdefault((reading.dataset, clip), set()).add(number)
+        number = numbers.setdefault((key, one.cell), len(numbers))
+        for clip in one.clips:
+            needs.setdefault((one.dataset, clip), set()).add(number)
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for (dataset, clip), own in needs.items():
         groups.setdefault((dataset, tuple(sorted(own))), []).append(clip)

@@ -57,15 +57,15 @@ def run_rows(
                 ready.append((row, open_requested_data(row, request, workspace, execution)))
             except ReproError as error:
                 result.failures[row.name] = str(error)
-        readings: list[UnstoredCell] = []
+        unstored: list[UnstoredCell] = []
         clips: dict[tuple[str, str], Clip] = {}
         for row, data in ready:
             clips |= {(dataset_of(row, part), c.id): c for part, split in data.splits.items() for c in split.clips}
             # Weights that cannot be used concern their rows alone, which say so below.
             with suppress(ReproError):
-                readings += list_readings(row, data, workspace)
+                unstored += list_unstored_cells(row, data, workspace)
         # What is computed for one row alone is left to it.
-        passes = [one for one in plan_passes(readings) if one.is_shared]
+        passes = [one for one in plan_passes(unstored) if one.is_shared]
         reporter.expect(*(name_stage(one.dataset, [config.name for config, _ in one.backbones]) for one in passes))
         for row, data in ready:
             reporter.expect(*list_stages(row, data, request.seeds), group=row.name)
@@ -99,7 +99,7 @@ def run_rows(
     return result
 
 
-def list_readings(row: Row, data: RowData, workspace: Workspace) -> list[UnstoredCell]:
+def list_unstored_cells(row: Row, data: RowData, workspace: Workspace) -> list[UnstoredCell]:
     """Return the clips of a row whose features are not stored.
 
     Stored ones count whatever their video is now: a clip whose video changed since is left to its row, which compares.
@@ -111,9 +111,9 @@ def list_readings(row: Row, data: RowData, workspace: Workspace) -> list[Unstore
     clips: dict[str, set[str]] = {}
     for part, split in data.splits.items():
         clips.setdefault(dataset_of(row, part), set()).update(clip.id for clip in split.clips)
-    readings = []
+    unstored = []
     for dataset, ids in clips.items():
         store = FeatureStore.locate(workspace, backbone.name, backbone.identity(), dataset)
         missing = ids - store.stored_clips(row.features.name)
-        readings.append(UnstoredCell(dataset, backbone.config, row.features, sorted(missing)))
-    return readings
+        unstored.append(UnstoredCell(dataset, backbone.config, row.features, sorted(missing)))
+    return unstored

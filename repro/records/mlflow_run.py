@@ -219,7 +219,7 @@ def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
 def describe_parent(record: Described) -> str:
     """Return what the runs under a parent have in common, in Markdown."""
     return (
-        f"{_write_parent_note(record)}\n\nThe runs below differ in cell (timestep and layer) and seed alone. `score/measured` is the "
+        f"{_write_row_note(record)}\n\nThe runs below differ in cell (timestep and layer) and seed alone. `score/measured` is the "
         "mean over seeds in the cell that the table uses."
     )
 
@@ -257,7 +257,7 @@ def _list_metrics(record: RunRecord, measured: float, at: int) -> list[Metric]:
     return [Metric(f"score/{name}", value, at, 0) for name, value in found.items()]
 
 
-def _write_parent_note(record: Described) -> str:
+def _write_row_note(record: Described) -> str:
     row = _row_of(record)
     title = f"**{record.row}**" + (f": {row.title}" if row else "")
     rule = "best epoch on the test split" if record.protocol == "published" else "best epoch on held-out clips"
@@ -271,14 +271,14 @@ def _write_parent_note(record: Described) -> str:
 
 def _describe_run(record: RunRecord) -> str:
     return (
-        f"{_write_parent_note(record)}\n\nCell {record.features.cell}, seed {record.seed}: {measured_points(record):.2f}. Scores are in "
+        f"{_write_row_note(record)}\n\nCell {record.features.cell}, seed {record.seed}: {measured_points(record):.2f}. Scores are in "
         "points."
     )
 
 
 def _describe_training(started: StartedRun) -> str:
     return (
-        f"{_write_parent_note(started)}\n\nCell {started.features.cell}, seed {started.seed}. Its training runs, or was killed or failed: "
+        f"{_write_row_note(started)}\n\nCell {started.features.cell}, seed {started.seed}. Its training runs, or was killed or failed: "
         "there is no record of it yet. Scores are in points."
     )
 

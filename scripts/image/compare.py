@@ -3,7 +3,7 @@
     podman create --name a actiondiff:cpu && podman export -o a.tar a
 
 Prints what differs, one path a line with how (missing, type, mode, owner, link, content, time), and the counts. Exit code 1 if
-anything differs.
+anything differs, 2 if an archive cannot be read.
 """
 
 import hashlib
@@ -60,4 +60,12 @@ def main(first: Path, second: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: compare.py A.tar B.tar")
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    try:
+        sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    except (OSError, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())
+        print(
+            f"compare.py: an archive cannot be read ({reason}): expected two that `podman export` wrote",
+            file=sys.stderr,
+        )
+        sys.exit(2)

@@ -23,7 +23,7 @@ from repro.datasets.config import load_dataset
 from repro.features.store import FeatureStore
 from repro.pipeline.passes import plan_passes
 from repro.pipeline.row import RowRequest, open_requested_data, run_row
-from repro.pipeline.several_rows import list_readings, run_rows
+from repro.pipeline.several_rows import list_unstored_cells, run_rows
 from repro.plan.amounts import Amount, counted
 from repro.plan.plan import Plan, make_plan
 from repro.readout.compute import Compute
@@ -102,7 +102,7 @@ def test_rows_together_have_the_records_of_rows_apart(
     assert make_plan(rows, together, "cpu", 1, "published").passes == ()
     for row in rows:
         data = open_requested_data(row, RowRequest(), together, Execution())
-        assert [one.clips for one in list_readings(row, data, together) if one.clips] == []
+        assert [one.clips for one in list_unstored_cells(row, data, together) if one.clips] == []
     assert list(result.records) == list(ROWS)
     shared = [line for line in reporter.lines if line.startswith("together")]
     assert len(shared) == 1
@@ -139,12 +139,12 @@ def test_passes_compute_no_clip_that_no_row_reads(project: Workspace, tmp_path: 
     place = copy_inputs(project, tmp_path / "nothing stored")
 
     def passes(*names: str) -> list[tuple[str, list[str], int]]:
-        readings = []
+        unstored = []
         for row in map(load_row, names):
-            readings += list_readings(row, open_requested_data(row, RowRequest(), place, Execution()), place)
+            unstored += list_unstored_cells(row, open_requested_data(row, RowRequest(), place, Execution()), place)
         return [
             (one.dataset, [config.name for config, _ in one.backbones], len(one.clips))
-            for one in plan_passes(readings)
+            for one in plan_passes(unstored)
             if one.is_shared
         ]
 

@@ -33,14 +33,14 @@ def test_backbones_of_one_name_have_passes_of_their_own() -> None:
 
 def test_every_needed_cell_is_in_exactly_one_pass() -> None:
     generator = random.Random(3)
-    readings, needed = [], set()
+    unstored, needed = [], set()
     for number in range(40):
         config, cell = generator.choice((COLOUR, SHORT, JEPA)), generator.choice((FINAL, OTHER))
         clips = generator.sample([f"clip{n}" for n in range(12)], number % 6)
-        readings.append(UnstoredCell(generator.choice("ab"), config, cell, clips))
-        needed |= {(readings[-1].dataset, _key(config), cell, clip) for clip in clips}
+        unstored.append(UnstoredCell(generator.choice("ab"), config, cell, clips))
+        needed |= {(unstored[-1].dataset, _key(config), cell, clip) for clip in clips}
     computed = []
-    for one in plan_passes(readings):
+    for one in plan_passes(unstored):
         assert len({config.name for config, _ in one.backbones}) == len(one.backbones)
         computed += [
             (one.dataset, _key(config), cell, clip)
