@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,23 +99,39 @@ def shorten_middle(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
-_FORMULA = re.compile(r'(^|;["\s]*)(?=[=+\-@＝＋－＠])')
+# The wide forms too, which some spreadsheet programs read as the others; and after a semicolon, which ends a cell where the comma is
+# the decimal sign.
+_FORMULA = re.compile(r'((?:^|;)["\s]*)(?=\'*[=+\-@＝＋－＠])')
+_QUOTED_FORMULA = re.compile(r'((?:^|;)["\s]*)\'(?=\'*[=+\-@＝＋－＠])')
 
 
-def format_csv(rows: Iterable[Iterable[object]]) -> str:
+def format_csv(rows: Iterable[Iterable[object]], end: str = "\r\n") -> str:
     """Format a table for spreadsheet programs.
 
-    No cell is taken for a formula: names of files and classes come from others.
+    No cell is taken for a formula, since names of files and classes come from others; numbers stay as they are.
+
+    Args:
+        rows: The cells of each line.
+        end: What ends a line.
     """
     text = io.StringIO()
-    csv.writer(text).writerows([_format_cell(value) for value in row] for row in rows)
+    csv.writer(text, lineterminator=end).writerows([_format_cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def _format_cell(value: object) -> object:
-    # The wide forms too, which some spreadsheet programs read as the others; and after a semicolon, which ends a cell where the
-    # comma is the decimal sign.
-    return value if isinstance(value, int | float) else _FORMULA.sub(r"\1'", escape_text(str(value or "")))
+    # Real: NumPy's numbers as well.
+    return value if isinstance(value, Real) else quote_formulas(escape_text(str(value or "")))
+
+
+def quote_formulas(cell: str) -> str:
+    """Put a ' before what a spreadsheet program would take for a formula; `unquote_formulas` removes it."""
+    return _FORMULA.sub(r"\1'", cell)
+
+
+def unquote_formulas(cell: str) -> str:
+    """Return the cell that `quote_formulas` was given."""
+    return _QUOTED_FORMULA.sub(r"\1", cell)
 
 
 def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PrivateAttr
 
 from repro.core.config import Config, is_config_path, load_config
+from repro.core.console import unquote_formulas
 from repro.core.errors import UsageError
 from repro.core.reading import read_bytes, read_table
 from repro.core.stratified import select_held_out
@@ -58,6 +59,9 @@ class OwnDataFile(Config):
     """Of the clips, for those whom their features are given to."""
     name: Annotated[str, Field(pattern=OWN_NAME)] | None = None
     """Name in the workspace [default: by the file's path], which imported features bring with them."""
+    quoted: bool = False
+    """Whether a ' before =, +, - and @ keeps spreadsheet programs from computing a cell and is not part of it, as in tables that
+    imported features bring."""
 
 
 class OwnDataset(DatasetConfig):
@@ -161,6 +165,8 @@ def build_own_dataset(path: Path, file: OwnDataFile) -> OwnDataset:
     path = Path(os.path.normpath(path.absolute()))
     table = Path(os.path.normpath(path.parent / file.clips))
     cells = _read_cells(table)
+    if file.quoted:
+        cells.rows = [(n, {key: unquote_formulas(cell) for key, cell in row.items()}) for n, row in cells.rows]
     rows = _merge_rows(table, cells)
     several = [row for row in rows if len(row.labels) > 1]
     target = file.labels or ("multi" if several else "single")

@@ -6,10 +6,11 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from builders.commands import run_repro
+from builders.commands import ROOT, run_repro
 
-from repro.core.console import escape_text, format_csv
+from repro.core.console import escape_text, format_csv, quote_formulas, unquote_formulas
 from repro.report.page import _cell
 
 FOREIGN = {
@@ -17,7 +18,19 @@ FOREIGN = {
     "bidi": "\u202egnp.exe", "isolates": "\u2066a\u2069", "line": "a\nrepro: all is well", "return": "a\rb", "tab": "a\tb", "null": "a\0b",
     "separator": "a\u2028b", "surrogate": "a\udc80b", "zero width": "a\u200bb",
 }  # fmt: skip
-FORMULAS = ("=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "＝1", '=HYPERLINK("http://x")', "=cmd|' /C calc'!A0")
+FORMULAS = (
+    "=1+1",
+    " =1",
+    "\u00a0-1",
+    "+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "＝1",
+    '=HYPERLINK("http://x")',
+    "=cmd|' /C calc'!A0",
+)
 
 
 @pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
@@ -38,7 +51,20 @@ def test_texts_move_no_cursor_and_begin_no_line(text: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_cell_of_a_table_is_no_formula(text: str) -> None:
     ((cell,),) = csv.reader(io.StringIO(format_csv([[text]])))
-    assert cell[0] not in "=+-@＝＋－＠\t\r"
+    assert cell.strip()[0] not in "=+-@＝＋－＠\t\r"
+    assert format_csv([[-1, np.float32(-0.5), None]]) == "-1,-0.5,\r\n"
+    for name in (text, f"'{text}", f"a;{text}", f'a;" {text}', f"'' ;''{text};{text}"):
+        assert unquote_formulas(quote_formulas(name)) == name
+
+
+def test_no_other_code_writes_tables() -> None:
+    # own_clips.py writes the one table that is read again.
+    writers = {
+        path.name
+        for path in (ROOT / "repro").rglob("*.py")
+        if re.search(r"csv\.\w*[wW]riter|\.to_csv|write_csv", path.read_text())
+    }
+    assert writers == {"console.py", "own_clips.py"}
 
 
 def test_a_semicolon_begins_no_cell() -> None:

@@ -78,7 +78,7 @@ def _list_figures(rows: "Iterable[contents.RowContents]") -> "dict[str, mlflow_d
     def write_files(one: "contents.RowContents", folder: Path) -> None:
         for drawing in figures.list_row_drawings(one):
             (folder / f"{drawing.name}.png").write_bytes(drawing.render_file("png"))
-            (folder / f"{drawing.name}.csv").write_text(drawing.render_csv())
+            (folder / f"{drawing.name}.csv").write_bytes(drawing.render_csv().encode())
 
     found = {}
     for one in rows:

@@ -1,12 +1,11 @@
 """A grid's result: its runs by protocol, seed and cell, as JSON, CSV and lines of text. Scores in points (percent)."""
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from repro.backbones.config import Cell
+from repro.core.console import format_csv
 from repro.features.store import PRECISION_NAMES, StoredAs
 from repro.judge.formats import format_mean
 from repro.judge.grid_selection import Selected, select_cell, selection_of, selection_score
@@ -155,11 +154,7 @@ def list_runs(result: GridResult) -> list[dict[str, object]]:
 
 
 def grid_as_csv(result: GridResult) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(list_runs(result))
-    return file.getvalue()
+    return format_csv([COLUMNS, *([run[column] for column in COLUMNS] for run in list_runs(result))], end="\n")
 
 
 def format_table(result: GridResult, protocol: Protocol) -> list[str]:

@@ -9,11 +9,13 @@ import csv
 import io
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from repro.backbones.config import Cell, read_precision
 from repro.backbones.registry import load_backbone
+from repro.core.console import quote_formulas
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import write_bytes
 from repro.core.workspace import Workspace
@@ -37,9 +39,11 @@ def place_own_clips(file: Path, card: Card, labels: Labels, workspace: Workspace
         MissingError: a table with these labels is not the data set that the card is of, or another was imported under its name.
     """
     try:
-        table = _as_table(labels)
+        plain, table = _as_table(labels), _as_table(labels, quote_formulas)
+        # Tables without such cells do not say so: they and their YAML files are those of earlier versions.
+        quoted = {} if table == plain else {"quoted": True}
         described = OwnDataFile(
-            clips=f"{card.dataset}.csv", labels=labels.target, licence=card.licence, name=card.dataset
+            clips=f"{card.dataset}.csv", labels=labels.target, licence=card.licence, name=card.dataset, **quoted
         )
         _check_table(table, described, labels, card, workspace)
         computed = read_precision(load_backbone(card.backbone))
@@ -51,7 +55,7 @@ def place_own_clips(file: Path, card: Card, labels: Labels, workspace: Workspace
     place = workspace.listings / card.dataset
     data, row = place.with_suffix(".yaml"), place.with_name(f"{card.dataset}_row.yaml")
     listed = place.with_suffix(".csv")
-    if listed.is_file() and listed.read_bytes() != table:
+    if listed.is_file() and listed.read_bytes() not in (table, plain):
         raise MissingError(
             f"{file}: other labels of {card.dataset} were imported before ({listed}): import into another --workspace"
         )
@@ -62,14 +66,14 @@ def place_own_clips(file: Path, card: Card, labels: Labels, workspace: Workspace
     return row
 
 
-def _as_table(labels: Labels) -> bytes:
-    """Return the labels as a csv, a line for each label of a clip."""
+def _as_table(labels: Labels, form: Callable[[str], str] = str) -> bytes:
+    """Return the labels as a csv, a line for each label of a clip, with its cells as `form` returns them."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(("path", "label", "split", "group"))
     for name, split in labels.splits.items():
         for clip, target, group, _ in split.clips:
-            lines.writerows((clip, split.classes[label], name, group) for label in target)
+            lines.writerows(map(form, (clip, split.classes[label], name, group)) for label in target)
     return text.getvalue().encode()
 
 
