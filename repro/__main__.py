@@ -12,7 +12,7 @@ from io import StringIO
 from typing import Any
 
 from repro.core.disk import describe_disk_error, describe_temporary_failure, find_disk_errno
-from repro.core.errors import Exit, ReproError, UsageError
+from repro.core.errors import Exit, ReproError, UsageError, hide_logins
 from repro.core.reading import IrregularFileError
 from repro.core.stopping import StoppedError, find_interruption, raise_on_signals
 
@@ -80,7 +80,8 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[Exit, str]:
     """Return the exit code of an error and its message. The traceback of an internal error is printed."""
     match error:
         case ReproError():
-            return error.exit_code, str(error)
+            # Names and configs may hold an address with a login.
+            return error.exit_code, hide_logins(str(error))
         case KeyboardInterrupt():
             by = f" by {error.signal.name}" if isinstance(error, StoppedError) else ""
             return Exit.INTERRUPTED, f"interrupted{by}: finished work is kept; run the same command again to resume"

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from repro.core.config import Config, NamedConfig
 from repro.core.errors import UsageError
-from repro.core.remote_file import RemoteFile
+from repro.core.remote_file import Address, RemoteFile
 from repro.core.workspace import Workspace
 from repro.video.sampling import ReaderName
 
@@ -66,7 +66,7 @@ class Checkpoint(RemoteFile):
     source: str
     """Public address of the page."""
     licence: str
-    licence_url: str | None = None
+    licence_url: Address | None = None
     """Address of the licence's text, or of the publisher's statement about it."""
     assumed: bool = False
     """True if the release does not say which checkpoint was used."""

@@ -25,7 +25,7 @@ from rich.live import Live
 from rich.text import Text
 
 from repro.core.disk import format_size
-from repro.core.errors import ReproError
+from repro.core.errors import ReproError, hide_logins
 from repro.core.progress.stages import (
     Measures,
     Part,
@@ -285,7 +285,7 @@ class Reporter:
                 if isinstance(find_interruption(error), KeyboardInterrupt):
                     state = "interrupted"
                 else:
-                    message = str(error) if isinstance(error, ReproError) else type(error).__name__
+                    message = hide_logins(str(error)) if isinstance(error, ReproError) else type(error).__name__
                 raise
             finally:
                 observer.end(state, message)

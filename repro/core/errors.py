@@ -1,5 +1,6 @@
 """Errors that end a command with a message, and their exit codes. The codes are stable; docs/commands.md lists them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
@@ -23,9 +24,16 @@ class ReproError(Exception):
     exit_code = Exit.USAGE
 
 
+def hide_logins(text: str) -> str:
+    """Remove user names and passwords from the addresses in a text."""
+    # To the last @ before a slash or a space: passwords may have one.
+    return re.sub(r"://[^/\s]*@", "://", text)
+
+
 def state_reason(error: object, most: int | None = 200) -> str:
-    """Return what another library says of a failure in one line of at most `most` characters; its name if it says nothing."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    """Return what another library says of a failure in one line of at most `most` characters, without logins; its name if it says
+    nothing."""
+    return hide_logins(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
 class UsageError(ReproError):

@@ -10,7 +10,7 @@ from typing import Any
 from repro.core.disk import naming_write
 from repro.core.errors import UsageError
 from repro.core.locks import own_partial, remove_partials, take_lock
-from repro.core.reading import parse_json, read_text
+from repro.core.reading import open_in_place, parse_json, read_text
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def lock_file(path: Path, busy: str, remedy: str) -> Iterator[None]:
         UsageError: another process holds it; the message is `busy`, that process's pid and host, and `remedy`.
     """
     with naming_write(path):
-        opened = path.open("a+")
+        opened = open(path, "a+", opener=open_in_place)  # noqa: SIM115  # Closed below.
     with opened as file:
         if not take_lock(file.fileno(), path):
             file.seek(0)
@@ -145,6 +145,6 @@ def lock_file(path: Path, busy: str, remedy: str) -> Iterator[None]:
 def try_lock_file(path: Path) -> Iterator[bool]:
     """Hold the lock file `path` during the block if it is free; yields whether it is."""
     with naming_write(path):
-        opened = path.open("a")
+        opened = open(path, "a", opener=open_in_place)  # noqa: SIM115  # Closed below.
     with opened as file:
         yield take_lock(file.fileno(), path)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.core.reading import open_regular, parse_json, read_text
+from repro.core.reading import open_in_place, open_regular, parse_json, read_text
 
 SETTLED = 2.0
 """Seconds since a file's last change before its hash is cached: a later change could leave the same time stamp."""
@@ -168,7 +168,7 @@ class FileHashes:
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One write in append mode per line: processes that share the file cannot interleave their lines.
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            handle = open_in_place(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 os.write(handle, line.encode("utf-8", "surrogateescape"))
             finally:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from repro.core.errors import UsageError
+from repro.core.reading import open_in_place
 
 ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished file without a lock is deleted: one of another version, or of a file system without locks."""
@@ -59,7 +60,7 @@ def wait_for_lock(path: Path, waiting: Callable[[], None], deadline: float = mat
         NoLocksError: the file system has no locks.
     """
     # Mode "a" creates the file and leaves its contents, which name the holder.
-    with path.open("a") as file:
+    with open(path, "a", opener=open_in_place) as file:
         if not take_lock(file.fileno(), path):
             waiting()
             while not take_lock(file.fileno(), path):

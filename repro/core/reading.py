@@ -4,7 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Sequence
-from errno import EINVAL
+from errno import EINVAL, ELOOP, ENXIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,10 +20,10 @@ MOST_ROWS = 5_000_000
 
 
 class IrregularFileError(OSError):
-    """A named pipe, a socket or a device in the place of a file."""
+    """A named pipe, a socket or a device in the place of a file; or a link in the place of one that is written to."""
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(EINVAL, "not a regular file", str(path))
+    def __init__(self, path: str | Path, why: str = "not a regular file") -> None:
+        super().__init__(EINVAL, why, str(path))
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
@@ -36,14 +36,38 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
     # Without O_NONBLOCK, opening a named pipe waits for a writer for ever. It has no effect on regular files. The opened
     # file is checked rather than the path, which could be replaced in between.
     try:
-        handle = os.open(path, flags | os.O_NONBLOCK)
+        handle = os.open(path, flags | os.O_NONBLOCK, 0o666)
     except ValueError as error:  # a name from a file that somebody else wrote
         raise OSError(EINVAL, "a null byte in its name", str(path)) from error
+    except OSError as error:
+        if error.errno == ENXIO:  # a socket, or a pipe that is opened for writing
+            raise IrregularFileError(path) from error
+        raise
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` itself refuses folders
         return handle
     os.close(handle)
     raise IrregularFileError(path)
+
+
+def open_in_place(path: str | Path, flags: int) -> int:
+    """Open a regular file of the workspace that is written to as it is, such as a lock or a log; an `opener` for `open`.
+
+    Other files are written to a new one, which replaces a link. Through a link, whoever made the workspace could have a file elsewhere
+    changed.
+
+    Raises:
+        IrregularFileError: it is a link, a named pipe, a socket or a device.
+        OSError: it cannot be opened.
+    """
+    try:
+        return open_regular(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == ELOOP and Path(path).is_symlink():
+            raise IrregularFileError(
+                path, f"a link to {Path(path).readlink()}, which nothing is written through"
+            ) from error
+        raise
 
 
 def describe_absence(path: Path, expected: Literal["file", "folder", "file or folder"]) -> str:

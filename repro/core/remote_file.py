@@ -2,12 +2,26 @@
 
 import re
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from repro.core.config import Config
+from repro.core.errors import hide_logins
 from repro.core.workspace import Workspace
+
+
+def _refuse_login(address: str) -> str:
+    # It would be shown and recorded, and no request sends it.
+    if hide_logins(address) != address:
+        raise ValueError(
+            "it has a user name or password: leave them out; fetch such a file yourself, then `repro fetch --from FILE`"
+        )
+    return address
+
+
+Address: TypeAlias = Annotated[str, AfterValidator(_refuse_login)]
+"""An address without a login."""
 
 
 class HubPlace(Config):
@@ -26,7 +40,7 @@ class RemoteFile(Config):
     file: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     """Its name on this machine."""
     hub: HubPlace | None = None
-    url: Annotated[str, Field(pattern="^https://")] | None = None
+    url: Annotated[Address, Field(pattern="^https://")] | None = None
     bytes: Annotated[int, Field(ge=1)] | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """None if none is published: the sha256 of the first download is then recorded next to the file."""

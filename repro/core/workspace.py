@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote
 
 from repro.core import __version__
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, hide_logins
 from repro.core.files import lock_file, write_json
 from repro.core.locks import own_partial, remove_partials
 from repro.core.reading import IrregularFileError, parse_json, read_text
@@ -267,8 +268,8 @@ class Tracking:
 
     @property
     def shown(self) -> str:
-        """The address without user name and password."""
-        return re.sub(r"//[^/@]*@", "//", self.uri)
+        """The address without user name, password and query, which may have them too."""
+        return re.sub(r"[?#].*", "", hide_logins(self.uri))
 
 
 def tracking_from_environment() -> Tracking:
@@ -277,7 +278,13 @@ def tracking_from_environment() -> Tracking:
         os.environ.get(f"MLFLOW_{name}", "").strip()
         for name in ("TRACKING_URI", "EXPERIMENT_NAME", "TRACKING_TOKEN", "TRACKING_PASSWORD")
     ]
-    return Tracking(values[0], values[1], tuple(filter(None, values[2:])))
+    uri = values[0]
+    # What precedes the host, as a whole and the password alone, as it is written and as it is sent; and the values of the query.
+    login = (re.match(r"[^:]*://([^/\s]*)@", uri) or ("", ""))[1]
+    password = login.partition(":")[2]
+    options = [value for _, value in parse_qsl(uri.partition("?")[2])]
+    secrets = (*values[2:], login, password, unquote(password), *options)
+    return Tracking(uri, values[1], tuple(text for text in secrets if len(text) > 3))
 
 
 def build_from_environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ from repro.core.console import Reporter
 from repro.core.files import write_bytes
 from repro.core.hashing import FileStamp
 from repro.core.locks import remove_partials
-from repro.core.reading import parse_json, read_text
+from repro.core.reading import open_in_place, parse_json, read_text
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import ClipFacts, Manifest, manifest_path, write_manifest
 from repro.datasets.presence import find_missing
@@ -142,7 +142,7 @@ class Journal:
         values = None if contents is None else [getattr(contents, name) for name in ClipContents.__slots__]
         line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)
         # One unbuffered write per line, so that a killed process leaves at most one torn line.
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        handle = open_in_place(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             os.write(handle, f"{line}\n".encode("utf-8", "surrogateescape"))
         finally:

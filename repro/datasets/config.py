@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from repro.core.config import Config, NamedConfig, config_names, configs_folder, fill_path, load_config
 from repro.core.errors import UsageError
-from repro.core.remote_file import RemoteFile, fetch_command
+from repro.core.remote_file import Address, RemoteFile, fetch_command
 from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import Listing
@@ -82,7 +82,7 @@ class DatasetConfig(NamedConfig):
     size: str
     """Text for readers, such as "about 6.5 GB"."""
     licence: str
-    licence_url: str | None = None
+    licence_url: Address | None = None
     """Address of the licence's text, or of what the publishers say about it."""
     folder: str
     """Name of its folder in the workspace's data/."""

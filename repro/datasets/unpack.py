@@ -26,7 +26,7 @@ from typing import cast
 
 from repro.core.disk import DiskError, describe_disk_error, find_errno_in_text, format_size, naming_write, require_room
 from repro.core.errors import MissingError, state_reason
-from repro.core.reading import parse_json
+from repro.core.reading import open_in_place, parse_json
 from repro.datasets.annotations import DataError, check_not_empty
 
 SUFFIXES = {
@@ -284,7 +284,7 @@ def _write_member(source: BufferedIOBase, target: Path, size: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with naming_write(target, partial):
         # copyfileobj reads to the end of the member, where zipfile verifies its checksum.
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=open_in_place) as file:
             shutil.copyfileobj(source, file, 1 << 20)
         # Some streams that end early raise no error, so the size is compared as well.
         if partial.stat().st_size != size:

@@ -18,7 +18,7 @@ from repro.core.disk import format_size, naming_write, require_room
 from repro.core.errors import MissingError
 from repro.core.files import rename_synced, set_aside, write_json
 from repro.core.hashing import content_key, file_sha256
-from repro.core.reading import parse_json, read_text
+from repro.core.reading import open_in_place, parse_json, read_text
 from repro.fetch.http_client import DownloadSource, DroppedError, describe_lost_connection, printable_url, request_file
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -205,7 +205,7 @@ def _append_received(
     show_progress: Callable[[int, int | None], None],
 ) -> int:
     """Append what is received to `part`; return its length in bytes."""
-    with naming_write(part), part.open("ab") as out:
+    with naming_write(part), open(part, "ab", opener=open_in_place) as out:
         show_progress(received, total)
         while True:
             try:

@@ -13,7 +13,7 @@ from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, is_offl
 from huggingface_hub.errors import HfHubHTTPError
 
 from repro.core import __version__
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch.http_client import DownloadSource, error_of_status, printable_url
 
@@ -60,7 +60,7 @@ def locate_on_hub(place: HubPlace, file: RemoteFile) -> LocatedFile:
         raise error_of_status(error.response.status_code, source) from error
     except Exception as error:  # whatever the library's own HTTP client raises: it has changed clients before
         raise MissingError(
-            f"{printable_url(url)}: the Hub cannot be reached ({type(error).__name__}: {' '.join(str(error).split())}): try "
+            f"{printable_url(url)}: the Hub cannot be reached ({type(error).__name__}: {state_reason(error, most=None)}): try "
             "again later, or name the file with --from FILE"
         ) from error
     # The ETag of a large file (LFS) is its sha256; that of a small one is a git hash of 40 digits, which verifies nothing here.

@@ -23,7 +23,7 @@ import numpy as np
 
 from repro.core.files import set_aside
 from repro.core.hashing import content_sha256, file_sha256
-from repro.core.reading import read_bytes
+from repro.core.reading import open_in_place, read_bytes
 from repro.core.signed import parse_signed_json
 
 MOST_ARRAYS = 1 << 30
@@ -176,7 +176,7 @@ def _append_results(path: Path, code: str, found: Mapping[str, Mapping[str, Any]
     # A read-only workspace costs the next command its time, and nothing else. One write, in append mode: processes that share
     # the file do not mix their lines.
     with suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = open_in_place(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(handle, "".join(lines).encode())
         finally:

@@ -4,7 +4,6 @@ An experiment a table; in it a parent run for all runs that differ in cell and s
 """
 
 import math
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from repro.core.files import replacing_file
 from repro.core.workspace import Tracking, Workspace
-from repro.records.mlflow_model import MODEL_TAG, delete_model, local_path, log_model
+from repro.records.mlflow_artifacts import (
+    delete_artifacts,
+    is_address_of,
+    is_own_folder,
+    local_path,
+    move_artifacts,
+    require_own_files,
+)
+from repro.records.mlflow_model import MODEL_TAG, delete_model, log_model
 from repro.records.mlflow_run import (
     FIGURES_TAG,
     LIVE_TAG,
@@ -147,7 +154,7 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
     """
     tracking = request.tracking
     # A server creates its own database; the workspace's is created complete.
-    client = MlflowClient(tracking.uri) if tracking.uri else open_client(request.workspace.mlflow_db)
+    client = MlflowClient(tracking.uri) if tracking.uri else open_client(request.workspace)
     experiments: dict[str, list[tuple[StoredRun, RunRecord]]] = {}
     for stored, record in runs:
         experiments.setdefault(name_experiment(tracking, table_of(record)), []).append((stored, record))
@@ -292,9 +299,7 @@ class _Experiment:
         # delete_run only marks a run as deleted: its rows and files would stay in the workspace.
         store = self.client._tracking_client.store
         store._hard_delete_run(run.info.run_id)
-        folder = local_path(run.info.artifact_uri)
-        if folder.is_relative_to(self._own_folder):
-            shutil.rmtree(folder.parent, ignore_errors=True)
+        delete_artifacts(run.info.artifact_uri, self._own_folder)
 
     def _log_family(self, key: str, members: Sequence[tuple[StoredRun, RunRecord]]) -> int:
         """Log the runs that differ in cell and seed alone, under one parent."""
@@ -339,18 +344,20 @@ class _Experiment:
     def _find_parent(self, key: str, members: Sequence[tuple[StoredRun, RunRecord]]) -> tuple[Run, list[Run]]:
         """Return the parent, which is created if it is missing, and others of the same key, which nothing needs."""
         found = self.parents.get(key, [])
-        if found:
-            return found[0], found[1:]
+        kept = next(filter(self._may_write, found), None)
+        others = [run for run in found if run is not kept]
+        if kept is not None:
+            return kept, others
         record, start = members[0][1], min(times_of(record, _load_log(stored, record))[0] for stored, record in members)
         tags = list_tags(record) | {PARENT_TAG: key, "mlflow.note.content": describe_parent(record)}
-        return self.client.create_run(self.id, start_time=start, tags=tags, run_name=parent_name(record)), []
+        return self.client.create_run(self.id, start_time=start, tags=tags, run_name=parent_name(record)), others
 
     def _find_live_run(self, found: Sequence[Run], stored: StoredRun, record: RunRecord) -> Run | None:
         """Return the run that showed the training of a record, if what it showed is what the record has."""
         log = load_training_log(stored.log_path)
         losses = {epoch.epoch: {epoch.train_loss} for epoch in record.epochs}
         for run in found:
-            if log is not None and log.token and run.data.tags.get(LIVE_TAG) == log.token:
+            if log is not None and log.token and run.data.tags.get(LIVE_TAG) == log.token and self._may_write(run):
                 # An epoch that was trained again after a kill may differ, on a GPU.
                 shown = read_losses(self.client, run.info.run_id)
                 return run if all(losses.get(number) == values for number, values in shown.items()) else None
@@ -396,6 +403,11 @@ class _Experiment:
         if verdict is not None and run.data.tags.get(VERDICT_TAG) != verdict:
             self.client.set_tag(run.info.run_id, VERDICT_TAG, verdict)
 
+    def _may_write(self, run: Run) -> bool:
+        """Whether files may be added to a run: on a server, in an experiment that the user named, or in the workspace."""
+        tracking, uri = self.request.tracking, run.info.artifact_uri
+        return bool(tracking.uri or tracking.experiment) or is_own_folder(uri, self.request.workspace.mlflow_artifacts)
+
     def _has_artifacts(self, run: Run) -> bool:
         """Whether a run has its files; a server's are not looked for."""
         uri = run.info.artifact_uri
@@ -425,8 +437,14 @@ def _load_log(stored: StoredRun, record: RunRecord) -> TrainingLog | None:
     return matching_log(record, load_training_log(stored.log_path))
 
 
-def open_client(path: Path) -> MlflowClient:
-    """Return a client of the database at `path`, which is created if it is missing."""
+def open_client(workspace: Workspace) -> MlflowClient:
+    """Return a client of the workspace's database, which is created if it is missing.
+
+    Raises:
+        UsageError: it is a link.
+    """
+    require_own_files(workspace)
+    path = workspace.mlflow_db
     if not path.is_file():
         # The tables are created under another name, so that a killed process leaves no database with half of them.
         # The file may be renamed because MLflow keeps no connection open (see quiet_libraries).
@@ -450,33 +468,8 @@ def find_experiment(client: MlflowClient, name: str, request: LogRequest) -> str
             f"mlflow      experiment '{name}' had been deleted: restored  {database if local else ''}".rstrip()
         )
     # Not of an experiment that the user made and named.
-    if local and OWN_TAG in experiment.tags and not _is_same_folder(local_path(experiment.artifact_location), here):
-        _move_artifacts(database, experiment_id, experiment.artifact_location, here.as_uri())
+    is_own = OWN_TAG in experiment.tags or not request.tracking.experiment
+    if local and is_own and not is_address_of(experiment.artifact_location, here):
+        move_artifacts(database, experiment_id, experiment.artifact_location, here.as_uri())
         request.report(f"mlflow      artifacts are in {here} now, were in {local_path(experiment.artifact_location)}")
     return experiment_id
-
-
-def _is_same_folder(path: Path, other: Path) -> bool:
-    """Whether two paths, which need not exist, name one folder: directly or by links."""
-    return path == other or path.resolve() == other.resolve()
-
-
-def _move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> None:
-    """Change the artifact folder of the experiment and of its runs: the workspace was moved, copied or mounted elsewhere.
-
-    MLflow stores absolute paths and has no call to change them. Nothing may be written to the folder that a copied workspace
-    came from, and in a container the old path does not exist.
-    """
-    with closing(sqlite3.connect(path, timeout=20)) as database, database:
-        database.execute("update experiments set artifact_location = ? where experiment_id = ?", (now, experiment_id))
-        database.execute(
-            # Only of paths below the old folder: a user may have moved single runs elsewhere.
-            "update runs set artifact_uri = ? || substr(artifact_uri, ?) "
-            "where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
-            (now, len(before) + 1, experiment_id, len(before) + 1, f"{before}/"),
-        )
-        database.execute(
-            "update logged_models set artifact_location = ? || substr(artifact_location, ?) "
-            "where experiment_id = ? and substr(artifact_location, 1, ?) = ?",
-            (now, len(before) + 1, experiment_id, len(before) + 1, f"{before}/"),
-        )

@@ -57,7 +57,7 @@ class LiveRun:
     @cached_property
     def _client(self) -> MlflowClient:
         tracking = self.request.tracking
-        return MlflowClient(tracking.uri) if tracking.uri else open_client(self.request.workspace.mlflow_db)
+        return MlflowClient(tracking.uri) if tracking.uri else open_client(self.request.workspace)
 
     def open_run(self) -> tuple[str, set[int]]:
         """Find the training's run, or create it; returns its id and the numbers of the epochs that it has."""

@@ -1,12 +1,12 @@
 """Logging the readout of a run as an MLflow model, which `mlflow.pyfunc.load_model` loads to score features."""
 
 import os
+import re
 import shutil
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import unquote, urlparse
 
 import mlflow.pyfunc
 import numpy as np
@@ -17,6 +17,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils import environment
 
+from repro.core.hashing import file_sha256
+from repro.records.mlflow_artifacts import delete_artifacts, local_path
 from repro.records.record import RunRecord, StoredRun
 
 NAME = "readout"
@@ -44,6 +46,8 @@ def log_model(
     weights = stored.folder / "selected_epoch.safetensors"
     if not weights.is_file():  # of a record that was copied here without it
         return False
+    if weights.is_symlink() and file_sha256(weights) != record.checkpoints.get(weights.name):
+        return False  # a link to something else, which MLflow would copy
     for other in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         client.delete_logged_model(other.model_id)  # of a killed process
     tags = {"row": record.row, "cell": record.features.cell, "seed": str(record.seed)}
@@ -73,15 +77,10 @@ def delete_model(client: MlflowClient, address: str, within: Path | None) -> Non
     """Delete the model whose address MODEL_TAG holds, and its files if they are in the folder `within`."""
     model_id = address.removeprefix("models:/")
     with suppress(MlflowException):  # deleted by its user
-        folder = local_path(client.get_logged_model(model_id).artifact_location)
+        address = client.get_logged_model(model_id).artifact_location
         client.delete_logged_model(model_id)
-        if within is not None and folder.is_relative_to(within):
-            shutil.rmtree(folder.parent, ignore_errors=True)
-
-
-def local_path(uri: str) -> Path:
-    """Return the path of a file: address."""
-    return Path(unquote(urlparse(uri).path))
+        if within is not None:
+            delete_artifacts(address, within)
 
 
 def _save_model(folder: Path, record: RunRecord, model: Model) -> None:
@@ -110,7 +109,12 @@ def _save_model(folder: Path, record: RunRecord, model: Model) -> None:
             artifacts={NAME: str(empty)},
             signature=signature,
             input_example=np.zeros((1, EXAMPLE_FRAMES, width), np.float32),
-            pip_requirements=[f"{name}=={version}" for name, version in record.made.by.items() if name in REQUIRED],
+            pip_requirements=[
+                # A record of somebody else must not bring lines of its own, such as another index.
+                f"{name}=={version}"
+                for name, version in record.made.by.items()
+                if name in REQUIRED and re.fullmatch(r"[\w.+!]+", version)
+            ],
             mlflow_model=model,
         )
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from repro.core import LazyModule
 from repro.core.console import Reporter
-from repro.core.errors import UsageError, state_reason
+from repro.core.errors import UsageError, hide_logins, state_reason
 from repro.core.files import set_aside
 from repro.core.locks import wait_for_lock
 from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_from_environment
+from repro.records.mlflow_artifacts import JOURNALS, require_own_files
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 from repro.records.training_log import find_ended_logs
 
@@ -38,8 +39,6 @@ SERVER_PATIENCE = 30.0
 """Seconds after which a command that made runs starts no further request to a server to log them."""
 LAST_REQUEST = 30.0
 """Seconds more, after which it leaves a request that has not ended: an answer of a byte a second is within MLflow's own limit."""
-JOURNALS = ("-journal", "-wal", "-shm")
-"""Endings of the files that SQLite keeps next to a database and applies to whatever database has its name."""
 
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -143,6 +142,8 @@ def find_shown_experiment(workspace: Workspace) -> str:
         UsageError: the database or the server cannot be used, or has no runs of this project.
     """
     tracking = tracking_from_environment()
+    if not tracking.uri:
+        require_own_files(workspace)
     mlflow_database, place = import_mlflow(), tracking.shown or str(workspace.mlflow_db)
     try:
         other = None if tracking.uri else mlflow_database.find_other_schema(workspace.mlflow_db)
@@ -188,7 +189,7 @@ def _describe_failure(error: Exception, tracking: Tracking) -> str:
     # Servers and proxies may answer with what they were sent; and credentials may be anywhere in an address.
     for secret in tracking.secrets:
         text = text.replace(secret, "...")
-    return re.sub(r"//[^/@\s]*@", "//", text)[:160]
+    return hide_logins(text)[:160]
 
 
 def _log_to_database(
@@ -196,6 +197,7 @@ def _log_to_database(
 ) -> int | None:
     """Log to the workspace's database; returns how many runs were logged, or None if it could not be used, which was reported."""
     workspace, deadline = request.workspace, time.monotonic() + PATIENCE
+    require_own_files(workspace)
     while True:
         try:
             if not _wait_until_unlocked(workspace, deadline, reporter):

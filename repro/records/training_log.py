@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from repro.core.locks import NoLocksError, take_lock
-from repro.core.reading import read_bytes
+from repro.core.reading import open_in_place, read_bytes
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.records.record import EpochRecord, FeaturesRecord, Provenance, Record, Share, SplitRecord
 from repro.table.row import Kind
@@ -139,7 +139,7 @@ def open_training_log(path: Path, started: StartedRun, *, resumes: bool) -> Iter
     """
     found = load_training_log(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = open_in_place(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     except OSError:  # the training says what is wrong with the disk when it writes what counts
         # Written to nowhere, so that the training need not know.
         descriptor = os.open(os.devnull, os.O_WRONLY)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from repro.core.locks import wait_for_lock
 from repro.core.reading import (
     MAX_DEPTH,
     IrregularFileError,
     check_regular,
     describe_absence,
+    open_in_place,
     open_regular,
     parse_json,
     read_bytes,
@@ -76,3 +78,17 @@ def test_json_within_the_limit_is_parsed() -> None:
     for _ in range(MAX_DEPTH - 1):
         (value,) = value
     assert value == []
+
+
+def test_a_file_that_is_written_in_place_is_no_link(tmp_path: Path, pipe: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for path in (tmp_path / "link", pipe):
+        with pytest.raises(IrregularFileError), open(path, "w", opener=open_in_place):
+            pass
+        with pytest.raises(IrregularFileError), wait_for_lock(path, lambda: None):
+            pass
+    assert (tmp_path / "mine").read_text() == "mine"
+    with open(tmp_path / "new", "a", opener=open_in_place) as file:
+        file.write("x")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "mine").stat().st_mode

@@ -14,8 +14,9 @@ from builders.records import record, write_with_evidence
 from builders.repro_rows import colour_row, run_here
 from builders.results import read_texts
 
-from repro.core.workspace import Workspace
+from repro.core.workspace import Workspace, tracking_from_environment
 from repro.pipeline import row_data
+from repro.records.mlflow_view import _describe_failure
 
 NAMES = (
     "HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY",
@@ -112,3 +113,40 @@ def test_what_is_fetched_leaves_no_secret(environment: None, workspace: Workspac
     assert find_secrets("\n".join(done.out + done.err for done in printed)) == []
     files = [path for path in workspace.root.rglob("*") if path.is_file()]
     assert [path for path in files if find_secrets(read_texts(path))] == []
+
+
+@pytest.mark.slow
+def test_a_login_in_an_address_is_refused_or_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = SECRETS["config"]
+    monkeypatch.chdir(tmp_path)
+    for key in ("checkpoint.url", "checkpoint.licence_url"):
+        for login in (f"me:{secret}", f"me:p@{secret}", secret):
+            done = run_repro(
+                "extract", ".", "--backbone", "vjepa", "--set", f"{key}=https://{login}@host/x", "--workspace", tmp_path
+            )
+            assert (done.code, done.err.count("\n")) == (2, 1), done.err
+            assert "it has a user name or password: leave them out" in done.err
+            assert find_secrets(done.err) == []
+    for uri in (
+        f"https://me:p@{secret}@127.0.0.1:9",
+        f"https://{secret}@127.0.0.1:9",
+        f"postgresql://127.0.0.1:9/x?password={secret}",
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracking = tracking_from_environment()
+        assert find_secrets(tracking.shown) == []
+        # A server may answer with what it was sent.
+        for text in (uri, f"user p@{secret}" if "p@" in uri else secret):
+            assert find_secrets(_describe_failure(OSError(text), tracking)) == []
+    # Nor that of a mirror, or of a proxy.
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:p@{secret}@127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", f"me:{secret}@127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", f"https://me:{secret}@127.0.0.1:9")
+    for run, *words in (
+        (run_process, "fetch", "svd_xt", "--accept-license"),
+        (run_repro, "doctor"),
+        (run_repro, "track"),
+    ):
+        done = run(*words, "--workspace", tmp_path / "w")
+        assert done.code in (0, 4, 5), done.err
+        assert find_secrets(done.out + done.err) == [], words

@@ -10,7 +10,7 @@ from repro.core import LazyModule
 from repro.core.config import Config, configs_folder, load_config
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import FileHashes
-from repro.core.remote_file import RemoteFile, fetch_command
+from repro.core.remote_file import Address, RemoteFile, fetch_command
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.split import SplitName
@@ -41,7 +41,7 @@ class TextEncoder(Config):
     source: str
     size: str
     licence: str
-    licence_url: str
+    licence_url: Address
     weights: RemoteFile
     """An OpenCLIP model, as a pickle or as safetensors; its image side is not read."""
     merges: RemoteFile

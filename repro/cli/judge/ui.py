@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from repro.cli.options import WorkspaceOption, require_number
 from repro.core.console import print_line, print_sentence
 from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.reading import open_in_place
 from repro.core.workspace import open_workspace, tracking_from_environment
 
 HOST = "127.0.0.1"
@@ -80,7 +81,7 @@ def ui(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In a session of its own, so that it and its workers can be ended together. What it prints are requests and its bare address.
     log = opened.root / "mlflow-ui.log"
-    with log.open("w") as file:
+    with open(log, "w", opener=open_in_place) as file:
         server = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603  # No shell.
     try:
         _wait_until_ready(server, port, log)

@@ -18,6 +18,7 @@ from repro.core import __version__
 from repro.core.files import read_json_or_none
 from repro.core.locks import NoLocksError, take_lock
 from repro.core.progress.stages import Snapshot, Work, utc_now
+from repro.core.reading import open_in_place
 
 FORMAT = 1
 INTERVAL = 2.0
@@ -82,7 +83,7 @@ class StatusFile:
         return self._is_open
 
     def _take_lock(self) -> None:
-        self._lock = os.open(lock_path(self.path), os.O_RDWR | os.O_CREAT, 0o666)
+        self._lock = open_in_place(lock_path(self.path), os.O_RDWR | os.O_CREAT)
         try:
             take_lock(self._lock, lock_path(self.path))
         except NoLocksError:  # others go by the time of the last write

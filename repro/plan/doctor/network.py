@@ -73,4 +73,5 @@ def check_caches(subject: Subject) -> Iterator[Finding]:
 
 def hide_login(address: str) -> str:
     """Return an address without user name and password."""
-    return re.sub(r"//[^/@]*@", "//", address)
+    # To the last @, which passwords may have too; proxies may be written without a scheme.
+    return re.sub(r"^(\w+://)?.*@", r"\1", address)
