@@ -1,6 +1,9 @@
 """Time `repro report` of 24 rows x 5 seeds and complete grids: `python benchmarks/report.py [--folder FOLDER] [--grids ROW ...]`.
 
 Predictions have the real sizes and random scores. A grid of Animal Kingdom takes 2.8 GB: name it only where there is room.
+
+`first` is the first report where the rows were run, `copied` where runs were copied to, with nothing of what a row keeps at its end,
+which is timed too: once for each row, in `repro ROW` and `repro grid ROW`.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from checking import write_run
 
 from repro.core.workspace import open_workspace
 from repro.judge.grid_selection import grid_cells
+from repro.pipeline.runs.score import keep_scores
 from repro.table.rows import load_row, row_names
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -36,7 +40,7 @@ def write_grid(runs: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Make the workspace unless it is there, and write its report three times, each in a process of its own."""
+    """Make the workspace unless it is there, and write its report, each time in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="workspace to make and keep")
     parser.add_argument("--grids", nargs="*", default=["ucf_hmdb", "hmdb_ucf"], help="rows with a complete grid")
@@ -50,14 +54,31 @@ def main() -> None:
                 write_run(workspace.runs, record(name, seed, 0.5), random)
         for name in options.grids:
             write_grid(workspace.runs, name)
-    for kept in (workspace.rescored, workspace.computed):
-        kept.unlink(missing_ok=True)
     page = folder / "report.html"
     command = [sys.executable, "-m", "repro", "report", "-o", str(page), "--workspace", str(folder)]
-    for what, words in (("cold", []), ("warm", []), ("warm, one row", ["ucf_hmdb"])):
+
+    def forget() -> None:
+        for kept in (workspace.rescored, workspace.computed):
+            kept.unlink(missing_ok=True)
+
+    def report(what: str, *words: str) -> None:
         start = time.perf_counter()
         subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         print(f"{what}: {time.perf_counter() - start:.1f} s, {page.stat().st_size / 1e6:.2f} MB", flush=True)
+
+    forget()
+    report("copied")
+    report("copied, again")
+    report("one row", "ucf_hmdb")
+    forget()
+    seconds = {}
+    for name in row_names():
+        start = time.perf_counter()
+        keep_scores(load_row(name), workspace)
+        seconds[name] = time.perf_counter() - start
+    longest = max(seconds, key=lambda name: seconds[name])
+    print(f"kept by rows: {sum(seconds.values()):.1f} s, {longest} {seconds[longest]:.1f} s", flush=True)
+    report("first")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from repro.core.errors import Exit, MissingError
 from repro.core.workspace import Workspace
 from repro.pipeline.grid import report
 from repro.pipeline.grid.report import GridResult
+from repro.readout.recipe import PROTOCOLS
 
 # Imports torch, which takes seconds: mistakes in the options are reported before.
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def grid(
         timesteps=timesteps,
         layers=layers,
         head=options.head,
-        protocols=grids.PROTOCOLS if protocol == "both" else (protocol or found.default_protocol,),
+        protocols=PROTOCOLS if protocol == "both" else (protocol or found.default_protocol,),
         seeds=seeds,
         stored_as=STORED_AS[options.stored_as or "fp32"],
         jobs=options.jobs or 1,
@@ -145,7 +146,7 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
     print_line()
     for line in report.format_summary(result):
         print_sentence(line, indent=11)
-    for other in grids.PROTOCOLS:
+    for other in PROTOCOLS:
         if other not in result.protocols:
             option = "both" if other == "held-out" else other
             print_sentence(f"for the {other} selection too: the same command with --protocol {option}")

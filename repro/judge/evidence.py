@@ -135,11 +135,7 @@ def read_evidence(
             continue
         if record is not None:
             stored.append((run, record))
-    kept = None if annotations.workspace is None else annotations.workspace.rescored
-    apart = {run: _hash_or_empty(run.scores_path) for run, _ in stored if run.scores_path.exists()}
-    paths = {record.predictions_sha256: run.predictions_path for run, record in stored}
-    paths |= {sha256: run.scores_path for run, sha256 in apart.items()}
-    scores = rescore_all(paths, kept, warn)
+    scores, apart = rescore_runs(stored, annotations.workspace, warn)
     records: list[RunRecord] = []
     seen: dict[tuple[str, str], StoredRun] = {}
     for run, record in stored:
@@ -167,6 +163,29 @@ def read_evidence(
         else:
             records.append(record)
     return records, damaged
+
+
+def rescore_runs(
+    runs: Iterable[tuple[StoredRun, RunRecord]],
+    workspace: Workspace | None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, Rescored], dict[StoredRun, str]]:
+    """Compute the scores of runs from their predictions.
+
+    Args:
+        runs: Runs with their records.
+        workspace: Where scores are kept; None keeps none.
+        warn: Called with a message if scores that were kept are wrong.
+
+    Returns:
+        Scores by the sha256 of the file of predictions; and for runs that keep the scores of every clip in a second file, the sha256
+        of that file.
+    """
+    runs = list(runs)
+    apart = {run: _hash_or_empty(run.scores_path) for run, _ in runs if run.scores_path.exists()}
+    paths = {record.predictions_sha256: run.predictions_path for run, record in runs}
+    paths |= {sha256: run.scores_path for run, sha256 in apart.items()}
+    return rescore_all(paths, None if workspace is None else workspace.rescored, warn), apart
 
 
 def _explain_copy(

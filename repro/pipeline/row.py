@@ -15,6 +15,7 @@ from repro.features.collection import dataset_collection
 from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.extract import extract_features, name_stage, open_stores
 from repro.pipeline.row_data import ReadoutInputs, RowData, dataset_of, open_row_data
+from repro.pipeline.runs.score import keep_scores
 from repro.pipeline.runs.train import run_readouts
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
@@ -99,6 +100,8 @@ def _train_seeds(
         # A view of the records, made last: by now the records are on disk.
         with reporter.run_part(Part("log to MLflow", None, "")):
             mlflow_view.log_runs(workspace, reporter)
+        with reporter.run_part(Part("score runs", None, "")):
+            keep_scores(inputs.row, workspace)
     return records
 
 

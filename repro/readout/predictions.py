@@ -290,8 +290,8 @@ def _read_format_1(table: pa.Table, metadata: Mapping[bytes, bytes]) -> Predicti
 
 
 def _read_groups(lines: pa.Table) -> tuple[str | None, ...] | None:
-    groups = tuple(lines["group"].to_pylist())
-    return groups if any(group is not None for group in groups) else None
+    groups = lines["group"]
+    return None if groups.null_count == len(groups) else tuple(groups.to_pylist())
 
 
 def _as_numpy(array: pa.Array) -> np.ndarray:

@@ -3,7 +3,7 @@
 The values follow the release's scripts/train.py, models/Transformer.py and models/MLP.py.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ Metric = Literal["map_micro", "top1"]
 Protocol = Literal["published", "held-out"]
 """published: trains on the complete training split and selects the epoch on the test split (docs/deviations.md 2).
 held-out: selects the epoch on clips held out of the training split."""
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 Precision = Literal["fp32", "tf32", "bf16"]
 """Precision of the readout's matrix products; weights, losses and the optimizer are always fp32."""
 Positive = Annotated[int, Field(ge=1)]

@@ -23,12 +23,11 @@ from repro.judge.scores.numbers import Numbers, ScoresInput, remember_numbers
 from repro.judge.scores.row_scores import RowScores, compute_row_scores
 from repro.judge.verdict import Verdict, judge_rows
 from repro.pipeline.grid.report import GridResult
-from repro.readout.recipe import Protocol
+from repro.readout.recipe import PROTOCOLS, Protocol
 from repro.records.record import RunRecord, find_runs
 from repro.table.own import load_any_row
 from repro.table.row import Row, row_backbone
 
-PROTOCOLS: tuple[Protocol, ...] = ("published", "held-out")
 WATTS = 700.0
 """Assumed draw of a GPU that computes: the limit of an H100 or H200 SXM. An upper bound of its energy, without the machine around it."""
 

@@ -13,7 +13,8 @@ from repro.judge.grid_selection import select_cell, selection_of, selection_scor
 from repro.judge.scores.row_scores import RowScores
 from repro.pipeline.grid.figure import COLOURS, METRICS, draw_figure, write_caption
 from repro.pipeline.grid.report import COLUMNS, GridResult, list_runs
-from repro.report.contents import PROTOCOLS, RowContents
+from repro.readout.recipe import PROTOCOLS
+from repro.report.contents import RowContents
 from repro.report.drawing import (
     INK,
     SERIES,

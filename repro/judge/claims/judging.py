@@ -28,7 +28,7 @@ from repro.judge.rescoring import read_run_predictions, stamp_run
 from repro.judge.run_sets import RunSet, build_run_sets
 from repro.judge.seeds import seeds_for_gap
 from repro.judge.verdict import Verdict, judge_rows
-from repro.readout.recipe import Protocol
+from repro.readout.recipe import PROTOCOLS, Protocol
 from repro.records.record import RunRecord, StoredRun, stored_run
 from repro.table.row import Row, row_datasets
 
@@ -204,17 +204,41 @@ def judge_workspace_claims(
         MissingError: the predictions of a record are missing.
     """
     families = load_claims(claims_path(table), rows)
+    memory = _remember_workspace_samples(workspace, warn)
+    return judge_claim_families(rows, families, records, memory), families
 
+
+def keep_samples(row: Row, expected: Expected, records: Iterable[RunRecord], workspace: Workspace) -> None:
+    """Compute the samples that the claims on a row take of its runs, and keep them in the workspace.
+
+    Args:
+        row: The row.
+        expected: Its published value.
+        records: Records of the row.
+        workspace: Where their predictions are.
+
+    Raises:
+        MissingError: the predictions of a record are missing.
+    """
+    records = [record for record in records if record.complete]
+    memory = _remember_workspace_samples(workspace, lambda line: None)
+    for protocol in PROTOCOLS:
+        runs = select_runs(row, expected, records, protocol).runs
+        # Of fewer seeds no claim is judged.
+        if len(runs) >= row.seeds.planned:
+            memory.recall({name_samples(run): run for run in runs})
+
+
+def _remember_workspace_samples(workspace: Workspace, warn: Callable[[str], None]) -> Memory[RunRecord, RunSamples]:
     def find_run(record: RunRecord) -> StoredRun:
         return stored_run(workspace.runs, record.row, record.seed, record.run)
 
-    memory = remember_samples(
+    return remember_samples(
         lambda record: read_run_predictions(find_run(record)),
         workspace.computed,
         warn,
         lambda record: stamp_run(find_run(record)),
     )
-    return judge_claim_families(rows, families, records, memory), families
 
 
 @dataclass(slots=True)
@@ -233,7 +257,7 @@ class _Judge:
         pair = [self.rows[name] for name in (first, second)]
         searches = [
             [select_runs(row, line, self.records.get(row.name, ()), protocol) for row, line in pair]
-            for protocol in ("published", "held-out")
+            for protocol in PROTOCOLS
         ]
         planned = [row.seeds.planned for row, _ in pair]
         # The first search with as many seeds of both rows as planned, else the published one.

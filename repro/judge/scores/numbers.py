@@ -22,6 +22,7 @@ from repro.judge.scores.intervals import SplitInterval, dump_interval, interval_
 from repro.readout import metrics
 from repro.readout import predictions as predictions_module
 from repro.readout.predictions import Predictions
+from repro.readout.recipe import PROTOCOLS
 from repro.records.record import RunRecord, Selection, StoredRun
 from repro.table.row import Row, row_datasets
 
@@ -45,7 +46,7 @@ class ScoresInput:
 
     def list_rules(self) -> list[tuple[str, str]]:
         """Return each rule with the protocol of the runs that it is shown of."""
-        rules = [(rule, rule) for rule in ("published", "held-out") if rule in self.sets]
+        rules = [(rule, rule) for rule in PROTOCOLS if rule in self.sets]
         return [*rules, ("last epoch", next(iter(self.sets)))]
 
     def hash_inputs(self) -> str:

@@ -22,6 +22,7 @@ from repro.judge.grid_selection import grid_cells
 from repro.judge.kept import Memory
 from repro.judge.scores.intervals import SplitInterval
 from repro.judge.scores.numbers import Numbers, Runs, ScoresInput, compute_numbers, select_epoch
+from repro.readout.recipe import PROTOCOLS
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs, stored_run
 from repro.table.own import load_any_row
 from repro.table.row import Row, row_backbone, row_datasets
@@ -242,7 +243,7 @@ def _choose_sets(row: Row, records: Runs, left_out: list[str]) -> dict[str, Runs
         sets[record.protocol, record.group][record.seed] = (record, run)
     precision = read_precision(row_backbone(row))
     chosen: dict[str, Runs] = {}
-    for protocol in ("published", "held-out"):
+    for protocol in PROTOCOLS:
         candidates = [list(runs.values()) for (of, _), runs in sets.items() if of == protocol]
         if candidates:
             best = max(

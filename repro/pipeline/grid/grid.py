@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution
@@ -29,15 +29,14 @@ from repro.pipeline.grid.workers import CellsJob, group_cells, inputs_at, train_
 from repro.pipeline.row import RowFeatures, extract_row, list_stages
 from repro.pipeline.row_data import ReadoutInputs, open_row_data, split_records
 from repro.pipeline.runs.plan import plan_runs
+from repro.pipeline.runs.score import keep_scores
 from repro.pipeline.runs.train import lock_seeds, read_record
 from repro.readout.compute import Compute
-from repro.readout.recipe import Protocol
+from repro.readout.recipe import PROTOCOLS, Protocol
 from repro.records import mlflow_view
 from repro.records.record import RunRecord
 from repro.table.extras import with_head
 from repro.table.row import Row, SeedChoice
-
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +137,8 @@ def run_grid(
             failures = cells.train_missing()
             with reporter.run_part(Part("log to MLflow", None, "")):
                 mlflow_view.log_runs(workspace, reporter)
+            with reporter.run_part(Part("score runs", None, "")):
+                keep_scores(row, workspace)
         seeds = tuple(row.seeds.choose(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
         # Also if cells failed: the report shows what is there, and the next run completes it.
