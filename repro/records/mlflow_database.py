@@ -29,17 +29,26 @@ from repro.records.mlflow_artifacts import (
     move_artifacts,
     require_own_files,
 )
-from repro.records.mlflow_model import MODEL_TAG, delete_model, log_model
-from repro.records.mlflow_run import (
+from repro.records.mlflow_model import delete_model, log_model
+from repro.records.mlflow_names import (
+    EXPERIMENT,
     FIGURES_TAG,
     LIVE_TAG,
     MLFLOW_PARENT_TAG,
+    MODEL_TAG,
+    OWN_TAG,
     PARENT_TAG,
     RUN_TAG,
     UNRECORDED_TAG,
     VERDICT_TAG,
     VIEW,
     VIEW_TAG,
+    name_experiment,
+    parent_key,
+    table_cell,
+    table_of,
+)
+from repro.records.mlflow_run import (
     describe_parent,
     list_inputs,
     list_metrics,
@@ -48,21 +57,14 @@ from repro.records.mlflow_run import (
     list_run_tags,
     list_tags,
     matching_log,
-    parent_key,
     parent_name,
     run_name,
-    table_cell,
-    table_of,
     times_of,
 )
 from repro.records.record import RunRecord, StoredRun
 from repro.records.training_log import TrainingLog, load_training_log
 
-EXPERIMENT = "actiondiff"
-"""What the names of experiments begin with."""
 TABLES = ("published", "own", "extras", "smoke")
-OWN_TAG = "repro.view"
-"""Tag of experiments that this module made."""
 NOTE = "Made from the run records by `repro track`, which can rebuild it at any time. Scores are in points."
 BY_EPOCH = ("train/", "test/", "held_out/", "system/")
 """What metrics of an epoch begin with."""
@@ -177,11 +179,6 @@ def log_missing_runs(runs: Sequence[tuple[StoredRun, RunRecord]], request: LogRe
         for experiment, _ in opened:
             experiment.log_figures()
     return logged
-
-
-def name_experiment(tracking: Tracking, table: str) -> str:
-    """Return the experiment of a table's runs: one for each table, unless the environment names one for all."""
-    return tracking.experiment or f"{EXPERIMENT}-{table}"
 
 
 def find_experiment_id(tracking: Tracking, database: Path) -> str | None:

@@ -11,25 +11,27 @@ from repro.records.mlflow_database import (
     LogRequest,
     find_experiment,
     find_tagged_run,
-    name_experiment,
     open_client,
     read_losses,
 )
-from repro.records.mlflow_run import (
+from repro.records.mlflow_names import (
     LIVE_TAG,
     MLFLOW_PARENT_TAG,
     PARENT_TAG,
     UNRECORDED_TAG,
+    name_experiment,
+    parent_key,
+    table_of,
+)
+from repro.records.mlflow_run import (
     describe_parent,
     list_epoch_metrics,
     list_inputs,
     list_params,
     list_run_tags,
     list_tags,
-    parent_key,
     parent_name,
     run_name,
-    table_of,
 )
 from repro.records.training_log import StartedRun, TrainingLog
 

@@ -19,12 +19,11 @@ from mlflow.utils import environment
 
 from repro.core.hashing import file_sha256
 from repro.records.mlflow_artifacts import delete_artifacts, local_path
+from repro.records.mlflow_names import MODEL_TAG
 from repro.records.record import RunRecord, StoredRun
 
 NAME = "readout"
 """Of the model, which `runs:/<run id>/readout` finds, and of the weights among its artifacts."""
-MODEL_TAG = "model"
-"""Tag of runs whose model is logged, which tells its address."""
 EXAMPLE_FRAMES = 1
 REQUIRED = ("actiondiff-repro", "torch", "numpy", "safetensors", "mlflow")
 """What loading the model takes, of the packages that a record names."""
@@ -43,7 +42,7 @@ def log_model(
         record: Of the run.
         local: Whether artifacts are folders of this machine, where the weights are linked and take no disk.
     """
-    weights = stored.folder / "selected_epoch.safetensors"
+    weights = stored.selected_path
     if not weights.is_file():  # of a record that was copied here without it
         return False
     if weights.is_symlink() and file_sha256(weights) != record.checkpoints.get(weights.name):

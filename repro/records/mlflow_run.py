@@ -7,43 +7,26 @@ import datetime
 import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TypeAlias
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
 from repro.backbones.config import Cell
-from repro.core.errors import UsageError
+from repro.records.mlflow_names import (
+    MLFLOW_PARENT_TAG,
+    RUN_TAG,
+    VIEW,
+    VIEW_TAG,
+    Described,
+    find_row,
+    table_cell,
+    table_of,
+)
 from repro.records.record import EpochRecord, RunRecord
 from repro.records.training_log import StartedRun, TrainingLog
-from repro.table.row import Row
-from repro.table.rows import load_row
 
-VIEW = "3"
-"""Version of what is logged of a record. Runs of another one are logged again."""
-RUN_TAG, PARENT_TAG, VIEW_TAG, VERDICT_TAG = "repro.run", "repro.parent", "repro.view", "verdict"
-FIGURES_TAG = "repro.figures"
-LIVE_TAG = "repro.live"
-"""Tells the run of a training from others of the same record: the token of the training's log."""
-UNRECORDED_TAG = "repro.unrecorded"
-"""Tag of the run of a finished training until its record is logged."""
-MLFLOW_PARENT_TAG = "mlflow.parentRunId"
 DIGEST = 36
 """Most characters of a data set's digest that MLflow stores."""
 RULES = ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out")
-
-Described: TypeAlias = RunRecord | StartedRun
-"""A run, or one whose training has no record yet."""
-
-
-def table_of(record: Described) -> str:
-    """Return the table that a record belongs to: published, extras, smoke or own."""
-    return "extras" if record.kind == "extra" else record.kind
-
-
-def parent_key(record: Described) -> str:
-    """Return what the runs under one parent share: all but cell and seed."""
-    # Records from before grids have no such key.
-    return record.grid or record.group
 
 
 def parent_name(record: Described) -> str:
@@ -87,7 +70,7 @@ def matching_log(record: RunRecord, log: TrainingLog | None) -> TrainingLog | No
 
 def list_tags(record: Described) -> dict[str, str]:
     """Return what runs are searched by. A parent has those that all runs under it share."""
-    row, identity = _row_of(record), record.features.identity
+    row, identity = find_row(record), record.features.identity
     found = {
         VIEW_TAG: VIEW,
         "table": table_of(record),
@@ -130,7 +113,7 @@ def list_run_tags(record: Described, parent: str) -> dict[str, str]:
 
 def list_params(record: Described) -> list[Param]:
     """Return what a run was made with, and the scores of predictors that see no features, in points."""
-    row, cell = _row_of(record), Cell.parse(record.features.cell)
+    row, cell = find_row(record), Cell.parse(record.features.cell)
     recipe = record.recipe.model_dump(mode="json", exclude={"note"})
     found: dict[str, object] = {
         "row": record.row,
@@ -196,12 +179,6 @@ def list_epoch_metrics(epoch: EpochRecord, at: int, system: Mapping[str, float])
     return [Metric(name, value, at, epoch.epoch) for name, value in values.items()]
 
 
-def table_cell(records: Sequence[RunRecord]) -> str:
-    """Return the cell that the table uses, or the only one that the records under one parent have; empty if there is neither."""
-    row, cells = _row_of(records[0]), {record.features.cell for record in records}
-    return row.features.name if row else min(cells) if len(cells) == 1 else ""
-
-
 def list_parent_metrics(records: Sequence[RunRecord]) -> list[Metric]:
     """Return the mean over seeds in the cell that the table uses, or in the only one, and how much there is.
 
@@ -250,7 +227,7 @@ def measured_points(record: RunRecord) -> float:
 
 
 def _list_metrics(record: RunRecord, measured: float, at: int) -> list[Metric]:
-    row = _row_of(record)
+    row = find_row(record)
     found = {"measured": measured}
     if row is not None and row.published is not None:
         found |= {"published": row.published.value, "difference": round(measured - row.published.value, 9)}
@@ -258,7 +235,7 @@ def _list_metrics(record: RunRecord, measured: float, at: int) -> list[Metric]:
 
 
 def _write_row_note(record: Described) -> str:
-    row = _row_of(record)
+    row = find_row(record)
     title = f"**{record.row}**" + (f": {row.title}" if row else "")
     rule = "best epoch on the test split" if record.protocol == "published" else "best epoch on held-out clips"
     lines = [title, f"Trained on {record.train.name}, tested on {record.test.name}. {record.metric}, {rule}."]
@@ -281,13 +258,3 @@ def _describe_training(started: StartedRun) -> str:
         f"{_write_row_note(started)}\n\nCell {started.features.cell}, seed {started.seed}. Its training runs, or was killed or failed: "
         "there is no record of it yet. Scores are in points."
     )
-
-
-def _row_of(record: Described) -> Row | None:
-    """Return the row as it is configured; None for own rows, whose configs are elsewhere, and rows that no longer exist."""
-    if record.kind == "own":
-        return None
-    try:
-        return load_row(record.row)
-    except UsageError:
-        return None

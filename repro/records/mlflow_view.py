@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from repro.core.files import set_aside
 from repro.core.locks import wait_for_lock
 from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_from_environment
 from repro.records.mlflow_artifacts import JOURNALS, require_own_files
+from repro.records.mlflow_names import has_all_runs
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 from repro.records.training_log import find_ended_logs
 
@@ -54,7 +55,8 @@ def log_runs(workspace: Workspace, reporter: Reporter) -> None:
         UsageError: the workspace's database or its artifacts cannot be written. The run records are complete.
     """
     if not tracking_from_environment().uri:
-        track_runs(workspace, reporter)
+        if not _report_all_logged(workspace, reporter):
+            track_runs(workspace, reporter)
         return
     import_mlflow()
     failures: list[UsageError] = []
@@ -113,7 +115,7 @@ def track_runs(
             deadline if tracking.uri else math.inf,
         ):
             # Read only now: the next process to hold the lock logs what was recorded meanwhile.
-            runs = _load_records(workspace, reporter)
+            runs = _load_records(workspace, reporter.warn)
             logged = _log_and_end(runs, request) if tracking.uri else _log_to_database(runs, request, reporter)
     except UsageError:
         raise
@@ -124,15 +126,29 @@ def track_runs(
         raise _explain_unlogged(tracking, _describe_failure(error, tracking)) from error
     if logged is None:
         return False
+    _report_logged(workspace, tracking, len(runs), logged, reporter)
+    return True
+
+
+def _report_all_logged(workspace: Workspace, reporter: Reporter) -> bool:
+    """Report that the workspace's database has all runs, if it has; importing MLflow to find that out takes seconds."""
+    tracking, problems = tracking_from_environment(), list[str]()
+    runs = _load_records(workspace, problems.append)
+    if problems or not has_all_runs(workspace, tracking, runs):
+        return False
+    _report_logged(workspace, tracking, len(runs), 0, reporter)
+    return True
+
+
+def _report_logged(workspace: Workspace, tracking: Tracking, total: int, logged: int, reporter: Reporter) -> None:
     reporter.stage(
         "mlflow",
-        total=len(runs),
-        reused=len(runs) - logged,
+        total=total,
+        reused=total - logged,
         made="logged",
         why=tracking.shown,
         where=None if tracking.uri else workspace.mlflow_db,
     )
-    return True
 
 
 def find_shown_experiment(workspace: Workspace) -> str:
@@ -235,13 +251,13 @@ def _log_and_end(runs: list[tuple[StoredRun, RunRecord]], request: "mlflow_datab
     return logged
 
 
-def _load_records(workspace: Workspace, reporter: Reporter) -> list[tuple[StoredRun, RunRecord]]:
+def _load_records(workspace: Workspace, warn: Callable[[str], None]) -> list[tuple[StoredRun, RunRecord]]:
     runs = []
     for stored in find_runs(workspace.runs):
         try:
             record = stored.load_record()
         except DamagedRecordError as error:
-            reporter.warn(f"{error}: not logged to MLflow")
+            warn(f"{error}: not logged to MLflow")
             continue
         if record is not None:
             runs.append((stored, record))

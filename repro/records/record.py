@@ -254,6 +254,11 @@ class StoredRun:
         return self.folder / "predictions.parquet"
 
     @property
+    def selected_path(self) -> Path:
+        """The readout of the epoch that the protocol selects."""
+        return self.folder / "selected_epoch.safetensors"
+
+    @property
     def log_path(self) -> Path:
         """The log of its training (repro/records/training_log.py)."""
         return self.folder / "training.jsonl"

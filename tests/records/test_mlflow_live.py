@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from repro.core.workspace import Workspace, tracking_from_environment
 from repro.records import mlflow_follow, mlflow_live, mlflow_view
 from repro.records.mlflow_follow import _Followed, _send_news
-from repro.records.mlflow_run import UNRECORDED_TAG
+from repro.records.mlflow_names import UNRECORDED_TAG
 from repro.records.record import RunRecord, StoredRun, stored_run
 from repro.records.training_log import StartedRun, TrainingLogWriter, load_training_log, open_training_log
 

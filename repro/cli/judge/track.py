@@ -12,16 +12,16 @@ from repro.core.console import Reporter, print_sentence
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.hashing import content_key
 from repro.core.workspace import Workspace, open_workspace, tracking_from_environment
+from repro.records.mlflow_names import parent_key
 from repro.records.record import find_runs
 from repro.table.own import load_any_row
 
 # These import NumPy, pyarrow, mlflow and matplotlib, which help and a workspace without runs do not need.
 if TYPE_CHECKING:
-    from repro.records import mlflow_database, mlflow_run, mlflow_view
+    from repro.records import mlflow_database, mlflow_view
     from repro.report import contents, figures
 else:
     mlflow_database = LazyModule("repro.records.mlflow_database")
-    mlflow_run = LazyModule("repro.records.mlflow_run")
     mlflow_view = LazyModule("repro.records.mlflow_view")
     contents = LazyModule("repro.report.contents")
     figures = LazyModule("repro.report.figures")
@@ -85,5 +85,5 @@ def _list_figures(rows: "Iterable[contents.RowContents]") -> "dict[str, mlflow_d
         if one.runs:
             shown = [*one.published, *one.held_out, *(one.grid.runs.values() if one.grid else ())]
             key = content_key(sorted(run.run for run in shown))
-            found[mlflow_run.parent_key(one.runs[0])] = mlflow_database.RunFigures(key, partial(write_files, one))
+            found[parent_key(one.runs[0])] = mlflow_database.RunFigures(key, partial(write_files, one))
     return found
