@@ -23,9 +23,8 @@ from repro.backbones.weights import (
     read_noted_sha256,
 )
 from repro.core.config import Config, config_names, configs_folder, load_config
-from repro.core.errors import MissingError, ReproError, UsageError
+from repro.core.errors import MissingError, ReproError, UsageError, find_nearest
 from repro.core.hashing import FileHashes
-from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 
 T = TypeVar("T")

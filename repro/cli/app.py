@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group, UnknownOptionError
 
 from repro import __version__
-from repro.core.errors import Exit, UsageError, state_reason
-from repro.core.suggest import find_nearest
+from repro.core.errors import Exit, UsageError, find_nearest, state_reason
 
 VERBS = {
     "Run a row": {

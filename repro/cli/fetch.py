@@ -14,10 +14,9 @@ from repro.core import LazyModule
 from repro.core.config import is_config_path
 from repro.core.console import Reporter, format_columns, print_line, print_lines, wrap_words
 from repro.core.disk import format_size
-from repro.core.errors import Exit, MissingError, ReproError, UsageError
+from repro.core.errors import Exit, MissingError, ReproError, UsageError, find_nearest
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import fetch_command
-from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace, quiet_libraries
 from repro.fetch.catalogue import Asset, list_assets
 from repro.table.requirements import MissingItem, missing_of_rows

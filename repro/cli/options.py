@@ -344,11 +344,38 @@ class BackboneOptions:
         return found if self.implementation is None else found | {"implementation": self.implementation}
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """How far a bundle is checked beyond its own evidence."""
+
+    sample: Annotated[
+        int | None,
+        Parameter(
+            validator=require_number("--sample", 1),
+            help="With --bundle, number of random clips of each data set to extract again and compare.",
+        ),
+    ] = None
+    nonce: Annotated[
+        str | None, Parameter(help="With --sample, text that decides which clips [default: a new one, printed].")
+    ] = None
+    repeat_readout: Annotated[
+        bool,
+        Parameter(negative="", help="With --bundle, train every readout again on features here and compare scores."),
+    ] = False
+    features: Annotated[
+        tuple[Path, ...],
+        Parameter(negative="", help="With --repeat-readout, files of `repro features export` to train on; one each."),
+    ] = ()
+    device: DeviceOption = None
+
+
 # Frozen, so that one instance serves as every verb's default.
 COMMON = CommonOptions()
 ON_DEVICE = DeviceOptions()
 COMPUTE = ComputeOptions()
 TRAINING = TrainingOptions()
+BUNDLE = BundleOptions()
 BACKBONE = BackboneOptions()
 
 

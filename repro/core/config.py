@@ -13,9 +13,8 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, find_nearest
 from repro.core.reading import MAX_DEPTH, read_text
-from repro.core.suggest import find_nearest
 
 MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""

@@ -1,8 +1,12 @@
-"""Errors that end a command with a message, and their exit codes. The codes are stable; docs/commands.md lists them."""
+"""Errors that end a command with a message, their exit codes, and what messages are made of. The codes are stable; docs/commands.md lists them."""
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+
+CUTOFF = 0.6
+"""Least similarity of a suggested name. Cyclopts takes the same for options and choices."""
 
 
 class Exit(IntEnum):
@@ -34,6 +38,12 @@ def state_reason(error: object, most: int | None = 200) -> str:
     """Return what another library says of a failure in one line of at most `most` characters, without logins; its name if it says
     nothing."""
     return hide_logins(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
+def find_nearest(word: str, names: Iterable[str]) -> str:
+    """Return "; did you mean 'NAME'?" for the nearest of `names`, or an empty string if none is near."""
+    near = difflib.get_close_matches(word, list(names), n=1, cutoff=CUTOFF)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 class UsageError(ReproError):

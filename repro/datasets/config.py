@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from repro.core.config import Config, NamedConfig, config_names, configs_folder, fill_path, load_config
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, find_nearest
 from repro.core.remote_file import Address, RemoteFile, fetch_command
-from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import Listing
 

@@ -14,9 +14,8 @@ from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone, load_backbone
 from repro.core.config import is_config_path
 from repro.core.console import Reporter
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, find_nearest
 from repro.core.progress.stages import Part, StageName
-from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
 from repro.datasets.manifest import stored_manifest

@@ -13,9 +13,8 @@ from pathlib import Path
 import yaml
 
 from repro.core.config import is_config_path, shipped_folder
-from repro.core.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError, find_nearest
 from repro.core.files import write_bytes
-from repro.core.suggest import find_nearest
 from repro.core.workspace import Workspace, environment_values
 
 INSTALL = "pip install 'actiondiff-repro[workflow]'"

@@ -4,8 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.core.config import Config, config_names, configs_folder, load_config
-from repro.core.errors import UsageError
-from repro.core.suggest import find_nearest
+from repro.core.errors import UsageError, find_nearest
 from repro.table.extras import extra_row, extras_path, read_extras
 from repro.table.row import Row, check_references
 

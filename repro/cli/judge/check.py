@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.cli.judge.bundle_options import BUNDLE, BundleOptions
-from repro.cli.options import COMMON, CommonOptions, FlagOption, command_for_row
+from repro.cli.options import BUNDLE, COMMON, BundleOptions, CommonOptions, FlagOption, command_for_row
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro.backbones.extractor import Execution
 from repro.cli.judge.bundle import describe_verdicts
-from repro.cli.judge.bundle_options import BundleOptions
-from repro.cli.options import command_for_row
+from repro.cli.options import BundleOptions, command_for_row
 from repro.core import LazyModule
 from repro.core.console import Reporter, escape_text, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
