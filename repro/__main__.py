@@ -18,6 +18,8 @@ from repro.core.stopping import StoppedError, find_interruption, raise_on_signal
 
 EXIT_BROKEN_PIPE = 141
 """The code a shell reports for a command whose output pipe was closed (128 + SIGPIPE)."""
+LONGEST_MESSAGE = 4500
+"""Characters. A path of this system has at most 4,096."""
 
 
 def main() -> None:
@@ -69,6 +71,9 @@ def _guard(action: Callable[[], int]) -> tuple[int, dict[str, Any] | None]:
         if not isinstance(error, Exception | KeyboardInterrupt):
             raise
         kind, message = _explain(error)
+        if len(message) > LONGEST_MESSAGE:
+            # A name of any length from a config; what to do is at the end.
+            message = f"{message[: LONGEST_MESSAGE - 500]} ... {message[-500:]}"
         _complain(message)
         missing = [dict(one) for one in getattr(error, "missing", ())]
         # As a shell reports a process that the signal ended: schedulers and scripts read it.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from repro.core.errors import UsageError, find_nearest
+from repro.core.errors import UsageError, find_nearest, state_reason
 from repro.core.reading import MAX_DEPTH, read_text
 
 MAX_YAML_VALUES = 100_000
@@ -246,7 +246,7 @@ def _describe_problems(error: ValidationError, model: type[Config]) -> str:
     elif first["type"] == "missing":
         text = f"key '{where}' is missing"
     else:
-        problem = first["msg"].removeprefix("Value error, ")
+        problem = state_reason(first["msg"], 400).removeprefix("Value error, ")
         problem = problem[0].lower() + problem[1:]
         # A rule about several keys names them itself; printing the complete section after it would hide that.
         text = problem if isinstance(value, dict) else f"{where}: {json.dumps(value)[:80]}: {problem}"

@@ -159,8 +159,10 @@ def read_shared(path: Path) -> SharedFeatures:
         _check(shared)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise MissingError(f"{path}: not shared features of this version: {where}: {first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))[:120]
+        raise MissingError(
+            f"{path}: not shared features of this version: {where}: {state_reason(first['msg'])}"
+        ) from error
     except MissingError as error:
         raise MissingError(f"{path}: {error}") from error
     except (DamagedFileError, pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:

@@ -9,21 +9,25 @@ runs/<row>/seed<seed>-<run>/training.jsonl       times of the training (repro/re
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from repro.backbones.config import Cell
 from repro.core import __version__
+from repro.core.errors import UsageError, state_reason
 from repro.core.hashing import file_sha256
 from repro.core.reading import read_bytes
 from repro.core.signed import NotFiniteError, parse_signed_json, write_signed_json
 from repro.core.workspace import build_from_environment
+from repro.datasets.split import SplitName
 from repro.readout.recipe import Metric, Precision, Protocol, Recipe
 from repro.table.row import Kind
 
@@ -38,14 +42,29 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _readable(parse: Callable[[str], object]) -> AfterValidator:
+    """Check that a text, which is kept as it is, can be parsed as whoever reads it will."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    return AfterValidator(check)
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 """A score as a fraction of 1."""
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$")]
+"""Of a score, a package or a file: it becomes a name in MLflow and in tables."""
 
 
 class SplitRecord(Record):
     """The clips of a split, or of the part of it that a run read."""
 
-    name: str
+    name: Annotated[str, _readable(SplitName.parse)]
     clips: int
     """Number of clips read."""
     sha256: str
@@ -58,12 +77,12 @@ class FeaturesRecord(Record):
     """The features that a readout was trained on."""
 
     key: str
-    cell: str
+    cell: Annotated[str, _readable(Cell.parse)]
     width: int
     identity: dict[str, Any]
     """All that the features depend on apart from the videos."""
     stored_as: str = "float32"
-    readers: dict[str, int]
+    readers: dict[Name, int]
     """Number of clips decoded, by reader."""
     # Left out of records of features that were extracted here, which stay as they are.
     imported: dict[str, int] = Field(default={}, exclude_if=lambda found: not found)
@@ -75,9 +94,9 @@ class EpochRecord(Record):
 
     epoch: int
     train_loss: float
-    scores: dict[str, Share]
+    scores: dict[Name, Share]
     """Scores on the test split, as fractions of 1."""
-    held_out: dict[str, Share] | None = None
+    held_out: dict[Name, Share] | None = None
     """Scores on the clips held out of the training split."""
 
 
@@ -85,14 +104,14 @@ class Selection(Record):
     """The epoch that a rule selects."""
 
     epoch: int
-    scores: dict[str, Share]
+    scores: dict[Name, Share]
     """Scores on the test split after that epoch, whatever it was selected on."""
 
 
 class SubsetRecord(Record):
     """Scores on a part of the test split, as if it were the test split."""
 
-    name: str
+    name: Annotated[str, _readable(SplitName.parse)]
     clips: int
     best_epoch_on_test: Selection
     last_epoch: Selection
@@ -101,16 +120,16 @@ class SubsetRecord(Record):
 class Provenance(Record):
     """When, by which software and on which machine a run was trained. No content key depends on it."""
 
-    at: str
+    at: Annotated[str, _readable(datetime.fromisoformat)]
     """Time of completion: UTC, ISO 8601."""
     seconds: float
     """Duration of training."""
-    by: dict[str, str]
+    by: dict[Name, str]
     """Versions of the project, Python and the packages that compute."""
-    on: dict[str, str]
+    on: dict[Name, str]
     """Platform, device and threads."""
     # Left out where neither is known, and in records of versions up to 0.1.0.
-    source: dict[str, str] = Field(default={}, exclude_if=lambda found: not found)
+    source: dict[Name, str] = Field(default={}, exclude_if=lambda found: not found)
     """Commit of the code, with -changed if files differed from it, and the container image."""
 
 
@@ -148,17 +167,17 @@ class RunRecord(Record):
     """The rule of the held-out protocol: nothing was selected on the test split."""
     subsets: tuple[SubsetRecord, ...] = ()
     """Scores on the splits that the row's `data.also` names."""
-    manifests: dict[str, str] = {}
+    manifests: dict[Name, str] = {}
     """Content hash of the audit's manifest, by data set; data sets that were not audited are left out."""
-    chance: dict[str, float]
+    chance: dict[Name, float]
     """Expected scores of random guessing."""
-    class_prior: dict[str, Share] = {}
+    class_prior: dict[Name, Share] = {}
     """Scores of predicting each class's frequency in the training split for every clip."""
-    constant: dict[str, Share] = {}
+    constant: dict[Name, Share] = {}
     """Scores of predicting the same value for every class and clip."""
     precision: Precision = "fp32"
     """Precision of the readout's matrix products."""
-    checkpoints: dict[str, str] = {}
+    checkpoints: dict[Name, str] = {}
     """sha256 of the weights next to the record, by file name."""
     predictions_sha256: str
     # Neither is in records of versions up to 0.1.0, which stay as they are.
@@ -285,9 +304,9 @@ class StoredRun:
             record = RunRecord.model_validate_json(json.dumps(raw))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(str(part)[:80] for part in first["loc"])
+            where = ".".join(state_reason(part, 80) for part in first["loc"])
             raise DamagedRecordError(
-                f"{self.record_path}: damaged or of another version: {where}: {first['msg']}",
+                f"{self.record_path}: damaged or of another version: {where}: {state_reason(first['msg'])}",
                 "R06" if first["type"] == "finite_number" else "R01",
             ) from error
         except NotFiniteError as error:

@@ -79,3 +79,9 @@ def test_a_cell_of_markdown_is_text() -> None:
         cell = _cell(text)
         assert cell.count("<") == cell.count("\\<")
         assert cell.replace("\\|", "").count("|") == 0
+
+
+def test_no_message_is_longer_than_a_path(tmp_path: Path) -> None:
+    (tmp_path / "row.yaml").write_text(f"data: {'x' * 100_000}.yaml\nbackbone: mean_colour\n")
+    done = run_repro("run", tmp_path / "row.yaml", "--workspace", tmp_path)
+    assert (done.code, done.err.count("\n"), len(done.err) < 5000) == (2, 1, True)

@@ -16,6 +16,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # derandomize takes precedence over --hypothesis-seed.
+    if config.getoption("hypothesis_seed", None) is not None:
+        settings.register_profile("seeded", settings.default, derandomize=False)
+        settings.load_profile("seeded")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def unsynced() -> Iterator[None]:
     """Thousands of small files, of which none has to survive a power cut."""

@@ -5,6 +5,7 @@ import json
 import pytest
 from builders.records import record, write
 
+from repro.core.signed import write_signed_json
 from repro.core.workspace import Workspace
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs
 
@@ -79,3 +80,27 @@ def test_a_damaged_record_is_refused_in_one_line(stored: StoredRun, damage: str)
     named = stored.predictions_path if "predictions" in damage else stored.record_path
     assert str(named) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("made.at", "x"), ("made.on", {"../x": "cpu"}), ("made.by", {"a\n": "1"}), ("test.name", "../x" * 999), ("features.cell", "x" * 999),
+        ("chance", {"<b>": 0.5}), ("recipe.loss", {"name": "\n" * 999 + "x" * 999}),
+    ],
+)  # fmt: skip
+def test_a_record_that_no_command_could_read_is_refused_in_one_line(
+    stored: StoredRun, path: str, value: object
+) -> None:
+    # Signed, as whoever makes one can.
+    found = record("ak_full", 1, 0.8).model_dump(mode="json")
+    *folders, last = path.split(".")
+    place = found
+    for folder in folders:
+        place = place[folder]
+    place[last] = value
+    write_signed_json(stored.record_path, found)
+    with pytest.raises(DamagedRecordError, match=path.replace(".", r"\.")) as refused:
+        stored.load_record()
+    message = str(refused.value).removeprefix(str(stored.record_path))
+    assert (message.count("\n"), len(message) < 400) == (0, True)

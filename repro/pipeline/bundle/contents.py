@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from repro.core import __version__
 from repro.core.config import Config, configs_folder, expected_folder
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, state_reason
 from repro.core.hashing import file_sha256
 from repro.core.signed import parse_signed_json
 from repro.features.shared import Sha256
@@ -87,7 +87,9 @@ def parse_manifest(text: bytes, path: Path) -> BundleManifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:120]
-        raise BundleError(f"{path}: {MANIFEST} is not of format {FORMAT}: {where}: {first['msg']}") from error
+        raise BundleError(
+            f"{path}: {MANIFEST} is not of format {FORMAT}: {where}: {state_reason(first['msg'])}"
+        ) from error
     if not intact:
         raise BundleError(f"{path}: {MANIFEST} is damaged or edited: it does not match its own sha256")
     try:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from repro.core.config import Config
 from repro.core.console import Reporter
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.hashing import FileHashes, canonical_json
 from repro.core.reading import parse_json
 from repro.core.workspace import Workspace
@@ -175,7 +175,7 @@ def parse_index(text: bytes) -> FeaturesIndex:
         index = FeaturesIndex.model_validate_json(json.dumps(parse_json(text)))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))[:120]}: {first['msg']}") from error
+        raise ValueError(f"{'.'.join(map(str, first['loc']))[:120]}: {state_reason(first['msg'])}") from error
     for name, collection in index.collections.items():
         lengths = {len(values) for values in collection.fingerprints.values()}
         # The root is over what is there: a line without its column would not be in it, and not be missed.

@@ -85,7 +85,7 @@ def make_runs(
         if protocol == "held-out":
             changes |= {
                 "protocol": protocol,
-                "held_out": SplitRecord(name="x", clips=3, sha256="0" * 64),
+                "held_out": SplitRecord(name="x/train", clips=3, sha256="0" * 64),
                 "best_epoch_on_held_out": selection,
                 "epochs": tuple(
                     EpochRecord(epoch=e.epoch, train_loss=0.5, scores=found, held_out=found) for e in run.epochs
