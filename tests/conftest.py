@@ -1,6 +1,7 @@
 """Fixtures shared by the tests. Everything they need is made here or by the project; `reference` is a folder of golden
 values and real clips next to the checkout, and tests that need it say that they skipped where it is not there."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -22,6 +23,9 @@ from repro.core.workspace import Workspace
 from repro.smoke import clips
 from repro.video.synthetic import scenes
 
+# Collecting the tests imports millions of objects that all stay: the collector would look through them eight times.
+gc.disable()
+
 REFERENCE = Path(os.environ.get("REPRO_TEST_REFERENCE", ROOT.parent / "shared"))
 
 
@@ -33,6 +37,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long end-to-end modules first: processes that share the tests then end at about the same time."""
     items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

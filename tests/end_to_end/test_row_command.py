@@ -65,7 +65,7 @@ def test_a_trial_on_few_clips_is_recorded_as_one_and_not_judged(folder: Path, tm
 @pytest.mark.slow
 def test_a_rows_script_does_what_the_row_does(folder: Path, tmp_path: Path) -> None:
     """As a real shell script, on a workspace of its own. tests/project/test_shell.py holds all scripts to one text."""
-    name = "hmdb_ucf_videomaev2"
+    name = "hmdb_ucf_vjepa"
     place = _place(folder, tmp_path / "by hand")
     command = tmp_path / "bin" / "repro"
     command.parent.mkdir()
@@ -93,10 +93,10 @@ def _place(folder: Path, place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_four_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path: Path) -> None:
+def test_three_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path: Path) -> None:
     """Two of them share features, all share the database, which does not exist yet. The first is started twice."""
     place = _place(folder, tmp_path / "shared")
-    names = ["ak_full_videomaev2", "ak_unseen_videomaev2", "ucf_hmdb_vjepa", "hmdb_ucf_videomaev2"]
+    names = ["ak_full_vjepa", "ak_unseen_vjepa", "ucf_hmdb_vjepa"]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "repro", name, "--workers", "1", "--workspace", str(place)],
