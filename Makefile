@@ -13,15 +13,21 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadsc
 WRITTEN := repro tests docs examples scripts benchmarks configs expected/README.md requirements/README.md $(wildcard *.md) \
 	Makefile Dockerfile apptainer.def pyproject.toml .github .ci workflow
 
-.PHONY: audit check test smoke image-test faults lint format venv clean
+.PHONY: audit check test fast-tests all-tests smoke image-test faults lint style types format venv clean
 
 # Lint, types and the fast tests; meant to stay under three minutes on two cores.
 # Without the checks of array shapes; `make test` has them.
-check: lint
+check: style
+	@$(MAKE) --no-print-directory -j 2 types fast-tests
+
+fast-tests:
 	REPRO_TEST_SHAPES=0 $(PYTEST) -m "not slow"
 
 # Every test but those of the image; meant to stay under ten minutes on two cores.
-test: lint
+test: style
+	@$(MAKE) --no-print-directory -j 2 types all-tests
+
+all-tests:
 	$(PYTEST)
 
 smoke: venv
@@ -45,13 +51,18 @@ audit: venv
 	.venv-audit/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/audit.txt
 	.venv-audit/bin/python scripts/audit.py
 
-lint: venv
+lint: style types
+
+style: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell $(WRITTEN)
 	$(BIN)/python scripts/check_words.py $(WRITTEN)
+
+# mypy reads the types of torch for a minute, on one core: `check` and `test` run it while the tests run.
+types: venv
+	$(BIN)/mypy
 
 format: venv
 	$(BIN)/ruff format .
