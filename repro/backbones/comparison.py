@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from repro.backbones.config import Frames, Precision
 from repro.backbones.family import Comparison
 from repro.core.errors import MissingError, UsageError, state_reason
-from repro.core.reading import describe_absence
+from repro.core.reading import check_regular, describe_absence
 from repro.video.readers import open_clip, read_frames
 from repro.video.sampling import Sampling
 
@@ -90,6 +90,7 @@ def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
     found = []
     for path in files:
         try:
+            check_regular(path)
             found.append((path, load_file(path)))
         except (SafetensorError, OSError) as error:
             raise MissingError(

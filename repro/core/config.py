@@ -18,6 +18,8 @@ from repro.core.reading import MAX_DEPTH, read_text
 
 MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
+MOST_YAML = 1 << 24
+"""Bytes of a config."""
 _LONG_NUMBER = re.compile(r"[-+0-9][0-9a-fA-Fx_:.]{200,}")
 
 
@@ -189,7 +191,7 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         # Remembered: judging a grid's records reads the same few configs hundreds of times.
-        raw = _load_yaml_once(read_text(path))
+        raw = _load_yaml_once(read_text(path, most=MOST_YAML))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file: expected a config in YAML") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """Reading files that others may have written: nothing in a file's type or nesting makes a read wait or recurse for ever."""
 
+import io
 import json
 import os
 import stat
@@ -15,12 +16,15 @@ MAX_DEPTH = 100
 """Levels of nesting that are read. Files of this project have at most ten; Python's own limits vary between versions."""
 MOST_TABLE = 1 << 30
 """Bytes that a table of a parquet file may take in memory. Those of this project take up to 200 MB."""
+MOST_BYTES = 1 << 29
+"""Of a file that is read at once. A few bytes of disk can be a file of terabytes."""
 MOST_ROWS = 5_000_000
 """Of such a table. Predictions have one for each epoch and clip; other tables become objects of some hundred bytes a row."""
 
 
 class IrregularFileError(OSError):
-    """A named pipe, a socket or a device in the place of a file; or a link in the place of one that is written to."""
+    """A named pipe, a socket or a device in the place of a file; a link in the place of one that is written to; or a file that is
+    too large."""
 
     def __init__(self, path: str | Path, why: str = "not a regular file") -> None:
         super().__init__(EINVAL, why, str(path))
@@ -93,24 +97,26 @@ def check_regular(path: Path) -> None:
     os.close(open_regular(path))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a regular file.
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Read a regular file of at most `most` bytes.
 
     Raises:
-        OSError: it cannot be read, or is not a regular file.
+        OSError: it cannot be read, is larger, or is not a regular file.
     """
     with open(path, "rb", opener=open_regular) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise IrregularFileError(path, f"larger than {most} bytes")
         return file.read()
 
 
-def read_text(path: Path, errors: str = "strict") -> str:
-    """Read a regular file as UTF-8.
+def read_text(path: Path, errors: str = "strict", most: int = MOST_BYTES) -> str:
+    """Read a regular file of at most `most` bytes as UTF-8, with line ends of any system.
 
     Raises:
-        OSError: it cannot be read, or is not a regular file.
+        OSError: it cannot be read, is larger, or is not a regular file.
         UnicodeDecodeError: it is not UTF-8.
     """
-    with open(path, encoding="utf-8", errors=errors, opener=open_regular) as file:
+    with io.TextIOWrapper(io.BytesIO(read_bytes(path, most)), encoding="utf-8", errors=errors) as file:
         return file.read()
 
 
@@ -129,6 +135,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, dictionaries: S
     import pyarrow as pa
     import pyarrow.parquet as pq  # not its read_table, which imports pandas if installed and so takes 0.5 s
 
+    check_regular(path)
     with pq.ParquetFile(path, buffer_size=4096) as file:
         schema = file.schema_arrow
         _open_columns(file)

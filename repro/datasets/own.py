@@ -25,7 +25,7 @@ from pydantic import Field, PrivateAttr
 from repro.core.config import Config, is_config_path, load_config
 from repro.core.console import unquote_formulas
 from repro.core.errors import UsageError
-from repro.core.reading import read_bytes, read_table
+from repro.core.reading import check_regular, read_bytes, read_table
 from repro.core.stratified import select_held_out
 from repro.datasets.annotations import Listing, to_one_line
 from repro.datasets.config import DatasetConfig, SplitFacts, load_dataset
@@ -243,6 +243,7 @@ def _read_cells(table: Path) -> _Cells:
 
 def _read_parquet(table: Path) -> _Cells:
     try:
+        check_regular(table)
         columns = pq.read_schema(table).names
         rows = read_table(table, [name for name in columns if name in (*REQUIRED, *OPTIONAL)]).to_pylist()
     except (pa.ArrowException, ValueError) as error:

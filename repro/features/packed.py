@@ -25,7 +25,7 @@ from jaxtyping import Float
 from repro.core.files import replacing_file
 from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.locks import take_lock
-from repro.core.reading import open_regular, parse_json, read_table
+from repro.core.reading import check_regular, open_regular, parse_json, read_table
 
 
 class DamagedFeaturesError(Exception):
@@ -81,6 +81,7 @@ def array_path(folder: Path, cell: str) -> Path:
         DamagedFeaturesError: the index cannot be read; the message gives the reason.
     """
     try:
+        check_regular(index_path(folder, cell))
         about = (pq.read_schema(index_path(folder, cell)).metadata or {})[b"about"]
         name: str = parse_json(about)["array"]
         return folder / name

@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 from repro.core.config import configs_folder, expected_folder
 from repro.core.errors import UsageError
 from repro.core.hashing import content_sha256, file_sha256
-from repro.core.reading import open_regular, read_text
+from repro.core.reading import read_text
 from repro.readout.recipe import Metric
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
@@ -143,8 +143,7 @@ def load_expected(path: Path) -> list[Expected]:
             message names file and line.
     """
     try:
-        with open(path, newline="", encoding="utf-8", opener=open_regular) as file:
-            lines = list(csv.reader(file))
+        lines = list(csv.reader(read_text(path).splitlines(keepends=True)))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:

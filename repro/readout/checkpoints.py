@@ -25,6 +25,7 @@ from torch import Tensor
 from repro.core.errors import UsageError
 from repro.core.files import set_aside
 from repro.core.hashing import content_key
+from repro.core.reading import check_regular
 from repro.core.signed import ArrayLibrary, DamagedFileError, read_about, read_arrays, write_arrays
 from repro.readout.compute import Compute
 from repro.readout.recipe import Metric, Recipe
@@ -286,6 +287,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def read_header(path: Path) -> dict[str, Any] | None:
     """Return a checkpoint's header without reading or verifying its tensors; None if the file is missing or incomplete."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return read_about(file)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):

@@ -122,7 +122,8 @@ class Provenance(Record):
 
     at: Annotated[str, _readable(datetime.fromisoformat)]
     """Time of completion: UTC, ISO 8601."""
-    seconds: float
+    # Bounded, as MLflow's times are whole numbers of 64 bits.
+    seconds: Annotated[float, Field(ge=-1e10, le=1e10)]
     """Duration of training."""
     by: dict[Name, str]
     """Versions of the project, Python and the packages that compute."""

@@ -2,6 +2,9 @@
 tests/pipeline/bundle/test_read.py, tests/pipeline/sharing/test_share.py); tests/properties damages every format."""
 
 import ast
+import os
+import resource
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +32,13 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "parquet": planted.extension_type,
 }
 
+PLACED = ("pipe", "zeros", "terabyte")
+READ_AT_ONCE = (
+    "UCF101 list", "HMDB51 list", "Charades-Ego csv", "own csv", "own row", "backbone", "expected table", "record", "rates", "hashes",
+    "training log", "kept results", "merges", "workspace", "audit journal", "shared features", "status",
+)  # fmt: skip
+"""Files whose contents are read into memory, rather than mapped, or hashed at first."""
+
 
 @pytest.fixture(autouse=True)
 def working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -53,6 +63,35 @@ def test_a_pickle_in_the_place_of_any_file_is_data(form: Format, kind: str, tmp_
     path.write_bytes(PICKLES[kind]())
     with suppress(*form.refused):
         form.read(path)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [(form, kind) for form in FORMATS for kind in PLACED if kind != "terabyte" or form.name in READ_AT_ONCE],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_nothing_but_a_file_of_its_size_is_read(form: Format, kind: str, tmp_path: Path) -> None:
+    def give_up(*_: object) -> None:
+        pytest.fail("it waits")
+
+    path = form.make(tmp_path)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "terabyte":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    else:
+        path.symlink_to("/dev/zero")
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with suppress(*form.refused, OSError, AssertionError):
+            form.read(path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024
 
 
 def test_kept_arrays_hold_numbers_alone() -> None:

@@ -85,7 +85,7 @@ def test_a_damaged_record_is_refused_in_one_line(stored: StoredRun, damage: str)
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("made.at", "x"), ("made.on", {"../x": "cpu"}), ("made.by", {"a\n": "1"}), ("test.name", "../x" * 999), ("features.cell", "x" * 999),
+        ("made.at", "x"), ("made.seconds", 1e300), ("made.on", {"../x": "cpu"}), ("made.by", {"a\n": "1"}), ("test.name", "../x" * 999), ("features.cell", "x" * 999),
         ("chance", {"<b>": 0.5}), ("recipe.loss", {"name": "\n" * 999 + "x" * 999}),
     ],
 )  # fmt: skip
