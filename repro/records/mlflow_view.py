@@ -20,7 +20,7 @@ from repro.core import LazyModule
 from repro.core.console import Reporter
 from repro.core.errors import UsageError, hide_logins, state_reason
 from repro.core.files import set_aside
-from repro.core.locks import wait_for_lock
+from repro.core.locks import own_partial, wait_for_lock
 from repro.core.workspace import Tracking, Workspace, quiet_libraries, tracking_from_environment
 from repro.records.mlflow_artifacts import JOURNALS, require_own_files
 from repro.records.mlflow_names import has_all_runs
@@ -238,9 +238,18 @@ def _log_to_database(
             # SQLAlchemy states first what it was doing, at length.
             reason = re.sub(r"\(raised as a result of .*?\) (?=\()", "", state_reason(error, most=None))
             raise UsageError(
-                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({reason[:120]}): the run "
+                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({reason[:120]}{_ask_disk(workspace)}): the run "
                 "records are complete: free space or correct the path, then `repro track` logs them"
             ) from error
+
+
+def _ask_disk(workspace: Workspace) -> str:
+    """Return why no file can be written in the workspace; empty if one can. SQLite says no more than that it cannot open a file."""
+    try:
+        with own_partial(workspace.root / "writable"):
+            return ""
+    except OSError as error:
+        return f"; {state_reason(error.strerror or error)}"
 
 
 def _log_and_end(runs: list[tuple[StoredRun, RunRecord]], request: "mlflow_database.LogRequest") -> int:

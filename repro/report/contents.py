@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from repro.backbones.config import read_precision
-from repro.core.errors import NothingToCheckError, ReproError, UsageError
+from repro.core.errors import MissingError, NothingToCheckError, ReproError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.manifest import Manifest, stored_manifest
 from repro.features.spent import Spent, load_spent
@@ -94,6 +94,7 @@ def gather_contents(
     Raises:
         UsageError: an unknown row.
         NothingToCheckError: none of the rows has a run.
+        MissingError: they have runs, and none is intact.
     """
     path = table_path()
     table = rows_with_expected(path)
@@ -122,6 +123,10 @@ def gather_contents(
     )
     if not any(one.runs for one in rows):
         what = f"of {', '.join(row.name for row in chosen)}" if names else "of any row"
+        unusable = [why for run, why in damaged if run.folder.parent.name in {row.name for row in chosen}]
+        if unusable:
+            more = f"; and {len(unusable) - 1} more runs like it" if unusable[1:] else ""
+            raise MissingError(f"nothing to report: no intact run {what} in {workspace.runs}: {unusable[0]}{more}")
         raise NothingToCheckError(f"nothing to report: no run record {what} in {workspace.runs}: `repro ROW` makes one")
     datasets = dict.fromkeys(name for one in rows if one.runs for name in one.row.data.datasets)
     return Contents(

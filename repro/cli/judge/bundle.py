@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from repro.cli.options import COMMON, CommonOptions, command_for_row, find_row
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_line
-from repro.core.errors import Exit, NothingToCheckError, UsageError
+from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import rows_with_expected, table_path
 from repro.judge.formats import format_left_out, wrap_verdict
@@ -69,8 +69,12 @@ def bundle(
     found = {record.row for record in records}
     for name, row in named.items():
         if name not in found:
+            if any(run.folder.parent.name == name for run, _ in damaged):
+                raise MissingError(f"{name}: no intact run in {workspace.runs} to bundle: why is above")
             command = row.command if row.own_datasets else command_for_row(name)
             raise NothingToCheckError(f"no run record of {name} to bundle in {workspace.runs}: `{command}` makes one")
+    if damaged and not records:
+        raise MissingError(f"no intact run of a published row in {workspace.runs} to bundle: why is above")
     if not records:
         raise NothingToCheckError(f"no run record of a published row in {workspace.runs}: run one with `repro ROW`")
     lines, _ = describe_verdicts([verdict for verdict in verdicts if verdict.expected.row in found], records)

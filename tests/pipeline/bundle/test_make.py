@@ -227,6 +227,23 @@ def test_what_cannot_be_bundled_is_one_line(
     assert [path.name for path in tmp_path.glob("*.zip")] == ["there.zip"]
 
 
+def test_runs_that_are_not_intact_are_not_called_missing(tmp_path: Path) -> None:
+    write_with_evidence(tmp_path / "runs", record("ucf_hmdb", 39, 0.77)).predictions_path.write_bytes(b"PAR1")
+    for verb in ("bundle", "report"):
+        for names in (["ucf_hmdb"], ["all"] if verb == "bundle" else []):
+            done = run_repro(
+                verb,
+                *names,
+                "-o",
+                tmp_path / "made.zip" if verb == "bundle" else tmp_path / "made.html",
+                "--workspace",
+                tmp_path,
+            )
+            assert done.code == 4
+            assert "predictions.parquet" in done.err
+            assert "no intact run" in done.err.splitlines()[-1]
+
+
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     for words in (["--sample", "3"], ["--nonce", "x"], ["--bundle", "x.zip", RULES, "7"]):
         done = run_repro("check", *words, "--workspace", tmp_path / "none")
