@@ -1,6 +1,7 @@
 """The short form of the fault suite: a few of each kind of fault, over the stages. `make faults` is the long form."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from faults import kinds as known
@@ -27,7 +28,9 @@ def test_disturbed_a_stage_says_so_and_ends_equal_when_run_again(lab: Lab, stage
     available = known.list_available(lab.machine)
     if fault.name in available.skipped:
         pytest.skip(f"{fault.name}: {available.skipped[fault.name]}")
-    outcome = try_fault(lab, stage, fault, random.Random(f"{stage} {fault.name}"))
+    # The second kill strikes a command that resumes; the long form has two more.
+    short = replace(fault, times=min(fault.times, 2))
+    outcome = try_fault(lab, stage, short, random.Random(f"{stage} {fault.name}"))
     assert not outcome.problems, outcome
 
 
