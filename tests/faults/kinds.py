@@ -318,11 +318,11 @@ WORKER_MEMORY = Fault(
     says=("clip", "memory"),
     stages=WITH_WORKERS,
 )
-# Libraries in C++ abort the process if they cannot start a thread; no Python runs after that.
+# Libraries in C++ abort the process if they cannot start a thread, and glibc ends it with 127; no Python runs after that.
 ADDRESS_SPACE = Fault(
     "out of memory in the main process (RLIMIT_AS)",
     settings=_limited_address_space,
-    codes=LOST | {-signal.SIGABRT},
+    codes=LOST | {-signal.SIGABRT, 127},
     says=("memory",),
 )
 HANGING_WORKER = Fault(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from repro.cli.options import BUNDLE, COMMON, BundleOptions, CommonOptions, FlagOption, command_for_row
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
-from repro.core.errors import Exit, NothingToCheckError, UsageError
+from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import name_rule_set, rows_with_expected, table_path
 from repro.judge.formats import HEADER, format_counts, format_left_out, refusal_as_json, verdict_as_json, wrap_verdict
@@ -97,6 +97,8 @@ def check(
         _print_counts(verdicts, damaged=len(damaged), left_out=len(left_out))
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
+        if damaged and not records:
+            raise MissingError(f"nothing to check: no intact run in {workspace.runs}: why is above")
         raise NothingToCheckError(
             f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
         )

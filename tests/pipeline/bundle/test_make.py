@@ -229,19 +229,12 @@ def test_what_cannot_be_bundled_is_one_line(
 
 def test_runs_that_are_not_intact_are_not_called_missing(tmp_path: Path) -> None:
     write_with_evidence(tmp_path / "runs", record("ucf_hmdb", 39, 0.77)).predictions_path.write_bytes(b"PAR1")
-    for verb in ("bundle", "report"):
-        for names in (["ucf_hmdb"], ["all"] if verb == "bundle" else []):
-            done = run_repro(
-                verb,
-                *names,
-                "-o",
-                tmp_path / "made.zip" if verb == "bundle" else tmp_path / "made.html",
-                "--workspace",
-                tmp_path,
-            )
-            assert done.code == 4
-            assert "predictions.parquet" in done.err
-            assert "no intact run" in done.err.splitlines()[-1]
+    for words in (["bundle", "ucf_hmdb"], ["bundle", "all"], ["report", "ucf_hmdb"], ["report"], ["check"]):
+        output = [] if words[0] == "check" else ["-o", tmp_path / ("made.zip" if words[0] == "bundle" else "made.html")]
+        done = run_repro(*words, *output, "--workspace", tmp_path)
+        assert done.code == 4
+        assert "predictions.parquet" in done.err
+        assert "no intact run" in done.err.splitlines()[-1]
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
