@@ -25,6 +25,12 @@ LONGEST_MESSAGE = 4500
 def main() -> None:
     # pydantic reads the metadata of every installed package to find plugins, which none of the configs and records needs.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Of builds, and read by nothing here but NumPy's import, which fails if it is no number.
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():
+        del os.environ["SOURCE_DATE_EPOCH"]
+    # A backend, which no figure needs, or another style, in which figures of two machines would differ.
+    for name in ("MPLBACKEND", "MATPLOTLIBRC"):
+        os.environ.pop(name, None)
     raise_on_signals()
     sys.exit(run(sys.argv[1:]))
 

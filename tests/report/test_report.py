@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -252,6 +253,16 @@ def test_what_cannot_be_reported_is_said_in_a_line(words: list[str], code: int, 
     assert done.code == code
     assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_what_other_programs_read_from_the_environment_changes_nothing(workspace: Path, tmp_path: Path) -> None:
+    pages = []
+    for number, values in enumerate(({}, {"SOURCE_DATE_EPOCH": "x", "MPLBACKEND": "x", "MATPLOTLIBRC": "/dev/zero"})):
+        page = tmp_path / f"{number}.html"
+        command = [sys.executable, "-m", "repro", "report", "ucf_hmdb_sdv2", "-o", page, "--workspace", workspace]
+        subprocess.run(command, cwd=ROOT, env=os.environ | values, check=True, capture_output=True, timeout=120)
+        pages.append(page.read_text())
+    assert pages[0] == pages[1]
 
 
 def test_a_report_imports_no_torch() -> None:
