@@ -5,7 +5,6 @@ scored on the same samples are compared in pairs. Values are in points (percent)
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
@@ -13,14 +12,11 @@ from jaxtyping import Float, Float32, Int, Int64
 from repro.readout.metrics import Scores, Targets
 from repro.readout.recipe import Metric
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
 RESAMPLES = 2000
 SEED = 20250913
 """Seed of the samples: fixed, so that the same records get the same verdict."""
-LEVELS = 64
-"""Levels of scores that are computed at once: what a processor's cache holds."""
+COLUMNS, LEVELS = 500, 256
+"""Samples and levels of scores that are computed at once: what a processor's cache holds."""
 
 
 def index_groups(clips: Sequence[str], groups: Sequence[str | None] | None) -> Int64[np.ndarray, " N"]:
@@ -92,46 +88,30 @@ def _resample_map_micro(
     counted = level < len(levels)
 
     def by_level(chosen: np.ndarray) -> csr_array:
-        ones = np.ones(int(chosen.sum()), np.uint64)
+        ones = np.ones(int(chosen.sum()), np.float32)
         return csr_array((ones, (level[chosen], video[chosen])), shape=(len(levels), videos))
 
     of_all, of_positives = by_level(counted), by_level(is_positive)
-    packed = _PackedWeights(weights)
-    # Weights so far of all pairs and of the positives, and the sum of the gains: carried from block to block.
-    predicted, true, gained = np.zeros((3, weights.shape[1]))
-    for start in range(0, len(levels), LEVELS):
-        block = slice(start, start + LEVELS)
-        steps, above = packed.sum_weights(of_positives[block]), packed.sum_weights(of_all[block])
-        terms = steps.copy()
-        for sums, before in ((above, predicted), (terms, true)):
-            sums[0] += before
-            # Row by row, which is several times faster than np.cumsum over the first axis.
-            for row in range(1, len(sums)):
-                np.add(sums[row - 1], sums[row], out=sums[row])
-        predicted, true = above[-1].copy(), terms[-1].copy()
-        terms *= steps
-        terms /= np.maximum(above, 1)
-        terms[0] += gained
-        gained = terms.sum(axis=0)
-    found: Float[np.ndarray, " R"] = 100 * (gained / np.maximum(true, 1))
-    return found
-
-
-class _PackedWeights:
-    """How often each video is in each sample: as many samples in an integer of 64 bits as sums leave room for, added up at once."""
-
-    def __init__(self, weights: Float32[np.ndarray, "G R"]) -> None:
-        self.samples = weights.shape[1]
-        # An integer holds up to eight samples: the last one is filled up.
-        self.weights = np.pad(weights, ((0, 0), (0, -self.samples % 8)))
-        self.largest = int(weights.max(initial=0))
-        self.packed: dict[Any, np.ndarray] = {}
-
-    def sum_weights(self, counts: "csr_array") -> Float[np.ndarray, "L R"]:
-        """Return the weight of all pairs of a level in each sample, from how many of them each video has in each level. Exact."""
-        # No sum is larger than this, so that none reaches into its neighbour's bits.
-        kind = np.min_scalar_type(self.largest * int(counts.sum(axis=1).max()))
-        if kind not in self.packed:
-            self.packed[kind] = self.weights.astype(kind, order="C").view(np.uint64)
-        sums: np.ndarray = (counts @ self.packed[kind]).view(kind)
-        return sums[:, : self.samples].astype(np.float64)
+    starts = range(0, len(levels), LEVELS)
+    blocks = [(of_all[start : start + LEVELS], of_positives[start : start + LEVELS]) for start in starts]
+    found = np.empty(weights.shape[1])
+    for start in range(0, weights.shape[1], COLUMNS):
+        part = np.ascontiguousarray(weights[:, start : start + COLUMNS])
+        # Weights so far of all pairs and of the positives, and the sum of the gains: carried from block to block.
+        predicted, true, gained = np.zeros((3, part.shape[1]))
+        for pairs, positives in blocks:
+            # Sums of small whole numbers: exact in float32 up to 16.7 million pairs, and in float64 from there on.
+            steps, above = (positives @ part).astype(np.float64), (pairs @ part).astype(np.float64)
+            terms = steps.copy()
+            for sums, before in ((above, predicted), (terms, true)):
+                sums[0] += before
+                # Row by row, which is several times faster than np.cumsum over the first axis.
+                for row in range(1, len(sums)):
+                    np.add(sums[row - 1], sums[row], out=sums[row])
+            predicted, true = above[-1].copy(), terms[-1].copy()
+            terms *= steps
+            terms /= np.maximum(above, 1)
+            terms[0] += gained
+            gained = terms.sum(axis=0)
+        found[start : start + COLUMNS] = gained / np.maximum(true, 1)
+    return 100 * found
