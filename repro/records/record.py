@@ -55,6 +55,13 @@ def _readable(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _parse_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no time") from error
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 """A score as a fraction of 1."""
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$")]
@@ -82,7 +89,7 @@ class FeaturesRecord(Record):
     identity: dict[str, Any]
     """All that the features depend on apart from the videos."""
     stored_as: str = "float32"
-    readers: dict[Name, int]
+    readers: dict[Annotated[str, Field(pattern=r"^\w[\w ,.+-]{0,99}$")], int]
     """Number of clips decoded, by reader."""
     # Left out of records of features that were extracted here, which stay as they are.
     imported: dict[str, int] = Field(default={}, exclude_if=lambda found: not found)
@@ -120,7 +127,7 @@ class SubsetRecord(Record):
 class Provenance(Record):
     """When, by which software and on which machine a run was trained. No content key depends on it."""
 
-    at: Annotated[str, _readable(datetime.fromisoformat)]
+    at: Annotated[str, _readable(_parse_time)]
     """Time of completion: UTC, ISO 8601."""
     # Bounded, as MLflow's times are whole numbers of 64 bits.
     seconds: Annotated[float, Field(ge=-1e10, le=1e10)]
@@ -308,7 +315,7 @@ class StoredRun:
             where = ".".join(state_reason(part, 80) for part in first["loc"])
             raise DamagedRecordError(
                 f"{self.record_path}: damaged or of another version: {where}: {state_reason(first['msg'])}",
-                "R06" if first["type"] == "finite_number" else "R01",
+                "R06" if first["type"] == "finite_number" else "R11" if first["loc"] == ("made", "at") else "R01",
             ) from error
         except NotFiniteError as error:
             raise DamagedRecordError(f"{self.record_path}: {error}", "R06") from error

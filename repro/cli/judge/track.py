@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from repro.cli.options import FlagOption, WorkspaceOption
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_sentence
-from repro.core.errors import Exit, NothingToCheckError, UsageError
+from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.hashing import content_key
 from repro.core.workspace import Workspace, open_workspace, tracking_from_environment
 from repro.records.mlflow_names import parent_key
@@ -66,7 +66,7 @@ def _gather_rows(workspace: Workspace) -> "tuple[contents.RowContents, ...]":
             names.append(name)
     try:
         return contents.gather_contents(names, workspace).rows if names else ()
-    except NothingToCheckError:
+    except (MissingError, NothingToCheckError):  # none, or none that is intact
         return ()
 
 
