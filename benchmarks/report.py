@@ -74,7 +74,7 @@ def main() -> None:
     seconds = {}
     for name in row_names():
         start = time.perf_counter()
-        keep_scores(load_row(name), workspace)
+        keep_scores(load_row(name), workspace, print)
         seconds[name] = time.perf_counter() - start
     longest = max(seconds, key=lambda name: seconds[name])
     print(f"kept by rows: {sum(seconds.values()):.1f} s, {longest} {seconds[longest]:.1f} s", flush=True)

@@ -101,7 +101,7 @@ def _train_seeds(
         with reporter.run_part(Part("log to MLflow", None, "")):
             mlflow_view.log_runs(workspace, reporter)
         with reporter.run_part(Part("score runs", None, "")):
-            keep_scores(inputs.row, workspace)
+            keep_scores(inputs.row, workspace, reporter.warn)
     return records
 
 

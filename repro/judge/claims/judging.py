@@ -208,7 +208,9 @@ def judge_workspace_claims(
     return judge_claim_families(rows, families, records, memory), families
 
 
-def keep_samples(row: Row, expected: Expected, records: Iterable[RunRecord], workspace: Workspace) -> None:
+def keep_samples(
+    row: Row, expected: Expected, records: Iterable[RunRecord], workspace: Workspace, warn: Callable[[str], None]
+) -> None:
     """Compute the samples that the claims on a row take of its runs, and keep them in the workspace.
 
     Args:
@@ -216,12 +218,13 @@ def keep_samples(row: Row, expected: Expected, records: Iterable[RunRecord], wor
         expected: Its published value.
         records: Records of the row.
         workspace: Where their predictions are.
+        warn: Called with a message if something that was kept is wrong.
 
     Raises:
         MissingError: the predictions of a record are missing.
     """
     records = [record for record in records if record.complete]
-    memory = _remember_workspace_samples(workspace, lambda line: None)
+    memory = _remember_workspace_samples(workspace, warn)
     for protocol in PROTOCOLS:
         runs = select_runs(row, expected, records, protocol).runs
         # Of fewer seeds no claim is judged.

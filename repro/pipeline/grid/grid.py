@@ -138,7 +138,7 @@ def run_grid(
             with reporter.run_part(Part("log to MLflow", None, "")):
                 mlflow_view.log_runs(workspace, reporter)
             with reporter.run_part(Part("score runs", None, "")):
-                keep_scores(row, workspace)
+                keep_scores(row, workspace, reporter.warn)
         seeds = tuple(row.seeds.choose(request.seeds))
         result = GridResult(grid.row, grid.complete, seeds, cells.runs, request.stored_as, grid.report)
         # Also if cells failed: the report shows what is there, and the next run completes it.

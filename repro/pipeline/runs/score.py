@@ -1,5 +1,6 @@
 """What `repro check` and `repro report` compute of a row's runs, computed when these are recorded: it takes long, and is kept."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ SMALL = 1 << 20
 """Bytes of predictions that are scored within a second: whoever needs these scores computes them."""
 
 
-def keep_scores(row: Row, workspace: Workspace, least: int = SMALL) -> None:
+def keep_scores(row: Row, workspace: Workspace, warn: Callable[[str], None], least: int = SMALL) -> None:
     """Compute the scores of a row's runs, by class and on samples of source videos, and keep them in the workspace.
 
     Nothing depends on it: what is missing, or damaged, is named by the command that reads it.
@@ -33,6 +34,7 @@ def keep_scores(row: Row, workspace: Workspace, least: int = SMALL) -> None:
     Args:
         row: The row.
         workspace: Where its runs are.
+        warn: Called with a message if something that was kept is wrong.
         least: Bytes of predictions below which nothing is kept.
     """
     runs: list[tuple[StoredRun, RunRecord]] = []
@@ -45,10 +47,11 @@ def keep_scores(row: Row, workspace: Workspace, least: int = SMALL) -> None:
                 runs.append((run, record))
     if size < least:
         return
-    evidence.rescore_runs(runs, workspace)
-    records, memory = [record for _, record in runs], numbers.remember_numbers(workspace.computed)
-    with suppress(ReproError):
+    records, memory = [record for _, record in runs], numbers.remember_numbers(workspace.computed, warn)
+    # The runs are complete without it, also on a disk that fails.
+    with suppress(ReproError, OSError):
+        evidence.rescore_runs(runs, workspace, warn)
         row_scores.compute_row_scores(row, workspace, records=records, memory=memory)
         table = expected.rows_with_expected(expected.table_path())
         if row.name in table:
-            judging.keep_samples(*table[row.name], records, workspace)
+            judging.keep_samples(*table[row.name], records, workspace, warn)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from builders.records import record, write_with_evidence
 
 from repro.core.workspace import open_workspace
@@ -17,12 +18,12 @@ def test_the_first_report_computes_nothing_that_rows_have_kept(tmp_path: Path) -
     for name in PAIR:
         for seed in load_row(name).seeds.first(5):
             write_with_evidence(workspace.runs, record(name, seed, 0.77, name))
-        keep_scores(load_row(name), workspace)
+        keep_scores(load_row(name), workspace, pytest.fail)
     # Small files take no time.
     assert not workspace.rescored.exists()
     assert not workspace.computed.exists()
     for name in PAIR:
-        keep_scores(load_row(name), workspace, least=0)
+        keep_scores(load_row(name), workspace, pytest.fail, least=0)
     kept = [path.read_text().splitlines() for path in (workspace.rescored, workspace.computed)]
     # Scores of ten runs; scores by class of two rows, and samples of ten runs.
     assert [len(lines) for lines in kept] == [10, 12]
@@ -41,5 +42,6 @@ def test_damaged_runs_are_left_to_the_command_that_names_them(tmp_path: Path) ->
     runs[0].record_path.write_text("{}")
     runs[1].predictions_path.write_bytes(b"PAR1")
     runs[2].predictions_path.unlink()
-    keep_scores(load_row(PAIR[0]), workspace, least=0)
-    assert runs[3].record_path.exists()
+    keep_scores(load_row(PAIR[0]), workspace, pytest.fail, least=0)
+    # The scores of the two intact runs, and theirs by class; samples are of as many seeds as planned.
+    assert [len(path.read_text().splitlines()) for path in (workspace.rescored, workspace.computed)] == [2, 1]
