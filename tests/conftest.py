@@ -4,10 +4,13 @@ values and real clips next to the checkout, and tests that need it say that they
 import gc
 import importlib.util
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import builders.shapes  # noqa: F401  # first, so that the shapes of all that is imported of repro are checked
 import pytest
@@ -19,8 +22,12 @@ from safetensors.numpy import save_file
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.checkpoint import write_random_checkpoint
 from repro.backbones.svd.config import SvdConfig
+from repro.core.files import replacing_file
+from repro.core.locks import wait_for_lock
 from repro.core.workspace import Workspace
+from repro.records import mlflow_view
 from repro.smoke import clips
+from repro.video import workers
 from repro.video.synthetic import scenes
 
 # Collecting the tests imports millions of objects that all stay: the collector would look through them eight times.
@@ -44,6 +51,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _workers_start_quickly() -> Iterator[None]:
+    """Workers of this process are forked from one that has imported what they need, which takes each a third of a second. Those of
+    commands in a process of their own, and in tests/video/test_workers.py, are spawned, as users' are."""
+    multiprocessing.set_forkserver_preload(["repro.video.decoders", "repro.video.probe"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "CONTEXT", multiprocessing.get_context("forkserver"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     if not (REFERENCE / "parity").is_dir():
@@ -53,13 +70,31 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without runs: MLflow takes seconds to create one."""
-    from repro.records import mlflow_view
+    """A database without runs, which MLflow takes seconds to create: one for all processes that share the tests."""
+    mlflow, base = mlflow_view.import_mlflow(), tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "template.db"
+    with wait_for_lock(path.with_suffix(".lock"), lambda: None):
+        if not path.is_file():
+            with replacing_file(path) as partial:
+                mlflow.MlflowClient(f"sqlite:///{partial}").search_experiments()
+    return path
 
-    place = Workspace(tmp_path_factory.mktemp("template"))
-    place.require_writable()
-    mlflow_view.track_runs(place, RecordingReporter())
-    return place.mlflow_db
+
+@pytest.fixture(autouse=True)
+def _databases_are_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace's mlflow.db is made of `mlflow_template`. Commands that run in a process of their own create it."""
+    import_mlflow = mlflow_view.import_mlflow
+
+    def import_and_replace() -> ModuleType:
+        database = import_mlflow()
+
+        def copy_tables(path: Path) -> None:
+            shutil.copyfile(request.getfixturevalue("mlflow_template"), path)
+
+        monkeypatch.setattr(database, "create_tables", copy_tables)
+        return database
+
+    monkeypatch.setattr(mlflow_view, "import_mlflow", import_and_replace)
 
 
 @pytest.fixture(scope="session")

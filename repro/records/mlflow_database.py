@@ -446,8 +446,13 @@ def open_client(workspace: Workspace) -> MlflowClient:
         # The tables are created under another name, so that a killed process leaves no database with half of them.
         # The file may be renamed because MLflow keeps no connection open (see quiet_libraries).
         with replacing_file(path) as partial:
-            MlflowClient(f"sqlite:///{partial}").search_experiments()
+            create_tables(partial)
     return MlflowClient(f"sqlite:///{path}")
+
+
+def create_tables(path: Path) -> None:
+    """Create a database with MLflow's tables and no runs, which takes MLflow some seconds."""
+    MlflowClient(f"sqlite:///{path}").search_experiments()
 
 
 def find_experiment(client: MlflowClient, name: str, request: LogRequest) -> str:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +27,9 @@ Send = Callable[[object], None]
 """Sends a part of the answer, or None as a sign of life, while the job is still running."""
 Work = Callable[[Any, Send], object]
 """Does one job in the worker and returns the last part of the answer."""
+
+CONTEXT: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+"""Workers are spawned: a forked process would inherit the locks of threads that do not exist in it (torch, CUDA, FFmpeg)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,8 @@ class _Worker:
     """One process that takes jobs from its pipe until it is killed."""
 
     def __init__(self, prepare: Callable[..., Work], arguments: tuple[object, ...], name: str) -> None:
-        # Spawned: a forked process would inherit the locks of threads that do not exist in it (torch, CUDA, FFmpeg).
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True, name=name)
+        self.pipe, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_serve, args=(theirs, prepare), daemon=True, name=name)
         # If the first start() launched the tracker, it would unblock the interrupts that are blocked below.
         resource_tracker.ensure_running()
         # A child inherits the mask. Ctrl-C reaches all processes of a terminal, a scheduler's signal all of a job: with

@@ -63,6 +63,7 @@ def test_a_trial_on_few_clips_is_recorded_as_one_and_not_judged(folder: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("project")
 def test_a_rows_script_does_what_the_row_does(folder: Path, tmp_path: Path) -> None:
     """As a real shell script, on a workspace of its own. tests/project/test_shell.py holds all scripts to one text."""
     name = "hmdb_ucf_vjepa"
@@ -78,11 +79,11 @@ def test_a_rows_script_does_what_the_row_does(folder: Path, tmp_path: Path) -> N
         done.stdout + done.stderr
     )  # 1: judged, and random weights are not the published ones
     (by_hand,) = load_records(Workspace(place)).values()
-    whole = repro(folder, name, "--workspace", str(place), "--json")
-    assert whole.returncode == 0, whole.stderr
-    assert "extracted" not in whole.stderr
-    assert "trained" not in whole.stderr
-    assert json.loads(whole.stdout)[0]["run"] == by_hand.run
+    whole = run_repro(name, "--workspace", place, "--json")
+    assert whole.code == 0, whole.err
+    assert "extracted" not in whole.err
+    assert "trained" not in whole.err
+    assert json.loads(whole.out)[0]["run"] == by_hand.run
 
 
 def _place(folder: Path, place: Path) -> Path:
@@ -93,10 +94,10 @@ def _place(folder: Path, place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_three_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path: Path) -> None:
-    """Two of them share features, all share the database, which does not exist yet. The first is started twice."""
+def test_rows_at_once_end_well_and_are_all_in_mlflow(folder: Path, tmp_path: Path) -> None:
+    """They share features and the database, which does not exist yet. The first is started twice. tests/faults has eight at once."""
     place = _place(folder, tmp_path / "shared")
-    names = ["ak_full_vjepa", "ak_unseen_vjepa", "ucf_hmdb_vjepa"]
+    names = ["ak_full_vjepa", "ak_unseen_vjepa"]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "repro", name, "--workers", "1", "--workspace", str(place)],

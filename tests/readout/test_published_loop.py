@@ -98,13 +98,11 @@ def paired(folder: Path, seeds: range, asked: Recipe) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["focal", "cross_entropy"])
-def test_scores_across_a_domain_shift_match_the_plain_loops(tmp_path: Path, loss: str) -> None:
-    """On a task of medium difficulty, over 5 paired seeds: at most 2 standard errors apart."""
-    asked = recipe() if loss == "focal" else recipe(loss=CrossEntropy(name="cross_entropy"), mixup=0.0)
-    differences = paired(tmp_path, range(5), asked)
+def test_scores_across_a_domain_shift_match_the_plain_loops(tmp_path: Path) -> None:
+    """On a task of medium difficulty, over 5 paired seeds, with dropout and mixup: at most 2 standard errors apart."""
+    differences = paired(tmp_path, range(5), recipe())
     error = differences.std(ddof=1) / np.sqrt(len(differences))
-    print(f"{loss}: {100 * differences.mean():+.2f} points, standard error {100 * error:.2f}")
+    print(f"{100 * differences.mean():+.2f} points, standard error {100 * error:.2f}")
     assert abs(differences.mean()) <= 2 * error
     assert error < 0.03
 

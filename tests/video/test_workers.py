@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 from builders.commands import ROOT
 
+from repro.video import workers
 from repro.video.workers import Answer, Send, Work, WorkerLostError, WorkerPool
+
+
+@pytest.fixture(autouse=True)
+def _spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context("spawn"))
 
 
 def prepare(factor: int) -> Work:

@@ -67,7 +67,7 @@ def deviation(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     ("changes", "mixing"),
     [
         ({}, True),
-        ({}, False),
+        ({"frames": {"window": 10}}, False),
         ({"conditioning": {"source": "none"}, "frames": {"window": 10}}, True),
         ({"latent_noise": True, "frames": {"window": 10}}, True),
         ({"latent_noise": True, "frames": {"window": 10}}, False),
