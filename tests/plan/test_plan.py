@@ -473,6 +473,26 @@ def test_the_tables_name_everything_in_80_columns(workspace: Workspace, capsys: 
         assert said.count(licence) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["all"], "--precision fast --precision fp16"),
+        (["ucf_hmdb"], "--precision fast"),
+        (["ucf_hmdb_vjepa"], "--precision fp16"),
+        (["ucf_hmdb", "--device", "cpu"], ""),  # reduced precisions are no faster there
+        (["ucf_hmdb", "--precision", "fp32"], ""),
+    ],
+)
+def test_the_quickest_precisions_are_priced(workspace: Workspace, words: list[str], options: str) -> None:
+    said = run_repro("plan", *words, "--workspace", workspace.root).out
+    found = re.findall(r"^with (.*?): (.*) of extraction in place of (.*?);", said, re.MULTILINE)
+    assert [used for used, _, _ in found] == [options] * bool(options)
+    for used, quick, usual in found:
+        stage = r"^extract +(\S+ \S+)"
+        asked = run_repro("plan", *words, *used.split(), "--workspace", workspace.root).out
+        assert [quick, usual] == [re.findall(stage, one, re.MULTILINE)[0] for one in (asked, said)]
+
+
 def test_a_dry_run_says_what_is_missing_and_does_nothing(tmp_path: Path) -> None:
     done = run_repro("ucf_hmdb", "--dry-run", "--seeds", "2", "--workspace", tmp_path / "none")
     assert (done.code, done.err) == (0, "")
