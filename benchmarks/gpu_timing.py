@@ -48,7 +48,7 @@ class Report:
     started: float = field(default_factory=time.monotonic)
     section: str = ""
     rate: float | None = None
-    """TFLOP/s of the bf16 matrix product, of which others are shares."""
+    """TFLOP/s of the bf16 matrix product; the column `share` is relative to it."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class Report:
         return self.device.type == "cuda"
 
     def row(self, name: str, *, tflop: float | None = None, timed: "Timed | None" = None, **more: Any) -> None:
-        """One measurement; `more` are further columns, printed by name."""
+        """Print and keep one measurement; `more` are further columns, printed by name."""
         row: dict[str, Any] = {"section": self.section, "name": name, "at_s": round(self.elapsed(), 1)}
         if timed is not None:
             row |= {
@@ -118,7 +118,7 @@ class Timed:
 
 
 def measure(report: Report, work: Callable[[], object], seconds: float = 2.0, most: int = 9) -> Timed:
-    """Time `work` after a warm-up: at least 2 runs, more while they fit into `seconds`.
+    """Time `work` after a warm-up: at least 2 runs, up to `most` while they fit into `seconds`; one run if `report.tiny`.
 
     On a GPU with events, which the device itself records, so that launching ahead of it is part of what is measured.
     """
@@ -154,19 +154,19 @@ def reset_peak_memory(report: Report) -> None:
 
 
 def peak_memory(report: Report) -> dict[str, float]:
-    """GB allocated at most since the reset, weights included; nothing on a CPU."""
+    """Return the peak of allocated memory since the reset in GB, weights included; empty on a CPU."""
     return {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if report.cuda else {}
 
 
 def measure_deviation(values: Tensor, exact: Tensor) -> float:
-    """Relative L2 distance; inf if a value is not finite."""
+    """Return the relative L2 distance of `values` to `exact`; inf if a value is not finite."""
     if not torch.isfinite(values).all():
         return float("inf")
     return float((values.double() - exact.double()).norm() / exact.double().norm())
 
 
 def photographs(count: int, start: int = 0) -> np.ndarray:
-    """Frames `[count, 240, 320, 3]` of UCF101's size: a camera that moves over a photograph."""
+    """Return uint8 frames `[count, 240, 320, 3]`, UCF101's size: a window that moves over a photograph."""
     picture = load_sample_images().images[start % 2]
     height, width = (side - size for side, size in zip(picture.shape, (240, 320), strict=False))
     places = [((2 * n + start) % height, (3 * n + 7 * start) % width) for n in range(count)]
@@ -174,7 +174,7 @@ def photographs(count: int, start: int = 0) -> np.ndarray:
 
 
 def randomise(name: str, tensor: Tensor, generator: torch.Generator) -> None:
-    """Fill a weight in place: scales near 1, biases near 0, others of unit gain (as write_random_checkpoint does on a CPU)."""
+    """Fill a weight in place: scales near 1, biases near 0, positions small, others of unit gain."""
     tensor.normal_(generator=generator)
     if name.endswith("bias"):
         tensor.mul_(0.05)
@@ -187,7 +187,7 @@ def randomise(name: str, tensor: Tensor, generator: torch.Generator) -> None:
 
 
 def count_tflop(work: Callable[[], object]) -> float:
-    """TFLOP of work on the meta device, 2 per multiply-add. Attention is counted as the products it consists of."""
+    """Count the TFLOP of `work` on the meta device, 2 FLOP per multiply-add. Attention is counted as the products it consists of."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return counter.get_total_flops() / 1e12

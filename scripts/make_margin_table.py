@@ -13,7 +13,7 @@ BEGIN, END = "<!-- margins -->\n", "<!-- end of margins -->\n"
 MARGINS, SPREADS, RUNS, DRAWS = (1.0, 1.5, 2.0), (0.25, 0.5, 1.0, 2.0), (1, 3, 5, 10), 100_000
 NEEDED_SPREADS = (0.25, 0.4, 0.5, 0.6, 1.0)
 ROUNDING = 0.005
-"""Published values with two decimals."""
+"""Half a unit of the last place, in points: published values have two decimals."""
 
 
 def rates(margin: float, spread: float, runs: int, *, off: bool, ratio: float = 1.0, draws: int = DRAWS) -> list[float]:
@@ -35,6 +35,8 @@ def rates(margin: float, spread: float, runs: int, *, off: bool, ratio: float = 
 
 
 def line(margin: float, spread: float, runs: int, draws: int = DRAWS) -> str:
+    """Format one line of the table: outcomes without a difference and off by the margin, then the rates of two errors."""
+
     def cell(percentages: list[float]) -> str:
         return " · ".join(f"{value:.0f}" for value in percentages)
 
@@ -60,7 +62,10 @@ def table() -> str:
 
 
 def needed_table() -> str:
-    lines = ["| margin | " + " | ".join(f"spread {spread}" for spread in NEEDED_SPREADS) + " |", "|---" * 6 + "|"]
+    lines = [
+        "| margin | " + " | ".join(f"spread {spread}" for spread in NEEDED_SPREADS) + " |",
+        "|---" * (1 + len(NEEDED_SPREADS)) + "|",
+    ]
     return "\n".join([*lines, *map(needed_line, MARGINS)]) + "\n"
 
 

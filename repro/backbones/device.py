@@ -16,7 +16,7 @@ T = TypeVar("T")
 Key = TypeVar("Key")
 
 
-PARTED = 256 << 20
+LARGE_BYTES = 256 << 20
 """Bytes of uint8 frames beyond which they are converted one by one."""
 
 
@@ -30,11 +30,12 @@ def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
 
 
 def in_parts(frames: np.ndarray, compute: Callable[[np.ndarray], Tensor]) -> Tensor:
-    """Return `compute` of frames, one after the other if together they are large; frames must not depend on each other.
+    """Apply `compute` to frames `[T, H, W, 3]`: to all at once, or one by one if there are more than LARGE_BYTES of them.
 
-    As float32 with a few intermediate results, a window of 4K would take 10 GB.
+    Each frame's result must not depend on the other frames. As float32 with a few intermediate results, a window of 4K would
+    take 10 GB.
     """
-    if frames.nbytes <= PARTED:
+    if frames.nbytes <= LARGE_BYTES:
         return compute(frames)
     return torch.cat([compute(frames[place : place + 1]) for place in range(len(frames))])
 
@@ -68,7 +69,7 @@ class BatchLimit:
     """How much is computed at once: halved whenever memory is full, and never raised again.
 
     Args:
-        size: how much at first.
+        size: initial maximum.
         unit: what `size` counts, for messages.
         what: what is computed, for messages.
         device: where.

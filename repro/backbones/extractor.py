@@ -39,7 +39,7 @@ class Noise(Protocol):
 
 @runtime_checkable
 class Extractor(Protocol):
-    """What repro/features/extract.py needs of one or more backbones that are computed together."""
+    """One or more backbones that are computed together, as repro/features/extract.py uses them."""
 
     @property
     def backbones(self) -> Sequence[str]:
@@ -67,7 +67,7 @@ class Extractor(Protocol):
         ...
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
-        """Shapes of the noise that a window with `real` frames takes."""
+        """Return the shapes of the noise for a window with `real` frames, those that pad it not counted."""
         ...
 
     def features(self, windows: "Sequence[UInt8[np.ndarray, '_ H W 3']]", noises: Sequence[Noise]) -> "WindowFeatures":
@@ -85,7 +85,7 @@ class Extractor(Protocol):
 
 @runtime_checkable
 class WatchesOverflow(Protocol):
-    """What an extractor has besides if it can say more about values that overflow in a reduced precision."""
+    """An optional interface of an extractor that can report values that overflow in a reduced precision."""
 
     @property
     def recomputed_frames(self) -> int:
@@ -99,7 +99,7 @@ class WatchesOverflow(Protocol):
 
 @runtime_checkable
 class Launches(Protocol):
-    """What an extractor has besides if it need not be waited for: a GPU then has the next windows before these are read."""
+    """An optional interface of an extractor that need not be waited for: a GPU gets the next windows before these are read."""
 
     @property
     def mixes_clips(self) -> bool:
@@ -118,7 +118,7 @@ class Launches(Protocol):
 
 @runtime_checkable
 class HasMaps(Protocol):
-    """What an extractor has besides if its features are means of spatial maps."""
+    """An optional interface of an extractor whose features are means of spatial maps."""
 
     def pictures(self, frames: "UInt8[np.ndarray, 'T _ _ 3']") -> "UInt8[np.ndarray, 'T H W 3']":
         """Return frames resized and cropped as the networks get them, not normalised."""
@@ -142,16 +142,19 @@ class Backbone(Generic[ConfigT_co]):
 
     config: ConfigT_co
     checkpoint: Path | None
+    """None if the backbone has no weights, as mean_colour."""
     checkpoint_sha256: str | None
     implementation: str | None
+    """Whose modules compute, such as sgm or diffusers; None if there is only one way."""
     other_inputs: OtherInputs = field(default_factory=OtherInputs)
+    """What the features depend on besides video and checkpoint: the texts that SVD is conditioned on."""
 
     @property
     def name(self) -> str:
         return self.config.name
 
     def identity(self) -> dict[str, Any]:
-        """Everything its features depend on besides the video and the cell. Content keys are made of it."""
+        """Return everything that its features depend on besides the video and the cell. Content keys are hashes of it."""
         identity = self.config.model_dump(mode="json", exclude=set(self.config.not_in_identity))
         identity["reader_version"] = READER_VERSION
         # sgm and diffusers agree within rounding, not bit for bit, so each has its own key.
@@ -166,7 +169,7 @@ Requests = Sequence[tuple[Backbone[ConfigT_co], Sequence[Cell]]]
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """Where and how features are computed. Changes nothing of them but the rounding of the machine's float arithmetic."""
+    """Where and how features are computed. Changes features by nothing but rounding."""
 
     device: str = "cpu"
     batch: int | None = None

@@ -71,7 +71,7 @@ def data_new(
         output: The YAML file to write; the row file is stored next to it [default: the table's name with .yaml].
         backbone: A name from configs/backbones, for the row file [default: svd_xt].
     """
-    # Imported here: NumPy and pyarrow, which the other verbs of this module may not need.
+    # Imported here, as it imports NumPy and pyarrow, which other commands of this module may not need.
     from repro.table.own import write_own_files
 
     made = write_own_files(table, output or table.with_suffix(".yaml"), backbone)
@@ -132,7 +132,7 @@ def data_audit(
         name: A name from configs/datasets, or the path of own clips' file.
         workers: Processes that decode videos [default: one per core].
     """
-    # Imported here, because only this verb decodes videos.
+    # Imported here, because only this command decodes videos.
     from repro.datasets.audit import audit_dataset
 
     workspace, config = common.open_workspace(), find_dataset(name)
@@ -262,7 +262,7 @@ def _describe_part(folder: Path, there: str) -> str:
     if not there:
         return "absent"
     path = folder / there
-    # Where it leads: the disk there may not be mounted.
+    # The target is printed, because it may be on a disk that is not mounted.
     return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"there, as {there}"
 
 
@@ -279,7 +279,7 @@ def _status_lines(report: dict[str, Any]) -> list[str]:
     if report["problem"]:
         lines.append(f"  problem: {report['problem']}")
     gone = report.get("missing", [])
-    # If a part of the data set is missing, it is printed above, and naming each of its clips says nothing more.
+    # A missing part of the data set is printed above already, so its clips are counted and not named.
     if gone and "absent" in report["parts"].values():
         lines.append(f"  missing: all {len(gone)} clips (run `repro data prepare {report['dataset']}`)")
         gone = []

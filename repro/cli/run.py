@@ -91,7 +91,7 @@ def run(
     """
     rows, workspace = load_requested_rows((row, *more), compute.precision), common.open_workspace()
     if compute.profile and (dry_run or from_ == "readout"):
-        raise UsageError("--profile is of the extraction of features: not with --dry-run or --from readout")
+        raise UsageError("--profile traces the extraction of features: not with --dry-run or --from readout")
     if dry_run:
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")

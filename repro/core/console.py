@@ -46,11 +46,13 @@ REFRESH = 1.0
 PANEL_WIDTH = 80
 """Columns that a panel takes at most: a terminal that is made narrower, but no narrower than this, breaks none of its lines."""
 SHOWN_STAGES = 7
+"""Stages that a panel lists at most."""
 BAR = 20
 """Columns of a bar."""
 LEAST_WORDS = 36
 """Columns that words next to a bar take at least."""
 INDENT = " " * 11
+"""Of the lines below a stage's own, in a panel."""
 STYLES: dict[State, str] = {
     "to come": "dim",
     "running": "bold",
@@ -140,14 +142,14 @@ def print_line(text: str = "", *, to_stderr: bool = False, flush: bool = False) 
 
 
 def wrap_words(text: str, width: int, indent: int = 0) -> list[str]:
-    """Divide a line between words, at most `width` columns wide; later lines are indented by `indent`, as the first, or by two."""
+    """Wrap a line at `width` columns. Later lines are indented by `indent` [default: as the first, at least 2]."""
     later = " " * (indent or max(2, len(text) - len(text.lstrip())))
     # Long words stay whole: a path or a content key is copied from the terminal.
     return textwrap.wrap(text, width, subsequent_indent=later, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def terminal_width(*, of_stderr: bool = False) -> int | None:
-    """Return the columns of the terminal that stdout or stderr is; None if it is none."""
+    """Return the width in columns if stdout (or stderr) is a terminal, else None."""
     stream = sys.stderr if of_stderr else sys.stdout
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
@@ -211,9 +213,11 @@ class Reporter:
         """What is shown of the work that runs."""
 
     def line(self, text: str) -> None:
+        """Print one line of progress, escaped."""
         self._print(self.console, text, indent=12)
 
     def warn(self, text: str) -> None:
+        """Print a warning to stderr, and count it in the summary of the work that runs."""
         if self._view is not None:
             self._view.work.warnings += 1
         # On a terminal with a panel, all that is printed goes through its console, which draws the panel again below.
@@ -436,7 +440,7 @@ class LiveView:
                 console=console,
                 auto_refresh=False,
                 transient=True,
-                # What is not printed on the terminal keeps its way.
+                # A stream that goes to a file or pipe still does.
                 redirect_stdout=sys.stdout.isatty(),
                 redirect_stderr=sys.stderr.isatty(),
                 vertical_overflow="crop",
@@ -498,29 +502,29 @@ class LiveView:
             self.reporter.line(text)
 
 
-def describe_progress(one: Snapshot) -> list[str]:
-    """Return in words how far a running stage is, what it measures, and the time left."""
+def describe_progress(snapshot: Snapshot) -> list[str]:
+    """Describe how far a running stage is, what it measures, and the time left, as parts of a sentence."""
     amount = ""
-    if one.unit == "bytes":
-        amount = format_size(one.done) + ("" if one.total is None else f" of {format_size(one.total)}")
-        amount += "" if one.rate is None else f" {format_size(round(one.rate))}/s"
-    elif one.total is not None:
-        amount = " ".join(filter(None, (f"{one.done:,} of {one.total:,}", one.unit)))
-    parts = [" ".join(filter(None, (one.part, amount)))]
-    if one.measures.failed:
-        parts.append(f"{one.measures.failed} failed")
-    if one.seconds_left is not None:
-        parts.append(f"about {format_duration(one.seconds_left)} left")
-    if one.windows_per_second is not None:
-        parts.append(f"{one.windows_per_second:.3g} windows/s")
-    if one.measures.waiting:
-        shares = [f"{share:.0%} for {what}" for what, share in one.measures.waiting.items()]
+    if snapshot.unit == "bytes":
+        amount = format_size(snapshot.done) + ("" if snapshot.total is None else f" of {format_size(snapshot.total)}")
+        amount += "" if snapshot.rate is None else f" {format_size(round(snapshot.rate))}/s"
+    elif snapshot.total is not None:
+        amount = " ".join(filter(None, (f"{snapshot.done:,} of {snapshot.total:,}", snapshot.unit)))
+    parts = [" ".join(filter(None, (snapshot.part, amount)))]
+    if snapshot.measures.failed:
+        parts.append(f"{snapshot.measures.failed} failed")
+    if snapshot.seconds_left is not None:
+        parts.append(f"about {format_duration(snapshot.seconds_left)} left")
+    if snapshot.windows_per_second is not None:
+        parts.append(f"{snapshot.windows_per_second:.3g} windows/s")
+    if snapshot.measures.waiting:
+        shares = [f"{share:.0%} for {what}" for what, share in snapshot.measures.waiting.items()]
         parts.append(f"waiting {', '.join(shares)}")
-    return [*filter(None, parts), *filter(None, [one.note])]
+    return [*filter(None, parts), *filter(None, [snapshot.note])]
 
 
 def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]:
-    """Return the lines of a panel: a summary, then a line a stage, of the running one with its progress.
+    """Return the lines of a panel: a summary, then a line for each stage, with its progress if it is running.
 
     Args:
         work: The work.
@@ -541,7 +545,7 @@ def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]
         what = shorten_middle(work.what, max(LEAST_WORDS, width - len(text) - 2)).rstrip()
         lines.append(Text(f"{what}: {text}", style="bold"))
     running = next((number for number, one in enumerate(stages) if one.state == "running"), len(stages))
-    # Of many, those next to the running one.
+    # If there are many stages, those next to the running one.
     first = max(0, min(running - 2, len(stages) - SHOWN_STAGES))
     for one in stages[first : first + SHOWN_STAGES]:
         about = f"  {one.about}" if one.about else ""
@@ -570,7 +574,7 @@ def draw_work(work: Work, width: int, height: int, *, plain: bool) -> list[Text]
 
 
 def format_moment(at: str) -> str:
-    """Return a stored time in ISO 8601, in UTC, as people read it, to the minute."""
+    """Format an ISO 8601 time in UTC to the minute, as in 2026-01-31 12:05 UTC."""
     return f"{at[:16].replace('T', ' ')} UTC"
 
 

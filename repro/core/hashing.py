@@ -86,7 +86,11 @@ _READ_HERE: dict[FileStamp, str] = {}
 
 
 class FileHashes:
-    """sha256 of files, cached in a jsonl file that several processes may share."""
+    """sha256 of files, cached in a jsonl file that several processes may share.
+
+    Args:
+        path: The cache; created when the first hash is added.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

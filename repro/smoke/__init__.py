@@ -1,5 +1,5 @@
 """The smoke job: clips the project renders itself through every stage of a row, small, offline, on a CPU.
 
-figures.py bodies and actions; scenes.py who does what where, and its pictures; clips.py H.264 files of them;
-golden.py the values it must repeat; job.py the job.
+clips.py renders the scenes of repro/video/synthetic and encodes them as H.264 files; golden.py has the values that must be
+repeated; job.py runs the stages.
 """

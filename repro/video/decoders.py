@@ -58,7 +58,7 @@ def count_spare_cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a decoding process says of a clip at its end."""
+    """What a decoding process reports of a clip at its end."""
 
     error: str = ""
     damage: str = ""
@@ -66,7 +66,7 @@ class _Outcome:
 
 
 def prepare_decoding() -> Work:
-    """Run once in each decoding process."""
+    """Run once in each decoding process; returns the function that it calls for each job."""
     silence_ffmpeg()
     clear_new_memory()
     return decode_clip
@@ -94,7 +94,7 @@ def describe_failure(path: Path, error: Exception) -> str:
 
 
 def decode_clip(job: Job, send: Send) -> _Outcome:
-    """Send a clip's chunks of frames, and None as a sign of life before the first."""
+    """Send a clip's chunks of frames, and None as a sign of life before the first. Errors are returned and not raised."""
     try:
         index = open_clip(job.path, job.sampling, alive=lambda: send(None))
         # A pipe holds less than a frame: without the thread, a clip whose turn comes later would not be decoded beyond its

@@ -48,7 +48,7 @@ def test_pictures_beyond_any_use_are_refused(tmp_path: Path) -> None:
 def test_large_frames_are_converted_one_by_one_to_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
     whole = to_pixels(frames, (32, 40))
-    monkeypatch.setattr(device, "PARTED", 0)
+    monkeypatch.setattr(device, "LARGE_BYTES", 0)
     assert torch.equal(to_pixels(frames, (32, 40)), whole)
 
 

@@ -57,7 +57,7 @@ def test_shards_fill_one_store_that_one_step_packs(folder: Path) -> None:
     again = extract(folder)
     assert (again["extracted"], again["reused"], again["windows"]) == (0, 4, 0)
     assert list(Path(store).glob("clips/*")) == []
-    # As one process has them, and as two have them that one command starts.
+    # One process, and two that one command starts, compute the same.
     alone = extract(folder, workspace=folder.parent / "alone")
     several = extract(folder, "--devices", "cpu,cpu", workspace=folder.parent / "several")
     assert [(one["clips"], one["extracted"]) for one in (alone, several)] == [(4, 4), (4, 4)]

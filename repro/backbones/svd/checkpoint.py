@@ -45,12 +45,13 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """A tensor of the file, and how a module's tensor is made of it."""
+    """A tensor of the file, and how to convert it to a module's tensor."""
 
     name: str
     third: int | None = None
     """Which third of its rows: query, key and value are stacked in the file."""
     transposed: bool = False
+    """The file has this matrix transposed."""
     pointwise: bool = False
     """The file has this linear layer as a 1x1 convolution."""
 
@@ -121,7 +122,7 @@ def unet_source(name: str) -> TensorSource:
 
 
 def _unet_part(kind: str, rest: str) -> str:
-    """Name of a tensor within its block: resnets are part 0, attentions part 1."""
+    """Return the name of a tensor within its block: resnets are part 0, attentions part 1."""
     if kind == "resnets":
         # The temporal resnet (time_stack) and the factor that mixes it in (time_mixer) are inside the spatial one.
         if rest.startswith("time_mixer."):
@@ -208,7 +209,11 @@ def tower_source(name: str) -> TensorSource:
 
 
 def open_checkpoint(path: Path, expected: Shapes) -> safe_open:
-    """Open a file whose tensors are the expected ones, and besides them only those that features do not need.
+    """Open a file after checking its tensors: all expected ones, and no others but those listed in UNUSED.
+
+    Args:
+        path: The checkpoint.
+        expected: Shapes of the tensors that features need, by name.
 
     Raises:
         MissingError: the file is missing or damaged, or tensors are missing, unknown or of another shape.
@@ -221,8 +226,7 @@ def open_checkpoint(path: Path, expected: Shapes) -> safe_open:
         raise MissingError(
             f"checkpoint {path}: not a complete safetensors file ({state_reason(error)}): fetch it again and compare its sha256"
         ) from error
-    # Shapes are read off the header: no tensor is loaded before all of them are known to fit.
-    # The file of SVD has 9 GB.
+    # Shapes are in the header: none of SVD's 9 GB is loaded before all shapes are known to fit.
     found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
     check_tensors(f"checkpoint {path}", found, expected, UNUSED)
     return file
@@ -236,7 +240,7 @@ def write_random_checkpoint(path: Path, shapes: Shapes, seed: int) -> None:
 
 
 def _random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Float32[np.ndarray, "..."]:
-    """Scales near 1, biases near 0, all other weights of unit gain."""
+    """Generate a tensor: scales near 1, biases near 0, all other weights of unit gain."""
     # Keyed by the tensor's name, so that it does not depend on which others are generated.
     key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
     values = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)

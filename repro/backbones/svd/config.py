@@ -18,7 +18,7 @@ SVD_LAYERS = 13
 """Layers 1 to 12 are the UNet's input blocks, 13 its middle block."""
 SVD_UPS = 12
 """up_1 to up_12 are the UNet's output blocks, after the middle block."""
-SVD_CELLS: tuple[Layer, ...] = (*range(1, SVD_LAYERS + 1), *(f"up_{n}" for n in range(1, SVD_UPS + 1)))
+SVD_LAYER_ORDER: tuple[Layer, ...] = (*range(1, SVD_LAYERS + 1), *(f"up_{n}" for n in range(1, SVD_UPS + 1)))
 """Every layer, in the order in which the UNet computes them."""
 MULTIPLIERS = (1, 2, 4, 4)
 """Width of the four levels of the UNet and of the VAE encoders, in units of the first."""
@@ -29,8 +29,8 @@ _WIDTHS = (
     *(m for m in reversed(MULTIPLIERS) for _ in range(3)),
 )  # fmt: skip
 """Width of every layer, in units of the first level's."""
-SVD_GRID = 64
-"""Heights and widths must be multiples of it: the VAE halves three times, and the UNet another three."""
+SIDE_MULTIPLE = 64
+"""Heights and widths must be multiples of this number: the VAE halves three times, and the UNet another three."""
 EMBEDDED = 256
 """Width of the sinusoids of each of the vector's numbers (fps id, motion bucket id, noise augmentation)."""
 
@@ -70,12 +70,12 @@ def layer_depth(layer: Layer) -> int:
         UsageError: there is no such layer.
     """
     # Layer n up to 12 is input_blocks[n - 1] of sgm's UNet, up_n is output_blocks[n - 1].
-    if layer not in SVD_CELLS:
+    if layer not in SVD_LAYER_ORDER:
         raise UsageError(
             f"layer {layer} does not exist: layers 1 to {SVD_LAYERS - 1} are the input blocks, {SVD_LAYERS} the middle block, "
             f"up_1 to up_{SVD_UPS} the output blocks"
         )
-    return SVD_CELLS.index(layer) + 1
+    return SVD_LAYER_ORDER.index(layer) + 1
 
 
 def layer_width(layer: Layer, unet: SvdUnet) -> int:
@@ -83,13 +83,13 @@ def layer_width(layer: Layer, unet: SvdUnet) -> int:
     return unet.channels * _WIDTHS[layer_depth(layer) - 1]
 
 
-def _check_grid(side: int) -> int:
-    if side % SVD_GRID:
-        raise ValueError(f"not a multiple of {SVD_GRID}")
+def _check_side(side: int) -> int:
+    if side % SIDE_MULTIPLE:
+        raise ValueError(f"not a multiple of {SIDE_MULTIPLE}")
     return side
 
 
-Side = Annotated[int, Field(ge=SVD_GRID), AfterValidator(_check_grid)]
+Side = Annotated[int, Field(ge=SIDE_MULTIPLE), AfterValidator(_check_side)]
 
 
 class SvdSchedule(Config):

@@ -14,7 +14,7 @@ from repro.backbones.precision import explain_precision, move_to_device
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.half_vae import explain_eager_norm
 from repro.backbones.svd.implementations import IMPLEMENTATIONS, load_networks, load_text_embeddings
-from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
+from repro.backbones.svd.model import Request, SvdModel, TimestepLayer, check_text, find_needs
 from repro.backbones.svd.pictures import pad_window, to_pixels
 from repro.core.errors import UsageError
 
@@ -137,7 +137,7 @@ class SvdExtractor:
 
         return finish
 
-    def _by_cell(self, means: Mapping[str, Mapping[Place, Tensor]], real: int) -> dict[tuple[str, str], Tensor]:
+    def _by_cell(self, means: Mapping[str, Mapping[TimestepLayer, Tensor]], real: int) -> dict[tuple[str, str], Tensor]:
         # Rows after the real frames are those of black padding.
         return {
             (name, cell): means[name][place][:real]
@@ -165,7 +165,7 @@ class SvdExtractor:
         return features, maps
 
 
-def _cells_by_place(config: SvdConfig, cells: Sequence[Cell]) -> dict[Place, str]:
+def _cells_by_place(config: SvdConfig, cells: Sequence[Cell]) -> dict[TimestepLayer, str]:
     places = {}
     for cell in cells:
         if cell.timestep is None or cell.layer == "final":

@@ -19,7 +19,7 @@ from repro.backbones.device import BatchLimit, T, upload_constants
 from repro.backbones.extractor import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
-from repro.backbones.svd.config import SVD_CELLS, SvdConfig, SvdSchedule, layer_depth
+from repro.backbones.svd.config import SVD_LAYER_ORDER, SvdConfig, SvdSchedule, layer_depth
 from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.networks import Needs, Networks
 from repro.core.errors import UsageError
@@ -30,8 +30,8 @@ LATENT_SCALE = 0.18215
 PIXELS_AT_ONCE = 5 * 576 * 1024
 """Pixels that the VAE encoders take at once by default: it bounds their memory."""
 
-Place = tuple[int, Layer]
-"""Timestep and layer."""
+TimestepLayer = tuple[int, Layer]
+"""A place in the network at which features are read: timestep and layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Request:
     """Which layers of the UNet to compute at which timesteps, with temporal mixing (svd, svd_xt) or without (sdv2)."""
 
     mixing: bool
-    places: frozenset[Place]
+    places: frozenset[TimestepLayer]
 
     @property
     def timesteps(self) -> list[int]:
@@ -67,7 +67,7 @@ class Outputs:
 
     conditioning: Conditioning
     latent: Float[Tensor, "T 4 h w"]
-    features: dict[str, dict[Place, Float[Tensor, "_ _"]]]
+    features: dict[str, dict[TimestepLayer, Float[Tensor, "_ _"]]]
     """By request and place, means `[T, C]` with mixing, of all T frames; `[real, C]` without."""
 
 
@@ -142,7 +142,7 @@ class SvdModel:
         say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
     """
 
-    _maps: dict[tuple[bool, Place], Float[Tensor, "T C h w"]] | None = None
+    _maps: dict[tuple[bool, TimestepLayer], Float[Tensor, "T C h w"]] | None = None
     """While maps are kept: maps by temporal mixing and place."""
 
     def __init__(
@@ -194,7 +194,7 @@ class SvdModel:
 
     def compute_window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
-    ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
+    ) -> dict[str, dict[TimestepLayer, Float[Tensor, "_ _"]]]:
         """Compute the spatial mean of every requested layer; frames from `real` on are black padding.
 
         One pass of VAE and image tower serves all requests and timesteps. Only the conditional half of the release's doubled
@@ -210,7 +210,7 @@ class SvdModel:
 
     def launch_window(
         self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise
-    ) -> dict[str, dict[Place, Float[Tensor, "_ _"]]]:
+    ) -> dict[str, dict[TimestepLayer, Float[Tensor, "_ _"]]]:
         """Do what compute_window does without waiting for a GPU.
 
         Where compute_window would encode pictures again, because they overflowed in precision fast, the means are NaN.
@@ -263,7 +263,7 @@ class SvdModel:
         conditioning = self.condition(picture, real, noise)
         latent = self.latent(picture, real, noise)
         grain = self._sample(noise, "latent", latent.shape) if self.config.latent_noise else None
-        features: dict[str, dict[Place, Tensor]] = {}
+        features: dict[str, dict[TimestepLayer, Tensor]] = {}
         for name, request in self.requests.items():
             count = len(picture) if request.mixing else real
             # A request without mixing leaves out the padding, although another request of the same window needs it.
@@ -372,9 +372,9 @@ class SvdModel:
         return torch.cat([out, out[-1:].expand(frames - len(out), *out.shape[1:])]) if len(out) < frames else out
 
     @contextmanager
-    def keeping_maps(self) -> Iterator[dict[tuple[bool, Place], Float[Tensor, "T C h w"]]]:
+    def keeping_maps(self) -> Iterator[dict[tuple[bool, TimestepLayer], Float[Tensor, "T C h w"]]]:
         """Keep the maps whose means are computed meanwhile in the dictionary it yields, by temporal mixing and place."""
-        maps: dict[tuple[bool, Place], Tensor] = {}
+        maps: dict[tuple[bool, TimestepLayer], Tensor] = {}
         self._maps = maps
         try:
             yield maps
@@ -387,7 +387,7 @@ class SvdModel:
         conditioning: Conditioning,
         timestep: int,
         request: Request,
-    ) -> dict[Place, Float[Tensor, "T _"]]:
+    ) -> dict[TimestepLayer, Float[Tensor, "T _"]]:
         """Compute the means of the layers that `request` has at `timestep`.
 
         As in the release no noise is added to the latent: a timestep only scales it and sets the UNet's time
@@ -396,14 +396,14 @@ class SvdModel:
         sigma, layers = noise_level(self.config.schedule, timestep), request.layers(timestep)
         # 8 input channels: 4 of the scaled latent, 4 of the conditioning frame, which is not scaled.
         x = torch.cat([latent * input_scale(sigma), conditioning.concat], dim=1)
-        means: dict[Place, Tensor] = {}
+        means: dict[TimestepLayer, Tensor] = {}
         # By the order of computing: layers of the second half have names (up_1 to up_12) in place of numbers.
         last = max(layers, key=layer_depth)
         with autocast(self.config.precision, self.device):
             emb = self.networks.embedding(time_input(sigma), conditioning.vector)
             outputs = self.networks.layers(x, emb, conditioning.crossattn, request.mixing)
             # `outputs` is a generator: layers after the last requested one are never computed.
-            for layer, output in zip(SVD_CELLS, outputs, strict=False):
+            for layer, output in zip(SVD_LAYER_ORDER, outputs, strict=False):
                 if layer in layers:
                     # The mean is taken in fp32 under autocast as well, as in the release.
                     means[timestep, layer] = output.float().mean(dim=(2, 3))

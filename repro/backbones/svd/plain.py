@@ -17,8 +17,8 @@ from repro.backbones.svd.config import SVD_LAYERS, SvdConfig, layer_depth
 from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.model import (
     LATENT_SCALE,
-    Place,
     Request,
+    TimestepLayer,
     check_text,
     input_scale,
     noise_level,
@@ -33,12 +33,28 @@ NEEDS = Needs(SVD_LAYERS, complete=True)
 def compute_plain_window(
     config: SvdConfig, networks: Networks, request: Request, frames: UInt8[np.ndarray, "T a b 3"], noise: Noise,
     device: str = "cpu", text: Float[Tensor, "N D"] | None = None,
-) -> dict[Place, Tensor]:  # fmt: skip
-    """Compute the spatial means `[T, C]` of every place of `request`, of all frames. `networks` must have what NEEDS names."""
+) -> dict[TimestepLayer, Tensor]:  # fmt: skip
+    """Compute the spatial means of each timestep and layer of `request`, of all frames.
+
+    Args:
+        config: Its temporal_mixing is not read: `request` says whether temporal branches are mixed in.
+        networks: Loaded with all that NEEDS names.
+        request: The timesteps and layers.
+        frames: A window at the video's size.
+        noise: The window's noise, the same as for the fast path.
+        device: Where `networks` are.
+        text: Text embeddings, if `config` conditions on texts.
+
+    Returns:
+        fp32 `[T, C]` by timestep and layer.
+
+    Raises:
+        UsageError: `text` is missing, or its width is not the one the UNet takes.
+    """
     check_text(config, text)
     where, settings, count = torch.device(device), config.conditioning, len(frames)
     vae = with_half_vae(networks, where) if config.precision == "fast" else networks
-    features: dict[Place, Tensor] = {}
+    features: dict[TimestepLayer, Tensor] = {}
     with fp32_products(config.precision):
         for timestep in request.timesteps:
             # Everything again for each timestep, as the release's loop does.
@@ -70,7 +86,7 @@ def compute_plain_window(
                 latent = latent + sigma * noise.sample("latent", tuple(latent.shape), where)
             x = torch.cat([torch.cat([latent, latent]) * input_scale(sigma), concat], dim=1)
             with autocast(config.precision, where):
-                # All layers, of which most are not asked for: what the release computes is what is timed.
+                # All layers, also those that `request` does not name: what the release computes is what is timed.
                 outputs = networks.published_forward(x, time_input(sigma), crossattn, vector, count, request.mixing)
             for layer in request.layers(timestep):
                 # [count:] is the conditional half.

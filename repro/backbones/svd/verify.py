@@ -32,14 +32,14 @@ from repro.backbones.extractor import Execution, Stream
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.noise import CPU, WindowNoise
 from repro.backbones.precision import move_to_device
-from repro.backbones.svd.config import SVD_GRID, SvdConfig
+from repro.backbones.svd.config import SIDE_MULTIPLE, SvdConfig
 from repro.backbones.svd.implementations import (
     IMPLEMENTATIONS,
     explain_missing_sgm,
     load_networks,
     resolve_implementation,
 )
-from repro.backbones.svd.model import Place, Request, SvdModel, check_text, find_needs
+from repro.backbones.svd.model import Request, SvdModel, TimestepLayer, check_text, find_needs
 from repro.backbones.svd.networks import Implementation
 from repro.backbones.svd.pictures import pad_window
 from repro.backbones.svd.plain import NEEDS, compute_plain_window
@@ -123,9 +123,9 @@ def _check_golden_file(path: Path, golden: Mapping[str, np.ndarray]) -> None:
         if name not in golden or golden[name].ndim != dimensions:
             raise MissingError(f"golden file {path}: '{name}' of {dimensions} dimensions is missing")
     height, width = (8 * n for n in golden["concat"].shape[-2:])
-    if not height or not width or height % SVD_GRID or width % SVD_GRID:
+    if not height or not width or height % SIDE_MULTIPLE or width % SIDE_MULTIPLE:
         raise MissingError(
-            f"golden file {path}: 'concat' is of frames of {height}x{width}, expected multiples of {SVD_GRID}"
+            f"golden file {path}: 'concat' is of frames of {height}x{width}, expected multiples of {SIDE_MULTIPLE}"
         )
     if golden["frames"].dtype != np.uint8 or golden["frames"].shape[-1] != 3:
         raise MissingError(f"golden file {path}: 'frames' is not uint8 [T, h, w, 3]")
@@ -245,5 +245,5 @@ def _compute_fast(
     return _by_cell(means, real), perf_counter() - start
 
 
-def _by_cell(means: Mapping[Place, Tensor], real: int) -> Means:
+def _by_cell(means: Mapping[TimestepLayer, Tensor], real: int) -> Means:
     return {Cell(timestep=t, layer=n).name: mean[:real].cpu().numpy() for (t, n), mean in means.items()}

@@ -70,11 +70,13 @@ def bundle(
     for name, row in named.items():
         if name not in found:
             if any(run.folder.parent.name == name for run, _ in damaged):
-                raise MissingError(f"{name}: no intact run in {workspace.runs} to bundle: why is above")
+                raise MissingError(f"{name}: no intact run in {workspace.runs} to bundle: the warnings above say why")
             command = row.command if row.own_datasets else command_for_row(name)
             raise NothingToCheckError(f"no run record of {name} to bundle in {workspace.runs}: `{command}` makes one")
     if damaged and not records:
-        raise MissingError(f"no intact run of a published row in {workspace.runs} to bundle: why is above")
+        raise MissingError(
+            f"no intact run of a published row in {workspace.runs} to bundle: the warnings above say why"
+        )
     if not records:
         raise NothingToCheckError(f"no run record of a published row in {workspace.runs}: run one with `repro ROW`")
     lines, _ = describe_verdicts([verdict for verdict in verdicts if verdict.expected.row in found], records)

@@ -98,7 +98,7 @@ def check(
     # An error, after the table is printed: a script must not take an empty workspace for a success.
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
         if damaged and not records:
-            raise MissingError(f"nothing to check: no intact run in {workspace.runs}: why is above")
+            raise MissingError(f"nothing to check: no intact run in {workspace.runs}: the warnings above say why")
         raise NothingToCheckError(
             f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
         )

@@ -77,7 +77,7 @@ def check_bundle(path: Path, depth: BundleOptions, workspace: Workspace, *, stri
             or (depth.sample is not None and not any(c.deviations for c in checks))
             or (repeated and not repeated.complete)
         ):
-            # What was asked for was not done, or not wholly.
+            # A requested check was not done, or not completely.
             code = code or Exit.MISSING
         levels = _describe_levels(opened, checks, repeated)
     notes = compare_origin(opened.manifest)
@@ -118,7 +118,7 @@ def check_bundle(path: Path, depth: BundleOptions, workspace: Workspace, *, stri
 def _find_split(name: SplitName, workspace: Workspace) -> Split | None:
     """Return a split as this machine knows it without the bundle; None if it does not."""
     if name.dataset == "smoke":
-        return clips.rendered_splits(workspace.smoke).get(name.split)
+        return clips.rendered_splits(workspace.smoke / "clips").get(name.split)
     return find_annotated_split(name, workspace)
 
 
@@ -164,7 +164,7 @@ def _open_inputs(name: str, kind: str, workspace: Workspace) -> ReadoutInputs | 
     """Return features and splits of a row as far as they are here, or what is missing."""
     if kind == "own":
         return "rows of own clips are trained again by `repro readout` and their row file"
-    # The list of the smoke job's clips is no file.
+    # The smoke job's clips are listed by code, not in an annotation file.
     data = RowData(clips.rendered_splits(workspace.smoke / "clips")) if kind == "smoke" else None
     try:
         return stored_row.open_stored_row(load_row(name), workspace, allow_damaged=True, data=data)
@@ -253,5 +253,5 @@ def _print_check(check: "spot_check.SpotCheck", nonce: str) -> None:
         print_sentence(f"  not compared: {why}")
     if compared and not check.wrong:
         print_sentence(
-            f"  at 95 %, at most {100 * check.undetected_share:.1f} % of them can be wrong and none be drawn"
+            f"  with 95 % confidence, at most {100 * check.undetected_share:.1f} % of the {check.present} are wrong"
         )

@@ -8,7 +8,8 @@ from repro.cli.options import COMMON, CommonOptions, DeviceOption, RowName, find
 from repro.core.console import print_line, print_sentence
 from repro.core.errors import Exit
 
-INDENT = 5
+STATE_WIDTH = 5
+"""Columns of ok, warn or fail, and a space."""
 
 
 def doctor(row: RowName = "", /, *, device: DeviceOption = None, common: CommonOptions = COMMON) -> Exit:
@@ -31,9 +32,9 @@ def doctor(row: RowName = "", /, *, device: DeviceOption = None, common: CommonO
     for finding in examine(Subject(common.open_workspace(), chosen, device)):
         findings.append(finding)
         if not common.as_json:
-            print_sentence(f"{finding.state:<{INDENT}}{finding.name}: {finding.what}", indent=INDENT)
+            print_sentence(f"{finding.state:<{STATE_WIDTH}}{finding.name}: {finding.what}", indent=STATE_WIDTH)
             if finding.remedy:
-                print_sentence(f"{'':<{INDENT}}-> {finding.remedy}", indent=INDENT + 3)
+                print_sentence(f"{'':<{STATE_WIDTH}}-> {finding.remedy}", indent=STATE_WIDTH + 3)
     states = Counter(finding.state for finding in findings)
     able = not states["fail"]
     if common.as_json:

@@ -48,7 +48,7 @@ class SpotCheck:
 
     @property
     def undetected_share(self) -> float:
-        """Largest share of wrong features among the clips drawn from that so many right ones leave possible, at 95 %."""
+        """Upper limit, with 95 % confidence, of the share of clips with wrong features, if all compared clips are right."""
         return most_missed(self.present, len(self.deviations)) / self.present if self.present else 1.0
 
 

@@ -12,9 +12,9 @@ from repro.backbones.extractor import Backbone
 from repro.backbones.noise import WindowNoise
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd import implementations
-from repro.backbones.svd.config import SVD_CELLS, SvdConfig, layer_depth
+from repro.backbones.svd.config import SVD_LAYER_ORDER, SvdConfig, layer_depth
 from repro.backbones.svd.extractor import SvdExtractor
-from repro.backbones.svd.model import Place, Request, SvdModel
+from repro.backbones.svd.model import Request, SvdModel, TimestepLayer
 from repro.backbones.svd.networks import Needs, Networks
 from repro.backbones.svd.pictures import pad_window
 from repro.backbones.svd.plain import NEEDS, compute_plain_window
@@ -45,7 +45,9 @@ def request(mixing: bool, *chosen: int | str) -> Request:
     return Request(mixing, frozenset((20, layer) for layer in chosen))
 
 
-def means(config: SvdConfig, loaded: Networks, wanted: Request, window: np.ndarray) -> dict[Place, torch.Tensor]:
+def means(
+    config: SvdConfig, loaded: Networks, wanted: Request, window: np.ndarray
+) -> dict[TimestepLayer, torch.Tensor]:
     return SvdModel(config, loaded, {"": wanted}).compute_window(window, 3, NOISE)[""]
 
 
@@ -101,7 +103,7 @@ def test_without_a_layer_of_the_decoder_none_of_it_is_loaded(small: SvdConfig, t
 
 def test_its_width_is_known_before_anything_is_loaded() -> None:
     config = load_backbone("svd_xt")
-    widths = [config.channels(Cell(timestep=20, layer=layer)) for layer in SVD_CELLS]
+    widths = [config.channels(Cell(timestep=20, layer=layer)) for layer in SVD_LAYER_ORDER]
     assert widths == [320] * 4 + [640] * 3 + [1280] * 6 + [1280] * 6 + [640] * 3 + [320] * 3
 
 

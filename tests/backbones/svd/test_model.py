@@ -14,7 +14,7 @@ from repro.backbones.registry import load_backbone
 from repro.backbones.svd import implementations, pictures
 from repro.backbones.svd.config import SvdConfig
 from repro.backbones.svd.extractor import SvdExtractor
-from repro.backbones.svd.model import Place, Request, SvdModel, find_needs, noise_level, time_input
+from repro.backbones.svd.model import Request, SvdModel, TimestepLayer, find_needs, noise_level, time_input
 from repro.backbones.svd.networks import Needs, Networks
 from repro.backbones.svd.pictures import pad_window
 from repro.backbones.svd.plain import NEEDS, compute_plain_window
@@ -54,7 +54,7 @@ def request(timesteps: Iterable[int], layers: Iterable[int], mixing: bool = True
 
 def means(
     config: SvdConfig, loaded: Networks, wanted: Request, frames: np.ndarray, real: int
-) -> dict[Place, torch.Tensor]:
+) -> dict[TimestepLayer, torch.Tensor]:
     return SvdModel(config, loaded, {"": wanted}).compute_window(frames, real, NOISE)[""]
 
 

@@ -60,6 +60,7 @@ def pack(files: Files, path: Path, tamper: Callable[[zipfile.ZipFile], None] = l
 
 
 def find(files: Files, end: str) -> str:
+    """Return the first file of a run of `smoke` whose name ends with `end`."""
     return next(name for name in files if name.startswith("runs/smoke/") and name.endswith(end))
 
 
@@ -120,7 +121,7 @@ def with_member(
         info = zipfile.ZipInfo(name)
         info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a name that is there already
+            warnings.simplefilter("ignore")  # zipfile warns of a name that the archive has already
             archive.writestr(info, content)
 
     return tamper
@@ -319,7 +320,6 @@ def test_no_byte_of_a_bundle_can_be_changed_unseen(temporary: Path, tmp_path: Pa
         changed = bytearray(content)
         changed[place] ^= 0x5A
         path.write_bytes(changed)
-        # Of a member's own header, which the list at the end repeats, some bytes are nobody's.
         done = run_repro("check", "--bundle", path, "--workspace", tmp_path / "workspace")
         assert done.code == 2, place
         assert done.err.count("\n") == 1
