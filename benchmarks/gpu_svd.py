@@ -1,5 +1,6 @@
 """One window of SVD on a GPU: its networks with random weights, and its stages by precision."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,9 +18,9 @@ from gpu_timing import (
 )
 from torch import Tensor
 
-from repro.backbones.config import Cell
+from repro.backbones.config import Cell, Precision
 from repro.backbones.noise import SampledNoise, WindowNoise
-from repro.backbones.precision import autocast
+from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.extractor import SvdExtractor
 from repro.backbones.svd.model import Request, SvdModel, find_needs, input_scale, noise_level, time_input
@@ -153,3 +154,22 @@ def measure_svd(report: Report) -> None:
                     lambda m=model, f=frames, r=real: m.compute_window(f, r, bench.noise)[bench.name][TIMESTEP, LAYER][:r],
                     sum(work.values()),
                 )  # fmt: skip
+
+    # Ways of `fast` that are not the project's: whether they should be is decided by what they gain and by how far they deviate.
+    fast = bench.models["fast"]
+    compiled = compile_encoders(fast.vae, "eager" if report.tiny else "inductor")
+    ways: tuple[tuple[str, Precision], ...] = (("", "fast"), (", attention in TF32", "tf32"))
+    for name, products in ways:
+        with report.attempt(f"encoders compiled whole{name}"), torch.inference_mode(), fp32_products(products):
+            measure_row(
+                f"fast: vae, encoders compiled whole{name}", "vae",
+                lambda: bench.compute_stage("vae", compiled, bench.inputs["vae"], "fast"), work["vae"],
+            )  # fmt: skip
+
+
+def compile_encoders(networks: Any, backend: str) -> Any:
+    """Return networks that share all weights with `networks`, and whose VAE encoders torch.compile makes into one program each."""
+    own = copy.copy(networks)
+    for name in ("latent_encoder", "condition_encoder"):
+        setattr(own, name, torch.compile(getattr(networks, name), dynamic=False, backend=backend))
+    return own
