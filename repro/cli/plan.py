@@ -66,7 +66,7 @@ def plan(
         rows: Names from `repro list`, paths of row files of own clips, or all [default: all].
     """
     return print_plan(
-        rows,
+        load_requested_rows(rows or ("all",), precision),
         common.open_workspace(),
         seeds=seeds,
         protocol=protocol,
@@ -77,7 +77,7 @@ def plan(
 
 
 def print_plan(
-    names: Sequence[str],
+    rows: Sequence[Row],
     workspace: Workspace,
     *,
     seeds: SeedChoice,
@@ -86,13 +86,17 @@ def print_plan(
     precision: Sequence[Precision] = (),
     as_json: bool,
 ) -> Exit:
-    """Print the plan of the rows `names`; of all 24 if `names` is empty or has `all`. Exits 0 whatever is missing.
+    """Print the plan of rows. Exits 0 whatever is missing.
 
-    Raises:
-        UsageError: no such row, a row of the smoke job, or a precision that a row's backbone does not have.
+    Args:
+        rows: The rows, with their features in `precision`, if it is given: the plan is of the features that such a run computes.
+        workspace: What it has already is not counted.
+        seeds: Seeds of the readouts.
+        protocol: As of `repro run`.
+        device: Device of the machine that will compute [default: REPRO_DEVICE, else cuda].
+        precision: The words of --precision.
+        as_json: Print JSON only.
     """
-    # With --precision, the plan is of the features that such a run computes.
-    rows = load_requested_rows(names or ("all",), precision)
     # The plan is for the machine that will compute, which need not be this one: a GPU unless another device is named.
     kind = kind_of(device or device_from_environment() or "cuda")
     made = make_plan(rows, workspace, kind, seeds, protocol)

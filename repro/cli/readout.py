@@ -26,9 +26,10 @@ from repro.core import LazyModule
 from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
+from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord, stored_run
 from repro.table.requirements import chosen_device
-from repro.table.row import Row
+from repro.table.row import Row, SeedChoice
 
 # These import torch, NumPy and pyarrow: mistakes and missing features are reported before.
 if TYPE_CHECKING:
@@ -80,21 +81,46 @@ def readout(
     Args:
         row: A name from `repro list`, or the path of a row file of own clips.
     """
-    found, workspace = load_requested_row(row, precision), common.open_workspace()
-    device = chosen_device(training.device)
+    return train_stored_row(
+        load_requested_row(row, precision),
+        common.open_workspace(),
+        seeds=seeds,
+        protocol=protocol,
+        training=training,
+        allow_damaged=allow_damaged,
+        as_json=common.as_json,
+    )
 
+
+def train_stored_row(
+    row: Row,
+    workspace: Workspace,
+    *,
+    seeds: SeedChoice,
+    protocol: Protocol | None,
+    training: ReadoutOptions,
+    allow_damaged: bool,
+    as_json: bool,
+) -> Exit:
+    """Train a row's readouts on stored features, and print the scores.
+
+    Raises:
+        UsageError: the device or the precision is not available, or the row is running already.
+        MissingError: features, annotation files or a GPU are missing.
+    """
+    device = chosen_device(training.device)
     workspace.require_writable()
     # Missing features are reported before torch is imported, which takes seconds.
-    inputs = stored_row.open_stored_row(found, workspace, allow_damaged=allow_damaged)
+    inputs = stored_row.open_stored_row(row, workspace, allow_damaged=allow_damaged)
     compute = open_compute(
         device, training.training_precision, deterministic=training.deterministic, together=training.together
     )
-    reporter = Reporter(to_stderr=common.as_json)
-    with follow_work(reporter, f"readout {found.name}", workspace, device):
+    reporter = Reporter(to_stderr=as_json)
+    with follow_work(reporter, f"readout {row.name}", workspace, device):
         records = pipeline_row.train_readouts(
             inputs, pipeline_row.RowRequest(seeds, protocol), workspace, compute, reporter
         )
-    print_records(found, records, workspace, as_json=common.as_json)
+    print_records(row, records, workspace, as_json=as_json)
     return Exit.OK
 
 

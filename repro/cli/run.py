@@ -23,7 +23,7 @@ from repro.cli.options import (
     require_number,
 )
 from repro.cli.plan import print_plan
-from repro.cli.readout import ReadoutOptions, print_records, readout
+from repro.cli.readout import ReadoutOptions, print_records, train_stored_row
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_line, print_lines, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
@@ -96,7 +96,7 @@ def run(
         if options.limit:
             raise UsageError("--dry-run plans the complete row: not with --limit")
         return print_plan(
-            (row, *more),
+            rows,
             workspace,
             seeds=options.seeds,
             protocol=options.protocol,
@@ -111,16 +111,16 @@ def run(
             )
         if len(rows) > 1:
             raise UsageError("--from readout takes one row: run `repro readout ROW` for each")
-        return readout(
-            row,
+        return train_stored_row(
+            rows[0],
+            workspace,
             seeds=options.seeds,
             protocol=options.protocol,
-            precision=compute.precision,
             training=ReadoutOptions(
                 device=compute.device, deterministic=compute.deterministic, together=compute.together
             ),
             allow_damaged=compute.allow_damaged,
-            common=common,
+            as_json=common.as_json,
         )
     # Rows that have all they need run, and what the others are missing is listed at the end.
     blocked = [] if len(rows) == 1 else [found for found in rows if missing_of_rows([found], workspace)]

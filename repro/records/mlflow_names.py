@@ -48,11 +48,11 @@ def parent_key(record: Described) -> str:
 
 def table_cell(records: Sequence[RunRecord]) -> str:
     """Return the cell that the table uses, or the only one that the records under one parent have; empty if there is neither."""
-    row, cells = find_row(records[0]), {record.features.cell for record in records}
+    row, cells = find_configured_row(records[0]), {record.features.cell for record in records}
     return row.features.name if row else min(cells) if len(cells) == 1 else ""
 
 
-def find_row(record: Described) -> Row | None:
+def find_configured_row(record: Described) -> Row | None:
     """Return the row as it is configured; None for own rows, whose configs are elsewhere, and rows that no longer exist."""
     if record.kind == "own":
         return None

@@ -17,7 +17,7 @@ from repro.records.mlflow_names import (
     VIEW,
     VIEW_TAG,
     Described,
-    find_row,
+    find_configured_row,
     table_cell,
     table_of,
 )
@@ -70,7 +70,7 @@ def matching_log(record: RunRecord, log: TrainingLog | None) -> TrainingLog | No
 
 def list_tags(record: Described) -> dict[str, str]:
     """Return what runs are searched by. A parent has those that all runs under it share."""
-    row, identity = find_row(record), record.features.identity
+    row, identity = find_configured_row(record), record.features.identity
     found = {
         VIEW_TAG: VIEW,
         "table": table_of(record),
@@ -113,7 +113,7 @@ def list_run_tags(record: Described, parent: str) -> dict[str, str]:
 
 def list_params(record: Described) -> list[Param]:
     """Return what a run was made with, and the scores of predictors that see no features, in points."""
-    row, cell = find_row(record), Cell.parse(record.features.cell)
+    row, cell = find_configured_row(record), Cell.parse(record.features.cell)
     recipe = record.recipe.model_dump(mode="json", exclude={"note"})
     found: dict[str, object] = {
         "row": record.row,
@@ -227,7 +227,7 @@ def measured_points(record: RunRecord) -> float:
 
 
 def _list_metrics(record: RunRecord, measured: float, at: int) -> list[Metric]:
-    row = find_row(record)
+    row = find_configured_row(record)
     found = {"measured": measured}
     if row is not None and row.published is not None:
         found |= {"published": row.published.value, "difference": round(measured - row.published.value, 9)}
@@ -235,7 +235,7 @@ def _list_metrics(record: RunRecord, measured: float, at: int) -> list[Metric]:
 
 
 def _write_row_note(record: Described) -> str:
-    row = find_row(record)
+    row = find_configured_row(record)
     title = f"**{record.row}**" + (f": {row.title}" if row else "")
     rule = "best epoch on the test split" if record.protocol == "published" else "best epoch on held-out clips"
     lines = [title, f"Trained on {record.train.name}, tested on {record.test.name}. {record.metric}, {rule}."]

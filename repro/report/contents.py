@@ -25,8 +25,8 @@ from repro.judge.verdict import Verdict, judge_rows
 from repro.pipeline.grid.report import GridResult
 from repro.readout.recipe import PROTOCOLS, Protocol
 from repro.records.record import RunRecord, find_runs
-from repro.table.own import load_any_row
 from repro.table.row import Row, row_backbone
+from repro.table.rows import load_row
 
 WATTS = 700.0
 """Assumed draw of a GPU that computes: the limit of an H100 or H200 SXM. An upper bound of its energy, without the machine around it."""
@@ -82,17 +82,17 @@ class Contents:
 
 
 def gather_contents(
-    names: Sequence[str | Row], workspace: Workspace, warn: Callable[[str], None] = lambda line: None
+    named: Sequence[Row], workspace: Workspace, warn: Callable[[str], None] = lambda line: None
 ) -> Contents:
     """Read the runs of a workspace and judge them.
 
     Args:
-        names: Rows to show, in this order, or row files of own clips [default: the 24, and all others that have runs].
+        named: Rows to show, in this order [default: the 24, and all others that have runs, but those of own clips].
         workspace: Where the runs are. What takes long to compute is kept there.
         warn: Called with a message if something that was kept is wrong.
 
     Raises:
-        UsageError: an unknown row.
+        UsageError: runs of a row that no longer exists.
         NothingToCheckError: none of the rows has a run.
         MissingError: they have runs, and none is intact.
     """
@@ -108,10 +108,7 @@ def gather_contents(
         by_row[record.row].append(record)
     # A row of own clips is a file of the user's, which no record has: it must be named.
     own = [name for name in by_row if name.startswith("own_")]
-    chosen = [
-        name if isinstance(name, Row) else load_any_row(name)
-        for name in (names or [*table, *(n for n in by_row if n not in table and n not in own)])
-    ]
+    chosen = named or [load_row(name) for name in (*table, *(n for n in by_row if n not in table and n not in own))]
     judged = {verdict.expected.row: verdict for verdict in verdicts}
     memory = remember_numbers(workspace.computed, warn)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # NumPy computes without the interpreter's lock
@@ -119,20 +116,22 @@ def gather_contents(
             pool.map(lambda row: _gather_row(judged.get(row.name), by_row[row.name], memory, row, workspace), chosen)
         )
     not_shown = (
-        [] if names else [f"{name}: own clips: name its row file, as `repro report my_row.yaml`" for name in own]
+        [] if named else [f"{name}: own clips: name its row file, as `repro report my_row.yaml`" for name in own]
     )
     if not any(one.runs for one in rows):
-        what = f"of {', '.join(row.name for row in chosen)}" if names else "of any row"
+        what = f"of {', '.join(row.name for row in chosen)}" if named else "of any row"
         unusable = [why for run, why in damaged if run.folder.parent.name in {row.name for row in chosen}]
         if unusable:
             more = f"; and {len(unusable) - 1} more runs like it" if unusable[1:] else ""
             raise MissingError(f"nothing to report: no intact run {what} in {workspace.runs}: {unusable[0]}{more}")
+        if not_shown:
+            raise NothingToCheckError(f"nothing to report without a row's name: {'; '.join(not_shown)}")
         raise NothingToCheckError(f"nothing to report: no run record {what} in {workspace.runs}: `repro ROW` makes one")
     datasets = dict.fromkeys(name for one in rows if one.runs for name in one.row.data.datasets)
     return Contents(
         workspace=workspace,
         rows=tuple(rows),
-        judge_claims=None if names else partial(report_claims, table, records, verdicts, workspace, path, warn),
+        judge_claims=None if named else partial(report_claims, table, records, verdicts, workspace, path, warn),
         rules="{}, sha256 {:.16}".format(*name_rule_set(path)),
         audits={name: _read_audit(workspace, name) for name in datasets},
         # A report is handed on: where the workspace is stored is nobody else's business.

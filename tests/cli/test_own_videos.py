@@ -84,6 +84,8 @@ def test_the_example(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = run_repro("check", "--json", env=place)
     assert done.code == 5
     assert [one["row"] for one in json.loads(done.out)["own_rows_not_judged"]] == [record.row]
+    done = run_repro("report", env=place)
+    assert (done.code, f"{record.row}: own clips: name its row file" in done.err) == (5, True)
     done = run_repro("data", "audit", clips / "labels.yaml", "--workers", "1", env=place)
     assert "16 of 16 clips decode" in done.out
     assert run_repro("plan", row, env=place).code == 0

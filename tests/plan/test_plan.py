@@ -143,12 +143,14 @@ def test_overlapping_windows_are_estimated_and_explained(
     # 8.6 windows a second were measured on an H100 in fp32.
     assert kingdom.hours is not None
     assert kingdom.hours.likely == pytest.approx(windows.likely / 8.6 / 3600, rel=0.01)
-    planning.print_plan(["ak_full_videomaev2"], workspace, seeds=1, protocol="published", device="cuda", as_json=False)
+    planning.print_plan(
+        [load_row("ak_full_videomaev2")], workspace, seeds=1, protocol="published", device="cuda", as_json=False
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "~1,000,000 of 16 frames, one every 4: ~4,370,000 frames are decoded and resized once each" in said
     assert "instead of ~16,000,000 window by window" in said
     assert "1.19 times as fast as windows one by one" in said
-    planning.print_plan(["ak_full"], workspace, seeds=1, protocol="published", device="cuda", as_json=False)
+    planning.print_plan([load_row("ak_full")], workspace, seeds=1, protocol="published", device="cuda", as_json=False)
     assert "overlapping windows" not in capsys.readouterr().out
 
 
@@ -460,7 +462,9 @@ def test_what_has_been_fetched_is_not_fetched_again(workspace: Workspace) -> Non
 
 
 def test_the_tables_name_everything_in_80_columns(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    planning.print_plan((), workspace, seeds=1, protocol="published", device=None, as_json=False)
+    planning.print_plan(
+        [*map(load_row, row_names())], workspace, seeds=1, protocol="published", device=None, as_json=False
+    )
     said = capsys.readouterr().out
     for name in row_names():
         assert len(re.findall(rf"^{name} ", said, re.MULTILINE)) == 1

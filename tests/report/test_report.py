@@ -120,7 +120,7 @@ def test_the_script_asks_for_what_the_page_has(page: str, tmp_path: Path) -> Non
     """Rows that are never judged have no table to sort."""
     name = extra_names()[0]
     write_with_evidence(tmp_path / "runs", record(name, 52, 0.5))
-    other = render_page(gather_contents((name,), open_workspace(tmp_path)))
+    other = render_page(gather_contents((load_row(name),), open_workspace(tmp_path)))
     for text, asked in ((page, {"results", "search", "verdict", "shown"}), (other, set())):
         assert set(re.findall(r'getElementById\("(\w+)"\)', text)) == asked
         assert Page(text).ids.keys() >= asked

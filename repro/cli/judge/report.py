@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from repro.cli.options import COMMON, CommonOptions
+from repro.cli.options import COMMON, CommonOptions, find_row
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_lines
 from repro.core.disk import format_size
@@ -42,7 +42,7 @@ def report(
     Example: `repro report -o report.html`
 
     Args:
-        rows: Names of rows [default: the 24, and all others that were run].
+        rows: Names of rows, or paths of row files of own clips [default: the 24, and all others that were run but those of own clips].
         output: File [default: report.html or report.md in this folder].
         format_: html, or markdown for the table alone.
         figures: Also write every figure as SVG and PNG with its data as CSV to this folder.
@@ -60,11 +60,11 @@ def report(
         raise UsageError(f"--output {output}: expected the name of an .html or .md file")
     if (output.suffix.lower() == ".md") != (format_ == "markdown"):
         raise UsageError(f"--output {output}: --format {format_} writes a file that ends with .{ending}")
+    named, workspace = [find_row(name) for name in rows], common.open_workspace()
     reporter = Reporter(to_stderr=common.as_json)
-    workspace = common.open_workspace()
     with _without_collector():
         with reporter.run_stage("report", "reading runs, and scoring those that are new"):
-            contents = page_contents.gather_contents(rows, workspace, reporter.warn)
+            contents = page_contents.gather_contents(named, workspace, reporter.warn)
         if format_ == "markdown":
             page = report_page.render_markdown(contents)
         else:

@@ -14,7 +14,7 @@ from repro.core.hashing import content_key
 from repro.core.workspace import Workspace, open_workspace, tracking_from_environment
 from repro.records.mlflow_names import parent_key
 from repro.records.record import find_runs
-from repro.table.own import load_any_row
+from repro.table.rows import load_row
 
 # These import NumPy, pyarrow, mlflow and matplotlib, which help and a workspace without runs do not need.
 if TYPE_CHECKING:
@@ -58,14 +58,13 @@ def track(*, rebuild: FlagOption = False, workspace: WorkspaceOption = None) -> 
 
 def _gather_rows(workspace: Workspace) -> "tuple[contents.RowContents, ...]":
     """Return what the report has of the rows with runs. Damaged records are reported when they are logged."""
-    names = []
+    rows = []
     # A run's folder is in its row's.
     for name in dict.fromkeys(run.folder.parent.name for run in find_runs(workspace.runs)):
         with suppress(UsageError):  # an own row, whose file is elsewhere, or one that no longer exists
-            load_any_row(name)
-            names.append(name)
+            rows.append(load_row(name))
     try:
-        return contents.gather_contents(names, workspace).rows if names else ()
+        return contents.gather_contents(rows, workspace).rows if rows else ()
     except (MissingError, NothingToCheckError):  # none, or none that is intact
         return ()
 

@@ -96,17 +96,17 @@ def submit(
         accept_license: Confirm that you have read and accept the licences (`repro fetch ROW` prints them).
         dry_run: Print the jobs and the plan, and stop.
     """
-    rows, workspace = load_requested_rows((row, *more), precision), common.open_workspace()
+    # Paths as jobs find them, which start in another folder.
+    words = [str(Path(name).absolute()) if is_config_path(name) else name for name in (row, *more)]
+    rows, workspace = load_requested_rows(words, precision), common.open_workspace()
     device = options.device or device_from_environment() or "cuda"
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: expected cpu or cuda: SLURM or --devices say which GPU")
     cluster = Cluster(find_profile(options.profile), options.partition, options.account, options.jobs)
     if options.devices and cluster.executor != "local":
         raise UsageError("--devices names GPUs of this machine: only with --profile local")
-    # Names in place of `all`; paths as jobs find them, which start in another folder.
-    names = [str(Path(name).absolute()) if is_config_path(name) else name for name in _list_names(rows)]
     config = WorkflowConfig(
-        rows=names,
+        rows=_list_names(rows),
         seeds=_format_seeds(seeds),
         grid=[one.name for one in rows if _has_grid(one)] if grid else [],
         protocol=protocol,
@@ -119,7 +119,7 @@ def submit(
         accept_license=accept_license,
         allow_damaged=allow_damaged,
     )
-    made = make_plan(load_requested_rows(names, precision), workspace, kind_of(device), seeds, protocol)
+    made = make_plan(rows, workspace, kind_of(device), seeds, protocol)
     steps = list_steps(made, seeds, protocol)
     if dry_run:
         if common.as_json:
@@ -129,7 +129,7 @@ def submit(
         print_lines(format_jobs(steps, config))
         print_line()
         return print_plan(
-            names, workspace, seeds=seeds, protocol=protocol, device=device, precision=precision, as_json=False
+            rows, workspace, seeds=seeds, protocol=protocol, device=device, precision=precision, as_json=False
         )
     if cluster.executor == "slurm":
         require_slurm(options.partition, gpus=device == "cuda")

@@ -65,6 +65,8 @@ def export_features(
     for path in (index_of(file), file, readme):
         if path.exists():
             raise UsageError(f"{path}: exists: name another file, or delete this one")
+    # Messages name own clips by the path of their file; the card must not.
+    named = source
     settings, part = find_split(source)
     dataset, name = open_dataset(settings, workspace), settings.name
     source = str(SplitName(name, part)) if part else name
@@ -75,7 +77,7 @@ def export_features(
     arrays, readers = {}, {}
     places: dict[str, dict[str, Place]] = {}
     for cell in cells:
-        entries = _read_entries(store, cell.name, clips, source)
+        entries = _read_entries(store, cell.name, clips, named)
         arrays[cell.name] = np.concatenate([entry.features[cell.name] for entry in entries.values()])
         # Clips one after another in one array; the index says where each begins.
         places[cell.name], first = {}, 0
@@ -163,7 +165,7 @@ def _read_entries(store: FeatureStore, cell: str, clips: list[str], source: str)
     if missing or not found:
         raise MissingError(
             f"{source}: {len(missing)} of {len(found)} clips have no features {cell} in {store.folder} "
-            f"({name_first_clips(missing)}): extract them, or export a split, as {store.folder.name}/SPLIT"
+            f"({name_first_clips(missing)}): extract them, name another --backbone or cell, or export a split alone"
         )
     return {clip: entry for clip, entry in found.items() if entry is not None}
 

@@ -166,8 +166,7 @@ def test_lists_and_plans_know_what_was_imported(
     with pytest.raises(MissingError):
         require_ready(row, other, "cpu")
     assert "`repro readout ucf_hmdb` needs no videos, checkpoint or GPU" in capsys.readouterr().err
-    monkeypatch.setattr(plan_verb, "load_requested_rows", lambda *_: [row])
-    plan_verb.print_plan(["ucf_hmdb"], other, seeds=1, protocol=None, device="cpu", as_json=False)
+    plan_verb.print_plan([row], other, seeds=1, protocol=None, device="cpu", as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     assert "imported features of 39 clips" in said
     assert "features of ucf_hmdb were imported: `repro readout ucf_hmdb` needs no videos, checkpoint or GPU" in said
