@@ -265,7 +265,10 @@ def choose_cells(
     a backbone can be requested together with one that has them.
 
     Args:
-        grid: the release's 7 timesteps by all numbered layers instead.
+        config: The backbone's config.
+        timesteps: Indices into its noise schedule.
+        layers: Layers.
+        grid: The release's 7 timesteps by all numbered layers instead.
 
     Raises:
         UsageError: a timestep or layer that does not exist; the message says which do.

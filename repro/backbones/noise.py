@@ -91,6 +91,8 @@ def philox_words(key: int, first: int, count: int, device: torch.device = CPU) -
     Args:
         key: of 128 bits.
         first: a multiple of 4, because a counter's block has 4 words.
+        count: number of words.
+        device: where they are computed.
 
     Returns:
         Words of 64 bits; torch computes with signed numbers, so bit 63 is their sign.

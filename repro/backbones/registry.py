@@ -29,6 +29,9 @@ from repro.core.workspace import Workspace
 
 T = TypeVar("T")
 
+DEFAULT_BACKBONE = "svd_xt"
+"""The backbone of the release's quick start, used where none is named."""
+
 FAMILIES: Mapping[str, Family[Any]] = {"svd": SvdFamily(), "videomaev2": Videomaev2Family(), "vjepa": VjepaFamily()}
 """Families that have a package; those of a single module are found by its name."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from repro.backbones.registry import DEFAULT_BACKBONE
 from repro.cli.options import (
     BACKBONE,
     COMMON,
@@ -70,7 +71,7 @@ def extract(
     source: DatasetName,
     /,
     *more: DatasetName,
-    backbone: BackboneName = "svd_xt",
+    backbone: BackboneName = DEFAULT_BACKBONE,
     options: FeatureOptions = FEATURES,
     config: BackboneOptions = BACKBONE,
     compute: ComputeOptions = COMPUTE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from repro.backbones.config import choose_cells
-from repro.backbones.registry import load_backbone
+from repro.backbones.registry import DEFAULT_BACKBONE, load_backbone
 from repro.cli.options import (
     BACKBONE,
     COMMON,
@@ -45,7 +45,7 @@ def features_export(
     file: Path,
     /,
     *,
-    backbone: BackboneName = "svd_xt",
+    backbone: BackboneName = DEFAULT_BACKBONE,
     timesteps: TimestepsOption = None,
     layers: LayersOption = None,
     precision: PrecisionOption = (),

@@ -5,6 +5,7 @@ windows.py      cuts decoded frames into windows and samples their noise
 computing.py    computes batches of windows, on a GPU one ahead of what is read
 stored_cells.py which cells of which clips a store holds
 store.py        the feature store: one file per clip, with its own sha256
+audit_store.py  reads all of a store through
 packed.py       the same features packed by cell; pack_collection.py packs them
 collection.py   clips whose features are stored together
 shared.py       features in a file to share; imported.py which imported ones are read

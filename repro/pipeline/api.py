@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells
 from repro.backbones.extractor import Execution
-from repro.backbones.registry import describe_backbone, load_backbone
+from repro.backbones.registry import DEFAULT_BACKBONE, describe_backbone, load_backbone
 from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace, open_workspace
@@ -86,7 +86,7 @@ class TrainedReadout:
 
 def extract_video_features(
     video: Path | str,
-    backbone: str = "svd_xt",
+    backbone: str = DEFAULT_BACKBONE,
     timestep: int | None = None,
     layer: Layer | None = None,
     *,
@@ -127,14 +127,24 @@ def extract_video_layers(
     workspace: Path | str | None = None,
     device: str | None = None,
 ) -> dict[Layer, Float32[np.ndarray, "T _"]]:
-    """Extract the features of one video at several layers, in one pass. Arguments and errors are those of extract_video_features.
+    """Extract the features of one video at several layers, in one pass.
 
     Args:
+        video: A video file.
+        backbone: A name from configs/backbones.
         layers: Numbers, "up_7" or "final"; each once.
+        timestep: Index into the noise schedule, 0 the noisiest [default: the backbone's usual one].
+        changes: As for extract_video_features.
+        workspace: As for extract_video_features.
+        device: As for extract_video_features.
 
     Returns:
         Features `[T, C]` by layer, in the order of `layers`. `C` differs between layers of SVD; where it is equal,
         `np.stack(list(found.values()), axis=1)` is one array `[T, L, C]`.
+
+    Raises:
+        UsageError: `layers` is empty, has duplicates, or has one that does not exist; or as for extract_video_features.
+        MissingError: As for extract_video_features.
     """
     if not layers or len(set(layers)) < len(layers):
         raise UsageError(f"layers {list(layers)}: expected one or more, each once")
@@ -148,7 +158,7 @@ def extract_video_layers(
 
 def load_features(
     split: str,
-    backbone: str = "svd_xt",
+    backbone: str = DEFAULT_BACKBONE,
     timestep: int | None = None,
     layer: int | str | None = None,
     *,

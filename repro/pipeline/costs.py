@@ -108,6 +108,7 @@ def report_speed(done: Extraction, requests: Sequence[FeatureRequest], device: s
         done: What was computed.
         requests: The requested cells, which decide whether the work of a window is known.
         device: Name of the device as its driver gives it.
+        reporter: Prints the line.
     """
     if not done.windows:
         return

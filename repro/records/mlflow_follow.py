@@ -66,7 +66,7 @@ def follow_trainings(workspace: Workspace, logs: list[Path], seconds: float) -> 
             if not training.over:
                 # Whatever fails, in MLflow or at a server.
                 try:
-                    _send_news(workspace, training, last=last)
+                    _send_news(workspace, training)
                 except Exception:
                     training.run_id, failed = "", True
         if last:
@@ -80,7 +80,8 @@ def follow_trainings(workspace: Workspace, logs: list[Path], seconds: float) -> 
             time.sleep(LOOK)
 
 
-def _send_news(workspace: Workspace, training: _Followed, *, last: bool) -> None:
+def _send_news(workspace: Workspace, training: _Followed) -> None:
+    """Log what is new of a training, and end its run in MLflow if the training has ended."""
     stored = training.stored
     # Asked before the log is read, which then has all that the training wrote.
     trains = is_training(stored.log_path)

@@ -56,7 +56,7 @@ def train(writer: TrainingLogWriter, made: RunRecord, first: int, last: int) -> 
 
 def look(workspace: Workspace, stored: StoredRun) -> Run:
     """What MLflow has after a look at the log."""
-    _send_news(workspace, _Followed(stored), last=False)
+    _send_news(workspace, _Followed(stored))
     return shown(workspace)
 
 

@@ -38,8 +38,10 @@ def embed_texts(tower: TextTower, weights: Path, merges: Path, texts: Sequence[s
     In fp32 on the CPU, so that they are the same on every machine.
 
     Args:
+        tower: the text tower's sizes.
         weights: an OpenCLIP model, as safetensors or as a pickle.
         merges: the gzipped merges of its byte pair encoding.
+        texts: the texts, N of them.
 
     Raises:
         MissingError: a file is not what `tower` describes.

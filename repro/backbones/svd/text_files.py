@@ -72,6 +72,7 @@ def find_texts_and_files(actions_of: SplitName | None, workspace: Workspace, to_
 
     Args:
         actions_of: the split; None for the empty text.
+        workspace: where checkpoints and annotation files are.
         to_compute: False if the features exist, so that the files may be missing.
 
     Raises:

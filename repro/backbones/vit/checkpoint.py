@@ -113,10 +113,13 @@ def check_encoder(tensors: Mapping[str, Tensor], config: VitConfig, layout: Layo
     """Check that an encoder has exactly the expected tensors. Returns its sizes.
 
     Args:
+        tensors: the encoder's tensors by name.
+        config: the backbone's config.
+        layout: how its publisher's files hold an encoder.
         where: the file, for messages.
 
     Raises:
-        MissingError: it does not; or its kind or size is not the config's.
+        MissingError: tensors are missing, unknown or of another shape; or its kind or size is not the config's.
     """
     _check_stage(tensors, config, where)
     sizes = _read_sizes(tensors, where)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from repro.backbones.config import choose_cells
 from repro.backbones.extractor import Execution
-from repro.backbones.registry import load_backbone
+from repro.backbones.registry import DEFAULT_BACKBONE, load_backbone
 from repro.cli.options import (
     BACKBONE,
     COMMON,
@@ -92,7 +92,7 @@ def show(
     """
     row = None if options.row is None else find_row(options.row, *precision)
     if row is None:
-        backbone = load_backbone(options.backbone or "svd_xt", config.changes(), *precision)
+        backbone = load_backbone(options.backbone or DEFAULT_BACKBONE, config.changes(), *precision)
     else:
         if options.backbone not in (None, row.backbone):
             raise UsageError(

@@ -2,5 +2,6 @@
 
 contents.py bundle.json; archive.py zip files, written the same each time and read with distrust; private.py what of a machine and
 its user must not get into one; features_index.py hashes of features; descriptions.py report, CODECHECK and RO-Crate; make.py writes
-a bundle; read.py verifies one; spot_check.py extracts random clips again.
+a bundle; read.py verifies one; spot_check.py extracts random clips again; repeat.py trains its
+readouts again.
 """
