@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repro.backbones.config import Precision
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 
 _AUTOCAST = {
     "published": torch.float16,
@@ -148,4 +148,4 @@ def move_to_device(networks: Movable, device: str) -> None:
     try:
         networks.to(device)
     except RuntimeError as error:
-        raise MissingError(f"device {device}: {' '.join(str(error).split())[:200]}") from error
+        raise MissingError(f"device {device}: {state_reason(error)}") from error

@@ -201,14 +201,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: not valid YAML: {state_reason(error, most=None)}") from error
     except (
         ValueError,
         TypeError,
         ArithmeticError,
         RecursionError,
     ) as error:  # a date such as 2020-13-45, a list as a key
-        raise UsageError(f"{path}: a value that YAML cannot convert: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: a value that YAML cannot convert: {state_reason(error, most=None)}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
     # Callers add and remove keys of their own; what is below those is remembered, and must not be changed.

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from repro.core.errors import state_reason
 from repro.core.files import replacing_file
 from repro.core.hashing import FileHashes, FileStamp, content_key
 from repro.core.locks import take_lock
@@ -88,7 +89,7 @@ def array_path(folder: Path, cell: str) -> Path:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
+        raise DamagedFeaturesError(f"its index cannot be read ({state_reason(error)})") from error
 
 
 def name_array(cell: str, places: Mapping[str, Place]) -> str:
@@ -135,7 +136,7 @@ def _open_index(index: Path, cell: str, hashes: FileHashes, *, reread: bool) -> 
         array = map_array(path)
         unchanged = (hashes.reread_sha256(path) if reread else hashes.sha256(path)) == about["sha256"]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFeaturesError(f"its index or array cannot be read ({' '.join(str(error).split())})") from error
+        raise DamagedFeaturesError(f"its index or array cannot be read ({state_reason(error)})") from error
     if not unchanged:
         raise DamagedFeaturesError(f"{path.name} does not match the sha256 in its index")
     return Packed(array, places)
@@ -177,7 +178,7 @@ def _read_array_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     except OSError:
         raise
     except Exception as error:  # The header is a Python literal, which numpy's parser can fail on anywhere.
-        raise ValueError(f"its header is damaged ({' '.join(str(error).split())[:120]})") from error
+        raise ValueError(f"its header is damaged ({state_reason(error, 120)})") from error
     return shape, dtype
 
 
@@ -203,7 +204,7 @@ def list_packed_clips(folder: Path, cell: str) -> set[str]:
         path = array_path(folder, cell)
         listed = set(table.column("clip").to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFeaturesError(f"its index cannot be read ({' '.join(str(error).split())})") from error
+        raise DamagedFeaturesError(f"its index cannot be read ({state_reason(error)})") from error
     # Whoever deletes an array to free disk leaves its index behind, and no features.
     if not path.is_file():
         raise DamagedFeaturesError(f"{path.name} is missing")

@@ -11,13 +11,10 @@ from repro.core.hashing import content_key
 from repro.datasets.config import DatasetConfig
 from repro.pipeline.assumptions import load_assumptions
 from repro.plan.amounts import Amount, sum_amounts
-from repro.plan.plan import ExtractionJob, Plan, RowPlan
+from repro.plan.plan import BYTES_PER_VALUE, ExtractionJob, Plan, RowPlan
 from repro.plan.windows import distinct_splits
 from repro.readout.recipe import Protocol
 from repro.table.row import Row, SeedChoice, row_backbone, row_datasets
-
-BYTES_PER_VALUE = 4
-"""Of features (fp32)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Float64
 from pydantic import ValidationError
 
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.readout.checkpoints import DamagedCheckpointError, read_tensors
 from repro.readout.heads import Head, build_head
 from repro.readout.recipe import Recipe
@@ -84,4 +84,4 @@ def load_readout(path: Path, device: str = "cpu") -> Readout:
     except DamagedCheckpointError as error:
         raise MissingError(f"{error}: move it away with its record.json and train it again") from error
     except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
-        raise MissingError(f"{path}: not the checkpoint of a readout ({' '.join(str(error).split())[:120]})") from error
+        raise MissingError(f"{path}: not the checkpoint of a readout ({state_reason(error, 120)})") from error

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from repro.core.errors import state_reason
+
 if TYPE_CHECKING:
     from repro.backbones.svd.networks import Networks
 
@@ -153,7 +155,7 @@ def _explain_failed_compilation(device: str) -> str:
             compile_norm_silu()(x, norm)
             torch.cuda.synchronize(device)
     except Exception as error:  # torch.compile passes on whatever its parts raise
-        return f"torch.compile fails here ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        return f"torch.compile fails here ({type(error).__name__}: {state_reason(error, 120)})"
     return ""
 
 

@@ -20,7 +20,7 @@ from repro.backbones.svd.networks import Implementation, Needs, Networks
 from repro.backbones.svd.text import embed_texts
 from repro.backbones.svd.with_diffusers import DiffusersNetworks
 from repro.core import LazyModule
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 
 if TYPE_CHECKING:
     from repro.backbones.svd import with_sgm
@@ -39,7 +39,7 @@ def explain_missing_sgm() -> str:
             import_module("sgm")
             import_module("repro.backbones.svd.with_sgm")
     except Exception as error:  # a broken installation may raise anything
-        return f"sgm cannot be imported ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+        return f"sgm cannot be imported ({type(error).__name__}: {state_reason(error, 160)})"
     # sgm's attention uses a context manager that torch has renamed, so every block would warn in every window.
     warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
     return ""

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from repro.core.console import escape_text
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, state_reason
 from repro.core.reading import read_bytes
 from repro.core.workspace import Workspace
 from repro.datasets.config import load_dataset
@@ -139,7 +139,7 @@ def _read_index(path: Path, folder: Path, manifest: BundleManifest) -> FeaturesI
     try:
         index = parse_index(read_bytes(file))
     except ValueError as error:
-        raise BundleError(f"{path}: {FEATURES_INDEX}: {' '.join(str(error).split())[:200]}") from error
+        raise BundleError(f"{path}: {FEATURES_INDEX}: {state_reason(error)}") from error
     if index.merkle_root != manifest.features_root:
         raise BundleError(f"{path}: {FEATURES_INDEX} has another Merkle root than {MANIFEST} states")
     return index
