@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -142,7 +143,7 @@ def measure_together(name: str, clips: int, width: int, repeats: int, most: int)
         training.train_one_epoch(stacks[size], optimizers[size], [split] * size, range(size), recipe, 1)
         training.compute_logits(stacks[size], [split] * size, recipe, ON_CPU)
 
-    rounds = time_in_turn([lambda size=size: run_epoch(size) for size in (most, 1)], repeats)
+    rounds = time_in_turn([lambda size=size: run_epoch(size) for size in (most, 1)], repeats, time.process_time)
     print(f"  {most} seeds together: {describe_ratio(rounds)} times one, batches of {recipe.batch_size}")
 
 
