@@ -58,6 +58,6 @@ if "$venv/bin/python" -c 'from importlib.metadata import requires; raise SystemE
     pip install -q --no-deps --require-hashes -r requirements/cuda.txt
 fi
 install_project
-pip check >/dev/null || { pip check; die "the lock is not complete"; }
+scripts/image/check_packages.sh "$venv/bin/python" -m pip --disable-pip-version-check || die "the lock is not complete"
 echo "$lock" >"$venv/.lock-sha256"
 say "ready: $("$venv/bin/python" -c 'from importlib.metadata import version as v; print("torch", v("torch"))')"

@@ -58,7 +58,7 @@ if [ -n "${FORK_COMMIT:-}" ] || [ -n "${FORK_FOLDER:-}" ]; then
     "$tools/bin/python" -m pip wheel -q --no-deps --no-build-isolation --wheel-dir "$work/fork" "$fork"
     pip install -q --no-deps --no-index "$work"/fork/*.whl
 fi
-pip check
+"$source/scripts/image/check_packages.sh" "$tools/bin/python" -m pip --python "$prefix/bin/python"
 
 # Tests of packages, which nothing imports, and programs of torch's own tests: a tenth of the image.
 find "$prefix/lib" -depth -type d -name tests -exec rm -rf {} +

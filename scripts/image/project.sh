@@ -18,7 +18,7 @@ export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=i
 pip() { "$tools/bin/python" -m pip --python "$prefix/bin/python" "$@"; }
 # Installed here as well, so that the list below has it; by name, so that pip notes no folder.
 pip install -q --no-deps --no-index --find-links "$work" actiondiff-repro
-pip check
+"$source/scripts/image/check_packages.sh" "$tools/bin/python" -m pip --python "$prefix/bin/python"
 [ -z "$root" ] || pip install -q --no-deps --no-index --find-links "$work" --ignore-installed --root "$root" actiondiff-repro
 mkdir -p "$root/usr/share/sbom"
 "$prefix/bin/python" "$source/scripts/image/sbom.py" python >"$root/usr/share/sbom/python.cdx.json"
