@@ -5,7 +5,7 @@ computing them. Seeds of a row and cells of a grid are independent trainings of 
 several. A lone training is a stack of one.
 
 Clips are packed one after another without padding: only attention mixes tokens, and it is masked at a clip's end, so padding
-would change no logit (docs/deviations.md 12). For attention they are padded, on a CPU to the longest of clips of similar lengths.
+would change no logit (docs/deviations.md 12).
 
 Shapes: S heads, B clips of a batch, D = S * B clips of all batches, M tokens of a batch, T tokens of a clip, C channels, H
 attention heads, Q queries, K classes.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -150,32 +150,25 @@ class HeadStack:
         # It stacks the projections of queries, keys and values, in this order, in one matrix.
         weight, bias = layer["self_attn.in_proj_weight"], layer["self_attn.in_proj_bias"]
 
-        def split_heads(clips: Float[Tensor, "D T X"]) -> tuple[Float[Tensor, "D H T d"], ...]:
-            """Return each projection; copied at once, as a product of matrices would copy each."""
-            parts = clips.view(*clips.shape[:2], -1, heads, width // heads)
-            return parts.permute(2, 0, 3, 1, 4).contiguous().unbind()
+        def split_heads(padded: Tensor) -> Tensor:
+            return padded.view(*padded.shape[:2], heads, width // heads).transpose(1, 2)
 
-        asks: Sequence[Tensor | None] = [None] * len(layout.groups)
-        if asked is not tokens:
+        if asked is tokens:
+            parts = _apply_linear(tokens, weight, bias).chunk(3, dim=2)
+            queries, keys, values = (split_heads(layout.pad_clips(part)) for part in parts)
+        else:
             # Only the CLS tokens ask in the last layer, but keys and values are of all tokens.
-            own_weight, weight = torch.split(weight, [width, 2 * width], 1)
-            own_bias, bias = torch.split(bias, [width, 2 * width], 1)
-            own_queries = _apply_linear(asked, own_weight, own_bias).reshape(-1, 1, width)
-            asks = [group.select(own_queries) for group in layout.groups]
-        padded = layout.pad_clips(_apply_linear(tokens, weight, bias))
-        mixed = []
-        for group, own, clips in zip(layout.groups, asks, padded, strict=True):
-            *_, keys, values = parts = split_heads(clips)
-            (queries,) = parts[:1] if own is None else split_heads(own)
-            # softmax(q k / sqrt(d)) with d channels a head (Vaswani et al. 2017, equation 1); the queries are
-            # scaled, which are fewer than the scores.
-            scores = (queries * (width // heads) ** -0.5) @ keys.transpose(2, 3)
-            # Padded keys get no attention; every clip has its CLS token, so no row is empty. Padded queries are left out below.
-            shares = scores.add_(group.penalty).softmax(dim=3)
-            if mask is not None:
-                shares = shares * group.select(mask[:, :, : shares.shape[2], : shares.shape[3]])
-            mixed.append((shares @ values).transpose(1, 2).flatten(2))
-        packed = layout.pack_clips(mixed) if asked is tokens else layout.join_clips(mixed).view(asked.shape)
+            alone = _apply_linear(asked, weight[:, :width], bias[:, :width])
+            queries = split_heads(alone.reshape(-1, 1, width))
+            parts = _apply_linear(tokens, weight[:, width:], bias[:, width:]).chunk(2, dim=2)
+            keys, values = (split_heads(layout.pad_clips(part)) for part in parts)
+        # softmax(q k / sqrt(d)) with d channels a head (Vaswani et al. 2017, equation 1); the queries are
+        # scaled, which are fewer than the scores.
+        scores = (queries * (width // heads) ** -0.5) @ keys.transpose(2, 3)
+        # Padded keys get no attention; every clip has its CLS token, so no row is empty. Padded queries are left out below.
+        shares = scores.masked_fill(layout.is_padding, -math.inf).softmax(dim=3)
+        mixed = (_drop(shares, mask) @ values).transpose(1, 2).flatten(2)
+        packed = layout.pack_clips(mixed) if asked is tokens else mixed.view(asked.shape)
         return _apply_linear(packed, layer["self_attn.out_proj.weight"], layer["self_attn.out_proj.bias"])
 
 
@@ -201,58 +194,20 @@ def choose_stack_size(compute: Compute, recipe: Recipe, width: int, classes: int
 
 def _apply_linear(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S K C"], bias: Float[Tensor, "S K"]) -> Tensor:
     if len(inputs) == 1:
-        # squeeze, unlike [0], has a gradient that is no copy of the weight's size.
-        return functional.linear(inputs.squeeze(0), weight.squeeze(0), bias.squeeze(0))[None]
+        return functional.linear(inputs[0], weight[0], bias[0])[None]
     # One batched product for all heads. A single head takes the plain path, which rounds as torch's own layers do.
     return torch.baddbmm(bias[:, None], inputs, weight.transpose(1, 2))
 
 
 def _apply_norm(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S C"], bias: Float[Tensor, "S C"]) -> Tensor:
     if len(inputs) == 1:
-        return functional.layer_norm(inputs, inputs.shape[2:], weight.squeeze(0), bias.squeeze(0))
+        return functional.layer_norm(inputs, inputs.shape[2:], weight[0], bias[0])
     # Normalised once without weights, as layer_norm takes one weight for all heads.
     return torch.addcmul(bias[:, None], functional.layer_norm(inputs, inputs.shape[2:]), weight[:, None])
 
 
 def _drop(values: Tensor, mask: Tensor | None) -> Tensor:
     return values if mask is None else values * mask
-
-
-@dataclass(frozen=True, slots=True)
-class ClipGroup:
-    """G clips of similar lengths, whose attention is computed at once."""
-
-    clips: Int64[Tensor, " G"] | None
-    """Which of the D clips; None if all."""
-    penalty: Float[Tensor, "G 1 1 T"]
-    """What attention scores are raised by: 0, or minus infinity at padded keys."""
-
-    def select(self, values: Float[Tensor, "D ..."]) -> Float[Tensor, "G ..."]:
-        """Return the values of the group's clips."""
-        return values if self.clips is None else values.index_select(0, self.clips)
-
-
-_OPEN, _CLOSED = np.float32(0), np.float32(-np.inf)
-GROUP_COST = 4000
-"""What starting the operations of another group costs a CPU, in pairs of tokens; measured (benchmarks/README.md)."""
-
-
-def _group_lengths(tokens: Int64[np.ndarray, " D"]) -> list[Int64[np.ndarray, " G"]]:
-    """Divide clips into groups of similar lengths, with the fewest pairs of tokens after padding; return indices of clips."""
-    if len(tokens) * int(tokens.max()) ** 2 - int(tokens @ tokens) <= GROUP_COST:
-        return [np.arange(len(tokens))]  # no more can be saved than all padding
-    order = np.argsort(tokens, kind="stable")
-    least, begins = np.zeros(len(order) + 1), []
-    for end in range(1, len(order) + 1):
-        # The last group starts at any clip; its cost is that of its longest clip for each.
-        costs = least[:end] + (end - np.arange(end)) * int(tokens[order[end - 1]]) ** 2 + GROUP_COST
-        begins.append(int(costs.argmin()))
-        least[end] = costs[begins[-1]]
-    groups, end = [], len(order)
-    while end:
-        groups.append(np.sort(order[begins[end - 1] : end]))
-        end = begins[end - 1]
-    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +230,8 @@ class TokenLayout:
     rows: Int64[Tensor, " N"] | None
     """Rows of the tokens among all S * M rows; None if nothing is filled up."""
     slots: Int64[Tensor, " N"]
-    """Rows of the tokens among the rows of padded clips, one group after another."""
-    groups: tuple[ClipGroup, ...]
-    """All D clips. One group on a GPU, where starting operations takes longer than computing padding."""
-    ranks: Int64[Tensor, " D"] | None
-    """Where each clip is among those of all groups; None if there is one group."""
+    """Rows of the tokens among the S * B * T rows of padded clips."""
+    is_padding: Bool[Tensor, "D 1 1 T"]
 
     @classmethod
     def of_clips(cls, lengths: Sequence[tuple[int, ...]], device: torch.device) -> "TokenLayout":
@@ -291,26 +243,14 @@ class TokenLayout:
         places = np.zeros((stack, most), np.int64)
         # In NumPy: torch would start several small operations for each clip.
         slots = np.full((stack, most), -1)
-        tokens = frames.ravel() + 1
-        chosen = _group_lengths(tokens) if device.type == "cpu" else [np.arange(len(tokens))]
-        starts, ranks = np.empty_like(tokens), np.empty_like(tokens)
-        groups, row, rank = [], 0, 0
-        for own in chosen:
-            sizes = tokens[own]
-            span = int(sizes.max())
-            penalty = np.where(np.arange(span) < sizes[:, None, None, None], _OPEN, _CLOSED)
-            members = torch.from_numpy(own).to(device) if len(chosen) > 1 else None
-            groups.append(ClipGroup(members, torch.from_numpy(penalty).to(device)))
-            counted = np.arange(len(own))
-            starts[own], ranks[own] = row + counted * span, rank + counted
-            row, rank = row + len(own) * span, rank + len(own)
-        slots[:, :clips] = starts.reshape(stack, clips)
+        slots[:, :clips] = np.arange(stack * clips).reshape(stack, clips) * longest
         for one, sizes in enumerate(frames):
             ends = np.cumsum(sizes)
             within = np.arange(1, ends[-1] + 1) - np.repeat(ends - sizes, sizes)
             places[one, clips : clips + ends[-1]] = within
             slots[one, clips : clips + ends[-1]] = np.repeat(slots[one, :clips], sizes) + within
         used = slots.ravel() >= 0
+        padding = np.arange(longest) > frames.reshape(-1, 1)
         return cls(
             clips,
             longest,
@@ -319,30 +259,23 @@ class TokenLayout:
             torch.from_numpy(places).to(device),
             None if used.all() else torch.from_numpy(np.flatnonzero(used)).to(device),
             torch.from_numpy(slots.ravel()[used]).to(device),
-            tuple(groups),
-            torch.from_numpy(ranks).to(device) if len(chosen) > 1 else None,
+            torch.from_numpy(padding[:, None, None]).to(device),
         )
 
-    def pad_clips(self, packed: Float[Tensor, "S M C"]) -> list[Float[Tensor, "_ _ C"]]:
-        """Copy every clip's tokens to rows of its own, with zeros after its end; one tensor for each group."""
+    def pad_clips(self, packed: Float[Tensor, "S M C"]) -> Float[Tensor, "D T C"]:
+        """Copy every clip's tokens to rows of its own, with zeros after its end."""
         rows = packed.flatten(0, 1)
         rows = rows if self.rows is None else rows.index_select(0, self.rows)
-        sizes = [(len(group.penalty), group.penalty.shape[3]) for group in self.groups]
-        room = rows.new_zeros(sum(map(math.prod, sizes)), rows.shape[1]).index_copy_(0, self.slots, rows)
-        parts = torch.split(room, [math.prod(size) for size in sizes])
-        return [part.view(*size, -1) for part, size in zip(parts, sizes, strict=True)]
+        room = rows.new_zeros(len(self.is_padding) * self.longest, rows.shape[1])
+        return room.index_copy(0, self.slots, rows).view(-1, self.longest, rows.shape[1])
 
-    def pack_clips(self, padded: Sequence[Float[Tensor, "_ _ C"]]) -> Float[Tensor, "S M C"]:
+    def pack_clips(self, padded: Float[Tensor, "D T C"]) -> Float[Tensor, "S M C"]:
         """Undo pad_clips; filling is 0."""
-        parts = [part.flatten(0, 1) for part in padded]
-        rows = (parts[0] if self.ranks is None else torch.cat(parts)).index_select(0, self.slots)
+        rows = padded.flatten(0, 1).index_select(0, self.slots)
         if self.rows is not None:
-            rows = rows.new_zeros(self.places.numel(), rows.shape[1]).index_copy_(0, self.rows, rows)
+            room = rows.new_zeros(self.places.numel(), rows.shape[1])
+            rows = room.index_copy(0, self.rows, rows)
         return rows.view(*self.places.shape, -1)
-
-    def join_clips(self, parts: Sequence[Float[Tensor, "_ ..."]]) -> Float[Tensor, "D ..."]:
-        """Put the values of the groups' clips together, in the order of all clips."""
-        return parts[0] if self.ranks is None else torch.cat(list(parts)).index_select(0, self.ranks)
 
 
 @dataclass(frozen=True, slots=True)

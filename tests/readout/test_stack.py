@@ -11,12 +11,12 @@ import torch
 from builders.planted import planted, recipe
 
 from repro.core.errors import MissingError, ReproError, UsageError
-from repro.readout import checkpoints, stack
+from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData
 from repro.readout.compute import Compute
 from repro.readout.heads import build_head
 from repro.readout.recipe import CrossEntropy, Recipe
-from repro.readout.sequences import Batch, split_held_out
+from repro.readout.sequences import split_held_out
 from repro.readout.stack import DropoutMasks, HeadStack, TokenLayout, choose_stack_size
 from repro.readout.train import Training, TrainingResult, group_trainings, train_readout, train_together
 
@@ -95,22 +95,6 @@ def test_masks_of_a_head_are_the_same_in_every_stack() -> None:
     assert torch.equal(stacked.by_cls_pair[1, ..., :8], alone.by_cls_pair[0])
     assert alone.by_token.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert float((alone.by_token == 0).float().mean()) == pytest.approx(0.3, abs=0.05)
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_groups_of_similar_lengths_compute_what_one_group_does(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    torch.manual_seed(1)
-    asked, lengths = recipe(layers=3, dropout=0.3), [(9, 2, 5, 2, 1), (3, 8, 2, 4, 6), (1, 1, 2, 1, 1)][:size]
-    batches = [Batch(torch.randn(sum(own), 16), own, torch.zeros(5, 3)) for own in lengths]
-    heads = HeadStack.of_heads([build_head(asked, 16, 3) for _ in lengths], asked)
-    found = []
-    for cost, groups in ((10**6, 1), (10, 3)):
-        monkeypatch.setattr(stack, "GROUP_COST", cost)
-        assert len(TokenLayout.of_clips(lengths, torch.device("cpu")).groups) >= groups
-        logits = heads.compute_logits(batches, [torch.Generator().manual_seed(n) for n in range(size)])
-        found.append((logits, *torch.autograd.grad(logits.square().sum(), list(heads.weights.values()))))
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_one_that_diverges_fails_alone() -> None:
