@@ -184,8 +184,8 @@ def import_mlflow() -> ModuleType:
         # is taken, so that processes that wait for it do so at the same time.
         from repro.records import mlflow_database
 
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "urllib3"):
-        # They report created tables, checked versions, retries, and errors that are raised as well.
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "sqlalchemy.pool", "urllib3"):
+        # They report created tables, checked versions, retries, and errors and interrupts that are raised as well.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow_database
 

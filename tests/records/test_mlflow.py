@@ -21,7 +21,9 @@ from builders.records import record, write, write_with_evidence
 from builders.reporters import RecordingReporter
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
+from repro.core.stopping import StoppedError
 from repro.core.workspace import Workspace
 from repro.records import mlflow_view
 from repro.records.record import RunRecord, StoredRun
@@ -254,6 +256,28 @@ def test_processes_log_one_at_a_time_and_killed_ones_leave_nothing(workspace: Wo
 
 
 @pytest.mark.slow
+def test_a_signal_while_a_connection_closes_leaves_no_traceback(
+    stored: StoredRun,
+    workspace: Workspace,
+    reporter: RecordingReporter,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """SQLAlchemy logs what interrupts it there, and raises it too."""
+    closed = []
+
+    def interrupted(*_: object) -> None:
+        closed.append(1)
+        raise StoppedError(signal.SIGTERM)
+
+    mlflow_view.import_mlflow()
+    monkeypatch.setattr(SQLiteDialect, "do_close", interrupted)
+    with pytest.raises(StoppedError):
+        mlflow_view.track_runs(workspace, reporter)
+    assert closed
+    assert capfd.readouterr().err == ""
+
+
 def test_lost_artifacts_are_logged_again(stored: StoredRun, workspace: Workspace, reporter: RecordingReporter) -> None:
     mlflow_view.log_runs(workspace, reporter)
     shutil.rmtree(workspace.root / "mlartifacts")
