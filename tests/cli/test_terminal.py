@@ -179,8 +179,8 @@ def test_an_internal_error_is_an_object_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_windows_is_refused_in_a_line() -> None:
-    # As there: no fcntl.
-    code = "import sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; from repro.__main__ import run; sys.exit(run(['list']))"
+    # As there: no fcntl. The standard library's own parts come first: from 3.13 on, shutil would import a module of Windows.
+    code = "import shutil, subprocess, sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; from repro.__main__ import run; sys.exit(run(['list']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "Windows is not supported" in done.stderr
