@@ -126,6 +126,7 @@ def test_the_script_asks_for_what_the_page_has(page: str, tmp_path: Path) -> Non
         assert Page(text).ids.keys() >= asked
 
 
+@pytest.mark.slow
 def test_scores_by_class_are_kept_and_not_taken_on_trust(
     workspace: Path, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +256,7 @@ def test_what_cannot_be_reported_is_said_in_a_line(words: list[str], code: int, 
     assert len(done.err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_what_other_programs_read_from_the_environment_changes_nothing(workspace: Path, tmp_path: Path) -> None:
     pages = []
     for number, values in enumerate(({}, {"SOURCE_DATE_EPOCH": "x", "MPLBACKEND": "x", "MATPLOTLIBRC": "/dev/zero"})):

@@ -14,6 +14,7 @@ from repro.video.readers import read_clip
 from repro.video.sampling import Sampling
 
 
+@pytest.mark.slow
 def test_fuzzed_clips_are_read_as_published_or_named(tmp_path: Path) -> None:
     pytest.importorskip("decord", reason="decord has no build for this platform")
     verdicts, _ = fuzz(tmp_path, seed=20, clips=40)

@@ -293,6 +293,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, reader: ReaderName, kind: s
     assert "\n" not in text
 
 
+@pytest.mark.slow
 def test_both_readers_agree_on_rendered_and_real_clips(rendered: dict[str, Path], reference: Path) -> None:
     pytest.importorskip("decord", reason="decord has no build for this platform")
     real = sorted((reference / "clips").glob("*.mp4"))

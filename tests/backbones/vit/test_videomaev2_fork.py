@@ -72,6 +72,7 @@ def start_indices(frames: int) -> list[int]:
 # Against the fork.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk", "batch", "longest"), [(16, 1, 100), (25, 4, 51)])
 def test_features_are_the_forks(
     golden: dict[str, np.ndarray], encoder: Videomaev2Encoder, chunk: int, batch: int, longest: int

@@ -62,6 +62,7 @@ def check(path: Path, workspace: Workspace, *words: str) -> tuple[int, dict[str,
     return done.code, json.loads(done.out)
 
 
+@pytest.mark.slow
 def test_a_readout_is_repeated_from_features(workspace: Workspace, tmp_path: Path) -> None:
     put_features(workspace, 0, 0.1)
     train(workspace)
@@ -88,6 +89,7 @@ def test_a_readout_is_repeated_from_features(workspace: Workspace, tmp_path: Pat
     assert "features.index" in next(iter(found["readouts"]["failed"].values()))
 
 
+@pytest.mark.slow
 def test_scores_that_the_features_do_not_give_are_found(workspace: Workspace, tmp_path: Path) -> None:
     """Trained on features of other videos, which the bundle's index does not have."""
     put_features(workspace, 0, 0.01)

@@ -85,6 +85,7 @@ def diagnose(machine: SimpleNamespace, *words: str) -> tuple[int, dict[str, dict
     return done.code, {one["name"]: one for one in report["findings"]}
 
 
+@pytest.mark.slow
 def test_a_machine_is_really_looked_at(tmp_path: Path) -> None:
     """With torch, decoders and locks of this machine, as a process, and the output that a person reads."""
     done = run_process("doctor", "--device", "cpu", "--workspace", tmp_path / "new")
