@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from repro.pipeline.api import run_any_row as run_row
     from repro.pipeline.api import train_split_features as train_readout
     from repro.readout.trained import load_readout
-    from repro.table.own import load_any_row as load_row
     from repro.table.rows import extra_names, row_names
+    from repro.table.rows import load_any_row as load_row
 
 _PLACES = {
     "MissingError": ("repro.core.errors", "MissingError"),
@@ -35,7 +35,7 @@ _PLACES = {
     "load_predictions": ("repro.judge.api", "load_predictions"),
     "load_readout": ("repro.readout.trained", "load_readout"),
     "load_records": ("repro.judge.api", "load_records"),
-    "load_row": ("repro.table.own", "load_any_row"),
+    "load_row": ("repro.table.rows", "load_any_row"),
     "load_scores": ("repro.judge.scores.row_scores", "load_scores"),
     "row_names": ("repro.table.rows", "row_names"),
     "run_row": ("repro.pipeline.api", "run_any_row"),

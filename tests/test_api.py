@@ -19,7 +19,6 @@ from repro.judge.verdict import Outcome
 from repro.pipeline import api, row_data
 from repro.records import mlflow_view
 from repro.table import rows
-from repro.table.own import load_any_row
 from repro.table.rows import load_row
 
 
@@ -48,7 +47,6 @@ def ready(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(mlflow_view, "log_runs", lambda *_: None)  # takes seconds; other tests have it
     monkeypatch.setenv("REPRO_DEVICE", "cpu")
     monkeypatch.setattr(rows, "load_row", lambda name: row if name == "ucf_hmdb" else load_row(name))
-    monkeypatch.setattr(api, "load_any_row", lambda name: row if name == "ucf_hmdb" else load_any_row(name))
     monkeypatch.setenv("REPRO_WORKSPACE", str(workspace.root))
     return workspace
 

@@ -12,6 +12,7 @@ from repro.cli.options import COMMON, MOST_WORKERS, CommonOptions, DatasetName, 
 from repro.core.console import Reporter, print_line, print_lines, print_sentence
 from repro.core.errors import Exit, ReproError
 from repro.core.workspace import Workspace
+from repro.datasets.config import DatasetConfig
 from repro.datasets.manifest import Manifest, list_differences, read_manifest, stored_manifest
 from repro.datasets.own import find_dataset
 from repro.datasets.prepare import prepare_dataset
@@ -44,7 +45,7 @@ def data_status(*names: DatasetName, common: CommonOptions = COMMON) -> Exit:
         names: Names from configs/datasets, or paths of own clips' files [default: all shipped].
     """
     workspace = common.open_workspace()
-    reports = [_build_status(name, workspace) for name in names or user_dataset_names()]
+    reports = [_build_status(name, find_dataset(name), workspace) for name in names or user_dataset_names()]
     if common.as_json:
         print(json.dumps(reports, indent=1))
     else:
@@ -105,7 +106,7 @@ def data_prepare(
     """
     workspace, config = common.open_workspace(), find_dataset(name)
     placed = prepare_dataset(config, workspace, from_ or [], Reporter(to_stderr=common.as_json))
-    report = _build_status(name, workspace)
+    report = _build_status(name, config, workspace)
     if common.as_json:
         print(json.dumps({"placed": [dataclasses.asdict(one) for one in placed], "status": report}, indent=1))
     else:
@@ -212,9 +213,8 @@ def _print_first(lines: list[str]) -> None:
         print_line(f"... and {len(lines) - FAULTS_SHOWN} more (--json lists all)")
 
 
-def _build_status(name: str, workspace: Workspace) -> dict[str, Any]:
-    """Return the state of a data set: the object that --json prints."""
-    config = find_dataset(name)
+def _build_status(name: str, config: DatasetConfig, workspace: Workspace) -> dict[str, Any]:
+    """Return the state of a data set, as the command line names it: the object that --json prints."""
     folder = workspace.data / config.folder
     report: dict[str, Any] = {
         "dataset": name,

@@ -17,7 +17,6 @@ from cyclopts import Parameter, Token
 from repro.backbones.config import Layer, Precision
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import backbone_names
-from repro.core.config import is_config_path
 from repro.core.console import Reporter
 from repro.core.errors import UsageError
 from repro.core.progress.stages import Work
@@ -28,8 +27,8 @@ from repro.core.workspace import (
     keep_caches,
     open_workspace,
 )
-from repro.table.row import Row, SeedChoice, with_precision
-from repro.table.rows import extra_names, is_smoke_row, load_row, row_names, smoke_rows
+from repro.table.row import Row, SeedChoice
+from repro.table.rows import extra_names, is_smoke_row, load_any_row, row_names, smoke_rows
 
 if TYPE_CHECKING:
     from repro.features.store import StoredAs
@@ -509,18 +508,4 @@ def load_requested_row(name: str, precisions: Sequence[Precision] = ()) -> Row:
     """
     if is_smoke_row(name):
         raise UsageError(f"{name} is part of the smoke job: run `{command_for_row(name)}`")
-    return find_row(name, *precisions)
-
-
-def find_row(name: str, *precisions: Precision) -> Row:
-    """Return a row of any kind by its name or its file's path, with features in the first of `precisions` that it has.
-
-    Raises:
-        UsageError: no such row, a file that is not valid, or a precision that the row does not have.
-    """
-    if not is_config_path(name):
-        return with_precision(load_row(name), *precisions)
-    # Imported here: it imports NumPy and pyarrow, which a table of clips takes and no shipped row.
-    from repro.table.own import load_own_row
-
-    return with_precision(load_own_row(Path(name)), *precisions)
+    return load_any_row(name, *precisions)

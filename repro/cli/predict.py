@@ -18,7 +18,6 @@ from repro.cli.options import (
     FlagOption,
     PrecisionOption,
     RowName,
-    find_row,
     require_number,
     require_output,
 )
@@ -27,7 +26,7 @@ from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.files import write_bytes
 from repro.features.collection import folder_collection
 from repro.table.requirements import chosen_device
-from repro.table.rows import smoke_row_names
+from repro.table.rows import load_any_row, smoke_row_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +87,7 @@ def predict(
         videos: Video files, or folders of them; a file that cannot be decoded is reported, the others are scored.
         seed: Seed of the readout [default: that of the newest run].
     """
-    found = find_row(row, *compute.precision)
+    found = load_any_row(row, *compute.precision)
     if output.csv is not None and output.csv.is_file():
         # It may be the table that the labels are in.
         raise UsageError(f"--csv {output.csv}: the file exists: name another one")

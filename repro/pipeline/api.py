@@ -33,9 +33,8 @@ from repro.readout.train import TrainingResult, train_readout
 from repro.readout.trained import Readout
 from repro.records.record import RunRecord
 from repro.table.imported import explain_imported, has_imported_features
-from repro.table.own import load_any_row
 from repro.table.requirements import chosen_device, missing_items
-from repro.table.row import with_precision
+from repro.table.rows import load_any_row
 from repro.video.decoders import count_spare_cores
 
 ANY_LENGTH = 2**31
@@ -292,7 +291,7 @@ def score_video(
         UsageError: no such row or seed, or a precision that the row does not have.
         MissingError: the row has no trained readout, or the video cannot be decoded.
     """
-    path, found = Path(video), with_precision(load_any_row(row), precision)
+    path, found = Path(video), load_any_row(row, precision)
     execution = Execution(chosen_device(device))
     scored = predict_videos(found, [path], seed, _open_workspace(workspace), execution, Reporter(to_stderr=True))
     if path not in scored.scores:

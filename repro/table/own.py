@@ -30,7 +30,6 @@ from repro.datasets.config import DatasetConfig
 from repro.datasets.own import OwnDataFile, OwnDataset, build_own_dataset, load_own_dataset, own_name
 from repro.readout.recipe import Protocol
 from repro.table.row import Row, check_references
-from repro.table.rows import load_row
 
 
 class OwnRowFile(Config):
@@ -95,15 +94,6 @@ class OwnRow(Row):
 def own_defaults() -> OwnDefaults:
     """Read configs/own_rows.yaml."""
     return load_config(OwnDefaults, configs_folder() / "own_rows.yaml")
-
-
-def load_any_row(name: str | Path) -> Row:
-    """Return a row by its name, or by the path of a user's row file.
-
-    Raises:
-        UsageError: there is no such row, or its file, clips or recipe are not valid.
-    """
-    return load_own_row(Path(name)) if is_config_path(str(name)) else load_row(str(name))
 
 
 def load_own_row(path: Path) -> OwnRow:

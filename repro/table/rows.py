@@ -1,12 +1,13 @@
-"""Rows by name: the 24 published ones, the smoke job's, and the extras."""
+"""Rows by name: the 24 published ones, the smoke job's, and the extras; rows of own clips by their file."""
 
 from functools import cache
 from pathlib import Path
 
-from repro.core.config import Config, config_names, configs_folder, load_config
+from repro.backbones.config import Precision
+from repro.core.config import Config, config_names, configs_folder, is_config_path, load_config
 from repro.core.errors import UsageError, find_nearest
 from repro.table.extras import extra_row, extras_path, read_extras
-from repro.table.row import Row, check_references
+from repro.table.row import Row, check_references, with_precision
 
 
 class TableOrder(Config):
@@ -73,7 +74,7 @@ def is_smoke_row(name: str) -> bool:
 
 @cache
 def load_row(name: str) -> Row:
-    """Read a row of any kind.
+    """Read a shipped row of any kind.
 
     Raises:
         UsageError: unknown name (the message suggests the nearest one), or a config that is not valid.
@@ -90,6 +91,20 @@ def load_row(name: str) -> Row:
     # Extras are suggested too, although `repro list` shows them only with --all.
     near = find_nearest(name, [*row_names(), *extra_names()])
     raise UsageError(f"unknown row '{name}'{near} (`repro list --all` shows all {len(row_names())} and the extras)")
+
+
+def load_any_row(name: str | Path, *precisions: Precision | None) -> Row:
+    """Return a row by its name or by the path of a user's row file, with features in the first of `precisions` that it has.
+
+    Raises:
+        UsageError: no such row, a file, clips or recipe that are not valid, or a precision that the row does not have.
+    """
+    if not is_config_path(str(name)):
+        return with_precision(load_row(str(name)), *precisions)
+    # Imported here: it imports NumPy and pyarrow, which a table of clips takes and no shipped row.
+    from repro.table.own import load_own_row
+
+    return with_precision(load_own_row(Path(name)), *precisions)
 
 
 def _load_file(path: Path) -> Row:

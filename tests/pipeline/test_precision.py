@@ -76,7 +76,7 @@ def test_a_row_in_another_precision_extracts_reads_and_records_features_of_its_o
     assert both["fp16"].run != both["fp32"].run
     assert both["fp32"] == exact
     assert len(list(place.features.glob("vjepa_tiny-*"))) == 2
-    monkeypatch.setattr("repro.cli.options.load_row", lambda name: tiny_row())
+    monkeypatch.setattr("repro.table.rows.load_row", lambda name: tiny_row())
     where = ["--workspace", str(place.root)]
     for precision in ("fp32", "fp16"):
         cli.dispatch(["readout", ROW, "--precision", precision, *where])

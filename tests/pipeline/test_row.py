@@ -93,7 +93,7 @@ def test_a_row_runs_is_reused_and_predicts(
     assert view.scores.scores[-1].tolist() == predict(place, video).scores[video].tolist()
     assert "Class scores over time" in render_clip_page(view, "repro show")
     verb = ["predict", ROW, str(broken), str(video), "--seed", "43", "--top", "3", "--workspace", str(place.root)]
-    monkeypatch.setattr("repro.cli.options.load_row", lambda name: colour())
+    monkeypatch.setattr("repro.table.rows.load_row", lambda name: colour())
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
         cli.dispatch(verb)
     assert capsys.readouterr().out.count(" %  ") == 3

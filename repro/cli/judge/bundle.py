@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from repro.cli.options import COMMON, CommonOptions, command_for_row, find_row
+from repro.cli.options import COMMON, CommonOptions, command_for_row
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
@@ -17,7 +17,7 @@ from repro.judge.formats import format_left_out, wrap_verdict
 from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
-from repro.table.rows import row_names
+from repro.table.rows import load_any_row, row_names
 
 # These import NumPy, pyarrow or matplotlib, which help and refusals do not need.
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def bundle(
     if output.suffix != ".zip":
         raise UsageError(f"--output {output}: expected a name that ends in .zip")
     workspace, reporter = common.open_workspace(), Reporter(to_stderr=common.as_json)
-    named = {row.name: row for row in map(find_row, dict.fromkeys(name for name in rows if name != "all"))}
-    chosen = {name: find_row(name) for name in row_names()} | named if "all" in rows else named
+    named = {row.name: row for row in map(load_any_row, dict.fromkeys(name for name in rows if name != "all"))}
+    chosen = {name: load_any_row(name) for name in row_names()} | named if "all" in rows else named
     runs = [run for run in find_runs(workspace.runs) if run.folder.parent.name in chosen]
     records, damaged = evidence.read_evidence(runs)
     for _, why in damaged:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from repro.cli.options import COMMON, CommonOptions, find_row
+from repro.cli.options import COMMON, CommonOptions
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_lines
 from repro.core.disk import format_size
 from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
+from repro.table.rows import load_any_row
 
 # These import matplotlib, which takes a second: mistakes are reported before.
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def report(
         raise UsageError(f"--output {output}: expected the name of an .html or .md file")
     if (output.suffix.lower() == ".md") != (format_ == "markdown"):
         raise UsageError(f"--output {output}: --format {format_} writes a file that ends with .{ending}")
-    named, workspace = [find_row(name) for name in rows], common.open_workspace()
+    named, workspace = [load_any_row(name) for name in rows], common.open_workspace()
     reporter = Reporter(to_stderr=common.as_json)
     with _without_collector():
         with reporter.run_stage("report", "reading runs, and scoring those that are new"):

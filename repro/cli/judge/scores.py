@@ -15,7 +15,6 @@ from repro.cli.options import (
     FlagOption,
     PrecisionOption,
     SeedsOption,
-    find_row,
     require_number,
 )
 from repro.core.console import (
@@ -31,6 +30,7 @@ from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 from repro.judge.formats import format_mean
 from repro.judge.outcome import mean_and_spread
+from repro.table.rows import load_any_row
 
 if TYPE_CHECKING:
     from repro.judge.scores.row_scores import RowScores
@@ -81,7 +81,7 @@ def scores(
     Args:
         row: A row that was run in this workspace, or the path of a row file of own clips.
     """
-    found, csv = find_row(row, *precision), options.csv
+    found, csv = load_any_row(row, *precision), options.csv
     if csv is not None and csv.exists():
         raise UsageError(f"--csv {csv}: the file exists: name another one")
     if options.confusion and options.by != "class":

@@ -24,7 +24,6 @@ from repro.cli.options import (
     PrecisionOption,
     RowName,
     TimestepsOption,
-    find_row,
     parse_layers,
     parse_numbers,
     require_output,
@@ -35,6 +34,7 @@ from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 from repro.table.requirements import chosen_device
 from repro.table.row import row_backbone
+from repro.table.rows import load_any_row
 
 # These import torch, which takes seconds: mistakes are reported before.
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def show(
     Args:
         video: A video file.
     """
-    row = None if options.row is None else find_row(options.row, *precision)
+    row = None if options.row is None else load_any_row(options.row, *precision)
     if row is None:
         backbone = load_backbone(options.backbone or DEFAULT_BACKBONE, config.changes(), *precision)
     else:

@@ -4,9 +4,10 @@ import json
 from collections import Counter
 from dataclasses import asdict
 
-from repro.cli.options import COMMON, CommonOptions, DeviceOption, RowName, find_row
+from repro.cli.options import COMMON, CommonOptions, DeviceOption, RowName
 from repro.core.console import print_line, print_sentence
 from repro.core.errors import Exit
+from repro.table.rows import load_any_row
 
 STATE_WIDTH = 5
 """Columns of ok, warn or fail, and a space."""
@@ -27,7 +28,7 @@ def doctor(row: RowName = "", /, *, device: DeviceOption = None, common: CommonO
     from repro.plan.doctor.examine import examine
     from repro.plan.doctor.finding import Subject
 
-    chosen = find_row(row) if row else None
+    chosen = load_any_row(row) if row else None
     findings = []
     for finding in examine(Subject(common.open_workspace(), chosen, device)):
         findings.append(finding)

@@ -24,8 +24,8 @@ from repro.judge.scores.intervals import SplitInterval
 from repro.judge.scores.numbers import Numbers, Runs, ScoresInput, compute_numbers, select_epoch
 from repro.readout.recipe import PROTOCOLS
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun, find_runs, stored_run
-from repro.table.own import load_any_row
 from repro.table.row import Row, row_backbone, row_datasets
+from repro.table.rows import load_any_row
 
 
 @dataclass(frozen=True, slots=True)
