@@ -5,9 +5,9 @@ a module imports nothing at its top that imports torch; a verb that computes imp
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from cyclopts import App, CycloptsError, Group, UnknownOptionError
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from repro import __version__
 from repro.core.errors import Exit, UsageError, find_nearest, state_reason
@@ -54,6 +54,8 @@ UNWRAPPED = 10_000
 """Columns of help off a terminal: more than any of its lines has."""
 COMPLETE = "__complete"
 """The word with which Cyclopts' completion scripts ask for names."""
+MOST_OWNERS = 6
+"""Commands that are named as those which have an option."""
 OTHERS = ("-h", "--help", "--version", "--install-completion")
 """Options of `repro` itself."""
 
@@ -129,8 +131,6 @@ def dispatch(arguments: Sequence[str]) -> Exit:
     if words and words[0] not in (*verb_names(), *OTHERS, COMPLETE):
         _require_row(words[0])
         words.insert(0, "run")
-    if words[:1] == ["run"] and "--grid" in words:
-        raise UsageError(f"--grid is no option of a row: run `repro grid {words[1]}`")
     verb = words[0] if words else ""
     app, console = build_app(verb), None
     if not sys.stdout.isatty() and ({"--help", "-h"} & set(words) or not words):
@@ -147,12 +147,8 @@ def dispatch(arguments: Sequence[str]) -> Exit:
         # Cyclopts has said why.
         raise UsageError("nothing was installed: add --shell bash, --shell zsh or --shell fish") from error
     except CycloptsError as error:
-        message = state_reason(error, most=None)
-        if verb == "run" and isinstance(error, UnknownOptionError):
-            # Options that moved to `repro grid` are explained rather than called unknown.
-            grids = [word for word in words if word.partition("=")[0] in _options("grid") - _options("run")]
-            message = f"{grids[0]} goes with `repro grid ROW`" if grids else message
-        raise UsageError(f"{message} (see `{' '.join(('repro', verb)).strip()} --help`)") from error
+        command = " ".join(("repro", *(error.command_chain or words[:1])))
+        raise UsageError(f"{_describe_mistake(error, command)} (see `{command} --help`)") from error
 
 
 def _move_options(arguments: Sequence[str]) -> list[str]:
@@ -175,8 +171,43 @@ def _move_options(arguments: Sequence[str]) -> list[str]:
     return [*words[:end], *moved, *words[end:]]
 
 
-def _options(verb: str) -> set[str]:
-    return {name for argument in build_app()[verb].assemble_argument_collection() for name in argument.names}
+def list_options(app: App, command: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every command with each of its options and arguments, also for the commands of a command such as `data`."""
+    if app.default_command is None or not command:
+        for name in app:
+            if not name.startswith("-"):
+                yield from list_options(app[name], f"{command} {name}".strip())
+        return
+    for argument in app.assemble_argument_collection(parse_docstring=True):
+        if argument.parse and argument.show:
+            yield from ((command, name) for name in argument.names)
+
+
+def _describe_mistake(error: CycloptsError, command: str) -> str:
+    """Say in the words of this command line what Cyclopts refused of it."""
+    if isinstance(error, UnknownOptionError):
+        return _describe_unknown(error.token.keyword or error.token.value, command)
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected argument {', '.join(map(repr, error.unused_tokens or ()))}"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.keyword or error.argument.name
+        return f"{name}: its value is missing" if name.startswith("-") else f"{name} is missing"
+    return state_reason(error, most=None)
+
+
+def _describe_unknown(token: str, command: str) -> str:
+    """Say which commands have an option that `command` does not have, or which of its options is nearest."""
+    option = token.partition("=")[0]
+    word, known = option.lstrip("-"), [(f"repro {name}", other) for name, other in list_options(build_app())]
+    # Options that are written for a command, as --grid for `repro grid`, and those of another command are no typing errors.
+    if word in verb_names() and command != f"repro {word}":
+        return f"{option} is no option of `{command}`: `repro {word}` is a command of its own"
+    if owners := [f"`{name}`" for name, other in known if other == option]:
+        named = ", ".join(owners) if len(owners) <= MOST_OWNERS else "other commands"
+        return f"{option} is no option of `{command}`, but of {named}"
+    # Without dashes, which every option has in common.
+    near = find_nearest(word, [other.lstrip("-") for name, other in known if name == command and other.startswith("-")])
+    return f"unknown option {token}" + near.replace("'", "'--", 1)
 
 
 def _require_row(word: str) -> None:

@@ -2,37 +2,21 @@
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from builders.commands import run_repro
-from cyclopts import App
 from cyclopts.help import DefaultFormatter
 from rich.console import Console
 
-from repro.cli.app import VERBS, build_app, verb_names
-
-
-def listed_options(app: App, name: str) -> Iterator[str]:
-    """Yield `verb --option` and `verb ARGUMENT` for a verb and the verbs below it."""
-    if app.default_command is None:
-        for below in app:
-            if not below.startswith("-"):
-                yield from listed_options(app[below], f"{name} {below}")
-        return
-    for argument in app.assemble_argument_collection(parse_docstring=True):
-        if argument.parse and argument.show:
-            yield from (f"{name} {option}" for option in argument.names)
-
+from repro.cli.app import VERBS, build_app, list_options, verb_names
 
 GROUPS = {"data": ("status", "new", "prepare", "audit", "diff"), "features": ("export", "import")}
 """Verbs that have verbs below them."""
 
 
 def test_no_option_comes_or_goes_by_accident() -> None:
-    app = build_app()
-    found = [line for name in verb_names() for line in listed_options(app[name], name)]
+    found = [f"{command} {option}" for command, option in list_options(build_app())]
     assert found == (Path(__file__).parent / "options.txt").read_text().splitlines()
 
 
