@@ -24,7 +24,7 @@ from pydantic import Field, PrivateAttr
 
 from repro.core.config import Config, is_config_path, load_config
 from repro.core.console import unquote_formulas
-from repro.core.errors import UsageError
+from repro.core.errors import UsageError, state_reason
 from repro.core.reading import check_regular, read_bytes, read_table
 from repro.core.stratified import select_held_out
 from repro.datasets.annotations import Listing, to_one_line
@@ -228,7 +228,7 @@ def _read_cells(table: Path) -> _Cells:
     except FileNotFoundError as error:
         raise UsageError(f"{table}: no such table of clips: expected a csv with the columns path,label") from error
     except OSError as error:
-        raise UsageError(f"{table}: cannot be read ({error.strerror or to_one_line(str(error))})") from error
+        raise UsageError(f"{table}: cannot be read ({state_reason(error.strerror or error)})") from error
     for required in REQUIRED:
         if required not in cells.columns:
             found = ", ".join(sorted(map(to_one_line, cells.columns))) or "none"
@@ -247,7 +247,7 @@ def _read_parquet(table: Path) -> _Cells:
         columns = pq.read_schema(table).names
         rows = read_table(table, [name for name in columns if name in (*REQUIRED, *OPTIONAL)]).to_pylist()
     except (pa.ArrowException, ValueError) as error:
-        raise UsageError(f"{table}: not a complete parquet file ({to_one_line(str(error))})") from error
+        raise UsageError(f"{table}: not a complete parquet file ({state_reason(error)})") from error
 
     def as_text(value: object) -> str:
         return ";".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

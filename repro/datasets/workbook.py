@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from repro.core.errors import state_reason
 from repro.datasets.annotations import DataError, check_not_empty, to_one_line
 
 MOST_BYTES = 256 << 20
@@ -47,8 +48,9 @@ def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, 
         raise
     except Exception as error:
         # A damaged file can fail anywhere in unzipping or XML parsing, with any exception of theirs.
-        reason = to_one_line(str(error)) or type(error).__name__
-        raise DataError(f"{path}: not a complete xlsx workbook ({reason}): fetch the publisher's file again") from error
+        raise DataError(
+            f"{path}: not a complete xlsx workbook ({state_reason(error)}): fetch the publisher's file again"
+        ) from error
     for sheet in wanted:
         if sheet not in sheets:
             raise DataError(

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.core.errors import state_reason
 from repro.video.published import Frames, VideoError
 from repro.video.readers import open_clip, read_frames
 from repro.video.sampling import Sampling
@@ -90,7 +91,11 @@ def silence_ffmpeg() -> None:
 
 def describe_failure(path: Path, error: Exception) -> str:
     """Say why a reader failed, whatever it raised; the message names the clip."""
-    return str(error) if isinstance(error, VideoError) else f"clip {path}: {type(error).__name__}: {error}"
+    return (
+        str(error)
+        if isinstance(error, VideoError)
+        else f"clip {path}: {type(error).__name__}: {state_reason(error, most=None)}"
+    )
 
 
 def decode_clip(job: Job, send: Send) -> _Outcome:

@@ -33,7 +33,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from repro.core.errors import MissingError
+from repro.core.errors import MissingError, state_reason
 from repro.core.reading import describe_absence
 from repro.video.file_ends import describe_missing_end
 
@@ -289,7 +289,7 @@ def stack_chunks(frames: Iterator[np.ndarray], chunk: int) -> Iterator[Frames]:
 
 def describe_ffmpeg_error(error: av.FFmpegError) -> str:
     """FFmpeg's description of an error, in one line."""
-    return " ".join((error.strerror or type(error).__name__).split())[:160]
+    return state_reason(error.strerror or type(error).__name__, 160)
 
 
 def _kept_frames(index: ClipIndex, sampled: list[int]) -> Iterator[np.ndarray]:

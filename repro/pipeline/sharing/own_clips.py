@@ -16,10 +16,9 @@ from typing import Any
 from repro.backbones.config import Cell, read_precision
 from repro.backbones.registry import load_backbone
 from repro.core.console import quote_formulas
-from repro.core.errors import MissingError, UsageError
+from repro.core.errors import MissingError, UsageError, state_reason
 from repro.core.files import write_bytes
 from repro.core.workspace import Workspace
-from repro.datasets.annotations import to_one_line
 from repro.datasets.labels import Labels
 from repro.datasets.own import OWN_NAME, OwnDataFile, build_own_dataset
 from repro.datasets.registry import open_dataset
@@ -51,7 +50,7 @@ def place_own_clips(file: Path, card: Card, labels: Labels, workspace: Workspace
         load_backbone(card.backbone, change)
         cell = Cell.parse(card.cells[0])
     except (UsageError, ValueError, LookupError) as error:
-        raise MissingError(f"{file}: not features of a table of clips: {to_one_line(str(error), 300)}") from error
+        raise MissingError(f"{file}: not features of a table of clips: {state_reason(error, 300)}") from error
     place = workspace.listings / card.dataset
     data, row = place.with_suffix(".yaml"), place.with_name(f"{card.dataset}_row.yaml")
     listed = place.with_suffix(".csv")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from repro.core.errors import ReproError
+from repro.core.errors import ReproError, state_reason
 from repro.plan.doctor import folders, gpu, needs, network, software
 from repro.plan.doctor.finding import Finding, Subject
 
@@ -52,5 +52,5 @@ def _run_check(name: str, check: Check, subject: Subject) -> Iterator[Finding]:
         what, _, remedy = str(error).rpartition(": ")
         yield Finding(name, "fail", what or remedy, remedy if what else "")
     except Exception as error:
-        what = f"not known: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        what = f"not known: {type(error).__name__}: {state_reason(error)}"
         yield Finding(name, "warn", what, "this check failed in itself: please report it")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from repro.core import LazyModule
-from repro.core.errors import ReproError
+from repro.core.errors import ReproError, state_reason
 from repro.core.locks import take_lock
 from repro.video.sampling import ReaderName, Sampling
 
@@ -135,7 +135,7 @@ def _try_gpu(device: str) -> Facts:
         computed = float((ones @ ones).sum())
         free, total = torch.cuda.mem_get_info(number)
     except Exception as error:
-        return {"problem": " ".join(str(error).split())[:300] or type(error).__name__}
+        return {"problem": state_reason(error, 300)}
     return found | {"free": free, "total": total, "problem": "" if computed == 64**3 else f"64^3 is {computed:g} on it"}
 
 
@@ -152,7 +152,7 @@ def probe_video() -> Iterator[Facts]:
                     read = sum(map(len, readers.read_clip(path, Sampling(1, 10.0, FRAMES, reader))))
                     problem = "" if read == FRAMES else f"{read} of {FRAMES} frames"
                 except Exception as error:
-                    problem = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+                    problem = f"{type(error).__name__}: {state_reason(error)}"
                 yield {f"{reader} {codec}": {"problem": problem}}
 
 
