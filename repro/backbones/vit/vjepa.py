@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repro.backbones.vit.config import EncoderSizes
+from repro.backbones.vit.encoder import Encoder
 
 EPS = 1e-6
 """Of every LayerNorm (jepa: src/models/vision_transformer.py)."""
@@ -68,6 +69,7 @@ class PatchEmbed(nn.Module):
         return out
 
 
+@Encoder.register  # by name: since Python 3.12, isinstance does not find attributes that torch's modules keep in a table
 class VjepaEncoder(nn.Module):
     """The encoder, with values from `tensors`.
 
