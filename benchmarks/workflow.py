@@ -38,7 +38,7 @@ def note(started=time.time()):
 if any(os.path.basename(word) in ("repro", "snakemake") for word in sys.orig_argv[:3]):
     atexit.register(note)
 """
-VERBS = ("fetch", "data", "extract", "readout", "check", "report")
+COMMANDS = ("fetch", "data", "extract", "readout", "check", "report")
 
 
 def repro(*words: str | Path) -> list[str]:
@@ -68,7 +68,7 @@ def run(profile: str, folder: Path) -> None:
         subprocess.run(repro(*words, *place), check=True, env=environment)
         seconds = time.time() - started
     found = [json.loads(line) for line in notes.read_text().splitlines()]
-    jobs = [one for one in found if Path(one["words"][0]).name == "repro" and one["words"][1] in VERBS]
+    jobs = [one for one in found if Path(one["words"][0]).name == "repro" and one["words"][1] in COMMANDS]
     others = [one for one in found if one not in jobs]
     gaps = [later["started"] - one["ended"] for one, later in pairwise(jobs)]
     commands = [one["ended"] - one["started"] for one in jobs]

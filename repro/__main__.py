@@ -1,4 +1,4 @@
-"""The command `repro`: maps errors to exit codes. Nothing heavy is imported before the verb is known."""
+"""The command `repro`: maps errors to exit codes. Nothing heavy is imported before the command is known."""
 
 import errno
 import json

@@ -1,7 +1,7 @@
-"""The command `repro`: which verbs there are, and how a command line becomes a call of one.
+"""The command `repro`: which commands there are, and how a command line becomes a call of one.
 
-A verb is a function in its own module, which is imported when the verb is called, or when `repro --help` lists all. Such
-a module imports nothing at its top that imports torch; a verb that computes imports what it needs in its function.
+A command is a function in its own module, which is imported when the command is called, or when `repro --help` lists all. Such
+a module imports nothing at its top that imports torch; a command that computes imports what it needs in its function.
 """
 
 import sys
@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownOpt
 from repro import __version__
 from repro.core.errors import Exit, UsageError, find_nearest, state_reason
 
-VERBS = {
+COMMANDS = {
     "Run a row": {
         "list": "List the 24 rows: published value, and what is missing to run each.",
         "plan": "Estimate download, disk and GPU time of rows, and list what is missing.",
@@ -46,7 +46,7 @@ VERBS = {
         "submit": "Run rows as jobs on several GPUs or machines, with Snakemake.",
     },
 }
-"""Every verb with the first line of its docstring, by its group in `repro --help`, which so imports none of them."""
+"""Every command with the first line of its docstring, by its group in `repro --help`, which so imports none of them."""
 FOLDERS = {"Judge and show": "judge", "Machines": "machines"}
 """Groups whose modules are in a folder of their own."""
 
@@ -60,24 +60,24 @@ OTHERS = ("-h", "--help", "--version", "--install-completion")
 """Options of `repro` itself."""
 
 
-def verb_names() -> tuple[str, ...]:
-    """Return all verbs, in the order of `repro --help`."""
-    return tuple(name for verbs in VERBS.values() for name in verbs)
+def command_names() -> tuple[str, ...]:
+    """Return all commands, in the order of `repro --help`."""
+    return tuple(name for commands in COMMANDS.values() for name in commands)
 
 
-def locate_verb(name: str) -> tuple[str, str]:
-    """Return the module of a verb and its function there."""
+def locate_command(name: str) -> tuple[str, str]:
+    """Return the module of a command and its function there."""
     # `list` is a builtin, and its function is named otherwise.
     function = "list_rows" if name == "list" else name
-    folder = next((f"repro.cli.{below}" for group, below in FOLDERS.items() if name in VERBS[group]), "repro.cli")
+    folder = next((f"repro.cli.{below}" for group, below in FOLDERS.items() if name in COMMANDS[group]), "repro.cli")
     return f"{folder}.{function}", function
 
 
 def build_app(called: str = "") -> App:
-    """Return the app with every verb registered and none imported yet.
+    """Return the app with every command registered and none imported yet.
 
     Args:
-        called: The verb of the command line; it gets the help of its docstring in place of the line above.
+        called: The command that the command line names; it gets the help of its docstring in place of the line above.
     """
     app = App(
         name="repro",
@@ -100,15 +100,15 @@ def build_app(called: str = "") -> App:
             "internal error; 4 something required is missing; 5 nothing to check; 130 interrupted."
         ),
     )
-    for title, verbs in VERBS.items():
+    for title, commands in COMMANDS.items():
         group = Group.create_ordered(title)
-        for name, summary in verbs.items():
+        for name, summary in commands.items():
             app.command(
-                "{}:{}".format(*locate_verb(name)),
+                "{}:{}".format(*locate_command(name)),
                 name=name,
                 group=group,
                 help=None if name == called else summary,
-                sort_key=verb_names().index(name),
+                sort_key=command_names().index(name),
             )
     app.register_install_completion_command(
         help="Complete commands, options and rows in bash, zsh or fish, from the next shell on."
@@ -124,15 +124,15 @@ def dispatch(arguments: Sequence[str]) -> Exit:
 
     Raises:
         UsageError: no such command, row or option.
-        ReproError: raised by the verb.
+        ReproError: raised by the command.
     """
     words = _move_options(arguments)
     # The first word decides before cyclopts parses anything, so that a misspelt row gets a suggestion from both rows and commands.
-    if words and words[0] not in (*verb_names(), *OTHERS, COMPLETE):
+    if words and words[0] not in (*command_names(), *OTHERS, COMPLETE):
         _require_row(words[0])
         words.insert(0, "run")
-    verb = words[0] if words else ""
-    app, console = build_app(verb), None
+    command = words[0] if words else ""
+    app, console = build_app(command), None
     if not sys.stdout.isatty() and ({"--help", "-h"} & set(words) or not words):
         from repro.core.console import OutputConsole
 
@@ -142,13 +142,13 @@ def dispatch(arguments: Sequence[str]) -> Exit:
             app(words, console=console, exit_on_error=False, print_error=False, result_action="return_value") or Exit.OK
         )
     except SystemExit as error:
-        if verb != "--install-completion":
+        if command != "--install-completion":
             raise
         # Cyclopts has said why.
         raise UsageError("nothing was installed: add --shell bash, --shell zsh or --shell fish") from error
     except CycloptsError as error:
-        command = " ".join(("repro", *(error.command_chain or words[:1])))
-        raise UsageError(f"{_describe_mistake(error, command)} (see `{command} --help`)") from error
+        called = " ".join(("repro", *(error.command_chain or words[:1])))
+        raise UsageError(f"{_describe_mistake(error, called)} (see `{called} --help`)") from error
 
 
 def _move_options(arguments: Sequence[str]) -> list[str]:
@@ -200,7 +200,7 @@ def _describe_unknown(token: str, command: str) -> str:
     option = token.partition("=")[0]
     word, known = option.lstrip("-"), [(f"repro {name}", other) for name, other in list_options(build_app())]
     # Options that are written for a command, as --grid for `repro grid`, and those of another command are no typing errors.
-    if word in verb_names() and command != f"repro {word}":
+    if word in command_names() and command != f"repro {word}":
         return f"{option} is no option of `{command}`: `repro {word}` is a command of its own"
     if owners := [f"`{name}`" for name, other in known if other == option]:
         named = ", ".join(owners) if len(owners) <= MOST_OWNERS else "other commands"
@@ -211,7 +211,7 @@ def _describe_unknown(token: str, command: str) -> str:
 
 
 def _require_row(word: str) -> None:
-    """Refuse a first word that is neither verb nor row, with the nearest of both."""
+    """Refuse a first word that is neither command nor row, with the nearest of both."""
     # Imported here, so that `repro --help` reads no config.
     from repro.core.config import is_config_path
     from repro.table import rows
@@ -219,7 +219,7 @@ def _require_row(word: str) -> None:
     names = [*rows.row_names(), *rows.extra_names()]
     if word in names or rows.is_smoke_row(word) or is_config_path(word):
         return
-    near = find_nearest(word, [*verb_names(), *names])
+    near = find_nearest(word, [*command_names(), *names])
     raise UsageError(
         f"unknown row or command '{word}'{near} (`repro list` shows the rows, `repro list --all` also the extras, "
         "`repro --help` the commands)"

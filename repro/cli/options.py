@@ -1,7 +1,7 @@
-"""Options that several verbs share. Name, help and limits of each are written here, once.
+"""Options that several commands share. Name, help and limits of each are written here, once.
 
-A verb takes a group as one keyword argument with its default (`common: CommonOptions = COMMON`); cyclopts shows the
-group's fields as options of the verb. Values outside the limits are refused before the verb's body runs.
+A command takes a group as one keyword argument with its default (`common: CommonOptions = COMMON`); cyclopts shows the
+group's fields as options of the command. Values outside the limits are refused before the command's body runs.
 """
 
 import os
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from repro.readout.recipe import Precision as TrainingPrecision
 
 MOST_WORKERS = 1024
-"""Upper limit of --workers for every verb: beyond it, a typing error is likelier than a machine."""
+"""Upper limit of --workers for every command: beyond it, a typing error is likelier than a machine."""
 
 
 def require_number(option: str, least: int, most: int | None = None) -> Callable[[type, Any], None]:
@@ -247,7 +247,7 @@ LayersOption = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
-    """Options of nearly every verb."""
+    """Options of nearly every command."""
 
     workspace: WorkspaceOption = None
     as_json: JsonOption = False
@@ -293,7 +293,7 @@ class ComputeOptions(DeviceOptions):
 
     def execution(self, device: str, say: Callable[[str], None] = lambda line: None) -> Execution:
         """Return how features are computed on `device`; `say` receives notes about checkpoints."""
-        # Imported here, because every verb imports this module and few decode videos.
+        # Imported here, because every command imports this module and few decode videos.
         from repro.video.decoders import count_spare_cores
 
         workers = self.workers or count_spare_cores()
@@ -369,7 +369,7 @@ class BundleOptions:
     device: DeviceOption = None
 
 
-# Frozen, so that one instance serves as every verb's default.
+# Frozen, so that one instance serves as every command's default.
 COMMON = CommonOptions()
 ON_DEVICE = DeviceOptions()
 COMPUTE = ComputeOptions()
@@ -380,7 +380,7 @@ BACKBONE = BackboneOptions()
 
 def follow_work(reporter: Reporter, what: str, workspace: Workspace, device: str) -> AbstractContextManager[Work]:
     """Return a block in which the stages of long work are shown, and described in the workspace's status files."""
-    # Imported here, because few of the verbs that import this module follow work.
+    # Imported here, because few of the commands that import this module follow work.
     from repro.core.progress.status_files import StatusFile
 
     work = Work(what)
@@ -395,7 +395,7 @@ def open_compute(
     Raises:
         UsageError: the device or the precision is not available on this machine.
     """
-    # Imports torch, which takes seconds: verbs call this after everything that can be refused without it.
+    # Imports torch, which takes seconds: commands call this after everything that can be refused without it.
     from repro.readout.compute import Compute
 
     return Compute(device, precision, deterministic, together=together).require_available()
@@ -489,7 +489,7 @@ def command_for_row(name: str) -> str:
 
 
 def load_requested_rows(names: Sequence[str], precisions: Sequence[Precision] = ()) -> list[Row]:
-    """Return the rows that a verb was asked to run or plan, each once; if `names` has `all`, all 24 and own rows.
+    """Return the rows that a command was asked to run or plan, each once; if `names` has `all`, all 24 and own rows.
 
     Raises:
         UsageError: as load_requested_row, also for names that `all` makes superfluous.
@@ -501,7 +501,7 @@ def load_requested_rows(names: Sequence[str], precisions: Sequence[Precision] = 
 
 
 def load_requested_row(name: str, precisions: Sequence[Precision] = ()) -> Row:
-    """Return the row that a verb was asked to run or plan, with its features in the first of `precisions` that it has [default: the row's].
+    """Return the row that a command was asked to run or plan, with its features in the first of `precisions` that it has [default: the row's].
 
     Raises:
         UsageError: no such row, a row of the smoke job, a config that is not valid, or none of the precisions.

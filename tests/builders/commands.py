@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 from repro.__main__ import run
-from repro.cli.app import verb_names
+from repro.cli.app import command_names
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 """The checkout."""
@@ -60,11 +60,11 @@ def require_described(words: Sequence[str], printed: str) -> None:
     if "--json" not in words or "--help" in words:
         return
     named = [word for word in words if not word.startswith("-")]
-    verb = next((word for word in named if word in verb_names()), "run")
-    if verb in ("data", "features"):
-        verb = f"{verb} {named[named.index(verb) + 1]}"
+    command = next((word for word in named if word in command_names()), "run")
+    if command in ("data", "features"):
+        command = f"{command} {named[named.index(command) + 1]}"
     value = json.loads(printed)
-    schemas().check_output("plan" if verb == "run" and "--dry-run" in words else verb, value)
+    schemas().check_output("plan" if command == "run" and "--dry-run" in words else command, value)
 
 
 def run_process(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""The command line is frozen: a new verb or option, or one that goes, is a decision that changes options.txt too."""
+"""The command line is frozen: a new command or option, or one that goes, is a decision that changes options.txt too."""
 
 import io
 import re
@@ -9,10 +9,10 @@ from builders.commands import run_repro
 from cyclopts.help import DefaultFormatter
 from rich.console import Console
 
-from repro.cli.app import VERBS, build_app, list_options, verb_names
+from repro.cli.app import COMMANDS, build_app, command_names, list_options
 
 GROUPS = {"data": ("status", "new", "prepare", "audit", "diff"), "features": ("export", "import")}
-"""Verbs that have verbs below them."""
+"""Commands that have commands below them."""
 
 
 def test_no_option_comes_or_goes_by_accident() -> None:
@@ -21,14 +21,14 @@ def test_no_option_comes_or_goes_by_accident() -> None:
 
 
 def test_the_list_of_commands_says_what_each_commands_own_help_says() -> None:
-    for verbs in VERBS.values():
-        for name, summary in verbs.items():
+    for commands in COMMANDS.values():
+        for name, summary in commands.items():
             own = build_app(called=name)[name]
             assert own.help.splitlines()[0] == summary
 
 
 @pytest.mark.parametrize(
-    "command", [*verb_names(), *(f"{group} {verb}" for group, verbs in GROUPS.items() for verb in verbs)]
+    "command", [*command_names(), *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands)]
 )
 def test_the_help_of_a_command_fits_a_screen_and_has_an_example(command: str) -> None:
     """80 columns and 50 lines; exit codes are in `repro --help` alone."""

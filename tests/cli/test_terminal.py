@@ -221,8 +221,8 @@ def test_other_seeds_are_refused(option: str, text: str, said: str) -> None:
 
 def test_every_verb_reads_seeds_alike() -> None:
     app = build_app()
-    for verb in ("run", "plan", "grid", "readout", "smoke"):
-        (argument,) = (one for one in app[verb].assemble_argument_collection() if "--seeds" in one.names)
+    for command in ("run", "plan", "grid", "readout", "smoke"):
+        (argument,) = (one for one in app[command].assemble_argument_collection() if "--seeds" in one.names)
         assert argument.names == ("--seeds", "--seed")
         assert argument.parameter.converter is not None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from builders.commands import TESTS
 
-from repro.cli.app import verb_names
+from repro.cli.app import command_names
 
 NO_NETWORK = TESTS / "builders" / "no_network"
 ROW, NAME = "ucf_hmdb_vjepa", "vjepa"
@@ -73,7 +73,7 @@ def test_no_command_needs_a_network_or_a_home(folder: Path, tmp_path: Path) -> N
         f"{video.stem}-{NAME}.html"
     }  # fmt: skip
     # `ui` serves pages until it is ended, `smoke` and `grid` have tests of their own, which take minutes, and `submit` starts Snakemake.
-    assert {words[0] for words in commands} | {"ui", "smoke", "grid", "submit"} == set(verb_names())
+    assert {words[0] for words in commands} | {"ui", "smoke", "grid", "submit"} == set(command_names())
 
 
 def test_connections_are_really_refused(tmp_path: Path) -> None:

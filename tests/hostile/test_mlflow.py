@@ -35,8 +35,8 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 
 def run_all(workspace: Workspace, *words: tuple[str, ...]) -> None:
-    for verb, *options in words:
-        done = run_repro(verb, *options, "--workspace", workspace.root)
+    for command, *options in words:
+        done = run_repro(command, *options, "--workspace", workspace.root)
         assert done.code == 0, done.err
         assert not done.err.count("Traceback")
 
@@ -61,7 +61,7 @@ def test_addresses_in_a_database_lead_nowhere_else(stored: StoredRun, workspace:
     copy = shutil.copy(workspace.mlflow_db, tmp_path / "copy.db")
     link, above = f"{here}/link/run/artifacts", f"{here}/../../victim/run/artifacts"
     for address in (link, above, "file://["):
-        for verb in (("track",), ("track", "--rebuild")) if address == link else (("track", "--rebuild"),):
+        for command in (("track",), ("track", "--rebuild")) if address == link else (("track", "--rebuild"),):
             shutil.copy(copy, workspace.mlflow_db)
             with closing(sqlite3.connect(workspace.mlflow_db)) as database, database:
                 database.execute("update runs set artifact_uri = ?, status = 'RUNNING'", (address,))
@@ -69,7 +69,7 @@ def test_addresses_in_a_database_lead_nowhere_else(stored: StoredRun, workspace:
                 database.execute("update experiments set artifact_location = ?", (address,))
                 # Its figures are others by now.
                 database.execute("update tags set value = 'x' where key = 'repro.figures'")
-            run_all(workspace, verb)
+            run_all(workspace, command)
             assert read_all(victim) == before, address
             assert read_all(workspace.runs) == kept, address
     log = workspace.root / "mlflow-ui.log"

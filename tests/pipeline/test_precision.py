@@ -1,4 +1,4 @@
-"""`--precision` reaches every verb alike: features of each precision are kept apart, and records say which were read."""
+"""`--precision` reaches every command alike: features of each precision are kept apart, and records say which were read."""
 
 from pathlib import Path
 
@@ -103,11 +103,11 @@ def test_grids_of_two_precisions_write_two_reports() -> None:
     assert reports == {"ak_full-grid", "ak_full-grid-in-fp32", "ak_full-grid-in-fast"}
 
 
-@pytest.mark.parametrize("verb", [["run"], ["grid"], ["readout"], ["plan"], ["run", "--dry-run"]])
+@pytest.mark.parametrize("command", [["run"], ["grid"], ["readout"], ["plan"], ["run", "--dry-run"]])
 def test_every_verb_of_a_row_refuses_a_precision_that_it_does_not_have(
-    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, *options = verb
+    name, *options = command
     with pytest.raises(UsageError, match="--precision fast: vjepa has fp32, tf32, fp16, bf16"):
         cli.dispatch([name, "ak_full_vjepa", "--precision", "fast", *options, "--workspace", str(tmp_path)])
 

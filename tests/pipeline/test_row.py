@@ -92,13 +92,13 @@ def test_a_row_runs_is_reused_and_predicts(
     assert view.scores is not None
     assert view.scores.scores[-1].tolist() == predict(place, video).scores[video].tolist()
     assert "Class scores over time" in render_clip_page(view, "repro show")
-    verb = ["predict", ROW, str(broken), str(video), "--seed", "43", "--top", "3", "--workspace", str(place.root)]
+    command = ["predict", ROW, str(broken), str(video), "--seed", "43", "--top", "3", "--workspace", str(place.root)]
     monkeypatch.setattr("repro.table.rows.load_row", lambda name: colour())
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
-        cli.dispatch(verb)
+        cli.dispatch(command)
     assert capsys.readouterr().out.count(" %  ") == 3
     with pytest.raises(MissingError, match="1 of 2 videos could not be scored"):
-        cli.dispatch([*verb, "--json"])
+        cli.dispatch([*command, "--json"])
     printed = json.loads(capsys.readouterr().out)
     schemas().check_output("predict", printed)
     assert (list(printed["failed"]), printed["seed"], printed["videos"][0]["path"]) == (

@@ -10,7 +10,7 @@ import yaml
 from builders.commands import ROOT, load_script, schemas
 
 from repro import __version__
-from repro.cli.app import verb_names
+from repro.cli.app import command_names
 from repro.core.errors import Exit
 from repro.table.rows import row_names
 
@@ -48,8 +48,8 @@ def test_what_json_prints_is_published() -> None:
 
 def test_every_verb_and_exit_code_is_explained() -> None:
     commands = (ROOT / "docs" / "commands.md").read_text()
-    for verb in set(verb_names()) - {"run"}:
-        assert f"`repro {verb}" in commands
+    for command in set(command_names()) - {"run"}:
+        assert f"`repro {command}" in commands
     for code in Exit:
         assert f"| {code.value} |" in commands
 

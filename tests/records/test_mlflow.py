@@ -472,8 +472,8 @@ def test_a_slow_server_gets_the_rest_from_track_once(
 
 
 def test_track_and_ui_say_what_is_missing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    for verb, code in (("track", 5), ("ui", 4)):
-        done = run_repro(verb, "--workspace", workspace.root)
+    for command, code in (("track", 5), ("ui", 4)):
+        done = run_repro(command, "--workspace", workspace.root)
         assert (done.code, done.err.count("\n")) == (code, 1), done.err
         assert "repro smoke" in done.err or "repro track" in done.err
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:planted@host/runs")

@@ -1,1 +1,1 @@
-"""Verbs that judge and show: a module each."""
+"""Commands that judge and show: a module each."""

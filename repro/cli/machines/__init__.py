@@ -1,1 +1,1 @@
-"""Verbs about machines: a module each."""
+"""Commands about machines: a module each."""
