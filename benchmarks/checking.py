@@ -25,7 +25,7 @@ from repro.pipeline.bundle.archive import write_zip
 from repro.pipeline.bundle.contents import FEATURES_INDEX, PAGE
 from repro.pipeline.bundle.features_index import FeaturesIndex, IndexedCollection, format_index, merkle_root
 from repro.readout.metrics import all_scores, chance_scores, constant_scores, count_at_least
-from repro.readout.predictions import FORMAT, Predictions, to_probabilities, write_predictions
+from repro.readout.predictions import PREDICTIONS_FORMAT, Predictions, to_probabilities, write_predictions
 from repro.records.keys import compute_keys
 from repro.records.record import RunRecord, Selection, stored_run
 from repro.table.rows import load_row, row_names
@@ -73,7 +73,7 @@ def write_run(runs: Path, made: RunRecord, random: np.random.Generator) -> int:
         "last_epoch": Selection(epoch=last, scores=found[last]),
         "chance": chance_scores(targets),
         "constant": constant_scores(targets),
-        "predictions_format": FORMAT,
+        "predictions_format": PREDICTIONS_FORMAT,
         "key_rest": {"training": 3, "store": 2, "segments": None},
     }
     made = made.model_copy(update=changes)

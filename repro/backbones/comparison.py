@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from repro.backbones.config import Frames, Precision
+from repro.backbones.config import FrameSampling, Precision
 from repro.backbones.family import Comparison
 from repro.core.errors import MissingError, UsageError, state_reason
 from repro.core.reading import check_regular, describe_absence
@@ -17,7 +17,7 @@ from repro.video.readers import open_clip, read_frames
 from repro.video.sampling import Sampling
 
 # The smallest known mistake, diffusers' eps in group norms, costs 1.4e-5, which the limit must catch.
-LIMIT = 1e-5
+DEVIATION_LIMIT = 1e-5
 """Default bound on the relative L2, for fp32 on a CPU."""
 USUAL_LIMIT = 3e-3
 """Relative L2 to fp32, at the cell that rows read, up to which a precision is recommended: what the published one and TF32
@@ -65,7 +65,7 @@ def compare_precision(what: str, precision: Precision, ours: Timed, exact: Timed
     return replace(worst, precision=precision, usual=at_usual, fp32_seconds=exact.seconds)
 
 
-def read_first_frames(video: Path, sampling: Frames, count: int) -> UInt8[np.ndarray, "T H W 3"]:
+def read_first_frames(video: Path, sampling: FrameSampling, count: int) -> UInt8[np.ndarray, "T H W 3"]:
     """Return the first `count` sampled frames of a video; fewer if it is shorter.
 
     Raises:

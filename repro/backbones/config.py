@@ -13,14 +13,11 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from repro.core.config import Config, NamedConfig
+from repro.core.config import Config, NamedConfig, Positive
 from repro.core.errors import UsageError
 from repro.core.remote_file import Address, RemoteFile
 from repro.core.workspace import Workspace
 from repro.video.sampling import ReaderName
-
-Positive = Annotated[int, Field(ge=1)]
-
 
 UpLayer = Annotated[str, Field(pattern=r"^up_[1-9]\d?$")]
 """up_1, up_2, ...: a layer of the decoder, numbered from the decoder's input."""
@@ -92,7 +89,7 @@ class Checkpoint(RemoteFile):
         return self
 
 
-class Frames(Config):
+class FrameSampling(Config):
     """How a clip is cut into windows (for SVD: generate_svd_maps.py with the flags of scripts/extract_*)."""
 
     stride: Positive = 4
@@ -111,7 +108,7 @@ class Frames(Config):
     shorter than a window has its one short window either way."""
 
     @model_validator(mode="after")
-    def _check_overlap(self) -> "Frames":
+    def _check_overlap(self) -> "FrameSampling":
         if self.overlap >= self.window:
             raise ValueError(f"windows of {self.window} frames overlap in {self.window - 1} at most")
         return self
@@ -199,7 +196,7 @@ class BackboneConfig(NamedConfig):
     version: Positive
     """Raised whenever the same config would give other features; part of every content key."""
     checkpoint: Checkpoint | None = None
-    frames: Frames = Frames()
+    frames: FrameSampling = FrameSampling()
 
     @classmethod
     def precisions(cls) -> tuple[Precision, ...]:

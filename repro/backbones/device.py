@@ -13,7 +13,7 @@ from torch import Tensor
 from repro.core.errors import MissingError
 
 T = TypeVar("T")
-Key = TypeVar("Key")
+KeyT = TypeVar("KeyT")
 
 
 LARGE_BYTES = 256 << 20
@@ -40,7 +40,7 @@ def in_parts(frames: np.ndarray, compute: Callable[[np.ndarray], Tensor]) -> Ten
     return torch.cat([compute(frames[place : place + 1]) for place in range(len(frames))])
 
 
-def start_download(tensors: Mapping[Key, Tensor]) -> Callable[[], dict[Key, np.ndarray]]:
+def start_download(tensors: Mapping[KeyT, Tensor]) -> Callable[[], dict[KeyT, np.ndarray]]:
     """Start copying tensors of one device to the CPU; returns a function that waits for the copies and returns them."""
     # From a GPU, torch copies to pinned memory if it need not block.
     copies = {key: tensor.to("cpu", non_blocking=True) for key, tensor in tensors.items()}
@@ -51,7 +51,7 @@ def start_download(tensors: Mapping[Key, Tensor]) -> Callable[[], dict[Key, np.n
         copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(device))
 
-    def wait() -> dict[Key, np.ndarray]:
+    def wait() -> dict[KeyT, np.ndarray]:
         if copied is not None:
             copied.synchronize()
         return {key: copy.numpy() for key, copy in copies.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, runtime_check
 
 from typing_extensions import TypeVar
 
-from repro.backbones.config import BackboneConfig, Cell, Frames, OtherInputs
+from repro.backbones.config import BackboneConfig, Cell, FrameSampling, OtherInputs
 from repro.video.sampling import READER_VERSION
 
 if TYPE_CHECKING:  # `repro list` imports this module, and needs no arrays
@@ -47,7 +47,7 @@ class Extractor(Protocol):
         ...
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> FrameSampling:
         """How clips are sampled and cut into windows."""
         ...
 

@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Frames, Positive
+from repro.backbones.config import Axes, BackboneConfig, Cell, FrameSampling
 from repro.backbones.extractor import Execution, Noise, Requests, Stream
 from repro.backbones.family import Family
+from repro.core.config import Positive
 
 
 class MeanColourConfig(BackboneConfig):
@@ -39,7 +40,7 @@ class MeanColour:
         self.spread = np.random.default_rng(3).standard_normal((3, config.width)).astype(np.float32)
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> FrameSampling:
         return self.config.frames
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:

@@ -14,8 +14,8 @@ from repro.table import requirements
 from repro.table.row import Row
 from repro.table.rows import extra_names, load_row
 
-COLUMNS = ("row", "published", "method", "missing to run it")
-METRICS = {"map_micro": "mAP", "top1": "acc"}
+LIST_COLUMNS = ("row", "published", "method", "missing to run it")
+METRIC_NAMES = {"map_micro": "mAP", "top1": "acc"}
 
 
 def list_rows(
@@ -40,10 +40,10 @@ def list_rows(
         print(json.dumps([_row_as_json(name, row, line, workspace) for name, (row, line) in rows.items()], indent=1))
         return Exit.OK
     lines = [_format_row(name, row, line, workspace) for name, (row, line) in rows.items()]
-    print_lines(format_columns([COLUMNS, *lines[:published]], right=("published",)))
+    print_lines(format_columns([LIST_COLUMNS, *lines[:published]], right=("published",)))
     if all_:
         print_line()
-        extras = [("extra", "metric", COLUMNS[-1]), *(line[:2] + line[3:] for line in lines[published:])]
+        extras = [("extra", "metric", LIST_COLUMNS[-1]), *(line[:2] + line[3:] for line in lines[published:])]
         print_lines(format_columns(extras))
     print_line()
     more = f" and {len(rows) - published} extras" if all_ else ""
@@ -73,7 +73,7 @@ def _format_row(name: str, row: Row, line: Expected | None, workspace: Workspace
     if missing and is_imported(row, workspace):
         missing = "nothing for `repro readout`"
     return (
-        name, f"{METRICS[row.metric]} {line.published:.{line.digits}f}" if line else METRICS[row.metric],
+        name, f"{METRIC_NAMES[row.metric]} {line.published:.{line.digits}f}" if line else METRIC_NAMES[row.metric],
         line.status.partition(" ")[0] if line else "extra", missing or "nothing",
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ from repro.table.rows import extra_names, is_smoke_row, load_any_row, row_names,
 if TYPE_CHECKING:
     from repro.features.store import StoredAs
     from repro.readout.compute import Compute
-    from repro.readout.recipe import Precision as TrainingPrecision
+    from repro.readout.recipe import TrainingPrecision
 
 MOST_WORKERS = 1024
 """Upper limit of --workers for every command: beyond it, a typing error is likelier than a machine."""

@@ -66,7 +66,7 @@ class FeatureComputeOptions(DeviceOptions):
 
 
 OUTPUT = OutputOptions()
-COMPUTE = FeatureComputeOptions()
+FEATURE_COMPUTE = FeatureComputeOptions()
 
 
 def predict(
@@ -75,7 +75,7 @@ def predict(
     *videos: Path,
     seed: int | None = None,
     output: OutputOptions = OUTPUT,
-    compute: FeatureComputeOptions = COMPUTE,
+    compute: FeatureComputeOptions = FEATURE_COMPUTE,
     common: CommonOptions = COMMON,
 ) -> Exit:
     """Score any video files with a row's trained readout.

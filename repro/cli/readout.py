@@ -60,7 +60,7 @@ class ReadoutOptions:
     together: TogetherOption = None
 
 
-TRAINING = ReadoutOptions()
+READOUT = ReadoutOptions()
 
 
 def readout(
@@ -70,7 +70,7 @@ def readout(
     seeds: SeedsOption = 1,
     protocol: ProtocolOption = None,
     precision: PrecisionOption = (),
-    training: ReadoutOptions = TRAINING,
+    training: ReadoutOptions = READOUT,
     allow_damaged: DamagedOption = False,
     common: CommonOptions = COMMON,
 ) -> Exit:

@@ -20,6 +20,7 @@ MAX_YAML_VALUES = 100_000
 """Values that a config may have, with aliases expanded. The largest shipped config has a few hundred."""
 MOST_YAML = 1 << 24
 """Bytes of a config."""
+Positive = Annotated[int, Field(ge=1)]
 _LONG_NUMBER = re.compile(r"[-+0-9][0-9a-fA-Fx_:.]{200,}")
 
 

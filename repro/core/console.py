@@ -32,7 +32,7 @@ from repro.core.progress.stages import (
     Snapshot,
     Stage,
     StageName,
-    State,
+    StageState,
     Work,
     WorkObserver,
     utc_now,
@@ -53,7 +53,7 @@ LEAST_WORDS = 36
 """Columns that words next to a bar take at least."""
 INDENT = " " * 11
 """Of the lines below a stage's own, in a panel."""
-STYLES: dict[State, str] = {
+STYLES: dict[StageState, str] = {
     "to come": "dim",
     "running": "bold",
     "done": "green",

@@ -16,7 +16,7 @@ MAX_DEPTH = 100
 """Levels of nesting that are read. Files of this project have at most ten; Python's own limits vary between versions."""
 MOST_TABLE = 1 << 30
 """Bytes that a table of a parquet file may take in memory. Those of this project take up to 200 MB."""
-MOST_BYTES = 1 << 29
+MOST_READ = 1 << 29
 """Of a file that is read at once. A few bytes of disk can be a file of terabytes."""
 MOST_ROWS = 5_000_000
 """Of such a table. Predictions have one for each epoch and clip; other tables become objects of some hundred bytes a row."""
@@ -97,7 +97,7 @@ def check_regular(path: Path) -> None:
     os.close(open_regular(path))
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, most: int = MOST_READ) -> bytes:
     """Read a regular file of at most `most` bytes.
 
     Raises:
@@ -109,7 +109,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         return file.read()
 
 
-def read_text(path: Path, errors: str = "strict", most: int = MOST_BYTES) -> str:
+def read_text(path: Path, errors: str = "strict", most: int = MOST_READ) -> str:
     """Read a regular file of at most `most` bytes as UTF-8, with line ends of any system.
 
     Raises:

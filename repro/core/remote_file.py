@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.core.config import Config
+from repro.core.config import Config, Positive
 from repro.core.errors import hide_logins
 from repro.core.workspace import Workspace
 
@@ -41,7 +41,7 @@ class RemoteFile(Config):
     """Its name on this machine."""
     hub: HubPlace | None = None
     url: Annotated[Address, Field(pattern="^https://")] | None = None
-    bytes: Annotated[int, Field(ge=1)] | None = None
+    bytes: Positive | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """None if none is published: the sha256 of the first download is then recorded next to the file."""
     size: str

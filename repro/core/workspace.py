@@ -23,7 +23,7 @@ from repro.core.files import lock_file, write_json
 from repro.core.locks import own_partial, remove_partials
 from repro.core.reading import IrregularFileError, parse_json, read_text
 
-FORMAT = 1
+WORKSPACE_FORMAT = 1
 """Version of the workspace's layout, stored in its workspace.json. Raised if older versions could not read the layout."""
 
 
@@ -136,7 +136,7 @@ class Workspace:
         for folder in (self.root, self.listings, self.reports, self.root / "spent"):
             remove_partials(folder)
         if not self.stamp.exists():
-            write_json(self.stamp, {"format": FORMAT, "made_by": f"actiondiff-repro {__version__}"})
+            write_json(self.stamp, {"format": WORKSPACE_FORMAT, "made_by": f"actiondiff-repro {__version__}"})
 
     @property
     def stamp(self) -> Path:
@@ -163,9 +163,9 @@ class Workspace:
                 f"{self.stamp}: does not state the workspace's layout: restore it, or delete it if this version made the "
                 "workspace"
             ) from error
-        if found != FORMAT:
+        if found != WORKSPACE_FORMAT:
             raise UsageError(
-                f"workspace {self.root} was made by {str(maker)[:80]} and has layout {str(found)[:80]}, this version reads layout {FORMAT}: use "
+                f"workspace {self.root} was made by {str(maker)[:80]} and has layout {str(found)[:80]}, this version reads layout {WORKSPACE_FORMAT}: use "
                 "that version, or another --workspace"
             )
 

@@ -19,7 +19,7 @@ from typing import Any
 from repro.datasets.annotations import DataError, Listing, check_plain_name, path_inside, refuse_duplicates
 from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split, SplitName
-from repro.datasets.workbook import Rows, read_workbook
+from repro.datasets.workbook import SheetRows, read_workbook
 
 METADATA = "AR_metadata.xlsx"
 SHEETS = {
@@ -42,7 +42,7 @@ TEST_SPECIES = (
     "cricket / grasshopper / praying mantis / leafhopper",
     "water bird / duck / swan / goose",
 )
-ATTRIBUTES = {"species": "Animal", "sub-class": "Sub-Class", "parent-class": "Parent Class"}
+ATTRIBUTE_COLUMNS = {"species": "Animal", "sub-class": "Sub-Class", "parent-class": "Parent Class"}
 """Columns of the sheet Animal by which clips are grouped. The publishers name animals at any level, such as Bird and Mallard."""
 OTHER_NAMES = {"common quail": "common quail bird", "cuckoo bird": "common cuckoo bird"}
 """Animals whose name in the sheet AR differs from that in the sheet Animal."""
@@ -95,14 +95,14 @@ def read_animal_attribute(folder: Path, name: str, clips: Sequence[str]) -> dict
 
     Args:
         folder: The data set's folder.
-        name: A key of ATTRIBUTES.
+        name: A key of ATTRIBUTE_COLUMNS.
         clips: Ids; those that the workbook does not list are left out.
 
     Raises:
         DataError: the workbook is missing or damaged; the message names sheet and row.
     """
     path, wanted = path_inside(folder, METADATA), set(clips)
-    sheets = read_workbook(path, {"AR": SHEETS["AR"], "Animal": ("Animal", ATTRIBUTES[name])})
+    sheets = read_workbook(path, {"AR": SHEETS["AR"], "Animal": ("Animal", ATTRIBUTE_COLUMNS[name])})
     values = {str(animal).lower(): str(value) for _, (animal, value) in sheets["Animal"]}
     found = {}
     for number, (clip, _, _, pairs) in sheets["AR"]:
@@ -172,7 +172,7 @@ def _select_actions(rows: list[_SheetClip], names: tuple[str, ...]) -> tuple[Cli
     )
 
 
-def _read_sheet_clips(sheet: Rows, classes: int, folder: Path) -> Iterator[_SheetClip]:
+def _read_sheet_clips(sheet: SheetRows, classes: int, folder: Path) -> Iterator[_SheetClip]:
     for number, (video_id, kind, labels, pairs) in sheet:
         where = f"{folder / METADATA}: sheet AR row {number}"
         if not isinstance(video_id, str):
@@ -222,7 +222,7 @@ def _parse_pairs(value: Any, where: str) -> list[tuple[str, str]]:
         ) from error
 
 
-def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...]:
+def _read_sheet_classes(sheet: SheetRows, classes: int, path: Path) -> tuple[str, ...]:
     """Read the class names, ordered by label id.
 
     At most one label may be missing, as Yawning's is: its id is the only one that no other row has.
@@ -252,7 +252,7 @@ def _read_sheet_classes(sheet: Rows, classes: int, path: Path) -> tuple[str, ...
     return tuple(names[label] for label in range(classes))
 
 
-def _read_sub_classes(sheet: Rows, path: Path) -> dict[str, str]:
+def _read_sub_classes(sheet: SheetRows, path: Path) -> dict[str, str]:
     result = {}
     for number, (animal, sub_class) in sheet:
         if not isinstance(animal, str) or not isinstance(sub_class, str):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.core.errors import MissingError
-from repro.core.reading import MOST_BYTES, describe_absence
+from repro.core.reading import MOST_READ, describe_absence
 from repro.datasets.split import Clip, Split
 
 MAX_NAME = 200
@@ -57,8 +57,8 @@ def check_not_empty(path: Path) -> None:
     # An interrupted copy leaves an empty file, which would read as a split without clips.
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes): fetch or copy it again")
-    if path.stat().st_size > MOST_BYTES:
-        raise DataError(f"{path}: larger than {MOST_BYTES} bytes: fetch the publisher's file again")
+    if path.stat().st_size > MOST_READ:
+        raise DataError(f"{path}: larger than {MOST_READ} bytes: fetch the publisher's file again")
 
 
 def read_text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -25,7 +25,7 @@ from repro.datasets.registry import Dataset
 from repro.datasets.split import Clip
 from repro.video.probe import ClipContents, Probe, probe_all
 
-VERSION = 4
+JOURNAL_VERSION = 4
 """Version of the journal's lines; lines of other versions are ignored."""
 
 
@@ -140,7 +140,9 @@ class Journal:
     def append_result(self, stamp: FileStamp, probe: Probe) -> None:
         contents = probe.contents
         values = None if contents is None else [getattr(contents, name) for name in ClipContents.__slots__]
-        line = json.dumps([VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False)
+        line = json.dumps(
+            [JOURNAL_VERSION, *stamp, probe.sha256, probe.reader, probe.error, values], ensure_ascii=False
+        )
         # One unbuffered write per line, so that a killed process leaves at most one torn line.
         handle = open_in_place(self.path, os.O_WRONLY | os.O_APPEND)
         try:
@@ -157,7 +159,7 @@ class Journal:
         except (ValueError, TypeError):
             return False
         # A line of another version is valid JSON too: its fields may mean something else.
-        if version != VERSION:
+        if version != JOURNAL_VERSION:
             return False
         self._known[stamp] = probe
         return True

@@ -29,8 +29,8 @@ from repro.datasets.config import DatasetConfig
 from repro.datasets.split import Clip, Split, SplitName
 
 FOLDER = "CharadesEgo"
-CLASSES = f"{FOLDER}/Charades_v1_classes.txt"
-COLUMNS = (
+CLASSES_FILE = f"{FOLDER}/Charades_v1_classes.txt"
+CSV_COLUMNS = (
     "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions", "length",
 )  # fmt: skip
 """Required columns. More may follow: v1 adds egocentric and charades_video."""
@@ -58,7 +58,8 @@ def _csv_path(part: str) -> str:
 
 def list_charades_files(folder: Path) -> list[Path]:
     return [
-        path_inside(folder, name) for name in (CLASSES, *(_csv_path(p) for p in (*SPLITS.values(), "train", "test")))
+        path_inside(folder, name)
+        for name in (CLASSES_FILE, *(_csv_path(p) for p in (*SPLITS.values(), "train", "test")))
     ]
 
 
@@ -68,7 +69,7 @@ def read_charades(folder: Path, config: DatasetConfig) -> Listing:
     Raises:
         DataError: a file is missing or damaged; the message names file and row.
     """
-    classes = _read_class_file(path_inside(folder, CLASSES), config.classes)
+    classes = _read_class_file(path_inside(folder, CLASSES_FILE), config.classes)
     videos = config.videos_folder(folder)
     splits = {}
     for name, part in SPLITS.items():
@@ -141,7 +142,7 @@ def _read_csv_rows(path: Path) -> Iterator[_CsvRow]:
 def _check_header(header: list[str], path: Path) -> None:
     if len(header) == 1:
         raise DataError(f"{path}:1: expected columns separated by commas, found '{to_one_line(header[0], 80)}'")
-    for column in COLUMNS:
+    for column in CSV_COLUMNS:
         if header.count(column) != 1:
             problem = "two columns" if column in header else "no column"
             raise DataError(f"{path}:1: {problem} '{column}', found {to_one_line(', '.join(header))}")

@@ -5,29 +5,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.core.config import Config, NamedConfig, config_names, configs_folder, fill_path, load_config
+from repro.core.config import Config, NamedConfig, Positive, config_names, configs_folder, fill_path, load_config
 from repro.core.errors import UsageError, find_nearest
 from repro.core.remote_file import Address, RemoteFile, fetch_command
 from repro.core.workspace import Workspace
 from repro.datasets.annotations import Listing
 
-Count = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
 
 
 class Counted(Config):
     """Sampled frames and windows of a split for one stride and window length, counted clip by clip."""
 
-    stride: Count
-    window: Count
-    sampled: Count
-    windows: Count
+    stride: Positive
+    window: Positive
+    sampled: Positive
+    windows: Positive
 
 
 class ClipLengths(Config):
     """Length of a split's clips in native frames: what `repro plan` assumes until an audit has counted them."""
 
-    total: Count | None = None
+    total: Positive | None = None
     """Sum over all clips."""
     mean: tuple[Length, Length] | None = None
     """Estimated mean per clip, lowest and highest, if the total is not known."""
@@ -45,22 +44,22 @@ class ClipLengths(Config):
 
 
 class SplitFacts(Config):
-    clips: Count | None = None
+    clips: Positive | None = None
     """Number of clips in the publishers' files; None if it is not known."""
-    estimated_clips: Count | None = None
+    estimated_clips: Positive | None = None
     """Assumed number if `clips` is not known; never checked."""
     within: tuple[str, ...] = ()
     """Splits that together hold all clips of this one; splits that are not within others share no clips with them."""
     frames: ClipLengths | None = None
 
 
-Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+FileName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class RequiredPath(Config):
     """A file or folder that a dataset's folder must contain."""
 
-    names: Annotated[tuple[Name, ...], Field(min_length=1)]
+    names: Annotated[tuple[FileName, ...], Field(min_length=1)]
     """Its possible names; if several exist, the first is read."""
     holds: str = ""
     """Pattern of a file in the folder, by which `repro data prepare` recognises it; empty for a file."""
@@ -75,7 +74,7 @@ class RequiredPath(Config):
 
 class DatasetConfig(NamedConfig):
     title: str
-    version: Annotated[int, Field(ge=1)]
+    version: Positive
     source: str
     """Address of the publishers' page."""
     size: str

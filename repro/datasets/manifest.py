@@ -20,7 +20,7 @@ from repro.core.hashing import content_sha256
 from repro.core.reading import describe_absence, parse_json, read_table
 from repro.core.workspace import Workspace
 
-FORMAT = "1"
+MANIFEST_FORMAT = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         for name in FIELDS
     }
     about = {
-        "format": FORMAT,
+        "format": MANIFEST_FORMAT,
         "dataset": manifest.dataset,
         "annotations": manifest.annotations,
         "sha256": manifest.sha256,
@@ -117,8 +117,10 @@ def read_manifest(path: Path) -> Manifest:
     try:
         table = read_table(path)
         about: dict[str, Any] = parse_json((table.schema.metadata or {})[b"manifest"])
-        if about["format"] != FORMAT:
-            raise UsageError(f"{path}: a manifest of format {str(about['format'])[:80]}, this version reads {FORMAT}")
+        if about["format"] != MANIFEST_FORMAT:
+            raise UsageError(
+                f"{path}: a manifest of format {str(about['format'])[:80]}, this version reads {MANIFEST_FORMAT}"
+            )
         # By name: a later version may add columns.
         rows = table.select(FIELDS).to_pylist()
         clips = tuple(ClipFacts(**(row | {"splits": tuple(row["splits"])})) for row in rows)

@@ -22,7 +22,7 @@ from repro.datasets.config import DatasetConfig, dataset_names, load_dataset
 from repro.datasets.labels import labels_path, read_labels
 from repro.datasets.split import Clip, Split, SplitName, name_first_clips
 
-VERSION = 1
+LISTING_VERSION = 1
 """Part of a listing's key. Increase it when the same annotation files would give another listing."""
 
 
@@ -47,7 +47,7 @@ ADAPTERS = {
     "animal_kingdom": Adapter(
         animal_kingdom.list_animal_kingdom_files,
         animal_kingdom.read_animal_kingdom,
-        tuple(animal_kingdom.ATTRIBUTES),
+        tuple(animal_kingdom.ATTRIBUTE_COLUMNS),
         animal_kingdom.read_animal_attribute,
     ),
     "charades_ego": Adapter(
@@ -169,7 +169,7 @@ def list_dataset(config: DatasetConfig, workspace: Workspace, *, keep: bool = Tr
     # The folder of videos is part of the key because listings hold paths, and Charades-Ego has two sizes.
     key = content_key(
         {
-            "version": VERSION,
+            "version": LISTING_VERSION,
             "adapter": config.adapter,
             "classes": config.classes,
             "videos": config.videos_folder(folder),

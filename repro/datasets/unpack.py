@@ -36,10 +36,10 @@ MAGIC = (
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"Rar!\x1a\x07", "rar"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"), (b"7z\xbc\xaf\x27\x1c", "7z"),
 )  # fmt: skip
-KEPT = frozenset({".avi", ".mp4", ".csv", ".txt", ".xlsx", *SUFFIXES})
+KEPT_SUFFIXES = frozenset({".avi", ".mp4", ".csv", ".txt", ".xlsx", *SUFFIXES})
 """Types of files that a dataset may need. Others (pictures, feature files) are not unpacked from zip and tar, to save disk."""
 PARTIAL = ".partial"
-MOST_TIMES, MOST_BYTES = 100, 100_000_000
+MOST_TIMES, MOST_UNPACKED = 100, 100_000_000
 """How many times its size an archive may unpack to, and what is allowed to any. Videos hardly shrink, and tables to a tenth; what
 compression can do to zeros is 1,000 times and more."""
 
@@ -52,7 +52,7 @@ def archive_suffix(path: Path | PurePosixPath) -> str:
 
 def most_unpacked(archive: Path) -> int:
     """Return the bytes that an archive may unpack to, with the archives in it."""
-    return max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
+    return max(MOST_UNPACKED, MOST_TIMES * archive.stat().st_size)
 
 
 def unpack_archive(path: Path, into: Path, most: int | None = None) -> int:
@@ -181,7 +181,7 @@ def _unpack_zip(path: Path, into: Path, unpacked: _Unpacked) -> None:
             if info.is_dir():
                 continue
             _refuse_duplicate(target, seen, path, into)
-            if target.suffix.lower() in KEPT:
+            if target.suffix.lower() in KEPT_SUFFIXES:
                 members.append((info, target))
         missing = [info.file_size for info, target in members if not _is_complete(into / target, info.file_size)]
         unpacked.add(sum(missing))
@@ -207,7 +207,7 @@ def _unpack_tar(path: Path, into: Path, kind: str, unpacked: _Unpacked) -> None:
                 _refuse_duplicate(target, seen, path, into)
                 source = archive.extractfile(member)
                 assert source is not None  # It is a regular file.
-                if target.suffix.lower() in KEPT:
+                if target.suffix.lower() in KEPT_SUFFIXES:
                     unpacked.add(member.size)
                     with source:
                         _write_member(cast(BufferedIOBase, source), into / target, member.size)

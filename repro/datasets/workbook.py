@@ -10,14 +10,14 @@ from typing import Any
 from repro.core.errors import state_reason
 from repro.datasets.annotations import DataError, check_not_empty, to_one_line
 
-MOST_BYTES = 256 << 20
+MOST_WORKBOOK = 256 << 20
 """Of a workbook, unpacked. Those of publishers have up to 30 MB."""
 MOST_COLUMNS = 100
-Rows = list[tuple[int, tuple[Any, ...]]]
+SheetRows = list[tuple[int, tuple[Any, ...]]]
 """Row number, as a spreadsheet program shows it, and the values of the requested columns."""
 
 
-def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
+def read_workbook(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, SheetRows]:
     """Read the columns `wanted` of each sheet, in that order.
 
     Other columns and sheets are ignored, and so are rows in which all of these columns are empty.
@@ -63,9 +63,9 @@ def _check_unpacked_size(path: Path) -> None:
     """Refuse, with a DataError, a workbook that unpacks to more than a publisher's does."""
     with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
-        if size > MOST_BYTES:
+        if size > MOST_WORKBOOK:
             raise DataError(
-                f"{path}: unpacks to {size / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are read: fetch the publisher's file again"
+                f"{path}: unpacks to {size / 1e6:.0f} MB, at most {MOST_WORKBOOK / 1e6:.0f} MB are read: fetch the publisher's file again"
             )
 
 

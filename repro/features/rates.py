@@ -24,7 +24,7 @@ FEWEST_WINDOWS = 8
 FAR_FEWER = 10
 """A rate of this many times fewer windows than the stored one does not replace it."""
 
-Kind = Literal["cpu", "cuda"]
+DeviceKind = Literal["cpu", "cuda"]
 
 
 class Rate(Config):
@@ -36,7 +36,7 @@ class Rate(Config):
     """Content key of the backbone's identity, which includes its frame sampling and window length."""
     cells: tuple[str, ...]
     """Cells computed at once: the deepest layer decides how much of the network runs."""
-    kind: Kind
+    kind: DeviceKind
     device: str
     """Name of the device as its driver gives it."""
     windows: int = Field(ge=1)
@@ -63,7 +63,7 @@ def rates_path(workspace: Workspace) -> Path:
     return workspace.root / "rates.json"
 
 
-def kind_of(device: str) -> Kind:
+def kind_of(device: str) -> DeviceKind:
     return "cpu" if device == "cpu" else "cuda"
 
 
@@ -82,7 +82,7 @@ def load_rates(workspace: Workspace) -> tuple[Rate, ...]:
         raise DamagedRatesError(f"{path}: not what `repro extract` wrote ({state_reason(error)})") from error
 
 
-def find_rate(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: Kind) -> Rate | None:
+def find_rate(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: DeviceKind) -> Rate | None:
     """Return the newest rate at which only `cell` was extracted on this kind of device."""
     key = content_key(dict(identity))
     # Only rates of this cell alone: other cells, or more, run other parts of the network.

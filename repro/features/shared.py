@@ -31,12 +31,12 @@ from repro.datasets.labels import Labels
 from repro.features.packed import Place
 from repro.features.store import IMPORTED, NUMPY_ARRAYS, StoredAs
 
-Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_]{0,80}$")]
+SharedName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_]{0,80}$")]
 """Of a data set, a backbone or a cell: it becomes part of paths."""
 Key = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Origin = Annotated[str, Field(pattern=f"^([0-9a-f]{{16}}|{IMPORTED}[0-9a-f]{{64}})$")]
-COLUMNS = {
+INDEX_COLUMNS = {
     "cell": pa.string(), "clip": pa.string(), "first": pa.int64(), "tokens": pa.int64(), "video_sha256": pa.string(),
     "reader": pa.string(), "origins": pa.list_(pa.string()),
 }  # fmt: skip
@@ -49,12 +49,12 @@ class Card(Config):
     what: str
     made_by: str
     """Project and version that wrote the file."""
-    dataset: Name
+    dataset: SharedName
     source: str
     """The data set, or the split of it, whose clips these are."""
     clips: int
-    cells: tuple[Name, ...]
-    backbone: Name
+    cells: tuple[SharedName, ...]
+    backbone: SharedName
     precision: str
     key: Key
     """Content key of identity and stored type, as in the feature store."""
@@ -125,7 +125,7 @@ def write_shared(path: Path, shared: SharedFeatures) -> None:
         for cell, clips in shared.places.items()
         for clip, place in clips.items()
     ]
-    schema = pa.schema(COLUMNS, metadata={"labels": shared.labels.model_dump_json()})
+    schema = pa.schema(INDEX_COLUMNS, metadata={"labels": shared.labels.model_dump_json()})
     with replacing_file(index_of(path), by_user=True) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
     remove_partials(path.parent, path.name)
@@ -149,7 +149,7 @@ def read_shared(path: Path) -> SharedFeatures:
         table = read_table(index)
         labels = Labels.model_validate_json((table.schema.metadata or {})[b"labels"])
         places: dict[str, dict[str, Place]] = {}
-        for row in table.select(list(COLUMNS)).to_pylist():
+        for row in table.select(list(INDEX_COLUMNS)).to_pylist():
             cell, clip = row.pop("cell"), row.pop("clip")
             places.setdefault(cell, {})[clip] = Place(**row | {"origins": tuple(row["origins"])})
         if hash_index(places, labels) != card.index_sha256:

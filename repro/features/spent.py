@@ -19,7 +19,7 @@ from repro.core.files import write_json
 from repro.core.reading import read_bytes
 from repro.core.workspace import Workspace
 
-INTERVAL = 60.0
+SPENT_INTERVAL = 60.0
 """Seconds between writes: what a killed extraction loses of its time at most."""
 
 
@@ -58,8 +58,8 @@ class SpentLog:
         self._last = time.monotonic()
 
     def save(self, windows: int, seconds: float, waiting: Mapping[str, float], *, at_end: bool = False) -> None:
-        """Write what it took so far, if INTERVAL has passed or it is at its end."""
-        if not windows or not (at_end or time.monotonic() - self._last >= INTERVAL):
+        """Write what it took so far, if SPENT_INTERVAL has passed or it is at its end."""
+        if not windows or not (at_end or time.monotonic() - self._last >= SPENT_INTERVAL):
             return
         self._last = time.monotonic()
         rounded = {what: round(value, 3) for what, value in waiting.items()}

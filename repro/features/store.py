@@ -30,7 +30,7 @@ from repro.core.workspace import Workspace
 from repro.features import packed as pack
 from repro.features.packed import DamagedFeaturesError, Packed, Place
 
-VERSION = 2
+STORE_VERSION = 2
 """Part of every content key: raised if the same inputs would give other features or another layout of files."""
 
 IMPORTED = "imported-"
@@ -436,7 +436,7 @@ def _read_about(about: dict[str, Any]) -> tuple[str, str, str, tuple[str, ...]]:
 
 
 def _complete_identity(identity: dict[str, Any], stored_as: StoredAs) -> dict[str, Any]:
-    return {"store": VERSION, "stored_as": stored_as} | identity
+    return {"store": STORE_VERSION, "stored_as": stored_as} | identity
 
 
 def _has_key(manifest: Path, key: str) -> bool:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repro.backbones.config import Cell
-from repro.backbones.config import Frames as FrameSampling
+from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.extractor import Extractor, Launches, Noise
 from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip

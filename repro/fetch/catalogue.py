@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.backbones.registry import backbone_names, load_backbone
-from repro.backbones.svd.text_files import NAME as TEXT_ENCODER
-from repro.backbones.svd.text_files import load_text_encoder
+from repro.backbones.svd.text_files import TEXT_ENCODER, load_text_encoder
 from repro.backbones.weights import checkpoint_path
 from repro.core.config import fill_path
 from repro.core.remote_file import RemoteFile

@@ -19,7 +19,7 @@ from repro.core.reading import describe_absence
 from repro.core.remote_file import HubPlace, RemoteFile
 from repro.fetch.catalogue import Asset
 from repro.fetch.download import download_to_part, move_into_place, retry_dropped
-from repro.fetch.file_state import FetchedFile, FileState, Means, inspect_file, origin_path
+from repro.fetch.file_state import FetchedFile, FileOrigin, FileState, inspect_file, origin_path
 from repro.fetch.http_client import DownloadSource, printable_url
 from repro.fetch.hub import find_in_cache, is_offline, locate_on_hub
 
@@ -126,7 +126,7 @@ def _link_or_copy(
     size = given.stat().st_size
     if file.bytes not in (None, size):
         raise MissingError(f"{given}: has {size} bytes, expected {file.bytes}: it is another file, or incomplete")
-    means: Means = "copied"
+    means: FileOrigin = "copied"
     with replacing_file(path) as partial:
         # A hard link takes no disk, and unlike a symbolic link it survives the removal of the original (of a cache, say).
         with suppress(OSError):  # another file system, or one without links
@@ -184,7 +184,14 @@ def _set_wrong_file_aside(path: Path, state: FileState, reporter: Reporter) -> N
 
 
 def _write_origin(
-    asset: Asset, file: RemoteFile, size: int, digest: str, means: Means, origin: dict[str, Any], *, published: bool
+    asset: Asset,
+    file: RemoteFile,
+    size: int,
+    digest: str,
+    means: FileOrigin,
+    origin: dict[str, Any],
+    *,
+    published: bool,
 ) -> FetchedFile:
     """Write FILE.origin.json and return what it describes.
 

@@ -14,7 +14,7 @@ from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile
 from repro.fetch.catalogue import Asset
 
-Means = Literal["there", "fetched", "linked", "copied", "cut"]
+FileOrigin = Literal["there", "fetched", "linked", "copied", "cut"]
 """How a file came to its path. The values are printed by `repro fetch --json`."""
 
 
@@ -30,7 +30,7 @@ class FetchedFile:
     """None if the file was there already and no sha256 is known to compare it with."""
     published: bool
     """Whether the sha256 was published; else it is the one recorded at the first download."""
-    means: Means
+    means: FileOrigin
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from repro.records.keys import explain_keys
 from repro.records.record import DamagedRecordError, RunRecord, StoredRun
 from repro.table.rows import load_row, row_names
 
-TOLERANCE = 1e-9
+SCORE_TOLERANCE = 1e-9
 """Largest difference between a recorded score and the same computed again, which sums in another order."""
 SATURATED_TOLERANCE = 1e-6
 """The same where probabilities are so near 1 that NumPy and torch round them to other ties."""
@@ -247,7 +247,7 @@ def explain_predictions(record: RunRecord, found: Rescored) -> tuple[str, str]:
     if found.classes != content_sha256(record.classes):
         return "R07", "other classes than the record has"
     # Near 1, probabilities have few values, and which of them are equal depends on the library.
-    tolerance = SATURATED_TOLERANCE if found.saturated else TOLERANCE
+    tolerance = SATURATED_TOLERANCE if found.saturated else SCORE_TOLERANCE
     selections = [
         (f"after epoch {one.epoch}", one.scores, found.whole.get(str(one.epoch)))
         for one in (record.best_epoch_on_test, record.last_epoch, record.best_epoch_on_held_out)

@@ -20,7 +20,7 @@ from repro.readout.recipe import Metric
 from repro.table.row import Row
 from repro.table.rows import load_row, row_names
 
-Status = Literal[
+RecipeStatus = Literal[
     "documented",
     "reconstructed",
     "documented by the author's fork (inferred from names)",
@@ -29,7 +29,7 @@ Status = Literal[
 ]
 """How much is known of a row's recipe (expected/README.md). Of the first two, the release states the checkpoint."""
 Rule = Literal["best epoch on test", "best cell and epoch on test"]
-COLUMNS = ("row", "selection", "margin", "status", "note")
+RESULT_COLUMNS = ("row", "selection", "margin", "status", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Expected:
     first_seed: int
     """The published seed, which the planned ones start with."""
     source: str
-    status: Status
+    status: RecipeStatus
     note: str
     edited: tuple[str, ...] = ()
     """Configs of the row that are not those that the rule set pins."""
@@ -148,14 +148,14 @@ def load_expected(path: Path) -> list[Expected]:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a CSV file ({error})") from error
-    if not lines or tuple(lines[0]) != COLUMNS:
-        raise UsageError(f"{path}:1: expected the columns {','.join(COLUMNS)}")
+    if not lines or tuple(lines[0]) != RESULT_COLUMNS:
+        raise UsageError(f"{path}:1: expected the columns {','.join(RESULT_COLUMNS)}")
     found: dict[str, Expected] = {}
     for number, cells in enumerate(lines[1:], start=2):
         where = f"{path}:{number}"
-        if len(cells) != len(COLUMNS):
-            raise UsageError(f"{where}: {len(cells)} values, expected {len(COLUMNS)}")
-        line = _parse_line(dict(zip(COLUMNS, cells, strict=True)), where)
+        if len(cells) != len(RESULT_COLUMNS):
+            raise UsageError(f"{where}: {len(cells)} values, expected {len(RESULT_COLUMNS)}")
+        line = _parse_line(dict(zip(RESULT_COLUMNS, cells, strict=True)), where)
         if line.row in found:
             raise UsageError(f"{where}: duplicate row '{line.row}'")
         found[line.row] = line
@@ -206,6 +206,6 @@ def _parse_line(cells: dict[str, str], where: str) -> Expected:
         planned_seeds=row.seeds.planned,
         first_seed=row.seeds.published,
         source=row.published.source,
-        status=cast(Status, choice("status", get_args(Status))),
+        status=cast(RecipeStatus, choice("status", get_args(RecipeStatus))),
         note=cells["note"],
     )

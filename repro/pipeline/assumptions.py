@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from repro.backbones.config import BackboneConfig, Cell, Precision
 from repro.backbones.registry import load_backbone
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, Positive, configs_folder, load_config
 from repro.datasets.config import ClipLengths
 from repro.readout.recipe import Recipe
 
@@ -89,8 +89,8 @@ class ReadoutRates(Config):
 class Machine(Config):
     """What a command takes of a machine besides its GPU."""
 
-    cores: Annotated[int, Field(ge=1)]
-    readout_cores: Annotated[int, Field(ge=1)]
+    cores: Positive
+    readout_cores: Positive
     base_gigabytes: Above0
     decoder_gigabytes: Above0
 

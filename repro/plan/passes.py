@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from repro.backbones.config import Cell, read_precision
 from repro.backbones.registry import group_by_sharing
-from repro.features.rates import Kind
+from repro.features.rates import DeviceKind
 from repro.pipeline.assumptions import WindowWork, count_threads, load_assumptions, window_work
 from repro.pipeline.passes import UnstoredCell, plan_passes
 from repro.plan.amounts import Amount, counted, sum_amounts
@@ -60,7 +60,7 @@ class PassPlan:
 
 
 def list_passes(
-    counter: ClipCounter, kind: Kind, shared: Mapping[tuple[str, str, Cell], Sequence[str]]
+    counter: ClipCounter, kind: DeviceKind, shared: Mapping[tuple[str, str, Cell], Sequence[str]]
 ) -> Iterator[PassPlan]:
     """Yield the passes of a run, by data set, backbone, cell and splits of what its rows read."""
     state = counter.state
@@ -99,7 +99,7 @@ def list_missing(
 
 
 def estimate_shared_work(
-    state: WorkspaceState, kind: Kind, backbones: Mapping[str, Sequence[Cell]], portion: Portion
+    state: WorkspaceState, kind: DeviceKind, backbones: Mapping[str, Sequence[Cell]], portion: Portion
 ) -> SharedWork:
     """Estimate what computing backbones together takes, by the cells of each backbone's label."""
     configs = {label: state.backbone(label) for label in backbones}

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.backbones.config import Cell, Frames, Precision, read_precision
+from repro.backbones.config import Cell, FrameSampling, Precision, read_precision
 from repro.core.workspace import Workspace
-from repro.features.rates import Kind, Rate, kind_of
+from repro.features.rates import DeviceKind, Rate, kind_of
 from repro.pipeline.assumptions import (
     count_parameters,
     estimate_readout_tflop,
@@ -46,7 +46,7 @@ class ExtractionJob:
     """Work of one window without padding from configs/plan.yaml, scaled if the row's windows have another length."""
     speed: float
     """TFLOP per second of the assumed GPU, for this backbone and precision."""
-    frames: Frames
+    frames: FrameSampling
     """How clips are sampled and cut into windows."""
     gpu_gigabytes: Mapping[int, float]
     """GPU memory by --batch, the default batch first; empty if it is unknown."""
@@ -99,7 +99,7 @@ class Plan:
     """What all rows take together, and each by itself."""
 
     workspace: Workspace
-    kind: Kind
+    kind: DeviceKind
     """Kind of device that the hours are for."""
     rows: tuple[RowPlan, ...]
     downloads: tuple[Download, ...]
@@ -114,7 +114,7 @@ class Plan:
 
 
 def make_plan(
-    rows: Sequence[Row], workspace: Workspace, kind: Kind, seeds: SeedChoice, protocol: Protocol | None
+    rows: Sequence[Row], workspace: Workspace, kind: DeviceKind, seeds: SeedChoice, protocol: Protocol | None
 ) -> Plan:
     """Plan rows in a workspace, of which nothing is changed.
 
@@ -178,7 +178,7 @@ def _count_distinct_clips(counter: ClipCounter, jobs: Sequence[ExtractionJob]) -
 
 
 def _plan_extraction(
-    counter: ClipCounter, kind: Kind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]
+    counter: ClipCounter, kind: DeviceKind, dataset: str, backbone: str, cell: Cell, splits: Sequence[str]
 ) -> ExtractionJob:
     state = counter.state
     config = state.backbone(backbone)
@@ -210,7 +210,9 @@ def _plan_extraction(
     )
 
 
-def _plan_readouts(counter: ClipCounter, kind: Kind, row: Row, choice: SeedChoice, protocol: Protocol) -> ReadoutJob:
+def _plan_readouts(
+    counter: ClipCounter, kind: DeviceKind, row: Row, choice: SeedChoice, protocol: Protocol
+) -> ReadoutJob:
     state, recipe, rates = counter.state, row.readout, load_assumptions().readout
     backbone = state.label_backbone(row)
     width = state.backbone(backbone).channels(row.features) or 0

@@ -19,7 +19,7 @@ from repro.datasets.presence import without_missing
 from repro.datasets.registry import Dataset, list_dataset
 from repro.datasets.split import SplitName
 from repro.features.imported import find_likely_identity
-from repro.features.rates import DamagedRatesError, Kind, Rate, find_rate, load_rates
+from repro.features.rates import DamagedRatesError, DeviceKind, Rate, find_rate, load_rates
 from repro.features.store import FeatureStore
 from repro.judge.fitness import explain_mismatch
 from repro.pipeline.row_data import matching_manifest
@@ -147,7 +147,7 @@ class WorkspaceState:
             )
         return stored
 
-    def measured_rate(self, backbone: str, cell: Cell, kind: Kind) -> Rate | None:
+    def measured_rate(self, backbone: str, cell: Cell, kind: DeviceKind) -> Rate | None:
         """Return the speed that was measured in this workspace for the backbone and cell on this kind of device."""
         identity = self.identity(backbone)
         return None if identity is None else find_rate(self.rates, identity, cell.name, kind)

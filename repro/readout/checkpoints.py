@@ -31,7 +31,7 @@ from repro.readout.compute import Compute
 from repro.readout.recipe import Metric, Recipe
 from repro.readout.sequences import Sequences
 
-VERSION = 3
+READOUT_VERSION = 3
 """Part of a run's content key: raised if the same features and seed would give another readout."""
 
 # Names of files in workspaces: another version must find them under the same names.
@@ -110,7 +110,7 @@ def describe_training(
         return content_key([split.clips, lengths, split.targets.tolist()])
 
     return {
-        "version": VERSION,
+        "version": READOUT_VERSION,
         "seed": seed,
         "metric": metric,
         # The note explains the recipe to readers; rewording it must not make a training unusable.

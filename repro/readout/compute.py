@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repro.core.errors import UsageError
-from repro.readout.recipe import Precision
+from repro.readout.recipe import TrainingPrecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Compute:
     """Device, precision, determinism, threads and number of simultaneous trainings."""
 
     device: str = "cpu"
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     deterministic: bool = False
     """Use only operations that repeat bit for bit. On a CPU all do if the thread count is equal; on a GPU they are slower."""
     threads: int | None = None

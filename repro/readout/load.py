@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import torch
 
-SHORTEST = 1.0
+SHORTEST_LOAD = 1.0
 """Seconds. Over less, the share of the processors is mostly the clock's resolution."""
 MEGABYTE = 1e6
 
@@ -36,7 +36,7 @@ class LoadMeter:
             return self._found
         seconds, processor = time.perf_counter(), time.process_time()
         self._epoch, self._found = epoch, {}
-        if seconds - self._last[0] >= SHORTEST:
+        if seconds - self._last[0] >= SHORTEST_LOAD:
             share = (processor - self._last[1]) / (seconds - self._last[0]) / len(os.sched_getaffinity(0))
             # ru_maxrss is in units of 1024 bytes.
             peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE

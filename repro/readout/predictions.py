@@ -30,8 +30,8 @@ from repro.core.reading import check_regular, read_table
 from repro.readout.metrics import find_ends_of_equals
 from repro.readout.recipe import Activation
 
-FORMAT = 2
-COLUMNS = {
+PREDICTIONS_FORMAT = 2
+PREDICTION_COLUMNS = {
     1: {
         "epoch": pa.int32(),
         "clip": pa.string(),
@@ -39,7 +39,7 @@ COLUMNS = {
         "scores": pa.list_(pa.float64()),
         "group": pa.string(),
     },
-    FORMAT: {
+    PREDICTIONS_FORMAT: {
         "epoch": pa.int32(),
         "clip": pa.string(),
         "targets": pa.list_(pa.int32()),
@@ -69,7 +69,7 @@ class Predictions:
     """Predicted class of each clip, by epoch, of the others; empty if the metric is map_micro."""
     at_least: Mapping[int, UInt32[np.ndarray, " P"]] = field(default_factory=dict)
     """`count_at_least` by epoch, of the others; empty if the metric is top1."""
-    format: int = FORMAT
+    format: int = PREDICTIONS_FORMAT
 
     def scores_after(self, epoch: int) -> Float64[np.ndarray, "N K"]:
         """Return the class probabilities after an epoch.
@@ -140,7 +140,11 @@ def write_predictions(
             "at_least": lists(predictions.at_least, positives, np.uint32),
             "group": pa.chunked_array([groups] * len(epochs)),
         },
-        metadata={"format": str(FORMAT), "classes": "\n".join(predictions.classes), "activation": activation},
+        metadata={
+            "format": str(PREDICTIONS_FORMAT),
+            "classes": "\n".join(predictions.classes),
+            "activation": activation,
+        },
     )
     with replacing_file(path) as partial:
         # By the bytes of the floats: 20 % smaller, and read three times as fast.
@@ -173,11 +177,13 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def _require_columns(schema: pa.Schema, number: int) -> None:
-    if number not in COLUMNS:
-        raise ValueError(f"format {number}, this version reads {' and '.join(map(str, COLUMNS))}")
+    if number not in PREDICTION_COLUMNS:
+        raise ValueError(f"format {number}, this version reads {' and '.join(map(str, PREDICTION_COLUMNS))}")
     found = [(one.name, one.type.value_type if pa.types.is_dictionary(one.type) else one.type) for one in schema]
-    if found != list(COLUMNS[number].items()):
-        wrong = next((f"{name} {kind}" for name, kind in found if COLUMNS[number].get(name) != kind), "one is missing")
+    if found != list(PREDICTION_COLUMNS[number].items()):
+        wrong = next(
+            (f"{name} {kind}" for name, kind in found if PREDICTION_COLUMNS[number].get(name) != kind), "one is missing"
+        )
         raise ValueError(f"columns that format {number} does not have: {wrong}")
 
 

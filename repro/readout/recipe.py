@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from repro.core.config import Config
+from repro.core.config import Config, Positive
 
 Metric = Literal["map_micro", "top1"]
 """Metrics that a published value may be in; repro/readout/metrics.py defines them."""
@@ -15,9 +15,8 @@ Protocol = Literal["published", "held-out"]
 """published: trains on the complete training split and selects the epoch on the test split (docs/deviations.md 2).
 held-out: selects the epoch on clips held out of the training split."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-Precision = Literal["fp32", "tf32", "bf16"]
+TrainingPrecision = Literal["fp32", "tf32", "bf16"]
 """Precision of the readout's matrix products; weights, losses and the optimizer are always fp32."""
-Positive = Annotated[int, Field(ge=1)]
 
 
 Activation = Literal["softmax", "sigmoid"]

@@ -70,7 +70,7 @@ BY_EPOCH = ("train/", "test/", "held_out/", "system/")
 """What metrics of an epoch begin with."""
 BATCH = 1000
 """Most metrics that MLflow takes in one call."""
-PAGE = 1000
+PAGE_SIZE = 1000
 """Runs that are asked for at once."""
 
 FAILURES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
@@ -213,7 +213,7 @@ def _delete_former_runs(client: MlflowClient, request: LogRequest) -> None:
 def _search_runs(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run]:
     token = None
     while True:
-        page = client.search_runs([experiment_id], run_view_type=view, max_results=PAGE, page_token=token)
+        page = client.search_runs([experiment_id], run_view_type=view, max_results=PAGE_SIZE, page_token=token)
         yield from page
         token = page.token
         if not token:

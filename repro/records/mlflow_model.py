@@ -22,10 +22,10 @@ from repro.records.mlflow_artifacts import delete_artifacts, local_path
 from repro.records.mlflow_names import MODEL_TAG
 from repro.records.record import RunRecord, StoredRun
 
-NAME = "readout"
+MODEL_NAME = "readout"
 """Of the model, which `runs:/<run id>/readout` finds, and of the weights among its artifacts."""
 EXAMPLE_FRAMES = 1
-REQUIRED = ("actiondiff-repro", "torch", "numpy", "safetensors", "mlflow")
+REQUIRED_PACKAGES = ("actiondiff-repro", "torch", "numpy", "safetensors", "mlflow")
 """What loading the model takes, of the packages that a record names."""
 
 
@@ -50,7 +50,7 @@ def log_model(
     for other in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         client.delete_logged_model(other.model_id)  # of a killed process
     tags = {"row": record.row, "cell": record.features.cell, "seed": str(record.seed)}
-    model = client.create_logged_model(experiment_id, NAME, run_id, tags, model_type="readout")
+    model = client.create_logged_model(experiment_id, MODEL_NAME, run_id, tags, model_type="readout")
     with TemporaryDirectory() as place:
         folder = Path(place) / "model"
         about = Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id)
@@ -105,14 +105,14 @@ def _save_model(folder: Path, record: RunRecord, model: Model) -> None:
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(Path(__file__).with_name("readout_model.py")),
-            artifacts={NAME: str(empty)},
+            artifacts={MODEL_NAME: str(empty)},
             signature=signature,
             input_example=np.zeros((1, EXAMPLE_FRAMES, width), np.float32),
             pip_requirements=[
                 # A record of somebody else must not bring lines of its own, such as another index.
                 f"{name}=={version}"
                 for name, version in record.made.by.items()
-                if name in REQUIRED and re.fullmatch(r"[\w.+!]+", version)
+                if name in REQUIRED_PACKAGES and re.fullmatch(r"[\w.+!]+", version)
             ],
             mlflow_model=model,
         )

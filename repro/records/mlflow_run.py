@@ -26,7 +26,7 @@ from repro.records.training_log import StartedRun, TrainingLog
 
 DIGEST = 36
 """Most characters of a data set's digest that MLflow stores."""
-RULES = ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out")
+LOGGED_RULES = ("best_epoch_on_test", "last_epoch", "best_epoch_on_held_out")
 
 
 def parent_name(record: Described) -> str:
@@ -153,7 +153,7 @@ def list_metrics(record: RunRecord, log: TrainingLog | None) -> list[Metric]:
         else:
             logged = log.epochs[epoch.epoch]
             found += list_epoch_metrics(epoch, logged.at, logged.system)
-    for rule in RULES:
+    for rule in LOGGED_RULES:
         selection = getattr(record, rule)
         if selection is not None:
             found += [

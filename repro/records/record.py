@@ -28,10 +28,10 @@ from repro.core.reading import read_bytes
 from repro.core.signed import NotFiniteError, parse_signed_json, write_signed_json
 from repro.core.workspace import build_from_environment
 from repro.datasets.split import SplitName
-from repro.readout.recipe import Metric, Precision, Protocol, Recipe
-from repro.table.row import Kind
+from repro.readout.recipe import Metric, Protocol, Recipe, TrainingPrecision
+from repro.table.row import RowKind
 
-FORMAT: Literal[1] = 1
+RECORD_FORMAT: Literal[1] = 1
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-learn", "av", "mlflow")
 
 
@@ -144,7 +144,7 @@ class Provenance(Record):
 class RunRecord(Record):
     """One trained readout: its inputs, recipe, seed and scores."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = RECORD_FORMAT
     run: str
     """Content key of the run: equal keys mean equal inputs, recipe and seed."""
     group: str
@@ -153,7 +153,7 @@ class RunRecord(Record):
     """The group's key without the cell: runs of one grid differ only in cell and seed."""
     row: str
     row_version: int
-    kind: Kind
+    kind: RowKind
     seed: Annotated[int, Field(ge=0)]
     protocol: Protocol = "published"
     complete: bool = True
@@ -183,7 +183,7 @@ class RunRecord(Record):
     """Scores of predicting each class's frequency in the training split for every clip."""
     constant: dict[Name, Share] = {}
     """Scores of predicting the same value for every class and clip."""
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     """Precision of the readout's matrix products."""
     checkpoints: dict[Name, str] = {}
     """sha256 of the weights next to the record, by file name."""

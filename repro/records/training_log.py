@@ -19,9 +19,9 @@ from pydantic import Field, ValidationError
 
 from repro.core.locks import NoLocksError, take_lock
 from repro.core.reading import open_in_place, read_bytes
-from repro.readout.recipe import Metric, Precision, Protocol, Recipe
+from repro.readout.recipe import Metric, Protocol, Recipe, TrainingPrecision
 from repro.records.record import EpochRecord, FeaturesRecord, Provenance, Record, Share, SplitRecord
-from repro.table.row import Kind
+from repro.table.row import RowKind
 
 MOST = 64_000_000
 """Bytes. A log has some hundred a line, and a line an epoch: a larger file is none."""
@@ -35,7 +35,7 @@ class StartedRun(Record):
     grid: str
     row: str
     row_version: int
-    kind: Kind
+    kind: RowKind
     seed: int
     protocol: Protocol
     complete: bool
@@ -49,7 +49,7 @@ class StartedRun(Record):
     chance: dict[str, float]
     class_prior: dict[str, Share]
     constant: dict[str, Share]
-    precision: Precision
+    precision: TrainingPrecision
     made: Provenance
     """`at` is the time of the start."""
 

@@ -14,7 +14,7 @@ from repro.core.console import format_columns
 from repro.core.errors import MissingError, UsageError
 from repro.core.reading import describe_absence
 from repro.core.workspace import open_workspace
-from repro.judge.evidence import TOLERANCE, Annotations, read_evidence
+from repro.judge.evidence import SCORE_TOLERANCE, Annotations, read_evidence
 from repro.pipeline.bundle.private import REMOVED
 from repro.pipeline.bundle.read import open_bundle
 from repro.records.record import RunRecord, find_runs
@@ -31,9 +31,9 @@ IDENTITY_INPUTS = {
     "version": "software",
 }
 """Which input a key of the features' identity belongs to; those of weights end in sha256, all others are the backbone's."""
-RULES = {"best_epoch_on_held_out": "held-out", "best_epoch_on_test": "best", "last_epoch": "last"}
+RULE_NAMES = {"best_epoch_on_held_out": "held-out", "best_epoch_on_test": "best", "last_epoch": "last"}
 
-Facts = dict[str, dict[str, Any]]
+InputValues = dict[str, dict[str, Any]]
 """Values by input and name."""
 
 
@@ -183,7 +183,7 @@ def _format_table(different: Sequence[Pair]) -> list[str]:
         name, (a, b) = next(iter(pair.scores.items()))
         rule, _, metric = name.rpartition(".")
         cell = pair.cell if pair.protocol == "published" else f"{pair.cell} {pair.protocol}"
-        score = f"{metric} {RULES.get(rule, rule)}"
+        score = f"{metric} {RULE_NAMES.get(rule, rule)}"
         # Two decimals hide what rounding changes.
         digits = 2 if abs(b - a) >= 0.005 else 6
         values = (f"{a:.{digits}f}", f"{b:.{digits}f}", f"{b - a:+.{digits}f}")
@@ -245,13 +245,13 @@ def _compare_runs(ours: RunRecord, theirs: RunRecord) -> Pair:
         scores={
             name: (100 * value, 100 * other[name])
             for name, value in scores.items()
-            if name in other and abs(value - other[name]) > TOLERANCE
+            if name in other and abs(value - other[name]) > SCORE_TOLERANCE
         },
         inputs=inputs,
     )
 
 
-def _is_unknown(name: str, fact: str, a: Facts, b: Facts) -> bool:
+def _is_unknown(name: str, fact: str, a: InputValues, b: InputValues) -> bool:
     """Whether a fact is of the machine or the audit, and one run does not state it, as in a bundle that leaves out what is private."""
     optional = name in ("software", "device") or fact.startswith("audit of")
     values = (a[name].get(fact), b[name].get(fact))
@@ -260,7 +260,7 @@ def _is_unknown(name: str, fact: str, a: Facts, b: Facts) -> bool:
 
 def _list_scores(record: RunRecord) -> dict[str, float]:
     """Return the scores by rule and metric; the row's metric under its protocol's rule first."""
-    selections = {rule: getattr(record, rule) for rule in RULES}
+    selections = {rule: getattr(record, rule) for rule in RULE_NAMES}
     found = {
         f"{rule}.{metric}": value
         for rule, selection in selections.items()
@@ -275,9 +275,9 @@ def _list_scores(record: RunRecord) -> dict[str, float]:
     return found
 
 
-def _list_facts(record: RunRecord) -> Facts:
+def _list_facts(record: RunRecord) -> InputValues:
     """Return all that a run depends on, by input."""
-    facts: Facts = {name: {} for name in INPUTS}
+    facts: InputValues = {name: {} for name in INPUTS}
     data, features = facts["data"], record.features
     data["complete"] = record.complete
     for part in (record.train, record.test):

@@ -22,8 +22,6 @@ from repro.core.console import format_csv
 
 INK = "#010203"
 """Colour of text and axes, so rare that it can be found in an SVG: the page replaces it by its own text colour."""
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
-"""Okabe and Ito 2008, with a darker yellow, which is readable on white and on black."""
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class may be named $x$
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and scaled

@@ -11,13 +11,12 @@ from matplotlib.patches import Rectangle
 from repro.core.console import shorten_middle
 from repro.judge.grid_selection import select_cell, selection_of, selection_score
 from repro.judge.scores.row_scores import RowScores
-from repro.pipeline.grid.figure import COLOURS, METRICS, draw_figure, write_caption
-from repro.pipeline.grid.report import COLUMNS, GridResult, list_runs
+from repro.pipeline.grid.figure import COLOURS, METRIC_TITLES, SERIES, draw_figure, write_caption
+from repro.pipeline.grid.report import GRID_COLUMNS, GridResult, list_runs
 from repro.readout.recipe import PROTOCOLS
 from repro.report.contents import RowContents
 from repro.report.drawing import (
     INK,
-    SERIES,
     Drawing,
     draw_bars,
     label_columns,
@@ -58,7 +57,7 @@ def draw_setting(setting: str, rows: Sequence[RowContents]) -> Drawing:
             axes.plot(verdict.values, [place - 0.22] * len(verdict.values), "o", color=SERIES[0], ms=5, alpha=0.8)
         axes.set_ylim(-0.6, len(rows) - 0.6)
         label_rows(axes, range(len(rows)), backbones, 9)
-        axes.set_xlabel(f"{METRICS[rows[0].row.metric]} in points")
+        axes.set_xlabel(f"{METRIC_TITLES[rows[0].row.metric]} in points")
         axes.grid(axis="x", color=INK, alpha=0.15)
         return figure
 
@@ -102,7 +101,7 @@ def draw_table(rows: Sequence[RowContents]) -> Drawing:
             panel.set_ylim(-0.6, len(names) - 0.2)
             panel.margins(x=0.12)
             panel.set_title(found[0].row.title.split(":")[0], fontsize=8, loc="left")
-            panel.set_xlabel(METRICS[found[0].row.metric], fontsize=8)
+            panel.set_xlabel(METRIC_TITLES[found[0].row.metric], fontsize=8)
         return figure
 
     caption = (
@@ -137,7 +136,7 @@ def draw_curves(one: RowContents) -> Drawing:
     dashed = " Dashed: the published value." if one.row.published is not None else ""
     protocol, cells = runs[0].protocol, ", ".join(dict.fromkeys(run.features.cell for run in runs))
     caption = (
-        f"{METRICS[metric]} on the test split by epoch, {protocol} protocol, cell {cells}. Circles: the epoch "
+        f"{METRIC_TITLES[metric]} on the test split by epoch, {protocol} protocol, cell {cells}. Circles: the epoch "
         f"that the rule selects. Squares: the last.{dashed}"
     )
     return Drawing(f"{one.name}-epochs", caption, draw, ("seed", "epoch", "test", "train_loss"), lines)
@@ -146,10 +145,10 @@ def draw_curves(one: RowContents) -> Drawing:
 def draw_grid(grid: GridResult) -> Drawing:
     """Draw the mean over seeds of every cell, with what each protocol selects and the published value on the scale."""
     runs = list_runs(grid)
-    lines = [[run[column] for column in COLUMNS] for run in runs]
+    lines = [[run[column] for column in GRID_COLUMNS] for run in runs]
     caption = write_caption(grid)
     return Drawing(
-        f"{grid.row.name}-grid", caption, lambda: draw_figure(grid, captioned=False), COLUMNS, lines, wide=True
+        f"{grid.row.name}-grid", caption, lambda: draw_figure(grid, captioned=False), GRID_COLUMNS, lines, wide=True
     )
 
 

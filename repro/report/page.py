@@ -25,7 +25,7 @@ from repro.report.deviations import list_deviations
 from repro.report.drawing import Drawing
 from repro.report.figures import draw_setting, list_row_drawings
 
-COLUMNS = (
+PAGE_COLUMNS = (
     ("row", False), ("verdict", False), ("published", True), ("measured", True), ("difference", True), ("95 % interval", True),
     ("last epoch", True), ("held-out", True), ("seeds", True), ("metric", False), ("backbone", False),
 )  # fmt: skip
@@ -105,7 +105,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         software=f"actiondiff-repro {software_versions()['actiondiff-repro']}",
         newest=max((format_moment(run.made.at) for run in runs), default=""),
         counts=[(str(o), n) for o in Outcome if (n := sum(v.outcome is o for v in verdicts))],
-        columns=COLUMNS,
+        columns=PAGE_COLUMNS,
         judged=judged,
         measured=[one for one in shown if one.contents.runs],
         strips=strips,

@@ -62,7 +62,7 @@ def render_clips(folder: Path, reporter: Reporter) -> dict[str, str]:
     """
     todo = scenes.smoke_scenes()
     # Everything that decides the clips' bytes, but the encoder's version: its bytes are compared with golden ones.
-    key = content_key({"scenes": [s.as_json() for s in todo], "encoding": ENCODING, "version": scenes.VERSION})
+    key = content_key({"scenes": [s.as_json() for s in todo], "encoding": ENCODING, "version": scenes.SCENES_VERSION})
     manifest_path = folder / "manifest.json"
     known = _read_manifest(manifest_path, key)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from repro.backbones.config import Cell
-from repro.core.config import Config, configs_folder, load_config, validate_config
+from repro.core.config import Config, Positive, configs_folder, load_config, validate_config
 from repro.core.errors import UsageError
-from repro.readout.recipe import Positive, Recipe
+from repro.readout.recipe import Recipe
 from repro.table.row import Data, Row, check_references
 
 
@@ -23,7 +23,7 @@ class Extra(Config):
 
     like: str
     """Name of the base row, one of the 24."""
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Positive | None = None
     """None: the base row's, whose meaning an extra shares."""
     title: str
     setting: str | None = None

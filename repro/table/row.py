@@ -11,13 +11,13 @@ from pydantic import Field
 
 from repro.backbones.config import BackboneConfig, Cell, Precision, explain_missing_cell, precision_change
 from repro.backbones.registry import load_backbone
-from repro.core.config import Config, NamedConfig
+from repro.core.config import Config, NamedConfig, Positive
 from repro.core.errors import UsageError
 from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.split import SplitName
-from repro.readout.recipe import Metric, Positive, Protocol, Recipe
+from repro.readout.recipe import Metric, Protocol, Recipe
 
-Kind = Literal["published", "smoke", "extra", "own"]
+RowKind = Literal["published", "smoke", "extra", "own"]
 """published: one of the 24; extra: another experiment; own: a user's own clips. Extras and own rows are never judged."""
 
 
@@ -77,7 +77,7 @@ class Row(NamedConfig):
     version: Positive
     """Raised, with a line in CHANGELOG.md, when the row's meaning changes."""
     title: str
-    kind: Kind
+    kind: RowKind
     setting: str
     backbone: str
     changes: Mapping[str, str] = Field(default_factory=dict)

@@ -17,7 +17,7 @@ from repro.core.errors import state_reason
 from repro.video.published import Frames, VideoError
 from repro.video.readers import open_clip, read_frames
 from repro.video.sampling import Sampling
-from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
+from repro.video.workers import Send, WorkerLostError, WorkerPool, WorkFunction
 
 TIME_LIMIT = 120.0
 """Seconds a worker may take without a sign of life: FRAMES_PER_SIGN native frames, or one chunk of sampled ones."""
@@ -66,7 +66,7 @@ class _Outcome:
     still: str = ""
 
 
-def prepare_decoding() -> Work:
+def prepare_decoding() -> WorkFunction:
     """Run once in each decoding process; returns the function that it calls for each job."""
     silence_ffmpeg()
     clear_new_memory()

@@ -9,7 +9,7 @@ from repro.core.hashing import FileHashes
 from repro.video.decoders import TIME_LIMIT, describe_failure, silence_ffmpeg
 from repro.video.published import check_file, index_clip
 from repro.video.sampling import label_reader
-from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
+from repro.video.workers import Send, WorkerLostError, WorkerPool, WorkFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _ProbeJob:
     path: Path
 
 
-def prepare_probing(hashes: Path) -> Work:
+def prepare_probing(hashes: Path) -> WorkFunction:
     """Run once in each probing process. `hashes` is the file of cached hashes."""
     silence_ffmpeg()
     cache = FileHashes(hashes)

@@ -22,10 +22,10 @@ from typing import Any, Generic, TypeVar
 
 from repro.core.stopping import STOP_SIGNALS
 
-Job = TypeVar("Job")
+JobT = TypeVar("JobT")
 Send = Callable[[object], None]
 """Sends a part of the answer, or None as a sign of life, while the job is still running."""
-Work = Callable[[Any, Send], object]
+WorkFunction = Callable[[Any, Send], object]
 """Does one job in the worker and returns the last part of the answer."""
 
 CONTEXT: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
@@ -47,7 +47,7 @@ class WorkerLostError(Exception):
 class _Worker:
     """One process that takes jobs from its pipe until it is killed."""
 
-    def __init__(self, prepare: Callable[..., Work], arguments: tuple[object, ...], name: str) -> None:
+    def __init__(self, prepare: Callable[..., WorkFunction], arguments: tuple[object, ...], name: str) -> None:
         self.pipe, theirs = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=_serve, args=(theirs, prepare), daemon=True, name=name)
         # If the first start() launched the tracker, it would unblock the interrupts that are blocked below.
@@ -84,7 +84,7 @@ class _Worker:
         self.pipe.close()
 
 
-class WorkerPool(Generic[Job]):
+class WorkerPool(Generic[JobT]):
     """A fixed number of places for worker processes; use it in a `with`. Processes are started when they get a job.
 
     Args:
@@ -95,12 +95,14 @@ class WorkerPool(Generic[Job]):
         size: How many jobs run at once.
     """
 
-    def __init__(self, prepare: Callable[..., Work], arguments: tuple[object, ...], *, name: str, size: int) -> None:
+    def __init__(
+        self, prepare: Callable[..., WorkFunction], arguments: tuple[object, ...], *, name: str, size: int
+    ) -> None:
         self.size = size
         self._prepare, self._arguments, self._name = prepare, arguments, name
         self._workers: dict[int, _Worker] = {}
 
-    def __enter__(self) -> "WorkerPool[Job]":
+    def __enter__(self) -> "WorkerPool[JobT]":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +114,7 @@ class WorkerPool(Generic[Job]):
         """Process ids of the workers that have been started."""
         return [worker.process.pid or 0 for worker in self._workers.values()]
 
-    def send(self, place: int, job: Job) -> None:
+    def send(self, place: int, job: JobT) -> None:
         """Give a job to the worker at `place` (0 to size - 1)."""
         if place in self._workers and not self._workers[place].process.is_alive():
             self._end(place)  # it died between two jobs, which concerns neither
@@ -135,7 +137,9 @@ class WorkerPool(Generic[Job]):
             self._end(place)
             raise
 
-    def run(self, jobs: deque[Job], time_limit: float | None = None) -> Iterator[tuple[Job, Answer | WorkerLostError]]:
+    def run(
+        self, jobs: deque[JobT], time_limit: float | None = None
+    ) -> Iterator[tuple[JobT, Answer | WorkerLostError]]:
         """Do all jobs, each by the next free worker. Jobs added to `jobs` meanwhile are done as well.
 
         Args:
@@ -147,7 +151,7 @@ class WorkerPool(Generic[Job]):
         """
         # The first places first, from the end of the list: few jobs start few processes.
         free = list(range(self.size))[::-1]
-        running: dict[int, Job] = {}
+        running: dict[int, JobT] = {}
         heard: dict[int, float] = {}
         while jobs or running:
             while jobs and free:
@@ -198,7 +202,7 @@ def _hidden_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(pipe: Connection, prepare: Callable[..., Work]) -> None:
+def _serve(pipe: Connection, prepare: Callable[..., WorkFunction]) -> None:
     """Do jobs until the pipe closes, which means that the parent is ending this process."""
     _end_with_parent()
     try:

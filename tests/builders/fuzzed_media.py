@@ -22,7 +22,7 @@ from builders.videos import KINDS, Video, write_packed, write_two_streams, write
 from repro.video.decoders import Decoders, Job, clear_new_memory, silence_ffmpeg
 from repro.video.published import MOST_PIXELS, VideoError
 from repro.video.sampling import ReaderName, Sampling
-from repro.video.workers import Send, Work, WorkerLostError, WorkerPool
+from repro.video.workers import Send, WorkerLostError, WorkerPool, WorkFunction
 
 FRAMES = 24
 """Native frames of the valid clips."""
@@ -328,7 +328,7 @@ def digest_frame(frame: np.ndarray) -> str:
     return hashlib.sha256(str(frame.shape).encode() + frame.tobytes()).hexdigest()
 
 
-def prepare_oracle() -> Work:
+def prepare_oracle() -> WorkFunction:
     silence_ffmpeg()
     clear_new_memory()
     return read_plainly

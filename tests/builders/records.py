@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from repro.core.hashing import file_sha256
 from repro.datasets.split import SplitName
 from repro.readout.metrics import all_scores, chance_scores, constant_scores, count_at_least
-from repro.readout.predictions import FORMAT, Predictions, to_probabilities, write_predictions
+from repro.readout.predictions import PREDICTIONS_FORMAT, Predictions, to_probabilities, write_predictions
 from repro.records.keys import compute_keys
 from repro.records.record import (
     EpochRecord,
@@ -90,7 +90,9 @@ def _loss(*of: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4], "big") / 2**32
 
 
-def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT, *, is_grid_cell: bool = False) -> StoredRun:
+def write_with_evidence(
+    runs: Path, made: RunRecord, format_: int = PREDICTIONS_FORMAT, *, is_grid_cell: bool = False
+) -> StoredRun:
     """Store a record with the keys of its contents and predictions that have its scores, each rounded to what its clips can show.
 
     Of a grid's cell the predictions have ranks, and the scores of every clip are in a file next to them.
@@ -140,12 +142,12 @@ def write_with_evidence(runs: Path, made: RunRecord, format_: int = FORMAT, *, i
         "chance": chance_scores(targets),
         "constant": constant_scores(targets),
         "predictions_format": format_,
-        "key_rest": rest if format_ == FORMAT else {},
+        "key_rest": rest if format_ == PREDICTIONS_FORMAT else {},
     }
     made = made.model_copy(update=changes)
     run, group, grid, _ = compute_keys(made, rest)
     stored = stored_run(runs, made.row, made.seed, run)
-    if format_ == FORMAT:
+    if format_ == PREDICTIONS_FORMAT:
         path = stored.scores_path if is_grid_cell else stored.predictions_path
         write_predictions(path, predictions, {1: logits, last: logits}, made.recipe.activation)
         if is_grid_cell:

@@ -8,7 +8,7 @@ from repro.core.workspace import Workspace
 from repro.pipeline.row import RowRequest, run_row, train_readouts
 from repro.pipeline.stored_row import open_stored_row
 from repro.readout.compute import Compute
-from repro.readout.recipe import Precision
+from repro.readout.recipe import TrainingPrecision
 from repro.table.row import Row
 from repro.table.rows import load_row
 
@@ -40,7 +40,7 @@ def read_out_here(
     workspace: Workspace,
     request: RowRequest = ONCE,
     *,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     as_json: bool = False,
 ) -> None:
     """What `repro readout ROW` does, in this process."""

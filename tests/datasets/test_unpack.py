@@ -184,7 +184,7 @@ def test_a_link_missing_from_the_listing_is_found_after_unpacking(
 def test_an_archive_that_unpacks_to_far_more_than_videos_can_is_refused(
     tmp_path: Path, kind: str, rar_reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpack, "MOST_BYTES", 1000)
+    monkeypatch.setattr(unpack, "MOST_UNPACKED", 1000)
     path, into = tmp_path / f"a{kind}", tmp_path / "out"
     write(path, {"a.avi": bytes(10), "b.avi": bytes(2_000_000)})
     if kind in (".zip", ".rar"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro.backbones.config import Frames
+from repro.backbones.config import FrameSampling
 from repro.datasets.config import load_dataset
 from repro.datasets.split import Clip
 from repro.features.collection import Collection, folder_collection
@@ -28,7 +28,7 @@ def test_shards_are_disjoint_and_together_all(rendered: dict[str, Path]) -> None
 def test_8_shards_of_clips_as_long_as_the_published_ones_are_equally_long(split: str, spread: float) -> None:
     """Log-normal lengths with the split's number of clips and mean, listed by class, classes differing in length."""
     dataset, _, name = split.partition("/")
-    facts, frames = load_dataset(dataset).splits[name], Frames()
+    facts, frames = load_dataset(dataset).splits[name], FrameSampling()
     number = facts.clips or facts.estimated_clips or 0
     assert number > 0
     assert facts.frames is not None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders.reporters import RecordingReporter
 
-from repro.backbones.config import Cell, Frames
+from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, Stream, WindowFeatures
 from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
 from repro.backbones.vit.extractor import VitExtractor
@@ -30,7 +30,7 @@ class Colour:
     """Mean colour of each frame, of windows of three frames; says nothing before it is asked."""
 
     backbones = ("mean_colour",)
-    frames = Frames(stride=4, window=3)
+    frames = FrameSampling(stride=4, window=3)
     noise_seed, batch = 0, "windows by 4"
 
     def __init__(self, at_once: int = 1) -> None:

@@ -12,7 +12,7 @@ import pytest
 from builders.reporters import RecordingReporter
 from builders.videos import Video, write_video, write_with_picture
 
-from repro.backbones.config import Cell, Frames
+from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.noise import Noise, Stream
 from repro.backbones.registry import load_backbone
@@ -64,7 +64,7 @@ class Tiny:
 @pytest.fixture(scope="module")
 def svd(tiny: SvdConfig, tiny_checkpoint: Path) -> Tiny:
     """On windows and pictures of a tenth of the work: the clips still have one window, one in part, and several."""
-    small = {"size": (64, 64), "frames": Frames(stride=8, window=5)}
+    small = {"size": (64, 64), "frames": FrameSampling(stride=8, window=5)}
     return Tiny(tiny.model_copy(update=small), tiny_checkpoint)
 
 
@@ -319,7 +319,7 @@ class Broken:
     """An extractor whose features are `value`, of every picture or of all but a grey one."""
 
     backbones = ("mean_colour",)
-    frames = Frames()
+    frames = FrameSampling()
     at_once = 1
     noise_seed = 0
     batch = ""

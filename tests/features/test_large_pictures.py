@@ -12,7 +12,7 @@ import torch
 from builders.videos import Video, write_video
 
 from repro.backbones import device
-from repro.backbones.config import Frames
+from repro.backbones.config import FrameSampling
 from repro.backbones.svd.pictures import to_pixels
 from repro.datasets.split import Clip
 from repro.features import windows
@@ -74,7 +74,7 @@ def test_a_large_window_is_gone_before_the_next_is_decoded(
     allocate = np.empty
     monkeypatch.setattr(np, "empty", watch)
     extractor: Any = SimpleNamespace(
-        backbones=("x",), frames=Frames(window=25), at_once=1, batch="", noise_seed=1, noise_shapes=lambda real: {},
+        backbones=("x",), frames=FrameSampling(window=25), at_once=1, batch="", noise_seed=1, noise_shapes=lambda real: {},
         features=lambda frames, noises: {"x": {"final": frames[0].mean(axis=(1, 2))}},
     )  # fmt: skip
     clip = Clip("a", Path("nowhere"), (0,))

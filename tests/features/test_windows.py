@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from repro.backbones.config import Frames
+from repro.backbones.config import FrameSampling
 from repro.backbones.noise import SampledNoise, WindowNoise
 from repro.datasets.split import Clip
 from repro.features.windows import Window, WindowBatch, WindowCutter, add_noise
 
 
-def cut(frames: Frames, count: int, chunk: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def cut(frames: FrameSampling, count: int, chunk: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """A clip whose frames are numbered, and its windows; the cutter is ready for another clip."""
     clip = np.arange(count, dtype=np.uint8).repeat(3).reshape(-1, 1, 1, 3)
     cutter = WindowCutter(frames)
@@ -25,10 +25,12 @@ def cut(frames: Frames, count: int, chunk: int) -> tuple[np.ndarray, list[np.nda
     return clip, found
 
 
-@pytest.mark.parametrize("frames", [Frames(window=16), Frames(window=16, overlap=12), Frames(window=5, overlap=1)])
+@pytest.mark.parametrize(
+    "frames", [FrameSampling(window=16), FrameSampling(window=16, overlap=12), FrameSampling(window=5, overlap=1)]
+)
 @pytest.mark.parametrize("count", [1, 4, 5, 15, 16, 17, 20, 21, 33, 64])
 @pytest.mark.parametrize("chunk", [3, 16, 25])
-def test_windows_contain_every_frame_and_are_as_many_as_planned(frames: Frames, count: int, chunk: int) -> None:
+def test_windows_contain_every_frame_and_are_as_many_as_planned(frames: FrameSampling, count: int, chunk: int) -> None:
     clip, found = cut(frames, count, chunk)
     assert len(found) == frames.windows(count)
     for number, window in enumerate(found):
@@ -38,7 +40,7 @@ def test_windows_contain_every_frame_and_are_as_many_as_planned(frames: Frames, 
 
 def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_the_same() -> None:
     extractor: Any = SimpleNamespace(
-        backbones=("x",), frames=Frames(window=4), at_once=2, batch="2 windows", features=print,
+        backbones=("x",), frames=FrameSampling(window=4), at_once=2, batch="2 windows", features=print,
         noise_seed=5, noise_shapes=lambda real: {"posterior": (real, 3)},
     )  # fmt: skip
     clip = Clip("a", Path("nowhere"), (0,))
@@ -57,14 +59,14 @@ def test_a_cpus_noise_is_sampled_ahead_and_a_gpus_where_it_is_used_and_both_are_
 @pytest.mark.parametrize(
     "frames",
     [
-        Frames(window=16, tail_window=False),
-        Frames(window=16, overlap=12, tail_window=False),
-        Frames(window=5, overlap=1, tail_window=False),
+        FrameSampling(window=16, tail_window=False),
+        FrameSampling(window=16, overlap=12, tail_window=False),
+        FrameSampling(window=5, overlap=1, tail_window=False),
     ],
 )
 @pytest.mark.parametrize("count", [1, 4, 5, 15, 16, 17, 20, 21, 33, 64])
 @pytest.mark.parametrize("chunk", [3, 16, 25])
-def test_without_a_tail_window_all_windows_are_complete(frames: Frames, count: int, chunk: int) -> None:
+def test_without_a_tail_window_all_windows_are_complete(frames: FrameSampling, count: int, chunk: int) -> None:
     _, found = cut(frames, count, chunk)
     if count < frames.window:  # the clip has no other window
         assert [len(window) for window in found] == [count]
@@ -77,5 +79,5 @@ def test_without_a_tail_window_all_windows_are_complete(frames: Frames, count: i
 
 def test_defaults_of_new_keys_enter_no_key_of_features() -> None:
     """Features stored before the keys existed keep their content keys."""
-    assert set(Frames().model_dump(mode="json")) == {"stride", "max_seconds", "reader", "window", "overlap"}
-    assert Frames(tail_window=False).model_dump(mode="json")["tail_window"] is False
+    assert set(FrameSampling().model_dump(mode="json")) == {"stride", "max_seconds", "reader", "window", "overlap"}
+    assert FrameSampling(tail_window=False).model_dump(mode="json")["tail_window"] is False

@@ -49,7 +49,7 @@ def test_a_bomb_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("repro.core.reading.MOST_TABLE", 1 << 28)
-    monkeypatch.setattr("repro.datasets.workbook.MOST_BYTES", 20_000_000)
+    monkeypatch.setattr("repro.datasets.workbook.MOST_WORKBOOK", 20_000_000)
     form: Format = BY_NAME[name]
     path, content = form.make(tmp_path), make()
     assert len(content) < 5_000_000

@@ -125,7 +125,7 @@ def test_tags_of_yaml_make_nothing(tag: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", planted.WORKBOOKS)
 def test_workbooks_are_values_alone(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.datasets.workbook.MOST_BYTES", 20_000_000)
+    monkeypatch.setattr("repro.datasets.workbook.MOST_WORKBOOK", 20_000_000)
     path = tmp_path / "AR_metadata.xlsx"
     path.write_bytes(planted.workbook(planted.WORKBOOKS[case]))
     if case in ("macro", "formula", "a row far below", "values in the last column"):

@@ -28,7 +28,7 @@ from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, datase
 from repro.datasets.manifest import ClipFacts
 from repro.datasets.ucf_hmdb import CLASSES
 from repro.features import rates
-from repro.features.rates import Kind
+from repro.features.rates import DeviceKind
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import row_data
 from repro.pipeline.assumptions import count_parameters, count_threads, estimate_readout_tflop, load_assumptions
@@ -56,7 +56,7 @@ def tflop(windows: int, frames: int, clips: int) -> float:
     return windows * (65.2 + 27.1) + (frames + clips * 24 / 25) / 25 * (65.2 + 8.4)
 
 
-def plan(workspace: Workspace, *names: str, own: Sequence[Row] = (), kind: Kind = "cuda", seeds: int = 1) -> Plan:
+def plan(workspace: Workspace, *names: str, own: Sequence[Row] = (), kind: DeviceKind = "cuda", seeds: int = 1) -> Plan:
     return make_plan([*map(load_row, names), *own], workspace, kind, seeds, "published")
 
 

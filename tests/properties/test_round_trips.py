@@ -35,7 +35,7 @@ from repro.features.pack_collection import add_to_pack
 from repro.features.rates import load_rates, record_rate
 from repro.features.store import NUMPY_ARRAYS, Entry, FeatureStore, read_clip_file
 from repro.judge.kept import dump_arrays, parse_arrays
-from repro.pipeline.bundle.archive import NAME, Archive, write_zip
+from repro.pipeline.bundle.archive import MEMBER_NAME, Archive, write_zip
 from repro.readout.metrics import count_at_least
 from repro.readout.predictions import Predictions, read_predictions, to_probabilities, write_predictions
 from repro.records.record import EpochRecord, Selection
@@ -255,7 +255,9 @@ def test_rates(
 
 @given(
     st.dictionaries(
-        st.from_regex(NAME, fullmatch=True).filter(lambda name: len(name) < 99), st.binary(max_size=999), max_size=4
+        st.from_regex(MEMBER_NAME, fullmatch=True).filter(lambda name: len(name) < 99),
+        st.binary(max_size=999),
+        max_size=4,
     )
 )
 def test_archives(folder: Path, members: dict[str, bytes]) -> None:

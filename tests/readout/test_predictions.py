@@ -10,7 +10,13 @@ import pytest
 
 from repro.core.errors import MissingError
 from repro.readout.metrics import all_scores, count_at_least, map_micro, map_micro_of_counts
-from repro.readout.predictions import COLUMNS, Predictions, read_predictions, to_probabilities, write_predictions
+from repro.readout.predictions import (
+    PREDICTION_COLUMNS,
+    Predictions,
+    read_predictions,
+    to_probabilities,
+    write_predictions,
+)
 
 
 def test_scores_from_what_is_kept_of_an_epoch() -> None:
@@ -76,10 +82,10 @@ OTHER_TYPES = {
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
-@pytest.mark.parametrize("column", COLUMNS[2])
+@pytest.mark.parametrize("column", PREDICTION_COLUMNS[2])
 def test_columns_of_other_types_are_refused(path: Path, column: str, kind: str) -> None:
     table, made = pq.ParquetFile(path).read(), OTHER_TYPES[kind]
-    if COLUMNS[2][column] == made.type:
+    if PREDICTION_COLUMNS[2][column] == made.type:
         pytest.skip(f"{column} is of {kind}")
     changed = table.set_column(table.column_names.index(column), column, made)
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
@@ -100,7 +106,7 @@ def test_columns_that_are_missing_or_twice_are_refused(path: Path) -> None:
 def test_labels_that_are_no_classes_are_refused(path: Path, labels: list[int | None]) -> None:
     """-1 would be the last class."""
     table = pq.ParquetFile(path).read()
-    made = pa.array([labels, [0], [0, 1]] * 2, COLUMNS[2]["targets"])
+    made = pa.array([labels, [0], [0, 1]] * 2, PREDICTION_COLUMNS[2]["targets"])
     pq.write_table(table.set_column(2, table.field("targets"), made), path)
     with pytest.raises(MissingError, match="not the predictions of a readout"):
         read_predictions(path)

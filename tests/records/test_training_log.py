@@ -85,7 +85,7 @@ def test_a_disk_that_takes_no_log_does_not_stop_a_training(tmp_path: Path) -> No
 def test_load_is_read_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = LoadMeter("cpu")
     assert meter.read(1) == {}  # too short to say anything
-    monkeypatch.setattr("repro.readout.load.SHORTEST", 0.0)
+    monkeypatch.setattr("repro.readout.load.SHORTEST_LOAD", 0.0)
     found = meter.read(2)
     assert found.keys() == {"cpu_utilization_percentage", "process_memory_peak_megabytes"}
     assert meter.read(2) is found

@@ -13,7 +13,7 @@ import pytest
 from builders.commands import ROOT
 
 from repro.video import workers
-from repro.video.workers import Answer, Send, Work, WorkerLostError, WorkerPool
+from repro.video.workers import Answer, Send, WorkerLostError, WorkerPool, WorkFunction
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def _spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context("spawn"))
 
 
-def prepare(factor: int) -> Work:
+def prepare(factor: int) -> WorkFunction:
     """Work for these tests: `die`, `hang`, else the job times `factor`, after a part of the answer."""
 
     def work(job: object, send: Send) -> object:

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Layer, OtherInputs, Positive
+from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Layer, OtherInputs
 from repro.backbones.svd import text_files
-from repro.core.config import Config
+from repro.core.config import Config, Positive
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import SplitName
@@ -175,4 +175,4 @@ class SvdConfig(BackboneConfig):
 
     def missing_inputs(self, workspace: Workspace) -> dict[str, str]:
         problem = text_files.explain_missing_files(workspace) if self.conditioning.texts else ""
-        return {text_files.NAME: problem} if problem else {}
+        return {text_files.TEXT_ENCODER: problem} if problem else {}

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from repro.backbones.config import Cell, Frames
+from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.device import start_download
 from repro.backbones.extractor import Execution, Noise, Requests, Stream, WindowFeatures
 from repro.backbones.precision import explain_precision, move_to_device
@@ -86,7 +86,7 @@ class SvdExtractor:
         return tuple(self.names)
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> FrameSampling:
         return self.config.frames
 
     @property

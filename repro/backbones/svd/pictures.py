@@ -9,8 +9,8 @@ from torch.nn import functional
 from repro.backbones.device import in_parts, upload, upload_constants
 
 # The same as CLIP's own (Radford et al. 2021); open_clip's ViT-H/14 was trained with them.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenCLIP's mean and standard deviation of pixels in [0, 1]."""
 
 
@@ -52,7 +52,7 @@ def to_image_tower_input(picture: Float[Tensor, "T 3 H W"], side: int) -> Float[
         picture = _blur(picture, height / side, width / side)
     # align_corners=True as in sgm. Bicubic overshoots at edges, and values outside [-1, 1] are kept.
     resized = functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=True)
-    mean, std = (upload_constants(values, picture.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (upload_constants(values, picture.device).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return ((resized + 1) / 2 - mean) / std
 
 

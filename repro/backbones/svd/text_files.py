@@ -5,9 +5,9 @@ The readers of annotation files are imported where texts are class names: `repro
 
 from typing import TYPE_CHECKING
 
-from repro.backbones.config import OtherInputs, Positive
+from repro.backbones.config import OtherInputs
 from repro.core import LazyModule
-from repro.core.config import Config, configs_folder, load_config
+from repro.core.config import Config, Positive, configs_folder, load_config
 from repro.core.errors import MissingError, UsageError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import Address, RemoteFile, fetch_command
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     registry = LazyModule("repro.datasets.registry")
 
-NAME = "openclip_text"
+TEXT_ENCODER = "openclip_text"
 """The asset's name for `repro fetch`."""
 
 
@@ -50,7 +50,7 @@ class TextEncoder(Config):
 
 
 def load_text_encoder() -> TextEncoder:
-    return load_config(TextEncoder, configs_folder() / "assets" / f"{NAME}.yaml")
+    return load_config(TextEncoder, configs_folder() / "assets" / f"{TEXT_ENCODER}.yaml")
 
 
 def explain_missing_files(workspace: Workspace) -> str:
@@ -62,8 +62,8 @@ def explain_missing_files(workspace: Workspace) -> str:
     if not missing:
         return ""
     return (
-        f"text tower {NAME}: {' and '.join(missing)} missing in {workspace.checkpoints} ({encoder.size}; licence: "
-        f"{encoder.licence}); to bring it: {fetch_command(NAME, workspace)}"
+        f"text tower {TEXT_ENCODER}: {' and '.join(missing)} missing in {workspace.checkpoints} ({encoder.size}; licence: "
+        f"{encoder.licence}); to bring it: {fetch_command(TEXT_ENCODER, workspace)}"
     )
 
 

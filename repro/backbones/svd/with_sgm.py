@@ -198,7 +198,7 @@ def _build_open_clip_tower(architecture: SvdArchitecture) -> Any:
     with torch.device("meta"):
         embedder = FrozenOpenCLIPImageEmbedder(arch=ARCHITECTURE_NAME, version=None, init_device="meta", device="cpu")
     # Built on the meta device, these buffers have no values, and the file does not contain them.
-    for buffer, values in (("mean", pictures.MEAN), ("std", pictures.STD)):
+    for buffer, values in (("mean", pictures.CLIP_MEAN), ("std", pictures.CLIP_STD)):
         embedder.register_buffer(buffer, torch.tensor(values), persistent=False)
     # Keep only the image tower: the text side's tensors are in the same model, and have no values.
     visual = embedder.model.visual

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, Frames, Positive
-from repro.core.config import Config
+from repro.backbones.config import Axes, BackboneConfig, Cell, Checkpoint, FrameSampling
+from repro.core.config import Config, Positive
 
 
 class EncoderSizes(Config):
@@ -27,7 +27,7 @@ class EncoderSizes(Config):
     """Width of a block's hidden layer."""
 
 
-class Picture(Config):
+class PictureConfig(Config):
     """From a frame to the encoder's input: bilinear, without antialiasing, as in the publishers' loaders."""
 
     fit: Literal["crop", "stretch"] = "crop"
@@ -39,7 +39,7 @@ class Picture(Config):
     """imagenet: subtract its mean and divide by its standard deviation; unit: leave pixels in [0, 1]."""
 
     @model_validator(mode="after")
-    def _check_crop(self) -> "Picture":
+    def _check_crop(self) -> "PictureConfig":
         # Not ignored: with another fit the key would have no effect, and the config would describe what is not done.
         if self.fit == "stretch" and self.short_side is not None:
             raise ValueError(
@@ -81,8 +81,8 @@ class VitConfig(BackboneConfig):
     stage: Literal["pretrained", "finetuned"] = "pretrained"
     """A pre-trained encoder ends in a LayerNorm of its tokens, a fine-tuned one in a LayerNorm of their mean."""
     # Both publishers trained on clips of 16 frames.
-    frames: Frames = Frames(window=16)
-    picture: Picture = Picture(short_side=256)
+    frames: FrameSampling = FrameSampling(window=16)
+    picture: PictureConfig = PictureConfig(short_side=256)
     norm: Literal["encoder", "fc_norm"] = "encoder"
     """Only for the cell `final`. encoder: normalise each token, then take the mean; fc_norm: take the mean, then normalise
     it, with the weights of a fine-tuned encoder; without weights for a pre-trained one, which has none."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from repro.backbones.vit.config import EncoderSizes
 
-Block = Callable[[Tensor], Tensor]
+BlockFunction = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class Encoder(Protocol):
     sizes: EncoderSizes
 
     @property
-    def blocks(self) -> Sequence[Block]: ...
+    def blocks(self) -> Sequence[BlockFunction]: ...
 
     def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:
         """Embed patches and add their positions."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from repro.backbones.config import Cell, Frames
+from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.device import BatchLimit, start_download
 from repro.backbones.extractor import Backbone, Execution, Noise, Stream, WindowFeatures
 from repro.backbones.precision import autocast, explain_precision, fp32_products, move_to_device
@@ -95,7 +95,7 @@ class VitExtractor:
         move_to_device(encoder, device)
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> FrameSampling:
         return self.config.frames
 
     @property

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from repro.backbones.device import in_parts, upload, upload_constants
-from repro.backbones.vit.config import Picture
+from repro.backbones.vit.config import PictureConfig
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 """ImageNet's mean and standard deviation of red, green and blue in [0, 1]."""
 
 
@@ -28,7 +28,7 @@ class FrameResizer:
         device: Where they are resized.
     """
 
-    def __init__(self, picture: Picture, hop: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, picture: PictureConfig, hop: int, device: torch.device | str = "cpu") -> None:
         self.picture, self.hop, self.device = picture, hop, device
         self._frames: UInt8[np.ndarray, "_ H W 3"] | None = None
         """The last window's frames from `hop` on, which the next window may begin with."""
@@ -74,7 +74,7 @@ class FrameResizer:
 
 
 def resize_frames(
-    frames: UInt8[np.ndarray, "T H W 3"], picture: Picture, device: torch.device | str = "cpu"
+    frames: UInt8[np.ndarray, "T H W 3"], picture: PictureConfig, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "T 3 size size"]:
     """Resize, crop and normalise every frame."""
     size = resized_size(frames.shape[1:3], picture)
@@ -87,12 +87,12 @@ def resize_frames(
 
     pixels = in_parts(frames, resize)[..., top : top + picture.size, left : left + picture.size]
     if picture.normalisation == "imagenet":
-        mean, std = (upload_constants(values, pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+        mean, std = (upload_constants(values, pixels.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = (pixels - mean) / std
     return pixels
 
 
-def resized_size(size: tuple[int, ...], picture: Picture) -> tuple[int, int]:
+def resized_size(size: tuple[int, ...], picture: PictureConfig) -> tuple[int, int]:
     """Return height and width that a frame is resized to, before the centre is cropped."""
     height, width = size
     short = picture.short_side

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from repro.backbones.vit.config import EncoderSizes
-from repro.backbones.vit.encoder import Block
+from repro.backbones.vit.encoder import BlockFunction
 
 EPS = 1e-6
 """Of every LayerNorm (VideoMAEv2: models/modeling_pretrain.py and modeling_finetune.py)."""
@@ -73,7 +73,7 @@ class Videomaev2Encoder:
         return nn.Module.to(self.model, device)
 
     @property
-    def blocks(self) -> Sequence[Block]:
+    def blocks(self) -> Sequence[BlockFunction]:
         return list(self.model.encoder.layer)
 
     def embed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B N C"]:

@@ -35,7 +35,7 @@ from repro.table.rows import load_any_row
 if TYPE_CHECKING:
     from repro.judge.scores.row_scores import RowScores
 
-RULES = {"published": "best epoch on test", "held-out": "best epoch on held-out clips", "last epoch": ""}
+RULE_TITLES = {"published": "best epoch on test", "held-out": "best epoch on held-out clips", "last epoch": ""}
 PIPED_WIDTH = 200
 """Columns of a line that is not printed to a terminal."""
 
@@ -116,7 +116,7 @@ def _describe_runs(shown: "RowScores") -> Iterator[str]:
     yield f"{shown.row.name}: {shown.score} by {shown.by}, {shown.clips} test clips of {shown.test}"
     for reading in shown.readings:
         scores, seeds = reading.scores, [run.seed for run in reading.runs]
-        rule = f", {RULES[reading.rule]}" if RULES[reading.rule] else ""
+        rule = f", {RULE_TITLES[reading.rule]}" if RULE_TITLES[reading.rule] else ""
         listed = f"{seeds[0]}-{seeds[-1]}" if seeds[-1] - seeds[0] == len(seeds) - 1 > 1 else ", ".join(map(str, seeds))
         yield (
             f"{reading.rule:<11} {shown.row.metric} {format_mean(*mean_and_spread(scores))}{rule}; "

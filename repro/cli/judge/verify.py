@@ -59,7 +59,7 @@ def verify(
     checkpoint: Path | None = None,
     config: BackboneOptions = BACKBONE,
     video: Path | None = None,
-    limit: float = comparison.LIMIT,
+    limit: float = comparison.DEVIATION_LIMIT,
     compute: DeviceOptions = ON_DEVICE,
     common: CommonOptions = COMMON,
 ) -> Exit:

@@ -5,13 +5,13 @@ from collections import deque
 
 FEWEST_MARKS = 5
 """Observations before a speed is stated. The first is of work that was done while decoders started and first kernels were chosen."""
-SHORTEST = 5.0
+SHORTEST_SPAN = 5.0
 """Seconds that they must span."""
 HORIZON = 600.0
 """Seconds of the past that count: a machine that others use as well changes its speed."""
 SPACING = 0.5
 """Seconds between observations that are kept."""
-PATIENCE = 2.0
+STALLED_AFTER = 2.0
 """Usual times between observations after which work counts as stalled, and its speed falls."""
 
 
@@ -58,9 +58,9 @@ class RateMeter:
         if len(self._marks) < FEWEST_MARKS:
             return None
         (start, before), (end, done) = self._marks[0], self._marks[-1]
-        if end - start < SHORTEST:
+        if end - start < SHORTEST_SPAN:
             return None
         gap = (end - start) / (len(self._marks) - 1)
         # Waiting counts as time once it is longer than usual, so that the speed of stalled work falls.
-        stalled = max(0.0, now - end - PATIENCE * gap)
+        stalled = max(0.0, now - end - STALLED_AFTER * gap)
         return (done - before) / (end - start + stalled), gap

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from repro.core.progress.rate import RateMeter
 
-State = Literal["to come", "running", "done", "failed", "interrupted", "skipped"]
+StageState = Literal["to come", "running", "done", "failed", "interrupted", "skipped"]
 StageName = tuple[str, str]
 """What is done and of what, as ("extract", "hmdb51, svd_xt")."""
 
@@ -48,7 +48,7 @@ class Snapshot:
 
     name: str
     about: str
-    state: State
+    state: StageState
     part: str
     """What of it runs, if it has several parts; done and total are of this part."""
     unit: str
@@ -136,7 +136,7 @@ class Stage:
     about: str = ""
     group: str = ""
     """Stages of one row."""
-    state: State = "to come"
+    state: StageState = "to come"
     part: Part | None = None
     last: Snapshot | None = None
     """Of the last part that had items."""

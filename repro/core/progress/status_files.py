@@ -20,13 +20,13 @@ from repro.core.locks import NoLocksError, take_lock
 from repro.core.progress.stages import Snapshot, Work, utc_now
 from repro.core.reading import open_in_place
 
-FORMAT = 1
-INTERVAL = 2.0
+STATUS_FORMAT = 1
+STATUS_INTERVAL = 2.0
 """Seconds between writes."""
 LOST_AFTER = 120.0
 """Seconds without a write after which a process of another machine counts as lost: its lock may not be seen from here, and network
 disks show changes late."""
-KEPT = 50
+KEPT_STATUSES = 50
 """Files of ended processes that are kept."""
 
 
@@ -53,9 +53,9 @@ class StatusFile:
         self.path = folder / f"{name}-{secrets.token_hex(4)}.json"
 
     def write_if_due(self) -> None:
-        """Write how far the work is, unless it was written less than INTERVAL ago."""
+        """Write how far the work is, unless it was written less than STATUS_INTERVAL ago."""
         with self._writing:
-            if not self._has_ended and time.monotonic() - self._last >= INTERVAL and self._is_started():
+            if not self._has_ended and time.monotonic() - self._last >= STATUS_INTERVAL and self._is_started():
                 self._write("running", "")
 
     def end(self, state: str, message: str) -> None:
@@ -109,7 +109,7 @@ class StatusFile:
 
     def _describe(self, state: str, message: str) -> dict[str, Any]:
         return {
-            "format": FORMAT,
+            "format": STATUS_FORMAT,
             "made_by": f"actiondiff-repro {__version__}",
             "command": _as_unicode(self.work.what),
             "state": state,
@@ -159,7 +159,7 @@ def lock_path(path: Path) -> Path:
 
 
 def remove_old_statuses(folder: Path) -> None:
-    """Delete the status files of processes that have ended, except the latest KEPT, and what killed ones had not finished writing."""
+    """Delete the status files of processes that have ended, except the latest KEPT_STATUSES, and what killed ones had not finished writing."""
     for partial in folder.glob("*.partial"):
         path = partial.with_suffix(".json")
         if time.time() - _modified(partial) > LOST_AFTER and is_lost(path, host=""):
@@ -169,7 +169,7 @@ def remove_old_statuses(folder: Path) -> None:
                     lock_path(path).unlink(missing_ok=True)
     # The latest first; what runs is kept, however old its file.
     files = sorted(folder.glob("*.json"), key=_modified, reverse=True)
-    for path in files[KEPT:]:
+    for path in files[KEPT_STATUSES:]:
         status = read_json_or_none(path)
         if not isinstance(status, dict) or status.get("state") != "running" or is_lost(path, str(status.get("host"))):
             with suppress(OSError):

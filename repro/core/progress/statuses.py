@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from repro.core.progress.stages import Measures, Snapshot, State
+from repro.core.progress.stages import Measures, Snapshot, StageState
 from repro.core.progress.status_files import is_lost
 from repro.core.reading import read_bytes
 
@@ -15,7 +15,7 @@ class StageStatus(BaseModel):
 
     name: str
     about: str
-    state: State
+    state: StageState
     activity: str
     unit: str
     done: int

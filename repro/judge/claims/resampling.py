@@ -12,10 +12,10 @@ from jaxtyping import Float, Float32, Int, Int64
 from repro.readout.metrics import Scores, Targets
 from repro.readout.recipe import Metric
 
-RESAMPLES = 2000
+CLAIM_RESAMPLES = 2000
 SEED = 20250913
 """Seed of the samples: fixed, so that the same records get the same verdict."""
-COLUMNS, LEVELS = 500, 256
+BLOCK, LEVELS = 500, 256
 """Samples and levels of scores that are computed at once: what a processor's cache holds."""
 
 
@@ -28,7 +28,7 @@ def index_groups(clips: Sequence[str], groups: Sequence[str | None] | None) -> I
     return np.array([places[key] for key in keys], np.int64)
 
 
-def sample_groups(count: int, resamples: int = RESAMPLES, seed: int = SEED) -> Float32[np.ndarray, "G R"]:
+def sample_groups(count: int, resamples: int = CLAIM_RESAMPLES, seed: int = SEED) -> Float32[np.ndarray, "G R"]:
     """Return how often each of `count` source videos is in each sample of `count` videos with replacement."""
     draw = np.random.default_rng(seed)
     # Sample by sample, each counted on its own part of one histogram.
@@ -95,8 +95,8 @@ def _resample_map_micro(
     starts = range(0, len(levels), LEVELS)
     blocks = [(of_all[start : start + LEVELS], of_positives[start : start + LEVELS]) for start in starts]
     found = np.empty(weights.shape[1])
-    for start in range(0, weights.shape[1], COLUMNS):
-        part = np.ascontiguousarray(weights[:, start : start + COLUMNS])
+    for start in range(0, weights.shape[1], BLOCK):
+        part = np.ascontiguousarray(weights[:, start : start + BLOCK])
         # Weights so far of all pairs and of the positives, and the sum of the gains: carried from block to block.
         predicted, true, gained = np.zeros((3, part.shape[1]))
         for pairs, positives in blocks:
@@ -113,5 +113,5 @@ def _resample_map_micro(
             terms /= np.maximum(above, 1)
             terms[0] += gained
             gained = terms.sum(axis=0)
-        found[start : start + COLUMNS] = gained / np.maximum(true, 1)
+        found[start : start + BLOCK] = gained / np.maximum(true, 1)
     return 100 * found

@@ -52,7 +52,7 @@ def remember_samples(
     weights: dict[int, Float32[np.ndarray, "G R"]] = {}
     lock = Lock()
 
-    def compute(record: RunRecord, most: int = resampling.RESAMPLES) -> RunSamples:
+    def compute(record: RunRecord, most: int = resampling.CLAIM_RESAMPLES) -> RunSamples:
         found = load_predictions(record)
         # In the order of their ids, so that rows which list the same clips otherwise get the same samples.
         order = sorted(range(len(found.clips)), key=lambda place: found.clips[place])

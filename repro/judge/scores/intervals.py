@@ -24,7 +24,7 @@ from repro.readout.predictions import Predictions
 from repro.readout.recipe import Metric
 from repro.records.record import RunRecord, stored_run
 
-RESAMPLES = 250
+INTERVAL_RESAMPLES = 250
 """Enough for ends that are right to a tenth of the interval's half-width; five runs of Animal Kingdom take a second."""
 Z = 1.959963984540054
 """The 97.5 % point of the normal distribution, for intervals of 95 %."""
@@ -65,7 +65,7 @@ def interval_over_clips(metric: Metric, runs: Sequence[Scores], predictions: Pre
     if metric == "top1" and videos == len(targets):
         low, high = wilson_interval(float(np.mean([top1(scores, targets) for scores in runs])), videos)
         return SplitInterval(low, high, f"Wilson, {videos} clips")
-    weights = sample_groups(videos, RESAMPLES)
+    weights = sample_groups(videos, INTERVAL_RESAMPLES)
     # The mean over runs on each sample, not of each run's interval: all runs see the same clips.
     values = np.mean([resample_score(metric, scores, targets, groups, weights) for scores in runs], axis=0)
     low, high = np.percentile(values, (2.5, 97.5))

@@ -26,9 +26,9 @@ from repro.readout.recipe import PROTOCOLS
 from repro.records.record import RunRecord, Selection, StoredRun
 from repro.table.row import Row, row_datasets
 
-TOLERANCE = 1e-6
+SHOWN_TOLERANCE = 1e-6
 """Largest difference between a recorded score and that of the predictions; `repro check` is stricter."""
-RULES = {"published": "best_epoch_on_test", "held-out": "best_epoch_on_held_out", "last epoch": "last_epoch"}
+RULE_FIELDS = {"published": "best_epoch_on_test", "held-out": "best_epoch_on_held_out", "last epoch": "last_epoch"}
 """Fields of a record with the epoch that each rule selects."""
 Runs = list[tuple[RunRecord, StoredRun]]
 
@@ -54,7 +54,7 @@ class ScoresInput:
         runs = [
             [protocol, record.run, record.predictions_sha256, run.folder.name]
             # The epochs too: they decide which of the predictions are read.
-            + [[one.epoch, one.scores] for rule in RULES if (one := select_epoch(record, rule))]
+            + [[one.epoch, one.scores] for rule in RULE_FIELDS if (one := select_epoch(record, rule))]
             for protocol, found in self.sets.items()
             for record, run in found
         ]
@@ -107,7 +107,7 @@ def _stamp_runs(given: ScoresInput) -> Iterator[str]:
 
 def select_epoch(record: RunRecord, rule: str) -> Selection | None:
     """Return the epoch that a rule selects, with its scores."""
-    selected: Selection | None = getattr(record, RULES[rule])
+    selected: Selection | None = getattr(record, RULE_FIELDS[rule])
     return selected
 
 
@@ -296,7 +296,7 @@ def _verify(record: RunRecord, scores: metrics.Scores, targets: metrics.Targets,
         raise MissingError(f"{record.row} seed {record.seed} ({record.run}): NaN or infinite scores in its predictions")
     found = metrics.top1(scores, targets) if record.metric == "top1" else metrics.map_micro(scores, targets)
     # Not `>`, so that NaN is refused too.
-    if not abs(found - recorded[record.metric]) <= TOLERANCE:
+    if not abs(found - recorded[record.metric]) <= SHOWN_TOLERANCE:
         raise MissingError(
             f"{record.row} seed {record.seed} ({record.run}): its predictions have {record.metric} {found:.6g}, its record "
             f"{recorded[record.metric]:.6g}: `repro check` names such runs"

@@ -17,16 +17,16 @@ from repro.core.errors import UsageError, state_reason
 from repro.core.files import replacing_file
 from repro.core.reading import describe_absence
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*(/[A-Za-z0-9_][A-Za-z0-9_.@+-]*)*")
+MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*(/[A-Za-z0-9_][A-Za-z0-9_.@+-]*)*")
 """A member's path. No part begins with a dot, none is empty: it cannot lead out of a folder, on any system."""
 MOST_FILES = 50_000
-MOST_BYTES = 4 << 30
+MOST_BUNDLE = 4 << 30
 """Of all members, unpacked. The 24 rows with five seeds have a few hundred MB."""
 MOST_RATIO = 200
 """Of unpacked to packed bytes: text of records shrinks to a tenth, a bomb to a thousandth."""
 FREE_BYTES = 10 << 20
 """Up to this size the ratio does not matter."""
-END = struct.Struct("<4s4H2LH")
+END_RECORD = struct.Struct("<4s4H2LH")
 """The record that ends a zip: signature, disk, disk of the list, members on it and in all, bytes and start of the list, comment's length."""
 LOCAL = struct.Struct("<4s5H3L2H")
 """The header of a member; the last two numbers are the lengths of name and extra field, which follow it."""
@@ -90,7 +90,7 @@ class Archive:
             # Shown as it was written: zipfile cuts names at a zero byte.
             name = info.orig_filename
             shown = repr(name[:120])
-            if not NAME.fullmatch(name) or name != info.filename or len(name) > 300:
+            if not MEMBER_NAME.fullmatch(name) or name != info.filename or len(name) > 300:
                 raise BundleError(f"{self.path}: member {shown}: a name that bundles do not have: nothing is unpacked")
             # On some systems names that differ in case are one file.
             if name.lower() in folded:
@@ -104,10 +104,10 @@ class Archive:
             found[name] = info
             folded.add(name.lower())
             total += info.file_size
-        if len(found) > MOST_FILES or total > MOST_BYTES or total > max(FREE_BYTES, MOST_RATIO * packed):
+        if len(found) > MOST_FILES or total > MOST_BUNDLE or total > max(FREE_BYTES, MOST_RATIO * packed):
             raise BundleError(
                 f"{self.path}: {len(found)} files of {total / 1e6:.0f} MB from {packed / 1e6:.1f} MB: more than a bundle has (at most "
-                f"{MOST_FILES} files, {MOST_BYTES / 1e6:.0f} MB, {MOST_RATIO} times its size): nothing is unpacked"
+                f"{MOST_FILES} files, {MOST_BUNDLE / 1e6:.0f} MB, {MOST_RATIO} times its size): nothing is unpacked"
             )
         return found
 
@@ -115,8 +115,8 @@ class Archive:
         """Refuse a zip that is more than its members and their list: zipfile skips bytes that belong to neither."""
         with self.path.open("rb") as file:
             # zipfile searches backwards for this record and accepts what follows; bundles end with it.
-            file.seek(size - END.size)
-            signature, disk, disk_of_list, here, members, length, start, comment = END.unpack(file.read())
+            file.seek(size - END_RECORD.size)
+            signature, disk, disk_of_list, here, members, length, start, comment = END_RECORD.unpack(file.read())
             if signature != b"PK\5\6" or comment:
                 raise BundleError(f"{self.path}: bytes after its list of members, or a comment: bundles have none")
             if disk or disk_of_list or here != members or any(info.volume for info in self.members.values()):
@@ -130,7 +130,7 @@ class Archive:
                 if info.header_offset != position or len(header) < LOCAL.size:
                     break
                 position += LOCAL.size + sum(LOCAL.unpack(header)[-2:]) + info.compress_size
-        if position != start or start + length + END.size != size:
+        if position != start or start + length + END_RECORD.size != size:
             raise BundleError(
                 f"{self.path}: bytes before or between its members, or members that overlap: bundles have none"
             )

@@ -16,7 +16,7 @@ from repro.features.shared import Sha256
 from repro.judge.expected import name_rule_set, table_path
 from repro.pipeline.bundle.archive import BundleError
 
-FORMAT = 1
+BUNDLE_FORMAT = 1
 MANIFEST, FEATURES_INDEX, REPORT, PAGE = "bundle.json", "features.index", "report.md", "report.html"
 MADE_BY = f"actiondiff-repro {__version__}"
 
@@ -76,9 +76,9 @@ def parse_manifest(text: bytes, path: Path) -> BundleManifest:
         raise BundleError(f"{path}: {MANIFEST} is damaged ({error}): get it again") from error
     # Before anything else of it: another format may have other keys.
     made_by = str(raw.get("made_by"))[:80]
-    if raw.get("format") != FORMAT:
+    if raw.get("format") != BUNDLE_FORMAT:
         raise BundleError(
-            f"{path}: a bundle of format {str(raw.get('format'))[:20]}, made by {made_by}; this version reads format {FORMAT}: use that "
+            f"{path}: a bundle of format {str(raw.get('format'))[:20]}, made by {made_by}; this version reads format {BUNDLE_FORMAT}: use that "
             "version"
         )
     try:
@@ -88,7 +88,7 @@ def parse_manifest(text: bytes, path: Path) -> BundleManifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))[:120]
         raise BundleError(
-            f"{path}: {MANIFEST} is not of format {FORMAT}: {where}: {state_reason(first['msg'])}"
+            f"{path}: {MANIFEST} is not of format {BUNDLE_FORMAT}: {where}: {state_reason(first['msg'])}"
         ) from error
     if not intact:
         raise BundleError(f"{path}: {MANIFEST} is damaged or edited: it does not match its own sha256")

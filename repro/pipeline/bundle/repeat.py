@@ -12,7 +12,7 @@ from repro.core.errors import MissingError, ReproError
 from repro.datasets.split import SplitName, name_first_clips
 from repro.features.packed import DamagedFeaturesError
 from repro.pipeline.bundle.features_index import FeaturesIndex, estimate_deviation, fingerprint
-from repro.pipeline.bundle.spot_check import LIMIT
+from repro.pipeline.bundle.spot_check import SAME_LIMIT
 from repro.pipeline.grid.workers import inputs_at
 from repro.pipeline.row_data import ReadoutInputs, split_records
 from repro.pipeline.runs.train import load_splits
@@ -22,7 +22,7 @@ from repro.readout.sequences import split_held_out
 from repro.readout.train import best_epoch_on_test, train_readout
 from repro.records.record import RunRecord
 
-TOLERANCE = 0.5
+REPEAT_TOLERANCE = 0.5
 """Points by which a score may differ, or one test clip if that is more: rounding on another processor or in another version of a
 library makes a training end elsewhere. expected/README.md has what was measured."""
 
@@ -80,7 +80,7 @@ def require_same_features(inputs: ReadoutInputs, record: RunRecord, index: Featu
                 if entry is None or committed is None:
                     continue
                 # Not `>`: a fingerprint with NaN must not count as equal.
-                if not estimate_deviation(fingerprint(entry.features[cell]), committed) <= LIMIT:
+                if not estimate_deviation(fingerprint(entry.features[cell]), committed) <= SAME_LIMIT:
                     wrong.append(clip.id)
                 confirmed += 1
         except DamagedFeaturesError as error:
@@ -101,7 +101,7 @@ def repeat_readout(
         inputs: Features and splits of the record's row, at its cell.
         record: The record.
         device: Of this machine.
-        tolerance: In points by metric, for rows that have one of their own [default: TOLERANCE, or one clip].
+        tolerance: In points by metric, for rows that have one of their own [default: REPEAT_TOLERANCE, or one clip].
 
     Raises:
         MissingError: other splits or another recipe than the record's are here, or another kind of device, or features are damaged.
@@ -143,7 +143,7 @@ def repeat_readout(
         (100 * stated_selection.scores[record.metric], 100 * record.last_epoch.scores[record.metric]),
         (100 * selected.scores[record.metric], 100 * found.epochs[-1].scores[record.metric]),
         # One clip of few moves the score by more than the tolerance.
-        tolerance.get(record.metric, max(TOLERANCE, 100 / record.test.clips)),
+        tolerance.get(record.metric, max(REPEAT_TOLERANCE, 100 / record.test.clips)),
         [epoch.train_loss for epoch in found.epochs] == [epoch.train_loss for epoch in record.epochs],
     )
 

@@ -17,7 +17,7 @@ from repro.pipeline.sharing.recheck import extract_again, most_missed
 from repro.records.record import RunRecord
 from repro.table.row import Row, row_backbone, row_datasets
 
-LIMIT = 1e-2
+SAME_LIMIT = 1e-2
 """Largest deviation that counts as the same: other devices and precisions give up to 3e-3, and three projections estimate it within
 a factor of 3."""
 
@@ -39,12 +39,12 @@ class SpotCheck:
 
     @property
     def limit(self) -> float:
-        return LIMIT
+        return SAME_LIMIT
 
     @property
     def wrong(self) -> tuple[str, ...]:
         # NaN compares as false, and so counts as wrong.
-        return tuple(clip for clip, deviation in self.deviations.items() if not deviation <= LIMIT)
+        return tuple(clip for clip, deviation in self.deviations.items() if not deviation <= SAME_LIMIT)
 
     @property
     def undetected_share(self) -> float:

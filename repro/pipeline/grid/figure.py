@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from repro.backbones.config import Cell
-from repro.pipeline.grid.report import RULES, GridResult, describe_seeds
+from repro.pipeline.grid.report import GRID_RULES, GridResult, describe_seeds
 from repro.readout.recipe import Protocol
 
-METRICS = {"map_micro": "mAP (micro)", "top1": "top-1 accuracy"}
+METRIC_TITLES = {"map_micro": "mAP (micro)", "top1": "top-1 accuracy"}
 COLOURS = "cividis"
 """Lightness rises evenly, and the map reads the same with a colour vision deficiency."""
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
+"""Colours of lines: Okabe and Ito 2008, with a darker yellow, which is readable on white and on black."""
 
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 """Weights of red, green and blue in a colour's lightness (Rec. 709)."""
@@ -54,7 +56,7 @@ def write_caption(result: GridResult) -> str:
     """Write a caption that explains the figure on its own."""
     top, bottom = (" (top)", " (bottom)") if len(result.protocols) > 1 else ("", "")
     clips = f"trained on {result.row.data.train}, tested on {result.row.data.test}"
-    parts = [f"{METRICS[result.row.metric]} in percent, {describe_seeds(result.seeds)}; {clips}."]
+    parts = [f"{METRIC_TITLES[result.row.metric]} in percent, {describe_seeds(result.seeds)}; {clips}."]
     if "published" in result.protocols:
         parts.append(f"Published protocol{top}: each cell's best epoch on the test split; {result.optimism}.")
     if "held-out" in result.protocols:
@@ -107,7 +109,7 @@ def _draw_panel(
     panel.set_ylabel("timestep (0 the noisiest)", fontsize=9)
     scores = sum(100 * one.test for one in chosen) / len(chosen)
     panel.set_title(
-        f"{protocol}: {RULES[protocol]}; {result.count_cells(protocol)} of {len(result.cells)} cells; {scores:.2f} on test",
+        f"{protocol}: {GRID_RULES[protocol]}; {result.count_cells(protocol)} of {len(result.cells)} cells; {scores:.2f} on test",
         fontsize=9,
     )
     bar = panel.figure.colorbar(image, ax=panel, pad=0.01)

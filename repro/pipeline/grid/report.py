@@ -14,12 +14,12 @@ from repro.readout.recipe import Protocol
 from repro.records.record import RunRecord
 from repro.table.row import Row
 
-RULES: dict[Protocol, str] = {
+GRID_RULES: dict[Protocol, str] = {
     "published": "best cell and epoch on the test split",
     "held-out": "cell and epoch picked on held-out training clips",
 }
 # The columns of the CSV, in order: the keys of list_runs.
-COLUMNS = (
+GRID_COLUMNS = (
     "row",
     "head",
     "protocol",
@@ -53,7 +53,7 @@ class GridResult:
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        return tuple(protocol for protocol in RULES if any(key[0] == protocol for key in self.runs))
+        return tuple(protocol for protocol in GRID_RULES if any(key[0] == protocol for key in self.runs))
 
     @property
     def optimism(self) -> str:
@@ -112,7 +112,7 @@ def _protocol_json(result: GridResult, protocol: Protocol) -> dict[str, object]:
     chosen = result.select_cells(protocol)
     mean, spread = mean_and_spread([100 * one.test for one in chosen])
     return {
-        "rule": RULES[protocol],
+        "rule": GRID_RULES[protocol],
         "cells": result.count_cells(protocol),
         # Partial grids are reported; `repro check` judges only the best cell of a complete one.
         "whole": result.count_cells(protocol) == len(result.cells),
@@ -154,7 +154,9 @@ def list_runs(result: GridResult) -> list[dict[str, object]]:
 
 
 def grid_as_csv(result: GridResult) -> str:
-    return format_csv([COLUMNS, *([run[column] for column in COLUMNS] for run in list_runs(result))], end="\n")
+    return format_csv(
+        [GRID_COLUMNS, *([run[column] for column in GRID_COLUMNS] for run in list_runs(result))], end="\n"
+    )
 
 
 def format_table(result: GridResult, protocol: Protocol) -> list[str]:
@@ -182,7 +184,7 @@ def format_summary(result: GridResult) -> list[str]:
         scores = [100 * one.test for one in chosen]
         over = f" over {len(scores)} seeds" if len(scores) > 1 else ""
         text.append(
-            f"{protocol:<10} {metric} {format_mean(*mean_and_spread(scores))}{over} on test: {RULES[protocol]}, "
+            f"{protocol:<10} {metric} {format_mean(*mean_and_spread(scores))}{over} on test: {GRID_RULES[protocol]}, "
             f"{result.count_cells(protocol)} of {whole} cells"
         )
         for one in chosen:

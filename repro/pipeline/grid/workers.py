@@ -16,7 +16,7 @@ from repro.pipeline.runs.plan import PlannedRun, plan_runs
 from repro.pipeline.runs.train import train_runs
 from repro.readout.compute import Compute
 from repro.readout.recipe import Protocol
-from repro.video.workers import Work, WorkerLostError, WorkerPool
+from repro.video.workers import WorkerLostError, WorkerPool, WorkFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def train_cells(
                 after(job, answer.value)
 
 
-def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> Work:
+def prepare_readouts(inputs: ReadoutInputs, workspace: Workspace) -> WorkFunction:
     """Return what a worker process does with a job. Called once in each."""
     return lambda job, send: _train_job(inputs, job, workspace, lambda: send(True))
 

@@ -33,7 +33,7 @@ class RunPlan:
         row, data = self.inputs.row, self.inputs.data
         return {
             # The code: raised if it would train other weights from the same inputs.
-            "training": checkpoints.VERSION,
+            "training": checkpoints.READOUT_VERSION,
             "row": row.name,
             "row_version": row.version,
             "features": {"key": self.inputs.store.key, "cell": row.features.name},

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from repro.core.hashing import content_key, file_sha256
 from repro.datasets.split import Split
-from repro.features.store import VERSION as STORE_VERSION
+from repro.features.store import STORE_VERSION
 from repro.judge.grid_selection import selection_score
 from repro.pipeline.row_data import ReadoutInputs, describe_split
 from repro.pipeline.runs.plan import PlannedRun
@@ -25,7 +25,7 @@ from repro.readout.metrics import (
     constant_scores,
     count_at_least,
 )
-from repro.readout.predictions import FORMAT, Predictions, write_predictions
+from repro.readout.predictions import PREDICTIONS_FORMAT, Predictions, write_predictions
 from repro.readout.sequences import Sequences
 from repro.readout.train import TrainingResult, best_epoch_on_test
 from repro.records.record import (
@@ -191,9 +191,9 @@ def _build_record(
         # From the files as they are on disk, not from the tensors in memory: the record vouches for what can be read.
         checkpoints={name: file_sha256(stored.folder / name) for name in (checkpoints.SELECTED, checkpoints.LAST)},
         predictions_sha256=file_sha256(stored.predictions_path),
-        predictions_format=FORMAT,
+        predictions_format=PREDICTIONS_FORMAT,
         key_rest={
-            "training": checkpoints.VERSION,
+            "training": checkpoints.READOUT_VERSION,
             "store": STORE_VERSION,
             # As JSON holds them, so that a record equals what is read from its file.
             "segments": segments and {name: list(classes) for name, classes in segments.items()},

@@ -11,16 +11,13 @@ from jaxtyping import Float, UInt8
 from matplotlib.image import imsave
 
 from repro.backbones.config import read_precision
+from repro.pipeline.grid.figure import COLOURS, SERIES
 from repro.pipeline.show.view import CellView, ClipView, Components, ScoresOverTime
 
-COLOURS = "cividis"
-"""Lightness rises evenly, and the map reads the same with a colour vision deficiency."""
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
-"""Okabe and Ito 2008, with a darker yellow, which is readable on white and on black."""
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 4")
-TOP_CLASSES = len(LINES)
+TOP_CLASSES = len(SERIES)
 
-STYLE = """
+CSS = """
 :root{color-scheme:light dark;--line:#8888}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:0 auto;padding:1rem}
@@ -77,7 +74,7 @@ def render_clip_page(view: ClipView, command: str) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         # No browser follows anything that might get in: not even a text that was not escaped could load or run.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>" + "\n".join(parts) + "\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 
@@ -270,7 +267,7 @@ def _render_lines(
     low, high = limits or (min(float(v.min()) for v in lines.values()), max(float(v.max()) for v in lines.values()))
     body = _axes(_time_ticks(times), _number_ticks(low, high), "time in the clip in s")
     key = []
-    for values, name, colour, dash in zip(lines.values(), lines, LINES, DASHES, strict=False):
+    for values, name, colour, dash in zip(lines.values(), lines, SERIES, DASHES, strict=False):
         style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
         points = [
             _place(n / max(len(values) - 1, 1), (high - value) / max(high - low, 1e-30))

@@ -1,7 +1,7 @@
 """What a backbone makes of one clip, to be looked at: sampled frames, vectors, spatial maps and a readout's scores over time.
 
 Nothing is stored but the clip's hash. Principal components of maps are those of all positions of all rows, although the maps
-of at most `SHOWN` rows are kept: only the covariance grows with the clip, and it does not.
+of at most `SHOWN_ROWS` rows are kept: only the covariance grows with the clip, and it does not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.nn import functional
 
-from repro.backbones.config import BackboneConfig, Cell, read_precision
-from repro.backbones.config import Frames as FrameSampling
+from repro.backbones.config import BackboneConfig, Cell, FrameSampling, read_precision
 from repro.backbones.extractor import Backbone, Execution, Extractor, HasMaps
 from repro.backbones.noise import WindowNoise
 from repro.backbones.registry import describe_backbone, open_extractors
@@ -30,7 +29,7 @@ from repro.video.probe import ClipContents, probe_all
 from repro.video.published import Frames, VideoError, check_file
 from repro.video.sampling import Sampling
 
-SHOWN = 24
+SHOWN_ROWS = 24
 """Rows of which frames and maps are shown, about: every k-th one, so that long clips make no longer pages."""
 PREFIXES = 60
 """Prefixes of the clip that a readout scores, at most."""
@@ -182,7 +181,7 @@ def _compute_rows(
     # Rows of a complete window are of equally many frames.
     span = frames.window // view.backbone.config.vectors(frames.window)
     # -(-a // b) is a / b rounded up.
-    every = max(1, -(-view.backbone.config.vectors(sampled) // SHOWN))
+    every = max(1, -(-view.backbone.config.vectors(sampled) // SHOWN_ROWS))
     vectors: dict[str, list[np.ndarray]] = {cell.name: [] for cell in cells}
     kept: dict[str, list[np.ndarray]] = {cell.name: [] for cell in cells}
     spreads: dict[str, _Spread] = {}

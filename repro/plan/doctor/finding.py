@@ -15,7 +15,7 @@ from repro.table.imported import has_imported_features
 from repro.table.requirements import MissingItem, gpus_visible, missing_items
 from repro.table.row import Row
 
-State = Literal["ok", "warn", "fail"]
+FindingState = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Finding:
     """One line of `repro doctor`."""
 
     name: str
-    state: State
+    state: FindingState
     """ok; warn: works with less, or will not be noticed until later; fail: the row, or without one any row, cannot run."""
     what: str
     """What was found."""

@@ -15,7 +15,7 @@ from repro.core.locks import wait_for_lock
 from repro.core.reading import read_text
 from repro.core.workspace import Workspace
 from repro.plan.amounts import Amount, sum_amounts
-from repro.plan.doctor.finding import Finding, State, Subject
+from repro.plan.doctor.finding import Finding, FindingState, Subject
 from repro.plan.doctor.probes import start_probe
 
 MOST_SKEW = 2.0
@@ -201,7 +201,7 @@ def judge_mounts(workspace: Workspace, mounts: Sequence[Mount], container: str) 
             yield Finding(f"mount {name}", "warn", what, f"start the container with {how}")
         elif mount.read_only:
             # Read-only data and checkpoints are usual on clusters: what is missing is another check's.
-            state: State = "fail" if name == "workspace" else "ok"
+            state: FindingState = "fail" if name == "workspace" else "ok"
             remedy = f"mount {mount.place} for writing, or name another folder with --workspace"
             yield Finding(
                 f"mount {name}",

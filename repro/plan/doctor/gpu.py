@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.core.disk import format_size
-from repro.plan.doctor.finding import Finding, State, Subject
+from repro.plan.doctor.finding import Finding, FindingState, Subject
 from repro.table.requirements import NO_GPU
 
 OLDEST_DRIVERS = {11: (450, 80), 12: (525, 60), 13: (580, 0)}
 """Oldest NVIDIA driver on Linux for every minor version of a CUDA (NVIDIA's CUDA compatibility guide), by major version."""
 TRIED_ON = (9, 0)
 """Compute capability of H100 and H200, on which the project was run and which its CUDA image is built for."""
-ON_CPU = "set REPRO_DEVICE=cpu to compute on the CPU"
+USE_CPU = "set REPRO_DEVICE=cpu to compute on the CPU"
 
 
 def explain_old_driver(driver: str, cuda: str) -> str:
@@ -43,7 +43,7 @@ def check_driver(subject: Subject) -> Iterator[Finding]:
     if "version" in torch and cuda is None:
         yield Finding(
             "driver", "fail" if requested else "warn", f"driver {driver or 'unknown'}, but torch {torch['version']} is built for CPUs",
-            f"install the CUDA build of torch (requirements/README.md), or {ON_CPU}",
+            f"install the CUDA build of torch (requirements/README.md), or {USE_CPU}",
         )  # fmt: skip
         return
     old = explain_old_driver(driver, cuda or "")
@@ -57,7 +57,7 @@ def check_driver(subject: Subject) -> Iterator[Finding]:
             "driver", "warn", f"{old}; it computes all the same", "update the driver: such a pair is not tested"
         )
     else:
-        yield Finding("driver", "fail", old, f"update the driver, use an image or torch of an older CUDA, or {ON_CPU}")
+        yield Finding("driver", "fail", old, f"update the driver, use an image or torch of an older CUDA, or {USE_CPU}")
 
 
 def check_device(subject: Subject) -> Iterator[Finding]:
@@ -77,7 +77,7 @@ def check_device(subject: Subject) -> Iterator[Finding]:
     torch, gpu = subject.torch_facts("torch"), subject.torch_facts("gpu")
     if "version" in torch and torch["cuda"] is None:
         yield Finding(
-            "device", "fail", f"torch {torch['version']} is built for CPUs", f"install its CUDA build, or {ON_CPU}"
+            "device", "fail", f"torch {torch['version']} is built for CPUs", f"install its CUDA build, or {USE_CPU}"
         )
         return
     yield judge_device(torch, gpu, listed, visible)
@@ -103,9 +103,9 @@ def judge_device(
     found = f"cuda:{gpu['number']} is {gpu['name']}, sm_{capability[0]}{capability[1]}, one of {gpu['count']}"
     if not has_kernels(capability, torch["kernels"]):
         found += f"; torch {torch['version']} has kernels for {', '.join(torch['kernels'])}"
-        return Finding("device", "fail", found, f"use a build of torch that supports this GPU, or {ON_CPU}")
+        return Finding("device", "fail", found, f"use a build of torch that supports this GPU, or {USE_CPU}")
     if gpu["problem"]:
-        remedy = f"end other programs on the GPU, have it reset, or {ON_CPU}"
+        remedy = f"end other programs on the GPU, have it reset, or {USE_CPU}"
         return Finding("device", "fail", f"{found}; it does not compute: {gpu['problem']}", remedy)
     if capability != TRIED_ON:
         found += "; the project was run on sm_90 (H100, H200)"
@@ -117,7 +117,7 @@ def _explain_hidden(listed: Sequence[str], visible: str | None) -> str:
     """Return what makes a GPU visible to this process."""
     if listed and visible is not None:
         return f"CUDA_VISIBLE_DEVICES is '{visible}', which hides GPUs: unset it, or name one of them"
-    return f"request a GPU from the scheduler, start the container with --gpus all (docker) or --nv (apptainer), or {ON_CPU}"
+    return f"request a GPU from the scheduler, start the container with --gpus all (docker) or --nv (apptainer), or {USE_CPU}"
 
 
 def has_kernels(capability: tuple[int, ...], kernels: Sequence[str]) -> bool:
@@ -170,7 +170,7 @@ def judge_memory(free: int, total: int, needs: Mapping[int, float]) -> Finding:
             f"use --batch {least}, or {in_use}",
         )
     # A batch is halved when memory is full, so less than the least that was measured may still do for --batch 1.
-    state: State = "warn" if least > 1 else "fail"
+    state: FindingState = "warn" if least > 1 else "fail"
     return Finding(
         "GPU memory",
         state,

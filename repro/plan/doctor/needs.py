@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.text_files import NAME as TEXT_ENCODER
+from repro.backbones.svd.text_files import TEXT_ENCODER
 from repro.core.errors import ReproError
 from repro.core.hashing import FileHashes
 from repro.core.remote_file import RemoteFile, fetch_command

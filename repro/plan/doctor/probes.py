@@ -36,7 +36,7 @@ else:
     implementations = LazyModule("repro.backbones.svd.implementations")
     readers = LazyModule("repro.video.readers")
 
-TIME_LIMIT = 120.0
+PROBE_LIMIT = 120.0
 """Seconds that a probe may take: importing torch from a cold network disk, or on a crowded machine, takes tens of them."""
 FRAMES = 8
 """Frames of the clips that are encoded and decoded."""
@@ -64,12 +64,12 @@ class RunningProbe:
         """Wait for the probe's end and return what it reported, by name; what is missing is explained by `failure`."""
         if self._facts is None:
             try:
-                printed, _ = self._process.communicate(timeout=max(0.1, self._started + TIME_LIMIT - time.monotonic()))
+                printed, _ = self._process.communicate(timeout=max(0.1, self._started + PROBE_LIMIT - time.monotonic()))
                 self.failure = self._explain_end()
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 printed, _ = self._process.communicate()
-                self.failure = f"no answer in {TIME_LIMIT:.0f} s"
+                self.failure = f"no answer in {PROBE_LIMIT:.0f} s"
             self._facts = {}
             for line in printed.splitlines():
                 # Libraries may print to stdout as well.

@@ -15,13 +15,13 @@ from repro.video.synthetic.figures import ACTIONS, PLANS, SPECIES, TRAIN_SPECIES
 
 Picture = UInt8[np.ndarray, "H W 3"]
 
-VERSION = 1
+SCENES_VERSION = 1
 """Raised if the same scene gives other pictures."""
 SUB = 16
 """Joints are rounded to a grid of 1/16 pixel."""
 SIZES = ((120, 160), (144, 176), (108, 192), (128, 128), (160, 120))
 RATES = (10, 15, 24, 25, 30)
-FRAMES = (11, 23, 40, 58, 97, 104, 150, 212)
+CLIP_FRAMES = (11, 23, 40, 58, 97, 104, 150, 212)
 """Native frames of a clip: from 3 sampled frames, a fraction of a window, to 53, over two windows."""
 
 
@@ -67,7 +67,7 @@ def smoke_scenes() -> list[Scene]:
                         height=height,
                         width=width,
                         rate=RATES[int(draw.integers(len(RATES)))],
-                        frames=FRAMES[(number * 3 + species_number) % len(FRAMES)],
+                        frames=CLIP_FRAMES[(number * 3 + species_number) % len(CLIP_FRAMES)],
                         period=int(draw.integers(60, 120)) / 100,
                         facing=1 if draw.integers(2) else -1,
                         drift=(float(draw.integers(-24, 25)), float(draw.integers(-6, 7))),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from repro.backbones.comparison import LIMIT
+from repro.backbones.comparison import DEVIATION_LIMIT
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd import networks, verify
@@ -41,7 +41,7 @@ def test_every_golden_tensor(
     deviations = list(verify_against_golden(config, kit_checkpoint, golden, Execution()))
     assert len(deviations) == tensors
     worst = max(deviations, key=lambda d: d.relative_l2)
-    assert worst.relative_l2 <= LIMIT, worst
+    assert worst.relative_l2 <= DEVIATION_LIMIT, worst
 
 
 def _encode_one_condition(monkeypatch: pytest.MonkeyPatch, stored: np.ndarray) -> None:
@@ -93,4 +93,4 @@ def test_the_comparison_sees_what_is_wrong(
 
         monkeypatch.setattr(verify, "load_networks", with_wrong_eps)
     deviations = verify_against_golden(config, kit_checkpoint, tmp_path, Execution())
-    assert max(d.relative_l2 for d in deviations) > LIMIT
+    assert max(d.relative_l2 for d in deviations) > DEVIATION_LIMIT

@@ -225,7 +225,7 @@ def test_the_image_towers_input_is_kornias(size: tuple[int, int]) -> None:
 
     picture = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     theirs = _resize_with_antialiasing(picture, (224, 224))
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.MEAN, pictures.STD))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (pictures.CLIP_MEAN, pictures.CLIP_STD))
     assert deviation(pictures.to_image_tower_input(picture, 224), ((theirs + 1) / 2 - mean) / std) < 1e-6
 
 

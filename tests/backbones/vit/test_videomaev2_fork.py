@@ -16,7 +16,7 @@ from repro.backbones.comparison import relative_l2
 from repro.backbones.config import Cell
 from repro.backbones.registry import load_backbone
 from repro.backbones.vit import pictures
-from repro.backbones.vit.config import Picture, VitConfig
+from repro.backbones.vit.config import PictureConfig, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
 from repro.backbones.vit.pictures import FrameResizer, resize_frames
 from repro.backbones.vit.videomaev2 import Videomaev2Encoder
@@ -182,7 +182,7 @@ def test_a_frame_is_decoded_and_resized_once(
 
 
 def test_resizing_depends_on_the_window_alone(resized: list[int]) -> None:
-    picture = Picture(fit="stretch", size=28, normalisation="unit")
+    picture = PictureConfig(fit="stretch", size=28, normalisation="unit")
     clip, other = fork_clips.draw_clip(24, 30, 40), 255 - fork_clips.draw_clip(24, 30, 40)
     resizer = FrameResizer(picture, hop=4)
     for window in (clip[:16], clip[4:20], other[4:20], clip[8:24], clip[8:24], clip[:3], clip[8:24]):
@@ -194,7 +194,7 @@ def test_resizing_depends_on_the_window_alone(resized: list[int]) -> None:
 
 def test_an_array_may_be_overwritten_between_calls() -> None:
     """A still clip's frames are all alike: what is compared must be what was resized, not what the array holds now."""
-    picture = Picture(fit="stretch", size=28, normalisation="unit")
+    picture = PictureConfig(fit="stretch", size=28, normalisation="unit")
     resizer = FrameResizer(picture, hop=4)
     buffer = np.full((16, 30, 40, 3), 10, np.uint8)
     resizer.resize_windows([buffer], 16)

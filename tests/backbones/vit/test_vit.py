@@ -15,14 +15,14 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from repro.backbones.comparison import LIMIT, relative_l2
-from repro.backbones.config import Cell, Frames
+from repro.backbones.comparison import DEVIATION_LIMIT, relative_l2
+from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.extractor import Execution, Extractor
 from repro.backbones.mean_colour import MeanColour
 from repro.backbones.registry import describe_backbone, family_of, load_backbone, open_extractors
 from repro.backbones.vit import videomaev2, vjepa
 from repro.backbones.vit.config import EncoderSizes as Sizes
-from repro.backbones.vit.config import Picture, VitConfig
+from repro.backbones.vit.config import PictureConfig, VitConfig
 from repro.backbones.vit.extractor import VitExtractor
 from repro.backbones.vit.pictures import FrameResizer, resize_frames, resized_size
 from repro.core.errors import UsageError
@@ -66,7 +66,7 @@ def rows(extractor: Extractor, *windows: np.ndarray, cell: str = "final") -> np.
 def test_golden_tokens(reference: Path, family: str) -> None:
     deviations = deviation(family, reference / "parity" / family)
     assert len(deviations) == 1
-    assert max(deviations) <= LIMIT
+    assert max(deviations) <= DEVIATION_LIMIT
 
 
 def deviation(family: str, folder: Path) -> list[float]:
@@ -101,14 +101,14 @@ def test_golden_tokens_see_frames_rows_and_channels_swapped(
     name = "weights/patch_embed.proj.weight"
     golden[name] = np.ascontiguousarray(swap(golden[name]))
     save_file(golden, tmp_path / "swapped.safetensors")
-    assert min(deviation(family, tmp_path)) > 1000 * LIMIT
+    assert min(deviation(family, tmp_path)) > 1000 * DEVIATION_LIMIT
 
 
 def test_golden_tokens_see_positions_swapped(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = load_file(reference / "parity" / "vjepa" / "tiny.safetensors")
     golden["weights/pos_embed"] = np.ascontiguousarray(time_last(golden["weights/pos_embed"]))
     save_file(golden, tmp_path / "swapped.safetensors")
-    assert min(deviation("vjepa", tmp_path)) > 1000 * LIMIT
+    assert min(deviation("vjepa", tmp_path)) > 1000 * DEVIATION_LIMIT
     # VideoMAEv2's are computed.
     right = videomaev2.sinusoid_positions
 
@@ -116,7 +116,7 @@ def test_golden_tokens_see_positions_swapped(reference: Path, tmp_path: Path, mo
         return torch.from_numpy(np.ascontiguousarray(time_last(right(count, width, device).numpy())))
 
     monkeypatch.setattr(videomaev2, "sinusoid_positions", swapped)
-    assert min(deviation("videomaev2", reference / "parity" / "videomaev2")) > 1000 * LIMIT
+    assert min(deviation("videomaev2", reference / "parity" / "videomaev2")) > 1000 * DEVIATION_LIMIT
 
 
 def drawn(sizes: Sizes, patches: int, family: str, seed: int) -> dict[str, Tensor]:
@@ -225,24 +225,24 @@ def test_positions_of_another_grid_are_interpolated(tmp_path: Path) -> None:
 def test_pixels_are_normalised_channel_by_channel() -> None:
     colour = np.array([10, 100, 250], np.uint8)
     frames = np.broadcast_to(colour, (2, 30, 40, 3))
-    seen = resize_frames(frames, Picture(short_side=16, size=16))
+    seen = resize_frames(frames, PictureConfig(short_side=16, size=16))
     assert seen.shape == (2, 3, 16, 16)
     expected = (colour / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(seen[0, :, 0, 0].numpy(), expected, rtol=1e-5)
-    unit = resize_frames(frames, Picture(short_side=16, size=16, normalisation="unit"))
+    unit = resize_frames(frames, PictureConfig(short_side=16, size=16, normalisation="unit"))
     np.testing.assert_allclose(unit[1, :, 3, 3].numpy(), colour / 255, rtol=1e-6)
 
 
 def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
-    picture = Picture(short_side=256, size=224)
+    picture = PictureConfig(short_side=256, size=224)
     assert resized_size((480, 854), picture) == (256, 455)
     assert resized_size((854, 480), picture) == (455, 256)
     assert resized_size((256, 256), picture) == (256, 256)
-    assert resized_size((480, 854), Picture(fit="stretch", size=224)) == (224, 224)
+    assert resized_size((480, 854), PictureConfig(fit="stretch", size=224)) == (224, 224)
     frames = np.zeros((1, 40, 80, 3), np.uint8)
     frames[..., 20:60, :] = 255  # the middle square of a wide frame
-    assert (resize_frames(frames, Picture(short_side=40, size=40, normalisation="unit")) == 1).all()
-    assert resize_frames(frames, Picture(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
+    assert (resize_frames(frames, PictureConfig(short_side=40, size=40, normalisation="unit")) == 1).all()
+    assert resize_frames(frames, PictureConfig(fit="stretch", size=40, normalisation="unit")).mean() == pytest.approx(
         0.5, abs=0.02
     )
 
@@ -250,14 +250,14 @@ def test_the_short_side_is_resized_and_the_centre_cut_out() -> None:
 def test_shrinking_is_bilinear_between_the_two_nearest_pixels_without_a_blur() -> None:
     """As the publishers' loaders (cv2's INTER_LINEAR): to a quarter, the middle two of four."""
     frames = moving(1, 16, 16)
-    seen = resize_frames(frames, Picture(short_side=4, size=4, normalisation="unit"))[0].permute(1, 2, 0).numpy()
+    seen = resize_frames(frames, PictureConfig(short_side=4, size=4, normalisation="unit"))[0].permute(1, 2, 0).numpy()
     near = frames[0].reshape(4, 4, 4, 4, 3)[:, 1:3, :, 1:3].mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(seen, near, atol=1e-6)
 
 
 def test_rows_columns_and_frames_keep_their_order() -> None:
     frames = moving(3, 16, 16)
-    resizer = FrameResizer(Picture(short_side=16, size=16, normalisation="unit"), hop=3)
+    resizer = FrameResizer(PictureConfig(short_side=16, size=16, normalisation="unit"), hop=3)
     seen = resizer.resize_windows([frames], 3)
     assert seen.shape == (1, 3, 3, 16, 16)
     np.testing.assert_allclose(seen[0].permute(1, 2, 3, 0).numpy(), frames / 255, atol=1e-6)
@@ -308,7 +308,7 @@ def test_a_tubelet_with_a_real_frame_gives_a_vector(real: int, expected: int) ->
 
 def test_a_short_window_repeats_its_last_frame() -> None:
     frames = moving(3)
-    picture = Picture(short_side=90, size=90, normalisation="unit")
+    picture = PictureConfig(short_side=90, size=90, normalisation="unit")
     (window,) = FrameResizer(picture, hop=8).resize_windows([frames], 8).transpose(1, 2)
     assert window.shape == (8, 3, 90, 90)
     assert torch.equal(window[:3], resize_frames(frames, picture))
@@ -398,7 +398,7 @@ def test_windows_together_are_windows_alone(workspace: Workspace, family: str) -
     windows = [moving(16, seed=1), moving(16, seed=2), moving(5, seed=3)]
     together = rows(extractor, *windows)
     alone = np.concatenate([rows(extractor, window) for window in windows])
-    assert relative_l2(together, alone) < LIMIT
+    assert relative_l2(together, alone) < DEVIATION_LIMIT
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -467,7 +467,7 @@ def test_a_clip_of_one_frame_has_a_vector(
 ) -> None:
     (request,) = make_requests(tmp_path, "vjepa_tiny")
     shortest = min(rendered.values(), key=lambda path: path.stat().st_size)
-    config = request.backbone.config.model_copy(update={"frames": Frames(window=16, stride=1000)})
+    config = request.backbone.config.model_copy(update={"frames": FrameSampling(window=16, stride=1000)})
     request = replace(request, backbone=replace(request.backbone, config=config))
     done = extract_missing(
         Collection("clips", (Clip("one", shortest, (0,)),)), [request], Execution(), {"by": "test"}, reporter

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from repro.core.progress.rate import FEWEST_MARKS, HORIZON, SHORTEST, RateMeter
+from repro.core.progress.rate import FEWEST_MARKS, HORIZON, SHORTEST_SPAN, RateMeter
 
 
 def work_off(times: list[float], sizes: list[float] | None = None) -> list[tuple[float, float, float | None]]:
@@ -28,7 +28,7 @@ def test_nothing_is_stated_before_enough_is_measured() -> None:
     assert [estimate is None for _, _, estimate in found] == [True] * (FEWEST_MARKS - 1) + [False] * 6
     start = found[0][0]
     for now, _, estimate in work_off([0.6] * 40):
-        assert (estimate is None) == (now - start < SHORTEST + 29.4 - 1e-6) or estimate is not None
+        assert (estimate is None) == (now - start < SHORTEST_SPAN + 29.4 - 1e-6) or estimate is not None
 
 
 def test_the_start_does_not_count() -> None:

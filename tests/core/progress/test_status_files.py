@@ -12,7 +12,7 @@ from builders.commands import ROOT, schemas
 
 from repro.core.progress import status_files
 from repro.core.progress.stages import Part, Work
-from repro.core.progress.status_files import KEPT, LOST_AFTER, StatusFile
+from repro.core.progress.status_files import KEPT_STATUSES, LOST_AFTER, StatusFile
 from repro.core.progress.statuses import read_statuses
 
 
@@ -83,7 +83,7 @@ def test_ended_statuses_are_removed_and_running_ones_kept(tmp_path: Path) -> Non
     running = StatusFile(tmp_path, begin("run x"))
     running.write_if_due()
     os.utime(running.path, (1, 1))
-    for number in range(KEPT + 5):
+    for number in range(KEPT_STATUSES + 5):
         (tmp_path / f"old{number}.json").write_text('{"format": 1, "state": "done"}')
     (tmp_path / "damaged.json").write_text("{")
     os.utime(tmp_path / "damaged.json", (2, 2))
@@ -91,7 +91,7 @@ def test_ended_statuses_are_removed_and_running_ones_kept(tmp_path: Path) -> Non
     left = {path.name for path in tmp_path.glob("*.json")}
     assert running.path.name in left
     assert "damaged.json" not in left
-    assert len(left) == KEPT + 2  # with the one that has just started
+    assert len(left) == KEPT_STATUSES + 2  # with the one that has just started
 
 
 def test_what_a_killed_process_had_not_finished_writing_is_removed(tmp_path: Path) -> None:

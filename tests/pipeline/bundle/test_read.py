@@ -21,7 +21,7 @@ import pytest
 from builders.commands import ROOT, run_repro
 
 from repro.core.hashing import content_sha256
-from repro.pipeline.bundle.archive import END, BundleError
+from repro.pipeline.bundle.archive import END_RECORD, BundleError
 from repro.pipeline.bundle.read import open_bundle
 
 EXAMPLE = ROOT / "examples" / "evidence" / "smoke.zip"
@@ -284,10 +284,10 @@ def test_a_file_that_is_no_zip_is_refused(content: bytes, reason: str, temporary
 def with_end(content: bytes, *, gap: bytes = b"", **changes: int) -> bytes:
     """State something else in the record that ends a zip, with bytes between the members and their list."""
     names = ("signature", "disk", "disk_of_list", "here", "members", "length", "start", "comment")
-    end = dict(zip(names, END.unpack(content[-END.size :]), strict=True))
-    members, listed = content[: end["start"]], content[end["start"] : -END.size]
+    end = dict(zip(names, END_RECORD.unpack(content[-END_RECORD.size :]), strict=True))
+    members, listed = content[: end["start"]], content[end["start"] : -END_RECORD.size]
     end["start"] += len(gap)
-    return members + gap + listed + END.pack(*(end | changes).values())
+    return members + gap + listed + END_RECORD.pack(*(end | changes).values())
 
 
 BYTES: dict[str, tuple[Callable[[bytes], bytes], str]] = {

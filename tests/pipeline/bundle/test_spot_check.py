@@ -20,7 +20,7 @@ from repro.features.store import Entry
 from repro.pipeline.bundle import spot_check
 from repro.pipeline.bundle.archive import BundleError
 from repro.pipeline.bundle.features_index import FeaturesIndex, index_features, merkle_root
-from repro.pipeline.bundle.spot_check import LIMIT, Draw, draw_clips
+from repro.pipeline.bundle.spot_check import SAME_LIMIT, Draw, draw_clips
 from repro.pipeline.extract import compute_features, open_stores
 from repro.records.record import RunRecord
 from repro.table.row import Data, Row
@@ -85,7 +85,7 @@ def test_a_forged_clip_is_found_and_another_rounding_is_not_one(row: Row, worksp
     assert index.merkle_root != true.merkle_root
     found = check(row, made, index, workspace)
     assert found.wrong == (forged,)
-    assert 0 < found.deviations[rounded] < LIMIT
+    assert 0 < found.deviations[rounded] < SAME_LIMIT
     # Another video under the clip's name shows nothing about the features.
     tiny_datasets.film(next((workspace.data / "hmdb51").rglob(f"{forged}.avi")), 77)
     found = check(row, made, index, workspace)

@@ -427,7 +427,7 @@ def test_a_probe_that_crashes_hangs_or_says_too_much(monkeypatch: pytest.MonkeyP
     failed = start("import sys; print('x' * 100_000, file=sys.stderr); raise ImportError('no libcudart')")
     assert failed.facts() == {}
     assert failed.failure == "ImportError: no libcudart"
-    monkeypatch.setattr(probes, "TIME_LIMIT", 0.3)
+    monkeypatch.setattr(probes, "PROBE_LIMIT", 0.3)
     hanging = start("import time; time.sleep(60)")
     assert hanging.facts() == {}
     assert hanging.failure == "no answer in 0 s"
