@@ -1,6 +1,7 @@
 """Secrets of the environment and of addresses are found nowhere: not in the workspace, MLflow's database, logs, pages and bundles, not in what
 commands print, not in a list of processes."""
 
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from builders.results import read_texts
 from repro.core.workspace import Workspace, tracking_from_environment
 from repro.pipeline import row_data
 from repro.records.mlflow_view import _describe_failure
+from repro.video import workers
 
 NAMES = (
     "HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY",
@@ -72,6 +74,8 @@ def test_a_row_and_what_is_made_of_it_hold_no_secret(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(row_data, "open_dataset", tiny_datasets.ucf_hmdb_opener(workspace))
+    # As users' are: each has a command line.
+    monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context("spawn"))
     judged = Workspace(tmp_path / "judged")
     write_with_evidence(judged.runs, record(BUNDLED, 1, 0.765))
     here, there = ("--workspace", workspace.root), ("--workspace", judged.root)
