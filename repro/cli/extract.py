@@ -2,13 +2,15 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from repro.backbones.registry import DEFAULT_BACKBONE
+from repro.backbones.config import BackboneConfig, Cell, Precision, choose_cells
+from repro.backbones.registry import DEFAULT_BACKBONE, load_backbone
 from repro.cli.options import (
     BACKBONE,
     COMMON,
@@ -28,8 +30,14 @@ from repro.cli.options import (
     parse_shards,
 )
 from repro.core import LazyModule
+from repro.core.config import is_config_path
 from repro.core.console import QuietReporter, Reporter
-from repro.core.errors import Exit, MissingError, UsageError
+from repro.core.errors import Exit, MissingError, UsageError, find_nearest
+from repro.core.workspace import Workspace
+from repro.datasets.config import load_dataset
+from repro.datasets.own import find_dataset
+from repro.datasets.registry import open_dataset, user_dataset_names
+from repro.features.collection import Collection, dataset_collection, file_collection, folder_collection
 from repro.table.requirements import chosen_device
 
 # These import torch and PyAV, which takes seconds: mistakes in the options are reported before.
@@ -91,16 +99,16 @@ def extract(
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
     """
     devices = _parse_devices(options.devices, compute)
+    workspace = common.open_workspace()
+    request = _build_request((source, *more), backbone, options, config, compute, workspace)
     if devices:
-        return _extract_on_devices((source, *more), devices, backbone, options, config, compute, common)
-    request = _build_request((source, *more), backbone, options, config, compute)
+        return _extract_on_devices(request, (source, *more), devices, backbone, options, config, compute, common)
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
-    workspace = common.open_workspace()
     with follow_work(reporter, f"extract {' '.join((source, *more))}", workspace, execution.device) as work:
         # Decodes and computes on this machine, for hours or days; interrupted, it keeps every finished clip.
-        extracted = extraction.extract_sources(request, workspace, execution, reporter)
+        extracted = extraction.extract_collections(request, workspace, execution, reporter)
         failed = [one for one in extracted if one.done.failed]
         if failed:
             work.failure = (
@@ -121,21 +129,73 @@ def extract(
 
 
 def _build_request(
-    sources: Sequence[str], backbone: str, options: FeatureOptions, config: BackboneOptions, compute: ComputeOptions
+    sources: Sequence[str],
+    backbone: str,
+    options: FeatureOptions,
+    config: BackboneOptions,
+    compute: ComputeOptions,
+    workspace: Workspace,
 ) -> "extraction.ExtractRequest":
-    timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
+    """Resolve everything that the command line names.
+
+    Raises:
+        UsageError: a source, backbone, timestep, layer or shard that does not exist.
+        MissingError: annotation files are missing.
+    """
     shards = parse_shards(options.shard)
-    return extraction.ExtractRequest(
-        sources=tuple(sources),
-        backbones=tuple(backbone.split(",")),
-        timesteps=timesteps,
-        layers=layers,
-        grid=options.grid,
-        stored_as=STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")],
-        shards=shards,
-        changes=config.changes(),
-        precisions=compute.precision,
-    )
+    wanted = _choose_cells(backbone.split(","), options, config.changes(), compute.precision)
+    collections: dict[str, Collection] = {}
+    for source in sources:
+        found = _open_collection(source, workspace)
+        if not found.clips:
+            raise UsageError(f"{source}: its annotation files list no clips: fetch the publishers' files again")
+        before = collections.get(found.name, found)
+        # Splits of a data set are one collection: clips in both are extracted once, and the store is packed once.
+        both = dataset_collection(found.name, (*before.clips, *found.clips))
+        collections[found.name] = replace(found, clips=both.clips)
+    stored_as = STORED_AS[options.stored_as or ("fp16" if options.grid else "fp32")]
+    return extraction.ExtractRequest(tuple(collections.values()), wanted, stored_as, shards)
+
+
+def _choose_cells(
+    names: Sequence[str], options: FeatureOptions, changes: Mapping[str, str], precisions: Sequence[Precision]
+) -> tuple[tuple[BackboneConfig, tuple[Cell, ...]], ...]:
+    """Return the backbones with the cells that are requested of each.
+
+    Raises:
+        UsageError: an unknown or repeated backbone, or options that it does not have.
+    """
+    timesteps, layers = parse_numbers("--timesteps", options.timesteps), parse_layers(options.layers)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"--backbone {','.join(names)}: duplicate backbone '{twice}'")
+    if options.grid and (timesteps or layers):
+        raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
+    configs = [load_backbone(name, changes, *precisions) for name in names]
+    if (options.grid or timesteps) and all(one.axes().timesteps is None for one in configs):
+        option = "--grid" if options.grid else "--timesteps"
+        raise UsageError(f"{option}: {' and '.join(names)} {'have' if len(configs) > 1 else 'has'} no timesteps")
+    return tuple((one, choose_cells(one, timesteps, layers, options.grid)) for one in configs)
+
+
+def _open_collection(source: str, workspace: Workspace) -> Collection:
+    if is_config_path(source):
+        dataset = open_dataset(find_dataset(source), workspace)
+        return dataset_collection(dataset.name, dataset.clips)
+    name, _, split = source.partition("/")
+    folder = Path(source)
+    # A folder named as a data set is only meant if the path continues below it.
+    if name in user_dataset_names() and (not split or not folder.exists()):
+        dataset = open_dataset(load_dataset(name), workspace)
+        return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
+    if not source or not folder.exists():
+        raise UsageError(
+            f"'{source}' is neither a data set ({', '.join(user_dataset_names())}), nor a split of one (ucf101/train), nor a folder "
+            f"of videos or a video{find_nearest(name, user_dataset_names()) or ': name one of them'}"
+        )
+    if folder.is_file():
+        return file_collection(folder)
+    return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)
 
 
 def _parse_devices(text: str | None, compute: ComputeOptions) -> tuple[str, ...]:
@@ -159,6 +219,7 @@ def _parse_devices(text: str | None, compute: ComputeOptions) -> tuple[str, ...]
 
 
 def _extract_on_devices(
+    request: "extraction.ExtractRequest",
     sources: Sequence[str],
     devices: Sequence[str],
     backbone: str,
@@ -184,7 +245,7 @@ def _extract_on_devices(
     words += [word for change in config.set_ for word in ("--set", change)]
     words += [word for precision in compute.precision for word in ("--precision", precision)]
     # A part of a part: --shard divides between machines, and --devices between the GPUs of this one.
-    outer = [f"{number}/{of}" for number, of in parse_shards(options.shard)]
+    outer = [f"{number}/{of}" for number, of in request.shards]
     commands = {}
     for number, device in enumerate(devices, 1):
         shard = ",".join([*outer, f"{number}/{len(devices)}"])
@@ -212,8 +273,7 @@ def _extract_on_devices(
         )
     if not outer:
         # Everything is stored: this packs, and computes nothing.
-        request = _build_request(sources, backbone, options, config, compute)
-        extraction.extract_sources(request, common.open_workspace(), compute.execution("cpu"), QuietReporter())
+        extraction.extract_collections(request, common.open_workspace(), compute.execution("cpu"), QuietReporter())
     return Exit.OK
 
 

@@ -25,6 +25,7 @@ from repro.cli.options import (
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_sentence
 from repro.core.errors import Exit, UsageError
+from repro.datasets.own import find_split
 
 # Takes a while to import, and help needs none of it.
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def features_export(
         raise UsageError(f"--timesteps: {backbone} has no timesteps")
     require_output("FILE", file)
     cells = choose_cells(settings, parse_numbers("--timesteps", timesteps), parse_layers(layers))
-    card = share.export_features(dataset, settings, cells, file, common.open_workspace())
+    card = share.export_features(*find_split(dataset), settings, cells, file, common.open_workspace())
     if common.as_json:
         print(json.dumps(card.model_dump(mode="json"), indent=1))
         return Exit.OK

@@ -4,26 +4,22 @@ describe_backbone -> open_stores -> compute_features (predictions stop here) -> 
 remembers the speed and packs what is complete.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from repro.backbones.config import BackboneConfig, Cell, Layer, Precision, choose_cells
+from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution
-from repro.backbones.registry import describe_backbone, load_backbone
-from repro.core.config import is_config_path
+from repro.backbones.registry import describe_backbone
 from repro.core.console import Reporter
-from repro.core.errors import UsageError, find_nearest
+from repro.core.errors import UsageError
 from repro.core.progress.stages import Part, StageName
 from repro.core.workspace import Workspace
-from repro.datasets.config import load_dataset
 from repro.datasets.manifest import stored_manifest
-from repro.datasets.own import find_dataset
-from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.datasets.split import Clip
 from repro.features import rates
-from repro.features.collection import Collection, dataset_collection, file_collection, folder_collection
+from repro.features.collection import Collection
 from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
 from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.costs import report_cpu_hours, report_disk, report_speed
@@ -32,23 +28,15 @@ from repro.records.record import describe_machine, software_versions
 
 @dataclass(frozen=True, slots=True)
 class ExtractRequest:
-    """Features to extract of data sets, splits of them, folders of videos, or single videos."""
+    """Features to extract of data sets, folders of videos, or single videos."""
 
-    sources: tuple[str, ...]
-    """Data sets, `<dataset>/<split>`, or paths."""
-    backbones: tuple[str, ...]
-    timesteps: tuple[int, ...] | None = None
-    layers: tuple[Layer, ...] | None = None
-    """None: each backbone's default, which rows read."""
-    grid: bool = False
-    """All timesteps and layers of the release's grid, in place of `timesteps` and `layers`."""
+    collections: tuple[Collection, ...]
+    """Complete ones; splits of a data set are one."""
+    wanted: tuple[tuple[BackboneConfig, tuple[Cell, ...]], ...]
+    """Backbones with the cells to extract."""
     stored_as: StoredAs = "float32"
     shards: tuple[tuple[int, int], ...] = ()
     """(i, n): part i of n, counted from 1; a further pair is a part of that part."""
-    changes: Mapping[str, str] = field(default_factory=dict)
-    """Changes of the backbones' configs, as YAML text by dotted key."""
-    precisions: tuple[Precision, ...] = ()
-    """Each backbone computes in the first that it has; empty: in its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +53,21 @@ class Extracted:
     """File that names the clips that failed; it exists only if some did."""
 
 
-def extract_sources(
+def extract_collections(
     request: ExtractRequest, workspace: Workspace, execution: Execution, reporter: Reporter
 ) -> list[Extracted]:
-    """Extract the features of data sets and folders and pack the stores that are complete; splits of a data set are one.
+    """Extract the features of data sets and folders and pack the stores that are complete.
 
     A clip that fails is reported and the others continue; `Extracted.done.failed` names it.
 
     Raises:
-        UsageError: a source, backbone, timestep, layer or shard that does not exist; then nothing is computed.
-        MissingError: a checkpoint or data are missing, or disk or memory do not suffice.
+        UsageError: a shard that has no clips; then nothing is computed.
+        MissingError: a checkpoint is missing, or disk or memory do not suffice.
     """
-    configs, cells = _choose_backbones(request)
-    collections: dict[str, Collection] = {}
-    for source in request.sources:
-        found = _open_collection(source, workspace)
-        if not found.clips:
-            raise UsageError(f"{source}: its annotation files list no clips: fetch the publishers' files again")
-        before = collections.get(found.name, found)
-        # Splits of a data set are one collection: clips in both are extracted once, and the store is packed once.
-        both = dataset_collection(found.name, (*before.clips, *found.clips))
-        collections[found.name] = replace(found, clips=both.clips)
-    parts = {
-        name: _take_part(complete, request.shards, configs.values(), workspace)
-        for name, complete in collections.items()
-    }
-    reporter.expect(*(name_stage(name, request.backbones) for name in collections))
-    return [
-        _extract_collection(part, request, configs, cells, workspace, execution, reporter) for part in parts.values()
-    ]
+    configs = [config for config, _ in request.wanted]
+    parts = [_take_part(complete, request.shards, configs, workspace) for complete in request.collections]
+    reporter.expect(*(name_stage(part.name, [config.name for config in configs]) for part in parts))
+    return [_extract_collection(part, request, workspace, execution, reporter) for part in parts]
 
 
 def _take_part(
@@ -139,8 +113,6 @@ def measure_clips(collection: Collection, configs: Iterable[BackboneConfig], wor
 def _extract_collection(
     part: Collection,
     request: ExtractRequest,
-    configs: Mapping[str, BackboneConfig],
-    cells: Mapping[str, tuple[Cell, ...]],
     workspace: Workspace,
     execution: Execution,
     reporter: Reporter,
@@ -151,10 +123,10 @@ def _extract_collection(
     with ExitStack() as locks:
         # One lock per backbone and shard: two processes on the same shard would compute every clip twice, while processes on
         # different shards work at the same time.
-        for name in request.backbones:
-            locks.enter_context(workspace.lock(f"extract {name} {part.name}{part.part}"))
+        for config, _ in request.wanted:
+            locks.enter_context(workspace.lock(f"extract {config.name} {part.name}{part.part}"))
         # Reads or checks the sha256 of the weights, which is part of the features' key.
-        wanted = [(describe_backbone(config, workspace), cells[name]) for name, config in configs.items()]
+        wanted = [(describe_backbone(config, workspace), cells) for config, cells in request.wanted]
         requests = open_stores(wanted, part.name, workspace, request.stored_as)
         done = extract_features(requests, part, workspace, execution, reporter)
     return Extracted(part.name, len(part.clips), requests, done, requests[0].store.folder / f"failed{part.part}.json")
@@ -283,44 +255,3 @@ def _extract_and_pack(
         with reporter.run_part(Part("pack", None, "")):
             pack_if_complete(collection, requests, done, reporter)
     return done
-
-
-def _choose_backbones(request: ExtractRequest) -> tuple[dict[str, BackboneConfig], dict[str, tuple[Cell, ...]]]:
-    """Return the configs and cells of the backbones of a request.
-
-    Raises:
-        UsageError: an unknown or repeated backbone, or options that it does not have.
-    """
-    if len(set(request.backbones)) < len(request.backbones):
-        twice = next(name for name in request.backbones if request.backbones.count(name) > 1)
-        raise UsageError(f"--backbone {','.join(request.backbones)}: duplicate backbone '{twice}'")
-    if request.grid and (request.timesteps or request.layers):
-        raise UsageError("--grid is 7 timesteps by 13 layers: it takes no --timesteps or --layers")
-    configs = {name: load_backbone(name, request.changes, *request.precisions) for name in request.backbones}
-    if (request.grid or request.timesteps) and all(c.axes().timesteps is None for c in configs.values()):
-        option = "--grid" if request.grid else "--timesteps"
-        raise UsageError(f"{option}: {' and '.join(configs)} {'have' if len(configs) > 1 else 'has'} no timesteps")
-    cells = {
-        name: choose_cells(config, request.timesteps, request.layers, request.grid) for name, config in configs.items()
-    }
-    return configs, cells
-
-
-def _open_collection(source: str, workspace: Workspace) -> Collection:
-    if is_config_path(source):
-        dataset = open_dataset(find_dataset(source), workspace)
-        return dataset_collection(dataset.name, dataset.clips)
-    name, _, split = source.partition("/")
-    folder = Path(source)
-    # A folder named as a data set is only meant if the path continues below it.
-    if name in user_dataset_names() and (not split or not folder.exists()):
-        dataset = open_dataset(load_dataset(name), workspace)
-        return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
-    if not source or not folder.exists():
-        raise UsageError(
-            f"'{source}' is neither a data set ({', '.join(user_dataset_names())}), nor a split of one (ucf101/train), nor a folder "
-            f"of videos or a video{find_nearest(name, user_dataset_names()) or ': name one of them'}"
-        )
-    if folder.is_file():
-        return file_collection(folder)
-    return folder_collection(folder, skip=workspace.root if workspace.root.exists() else None)

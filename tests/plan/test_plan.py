@@ -15,6 +15,7 @@ from builders import tiny_datasets
 from builders.commands import run_repro
 from builders.repro_rows import colour_row, run_here
 
+from repro.backbones.config import choose_cells
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import backbone_names, describe_backbone, likely_identity, load_backbone
 from repro.cli import plan as planning
@@ -28,11 +29,12 @@ from repro.datasets.config import ClipLengths, DatasetConfig, SplitFacts, datase
 from repro.datasets.manifest import ClipFacts
 from repro.datasets.ucf_hmdb import CLASSES
 from repro.features import rates
+from repro.features.collection import folder_collection
 from repro.features.rates import DeviceKind
 from repro.features.store import Entry, FeatureStore
 from repro.pipeline import row_data
 from repro.pipeline.assumptions import count_parameters, count_threads, estimate_readout_tflop, load_assumptions
-from repro.pipeline.extract import ExtractRequest, extract_sources
+from repro.pipeline.extract import ExtractRequest, extract_collections
 from repro.plan import workspace_state
 from repro.plan.amounts import counted
 from repro.plan.figures import plan_as_json, sum_stages
@@ -358,8 +360,9 @@ def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None
 
 def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Workspace) -> None:
     folder = next(iter(rendered.values())).parent
-    request = ExtractRequest((str(folder),), ("mean_colour",), changes={"frames.window": "5"})
-    extract_sources(request, workspace, Execution(), Reporter())
+    config = load_backbone("mean_colour", {"frames.window": "5"})
+    request = ExtractRequest((folder_collection(folder),), ((config, choose_cells(config)),))
+    extract_collections(request, workspace, Execution(), Reporter())
     (rate,) = rates.load_rates(workspace)
     assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
     assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames

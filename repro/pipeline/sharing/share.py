@@ -14,9 +14,8 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.files import write_bytes, write_json
 from repro.core.workspace import Workspace
-from repro.datasets.config import load_dataset
+from repro.datasets.config import DatasetConfig, load_dataset
 from repro.datasets.labels import Labels, SplitLabels, labels_path, read_labels, write_labels
-from repro.datasets.own import find_split
 from repro.datasets.registry import Dataset, open_dataset, user_dataset_names
 from repro.datasets.split import SplitName, name_first_clips
 from repro.features.imported import find_stored_identity
@@ -51,25 +50,24 @@ class Imported:
 
 
 def export_features(
-    source: str, config: BackboneConfig, cells: Sequence[Cell], file: Path, workspace: Workspace
+    settings: DatasetConfig, part: str, config: BackboneConfig, cells: Sequence[Cell], file: Path, workspace: Workspace
 ) -> Card:
-    """Write stored features of `source`, a data set or a split of one, to `file` and a parquet file and a card of the same name.
+    """Write stored features of a data set, or of its split `part`, to `file` and a parquet file and a card of the same name.
 
-    Own clips are named by their YAML file; ids of clips, which are their paths in the table, are written, and no other path.
+    Of own clips their ids are written, which are their paths in the table, and no other path.
 
     Raises:
-        UsageError: no such data set, split or cell, or a file of that name exists.
+        UsageError: no such split or cell, or a file of that name exists.
         MissingError: features of some clips are missing or damaged, or annotation files are missing.
     """
     readme = file.with_suffix(".md")
     for path in (index_of(file), file, readme):
         if path.exists():
             raise UsageError(f"{path}: exists: name another file, or delete this one")
-    # Messages name own clips by the path of their file; the card must not.
-    named = source
-    settings, part = find_split(source)
     dataset, name = open_dataset(settings, workspace), settings.name
     source = str(SplitName(name, part)) if part else name
+    # Messages name own clips by the path of their file; the card must not.
+    named = "/".join(filter(None, (settings.argument, part)))
     clips = [clip.id for clip in (dataset.split(part).clips if part else dataset.clips)]
     # What this machine would compute or, without the checkpoint, what was imported.
     identity = find_stored_identity(config, workspace, cells[0], (name,))

@@ -26,6 +26,7 @@ from repro.core.signed import read_arrays, write_arrays
 from repro.core.workspace import Workspace
 from repro.datasets import own, registry
 from repro.datasets.config import ClipLengths, DatasetConfig, load_dataset
+from repro.datasets.own import find_split
 from repro.features import pack_collection
 from repro.features.imported import find_stored_identity
 from repro.features.pack_collection import add_to_pack
@@ -55,7 +56,7 @@ class Place:
     def export(self, source: str, file: Path | None = None, workspace: Workspace | None = None) -> Path:
         file = file or self.folder / f"{source.replace('/', '-')}.safetensors"
         config = load_backbone("mean_colour")
-        export_features(source, config, [config.axes().usual], file, workspace or self.workspace)
+        export_features(*find_split(source), config, [config.axes().usual], file, workspace or self.workspace)
         return file
 
     def store(self, dataset: str, workspace: Workspace | None = None) -> FeatureStore:
