@@ -139,7 +139,7 @@ def test_status_says_what_is_wrong_and_goes_on(repro, workspace: Workspace, tmp_
         (["data", "audit", "ucf101"], 4, "data ucf101: no ucfTrainTestlist in"),
         (["data", "audit", "ucf101", "--workers", "0"], 2, "--workers 0: expected a number from 1 to 1024"),
         (["data", "diff", "/no/a", "/no/b"], 2, "/no/a: no such file"),
-        (["data", "diff", "/no/a"], 2, "requires"),
+        (["data", "diff", "/no/a"], 2, "B is missing (see `repro data diff --help`)"),
         (["data", "bring"], 2, "bring"),
     ],
 )
