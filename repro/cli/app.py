@@ -190,8 +190,7 @@ def _describe_mistake(error: CycloptsError, command: str) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"unexpected argument {', '.join(map(repr, error.unused_tokens or ()))}"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        name = error.keyword or error.argument.name
-        return f"{name}: its value is missing" if name.startswith("-") else f"{name} is missing"
+        return f"{error.keyword}: its value is missing" if error.keyword else f"{error.argument.name} is missing"
     return state_reason(error, most=None)
 
 

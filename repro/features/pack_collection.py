@@ -77,7 +77,7 @@ def add_to_pack(store: FeatureStore, cell: str, entries: Mapping[str, Entry]) ->
 
     Raises:
         UsageError: another process packs the same collection.
-        DamagedPackError: the pack is damaged.
+        DamagedFeaturesError: the pack is damaged.
     """
     folder = store.folder / "packed"
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,10 +43,6 @@ Features = dict[str, Float[np.ndarray, "T _"]]
 """By cell name; widths differ between layers."""
 
 
-class DamagedPackError(DamagedFeaturesError):
-    """A pack is damaged. The message names it and what it was renamed to."""
-
-
 NUMPY_ARRAYS: ArrayLibrary[np.ndarray] = ArrayLibrary("np", save_file, np.ndarray.tobytes)
 
 
@@ -194,7 +190,7 @@ class FeatureStore:
         """Return a reader of `cell`. The pack is opened and verified once, for all clips.
 
         Raises:
-            DamagedPackError: the pack is damaged.
+            DamagedFeaturesError: the pack is damaged. The message names it and what it was renamed to.
         """
         reader = CellReader(self, cell)
         reader.open_latest()
@@ -205,7 +201,7 @@ class FeatureStore:
         its clips again.
 
         Raises:
-            DamagedPackError: the pack is damaged.
+            DamagedFeaturesError: the pack is damaged. The message names it and what it was renamed to.
         """
         try:
             return pack.open_pack(self.folder / "packed", cell, self.hashes, reread=True)
@@ -215,7 +211,7 @@ class FeatureStore:
                 kept = f"kept as {set_aside(index).name}"
             except OSError:  # a workspace that cannot be written to, or another process renamed it
                 kept = "not renamed"
-            raise DamagedPackError(f"features {index}: damaged: {error}: {kept}") from error
+            raise DamagedFeaturesError(f"packed/{index.name}: {error}, {kept}") from error
 
     def _stored_cells(self, clip_id: str) -> list[str]:
         own = self.read_own_file(clip_id)
@@ -315,7 +311,7 @@ class CellReader:
         """Open the pack as it is now; returns False if it is open already.
 
         Raises:
-            DamagedPackError: the pack is damaged.
+            DamagedFeaturesError: the pack is damaged. The message names it and what it was renamed to.
         """
         index = pack.index_path(self.store.folder / "packed", self.cell)
         stamp = FileStamp.of(index) if index.is_file() else None

@@ -7,7 +7,7 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import name_first_clips
 from repro.features.imported import find_stored_identity
 from repro.features.packed import DamagedFeaturesError
-from repro.features.store import DamagedPackError, FeatureStore
+from repro.features.store import FeatureStore
 from repro.pipeline.row_data import ReadoutInputs, RowData, dataset_of, list_row_data
 from repro.table.row import Row, row_backbone
 from repro.video.sampling import is_of_damaged_clip
@@ -39,8 +39,6 @@ def open_stored_row(
         try:
             reader = store.cell_reader(row.features.name)
             found = {clip.id: reader.find(clip.id) for clip in split.clips}
-        except DamagedPackError as error:
-            raise MissingError(f"{error}: `{extract_command(row, dataset)}` extracts its clips again") from error
         except DamagedFeaturesError as error:
             raise MissingError(
                 f"features {store.folder}: damaged: {error}: `{extract_command(row, dataset)}` extracts them again"

@@ -205,7 +205,9 @@ def load_sequences(
     try:
         reader = store.cell_reader(cell)
     except DamagedFeaturesError as error:
-        raise MissingError(f"{error}: extract its clips again: run the row, or `repro extract`") from error
+        raise MissingError(
+            f"features {store.folder}: damaged: {error}: extract its clips again: run the row, or `repro extract`"
+        ) from error
     for clip in split.clips:
         try:
             entry = reader.read(clip.id)

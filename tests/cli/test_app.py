@@ -32,6 +32,7 @@ from repro.table.rows import load_row
         (["xyzzy"], 2, "unknown row or command 'xyzzy' (`repro list`"),
         (["run"], 2, "ROW is missing (see `repro run --help`)"),
         (["run", "ak_full", "--device"], 2, "--device: its value is missing"),
+        (["bundle", "smoke"], 2, "--output is missing (see `repro bundle --help`)"),
         (["list", "ak_full"], 2, "unexpected argument 'ak_full'"),
         (["list", "--bogus"], 2, "unknown option --bogus (see"),
         (["track", "--rebuilt=x"], 2, "unknown option --rebuilt; did you mean '--rebuild'?"),
