@@ -102,7 +102,8 @@ def extract(
     workspace = common.open_workspace()
     request = _build_request((source, *more), backbone, options, config, compute, workspace)
     if devices:
-        return _extract_on_devices(request, (source, *more), devices, backbone, options, config, compute, common)
+        commands = _write_commands((source, *more), devices, backbone, options, config, compute, workspace)
+        return _extract_on_devices(request, commands, compute, common, as_list=bool(more))
     # With --json, stdout has the JSON alone.
     reporter = Reporter(to_stderr=common.as_json)
     execution = compute.execution(chosen_device(compute.device), reporter.line)
@@ -143,7 +144,7 @@ def _build_request(
         MissingError: annotation files are missing.
     """
     shards = parse_shards(options.shard)
-    wanted = _choose_cells(backbone.split(","), options, config.changes(), compute.precision)
+    wanted = _choose_backbones(backbone.split(","), options, config.changes(), compute.precision)
     collections: dict[str, Collection] = {}
     for source in sources:
         found = _open_collection(source, workspace)
@@ -157,7 +158,7 @@ def _build_request(
     return extraction.ExtractRequest(tuple(collections.values()), wanted, stored_as, shards)
 
 
-def _choose_cells(
+def _choose_backbones(
     names: Sequence[str], options: FeatureOptions, changes: Mapping[str, str], precisions: Sequence[Precision]
 ) -> tuple[tuple[BackboneConfig, tuple[Cell, ...]], ...]:
     """Return the backbones with the cells that are requested of each.
@@ -218,17 +219,16 @@ def _parse_devices(text: str | None, compute: ComputeOptions) -> tuple[str, ...]
     return names
 
 
-def _extract_on_devices(
-    request: "extraction.ExtractRequest",
+def _write_commands(
     sources: Sequence[str],
     devices: Sequence[str],
     backbone: str,
     options: FeatureOptions,
     config: BackboneOptions,
     compute: ComputeOptions,
-    common: CommonOptions,
-) -> Exit:
-    """Run one process a device, each with a part of the clips, and pack what they stored."""
+    workspace: Workspace,
+) -> dict[str, list[str]]:
+    """Return the command line of each device's process, which extracts a part of the clips."""
     workers = compute.workers or max(1, decoders.count_spare_cores() // len(devices))
     words = ["extract", "--backbone", backbone, "--workers", str(workers), "--json"]
     for name, value in (
@@ -237,7 +237,7 @@ def _extract_on_devices(
         ("--stored-as", options.stored_as),
         ("--implementation", config.implementation),
         ("--batch", compute.batch),
-        ("--workspace", common.open_workspace().root),
+        ("--workspace", workspace.root),
     ):
         words += [] if value is None else [name, str(value)]
     words += ["--grid"] * options.grid + ["--allow-damaged"] * compute.allow_damaged
@@ -245,7 +245,7 @@ def _extract_on_devices(
     words += [word for change in config.set_ for word in ("--set", change)]
     words += [word for precision in compute.precision for word in ("--precision", precision)]
     # A part of a part: --shard divides between machines, and --devices between the GPUs of this one.
-    outer = [f"{number}/{of}" for number, of in request.shards]
+    outer = [f"{number}/{of}" for number, of in parse_shards(options.shard)]
     commands = {}
     for number, device in enumerate(devices, 1):
         shard = ",".join([*outer, f"{number}/{len(devices)}"])
@@ -253,25 +253,37 @@ def _extract_on_devices(
         commands[device if device != "cpu" else f"cpu {number}"] = [
             *words, "--device", device, "--shard", shard, "--", *sources
         ]  # fmt: skip
+    return commands
+
+
+def _extract_on_devices(
+    request: "extraction.ExtractRequest",
+    commands: Mapping[str, Sequence[str]],
+    compute: ComputeOptions,
+    common: CommonOptions,
+    *,
+    as_list: bool,
+) -> Exit:
+    """Run one process a device, each with a part of the clips, and pack what they stored; several sources are listed as JSON."""
     reporter = Reporter(to_stderr=common.as_json)
     ended = processes.run_processes(commands, reporter)
     parts = [_read_extractions(one.output) for one in ended.values()]
     lost = {name: one.code for (name, one), part in zip(ended.items(), parts, strict=True) if one.code and not part}
     if lost:
         raise MissingError(
-            f"{len(lost)} of {len(devices)} processes ended early ({', '.join(f'{n}: exit code {c}' for n, c in lost.items())}): "
+            f"{len(lost)} of {len(commands)} processes ended early ({', '.join(f'{n}: exit code {c}' for n, c in lost.items())}): "
             "their reasons are above; run the same command again: finished clips are kept"
         )
     merged = [_merge_extractions(found) for found in zip(*parts, strict=True)]
     if common.as_json:
-        print(json.dumps(merged if len(sources) > 1 else merged[0], indent=1))
+        print(json.dumps(merged if as_list else merged[0], indent=1))
     failed = sum(len(one["failed"]) for one in merged)
     if failed:
         raise MissingError(
             f"{failed} of {sum(one['clips'] for one in merged)} clips failed and are named above: fix them and run the same command: it "
             "tries them again"
         )
-    if not outer:
+    if not request.shards:
         # Everything is stored: this packs, and computes nothing.
         extraction.extract_collections(request, common.open_workspace(), compute.execution("cpu"), QuietReporter())
     return Exit.OK
