@@ -247,12 +247,12 @@ def measure_noise(report: Report) -> None:
 
 
 def measure_readouts(report: Report) -> None:
-    """Steps/s of the project's own training at Animal Kingdom's lengths, width 1280, batches of 16."""
+    """Steps/s of the project's own training at Animal Kingdom's lengths, width 1280, batches of 16; of several seeds together too."""
     from readout import SHAPES, sample_lengths, sample_sequences
 
     from repro.readout.checkpoints import TrainingData
     from repro.readout.compute import Compute
-    from repro.readout.train import train_readout
+    from repro.readout.train import Training, train_together
     from repro.table.rows import load_row
 
     width, classes, clips = (64, 7, 32) if report.tiny else (1280, 140, 1600)
@@ -261,19 +261,22 @@ def measure_readouts(report: Report) -> None:
     targets = functional.one_hot(torch.arange(clips) % classes, classes).float()
     train = replace(sample_sequences(counts, width, recipe.max_length, SEED), targets=targets)
     data, steps = TrainingData(train, train.select_clips(range(recipe.batch_size))), -(-clips // recipe.batch_size)
-    for precision in ("fp32",) if report.tiny else ("fp32", "tf32", "bf16"):
-        with report.attempt(precision):
+    trials = (("fp32", 1), ("fp32", 2)) if report.tiny else (("fp32", 1), ("tf32", 1), ("tf32", 5), ("bf16", 1))
+    for precision, seeds in trials:
+        what = precision if seeds == 1 else f"{precision}, {seeds} seeds together"
+        with report.attempt(what):
             reset_peak_memory(report)
             ends: list[float] = []
-            train_readout(
-                data, recipe, SEED, compute=Compute(str(report.device), precision),  # type: ignore[arg-type]
-                after_epoch=lambda _, ends=ends: ends.append(time.perf_counter()),
+            train_together(
+                [Training(data, SEED + number) for number in range(seeds)], recipe,
+                compute=Compute(str(report.device), precision, together=seeds),  # type: ignore[arg-type]
+                after_epoch=lambda index, _, ends=ends: ends.append(time.perf_counter()) if index == 0 else None,
             )  # fmt: skip
             # The first epoch starts kernels. Each epoch ends with scores of one batch, which wait for the device.
             seconds = float(np.median(np.diff(ends)))
             report.row(
-                f"{precision}: an epoch of {steps} steps", wall_s=seconds, steps_per_s=steps / seconds,
-                minutes_for_22515_steps=22_515 * seconds / steps / 60, **peak_memory(report),
+                f"{what}: an epoch of {steps} steps", wall_s=seconds, steps_per_s=steps / seconds,
+                minutes_a_seed_of_22515_steps=22_515 * seconds / steps / seeds / 60, **peak_memory(report),
             )  # fmt: skip
 
 

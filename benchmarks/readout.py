@@ -13,12 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import published_loop
 import torch
 from ratios import Rounds, describe_ratio, median_seconds, time_call, time_in_turn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from repro.readout import train as training
@@ -127,6 +129,18 @@ def warm_up(recipe: Recipe, width: int) -> None:
     model(batch.features[None], torch.ones(1, len(batch.features), dtype=torch.bool)).sum().backward()
 
 
+class CountOperations(TorchDispatchMode):
+    """Counts operations, views included: starting them is what a lone training on a GPU takes its time for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += 1
+        return func(*args, **(kwargs or {}))
+
+
 def measure_together(name: str, clips: int, width: int, repeats: int, most: int) -> None:
     """Print the time of an epoch of several seeds trained together against that of one seed."""
     row, _, shape, _ = SHAPES[name]
@@ -145,6 +159,11 @@ def measure_together(name: str, clips: int, width: int, repeats: int, most: int)
 
     rounds = time_in_turn([lambda size=size: run_epoch(size) for size in (most, 1)], repeats, time.process_time)
     print(f"  {most} seeds together: {describe_ratio(rounds)} times one, batches of {recipe.batch_size}")
+    steps = -(-clips // recipe.batch_size)
+    for size, stack in stacks.items():
+        with CountOperations() as counted:
+            training.train_one_epoch(stack, optimizers[size], [split] * size, range(size), recipe, 1)
+        print(f"  operations a step of {size}: {counted.found / steps:.0f}")
 
 
 def main() -> None:

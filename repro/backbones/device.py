@@ -20,10 +20,14 @@ LARGE_BYTES = 256 << 20
 """Bytes of uint8 frames beyond which they are converted one by one."""
 
 
-def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """Copy an array to a device, on a GPU without waiting for what it is still computing."""
-    host, device = torch.from_numpy(np.ascontiguousarray(values)), torch.device(device)
-    if device.type != "cuda":
+def upload(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
+    """Copy an array or tensor to a device, on a GPU without waiting for what it is still computing.
+
+    A tensor that is on a GPU already is returned.
+    """
+    host = values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    device = torch.device(device)
+    if device.type != "cuda" or host.is_cuda:
         return host.to(device)
     # CUDA copies pinned memory alone without waiting. torch keeps the pinned block until the copy is done.
     return host.pin_memory().to(device, non_blocking=True)

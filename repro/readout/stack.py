@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from repro.backbones.device import upload
 from repro.readout.compute import Compute
 from repro.readout.heads import Head, build_head, stored_position_encoding
 from repro.readout.recipe import Recipe
@@ -87,8 +88,8 @@ class HeadStack:
         first = batches[0].features
         if all(batch is batches[0] for batch in batches):
             # Seeds score the same clips: no copies.
-            return first.to(self.device).expand(len(batches), -1, -1)
-        return pad_sequence([batch.features.to(self.device) for batch in batches], batch_first=True)
+            return upload(first, self.device).expand(len(batches), -1, -1)
+        return pad_sequence([upload(batch.features, self.device) for batch in batches], batch_first=True)
 
     def _compute_linear(
         self, packed: Float[Tensor, "S N C"], lengths: Sequence[tuple[int, ...]]
@@ -124,18 +125,29 @@ class HeadStack:
         for number in range(recipe.layers):
             prefix = f"encoder.layers.{number}."
             layer = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-            # The classifier reads CLS tokens only, so the last layer is computed for those alone.
-            last = number == recipe.layers - 1
-            asked = tokens[:, : layout.clips] if last else tokens
-            attended = self._attend(layer, asked, tokens, layout, None if masks is None else masks.attention(number))
-            # Post-norm (Vaswani et al. 2017): x = norm1(x + attention(x)), then x = norm2(x + feed_forward(x)).
-            after_attention, on_hidden, at_end = (None, None, None) if masks is None else masks.layer(number)
-            inner = _apply_norm(asked + _drop(attended, after_attention), layer["norm1.weight"], layer["norm1.bias"])
-            hidden = functional.relu(_apply_linear(inner, layer["linear1.weight"], layer["linear1.bias"]))
-            out = _apply_linear(_drop(hidden, on_hidden), layer["linear2.weight"], layer["linear2.bias"])
-            tokens = _apply_norm(inner + _drop(out, at_end), layer["norm2.weight"], layer["norm2.bias"])
+            own_masks = None if masks is None else masks.of_layer(number)
+            tokens = self._compute_layer(layer, tokens, layout, own_masks, last=number == recipe.layers - 1)
         tokens = _apply_norm(tokens, weights["encoder.norm.weight"], weights["encoder.norm.bias"])
         return _apply_linear(tokens, weights["classifier.weight"], weights["classifier.bias"])
+
+    def _compute_layer(
+        self,
+        layer: Mapping[str, Tensor],
+        tokens: Float[Tensor, "S M C"],
+        layout: "TokenLayout",
+        masks: tuple[Tensor, ...] | None,
+        *,
+        last: bool,
+    ) -> Float[Tensor, "S A C"]:
+        """Post-norm (Vaswani et al. 2017): x = norm1(x + attention(x)), then x = norm2(x + feed_forward(x))."""
+        on_attention, after_attention, on_hidden, at_end = (None,) * 4 if masks is None else masks
+        # The classifier reads CLS tokens only, so the last layer is computed for those alone.
+        asked = tokens[:, : layout.clips] if last else tokens
+        attended = self._attend(layer, asked, tokens, layout, on_attention)
+        inner = _apply_norm(asked + _drop(attended, after_attention), layer["norm1.weight"], layer["norm1.bias"])
+        hidden = functional.relu(_apply_linear(inner, layer["linear1.weight"], layer["linear1.bias"]))
+        out = _apply_linear(_drop(hidden, on_hidden), layer["linear2.weight"], layer["linear2.bias"])
+        return _apply_norm(inner + _drop(out, at_end), layer["norm2.weight"], layer["norm2.bias"])
 
     def _attend(
         self,
@@ -150,23 +162,24 @@ class HeadStack:
         # It stacks the projections of queries, keys and values, in this order, in one matrix.
         weight, bias = layer["self_attn.in_proj_weight"], layer["self_attn.in_proj_bias"]
 
-        def split_heads(padded: Tensor) -> Tensor:
-            return padded.view(*padded.shape[:2], heads, width // heads).transpose(1, 2)
+        def split_heads(padded: Tensor) -> tuple[Tensor, ...]:
+            # [D, T, parts * C] to one [D, H, T, C / H] for each part.
+            return padded.view(*padded.shape[:2], -1, heads, width // heads).transpose(1, 3).unbind(2)
 
         if asked is tokens:
-            parts = _apply_linear(tokens, weight, bias).chunk(3, dim=2)
-            queries, keys, values = (split_heads(layout.pad_clips(part)) for part in parts)
+            queries, keys, values = split_heads(layout.pad_clips(_apply_linear(tokens, weight, bias)))
         else:
             # Only the CLS tokens ask in the last layer, but keys and values are of all tokens.
-            alone = _apply_linear(asked, weight[:, :width], bias[:, :width])
-            queries = split_heads(alone.reshape(-1, 1, width))
-            parts = _apply_linear(tokens, weight[:, width:], bias[:, width:]).chunk(2, dim=2)
-            keys, values = (split_heads(layout.pad_clips(part)) for part in parts)
+            (query_weight, others), (query_bias, other_bias) = (
+                torch.split(part, [width, 2 * width], 1) for part in (weight, bias)
+            )
+            (queries,) = split_heads(_apply_linear(asked, query_weight, query_bias).reshape(-1, 1, width))
+            keys, values = split_heads(layout.pad_clips(_apply_linear(tokens, others, other_bias)))
         # softmax(q k / sqrt(d)) with d channels a head (Vaswani et al. 2017, equation 1); the queries are
         # scaled, which are fewer than the scores.
         scores = (queries * (width // heads) ** -0.5) @ keys.transpose(2, 3)
         # Padded keys get no attention; every clip has its CLS token, so no row is empty. Padded queries are left out below.
-        shares = scores.masked_fill(layout.is_padding, -math.inf).softmax(dim=3)
+        shares = scores.masked_fill_(layout.is_padding, -math.inf).softmax(dim=3)
         mixed = (_drop(shares, mask) @ values).transpose(1, 2).flatten(2)
         packed = layout.pack_clips(mixed) if asked is tokens else mixed.view(asked.shape)
         return _apply_linear(packed, layer["self_attn.out_proj.weight"], layer["self_attn.out_proj.bias"])
@@ -194,14 +207,14 @@ def choose_stack_size(compute: Compute, recipe: Recipe, width: int, classes: int
 
 def _apply_linear(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S K C"], bias: Float[Tensor, "S K"]) -> Tensor:
     if len(inputs) == 1:
-        return functional.linear(inputs[0], weight[0], bias[0])[None]
+        return functional.linear(inputs.squeeze(0), weight.squeeze(0), bias.squeeze(0))[None]
     # One batched product for all heads. A single head takes the plain path, which rounds as torch's own layers do.
     return torch.baddbmm(bias[:, None], inputs, weight.transpose(1, 2))
 
 
 def _apply_norm(inputs: Float[Tensor, "S N C"], weight: Float[Tensor, "S C"], bias: Float[Tensor, "S C"]) -> Tensor:
     if len(inputs) == 1:
-        return functional.layer_norm(inputs, inputs.shape[2:], weight[0], bias[0])
+        return functional.layer_norm(inputs, inputs.shape[2:], weight.squeeze(0), bias.squeeze(0))
     # Normalised once without weights, as layer_norm takes one weight for all heads.
     return torch.addcmul(bias[:, None], functional.layer_norm(inputs, inputs.shape[2:]), weight[:, None])
 
@@ -250,16 +263,18 @@ class TokenLayout:
             places[one, clips : clips + ends[-1]] = within
             slots[one, clips : clips + ends[-1]] = np.repeat(slots[one, :clips], sizes) + within
         used = slots.ravel() >= 0
-        padding = np.arange(longest) > frames.reshape(-1, 1)
+        # One copy to the device: each takes as long to start as an operation.
+        parts = (places.ravel(), slots.ravel()[used], np.flatnonzero(used), frames.ravel())
+        indices = torch.split(upload(np.concatenate(parts), device), [len(part) for part in parts])
         return cls(
             clips,
             longest,
             tuple((clips + totals).tolist()),
             tuple((frames.max(1) + 1).tolist()),
-            torch.from_numpy(places).to(device),
-            None if used.all() else torch.from_numpy(np.flatnonzero(used)).to(device),
-            torch.from_numpy(slots.ravel()[used]).to(device),
-            torch.from_numpy(padding[:, None, None]).to(device),
+            indices[0].view(stack, most),
+            None if used.all() else indices[2],
+            indices[1],
+            (torch.arange(longest, device=device) > indices[3][:, None])[:, None, None],
         )
 
     def pad_clips(self, packed: Float[Tensor, "S M C"]) -> Float[Tensor, "D T C"]:
@@ -324,20 +339,14 @@ class DropoutMasks:
     def tokens(self) -> Float[Tensor, "S M C"]:
         return self.by_token[..., : self.widths[0]]
 
-    def layer(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what a layer multiplies: the output of attention, the hidden values, the output of the feed-forward layers."""
+    def of_layer(self, number: int) -> tuple[Tensor, ...]:
+        """Return what a layer multiplies: attention weights, the output of attention, hidden values, the output of the feed-forward
+        layers."""
         start = self.widths[0] + number * sum(self.widths)
-        own = (
-            self.by_token[..., start : start + sum(self.widths)]
-            if start < self.by_token.shape[2]
-            else self.by_cls_token
-        )
-        first, hidden, last = torch.split(own, list(self.widths), dim=2)
-        return first, hidden, last
-
-    def attention(self, number: int) -> Float[Tensor, "D H Q T"]:
-        """Return what a layer's attention weights are multiplied with."""
-        return (self.by_cls_pair if number == self.by_pair.shape[2] else self.by_pair[:, :, number]).flatten(0, 1)
+        if start == self.by_token.shape[2]:  # the last layer
+            return (self.by_cls_pair.flatten(0, 1), *torch.split(self.by_cls_token, list(self.widths), dim=2))
+        own = self.by_token[..., start : start + sum(self.widths)]
+        return (self.by_pair[:, :, number].flatten(0, 1), *torch.split(own, list(self.widths), dim=2))
 
 
 def _stack_parts(parts: Sequence[Tensor]) -> Tensor:

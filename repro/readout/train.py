@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from repro.backbones.device import describe_shortage, is_out_of_memory
+from repro.backbones.device import describe_shortage, is_out_of_memory, upload
 from repro.core.errors import MissingError, ReproError
 from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData, TrainingState
@@ -349,7 +349,7 @@ def train_one_epoch(
         with compute.autocast():
             # Generators sample dropout head by head, so a head's masks depend on its own seed and clips alone.
             logits = stack.compute_logits(batches, generators)
-        targets = torch.stack([batch.targets for batch in batches]).to(stack.device)
+        targets = upload(torch.stack([batch.targets for batch in batches]), stack.device)
         # The losses are computed in fp32, also if the products above are not.
         loss = compute_loss(recipe.loss, logits.float(), targets)
         # The gradient of the sum: each head's is that of its own loss.

@@ -249,6 +249,8 @@ def test_frames_reach_a_gpu_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) 
     assert upload(np.zeros((2, 3), np.uint8)[:, ::2], "cuda").tolist() == [1]
     assert done == [(torch.device("cuda"), True)]
     assert upload(np.ones(2, np.uint8), CPU).tolist() == [1, 1]
+    assert upload(torch.ones(2), "cuda").tolist() == [1]
+    assert len(done) == 2
 
 
 def test_constants_are_copied_to_a_device_once() -> None:

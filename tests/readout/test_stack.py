@@ -9,16 +9,26 @@ import numpy as np
 import pytest
 import torch
 from builders.planted import planted, recipe
+from torch.overrides import TorchFunctionMode
 
+from repro.backbones.device import upload
 from repro.core.errors import MissingError, ReproError, UsageError
 from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData
 from repro.readout.compute import Compute
 from repro.readout.heads import build_head
+from repro.readout.optimisation import open_optimizer
 from repro.readout.recipe import CrossEntropy, Recipe
 from repro.readout.sequences import split_held_out
 from repro.readout.stack import DropoutMasks, HeadStack, TokenLayout, choose_stack_size
-from repro.readout.train import Training, TrainingResult, group_trainings, train_readout, train_together
+from repro.readout.train import (
+    Training,
+    TrainingResult,
+    group_trainings,
+    train_one_epoch,
+    train_readout,
+    train_together,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,6 +105,40 @@ def test_masks_of_a_head_are_the_same_in_every_stack() -> None:
     assert torch.equal(stacked.by_cls_pair[1, ..., :8], alone.by_cls_pair[0])
     assert alone.by_token.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert float((alone.by_token == 0).float().mean()) == pytest.approx(0.3, abs=0.05)
+
+
+class Waits(TorchFunctionMode):
+    """Lists what makes a training wait for a GPU: numbers that are read, and copies other than `upload`'s, which it counts."""
+
+    WAITING = frozenset({"to", "cuda", "cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__float__", "__int__"})
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.uploads = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += {func.__name__} & self.WAITING
+        return func(*args, **(kwargs or {}))
+
+    def upload(self, values: Any, device: torch.device) -> torch.Tensor:
+        self.uploads += 1
+        with torch._C.DisableTorchFunction():
+            return upload(values, device)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_epoch_waits_for_the_device_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Waits()
+    for module in ("stack", "train"):
+        monkeypatch.setattr(f"repro.readout.{module}.upload", waits.upload)
+    heads = [build_head(RECIPE, TRAIN.width, TRAIN.targets.shape[1]) for _ in range(size)]
+    stack = HeadStack.of_heads(heads, RECIPE)
+    with waits:
+        losses = train_one_epoch(stack, open_optimizer(stack, RECIPE), [TRAIN] * size, range(size), RECIPE, 1)
+    # Losses, after the last step.
+    assert waits.found == ["tolist"]
+    # At each step: features of each batch, where its clips' tokens are, and targets.
+    assert waits.uploads == len(losses) * (size + 2)
 
 
 def test_one_that_diverges_fails_alone() -> None:
