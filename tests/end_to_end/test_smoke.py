@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_it_passes_offline_and_repeats_the_golden_features(done: tuple[Path, dic
     assert {s["row"] for s in scores} == {"smoke", "smoke_mean_colour"}
     records = report["records"]
     assert len(records) == 4
-    with sqlite3.connect(workspace / "mlflow.db") as database:
+    with closing(sqlite3.connect(workspace / "mlflow.db")) as database:
         assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (6,)
         logged = dict(
             database.execute(

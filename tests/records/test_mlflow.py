@@ -43,7 +43,7 @@ def stored(workspace: Workspace, database: Path) -> StoredRun:
 
 
 def logged(workspace: Workspace) -> list[tuple[str, float]]:
-    with sqlite3.connect(workspace.mlflow_db) as database:
+    with closing(sqlite3.connect(workspace.mlflow_db)) as database:
         return sorted(
             database.execute(
                 "select t.value, l.value from latest_metrics l join tags t on t.run_uuid = l.run_uuid "
@@ -103,7 +103,7 @@ def test_a_half_logged_run_is_logged_again(
     stored: StoredRun, workspace: Workspace, reporter: RecordingReporter
 ) -> None:
     mlflow_view.log_runs(workspace, reporter)
-    with sqlite3.connect(workspace.mlflow_db) as database:
+    with closing(sqlite3.connect(workspace.mlflow_db)) as database, database:
         database.execute("update runs set status = 'RUNNING'")
         database.execute("delete from latest_metrics")
     mlflow_view.log_runs(workspace, reporter)
