@@ -266,7 +266,8 @@ def test_a_signal_while_a_connection_closes_leaves_no_traceback(
     """SQLAlchemy logs what interrupts it there, and raises it too."""
     closed = []
 
-    def interrupted(*_: object) -> None:
+    def interrupted(_: SQLiteDialect, connection: sqlite3.Connection) -> None:
+        connection.close()
         closed.append(1)
         raise StoppedError(signal.SIGTERM)
 
