@@ -34,8 +34,7 @@ from repro.core.config import is_config_path
 from repro.core.console import QuietReporter, Reporter
 from repro.core.errors import Exit, MissingError, UsageError, find_nearest
 from repro.core.workspace import Workspace
-from repro.datasets.config import load_dataset
-from repro.datasets.own import find_dataset
+from repro.datasets.own import find_split
 from repro.datasets.registry import open_dataset, user_dataset_names
 from repro.features.collection import Collection, dataset_collection, file_collection, folder_collection
 from repro.table.requirements import chosen_device
@@ -94,7 +93,7 @@ def extract(
     Example: `repro extract my_videos/ --backbone svd_xt,sdv2`
 
     Args:
-        source: A data set, one of its splits (ucf101/train), a folder of videos, or a video.
+        source: A data set or the YAML file of own clips, one of its splits (ucf101/train), a folder of videos, or a video.
         more: Further ones.
         backbone: Names from configs/backbones, separated by commas; svd_xt,sdv2 share all networks but the UNet.
     """
@@ -180,15 +179,14 @@ def _choose_backbones(
 
 
 def _open_collection(source: str, workspace: Workspace) -> Collection:
-    if is_config_path(source):
-        dataset = open_dataset(find_dataset(source), workspace)
-        return dataset_collection(dataset.name, dataset.clips)
     name, _, split = source.partition("/")
     folder = Path(source)
+    named = name in user_dataset_names() or is_config_path(source.rpartition("/")[0])
     # A folder named as a data set is only meant if the path continues below it.
-    if name in user_dataset_names() and (not split or not folder.exists()):
-        dataset = open_dataset(load_dataset(name), workspace)
-        return dataset_collection(name, dataset.split(split).clips if split else dataset.clips)
+    if is_config_path(source) or (named and not (split and folder.exists())):
+        settings, part = find_split(source)
+        dataset = open_dataset(settings, workspace)
+        return dataset_collection(dataset.name, dataset.split(part).clips if part else dataset.clips)
     if not source or not folder.exists():
         raise UsageError(
             f"'{source}' is neither a data set ({', '.join(user_dataset_names())}), nor a split of one (ucf101/train), nor a folder "

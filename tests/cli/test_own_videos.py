@@ -91,6 +91,10 @@ def test_the_example(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run_repro("plan", row, env=place).code == 0
     done = run_repro("extract", clips / "labels.yaml", "--backbone", "mean_colour", env=place)
     assert "reused all 16" in done.out
+    done = run_repro("extract", clips / "labels.yaml" / "test", "--backbone", "mean_colour", env=place)
+    assert re.search(r"reused all [1-9]\b", done.out)
+    done = run_repro("extract", clips / "labels.yaml" / "tset", "--backbone", "mean_colour", env=place)
+    assert (done.code, "tset" in done.err, done.err.count("\n")) == (2, True, 1)
 
 
 def test_clips_that_cannot_be_read_are_counted_and_named(clips: Path, tmp_path: Path) -> None:
