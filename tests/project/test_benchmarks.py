@@ -45,6 +45,7 @@ def run_tiny(sections: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch)
 # Otherwise a change of what benchmarks/gpu.py measures would be noticed only while a GPU is there for minutes.
 
 
+@pytest.mark.slow
 def test_what_a_gpu_measures_runs_at_small_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run_tiny(["ceilings", "transformers", "noise", "readouts"], tmp_path, monkeypatch)
     assert [row for row in rows if "failed" in row] == []
