@@ -347,6 +347,7 @@ def _absolute(path: Path) -> Path:
 LIBRARY_CACHES = {
     "MPLCONFIGDIR": "matplotlib",
     "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
     "TRITON_CACHE_DIR": "triton",
     "CUDA_CACHE_PATH": "cuda",
     "HF_ASSETS_CACHE": "huggingface/assets",

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install what the final image needs besides /opt/actiondiff: Python, tini, bsdtar (UCF101 is a rar archive), a user, mount points,
-# and the list of Debian's packages with their licences. Runs in the image, as root.
+# Install what the final image needs besides /opt/actiondiff: Python, tini, bsdtar (UCF101 is a rar archive), a C compiler, a user, mount
+# points, and the list of Debian's packages with their licences. Runs in the image, as root.
 set -eu
 source=${SOURCE:-/src}
 [ -n "${SOURCE_DATE_EPOCH:-}" ] || unset SOURCE_DATE_EPOCH
@@ -11,6 +11,7 @@ started=$source/started
 "$source/scripts/image/python.sh"
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends tini ca-certificates libarchive-tools >/dev/null
+"$source/scripts/image/compiler.sh"
 
 # /workspace belongs to the image's user. All mount points are open to other users, because a container often runs as a user
 # that the image does not know.
