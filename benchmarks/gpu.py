@@ -44,6 +44,8 @@ from torch.nn import functional
 SEED = 20250911
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 """Of the video transformers; fp32 first: the others are compared with it."""
+BATCHES = (8, 1)
+"""Windows at once."""
 
 
 def measure_ceilings(report: Report) -> None:
@@ -117,7 +119,7 @@ def open_encoder(name: str, device: torch.device) -> tuple[Any, float]:
     return encoder, tflop
 
 
-def open_vit(report: Report, name: str, precision: str, batch: int | None) -> Any:
+def open_vit(report: Report, name: str, precision: str, batch: int | None, *, compiled: bool = False) -> Any:
     """Return the project's extractor on such an encoder."""
     from repro.backbones.config import Cell
     from repro.backbones.registry import load_backbone
@@ -125,7 +127,10 @@ def open_vit(report: Report, name: str, precision: str, batch: int | None) -> An
 
     config: Any = load_backbone(name, {"precision": precision})
     encoder, _ = open_encoder(name, report.device)
-    return VitExtractor(config, encoder, [Cell(layer="final")], str(report.device), batch)
+    return VitExtractor(
+        config, encoder, [Cell(layer="final")], str(report.device), batch, print,
+        compiled=compiled, backend="eager" if report.tiny else "inductor",
+    )  # fmt: skip
 
 
 def transformer_names(report: Report) -> list[str]:
@@ -135,11 +140,13 @@ def transformer_names(report: Report) -> list[str]:
 def measure_transformers(report: Report) -> None:
     """Windows/s of V-JEPA and VideoMAEv2, uint8 frames in and vectors out on the CPU, by precision and batch."""
     for name in transformer_names(report):
-        for batch in (2,) if report.tiny else (8, 1):
+        for batch in (2,) if report.tiny else BATCHES:
             exact: list[Tensor] = []
-            for precision in ("fp32", "fp16") if report.tiny else PRECISIONS:
-                with report.attempt(f"{name} {precision}, batch {batch}"):
-                    extractor = open_vit(report, name, precision, batch)
+            ways = ("fp32", "fp16, compiled") if report.tiny else PRECISIONS
+            for way in (*ways, "fp16, compiled") if batch > 1 and not report.tiny else ways:
+                precision, *compiled = way.split(", ")
+                with report.attempt(f"{name} {way}, batch {batch}"):
+                    extractor = open_vit(report, name, precision, batch, compiled=bool(compiled))
                     windows = [photographs(extractor.frames.window, start) for start in range(batch)]
 
                     def compute(extractor: Any = extractor, windows: Any = windows, name: str = name) -> Tensor:
@@ -149,9 +156,9 @@ def measure_transformers(report: Report) -> None:
                     timed = measure(report, compute, seconds=1.0, most=5)
                     exact.append(timed.result)
                     report.row(
-                        f"{name} {precision}, batch {batch}", tflop=batch * open_encoder(name, report.device)[1], timed=timed,
+                        f"{name} {way}, batch {batch}", tflop=batch * open_encoder(name, report.device)[1], timed=timed,
                         windows_per_s=batch / timed.median, deviation=measure_deviation(timed.result, exact[0]),
-                        **peak_memory(report),
+                        first_s=timed.first, **peak_memory(report),
                     )  # fmt: skip
 
 
@@ -183,20 +190,20 @@ def measure_extraction(report: Report) -> None:
     from repro.features.store import FeatureStore
     from repro.video.decoders import count_spare_cores
 
-    def open_svd(precision: str) -> Any:
+    def open_svd(precision: str, compiled: bool) -> Any:
         bench = open_bench(report)
-        return RandomSvd(bench.name, bench.models[precision])  # type: ignore[index]
+        return RandomSvd(bench.name, bench.models[precision, compiled])
 
     vits = transformer_names(report)
     # 12 clips have about 24 windows of SVD, 44 of V-JEPA and 540 of VideoMAEv2. Starting the decoders counts, so the faster
     # networks take them more than once.
     jobs: tuple[tuple[str, int, Callable[[], Any]], ...] = (
-        ("SVD-XT published", 1, lambda: open_svd("published")),
-        ("SVD-XT fast", 1, lambda: open_svd("fast")),
+        ("SVD-XT fast, compiled", 1, lambda: open_svd("fast", compiled=True)),
         *(
-            (f"{name} fp16", times, lambda name=name: open_vit(report, name, "fp16", None))
+            (f"{name} fp16, compiled", times, lambda name=name: open_vit(report, name, "fp16", None, compiled=True))
             for name, times in zip(vits, (20, 2), strict=True)
         ),
+        ("SVD-XT published, compiled", 1, lambda: open_svd("published", compiled=True)),
     )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -247,7 +254,8 @@ def measure_noise(report: Report) -> None:
 
 
 def measure_readouts(report: Report) -> None:
-    """Steps/s of the project's own training at Animal Kingdom's lengths, width 1280, batches of 16; of several seeds together too."""
+    """Steps/s of the project's own training at Animal Kingdom's lengths, batches of 16: a seed of a row, and several seeds or cells of
+    a grid together, each cell with features of its own."""
     from readout import SHAPES, sample_lengths, sample_sequences
 
     from repro.readout.checkpoints import TrainingData
@@ -255,28 +263,36 @@ def measure_readouts(report: Report) -> None:
     from repro.readout.train import Training, train_together
     from repro.table.rows import load_row
 
-    width, classes, clips = (64, 7, 32) if report.tiny else (1280, 140, 1600)
-    recipe = load_row("ak_full").readout.model_copy(update={"epochs": 2 if report.tiny else 4})
-    counts = sample_lengths(clips, SHAPES["ak"][2], np.random.default_rng(SEED))
-    targets = functional.one_hot(torch.arange(clips) % classes, classes).float()
-    train = replace(sample_sequences(counts, width, recipe.max_length, SEED), targets=targets)
-    data, steps = TrainingData(train, train.select_clips(range(recipe.batch_size))), -(-clips // recipe.batch_size)
-    trials = (("fp32", 1), ("fp32", 2)) if report.tiny else (("fp32", 1), ("tf32", 1), ("tf32", 5), ("bf16", 1))
-    for precision, seeds in trials:
-        what = precision if seeds == 1 else f"{precision}, {seeds} seeds together"
+    # Width, precision, trainings, and whether each has its own features. A grid of SVD has 28 cells of width 320, 21 of 640, 42 of 1280.
+    trials = (
+        (1280, "fp32", 5, False), (1280, "tf32", 5, False), (1280, "tf32", 14, True), (640, "tf32", 21, True),
+        (320, "tf32", 28, True), (1280, "fp32", 1, False), (1280, "tf32", 1, False), (1280, "bf16", 1, False),
+    )  # fmt: skip
+    for width, precision, count, apart in ((64, "fp32", 1, False), (64, "fp32", 2, True)) if report.tiny else trials:
+        classes, clips = (7, 32) if report.tiny else (140, 480)
+        recipe = load_row("ak_full").readout.model_copy(update={"epochs": 2 if report.tiny else 4})
+        counts = sample_lengths(clips, SHAPES["ak"][2], np.random.default_rng(SEED))
+        targets = functional.one_hot(torch.arange(clips) % classes, classes).float()
+        made = [
+            replace(sample_sequences(counts, width, recipe.max_length, SEED + number), targets=targets)
+            for number in range(count if apart else 1)
+        ]
+        data = [TrainingData(one, one.select_clips(range(recipe.batch_size))) for one in made]
+        steps = -(-clips // recipe.batch_size)
+        what = f"width {width}, {precision}, {count} {'cells' if apart else 'seeds'} together"
         with report.attempt(what):
             reset_peak_memory(report)
             ends: list[float] = []
             train_together(
-                [Training(data, SEED + number) for number in range(seeds)], recipe,
-                compute=Compute(str(report.device), precision, together=seeds),  # type: ignore[arg-type]
+                [Training(data[number % len(data)], SEED + number) for number in range(count)], recipe,
+                compute=Compute(str(report.device), precision, together=count),  # type: ignore[arg-type]
                 after_epoch=lambda index, _, ends=ends: ends.append(time.perf_counter()) if index == 0 else None,
             )  # fmt: skip
             # The first epoch starts kernels. Each epoch ends with scores of one batch, which wait for the device.
             seconds = float(np.median(np.diff(ends)))
             report.row(
                 f"{what}: an epoch of {steps} steps", wall_s=seconds, steps_per_s=steps / seconds,
-                minutes_a_seed_of_22515_steps=22_515 * seconds / steps / seeds / 60, **peak_memory(report),
+                minutes_a_training_of_22515_steps=22_515 * seconds / steps / count / 60, **peak_memory(report),
             )  # fmt: skip
 
 
@@ -323,10 +339,10 @@ def relative(values: np.ndarray, reference: np.ndarray) -> float:
 
 SECTIONS: dict[str, tuple[Callable[[Report], None], float]] = {
     "ceilings": (measure_ceilings, 20),
-    "svd": (measure_svd_stages, 160),
+    "svd": (measure_svd_stages, 220),
     "transformers": (measure_transformers, 60),
     "extraction": (measure_extraction, 120),
-    "readouts": (measure_readouts, 60),
+    "readouts": (measure_readouts, 100),
     "noise": (measure_noise, 10),
     "agreement": (measure_agreement, 40),
 }

@@ -1,8 +1,7 @@
 """One window of SVD on a GPU: its networks with random weights, and its stages by precision."""
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,19 +17,21 @@ from gpu_timing import (
 )
 from torch import Tensor
 
-from repro.backbones.config import Cell, Precision
-from repro.backbones.noise import SampledNoise, WindowNoise
-from repro.backbones.precision import autocast, fp32_products
+from repro.backbones.config import Cell
+from repro.backbones.noise import WindowNoise
+from repro.backbones.precision import autocast
 from repro.backbones.registry import load_backbone
 from repro.backbones.svd.extractor import SvdExtractor
-from repro.backbones.svd.model import Request, SvdModel, find_needs, input_scale, noise_level, time_input
+from repro.backbones.svd.model import Conditioning, Request, SvdModel, find_needs
 from repro.backbones.svd.pictures import pad_window, to_pixels
 from repro.backbones.svd.with_diffusers import DiffusersNetworks
 
 TIMESTEP, LAYER = 20, 9
 STAGES = ("vae", "tower", "unet")
-PRECISIONS = ("fp32", "published", "fast", "tf32")
-"""fp32 first: the others are compared with it."""
+WAYS = (
+    ("fp32", False), ("published", False), ("published", True), ("fast", True), ("fast", False), ("tf32", False),
+)  # fmt: skip
+"""Precisions, compiled or not. fp32 first: the others are compared with it."""
 
 
 class RandomSvd(SvdExtractor):
@@ -48,18 +49,25 @@ class SvdBench:
         self.name = "svd_xt_tiny" if report.tiny else "svd_xt"
         smaller = {"frames.window": "3", "size": "[64, 64]"} if report.tiny else {}
         self.report, self.device = report, report.device
-        configs: dict[str, Any] = {p: load_backbone(self.name, {"precision": p, **smaller}) for p in PRECISIONS}
+        configs: dict[str, Any] = {p: load_backbone(self.name, {"precision": p, **smaller}) for p, _ in WAYS}
         self.config = config = configs["fp32"]
-        requests = {self.name: Request(mixing=True, places=frozenset({(TIMESTEP, LAYER)}))}
-        needs = find_needs(config, requests.values())
+        self.request = Request(mixing=True, places=frozenset({(TIMESTEP, LAYER)}))
+        needs = find_needs(config, [self.request])
         self.networks: Any = DiffusersNetworks(config.architecture, needs)
         self.hollow: Any = DiffusersNetworks(config.architecture, needs)  # without values, to count work on
         self.hollow.to("meta")
         self._fill()
-        self.models = {p: SvdModel(c, self.networks, requests, str(self.device)) for p, c in configs.items()}
+        backend = "eager" if report.tiny else "inductor"
+        self.models = {
+            (p, compiled): SvdModel(
+                configs[p], self.networks, {self.name: self.request}, str(self.device), say=print, compiled=compiled,
+                backend=backend,
+            )
+            for p, compiled in WAYS
+        }  # fmt: skip
         self.frames = photographs(config.frames.window)
-        self.noise = SampledNoise.of(WindowNoise(0, "0", 0), self.models["fp32"].noise_shapes(len(self.frames)))
-        with self.models["fp32"].computing():
+        self.noise = WindowNoise(0, "0", 0)
+        with self.models["fp32", False].computing():
             self.inputs = self._make_inputs()
 
     def _fill(self) -> None:
@@ -73,37 +81,37 @@ class SvdBench:
 
     def _make_inputs(self) -> dict[str, tuple[Tensor, ...]]:
         """Inputs of each stage, in fp32, so that every precision is compared on the same."""
-        model, count = self.models["fp32"], len(self.frames)
+        model, count = self.models["fp32", False], len(self.frames)
         picture = to_pixels(self.frames, self.config.size, self.device)
         grain = self.noise.sample("augmentation", tuple(picture.shape), self.device)
         noisy = picture + self.config.conditioning.noise_augmentation * grain
         conditioning = model.condition(picture, count, self.noise)
-        scaled = model.latent(picture, count, self.noise) * input_scale(noise_level(self.config.schedule, TIMESTEP))
-        x = torch.cat([scaled, conditioning.concat], dim=1)
-        return {"vae": (picture, noisy), "tower": (picture,), "unet": (x, conditioning.vector, conditioning.crossattn)}
+        latent = model.latent(picture, count, self.noise)
+        unet = latent, conditioning.crossattn, conditioning.concat, conditioning.vector
+        return {"vae": (picture, noisy), "tower": (picture,), "unet": unet}
 
-    def compute_stage(self, stage: str, networks: Any, inputs: Sequence[Tensor], precision: Any) -> Tensor:
+    def compute_stage(self, stage: str, model: SvdModel, inputs: tuple[Tensor, ...]) -> Tensor:
         """Compute both VAE encodings of all frames, the image tower, or the UNet's conditional half up to layer 9."""
         if stage == "vae":
-            batch = self.models[precision].batch.size
-            encoders = (networks.moments, networks.condition_latent)
+            encoders = (model.vae.moments, model.vae.condition_latent)
             parts = [
-                [encode(part)[:, :4] for part in p.split(batch)] for encode, p in zip(encoders, inputs, strict=True)
+                [encode(part)[:, :4] for part in p.split(model.batch.size)]
+                for encode, p in zip(encoders, inputs, strict=True)
             ]
             return torch.cat([part for both in parts for part in both])
-        with autocast(precision, inputs[0].device):
-            if stage == "tower":
-                found: Tensor = networks.image_embeds(*inputs)
-                return found.float()
-            x, vector, context = inputs
-            time_embedding = networks.embedding(time_input(noise_level(self.config.schedule, TIMESTEP)), vector)
-            *_, last = networks.layers(x, time_embedding, context, mixing=True)
-            return last.float().mean(dim=(2, 3))
+        if stage == "tower":
+            with autocast(model.config.precision, inputs[0].device):
+                return model.networks.image_embeds(*inputs).float()
+        latent, *others = inputs
+        return model.layer_means(latent, Conditioning(*others), TIMESTEP, self.request)[TIMESTEP, LAYER]
 
     def count_work(self) -> dict[str, float]:
         """TFLOP of each stage."""
-        inputs = {stage: [torch.empty_like(one, device="meta") for one in own] for stage, own in self.inputs.items()}
-        return {s: count_tflop(lambda s=s: self.compute_stage(s, self.hollow, inputs[s], "fp32")) for s in STAGES}  # type: ignore[misc]
+        inputs = {
+            stage: tuple(torch.empty_like(one, device="meta") for one in own) for stage, own in self.inputs.items()
+        }
+        hollow = SvdModel(self.config, self.hollow, {self.name: self.request}, "meta")
+        return {s: count_tflop(lambda s=s: self.compute_stage(s, hollow, inputs[s])) for s in STAGES}  # type: ignore[misc]
 
 
 _BENCH: list[SvdBench] = []
@@ -125,51 +133,32 @@ def measure_svd(report: Report) -> None:
         work = bench.count_work()
     exact: dict[str, Tensor] = {}
 
-    def measure_row(name: str, key: str, compute: Callable[[], Tensor], tflop: float) -> None:
+    def measure_row(name: str, key: str, compute: Callable[[], Tensor], tflop: float, precision: str) -> None:
         reset_peak_memory(report)
-        timed = measure(report, compute)
+        # fp32 takes longest, and is what others are compared with rather than what anybody waits for.
+        timed = measure(report, compute, least=1 if precision == "fp32" else 3)
         reference = exact.setdefault(key, timed.result.clone())
         deviation = measure_deviation(timed.result, reference)
-        report.row(name, tflop=tflop, timed=timed, deviation=deviation, **peak_memory(report))
+        report.row(name, tflop=tflop, timed=timed, deviation=deviation, first_s=timed.first, **peak_memory(report))
 
     count = len(bench.frames)
     short = pad_window(bench.frames[: count - max(1, count // 4)], count)
-    for precision in ("fp32", "fast") if report.tiny else PRECISIONS:
-        model = bench.models[precision]
+    for precision, compiled in (WAYS[0], WAYS[3]) if report.tiny else WAYS:
+        model, what = bench.models[precision, compiled], f"{precision}{', compiled' if compiled else ''}"
         for stage in STAGES:
-            networks = model.vae if stage == "vae" else bench.networks
-            with report.attempt(f"{precision}: {stage}"), model.computing():
+            with report.attempt(f"{what}: {stage}"), model.computing():
                 measure_row(
-                    f"{precision}: {stage}", stage,
-                    lambda s=stage, n=networks, p=precision: bench.compute_stage(s, n, bench.inputs[s], p), work[stage],
+                    f"{what}: {stage}", stage,
+                    lambda s=stage, m=model: bench.compute_stage(s, m, bench.inputs[s]), work[stage], precision,
                 )  # fmt: skip
-        # With uploads, through the project's own path; also a window that ends in black frames.
+        # With uploads and noise, through the project's own path; also a window that ends in black frames.
         for window, frames, real in (
             ("window", bench.frames, count),
             ("padded window", short, count - max(1, count // 4)),
         ):
-            with report.attempt(f"{precision}: {window}"):
+            with report.attempt(f"{what}: {window}"):
                 measure_row(
-                    f"{precision}: {window}", window,
+                    f"{what}: {window}", window,
                     lambda m=model, f=frames, r=real: m.compute_window(f, r, bench.noise)[bench.name][TIMESTEP, LAYER][:r],
-                    sum(work.values()),
+                    sum(work.values()), precision,
                 )  # fmt: skip
-
-    # Ways of `fast` that are not the project's: whether they should be is decided by what they gain and by how far they deviate.
-    fast = bench.models["fast"]
-    compiled = compile_encoders(fast.vae, "eager" if report.tiny else "inductor")
-    ways: tuple[tuple[str, Precision], ...] = (("", "fast"), (", attention in TF32", "tf32"))
-    for name, products in ways:
-        with report.attempt(f"encoders compiled whole{name}"), torch.inference_mode(), fp32_products(products):
-            measure_row(
-                f"fast: vae, encoders compiled whole{name}", "vae",
-                lambda: bench.compute_stage("vae", compiled, bench.inputs["vae"], "fast"), work["vae"],
-            )  # fmt: skip
-
-
-def compile_encoders(networks: Any, backend: str) -> Any:
-    """Return networks that share all weights with `networks`, and whose VAE encoders torch.compile makes into one program each."""
-    own = copy.copy(networks)
-    for name in ("latent_encoder", "condition_encoder"):
-        setattr(own, name, torch.compile(getattr(networks, name), dynamic=False, backend=backend))
-    return own

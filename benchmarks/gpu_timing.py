@@ -109,6 +109,8 @@ def _short(value: object) -> str:
 class Timed:
     all: list[float]
     """Seconds of each run."""
+    first: float
+    """Seconds of the warm-up, which selects kernels and compiles."""
     result: Any = None
     """What the warm-up returned."""
 
@@ -117,17 +119,19 @@ class Timed:
         return statistics.median(self.all)
 
 
-def measure(report: Report, work: Callable[[], object], seconds: float = 2.0, most: int = 9) -> Timed:
-    """Time `work` after a warm-up: at least 2 runs, up to `most` while they fit into `seconds`; one run if `report.tiny`.
+def measure(report: Report, work: Callable[[], object], seconds: float = 2.0, most: int = 9, least: int = 2) -> Timed:
+    """Time `work` after a warm-up: at least `least` runs, up to `most` while they fit into `seconds`; one run if `report.tiny`.
 
     On a GPU with events, which the device itself records, so that launching ahead of it is part of what is measured.
     """
     if report.tiny:
-        seconds, most = 0.0, 1
+        seconds, most, least = 0.0, 1, 1
+    started = time.perf_counter()
     result = work()
     synchronise(report)
+    first = time.perf_counter() - started
     runs: list[float] = []
-    while len(runs) < (1 if report.tiny else 2) or (sum(runs) + runs[-1] < seconds and len(runs) < most):
+    while len(runs) < least or (sum(runs) + runs[-1] < seconds and len(runs) < most):
         if report.cuda:
             before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             before.record()
@@ -139,7 +143,7 @@ def measure(report: Report, work: Callable[[], object], seconds: float = 2.0, mo
             started = time.perf_counter()
             work()
             runs.append(time.perf_counter() - started)
-    return Timed(runs, result)
+    return Timed(runs, first, result)
 
 
 def synchronise(report: Report) -> None:

@@ -216,6 +216,10 @@ class BackboneConfig(NamedConfig):
         """Number of vectors of a clip with `sampled` sampled frames."""
         return self.frames.frames_in_windows(sampled)
 
+    def describe_arithmetic(self) -> dict[str, int]:
+        """Versions of what a precision means, where it has changed; part of the identity."""
+        return {}
+
     def other_inputs(self, workspace: Workspace, to_compute: bool) -> OtherInputs:
         """What features depend on besides video, config and checkpoint. With to_compute=False its files may be missing.
 

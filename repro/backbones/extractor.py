@@ -157,6 +157,7 @@ class Backbone(Generic[ConfigT_co]):
         """Return everything that its features depend on besides the video and the cell. Content keys are hashes of it."""
         identity = self.config.model_dump(mode="json", exclude=set(self.config.not_in_identity))
         identity["reader_version"] = READER_VERSION
+        identity |= self.config.describe_arithmetic()
         # sgm and diffusers agree within rounding, not bit for bit, so each has its own key.
         if self.checkpoint is not None:
             identity |= {"checkpoint_sha256": self.checkpoint_sha256, "implementation": self.implementation}
@@ -183,3 +184,5 @@ class Execution:
     """Called with each note on a checkpoint, or on a batch that is halved for lack of memory."""
     profile: Path | None = None
     """Where a trace of the first windows computed is written, unless there is a file."""
+    compile: bool | None = None
+    """Compile the networks (backbones/compilation.py); None: for an extraction of many clips on a GPU."""

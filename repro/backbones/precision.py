@@ -5,7 +5,7 @@
 | fp32 | fp32 | fp32 |
 | tf32 | fp32, products in TF32 | the same |
 | published (SVD) | fp16 autocast | fp32, convolutions in TF32 |
-| fast (SVD) | fp16 autocast | the same, except that convolutions after GroupNorm and SiLU read fp16 (svd/half_vae.py) |
+| fast (SVD) | fp16 autocast | the same, except that products after GroupNorm read fp16 (svd/vae.py) |
 | fp16 (video transformers) | fp16 autocast | |
 | bf16 | bf16 autocast | fp32, convolutions in TF32 |
 

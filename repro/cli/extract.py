@@ -235,6 +235,7 @@ def _write_commands(
         ("--stored-as", options.stored_as),
         ("--implementation", config.implementation),
         ("--batch", compute.batch),
+        ("--compile", compute.compile_),
         ("--workspace", workspace.root),
     ):
         words += [] if value is None else [name, str(value)]

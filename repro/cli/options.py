@@ -231,7 +231,16 @@ BatchOption = Annotated[
     Parameter(
         name="--batch",
         validator=require_number("--batch", 1),
-        help="Frames in the largest networks at once [default: by memory].",
+        help="Frames of a network at once [default: by memory].",
+    ),
+]
+CompileOption = Annotated[
+    Literal["yes", "no"] | None,
+    Parameter(
+        name="--compile",
+        show_choices=False,
+        metavar="yes/no",
+        help="Compile for a GPU [default: from 100 clips on].",
     ),
 ]
 
@@ -267,6 +276,12 @@ class DeviceOptions:
 
     device: DeviceOption = None
     batch: BatchOption = None
+    compile_: CompileOption = None
+
+    @property
+    def compiled(self) -> bool | None:
+        """Whether networks are compiled for a GPU; None: where it pays."""
+        return None if self.compile_ is None else self.compile_ == "yes"
 
 
 @Parameter(name="*")
@@ -297,7 +312,7 @@ class ComputeOptions(DeviceOptions):
         from repro.video.decoders import count_spare_cores
 
         workers = self.workers or count_spare_cores()
-        return Execution(device, self.batch, workers, self.allow_damaged, say, self.profile)
+        return Execution(device, self.batch, workers, self.allow_damaged, say, self.profile, self.compiled)
 
 
 @Parameter(name="*")

@@ -110,7 +110,9 @@ def predict(
     # Imports torch, which takes seconds: mistakes are reported before.
     from repro.pipeline.predict import predict_videos
 
-    execution = Execution(chosen_device(compute.device), compute.batch, compute.workers, compute.allow_damaged)
+    execution = Execution(
+        chosen_device(compute.device), compute.batch, compute.workers, compute.allow_damaged, compile=compute.compiled
+    )
     scored = predict_videos(
         found, files, seed, common.open_workspace(), execution, reporter, per_window=output.per_window
     )

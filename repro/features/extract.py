@@ -7,12 +7,13 @@ continue, so that one damaged file does not end a run of days.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
+from repro.backbones.compilation import FROM_CLIPS
 from repro.backbones.config import Cell, Precision, read_precision
 from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, WatchesOverflow, WindowFeatures
 from repro.backbones.precision import explain_precision
@@ -106,6 +107,9 @@ def extract_missing(
     if missing:
         todo = [clip for clip in collection.clips if clip.id in missing]
         before(todo)
+        if execution.compile is None:
+            # By all clips of the collection: to compute a few of them again rounds as before. A shard's are some of them.
+            execution = replace(execution, compile=execution.device != "cpu" and len(collection.clips) >= FROM_CLIPS)
         _extract_clips(todo, missing, requests, execution, origin, result, reporter)
     elif execution.profile is not None and not execution.profile.exists():
         reporter.line(f"{'profile':<11} not written: no features were missing")

@@ -39,7 +39,7 @@ def as_tensor(word: int) -> torch.Tensor:
 def test_the_cipher_gives_its_authors_answers(
     counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
 ) -> None:
-    words = philox_blocks(tuple(map(as_tensor, counter)), key)  # type: ignore[arg-type]
+    words = philox_blocks(tuple(map(as_tensor, counter)), tuple(map(as_tensor, key)))  # type: ignore[arg-type]
     assert tuple(int(word.numpy().view(np.uint64)[0]) for word in words) == expected
 
 

@@ -5,6 +5,7 @@ float too. Only what states shapes is wrapped: jaxtyping's own hook wraps every 
 in the tests of readouts and verdicts; mypy checks the other types. REPRO_TEST_SHAPES=0 leaves it out.
 """
 
+import functools
 import inspect
 import os
 import sys
@@ -18,7 +19,21 @@ from typing import Any, get_args
 from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, jaxtyped
 
-_check = jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))
+_check_always = jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))
+
+
+def _check(value: Any) -> Any:
+    """Check a function at each call, or a dataclass when it is made; not while torch.compile traces, which would trace the check."""
+    checked = _check_always(value)
+    if not isinstance(value, FunctionType) or "torch" not in sys.modules:
+        return checked
+    is_compiling = sys.modules["torch"].compiler.is_compiling
+
+    @functools.wraps(checked)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (value if is_compiling() else checked)(*args, **kwargs)
+
+    return call
 
 
 class _CheckedFile(SourceFileLoader):

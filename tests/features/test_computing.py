@@ -121,6 +121,36 @@ def test_the_next_batch_is_launched_before_the_last_is_read_and_clips_stay_apart
     assert launching.log[-1] == f"read {len(launching.sizes) - 1}"
 
 
+@pytest.mark.parametrize(
+    ("asked", "device", "from_clips", "compiled"),
+    [
+        (None, "cuda", 1, True),
+        (None, "cuda", 100, False),
+        (None, "cpu", 1, False),
+        (True, "cuda", 100, True),
+        (False, "cuda", 1, False),
+    ],
+)
+def test_networks_are_compiled_for_many_clips_on_a_gpu(
+    clips: list[Clip], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch,
+    asked: bool | None, device: str, from_clips: int, compiled: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(extracting, "FROM_CLIPS", from_clips)
+    found: list[bool | None] = []
+
+    def open_one(requests: object, execution: Execution) -> list[Extractor]:
+        found.append(execution.compile)
+        return [Launching(4)]
+
+    monkeypatch.setattr(extracting, "open_extractors", open_one)
+    monkeypatch.setattr(extracting, "explain_precision", lambda precision, device: "")
+    store = FeatureStore.open(Workspace(tmp_path), "test", {"a": 1}, "clips", "float32")
+    request = FeatureRequest(Backbone(load_backbone("mean_colour"), None, None, None), FINAL, store)
+    execution = Execution(device, compile=asked)
+    extract_missing(Collection("clips", tuple(clips[:1])), [request], execution, {"by": "test"}, reporter)
+    assert found == [compiled]
+
+
 def test_an_error_keeps_the_clips_before_it(
     clips: list[Clip], tmp_path: Path, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

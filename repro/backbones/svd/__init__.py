@@ -8,7 +8,7 @@ with_diffusers.py, with_sgm.py  the two implementations
 implementations.py  choosing and loading one of them
 text_files.py, text.py  texts in place of the conditioning image: the files they need, and their embeddings
 pictures.py         frames to pixels, and to the image tower's input
-half_vae.py         the VAE encoders of precision fast
+vae.py              the VAE encoders, rewritten for precision fast and to be compiled
 model.py            one window of frames to features, without unnecessary work
 extractor.py        the same for a clip's windows, for one backbone or two that share a checkpoint
 plain.py            one window exactly as the release computes it

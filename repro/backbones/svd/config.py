@@ -147,13 +147,17 @@ class SvdConfig(BackboneConfig):
     implementation: Literal["auto", "sgm", "diffusers"] = "auto"
     """Whose modules compute; auto: sgm if it can be imported."""
     precision: Literal["fp32", "tf32", "published", "fast", "bf16"] = "fp32"
-    """published: as the release ran on a GPU (docs/deviations.md 14); fast: with the VAE's convolutions in fp16 as well."""
+    """published: as the release ran on a GPU (docs/deviations.md 14); fast: with products of the VAE in fp16 as well."""
 
     @model_validator(mode="after")
     def _check_frames(self) -> "SvdConfig":
         if self.frames.overlap:
             raise ValueError("frames.overlap: one vector per frame: windows of SVD do not overlap")
         return self
+
+    def describe_arithmetic(self) -> dict[str, int]:
+        # Version 2: the VAE's attention in fp16 too. The other precisions have not changed.
+        return {"fast_version": 2} if self.precision == "fast" else {}
 
     def axes(self) -> Axes:
         return Axes(

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from repro.backbones.compilation import choose_compilation
 from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.device import start_download
 from repro.backbones.extractor import Execution, Noise, Requests, Stream, WindowFeatures
 from repro.backbones.precision import explain_precision, move_to_device
 from repro.backbones.svd.config import SvdConfig
-from repro.backbones.svd.half_vae import explain_eager_norm
 from repro.backbones.svd.implementations import IMPLEMENTATIONS, load_networks, load_text_embeddings
 from repro.backbones.svd.model import Request, SvdModel, TimestepLayer, check_text, find_needs
 from repro.backbones.svd.pictures import pad_window, to_pixels
@@ -27,15 +26,10 @@ def open_extractor(requests: Requests[SvdConfig], execution: Execution) -> "SvdE
     """
     precision = requests[0][0].config.precision
     note = explain_precision(precision, execution.device)
-    if precision == "fast" and execution.device != "cpu":
-        why = explain_eager_norm(torch.device(execution.device))
-        # The layout and the fused norm are most of what fast gains (benchmarks/README.md).
-        note = note or (
-            why and f"precision fast: {why}: GroupNorm and SiLU are computed apart, most of the speed is lost"
-        )
     if note:
         execution.say(note)
-    return SvdExtractor(requests, execution.device, execution.batch, execution.say)
+    compiled = choose_compilation(execution, precision)
+    return SvdExtractor(requests, execution.device, execution.batch, execution.say, compiled=compiled)
 
 
 class SvdExtractor:
@@ -45,6 +39,7 @@ class SvdExtractor:
         requests: backbones with their cells; their configs may differ only in title, version and temporal mixing.
         batch: frames that the VAE encoders take at once; None: limited by a fixed bound on memory.
         say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
+        compiled: compile VAE encoders and UNet.
 
     Raises:
         UsageError: a cell has no timestep, or its timestep or layer does not exist.
@@ -60,6 +55,8 @@ class SvdExtractor:
         device: str = "cpu",
         batch: int | None = None,
         say: Callable[[str], None] | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         first = requests[0][0]
         assert first.checkpoint is not None
@@ -79,7 +76,7 @@ class SvdExtractor:
         needs = find_needs(self.config, by_name.values())
         networks = load_networks(implementation, first.checkpoint, self.config.architecture, needs)
         move_to_device(networks, device)
-        self.model = SvdModel(self.config, networks, by_name, device, batch, text, say)
+        self.model = SvdModel(self.config, networks, by_name, device, batch, text, say, compiled=compiled)
 
     @property
     def backbones(self) -> Sequence[str]:
@@ -100,7 +97,8 @@ class SvdExtractor:
     @property
     def batch(self) -> str:
         window = "1 window with its padding" if self.model.mixes else "1 window's own frames"
-        return f"{window}, {self.model.batch.size} frames in the VAE encoders"
+        compiled = ", compiled" if self.model.compiled else ""
+        return f"{window}, {self.model.batch.size} frames in the VAE encoders{compiled}"
 
     @property
     def recomputed_frames(self) -> int:

@@ -5,23 +5,25 @@ Source of every step: the release's generate_svd_maps.py, and sgm with the relea
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from repro.backbones.compilation import Compiled, fill_batch
 from repro.backbones.config import Layer
 from repro.backbones.device import BatchLimit, T, upload_constants
 from repro.backbones.extractor import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
 from repro.backbones.svd.config import SVD_LAYER_ORDER, SvdConfig, SvdSchedule, layer_depth
-from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.networks import Needs, Networks
+from repro.backbones.svd.vae import with_rewritten_vae
 from repro.core.errors import UsageError
 
 LATENT_SCALE = 0.18215
@@ -140,6 +142,8 @@ class SvdModel:
         batch: frames that the VAE encoders take at once; None: as many as PIXELS_AT_ONCE allows.
         text: embeddings of the texts, if `config` conditions on texts.
         say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
+        compiled: compile VAE encoders and UNet; batches are then filled up to one size.
+        backend: torch.compile's.
     """
 
     _maps: dict[tuple[bool, TimestepLayer], Float[Tensor, "T C h w"]] | None = None
@@ -154,13 +158,23 @@ class SvdModel:
         batch: int | None = None,
         text: Float[Tensor, "N D"] | None = None,
         say: Callable[[str], None] | None = None,
+        *,
+        compiled: bool = False,
+        backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         find_needs(config, requests.values())  # raises for timesteps and layers that do not exist
         check_text(config, text)
         self.config, self.networks, self.requests = config, networks, dict(requests)
         self.device = torch.device(device)
-        self.vae = with_half_vae(networks, self.device) if config.precision == "fast" else networks
-        """Computes moments and condition latents; in precision fast not the same as `networks`."""
+        self.compiled, self._backend, self._say = compiled, backend, say or (lambda line: None)
+        self._programs: dict[tuple[bool, frozenset[Layer]], Compiled[..., list[Tensor]]] = {}
+        """The compiled UNet, by temporal mixing and layers."""
+        self.vae = networks
+        """Computes moments and condition latents; compiled or in precision fast not the same as `networks`."""
+        if compiled or config.precision == "fast":
+            self.vae = with_rewritten_vae(
+                networks, half=config.precision == "fast", compiled=compiled, say=self._say, backend=backend
+            )
         self.recomputed_frames = 0
         """Pictures whose fp16 convolutions overflowed and that were encoded again as published."""
         self._overflows: list[Tensor] | None = None
@@ -275,7 +289,7 @@ class SvdModel:
                 sigma = noise_level(self.config.schedule, timestep)
                 # EDM's forward process is x + sigma n. As released the noise is left out (docs/deviations.md 3).
                 noisy = latent if grain is None else latent + sigma * grain
-                features[name] |= self._layer_means(noisy[:count], inputs, timestep, request)
+                features[name] |= self.layer_means(noisy[:count], inputs, timestep, request)
         return Outputs(conditioning, latent, features)
 
     def explain_nonfinite(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> str:
@@ -331,16 +345,24 @@ class SvdModel:
         return LATENT_SCALE * (mean + deviation * self._sample(noise, "posterior", mean.shape))
 
     def _encode_moments(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 8 h w"]:
-        return self._again_if_not_finite(self.vae.moments(picture), self.networks.moments, picture)
+        return self._again_if_not_finite(self._encode(self.vae.moments, picture), self.networks.moments, picture)
 
     def _encode_condition(self, picture: Float[Tensor, "T 3 H W"]) -> Float[Tensor, "T 4 h w"]:
-        return self._again_if_not_finite(self.vae.condition_latent(picture), self.networks.condition_latent, picture)
+        encoded = self._encode(self.vae.condition_latent, picture)
+        return self._again_if_not_finite(encoded, self.networks.condition_latent, picture)
+
+    def _encode(
+        self, network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"]
+    ) -> Float[Tensor, "T _ h w"]:
+        # A program is compiled for one number of frames. Copies of the last one cost less than another program, or none.
+        size = min(self.batch.size, self.config.frames.window)
+        return network(fill_batch(picture, size) if self.compiled else picture)[: len(picture)]
 
     def _again_if_not_finite(
         self, encoded: Float[Tensor, "T _ h w"], network: Callable[[Tensor], Tensor], picture: Float[Tensor, "T 3 H W"]
     ) -> Float[Tensor, "T _ h w"]:
         """In precision fast, encode pictures whose values are not finite again as published, and count them."""
-        if self.vae is self.networks:
+        if self.config.precision != "fast":
             return encoded
         # An infinity that a convolution returns reaches the output: every later norm makes NaN of it.
         bad = ~encoded.isfinite().flatten(1).all(dim=1)
@@ -381,7 +403,7 @@ class SvdModel:
         finally:
             self._maps = None
 
-    def _layer_means(
+    def layer_means(
         self,
         latent: Float[Tensor, "T 4 h w"],
         conditioning: Conditioning,
@@ -396,19 +418,45 @@ class SvdModel:
         sigma, layers = noise_level(self.config.schedule, timestep), request.layers(timestep)
         # 8 input channels: 4 of the scaled latent, 4 of the conditioning frame, which is not scaled.
         x = torch.cat([latent * input_scale(sigma), conditioning.concat], dim=1)
-        means: dict[TimestepLayer, Tensor] = {}
-        # By the order of computing: layers of the second half have names (up_1 to up_12) in place of numbers.
-        last = max(layers, key=layer_depth)
+        count, context = len(x), conditioning.crossattn
         with autocast(self.config.precision, self.device):
             emb = self.networks.embedding(time_input(sigma), conditioning.vector)
-            outputs = self.networks.layers(x, emb, conditioning.crossattn, request.mixing)
-            # `outputs` is a generator: layers after the last requested one are never computed.
-            for layer, output in zip(SVD_LAYER_ORDER, outputs, strict=False):
-                if layer in layers:
-                    # The mean is taken in fp32 under autocast as well, as in the release.
-                    means[timestep, layer] = output.float().mean(dim=(2, 3))
-                    if self._maps is not None:
-                        self._maps[request.mixing, (timestep, layer)] = output.float()
-                if layer == last:
-                    break
-        return means
+            if self.compiled and self._maps is None:
+                # Without mixing, frames do not affect each other, and a window has as many as are real.
+                x, emb, context = (fill_batch(part, self.config.frames.window) for part in (x, emb, context))
+                means = self._compiled_unet(request.mixing, frozenset(layers))(x, emb, context)
+                return {(timestep, layer): mean[:count] for layer, mean in zip(_in_order(layers), means, strict=True)}
+            found: dict[TimestepLayer, Tensor] = {}
+            for layer, output in self._iterate_layers(x, emb, context, request.mixing, layers):
+                # The mean is taken in fp32 under autocast as well, as in the release.
+                found[timestep, layer] = output.float().mean(dim=(2, 3))
+                if self._maps is not None:
+                    self._maps[request.mixing, (timestep, layer)] = output.float()
+            return found
+
+    def _iterate_layers(
+        self, x: Tensor, emb: Tensor, context: Tensor, mixing: bool, layers: Collection[Layer]
+    ) -> Iterator[tuple[Layer, Float[Tensor, "T C _ _"]]]:
+        """Yield `layers` with their outputs."""
+        # By the order of computing: layers of the second half have names (up_1 to up_12) in place of numbers.
+        last = max(layers, key=layer_depth)
+        # The outputs are of a generator: layers after the last requested one are never computed.
+        for layer, output in zip(SVD_LAYER_ORDER, self.networks.layers(x, emb, context, mixing), strict=False):
+            if layer in layers:
+                yield layer, output
+            if layer == last:
+                return
+
+    def _compiled_unet(self, mixing: bool, layers: frozenset[Layer]) -> Compiled[..., list[Tensor]]:
+        """Return the UNet's means of `layers` as one program; a timestep is an input of it."""
+
+        def compute(x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
+            return [y.float().mean(dim=(2, 3)) for _, y in self._iterate_layers(x, emb, context, mixing, layers)]
+
+        if (mixing, layers) not in self._programs:
+            self._programs[mixing, layers] = Compiled(compute, self._say, self._backend)
+        return self._programs[mixing, layers]
+
+
+def _in_order(layers: Collection[Layer]) -> list[Layer]:
+    return sorted(layers, key=layer_depth)

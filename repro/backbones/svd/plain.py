@@ -14,7 +14,6 @@ from repro.backbones.extractor import Noise
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
 from repro.backbones.svd.config import SVD_LAYERS, SvdConfig, layer_depth
-from repro.backbones.svd.half_vae import with_half_vae
 from repro.backbones.svd.model import (
     LATENT_SCALE,
     Request,
@@ -25,6 +24,7 @@ from repro.backbones.svd.model import (
     time_input,
 )
 from repro.backbones.svd.networks import Needs, Networks
+from repro.backbones.svd.vae import with_rewritten_vae
 
 NEEDS = Needs(SVD_LAYERS, complete=True)
 
@@ -53,7 +53,7 @@ def compute_plain_window(
     """
     check_text(config, text)
     where, settings, count = torch.device(device), config.conditioning, len(frames)
-    vae = with_half_vae(networks, where) if config.precision == "fast" else networks
+    vae = with_rewritten_vae(networks, half=True, compiled=False) if config.precision == "fast" else networks
     features: dict[TimestepLayer, Tensor] = {}
     with fp32_products(config.precision):
         for timestep in request.timesteps:

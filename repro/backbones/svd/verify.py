@@ -27,6 +27,7 @@ from repro.backbones.comparison import (
     read_golden,
     relative_l2,
 )
+from repro.backbones.compilation import choose_compilation
 from repro.backbones.config import Cell, Layer, Precision
 from repro.backbones.extractor import Execution, Stream
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
@@ -186,12 +187,13 @@ def _compare_precisions(
 
     def compute(precision: Precision) -> tuple[Timed, int]:
         own = config.model_copy(update={"precision": precision})
-        every, usual = (
-            SvdModel(own, networks, {"": one}, execution.device, execution.batch) for one in (request, alone)
-        )
+        every = SvdModel(own, networks, {"": request}, execution.device, execution.batch)
+        # As an extraction computes it; to compile all layers too would take minutes.
+        compiled = choose_compilation(execution, precision)
+        usual = SvdModel(own, networks, {"": alone}, execution.device, execution.batch, compiled=compiled)
         cells = _by_cell(every.compute_window(frames, real, NOISE)[""], real)
         seconds = []
-        # The first pass starts kernels, and in precision fast compiles some; a CPU has no such costs worth a second window.
+        # The first pass starts kernels, and compiles some; a CPU has no such costs worth a second window.
         for _ in range(1 if execution.device == "cpu" else 2):
             start = perf_counter()
             cells |= _by_cell(usual.compute_window(frames, real, NOISE)[""], real)

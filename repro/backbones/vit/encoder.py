@@ -39,10 +39,20 @@ BuildEncoder = Callable[[Mapping[str, Tensor], EncoderSizes, int, int], Encoder]
 """Builds a family's encoder from tensors, sizes, number of heads, and the frames its table of positions is for."""
 
 
-def iterate_layers(encoder: Encoder, pixels: Float[Tensor, "B 3 T H W"], last: int) -> Iterator[Float[Tensor, "B N C"]]:
+def apply_block(block: BlockFunction, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+    """Apply a block. Blocks have one structure, so that one program, compiled from this function, serves all of them."""
+    return block(tokens)
+
+
+def iterate_layers(
+    encoder: Encoder,
+    pixels: Float[Tensor, "B 3 T H W"],
+    last: int,
+    apply: Callable[[BlockFunction, Tensor], Tensor] = apply_block,
+) -> Iterator[Float[Tensor, "B N C"]]:
     """Yield the tokens after blocks 1, 2, ... up to `last`, each computed when it is requested."""
     tokens = encoder.embed(pixels)
     # Blocks after `last` are never computed.
     for block in encoder.blocks[:last]:
-        tokens = block(tokens)
+        tokens = apply(block, tokens)
         yield tokens

@@ -1,19 +1,21 @@
 """A video vision transformer as an Extractor: a clip's windows in, one vector per tubelet or window out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from repro.backbones.compilation import Compiled, choose_compilation, fill_batch
 from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.device import BatchLimit, start_download
 from repro.backbones.extractor import Backbone, Execution, Noise, Stream, WindowFeatures
 from repro.backbones.precision import autocast, explain_precision, fp32_products, move_to_device
 from repro.backbones.vit.checkpoint import open_encoder
 from repro.backbones.vit.config import Layout, VitConfig
-from repro.backbones.vit.encoder import BuildEncoder, Encoder, iterate_layers
+from repro.backbones.vit.encoder import BuildEncoder, Encoder, apply_block, iterate_layers
 from repro.backbones.vit.pictures import FrameResizer, resize_frames
 from repro.core.errors import UsageError
 
@@ -38,7 +40,8 @@ def open_extractor(
         if note:
             execution.say(note)
     encoder = build(opened.tensors, opened.sizes, config.num_heads, config.table_frames)
-    return VitExtractor(config, encoder, cells, execution.device, execution.batch, execution.say)
+    compiled = choose_compilation(execution, config.precision)
+    return VitExtractor(config, encoder, cells, execution.device, execution.batch, execution.say, compiled=compiled)
 
 
 class VitExtractor:
@@ -50,6 +53,8 @@ class VitExtractor:
     Args:
         batch: windows at once; None: AT_ONCE on a GPU, one on a CPU.
         say: called with a line when `batch` is halved for lack of memory; None: a lack of memory is an error.
+        compiled: compile the blocks; batches are then filled up to one size.
+        backend: torch.compile's.
 
     Raises:
         UsageError: a layer does not exist, or the checkpoint does not allow the config's sizes.
@@ -68,6 +73,9 @@ class VitExtractor:
         device: str,
         batch: int | None = None,
         say: Callable[[str], None] | None = None,
+        *,
+        compiled: bool = False,
+        backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         sizes, name = encoder.sizes, config.name
         for what, length, step in (
@@ -92,6 +100,8 @@ class VitExtractor:
             self.device,
             say,
         )
+        self.compiled = compiled
+        self._apply_block = Compiled(apply_block, say or (lambda line: None), backend) if compiled else apply_block
         move_to_device(encoder, device)
 
     @property
@@ -105,7 +115,7 @@ class VitExtractor:
     @property
     def batch(self) -> str:
         whose = "windows" if self.mixes_clips else "a clip's windows"
-        return f"{whose} by {self.at_once}"
+        return f"{whose} by {self.at_once}{', compiled' if self.compiled else ''}"
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return {}
@@ -157,16 +167,20 @@ class VitExtractor:
         real = [self._count_tubelets(window) for window in windows]
         length = self.frames.window
         pixels = self.resizer.resize_windows(windows, length)
+        if self.compiled:
+            # A program is compiled for one number of windows.
+            pixels = fill_batch(pixels, self.limit.size)
         depth = self.encoder.sizes.depth
         # `final` is the last block's output, with a norm that _pool adds; layerNN are outputs without one.
         numbers = {cell: cell.layer if isinstance(cell.layer, int) else depth for cell in self.cells}
         found: dict[str, Tensor] = {}
         with autocast(self.config.precision, self.device):
-            for number, tokens in enumerate(iterate_layers(self.encoder, pixels, max(numbers.values())), start=1):
+            layers = iterate_layers(self.encoder, pixels, max(numbers.values()), self._apply_block)
+            for number, tokens in enumerate(layers, start=1):
                 for cell in self.cells:
                     if numbers[cell] == number:
                         final = cell.layer == "final"
-                        steps = self._arrange_tokens(tokens, final)
+                        steps = self._arrange_tokens(tokens[: len(windows)], final)
                         if self._maps is not None:
                             self._maps[cell.name] = steps
                         found[cell.name] = self._pool(steps, real, final)

@@ -112,7 +112,7 @@ def show(
         raise UsageError(f"--output {output}: expected the name of an HTML file, as {video.stem}.html")
     require_output("--output", output)
 
-    execution = Execution(chosen_device(compute.device), compute.batch, 1, allow_damaged)
+    execution = Execution(chosen_device(compute.device), compute.batch, 1, allow_damaged, compile=compute.compiled)
     reporter = Reporter(to_stderr=common.as_json)
     view = clip_view.view_clip(
         clip_view.ShowRequest(video, backbone, cells, row), common.open_workspace(), execution, reporter

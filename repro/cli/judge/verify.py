@@ -90,7 +90,9 @@ def verify(
     if store:
         return _verify_store(backbone, common)
     if sample is not None:
-        execution = Execution(chosen_device(compute.device), compute.batch, decoders.count_spare_cores())
+        execution = Execution(
+            chosen_device(compute.device), compute.batch, decoders.count_spare_cores(), compile=compute.compiled
+        )
         return _verify_sample(backbone, config.changes(), sample, limit, execution, common)
     if not backbone:
         raise UsageError("expected a backbone, a name from configs/backbones, --store or --sample N")
@@ -103,7 +105,10 @@ def verify(
     if not limit > 0:
         raise UsageError(f"--limit {limit:g}: expected a number above 0")
     workspace = common.open_workspace()
-    path, execution = checkpoint or checkpoint_path(kept, workspace), Execution(device, compute.batch)
+    path = checkpoint or checkpoint_path(kept, workspace)
+    # Speeds are those of a long extraction, which compiles.
+    compiled = device != "cpu" if compute.compiled is None else compute.compiled
+    execution = Execution(device, compute.batch, compile=compiled)
     to_generate = checkpoint is None and kept.drawn_from_seed is not None and not path.is_file()
     # A mistyped folder of golden values, reported below, must leave nothing in the workspace.
     if to_generate and (golden is None or golden.is_dir()):

@@ -5,7 +5,7 @@ of at most `SHOWN_ROWS` rows are kept: only the covariance grows with the clip, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +149,7 @@ def view_clip(request: ShowRequest, workspace: Workspace, execution: Execution, 
     """
     check_file(request.video)
     notes: list[str] = []
-    execution = Execution(execution.device, execution.batch, 1, execution.allow_damaged, notes.append)
+    execution = replace(execution, workers=1, say=notes.append)
     if request.row is None:
         backbone, readout = describe_backbone(request.config, workspace), None
     else:

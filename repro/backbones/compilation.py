@@ -1,0 +1,102 @@
+"""Networks that torch.compile makes into programs of fewer, larger kernels, on GPUs.
+
+What is compiled computes the same in the same precision, and rounds at other places: a compiled network and the plain one differ
+as two GPUs do (benchmarks/README.md). Every shape is compiled by itself, so batches are filled up to one size (fill_batch).
+"""
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from repro.backbones.config import Precision
+from repro.backbones.extractor import Execution
+from repro.core.errors import state_reason
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FROM_CLIPS = 100
+"""Clips from which an extraction compiles by default: compiling takes one to two minutes, and saves up to a second a window."""
+_PROGRAMS = 64
+"""Limit on the programs that torch.compile makes of one function, after which it would compile no more: one for each set of shapes,
+weights and settings."""
+
+
+class Compiled(Generic[P, T]):
+    """A function that is compiled when it is first called with tensors of some shapes.
+
+    One that cannot be compiled is called as it is from then on, which `say` reports in a line.
+
+    Args:
+        backend: torch.compile's.
+        options: of the backend inductor.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, T],
+        say: Callable[[str], None] = lambda line: None,
+        backend: str | Callable[..., Any] = "inductor",
+        options: dict[str, str | int | bool | Callable[..., Any]] | None = None,
+    ) -> None:
+        self.function, self.say = function, say
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, _PROGRAMS)
+        limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * _PROGRAMS)
+        self.program: Callable[P, T] | None = torch.compile(
+            function, dynamic=False, backend=backend, options=options if backend == "inductor" else None
+        )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.program is not None:
+            try:
+                return self.program(*args, **kwargs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                self.say(f"torch.compile fails ({state_reason(error, 120)}): computed without it, which is slower")
+            # Not within `except`: there the traceback keeps the tensors of the failed attempt.
+            self.program = None
+        return self.function(*args, **kwargs)
+
+
+def choose_compilation(execution: Execution, precision: Precision) -> bool:
+    """Return whether to compile networks; says in a line why this device cannot."""
+    # fp32 is what others are compared with, and its products take nearly all of the time.
+    if not execution.compile or precision == "fp32":
+        return False
+    why = explain_no_compilation(execution.device)
+    if why:
+        execution.say(f"{why}: they compute without it, which is slower")
+    return not why
+
+
+def explain_no_compilation(device: torch.device | str) -> str:
+    """Return in one line why networks cannot be compiled for `device`; empty if they can."""
+    if torch.device(device).type != "cuda":
+        return "networks are not compiled for a CPU"
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        return "to compile networks, torch needs a C compiler, none of cc, gcc and clang is installed"
+    return _explain_failed_trial(str(device))
+
+
+@cache
+def _explain_failed_trial(device: str) -> str:
+    """Compile and compute a small function; return in one line why that failed, empty if it did not."""
+    program: Callable[[Tensor], Any] = torch.compile(lambda values: (2 * values).sum(), dynamic=False)
+    try:
+        with torch.inference_mode():
+            program(torch.ones(64, device=device))
+            torch.cuda.synchronize(device)
+    except Exception as error:  # torch.compile passes on whatever its parts raise
+        return f"networks cannot be compiled here, torch.compile fails ({type(error).__name__}: {state_reason(error, 120)})"
+    return ""
+
+
+def fill_batch(values: Tensor, size: int) -> Tensor:
+    """Repeat the last item of `values` until there are `size`; what is computed of the repeated ones is dropped by the caller."""
+    if len(values) >= size:
+        return values
+    return torch.cat([values, values[-1:].expand(size - len(values), *values.shape[1:])])

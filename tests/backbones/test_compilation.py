@@ -1,0 +1,78 @@
+"""Compiling a function: what cannot be compiled is computed as it is, and batches are filled up to one size."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from repro.backbones.compilation import Compiled, fill_batch
+from repro.backbones.config import Cell
+from repro.backbones.extractor import Execution
+from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
+from repro.backbones.vit.extractor import VitExtractor
+from repro.core.workspace import Workspace
+
+
+def double(values: torch.Tensor) -> torch.Tensor:
+    return 2 * values
+
+
+def test_what_cannot_be_compiled_is_computed_as_it_is_and_said_once() -> None:
+    tried, said = [], list[str]()
+
+    def fail(graph: torch.fx.GraphModule, inputs: object) -> None:
+        tried.append(graph)
+        raise RuntimeError("no ptxas")
+
+    compiled = Compiled(double, said.append, fail)
+    for _ in range(2):
+        assert compiled(torch.ones(3)).tolist() == [2.0, 2.0, 2.0]
+    assert len(tried) == 1
+    (line,) = said
+    assert "no ptxas" in line
+    assert "slower" in line
+
+
+def test_an_error_of_the_function_itself_is_raised() -> None:
+    """A lack of memory, for which the batch is halved, is no failure of compiling."""
+
+    def run_out(graph: torch.fx.GraphModule, inputs: object) -> object:
+        def compute(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return compute
+
+    said: list[str] = []
+    try:
+        Compiled(double, said.append, run_out)(torch.ones(4))
+    except torch.OutOfMemoryError:
+        assert said == []
+    else:
+        raise AssertionError("expected an OutOfMemoryError")
+
+
+def test_batches_are_filled_with_the_last_item() -> None:
+    assert fill_batch(torch.arange(3.0)[:, None], 5).tolist() == [[0], [1], [2], [2], [2]]
+    values = torch.arange(5)
+    assert fill_batch(values, 5) is values
+
+
+def test_a_compiled_video_transformer_computes_the_same_in_one_program(workspace: Workspace, tmp_path: Path) -> None:
+    config = load_backbone("vjepa_tiny")
+    backbone = describe_backbone(config, workspace)
+    (plain,) = open_extractors([(backbone, (Cell(layer="final"),))], Execution(batch=2))
+    assert isinstance(plain, VitExtractor)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def capture(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = VitExtractor(config, plain.encoder, plain.cells, "cpu", 2, compiled=True, backend=capture)
+    random = np.random.default_rng(3)
+    windows = [random.integers(0, 256, (length, 60, 80, 3), np.uint8) for length in (16, 16, 7)]
+    expected, found = (one.features(windows, [])["vjepa_tiny"]["final"] for one in (plain, compiled))
+    # Blocks of one structure and batches of one size: a program for all.
+    assert len(graphs) == 1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert (plain.batch, compiled.batch) == ("a clip's windows by 2", "a clip's windows by 2, compiled")
