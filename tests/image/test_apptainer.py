@@ -78,6 +78,7 @@ def test_what_the_cluster_names_comes_first(engine: Engine, built: str) -> None:
     assert "/scratch/me/runs" in engine.container(built, *words("repro", "check"), options=options).err
 
 
-def test_the_cuda_image_asks_for_a_gpu(engine: Engine, built: str) -> None:
-    script = 'echo cuda >/opt/actiondiff/target; . /.singularity.d/environment; echo "$REPRO_DEVICE"'
-    assert engine.container(built, "/bin/sh", "-c", script, options=("--user", "root")).out.strip() == "cuda"
+def test_the_cuda_image_asks_for_a_gpu_and_takes_its_own_compiler(engine: Engine, built: str) -> None:
+    script = 'echo cuda >/opt/actiondiff/target; . /.singularity.d/environment; echo "$REPRO_DEVICE ${CC-gcc}"'
+    options = ("--user", "root", "-e", "CC=/cluster/icc")
+    assert engine.container(built, "/bin/sh", "-c", script, options=options).out.strip() == "cuda gcc"
