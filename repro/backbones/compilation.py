@@ -4,6 +4,7 @@ What is compiled computes the same in the same precision, and rounds at other pl
 as two GPUs do (benchmarks/README.md). Every shape is compiled by itself, so batches are filled up to one size (fill_batch).
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -68,8 +69,12 @@ def choose_compilation(execution: Execution, precision: Precision) -> bool:
     if not execution.compile or precision == "fp32":
         return False
     why = explain_no_compilation(execution.device)
-    if why:
-        execution.say(f"{why}: they compute without it, which is slower")
+    # Nothing else is seen of the first window until then.
+    execution.say(
+        f"{why}: they compute uncompiled, which is slower"
+        if why
+        else "the networks are compiled with the first window: one to two minutes, less if the workspace's cache has them"
+    )
     return not why
 
 
@@ -77,8 +82,9 @@ def explain_no_compilation(device: torch.device | str) -> str:
     """Return in one line why networks cannot be compiled for `device`; empty if they can."""
     if torch.device(device).type != "cuda":
         return "networks are not compiled for a CPU"
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        return "to compile networks, torch needs a C compiler, none of cc, gcc and clang is installed"
+    # Where Triton looks for one.
+    if "CC" not in os.environ and not any(shutil.which(name) for name in ("gcc", "clang")):
+        return "networks cannot be compiled without a C compiler: gcc and clang are not installed, and CC names none"
     return _explain_failed_trial(str(device))
 
 
