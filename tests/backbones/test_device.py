@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.waits import Waits
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -156,21 +157,27 @@ class NoWaiting(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", ["published", "fast"])
 def test_nothing_of_svd_waits_for_the_device_before_features_are_read(
-    tiny: SvdConfig, tiny_checkpoint: Path, precision: str
+    tiny: SvdConfig, tiny_checkpoint: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"frames": tiny.frames.model_copy(update={"window": 3}), "precision": precision}
     backbone = Backbone(tiny.model_copy(update=changes), tiny_checkpoint, "sha", "diffusers")
     extractor = SvdExtractor([(backbone, (Cell(timestep=20, layer=9),))])
-    with NoWaiting():
+    waits = Waits(monkeypatch, "backbones.svd.pictures")
+    with NoWaiting(), waits:
         finish = extractor.launch(windows(2), [NOISE])
+    assert (waits.found, waits.uploads) == ([], 1)  # the frames
     (features,) = finish()
     assert np.isfinite(features[tiny.name]["t20_layer09"]).all()
 
 
-def test_nothing_of_a_video_transformer_waits_for_the_device_before_features_are_read(workspace: Workspace) -> None:
+def test_nothing_of_a_video_transformer_waits_for_the_device_before_features_are_read(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     extractor = vit(workspace, 2)
-    with NoWaiting():
+    waits = Waits(monkeypatch, "backbones.vit.pictures")
+    with NoWaiting(), waits:
         finish = extractor.launch(windows(16, 7), [])
+    assert (waits.found, waits.uploads) == ([], 2)
     assert [len(part["vjepa_tiny"]["final"]) for part in finish()] == [8, 4]
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from builders.planted import planted, recipe
-from torch.overrides import TorchFunctionMode
+from builders.waits import Waits
 
-from repro.backbones.device import upload
 from repro.core.errors import MissingError, ReproError, UsageError
 from repro.readout import checkpoints
 from repro.readout.checkpoints import CheckpointFolder, Epoch, TrainingData
@@ -107,34 +106,17 @@ def test_masks_of_a_head_are_the_same_in_every_stack() -> None:
     assert float((alone.by_token == 0).float().mean()) == pytest.approx(0.3, abs=0.05)
 
 
-class Waits(TorchFunctionMode):
-    """Lists what makes a training wait for a GPU: numbers that are read, and copies other than `upload`'s, which it counts."""
-
-    WAITING = frozenset({"to", "cuda", "cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__float__", "__int__"})
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-        self.uploads = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found += {func.__name__} & self.WAITING
-        return func(*args, **(kwargs or {}))
-
-    def upload(self, values: Any, device: torch.device) -> torch.Tensor:
-        self.uploads += 1
-        with torch._C.DisableTorchFunction():
-            return upload(values, device)
-
-
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_epoch_waits_for_the_device_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = Waits()
-    for module in ("stack", "train"):
-        monkeypatch.setattr(f"repro.readout.{module}.upload", waits.upload)
+    waits = Waits(monkeypatch, "readout.stack", "readout.train")
     heads = [build_head(RECIPE, TRAIN.width, TRAIN.targets.shape[1]) for _ in range(size)]
     stack = HeadStack.of_heads(heads, RECIPE)
+    optimizer = open_optimizer(stack, RECIPE)
+    # What is kept for all steps is copied by the first one.
+    train_one_epoch(stack, optimizer, [TRAIN] * size, range(size), RECIPE, 1)
+    waits.uploads = 0
     with waits:
-        losses = train_one_epoch(stack, open_optimizer(stack, RECIPE), [TRAIN] * size, range(size), RECIPE, 1)
+        losses = train_one_epoch(stack, optimizer, [TRAIN] * size, range(size), RECIPE, 2)
     # Losses, after the last step.
     assert waits.found == ["tolist"]
     # At each step: features of each batch, where its clips' tokens are, and targets.
