@@ -65,8 +65,9 @@ class Compiled(Generic[P, T]):
 
 def choose_compilation(execution: Execution, precision: Precision) -> bool:
     """Return whether to compile networks; says in a line why this device cannot."""
-    # fp32 is what others are compared with, and its products take nearly all of the time.
-    if not execution.compile or precision == "fp32":
+    # fp32 and tf32 are what others are compared with, and products take nearly all of their time. Besides, torch 2.13 refuses to say
+    # whether matrix products are in TF32 where fp32_products sets it, which torch.compile may ask.
+    if not execution.compile or precision in ("fp32", "tf32"):
         return False
     why = explain_no_compilation(execution.device)
     # Nothing else is seen of the first window until then.

@@ -295,6 +295,7 @@ def test_a_device_that_compiles_nothing_says_so(monkeypatch: pytest.MonkeyPatch)
     said: list[str] = []
     assert not choose_compilation(Execution("cuda", say=said.append), "fast")  # not asked for
     assert not choose_compilation(Execution("cuda", say=said.append, compile=True), "fp32")
+    assert not choose_compilation(Execution("cuda", say=said.append, compile=True), "tf32")
     assert said == []
     assert not choose_compilation(Execution("cpu", say=said.append, compile=True), "fast")
     monkeypatch.delenv("CC", raising=False)
