@@ -339,9 +339,9 @@ def relative(values: np.ndarray, reference: np.ndarray) -> float:
 
 SECTIONS: dict[str, tuple[Callable[[Report], None], float]] = {
     "ceilings": (measure_ceilings, 20),
-    "svd": (measure_svd_stages, 220),
+    "svd": (measure_svd_stages, 200),
     "transformers": (measure_transformers, 60),
-    "extraction": (measure_extraction, 120),
+    "extraction": (measure_extraction, 100),
     "readouts": (measure_readouts, 100),
     "noise": (measure_noise, 10),
     "agreement": (measure_agreement, 40),

@@ -50,8 +50,8 @@ def test_what_a_gpu_measures_runs_at_small_sizes(tmp_path: Path, monkeypatch: py
     rows = run_tiny(["ceilings", "transformers", "noise", "readouts"], tmp_path, monkeypatch)
     assert [row for row in rows if "failed" in row] == []
     found = {row["name"]: row for row in rows}
-    assert 0 < found["vjepa_tiny fp16, batch 2"]["deviation"] < 2e-3
-    assert found["fp32: an epoch of 2 steps"]["steps_per_s"] > 0
+    assert 0 < found["vjepa_tiny fp16, compiled, batch 2"]["deviation"] < 2e-3
+    assert found["width 64, fp32, 2 cells together: an epoch of 2 steps"]["steps_per_s"] > 0
 
 
 @pytest.mark.slow
@@ -59,9 +59,9 @@ def test_what_a_gpu_measures_of_svd_runs_at_small_sizes(tmp_path: Path, monkeypa
     rows = run_tiny(["svd", "extraction"], tmp_path, monkeypatch)
     assert [row for row in rows if "failed" in row] == []
     found = {row["name"]: row for row in rows}
-    assert 0 < found["fast: window"]["deviation"] < 0.02
+    assert 0 < found["fast, compiled: window"]["deviation"] < 0.02
     # Clips of 40 and 12 frames, every 4th, 3 a window.
-    assert found["SVD-XT published, 2 clips"]["windows"] == 5
+    assert found["SVD-XT fast, compiled, 2 clips"]["windows"] == 5
 
 
 @pytest.mark.parametrize(("name", "teraflop"), [("vjepa", 2.38), ("videomaev2", 5.09)])
