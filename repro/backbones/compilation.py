@@ -4,8 +4,6 @@ What is compiled computes the same in the same precision, and rounds at other pl
 as two GPUs do (benchmarks/README.md). Every shape is compiled by itself, so batches are filled up to one size (fill_batch).
 """
 
-import os
-import shutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -16,6 +14,7 @@ from torch import Tensor
 from repro.backbones.config import Precision
 from repro.backbones.extractor import Execution
 from repro.core.errors import state_reason
+from repro.core.workspace import find_c_compiler
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,8 +82,7 @@ def explain_no_compilation(device: torch.device | str) -> str:
     """Return in one line why networks cannot be compiled for `device`; empty if they can."""
     if torch.device(device).type != "cuda":
         return "networks are not compiled for a CPU"
-    # Where Triton looks for one.
-    if "CC" not in os.environ and not any(shutil.which(name) for name in ("gcc", "clang")):
+    if find_c_compiler() is None:
         return "networks cannot be compiled without a C compiler: gcc and clang are not installed, and CC names none"
     return _explain_failed_trial(str(device))
 

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -363,6 +364,11 @@ def keep_caches(workspace: Workspace) -> None:
     variable of the user names another folder. Call it before importing them; nothing is created here."""
     for variable, folder in LIBRARY_CACHES.items():
         os.environ.setdefault(variable, str(workspace.cache / folder))
+
+
+def find_c_compiler() -> str | None:
+    """Return the C compiler that Triton would call, with which torch.compile computes on a GPU; None if there is none."""
+    return os.environ.get("CC") or next((name for name in ("gcc", "clang") if shutil.which(name)), None)
 
 
 def quiet_libraries() -> None:

@@ -28,6 +28,7 @@ CHECKS: dict[str, Check] = {
     "svd": software.check_implementation,
     "driver": gpu.check_driver,
     "device": gpu.check_device,
+    "C compiler": gpu.check_compiler,
     "GPU memory": gpu.check_gpu_memory,
 }
 """The checks by name, in the order in which they run and are printed."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from repro.core.disk import format_size
+from repro.core.workspace import find_c_compiler
 from repro.plan.doctor.finding import Finding, FindingState, Subject
 from repro.table.requirements import NO_GPU
 
@@ -136,6 +137,18 @@ def has_kernels(capability: tuple[int, ...], kernels: Sequence[str]) -> bool:
         if fits:
             return True
     return False
+
+
+def check_compiler(subject: Subject) -> Iterator[Finding]:
+    """Look for the C compiler without which no network is compiled for a GPU."""
+    if not subject.computes_on_gpu:
+        return
+    found = find_c_compiler()
+    if found is None:
+        what = "none: networks compute uncompiled on the GPU, SVD in up to twice the time"
+        yield Finding("C compiler", "warn", what, "install gcc, or name a compiler in CC")
+    else:
+        yield Finding("C compiler", "ok", f"{found}, for networks that are compiled for the GPU")
 
 
 def check_gpu_memory(subject: Subject) -> Iterator[Finding]:

@@ -299,7 +299,7 @@ def test_a_device_that_compiles_nothing_says_so(monkeypatch: pytest.MonkeyPatch)
     assert said == []
     assert not choose_compilation(Execution("cpu", say=said.append, compile=True), "fast")
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("repro.backbones.compilation.shutil.which", lambda name: None)
+    monkeypatch.setattr("repro.core.workspace.shutil.which", lambda name: None)
     assert not choose_compilation(Execution("cuda", say=said.append, compile=True), "fast")
     assert "not compiled for a CPU" in said[0]
     assert "without a C compiler" in said[1]

@@ -107,6 +107,18 @@ def test_a_good_machine_is_able(machine: SimpleNamespace) -> None:
     assert not machine.workspace.exists()
 
 
+def test_a_gpu_without_a_c_compiler_is_able_and_slower(
+    machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "icx")
+    assert "icx, for" in diagnose(machine)[1]["C compiler"]["what"]
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr("repro.core.workspace.shutil.which", lambda name: None)
+    code, found = diagnose(machine)
+    assert (code, found["C compiler"]["state"]) == (0, "warn")
+    assert "C compiler" not in diagnose(machine, "--device", "cpu")[1]
+
+
 def test_an_old_driver_is_named_with_the_one_that_is_needed(machine: SimpleNamespace) -> None:
     machine.smi("0, NVIDIA H100, 535.104.05")
     machine.facts["torch"]["gpu"] = {"problem": TOO_OLD}
