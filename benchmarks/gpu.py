@@ -241,7 +241,7 @@ def measure_noise(report: Report) -> None:
     """A window's 44.2 M normals: on one core of the CPU, and on the device."""
     from repro.backbones.noise import WindowNoise
 
-    shape, window = (25, 3, *((64, 128) if report.tiny else (576, 1024))), WindowNoise(0, "0", 0)
+    shape, window = (25, 3, *((64, 128) if report.tiny else (576, 1024))), WindowNoise(0, "0", 0, compiled=True)
     threads = torch.get_num_threads()
     with torch.inference_mode():
         torch.set_num_threads(1)

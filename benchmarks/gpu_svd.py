@@ -66,7 +66,7 @@ class SvdBench:
             for p, compiled in WAYS
         }  # fmt: skip
         self.frames = photographs(config.frames.window)
-        self.noise = WindowNoise(0, "0", 0)
+        self.noise = WindowNoise(0, "0", 0, compiled=True)
         with self.models["fp32", False].computing():
             self.inputs = self._make_inputs()
 

@@ -42,6 +42,8 @@ class WindowNoise:
     seed: int
     video_sha256: str
     window: int
+    compiled: bool = False
+    """On a GPU, compute the cipher as one kernel, which has to be compiled; no number depends on it but by the last bits."""
 
     def sample(self, stream: Stream, shape: tuple[int, ...], device: torch.device = CPU) -> Float32[Tensor, "..."]:
         """Sample standard normals of `shape` on `device`; a smaller first dimension gives the beginning of the same noise."""
@@ -53,7 +55,7 @@ class WindowNoise:
         # In row-major order, frames first: what makes a shorter window take the beginning.
         normals = torch.empty(-(-count // 2), 2, device=device)
         done = 0
-        for part in _generate_normals(key, len(normals), device):
+        for part in _generate_normals(key, len(normals), device, compiled=self.compiled):
             normals[done : done + len(part)] = part[: len(normals) - done]
             done += len(part)
         return normals.flatten()[:count].view(shape)
@@ -75,7 +77,9 @@ class SampledNoise:
         return values.to(device)
 
 
-def _generate_normals(key: int, count: int, device: torch.device) -> Iterator[Float32[Tensor, "words 2"]]:
+def _generate_normals(
+    key: int, count: int, device: torch.device, *, compiled: bool
+) -> Iterator[Float32[Tensor, "words 2"]]:
     """Yield the normals of at least `count` words in chunks: numpy's generator on a CPU, philox_words on other devices."""
     chunk = _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
     if device.type == "cpu":
@@ -84,8 +88,8 @@ def _generate_normals(key: int, count: int, device: torch.device) -> Iterator[Fl
             words = generator.random_raw(min(chunk, count - first))
             yield transform_to_normals(torch.from_numpy(words.view(np.int64)))
         return
-    # Less than a chunk takes no time worth a program.
-    whole = count >= chunk and not explain_no_compilation(device)
+    # A program has one size; less than that takes no time worth one.
+    whole = compiled and count >= chunk and not explain_no_compilation(device)
     compute = _compile_normals() if whole else _compute_normals
     halves = _key_words(key, device)
     for first in range(0, count, chunk):
@@ -95,7 +99,7 @@ def _generate_normals(key: int, count: int, device: torch.device) -> Iterator[Fl
 
 @cache
 def _compile_normals() -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
-    """Operation by operation, the cipher takes 36 ms of a window of SVD on an H200; as one kernel, half a millisecond."""
+    """Operation by operation, the cipher takes 36 ms of a window of SVD on an H200; as one kernel, less than one."""
     return Compiled(_compute_normals)
 
 

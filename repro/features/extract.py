@@ -241,8 +241,9 @@ def _extract_clips(
             # Files are written in a thread, in which a GPU's next batch need not wait for the disk.
             with Decoders(min(execution.workers, len(jobs))) as decoders, ThreadPoolExecutor(1, "store") as writer:
                 events = add_noise(
-                    batch_windows(clips, decoders.decode(jobs), group, missing), result.video_sha256, execution.device
-                )
+                    batch_windows(clips, decoders.decode(jobs), group, missing), result.video_sha256, execution.device,
+                    compiled=bool(execution.compile),
+                )  # fmt: skip
                 computed = compute_batches(events, 0 if on_cpu else 1, result.waits)
                 try:
                     for event in profile_first(computed, execution.profile):

@@ -192,7 +192,7 @@ class _Batcher:
 
 
 def add_noise(
-    events: Iterator[Event], video_sha256: Mapping[str, str], device: str
+    events: Iterator[Event], video_sha256: Mapping[str, str], device: str, *, compiled: bool = False
 ) -> Iterator[tuple[Event, list[Noise]]]:
     """Yield each event with the noise of its windows.
 
@@ -202,13 +202,14 @@ def add_noise(
             neither the order of clips nor the batch.
         device: Where the networks run. On a CPU the noise is sampled in a thread while the event before is computed; a GPU
             samples its own when the networks ask for it, in a small part of a window's time.
+        compiled: Sample it in a compiled kernel on a GPU.
     """
 
     def make_noise(event: Event) -> list[Noise]:
         if isinstance(event, ClipEnd):
             return []
         extractor = event.extractor
-        noises = [WindowNoise(extractor.noise_seed, video_sha256[w.clip.id], w.number) for w in event.windows]
+        noises = [WindowNoise(extractor.noise_seed, video_sha256[w.clip.id], w.number, compiled) for w in event.windows]
         if device != "cpu":
             return list(noises)
         # On a CPU a thread samples the noise while the network computes; on a GPU it is sampled there.

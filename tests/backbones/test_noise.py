@@ -7,9 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
+from repro.backbones.compilation import Compiled
 from repro.backbones.noise import (
     SampledNoise,
     WindowNoise,
+    _compute_normals,
+    _key_words,
     philox_blocks,
     philox_words,
     transform_to_normals,
@@ -88,6 +91,21 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repro.backbones.noise._CHUNK_ELSEWHERE", 8)
     words = torch.cat([philox_words(KEY, first, 8) for first in range(0, 64, 8)])
     assert torch.equal(words, philox_words(KEY, 0, 64))
+
+
+def test_one_program_computes_the_normals_of_all_keys_and_places() -> None:
+    graphs = []
+
+    def capture(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compute = Compiled(_compute_normals, backend=capture)
+    for key, first in ((KEY, 0), (KEY, 64), (KEY + 1, 64)):
+        words = np.random.Philox(key=key).random_raw(first + 64)[first:]
+        expected = transform_to_normals(torch.from_numpy(words.view(np.int64)))
+        assert torch.equal(compute(torch.tensor(first), *_key_words(key, torch.device("cpu")), 64), expected)
+    assert len(graphs) == 1
 
 
 def test_fewer_frames_take_the_beginning_of_the_same_noise() -> None:
