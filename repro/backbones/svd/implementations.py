@@ -40,8 +40,6 @@ def explain_missing_sgm() -> str:
             import_module("repro.backbones.svd.with_sgm")
     except Exception as error:  # a broken installation may raise anything
         return f"sgm cannot be imported ({type(error).__name__}: {state_reason(error, 160)})"
-    # sgm's attention uses a context manager that torch has renamed, so every block would warn in every window.
-    warnings.filterwarnings("ignore", message=".*sdp_kernel", category=FutureWarning)
     return ""
 
 

@@ -10,10 +10,12 @@ import repro.backbones.torchvision_operators  # noqa: F401  # before open_clip, 
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import sgm.modules.attention
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -33,6 +35,18 @@ from repro.backbones.svd.with_diffusers import published_shapes
 
 ARCHITECTURE_NAME = "actiondiff-image-tower"
 """Name under which the image tower's architecture is registered with open_clip."""
+
+
+def _allow_all_kernels(**kernels: bool) -> AbstractContextManager[None]:
+    """Replace torch.backends.cuda.sdp_kernel, within which sgm computes attention.
+
+    With the arguments of _build_video_unet, sgm would allow every kernel of torch, which is torch's default. torch.compile cannot
+    capture sdp_kernel, which is deprecated: the UNet up to layer 9 would be 63 programs.
+    """
+    return nullcontext()
+
+
+sgm.modules.attention.sdp_kernel = _allow_all_kernels
 
 
 class SgmNetworks:
