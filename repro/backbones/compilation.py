@@ -71,7 +71,7 @@ def choose_compilation(execution: Execution, precision: Precision) -> bool:
     why = explain_no_compilation(execution.device)
     # Nothing else is seen of the first window until then.
     execution.say(
-        f"{why}: they compute uncompiled, which is slower"
+        f"{why}: they compute uncompiled{', which is slower' * (execution.device != 'cpu')}"
         if why
         else "the networks are compiled with the first window: one to two minutes, less if the workspace's cache has them"
     )
