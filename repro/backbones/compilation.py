@@ -1,7 +1,7 @@
 """Networks that torch.compile makes into programs of fewer, larger kernels, on GPUs.
 
-What is compiled computes the same in the same precision, and rounds at other places: a compiled network and the plain one differ
-as two GPUs do (benchmarks/README.md). Every shape is compiled by itself, so batches are filled up to one size (fill_batch).
+What is compiled computes the same in the same precision, and rounds at other places: a compiled network is as far from fp32 as the
+plain one (benchmarks/README.md). Every shape is compiled by itself, so batches are filled up to one size (fill_batch).
 """
 
 from collections.abc import Callable

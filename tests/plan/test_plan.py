@@ -199,7 +199,11 @@ def test_shared_work_is_counted_once(workspace: Workspace) -> None:
     apart = sum(job.hours.likely for row in everything.rows for job in row.jobs if job.hours)
     assert extract.likely < 0.9 * apart
     assert both_ways.likely == pytest.approx(tflop(6496, 97114 + 30614, 3209) / SPEEDS["published"] / 3600)
-    assert extract.likely < 0.9 * sum(job.hours.likely for job in everything.jobs if job.hours)
+    # svd_xt and sdv2 share all networks but the UNet; the video transformers share nothing.
+    diffusion = plan(workspace, *(name for name in row_names() if not name.endswith(("_vjepa", "_videomaev2"))))
+    together = sum_stages(diffusion)["extract"][0]
+    assert together is not None
+    assert together.likely < 0.65 * sum(job.hours.likely for job in diffusion.jobs if job.hours)
 
 
 # Assumptions.

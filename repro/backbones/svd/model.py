@@ -425,7 +425,8 @@ class SvdModel:
                 # Without mixing, frames do not affect each other, and a window has as many as are real.
                 x, emb, context = (fill_batch(part, self.config.frames.window) for part in (x, emb, context))
                 means = self._compiled_unet(request.mixing, frozenset(layers))(x, emb, context)
-                return {(timestep, layer): mean[:count] for layer, mean in zip(_in_order(layers), means, strict=True)}
+                ordered = sorted(layers, key=layer_depth)
+                return {(timestep, layer): mean[:count] for layer, mean in zip(ordered, means, strict=True)}
             found: dict[TimestepLayer, Tensor] = {}
             for layer, output in self._iterate_layers(x, emb, context, request.mixing, layers):
                 # The mean is taken in fp32 under autocast as well, as in the release.
@@ -456,7 +457,3 @@ class SvdModel:
         if (mixing, layers) not in self._programs:
             self._programs[mixing, layers] = Compiled(compute, self._say, self._backend)
         return self._programs[mixing, layers]
-
-
-def _in_order(layers: Collection[Layer]) -> list[Layer]:
-    return sorted(layers, key=layer_depth)

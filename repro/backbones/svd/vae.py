@@ -45,14 +45,15 @@ class Convolution(nn.Module):
         self.bias = None if conv.bias is None else conv.bias.detach().to(kind)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if self.half_precision:
-            x = x.half()
-            if x.device.type == "cpu":
-                # Products of fp16 numbers are exact in fp32, so these are the sums of a GPU; torch's own kernel is far slower.
-                bias = None if bias is None else bias.float()
-                return functional.conv2d(x.float(), weight.float(), bias, self.stride, self.padding).half()
-        return functional.conv2d(x, weight, bias, self.stride, self.padding)
+        return _convolve(x.half() if self.half_precision else x, self.weight, self.bias, self.stride, self.padding)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any = 1, padding: Any = 0) -> Tensor:
+    if x.dtype == torch.float16 and x.device.type == "cpu":
+        # Products of fp16 numbers are exact in fp32, so these are the sums of a GPU; torch's own kernel is far slower.
+        bias = None if bias is None else bias.float()
+        return functional.conv2d(x.float(), weight.float(), bias, stride, padding).half()
+    return functional.conv2d(x, weight, bias, stride, padding)
 
 
 class Norm(nn.Module):
@@ -135,10 +136,7 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor, number: int) -> Tensor:
         # A convolution, as published: in TF32 where convolutions are.
-        weight, bias = self.weights[number][:, :, None, None], self.biases[number]
-        if x.dtype == torch.float16 and x.device.type == "cpu":
-            return functional.conv2d(x.float(), weight.float(), bias.float()).half()
-        return functional.conv2d(x, weight, bias)
+        return _convolve(x, self.weights[number][:, :, None, None], self.biases[number])
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
