@@ -163,38 +163,48 @@ class _Run:
 
     def train_members(self, indices: Sequence[int]) -> dict[int, TrainingResult | ReproError]:
         """Train as one program, or as several where trainings resume at several epochs or memory is short."""
-        outcomes: dict[int, TrainingResult | ReproError] = {}
-        # A process killed while it saved them may have saved an epoch of some alone.
-        alike: dict[int, list[_Member]] = {}
-        for index in indices:
-            try:
-                member = self.open_training(index)
-            except ReproError as error:
-                outcomes[index] = error
-            else:
-                alike.setdefault(len(member.state.epochs), []).append(member)
-        for members in alike.values():
+        outcomes, groups = self.open_trainings(indices)
+        while groups:
+            members = groups.pop(0)
+            own = [member.index for member in members]
             try:
                 outcomes |= self.train_stack(members)
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(members) == 1:
-                    outcomes[members[0].index] = MissingError(
+                if len(own) == 1:
+                    outcomes[own[0]] = MissingError(
                         f"training: out of memory on {self.device}{describe_shortage(error, self.device)}: its batches are part of "
                         "its result and are not made smaller: end other programs on the device, use fewer --jobs or another --device; "
                         "the same command resumes"
                     )
                     continue
-            # Outside the handler: the exception would keep what fills the memory.
+            # Outside the handler, and without the members: the exception and their states would keep what fills the memory.
+            del members
             torch.cuda.empty_cache()
             # Halves, as for windows of an extraction: what fits is found in a few tries.
-            half = len(members) // 2
-            for part in (members[:half], members[half:]):
+            half = len(own) // 2
+            for part in (own[:half], own[half:]):
                 # Opened again: from the last saved states, or from the beginning.
-                outcomes |= self.train_members([member.index for member in part])
+                outcomes |= self.train_members(part)
         return outcomes
+
+    def open_trainings(
+        self, indices: Sequence[int]
+    ) -> tuple[dict[int, TrainingResult | ReproError], list[list[_Member]]]:
+        """Open trainings; returns why some failed, and the others in groups that continue with the same epoch."""
+        failed: dict[int, TrainingResult | ReproError] = {}
+        # A process killed while it saved them may have saved an epoch of some alone.
+        alike: dict[int, list[_Member]] = {}
+        for index in indices:
+            try:
+                member = self.open_training(index)
+            except ReproError as error:
+                failed[index] = error
+            else:
+                alike.setdefault(len(member.state.epochs), []).append(member)
+        return failed, list(alike.values())
 
     def open_training(self, index: int) -> _Member:
         """Initialise a training, or read where it was interrupted.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from builders.planted import planted, recipe
 from builders.waits import Waits
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from repro.core.errors import MissingError, ReproError, UsageError
 from repro.readout import checkpoints
@@ -177,14 +178,16 @@ def test_trainings_that_stopped_at_several_epochs_resume(tmp_path: Path) -> None
 
 
 def test_too_little_memory_halves_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in the middle of a training, which continues from its saved state."""
+    """Also in the middle of a training, which continues from its saved state. Nothing of the larger group is kept in memory."""
     trainings = [replace(one, folder=open_folder(tmp_path / str(one.seed))) for one in SEEDS]
-    real, sizes = HeadStack.compute_logits, []
+    real, sizes, failed = HeadStack.compute_logits, [], list[StorageWeakRef]()
 
     def fill(stack: HeadStack, *arguments: Any) -> Any:
         sizes.append(len(stack))
         if len(stack) > 1 and len(sizes) > 6:
+            failed.append(StorageWeakRef(stack.weights["cls_token"].untyped_storage()))
             raise torch.OutOfMemoryError("CUDA out of memory")
+        assert all(storage.expired() for storage in failed)
         return real(stack, *arguments)
 
     monkeypatch.setattr(checkpoints, "STATE_EVERY", 0.0)
