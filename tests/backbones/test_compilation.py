@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from repro.backbones.compilation import Compiled, fill_batch
@@ -76,3 +77,25 @@ def test_a_compiled_video_transformer_computes_the_same_in_one_program(workspace
     assert len(graphs) == 1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert (plain.batch, compiled.batch) == ("a clip's windows by 2", "a clip's windows by 2, compiled")
+
+
+def test_a_filled_batch_that_does_not_fit_is_halved(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the size that it is filled up to: one window says nothing of what would fit."""
+    config, said = load_backbone("vjepa_tiny"), list[str]()
+    backbone = describe_backbone(config, workspace)
+    (opened,) = open_extractors([(backbone, (Cell(layer=1),))], Execution())
+    assert isinstance(opened, VitExtractor)
+    embed = opened.encoder.embed
+
+    def embed_one(pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return embed(pixels)
+
+    monkeypatch.setattr(opened.encoder, "embed", embed_one)
+    extractor = VitExtractor(
+        config, opened.encoder, opened.cells, "cpu", 4, said.append, compiled=True, backend="eager"
+    )
+    window = np.zeros((16, 60, 80, 3), np.uint8)
+    assert extractor.features([window], [])["vjepa_tiny"]["layer01"].shape[0] == 8
+    assert [line.split(": ")[-1] for line in said] == ["from here on 2 at once, not 4", "from here on 1 at once, not 2"]

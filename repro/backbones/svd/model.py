@@ -270,7 +270,9 @@ class SvdModel:
         """Compute what `compute_window` does, and return the UNet's inputs too."""
         # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
         needed = frames if self.mixes else frames[:real]
-        return self.fit(lambda: self._compute_needed(needed, real, noise), len(needed))
+        # Compiled, batches are filled up.
+        count = self.config.frames.window if self.compiled else len(needed)
+        return self.fit(lambda: self._compute_needed(needed, real, noise), count)
 
     def _compute_needed(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> Outputs:
         picture = pictures.to_pixels(frames, self.config.size, self.device)

@@ -139,7 +139,8 @@ class VitExtractor:
         self, windows: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], noises: Sequence[Noise]
     ) -> Callable[[], list[WindowFeatures]]:
         # Started at once: the copy to the host runs while the next windows are computed.
-        wait = start_download(self.limit.compute(lambda: self._compute_in_batches(windows), len(windows)))
+        at_once = self.limit.size if self.compiled else len(windows)  # filled up, and so never fewer
+        wait = start_download(self.limit.compute(lambda: self._compute_in_batches(windows), at_once))
         one_each = self.config.pooling == "window"
         ends = np.cumsum([1 if one_each else self._count_tubelets(window) for window in windows])[:-1]
 
