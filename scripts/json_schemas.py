@@ -769,6 +769,7 @@ class SampleCheck(Json):
     dataset: str
     stored: int
     sampled: int
+    compiled: int
     deviations: dict[str, float]
     above_limit: list[str]
     failed: dict[str, str]

@@ -4,7 +4,7 @@ What is compiled computes the same in the same precision, and rounds at other pl
 plain one (benchmarks/README.md). Every shape is compiled by itself, so batches are filled up to one size (fill_batch).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -60,6 +60,20 @@ class Compiled(Generic[P, T]):
             # Not within `except`: there the traceback keeps the tensors of the failed attempt.
             self.program = None
         return self.function(*args, **kwargs)
+
+
+def describe_compiled(programs: Collection[Compiled[..., Any]]) -> str:
+    """Return the end of an extractor's `batch`, by which the record of features says that they were computed compiled.
+
+    Empty without programs or if all have failed, else ", compiled", or ", compiled in part" if some have.
+    """
+    working = sum(one.program is not None for one in programs)
+    return "" if not working else ", compiled" if working == len(programs) else ", compiled in part"
+
+
+def is_compiled(batch: str) -> bool:
+    """Whether a recorded `batch` says that networks were compiled, at least in part."""
+    return "compiled" in batch
 
 
 def choose_compilation(execution: Execution, precision: Precision) -> bool:

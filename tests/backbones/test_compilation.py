@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.backbones.compilation import Compiled, fill_batch
+from repro.backbones.compilation import Compiled, describe_compiled, fill_batch, is_compiled
 from repro.backbones.config import Cell
 from repro.backbones.extractor import Execution
 from repro.backbones.registry import describe_backbone, load_backbone, open_extractors
@@ -32,6 +32,10 @@ def test_what_cannot_be_compiled_is_computed_as_it_is_and_said_once() -> None:
     (line,) = said
     assert "no ptxas" in line
     assert "slower" in line
+    working = Compiled(double, backend="eager")
+    ways = ([], [compiled], [working], [compiled, working])
+    assert [describe_compiled(way) for way in ways] == ["", "", ", compiled", ", compiled in part"]
+    assert [is_compiled(describe_compiled(way)) for way in ways] == [False, False, True, True]
 
 
 def test_an_error_of_the_function_itself_is_raised() -> None:

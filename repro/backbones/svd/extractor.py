@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from repro.backbones.compilation import choose_compilation
+from repro.backbones.compilation import choose_compilation, describe_compiled
 from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.device import start_download
 from repro.backbones.extractor import Execution, Noise, Requests, Stream, WindowFeatures
@@ -97,8 +97,7 @@ class SvdExtractor:
     @property
     def batch(self) -> str:
         window = "1 window with its padding" if self.model.mixes else "1 window's own frames"
-        compiled = ", compiled" if self.model.compiled else ""
-        return f"{window}, {self.model.batch.size} frames in the VAE encoders{compiled}"
+        return f"{window}, {self.model.batch.size} frames in the VAE encoders{describe_compiled(self.model.programs)}"
 
     @property
     def recomputed_frames(self) -> int:

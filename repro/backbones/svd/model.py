@@ -17,13 +17,13 @@ from torch import Tensor
 
 from repro.backbones.compilation import Compiled, fill_batch
 from repro.backbones.config import Layer
-from repro.backbones.device import BatchLimit, T, upload_constants
+from repro.backbones.device import BatchLimit, upload_constants
 from repro.backbones.extractor import Noise, Stream
 from repro.backbones.precision import autocast, fp32_products
 from repro.backbones.svd import pictures
 from repro.backbones.svd.config import SVD_LAYER_ORDER, SvdConfig, SvdSchedule, layer_depth
 from repro.backbones.svd.networks import Needs, Networks
-from repro.backbones.svd.vae import with_rewritten_vae
+from repro.backbones.svd.vae import CompiledEncoder, with_rewritten_vae
 from repro.core.errors import UsageError
 
 LATENT_SCALE = 0.18215
@@ -190,6 +190,12 @@ class SvdModel:
         )
 
     @property
+    def programs(self) -> list[Compiled[..., Any]]:
+        """What has been compiled, or is when it is first called; empty if nothing is to be."""
+        encoders = self.vae.latent_encoder, self.vae.condition_encoder
+        return [*self._programs.values(), *(one.compute for one in encoders if isinstance(one, CompiledEncoder))]
+
+    @property
     def mixes(self) -> bool:
         """Whether any request mixes over time. Otherwise the frames of a window do not affect each other."""
         return any(request.mixing for request in self.requests.values())
@@ -248,31 +254,22 @@ class SvdModel:
         with torch.inference_mode(), fp32_products(self.config.precision):
             yield
 
-    def fit(self, work: Callable[[], T], frames: int) -> T:
-        """Return what `work` computes of `frames`, in smaller batches if memory is full.
-
-        Raises:
-            MissingError: it does not fit into memory.
-        """
+    def compute_outputs(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> Outputs:
+        """Compute what `compute_window` does, and return the UNet's inputs too."""
+        # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
+        needed = frames if self.mixes else frames[:real]
         before = self.recomputed_frames
 
-        def attempt() -> T:
+        def attempt() -> Outputs:
             # Nothing of an attempt that failed counts.
             self.recomputed_frames = before
             if self._overflows is not None:
                 self._overflows = []
             with self.computing():
-                return work()
+                return self._compute_needed(needed, real, noise)
 
-        return self.batch.compute(attempt, frames)
-
-    def compute_outputs(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> Outputs:
-        """Compute what `compute_window` does, and return the UNet's inputs too."""
-        # With mixing the padding affects the real frames, so it must be computed; without it, it is left out.
-        needed = frames if self.mixes else frames[:real]
         # Compiled, batches are filled up.
-        count = self.config.frames.window if self.compiled else len(needed)
-        return self.fit(lambda: self._compute_needed(needed, real, noise), count)
+        return self.batch.compute(attempt, self.config.frames.window if self.compiled else len(needed))
 
     def _compute_needed(self, frames: UInt8[np.ndarray, "T a b 3"], real: int, noise: Noise) -> Outputs:
         picture = pictures.to_pixels(frames, self.config.size, self.device)

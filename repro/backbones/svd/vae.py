@@ -199,7 +199,7 @@ class _Output(nn.Module):
         return out.float()
 
 
-class _Encoder(nn.Module):
+class CompiledEncoder(nn.Module):
     """A compiled encoder in channels-last layout that takes and returns the plain layout."""
 
     def __init__(self, encoder: nn.Module, say: Callable[[str], None], backend: str | Callable[..., Any]) -> None:
@@ -239,7 +239,7 @@ def with_rewritten_vae(
         encoder = getattr(networks, name)
         if encoder is not None:
             rewritten = rewrite_encoder(encoder, half=half, channels_last=compiled)
-            setattr(own, name, _Encoder(rewritten, say, backend) if compiled else rewritten)
+            setattr(own, name, CompiledEncoder(rewritten, say, backend) if compiled else rewritten)
     return own
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from repro.backbones.compilation import Compiled, choose_compilation, fill_batch
+from repro.backbones.compilation import Compiled, choose_compilation, describe_compiled, fill_batch
 from repro.backbones.config import Cell, FrameSampling
 from repro.backbones.device import BatchLimit, start_download
 from repro.backbones.extractor import Backbone, Execution, Noise, Stream, WindowFeatures
@@ -115,7 +115,8 @@ class VitExtractor:
     @property
     def batch(self) -> str:
         whose = "windows" if self.mixes_clips else "a clip's windows"
-        return f"{whose} by {self.at_once}{', compiled' if self.compiled else ''}"
+        programs = [self._apply_block] if isinstance(self._apply_block, Compiled) else []
+        return f"{whose} by {self.at_once}{describe_compiled(programs)}"
 
     def noise_shapes(self, real: int) -> Mapping[Stream, tuple[int, ...]]:
         return {}

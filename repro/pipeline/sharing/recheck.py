@@ -1,7 +1,7 @@
 """Extract random clips again and compare them with what is stored, and say what such a sample cannot see."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, comb
 from pathlib import Path
@@ -10,6 +10,7 @@ from random import SystemRandom
 import numpy as np
 
 from repro.backbones.comparison import relative_l2
+from repro.backbones.compilation import is_compiled
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.extractor import Backbone, Execution
 from repro.backbones.registry import describe_backbone
@@ -44,6 +45,8 @@ class SampleCheck:
     """Largest relative L2 over the cells, by clip; infinite for other shapes and NaN."""
     failed: Mapping[str, str]
     """Why other sampled clips could not be compared."""
+    compiled: int
+    """Sampled clips whose stored features were computed by compiled networks."""
 
     @property
     def missed(self) -> dict[float, float]:
@@ -93,7 +96,8 @@ def recheck_sample(
         config: The backbone.
         count: Number of clips of each data set.
         workspace: Where the features are.
-        execution: Where to compute.
+        execution: Where to compute. Networks are compiled for the clips whose stored features were computed so, or for all or none as
+            `compile` says.
         reporter: Gets a warning for each data set that is not compared.
         own: Own clips, which are then the only data set.
 
@@ -158,11 +162,23 @@ def _compare_with_store(
                     before[clip.id][cell.name] = entry
     except DamagedFeaturesError as error:
         raise MissingError(f"features {store.folder}: damaged: {error}: extract them again") from error
-    damaged = any(is_of_damaged_clip(entry.reader) for found in before.values() for entry in found.values())
+    damaged = any(is_of_damaged_clip(entry.reader) for entries in before.values() for entry in entries.values())
     # Clips that were stored as far as they decode are compared so.
     execution = replace(execution, allow_damaged=execution.allow_damaged or damaged)
-    collection = Collection(store.folder.name, tuple(chosen))
-    for name, again in extract_again(backbone, cells, collection, execution, reporter).items():
+    compiled = {clip.id for clip in chosen if _was_compiled(before[clip.id].values(), store)}
+    if compiled:
+        how = "as before" if execution.compile is None else f"with --compile {'yes' if execution.compile else 'no'}"
+        reporter.line(
+            f"{store.folder.name}: {len(compiled)} of {len(chosen)} clips were computed with compiled networks: computed again {how}"
+        )
+    groups: dict[bool, list[Clip]] = {}
+    for clip in chosen:
+        groups.setdefault(clip.id in compiled if execution.compile is None else execution.compile, []).append(clip)
+    found: dict[str, Entry | str] = {}
+    for compile_, clips in groups.items():
+        collection = Collection(store.folder.name, tuple(clips))
+        found |= extract_again(backbone, cells, collection, replace(execution, compile=compile_), reporter)
+    for name, again in found.items():
         if isinstance(again, str):
             failed[name] = again
         elif any(again.video_sha256 != was.video_sha256 for was in before[name].values()):
@@ -171,7 +187,13 @@ def _compare_with_store(
             deviations[name] = max(
                 _deviation(again.features[cell], was.features[cell]) for cell, was in before[name].items()
             )
-    return SampleCheck(store.folder.name, stored, deviations, failed)
+    return SampleCheck(store.folder.name, stored, deviations, failed, len(compiled))
+
+
+def _was_compiled(entries: Iterable[Entry], store: FeatureStore) -> bool:
+    """Whether the record of a clip's features says that networks were compiled for any of them."""
+    origins = {name for entry in entries for name in entry.origins}
+    return any(is_compiled(str(store.read_origin(name).get("batch", ""))) for name in origins)
 
 
 def extract_again(

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +63,34 @@ def test_a_wrong_clip_is_found_and_another_video_is_no_comparison(store: Feature
     (printed,) = json.loads(done.out)["checks"]
     assert printed["above_limit"] == [wrong]
     assert printed["missed"]["0.2"] == pytest.approx(1 / 3)  # one wrong clip of three, two of them seen
+
+
+def test_clips_are_compiled_as_their_origins_say(
+    store: FeatureStore, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = recheck.recheck_sample(CONFIG, 3, workspace, Execution(), RecordingReporter())
+    assert found.compiled == 0
+    first, *others = sorted(found.deviations)
+    entry = store.read_own_file(first)
+    assert entry is not None
+    origin = store.add_origin({"batch": "1 window; windows by 8, compiled"})
+    store.write_clip(first, replace(entry, origins=(origin,)))
+    extract_again, compiled = recheck.extract_again, dict[str, bool | None]()
+
+    def record(*arguments: Any) -> Any:
+        _, _, collection, execution, _ = arguments
+        compiled.update({clip.id: execution.compile for clip in collection.clips})
+        return extract_again(*arguments)
+
+    monkeypatch.setattr(recheck, "extract_again", record)
+    reporter = RecordingReporter()
+    (found,) = recheck.recheck_sample(CONFIG, 3, workspace, Execution(), reporter)
+    assert compiled == {first: True} | dict.fromkeys(others, False)
+    assert (found.compiled, found.sampled) == (1, 3)
+    assert any("1 of 3 clips were computed with compiled networks" in line for line in reporter.lines)
+    for choice in (False, True):
+        recheck.recheck_sample(CONFIG, 3, workspace, Execution(compile=choice), reporter)
+        assert set(compiled.values()) == {choice}
 
 
 def test_nothing_to_compare_is_said(workspace: Workspace, tmp_path: Path) -> None:
