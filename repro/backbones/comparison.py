@@ -75,6 +75,20 @@ def read_first_frames(video: Path, sampling: FrameSampling, count: int) -> UInt8
     return next(iter(read_frames(open_clip(video, wanted), wanted)))[:count]
 
 
+def list_golden(folder: Path) -> list[Path]:
+    """Return the files of a folder of golden values.
+
+    Raises:
+        UsageError: there is no such folder, or it has no golden files.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"golden folder {folder}: {describe_absence(folder, 'folder')}")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")
+    return files
+
+
 def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
     """Read every safetensors file of a folder of golden values.
 
@@ -82,13 +96,8 @@ def read_golden(folder: Path) -> Sequence[tuple[Path, dict[str, np.ndarray]]]:
         UsageError: there is no such folder, or it has no golden files.
         MissingError: a file is damaged.
     """
-    if not folder.is_dir():
-        raise UsageError(f"golden folder {folder}: {describe_absence(folder, 'folder')}")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UsageError(f"golden folder {folder}: no .safetensors files in it: expected one per window")
     found = []
-    for path in files:
+    for path in list_golden(folder):
         try:
             check_regular(path)
             found.append((path, load_file(path)))

@@ -38,7 +38,7 @@ COMMANDS = {
         "track": "Log to MLflow the runs that it does not have yet, with the verdicts of `repro check` as tags.",
         "ui": "Start MLflow's user interface on the workspace's runs, and print the link to them. Ctrl-C ends it.",
         "show": "Show what a backbone makes of a video: frames, feature maps and vectors over time, as one HTML page.",
-        "verify": "Compare a backbone's features with golden values; exits 1 if any deviates too much.",
+        "verify": "Compare ways of computing features, or features with golden or stored ones; exits 1 if they differ too much.",
     },
     "Machines": {
         "doctor": "Check whether this machine can run a row, or any: software, GPU, disk, locks, data, checkpoints.",

@@ -46,7 +46,7 @@ class GridOptions:
     timesteps: Annotated[
         str | None, Parameter(help="Some of the grid's timesteps, as 20 or 0,5,10 [default: all].")
     ] = None
-    layers: Annotated[str | None, Parameter(help="Some of the grid's layers, as 9, 1,9 or 1-13 [default: all].")] = None
+    layers: Annotated[str | None, Parameter(help="Some of the grid's layers: 9; 1,9; or 1-13 [default: all].")] = None
     head: Annotated[
         Literal["transformer", "linear"] | None,
         Parameter(help="Kind of readout; the release has linear grids [default: the row's]."),
@@ -64,7 +64,11 @@ class GridOptions:
     ] = None
     all_predictions: Annotated[
         bool,
-        Parameter(negative="", help="Keep scores of every clip in all cells, not only in the row's own and the best."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Keep scores of every clip in all cells, not only in the row's own and the best.",
+        ),
     ] = False
 
 

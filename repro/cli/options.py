@@ -28,7 +28,7 @@ from repro.core.workspace import (
     open_workspace,
 )
 from repro.table.row import Row, SeedChoice
-from repro.table.rows import extra_names, is_smoke_row, load_any_row, row_names, smoke_rows
+from repro.table.rows import command_for_row, extra_names, is_smoke_row, load_any_row, row_names
 
 if TYPE_CHECKING:
     from repro.features.store import StoredAs
@@ -231,7 +231,7 @@ BatchOption = Annotated[
     Parameter(
         name="--batch",
         validator=require_number("--batch", 1),
-        help="Frames of a network at once [default: by memory].",
+        help="Frames or windows at once [default: by memory].",
     ),
 ]
 CompileOption = Annotated[
@@ -249,7 +249,7 @@ TimestepsOption = Annotated[
     Parameter(name="--timesteps", help="Timesteps of a diffusion backbone, as 20 or 0,5,10 [default: 20]."),
 ]
 LayersOption = Annotated[
-    str | None, Parameter(name="--layers", help="Layers, as 9, 1,9, 1-13 or up_1-up_12 [default: 9].")
+    str | None, Parameter(name="--layers", help="Layers: 9; 1,9; 1-13; or up_1-up_12 [default: 9].")
 ]
 
 
@@ -375,11 +375,20 @@ class BundleOptions:
     ] = None
     repeat_readout: Annotated[
         bool,
-        Parameter(negative="", help="With --bundle, train every readout again on features here and compare scores."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="With --bundle, train every readout again on features here and compare scores.",
+        ),
     ] = False
     features: Annotated[
         tuple[Path, ...],
-        Parameter(negative="", help="With --repeat-readout, files of `repro features export` to train on; one each."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="With --repeat-readout, files of `repro features export` to train on; may be repeated "
+            "[default: the workspace's features].",
+        ),
     ] = ()
     device: DeviceOption = None
 
@@ -494,13 +503,6 @@ def _find_array_task(option: str, count: str | None) -> tuple[str, str]:
             f"--shard {option}: task {task.number} of the job array is no part of {of}: expected --array=1-{of}"
         )
     return str(task.number), of
-
-
-def command_for_row(name: str) -> str:
-    """Return the command that runs a row: rows of the smoke job cannot be run alone."""
-    if not is_smoke_row(name):
-        return f"repro {name}"
-    return "repro smoke --pretrained" if smoke_rows()[name].pretrained else "repro smoke"
 
 
 def load_requested_rows(names: Sequence[str], precisions: Sequence[Precision] = ()) -> list[Row]:

@@ -34,8 +34,8 @@ from repro.table.requirements import command_for_missing, distinct_items, format
 from repro.table.row import Row, SeedChoice, row_backbone, with_precision
 
 DISK_ASSUMPTION = (
-    "disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos take as much "
-    "as their archives"
+    "results on disk: features in fp32, as much again while they are packed, and weights of the readouts; unpacked videos "
+    "take as much as their archives"
 )
 QUICKEST: tuple[Precision, ...] = ("fast", "fp16")
 """The quickest precision of each family whose features are as near fp32's as those of the published precision (benchmarks/README.md)."""
@@ -179,7 +179,7 @@ def _print_heading(text: str) -> None:
 
 # The last column of a table has no limit; the others fit 80 columns.
 def _rows_table(plan: Plan) -> list[str]:
-    header = ("row", "download", _device_label(plan), "readout", "disk", "present already")
+    header = ("row", "download", _device_label(plan), "readout", "results", "present already")
     rows: list[tuple[str, ...]] = [
         (
             row.row.name,
@@ -260,8 +260,10 @@ def _passes_table(plan: Plan) -> list[str]:
 
 def _stages_table(plan: Plan) -> list[str]:
     header = ("stage", f"{_device_label(plan)} time", "from", "to", "disk")
-    rows = []
-    for stage, (hours, disk) in sum_stages(plan).items():
+    rows, figures = [], sum_stages(plan)
+    spent = sum_amounts(figures[stage][0] for stage in ("extract", "readout"))
+    total = spent, sum_amounts(disk for _, disk in figures.values())
+    for stage, (hours, disk) in (*figures.items(), ("total", total)):
         # Fetching and preparing have no hours: they depend on the network and the disk.
         time = "" if hours is None and stage in ("fetch", "prepare") else format_hours(hours)
         limits = ("", "")

@@ -24,6 +24,8 @@ from repro.report.contents import WATTS, Contents, RowContents, gather_extractio
 from repro.report.deviations import list_deviations
 from repro.report.drawing import Drawing
 from repro.report.figures import draw_setting, list_row_drawings
+from repro.table.row import Row
+from repro.table.rows import command_for_row
 
 PAGE_COLUMNS = (
     ("row", False), ("verdict", False), ("published", True), ("measured", True), ("difference", True), ("95 % interval", True),
@@ -114,7 +116,7 @@ def render_page(contents: Contents, advance: Callable[[str], None] = lambda _: N
         audits=[_describe_audit(name, audit) for name, audit in contents.audits.items()],
         computing=[*_describe_extractions(gather_extractions(contents, runs)), *_describe_computing(runs)],
         deviations=[(d.number, d.what, d.concerned) for d in list_deviations(r.row for r in with_runs)],
-        commands=[(one.name, one.row.command) for one in with_runs],
+        commands=[(one.name, _describe_command(one.row)) for one in with_runs],
         tone=_choose_tone,
         mean=_format_mean,
         # Shipped, so that nothing in them is foreign.
@@ -223,9 +225,13 @@ def _format_mean(mean: Mean | None) -> str:
     return "" if mean is None else format_mean(*mean)
 
 
+def _describe_command(row: Row) -> str:
+    return row.command if row.own_datasets else command_for_row(row.name)
+
+
 def _describe_row(one: RowContents) -> Iterator[tuple[str, str]]:
     first = one.runs[0]
-    yield "Command", one.row.command
+    yield "Command", _describe_command(one.row)
     yield "Runs", ", ".join(f"seed {run.seed} ({run.run})" for run in (*one.published, *one.held_out))
     for split, role in ((first.train, "Training"), (first.test, "Test")):
         missing = len(split.missing_clips)

@@ -72,6 +72,13 @@ def is_smoke_row(name: str) -> bool:
     return name in smoke_rows()
 
 
+def command_for_row(name: str) -> str:
+    """Return the command that runs a row: rows of the smoke job cannot be run alone."""
+    if not is_smoke_row(name):
+        return f"repro {name}"
+    return "repro smoke --pretrained" if smoke_rows()[name].pretrained else "repro smoke"
+
+
 @cache
 def load_row(name: str) -> Row:
     """Read a shipped row of any kind.

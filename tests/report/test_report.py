@@ -31,7 +31,7 @@ from repro.report.page import list_drawings, render_markdown, render_page
 from repro.table.rows import extra_names, load_row, row_names
 
 HOSTILE = ("<script>alert(1)</script>", "=1+1|`x`\x1b[2J\u202e")
-VOID = {"meta", "br", "input", "path", "use", "rect", "image", "line", "polyline", "circle", "link"}
+VOID = {"meta", "wbr", "br", "input", "path", "use", "rect", "image", "line", "polyline", "circle", "link"}
 
 
 class Page(HTMLParser):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from repro.cli.options import COMMON, CommonOptions, command_for_row
+from repro.cli.options import COMMON, CommonOptions
 from repro.core import LazyModule
 from repro.core.console import Reporter, print_line
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
@@ -17,7 +17,7 @@ from repro.judge.formats import format_left_out, wrap_verdict
 from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
 from repro.table.row import Row
-from repro.table.rows import load_any_row, row_names
+from repro.table.rows import command_for_row, load_any_row, row_names
 
 # These import NumPy, pyarrow or matplotlib, which help and refusals do not need.
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.cli.options import BUNDLE, COMMON, BundleOptions, CommonOptions, FlagOption, command_for_row
+from repro.cli.options import BUNDLE, COMMON, BundleOptions, CommonOptions, FlagOption
 from repro.core.console import print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
@@ -16,7 +16,7 @@ from repro.judge.outcome import Outcome
 from repro.judge.rules import RULES
 from repro.judge.verdict import Verdict, exit_code, judge_rows
 from repro.records.record import RunRecord, find_runs
-from repro.table.rows import extra_names, is_smoke_row, row_names
+from repro.table.rows import command_for_row, extra_names, is_smoke_row, row_names
 
 if TYPE_CHECKING:
     from repro.judge.scores.intervals import SplitInterval

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro.backbones.extractor import Execution
 from repro.cli.judge.bundle import describe_verdicts
-from repro.cli.options import BundleOptions, command_for_row
+from repro.cli.options import BundleOptions
 from repro.core import LazyModule
 from repro.core.console import Reporter, escape_text, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
@@ -24,7 +24,7 @@ from repro.pipeline.bundle.contents import compare_origin
 from repro.pipeline.bundle.read import OpenedBundle, find_annotated_split, open_bundle
 from repro.pipeline.row_data import ReadoutInputs, RowData
 from repro.table.requirements import chosen_device
-from repro.table.rows import load_row
+from repro.table.rows import command_for_row, load_row
 
 # These import torch or the video library: only what is computed again, and the smoke job's clips, need them.
 if TYPE_CHECKING:

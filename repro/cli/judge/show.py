@@ -34,7 +34,7 @@ from repro.core.errors import Exit, UsageError
 from repro.core.files import write_bytes
 from repro.table.requirements import chosen_device
 from repro.table.row import row_backbone
-from repro.table.rows import load_any_row
+from repro.table.rows import extra_names, load_any_row, row_names
 
 # These import torch, which takes seconds: mistakes are reported before.
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ def show(
     Args:
         video: A video file.
     """
+    if str(video) in [*row_names(), *extra_names()] and not video.exists():
+        raise UsageError(
+            f"show {video}: a row, expected a video: `repro plan {video}` and `repro scores {video}` show rows"
+        )
     row = None if options.row is None else load_any_row(options.row, *precision)
     if row is None:
         backbone = load_backbone(options.backbone or DEFAULT_BACKBONE, config.changes(), *precision)

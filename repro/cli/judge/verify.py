@@ -51,7 +51,7 @@ TABLE = "{:<20} {:<25} {:>7} {:>7} {:>7} {}"
 
 
 def verify(
-    backbone: BackboneName = "",
+    backbone: Annotated[BackboneName, Parameter(show_default=False)] = "",
     /,
     *,
     store: FlagOption = False,
@@ -64,17 +64,19 @@ def verify(
     compute: DeviceOptions = ON_DEVICE,
     common: CommonOptions = COMMON,
 ) -> Exit:
-    """Compare a backbone's features with golden values; exits 1 if any deviates too much.
+    """Compare ways of computing features, or features with golden or stored ones; exits 1 if they differ too much.
 
-    Without --golden, compares ways of computing on this machine: the fast path with the plain one, one implementation
+    A backbone's name alone compares ways of computing on this machine: the fast path with the plain one, one implementation
     with the other, each precision with fp32.
+
+    With --golden, compares features with golden values of the same weights.
 
     With --store, reads stored features through instead and exits 4 if any file is damaged.
 
     With --sample, extracts random clips again, with networks compiled as they were, and compares them with stored features;
     says which share of wrong features the sample would have missed.
 
-    Example: `repro verify svd_xt --golden golden/svd_xt`
+    Example: `repro verify svd_xt`, or `repro verify svd_xt --sample 59`
 
     Args:
         backbone: A name from configs/backbones; with --store, a folder of features [default: the workspace's];
@@ -110,9 +112,10 @@ def verify(
     # Speeds are those of a long extraction, which compiles.
     compiled = device != "cpu" if compute.compiled is None else compute.compiled
     execution = Execution(device, compute.batch, compile=compiled)
-    to_generate = checkpoint is None and kept.drawn_from_seed is not None and not path.is_file()
-    # A mistyped folder of golden values, reported below, must leave nothing in the workspace.
-    if to_generate and (golden is None or golden.is_dir()):
+    # A mistyped folder of golden values must leave nothing in the workspace, not even the cache that loading networks makes.
+    if golden is not None:
+        comparison.list_golden(golden)
+    if checkpoint is None and kept.drawn_from_seed is not None and not path.is_file():
         workspace.require_writable()
         ensure_random_weights(settings, family, workspace, lambda warning: None)
     if golden is not None:

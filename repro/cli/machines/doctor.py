@@ -3,6 +3,9 @@
 import json
 from collections import Counter
 from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions, DeviceOption, RowName
 from repro.core.console import print_line, print_sentence
@@ -13,7 +16,13 @@ STATE_WIDTH = 5
 """Columns of ok, warn or fail, and a space."""
 
 
-def doctor(row: RowName = "", /, *, device: DeviceOption = None, common: CommonOptions = COMMON) -> Exit:
+def doctor(
+    row: Annotated[RowName, Parameter(show_default=False)] = "",
+    /,
+    *,
+    device: DeviceOption = None,
+    common: CommonOptions = COMMON,
+) -> Exit:
     """Check whether this machine can run a row, or any: software, GPU, disk, locks, data, checkpoints.
 
     Prints a line for each thing: ok, warn or fail, and what to do. Exits 4 if a line says fail. Takes a few seconds, leaves
