@@ -220,7 +220,8 @@ def measure_extraction(report: Report) -> None:
                 store = FeatureStore.open(Workspace(place), backbone, {"job": number}, "clips")
                 cells = (extractor.config.axes().usual,)
                 request = extraction.FeatureRequest(Backbone(extractor.config, None, None, None), cells, store)
-                execution = Execution(str(report.device), workers=count_spare_cores())
+                # As in a long extraction, whose noise is compiled too.
+                execution = Execution(str(report.device), workers=count_spare_cores(), compile=True)
                 # No checkpoint is read: the extractor is there already.
                 opened, extraction.open_extractors = extraction.open_extractors, lambda *_, one=extractor: [one]  # type: ignore[assignment]
                 try:

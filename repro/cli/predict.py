@@ -111,7 +111,12 @@ def predict(
     from repro.pipeline.predict import predict_videos
 
     execution = Execution(
-        chosen_device(compute.device), compute.batch, compute.workers, compute.allow_damaged, compile=compute.compiled
+        chosen_device(compute.device),
+        compute.batch,
+        compute.workers,
+        compute.allow_damaged,
+        reporter.line,
+        compile=compute.compiled,
     )
     scored = predict_videos(
         found, files, seed, common.open_workspace(), execution, reporter, per_window=output.per_window

@@ -292,8 +292,9 @@ def score_video(
         MissingError: the row has no trained readout, or the video cannot be decoded.
     """
     path, found = Path(video), load_any_row(row, precision)
-    execution = Execution(chosen_device(device))
-    scored = predict_videos(found, [path], seed, _open_workspace(workspace), execution, Reporter(to_stderr=True))
+    reporter = Reporter(to_stderr=True)
+    execution = Execution(chosen_device(device), say=reporter.line)
+    scored = predict_videos(found, [path], seed, _open_workspace(workspace), execution, reporter)
     if path not in scored.scores:
         raise MissingError(next(iter(scored.failed.values()), f"clip {path}: it could not be scored"))
     pairs = zip(scored.readout.classes, scored.scores[path].tolist(), strict=True)

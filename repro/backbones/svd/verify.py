@@ -190,7 +190,9 @@ def _compare_precisions(
         every = SvdModel(own, networks, {"": request}, execution.device, execution.batch)
         # As an extraction computes it; to compile all layers too would take minutes.
         compiled = choose_compilation(execution, precision)
-        usual = SvdModel(own, networks, {"": alone}, execution.device, execution.batch, compiled=compiled)
+        usual = SvdModel(
+            own, networks, {"": alone}, execution.device, execution.batch, say=execution.say, compiled=compiled
+        )
         cells = _by_cell(every.compute_window(frames, real, NOISE)[""], real)
         seconds = []
         # The first pass starts kernels, and compiles some; a CPU has no such costs worth a second window.

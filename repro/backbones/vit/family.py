@@ -52,9 +52,7 @@ class VitFamily(Family[VitConfigT]):
         self, config: VitConfigT, checkpoint: Path, execution: Execution, limit: float, video: Path | None = None
     ) -> Iterator[Comparison | Skipped | Note]:
         windows = verify.read_windows(config, video)
-        return verify.compare_ways(
-            config, self.layout, self.encoder_builder(), checkpoint, execution.device, limit, windows
-        )
+        return verify.compare_ways(config, self.layout, self.encoder_builder(), checkpoint, execution, limit, windows)
 
     def cut_encoder(self, config: VitConfigT, original: Path, target: Path) -> str:
         return checkpoint_file.cut_encoder(config, self.layout, original, target)

@@ -7,7 +7,7 @@ On this machine, with the user's own weights, several windows at once are compar
 fp32. This cannot detect a wrong number of heads. The windows are those of a rendered clip; the last one is short.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +23,9 @@ from repro.backbones.comparison import (
     read_golden,
     relative_l2,
 )
+from repro.backbones.compilation import choose_compilation
 from repro.backbones.config import Cell
+from repro.backbones.extractor import Execution
 from repro.backbones.family import Comparison, Deviation, Note, Skipped
 from repro.backbones.noise import SampledNoise
 from repro.backbones.precision import fp32_products, move_to_device
@@ -92,11 +94,12 @@ def compare_ways(
     layout: Layout,
     build: BuildEncoder,
     checkpoint: Path,
-    device: str,
+    execution: Execution,
     limit: float,
     windows: list[np.ndarray],
 ) -> Iterator[Comparison | Skipped | Note]:
     """Yield every comparison that this machine allows; `limit` is the bound on relative L2 for equal ones."""
+    device = execution.device
     opened = open_encoder(checkpoint, config, layout)
     if opened.note:
         yield Note(opened.note)
@@ -109,7 +112,7 @@ def compare_ways(
     yield compare_cells(
         f"{len(windows)} windows together", f"one by one ({apart:.1f} s)", together, alone, seconds, limit
     )
-    exact_seconds = seconds if device == "cpu" else _compute(fp32, encoder, cells, windows, device, WINDOWS)[1]
+    exact = Timed(together, seconds)
     for precision in config.precisions():
         if precision == "fp32":
             continue
@@ -117,11 +120,10 @@ def compare_ways(
             yield Skipped("tf32", "the same as fp32 on a CPU")
             continue
         reduced = config.model_copy(update={"precision": precision})
-        values, seconds = _compute(reduced, encoder, cells, windows, device, WINDOWS)
-        if device != "cpu":  # the first pass starts kernels
-            values, seconds = _compute(reduced, encoder, cells, windows, device, WINDOWS)
-        found, exact = Timed(values, seconds), Timed(together, exact_seconds)
-        yield compare_precision(precision, precision, found, exact, config.axes().usual.name)
+        # As an extraction computes it.
+        compiled = choose_compilation(execution, precision)
+        values, seconds = _compute(reduced, encoder, cells, windows, device, WINDOWS, execution.say, compiled=compiled)
+        yield compare_precision(precision, precision, Timed(values, seconds), exact, config.axes().usual.name)
 
 
 def read_windows(config: VitConfig, video: Path | None) -> list[np.ndarray]:
@@ -146,12 +148,17 @@ def _render_windows(config: VitConfig) -> list[np.ndarray]:
 
 
 def _compute(
-    config: VitConfig, encoder: Encoder, cells: list[Cell], windows: list[np.ndarray], device: str, at_once: int
-) -> tuple[dict[str, np.ndarray], float]:
-    extractor = VitExtractor(config, encoder, cells, device, at_once)
-    start = perf_counter()
-    parts = [
-        extractor.features(windows[first : first + at_once], [SampledNoise({})])[config.name]
-        for first in range(0, len(windows), at_once)
-    ]
-    return {cell: np.concatenate([part[cell] for part in parts]) for cell in parts[0]}, perf_counter() - start
+    config: VitConfig, encoder: Encoder, cells: list[Cell], windows: list[np.ndarray], device: str, at_once: int,
+    say: Callable[[str], None] | None = None, *, compiled: bool = False,
+) -> tuple[dict[str, np.ndarray], float]:  # fmt: skip
+    """Return the vectors of `windows`, and the seconds that they took."""
+    extractor = VitExtractor(config, encoder, cells, device, at_once, say, compiled=compiled)
+    # A GPU's first pass starts kernels, and compiles some; a CPU has no such costs worth a second one.
+    for _ in range(1 if device == "cpu" else 2):
+        start = perf_counter()
+        parts = [
+            extractor.features(windows[first : first + at_once], [SampledNoise({})])[config.name]
+            for first in range(0, len(windows), at_once)
+        ]
+        seconds = perf_counter() - start
+    return {cell: np.concatenate([part[cell] for part in parts]) for cell in parts[0]}, seconds

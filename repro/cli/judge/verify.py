@@ -1,5 +1,6 @@
 """`repro verify`: compare a backbone's features with golden ones, or its ways of computing with each other."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -111,7 +112,9 @@ def verify(
     path = checkpoint or checkpoint_path(kept, workspace)
     # Speeds are those of a long extraction, which compiles.
     compiled = device != "cpu" if compute.compiled is None else compute.compiled
-    execution = Execution(device, compute.batch, compile=compiled)
+    # Each precision is opened, and says the same of this device: once is enough.
+    say = functools.cache(lambda line: print_line(line, to_stderr=True))
+    execution = Execution(device, compute.batch, say=say, compile=compiled)
     # A mistyped folder of golden values must leave nothing in the workspace, not even the cache that loading networks makes.
     if golden is not None:
         comparison.list_golden(golden)
