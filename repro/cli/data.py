@@ -28,7 +28,7 @@ data = App(
 FAULTS_SHOWN = 20
 """Clips with faults that are printed; --json has all."""
 
-STILL_PICTURE = "its first video stream is a still picture, which is read in place of the video, as by the release"
+STILL_PICTURE = "a still picture is read in place of a video, as by the release"
 """What an audit prints of such a clip; docs/deviations.md 32."""
 
 MISSING_SHOWN = 3
@@ -76,7 +76,12 @@ def data_new(
     from repro.table.own import write_own_files
 
     made = write_own_files(table, output or table.with_suffix(".yaml"), backbone)
-    notes, command = made.row.dataset.own_listing.notes, made.row.command
+    listing, command = made.row.dataset.own_listing, made.row.command
+    notes, clips = list(listing.notes), sum(len(split.clips) for split in listing.splits.values())
+    gone = [why for split in listing.splits.values() for why in find_missing(split, None).values()]
+    if gone:
+        more = f", and {len(gone) - 1} more (`repro data status {made.data}`)" if gone[1:] else ""
+        notes.append(f"warning: {len(gone)} of {clips} videos cannot be read: {gone[0]}{more}: correct the table")
     if as_json:
         files = {"data": str(made.data), "row": str(made.row.file)}
         print(json.dumps(files | {"notes": notes, "command": command}, indent=1))

@@ -15,12 +15,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from repro.core.config import Config, is_config_path, load_config
 from repro.core.console import unquote_formulas
@@ -62,6 +62,13 @@ class OwnDataFile(Config):
     quoted: bool = False
     """Whether a ' before =, +, - and @ keeps spreadsheet programs from computing a cell and is not part of it, as in tables that
     imported features bring."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_row_file(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "data" in raw and "clips" not in raw:
+            raise ValueError(f"a row file; expected the file of the clips, which it names as data: {raw['data']}")
+        return raw
 
 
 class OwnDataset(DatasetConfig):

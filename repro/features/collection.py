@@ -108,13 +108,13 @@ def folder_collection(folder: Path, skip: Path | None = None) -> Collection:
     if other:
         suffixes = ", ".join(sorted({path.suffix.lower() or "none" for path in other})[:LISTED])
         notes.append(
-            f"folder {folder}: {len(other)} files are left out, as their suffix ({suffixes}) is not one of a video: rename "
+            f"folder {folder}: files left out: {len(other)}, as their suffix ({suffixes}) is not one of a video: rename "
             "those that are videos"
         )
     if links:
         names = ", ".join(str(path.relative_to(folder)) for path in links[:LISTED])
         notes.append(
-            f"folder {folder}: {len(links)} folders are left out, as they are links ({names}): name the folders themselves"
+            f"folder {folder}: folders left out: {len(links)}, as they are links ({names}): name the folders themselves"
         )
     clips = tuple(Clip(str(path.relative_to(folder)), path, ()) for path in videos)
     return Collection(_name_folder(folder), clips, notes=tuple(notes))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from repro.backbones.config import BackboneConfig, Cell
 from repro.backbones.registry import load_backbone
@@ -46,6 +46,13 @@ class OwnRowFile(Config):
     readout: Mapping[str, Any] = Field(default_factory=dict)
     """Keys of the recipe that differ from the defaults. The loss is chosen by the labels."""
     seed: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_file_of_clips(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "clips" in raw and "data" not in raw:
+            raise ValueError("the file of the clips; expected the row file that `repro data new` wrote next to it")
+        return raw
 
 
 class OwnDefaults(Config):

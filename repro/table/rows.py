@@ -106,6 +106,8 @@ def load_any_row(name: str | Path, *precisions: Precision | None) -> Row:
     Raises:
         UsageError: no such row, a file, clips or recipe that are not valid, or a precision that the row does not have.
     """
+    if Path(name).suffix.lower() in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"{name}: a table of clips, expected a row: `repro data new {name}` writes a row file")
     if not is_config_path(str(name)):
         return with_precision(load_row(str(name)), *precisions)
     # Imported here: it imports NumPy and pyarrow, which a table of clips takes and no shipped row.

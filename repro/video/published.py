@@ -384,6 +384,8 @@ def _describe_still(container: InputContainer, frames: int = 0) -> str:
         frames: Number of frames decoded from that stream.
     """
     first, *others = container.streams.video
+    if frames == 1 and container.format.name.endswith("_pipe"):  # FFmpeg's names of JPEG, PNG and other pictures
+        return "the file is a picture, not a video"
     if first.disposition & PICTURE_MARKS:
         what = "an attached picture, such as cover art"
     elif frames == 1 and others:  # not every program marks it

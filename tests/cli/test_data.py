@@ -102,7 +102,7 @@ def test_a_still_picture_in_place_of_the_video_is_named_and_no_fault(  # type: i
     write_with_picture(clip.with_suffix(".mov"), attached=False).rename(clip)
     done = repro("data", "audit", "hmdb51", "--workers", "1")
     assert done.code == 0
-    assert f"{clip.stem}: its first video stream is a still picture" in done.out
+    assert f"{clip.stem}: a still picture is read in place of a video" in done.out
     report = json.loads(repro("data", "audit", "hmdb51", "--workers", "1", "--json").out)
     assert (report["faults"], report["decoded"]) == ({}, 0)  # from the journal
     assert [name.rpartition("/")[2] for name in report["still_pictures"]] == [clip.stem]

@@ -79,7 +79,7 @@ def test_the_example(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = run_repro("predict", row, clips, "--json", env=place)
     assert done.code == 0
     assert sum(str(path) in done.out for path in clips.glob("*.mp4")) == 16
-    assert "files are left out, as their suffix (.csv, .yaml)" in done.err
+    assert ", as their suffix (.csv, .yaml)" in done.err
 
     done = run_repro("check", "--json", env=place)
     assert done.code == 5
@@ -102,7 +102,9 @@ def test_clips_that_cannot_be_read_are_counted_and_named(clips: Path, tmp_path: 
     text = "\n".join([lines[0], *(f"{clips}/{line}" for line in lines[1:])])
     (tmp_path / "my.csv").write_text(text.replace("walk 0-", "gone 0-"))
     place = {"REPRO_WORKSPACE": str(tmp_path / "workspace"), "REPRO_DEVICE": "cpu"}
-    assert run_repro("data", "new", tmp_path / "my.csv", "--backbone", "mean_colour", env=place).code == 0
+    done = run_repro("data", "new", tmp_path / "my.csv", "--backbone", "mean_colour", env=place)
+    assert done.code == 0
+    assert re.search(r"2 of 16 videos cannot be read: .*gone 0-0.mp4: no such file .*my.csv:2\), and 1 more", done.out)
     done = run_repro(tmp_path / "my_row.yaml", env=place)
     assert done.code == 4
     assert re.search(
@@ -143,6 +145,15 @@ def test_files_are_not_overwritten_and_rows_are_checked(clips: Path, tmp_path: P
         assert message in done.err
         assert done.err.count("\n") == 1
     assert "no such file: expected a config" in run_repro("run", tmp_path / "nothing.yaml").err
+    # The three files of own clips are easily confused: each command names the one that it expects.
+    row.write_text(yaml.safe_dump(raw))
+    for words, message in (
+        (("run", out), "mine.yaml: the file of the clips; expected the row file"),
+        (("data", "status", row), "mine_row.yaml: a row file; expected the file of the clips, which it names as data: mine.yaml"),
+        (("plan", table), f"{table}: a table of clips, expected a row: `repro data new {table}` writes a row file"),
+    ):  # fmt: skip
+        done = run_repro(*words)
+        assert (done.code, message in done.err, done.err.count("\n")) == (2, True, 1)
 
 
 def test_a_cell_is_no_formula() -> None:

@@ -59,9 +59,9 @@ def test_what_a_folder_leaves_out_is_named(tmp_path: Path) -> None:
     found = folder_collection(folder)
     assert [clip.id for clip in found.clips] == ["a.3gp", "b.flv"]
     suffixes, links = found.notes
-    assert "3 files are left out" in suffixes
+    assert "files left out: 3, as" in suffixes
     assert "(.gif, none)" in suffixes
-    assert "1 folders are left out, as they are links (more)" in links
+    assert "folders left out: 1, as they are links (more)" in links
 
 
 def test_a_folder_of_videos_alone_has_no_notes(tmp_path: Path) -> None:

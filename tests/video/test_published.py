@@ -21,6 +21,7 @@ from builders.videos import (
     write_video,
     write_with_picture,
 )
+from matplotlib.image import imsave
 
 from repro.video import published
 from repro.video.published import ClipIndex, DamagedClipError, VideoError, convert_frames, estimate_frames, index_clip
@@ -113,6 +114,13 @@ def test_a_picture_before_the_video_is_read_and_reported(tmp_path: Path) -> None
     assert len(index.order) == 1
     assert "its first video stream (0) is a single picture" in index.still
     assert "a video follows as stream 1" in index.still
+
+
+def test_a_picture_in_place_of_a_video_is_read_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    imsave(path, draw_picture(0))
+    assert len(read(path)) == 1
+    assert index_clip(path, 180.0).still == "the file is a picture, not a video"
 
 
 def test_cover_art_before_the_video_is_refused_as_the_release_reads_nothing(tmp_path: Path) -> None:
