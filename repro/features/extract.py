@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import torch
 
 from repro.backbones.compilation import FROM_CLIPS
 from repro.backbones.config import Cell, Precision, read_precision
@@ -111,6 +112,9 @@ def extract_missing(
             # By all clips of the collection: to compute a few of them again rounds as before. A shard's are some of them.
             execution = replace(execution, compile=execution.device != "cpu" and len(collection.clips) >= FROM_CLIPS)
         _extract_clips(todo, missing, requests, execution, origin, result, reporter)
+        if execution.device != "cpu":
+            # The networks are gone. A training asks the GPU what is free, which does not count what torch keeps for later.
+            torch.cuda.empty_cache()
     elif execution.profile is not None and not execution.profile.exists():
         reporter.line(f"{'profile':<11} not written: no features were missing")
     for request in requests:

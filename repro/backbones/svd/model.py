@@ -427,32 +427,34 @@ class SvdModel:
                 ordered = sorted(layers, key=layer_depth)
                 return {(timestep, layer): mean[:count] for layer, mean in zip(ordered, means, strict=True)}
             found: dict[TimestepLayer, Tensor] = {}
-            for layer, output in self._iterate_layers(x, emb, context, request.mixing, layers):
+            for layer, output in _iterate_layers(self.networks, x, emb, context, request.mixing, layers):
                 # The mean is taken in fp32 under autocast as well, as in the release.
                 found[timestep, layer] = output.float().mean(dim=(2, 3))
                 if self._maps is not None:
                     self._maps[request.mixing, (timestep, layer)] = output.float()
             return found
 
-    def _iterate_layers(
-        self, x: Tensor, emb: Tensor, context: Tensor, mixing: bool, layers: Collection[Layer]
-    ) -> Iterator[tuple[Layer, Float[Tensor, "T C _ _"]]]:
-        """Yield `layers` with their outputs."""
-        # By the order of computing: layers of the second half have names (up_1 to up_12) in place of numbers.
-        last = max(layers, key=layer_depth)
-        # The outputs are of a generator: layers after the last requested one are never computed.
-        for layer, output in zip(SVD_LAYER_ORDER, self.networks.layers(x, emb, context, mixing), strict=False):
-            if layer in layers:
-                yield layer, output
-            if layer == last:
-                return
-
     def _compiled_unet(self, mixing: bool, layers: frozenset[Layer]) -> Compiled[..., list[Tensor]]:
         """Return the UNet's means of `layers` as one program; a timestep is an input of it."""
+        networks = self.networks  # not self, which refers to the program: see CompiledEncoder
 
         def compute(x: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
-            return [y.float().mean(dim=(2, 3)) for _, y in self._iterate_layers(x, emb, context, mixing, layers)]
+            return [y.float().mean(dim=(2, 3)) for _, y in _iterate_layers(networks, x, emb, context, mixing, layers)]
 
         if (mixing, layers) not in self._programs:
             self._programs[mixing, layers] = Compiled(compute, self._say, self._backend)
         return self._programs[mixing, layers]
+
+
+def _iterate_layers(
+    networks: Networks, x: Tensor, emb: Tensor, context: Tensor, mixing: bool, layers: Collection[Layer]
+) -> Iterator[tuple[Layer, Float[Tensor, "T C _ _"]]]:
+    """Yield `layers` with their outputs."""
+    # By the order of computing: layers of the second half have names (up_1 to up_12) in place of numbers.
+    last = max(layers, key=layer_depth)
+    # The outputs are of a generator: layers after the last requested one are never computed.
+    for layer, output in zip(SVD_LAYER_ORDER, networks.layers(x, emb, context, mixing), strict=False):
+        if layer in layers:
+            yield layer, output
+        if layer == last:
+            return

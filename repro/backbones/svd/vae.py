@@ -204,14 +204,15 @@ class CompiledEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, say: Callable[[str], None], backend: str | Callable[..., Any]) -> None:
         super().__init__()
-        self.encoder = encoder
+
+        # Not a method: object and program would refer to each other, and the weights stay in memory until Python looks for cycles.
+        def compute(picture: Tensor) -> Tensor:
+            moments: Tensor = encoder(picture.contiguous(memory_format=torch.channels_last))
+            return moments.contiguous()
+
         # The means and variances of a norm's groups are of the few channels of each. Inductor would compute such short sums
         # again for every pixel, which made the kernels that read them take twice as long on an H200.
-        self.compute = Compiled(self._compute, say, backend, {"unroll_reductions_threshold": 1})
-
-    def _compute(self, picture: Tensor) -> Tensor:
-        moments: Tensor = self.encoder(picture.contiguous(memory_format=torch.channels_last))
-        return moments.contiguous()
+        self.compute = Compiled(compute, say, backend, {"unroll_reductions_threshold": 1})
 
     def forward(self, picture: Tensor) -> Tensor:
         return self.compute(picture)
