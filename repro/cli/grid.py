@@ -145,7 +145,7 @@ def print_grid(result: GridResult, workspace: Workspace, *, as_json: bool) -> No
         rule = "best epoch on test" if protocol == "published" else "best epoch on held-out clips"
         seeds = report.describe_seeds(result.seeds)
         print_line()
-        print_line(f"{result.row.name}, {protocol} protocol: {result.row.metric}, {rule}, {seeds}")
+        print_sentence(f"{result.row.name}, {protocol} protocol: {result.row.metric}, {rule}, {seeds}")
         print_lines(report.format_table(result, protocol))
     print_line()
     for line in report.format_summary(result):

@@ -28,6 +28,7 @@ from repro.plan.amounts import Amount, estimated, sum_amounts
 from repro.plan.figures import describe_existing, plan_as_json, sum_stages
 from repro.plan.passes import SECONDS_PER_HOUR
 from repro.plan.plan import Plan, make_plan
+from repro.plan.steps import list_steps
 from repro.readout.recipe import Protocol
 from repro.table.imported import explain_imported
 from repro.table.requirements import command_for_missing, distinct_items, format_missing
@@ -151,6 +152,7 @@ def _print_tables(plan: Plan, quickest: str) -> None:
         *_about_ranges(plan),
         *_about_overlaps(plan),
         *_about_memory(plan),
+        *_about_machine(plan),
         *_about_readouts(plan),
         *_about_sharing(plan),
         DISK_ASSUMPTION,
@@ -358,6 +360,17 @@ def _about_memory(plan: Plan) -> list[str]:
     return lines
 
 
+def _about_machine(plan: Plan) -> list[str]:
+    """Return a line on the machine's own memory, for which jobs of `repro submit` ask."""
+    steps, cores = list_steps(plan, 1, None), load_assumptions().machine.cores
+    found = [
+        f"{max(sizes):g} GB to {what}"
+        for rule, what in (("extract", f"extract features with {cores} cores"), ("readout", "train a readout"))
+        if (sizes := [step.memory_gb for step in steps if step.rule == rule])
+    ]
+    return [f"memory of the machine, at most: {'; '.join(found)} (configs/plan.yaml)"] if found else []
+
+
 def _about_readouts(plan: Plan) -> list[str]:
     """Return the lines on the readouts' hours and on the number of runs."""
     assumptions = load_assumptions()
@@ -374,8 +387,8 @@ def _about_readouts(plan: Plan) -> list[str]:
         tflop = sum(readouts.tflop * (readouts.seeds - readouts.recorded) for readouts in estimated)
         hours = format_length(tflop / rates.cpu_thread_tflop_per_second / SECONDS_PER_HOUR)
         cpu = (
-            f"{rates.cpu_thread_tflop_per_second:g} TFLOP/s on one CPU thread (measured, benchmarks/README.md"
-            f"{f': {hours} in total' if cuda else ''})"
+            f"{rates.cpu_thread_tflop_per_second:g} TFLOP/s on one CPU thread{f', {hours} in total' if cuda else ''} (measured, "
+            "benchmarks/README.md)"
         )
         gpu = f"ASSUMED {rates.gpu_tflop_per_second:g} TFLOP/s on {assumptions.gpu.device}; " if cuda else ""
         lines.append(f"readouts: epochs x clips x parameters, {gpu}{cpu}")

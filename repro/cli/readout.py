@@ -23,7 +23,7 @@ from repro.cli.options import (
     open_compute,
 )
 from repro.core import LazyModule
-from repro.core.console import Reporter, print_line, print_lines, print_sentence
+from repro.core.console import Reporter, print_line, print_sentence
 from repro.core.errors import Exit
 from repro.core.workspace import Workspace
 from repro.readout.recipe import Protocol
@@ -142,7 +142,8 @@ def print_records(row: Row, records: Sequence[RunRecord], workspace: Workspace, 
     for sha256, clips in records[0].features.imported.items():
         print_sentence(f"features of {clips} clips were imported and not extracted here: sha256 {sha256}")
     if row.kind == "own":
-        print_lines(describe_own_scores(row, records[0], workspace))
+        for line in describe_own_scores(row, records[0], workspace):
+            print_sentence(line, indent=2)
         print_sentence("a row of your own: there is no published value, and `repro check` does not judge it")
         print_sentence(f"to label videos with it: {row.command.replace(' run ', ' predict ', 1)} VIDEO...")
     elif row.kind == "extra":

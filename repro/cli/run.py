@@ -25,7 +25,7 @@ from repro.cli.options import (
 from repro.cli.plan import print_plan
 from repro.cli.readout import ReadoutOptions, print_records, train_stored_row
 from repro.core import LazyModule
-from repro.core.console import Reporter, print_line, print_lines, terminal_width
+from repro.core.console import Reporter, print_line, print_lines, print_sentence, terminal_width
 from repro.core.errors import Exit, MissingError, UsageError
 from repro.core.workspace import Workspace, device_from_environment
 from repro.datasets.registry import open_dataset
@@ -155,7 +155,7 @@ def run(
             if found.name in result.records:
                 print_records(found, result.records[found.name], workspace, as_json=False)
     for name, reason in result.failures.items():
-        print_line(f"{name}: {reason}", to_stderr=True)
+        print_sentence(f"{name}: {reason}", to_stderr=True)
     if blocked:
         refuse_missing(blocked, workspace, as_objects=False)  # stdout has the runs already
     if result.failures:
@@ -176,7 +176,7 @@ def require_ready(row: Row, workspace: Workspace, device: str | None) -> str:
     # Missing files are reported before torch is imported, which takes seconds.
     named = device or device_from_environment()
     if any(requirements.missing_items(row, workspace)) and has_imported_features(row, workspace):
-        print_line(explain_imported(row), to_stderr=True)
+        print_sentence(explain_imported(row), to_stderr=True)
     refuse_missing([row], workspace, gpu=named is not None and named != "cpu")
     return requirements.chosen_device(device)
 
@@ -196,7 +196,7 @@ def refuse_missing(rows: Sequence[Row], workspace: Workspace, *, gpu: bool = Fal
         return
     print_missing(items)
     if no_gpu:
-        print_line(f"  GPU: {requirements.NO_GPU.remedy}", to_stderr=True)
+        print_sentence(f"  GPU: {requirements.NO_GPU.remedy}", to_stderr=True, indent=2)
     names = [row.argument for row in rows]
     subject = (
         f"row {names[0]}"

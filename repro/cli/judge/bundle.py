@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from repro.cli.options import COMMON, CommonOptions
 from repro.core import LazyModule
-from repro.core.console import Reporter, print_line
+from repro.core.console import Reporter, print_sentence
 from repro.core.errors import Exit, MissingError, NothingToCheckError, UsageError
 from repro.core.workspace import Workspace
 from repro.judge.expected import rows_with_expected, table_path
@@ -86,14 +86,20 @@ def bundle(
     if common.as_json:
         print(json.dumps({"file": str(output), "bytes": made.bytes, **manifest.model_dump(mode="json")}, indent=1))
         return Exit.OK
-    print_line(f"{output}: {manifest.records} records of {len(manifest.rows)} rows, {made.bytes / 1e6:.2f} MB")
+    print_sentence(
+        f"{output}: {manifest.records} records of {len(manifest.rows)} row{'s' * (len(manifest.rows) > 1)}, {made.bytes / 1e6:.2f} MB"
+    )
     for line in manifest.missing:
-        print_line(f"not in it: {line}")
+        print_sentence(f"not in it: {line}")
     if manifest.redacted:
-        print_line(f"paths, names or tokens were removed from {len(manifest.redacted)} files, which report.md lists")
+        print_sentence(
+            f"paths, names or tokens were removed from {len(manifest.redacted)} files, which report.md lists"
+        )
     if manifest.features_root:
-        print_line(f"features: Merkle root {manifest.features_root}: publish it before others choose clips to check")
-    print_line(f"to judge it: repro check --bundle {output}")
+        print_sentence(
+            f"features: Merkle root {manifest.features_root}: publish it before others choose clips to check"
+        )
+    print_sentence(f"to judge it: repro check --bundle {output}")
     return Exit.OK
 
 

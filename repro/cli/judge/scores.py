@@ -99,7 +99,7 @@ def scores(
             by_user=True,
         )
     for why in shown.left_out:
-        print_line(f"warning: not shown: {why}", to_stderr=True)
+        print_sentence(f"warning: not shown: {why}", to_stderr=True)
     if common.as_json:
         print(json.dumps(scores_as_json(shown), indent=1))
         return Exit.OK

@@ -101,6 +101,10 @@ def test_a_dry_run_prints_jobs_and_costs(workspace: Workspace) -> None:
     lines = done.out.splitlines()
     assert any(line.startswith("extract hmdb51-") and line.split()[2:5] == ["4", "1", "8"] for line in lines)
     assert any(line.startswith("by stage") for line in lines)
+    # The total of the stages, downloads included, and the memory of the machine that the jobs ask for.
+    stages = {line.split()[0]: line.split()[-2:] for line in lines if line.startswith(("fetch ", "total "))}
+    assert (stages["total"][1], float(stages["total"][0][1:]) > float(stages["fetch"][0][1:])) == ("GB", True)
+    assert any(line.startswith("- memory of the machine, at most: ") for line in lines)
 
 
 @pytest.mark.parametrize(
