@@ -25,6 +25,8 @@ _PROGRAMS = 64
 """Limit on the programs that torch.compile makes of one function, after which it would compile no more: one for each set of shapes,
 weights and settings."""
 
+_REMEDY = "if files of its cache are damaged, as after a power cut, delete WORKSPACE/cache"
+
 
 class Compiled(Generic[P, T]):
     """A function that is compiled when it is first called with tensors of some shapes.
@@ -56,7 +58,9 @@ class Compiled(Generic[P, T]):
             try:
                 return self.program(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                self.say(f"torch.compile fails ({state_reason(error, 120)}): computed without it, which is slower")
+                # torch ends with a paragraph of advice to its developers.
+                reason = state_reason(str(error).partition("\n\n")[0], 120)
+                self.say(f"torch.compile fails ({reason}): computed without it, which is slower; {_REMEDY}")
             # Not within `except`: there the traceback keeps the tensors of the failed attempt.
             self.program = None
         return self.function(*args, **kwargs)
@@ -110,7 +114,7 @@ def _explain_failed_trial(device: str) -> str:
             program(torch.ones(64, device=device))
             torch.cuda.synchronize(device)
     except Exception as error:  # torch.compile passes on whatever its parts raise
-        return f"networks cannot be compiled here, torch.compile fails ({type(error).__name__}: {state_reason(error, 120)})"
+        return f"networks cannot be compiled here, torch.compile fails ({type(error).__name__}: {state_reason(error, 120)}; {_REMEDY})"
     return ""
 
 

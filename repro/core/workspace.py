@@ -359,11 +359,24 @@ LIBRARY_CACHES = {
 files that other programs have downloaded, which `repro fetch` links rather than download them again."""
 
 
+COMPILER_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Those without which nothing is compiled. torch creates the first when it is imported, also where nothing will be."""
+
+
 def keep_caches(workspace: Workspace) -> None:
     """Have libraries keep their caches in the workspace rather than in the home, which may be read-only or small, unless a
-    variable of the user names another folder. Call it before importing them; nothing is created here."""
+    variable of the user names another folder. Call it before importing them; nothing is created here.
+
+    COMPILER_CACHES that cannot be written, as in a workspace that others published, are where torch has them by default: in the
+    folder for temporary files.
+    """
     for variable, folder in LIBRARY_CACHES.items():
         os.environ.setdefault(variable, str(workspace.cache / folder))
+    for variable in COMPILER_CACHES:
+        place = Path(os.environ[variable]).absolute()
+        there = next(folder for folder in (place, *place.parents) if os.access(folder, os.F_OK))
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            del os.environ[variable]
 
 
 def find_c_compiler() -> str | None:

@@ -213,6 +213,7 @@ def _log_to_database(
 ) -> int | None:
     """Log to the workspace's database; returns how many runs were logged, or None if it could not be used, which was reported."""
     workspace, deadline = request.workspace, time.monotonic() + PATIENCE
+    tried_again = False
     require_own_files(workspace)
     while True:
         try:
@@ -235,10 +236,19 @@ def _log_to_database(
             # Locked or found damaged while it was written: the next round waits for it, or renames it.
             if code in LOCKED or (code in DAMAGED and time.monotonic() < deadline):
                 continue
-            # SQLAlchemy states first what it was doing, at length.
-            reason = re.sub(r"\(raised as a result of .*?\) (?=\()", "", state_reason(error, most=None))
+            refusal = _ask_disk(workspace)
+            # A journal that was refused once, as on a disk that was full for a moment. SQLite does not say why.
+            if code == sqlite3.SQLITE_CANTOPEN and not refusal and not tried_again:
+                tried_again = True
+                continue
+            # SQLAlchemy states first what it was doing, and last the query, both at length.
+            reason = re.sub(
+                r"\(raised as a result of .*?\) (?=\()| *\[SQL: .*| *\(Background on .*",
+                "",
+                state_reason(error, most=None),
+            )
             raise UsageError(
-                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({reason[:120]}{_ask_disk(workspace)}): the run "
+                f"{workspace.mlflow_db}: runs cannot be logged to MLflow ({reason[:120]}{refusal}): the run "
                 "records are complete: free space or correct the path, then `repro track` logs them"
             ) from error
 

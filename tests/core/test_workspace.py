@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,21 @@ def test_compiled_networks_are_kept_in_the_workspace(tmp_path: Path, monkeypatch
     for folder in (folders["cache_dir"](), folders["triton_cache_dir"](0)):
         assert Path(folder).is_relative_to(tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["torchinductor"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_caches_of_the_compiler_that_cannot_be_written_are_in_the_temporary_folder(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing transformers creates torch's, also for `repro predict` with a workspace that is read-only."""
+    closed, temporary = tmp_path / "closed", tmp_path / "temporary"
+    closed.touch()
+    for name in LIBRARY_CACHES:
+        monkeypatch.setenv(name, str(closed / "of mine"))
+        if not named:
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    keep_caches(Workspace(tmp_path if named else closed))
+    folders = runpy.run_path(str(Path(torch.__file__).parent / "_inductor" / "runtime" / "cache_dir_utils.py"))
+    for folder in (folders["cache_dir"](), folders["triton_cache_dir"](0)):
+        assert Path(folder).is_relative_to(temporary)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders.commands import run_repro
@@ -22,7 +23,9 @@ from builders.reporters import RecordingReporter
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
+from sqlalchemy.exc import OperationalError
 
+from repro.core.errors import UsageError
 from repro.core.stopping import StoppedError
 from repro.core.workspace import Workspace
 from repro.records import mlflow_view
@@ -120,6 +123,28 @@ def test_a_damaged_database_is_kept_aside_and_made_again(
     assert logged(workspace) == [("g1", 80.0)]
     assert len(reporter.warnings) == 1
     assert Path(f"{workspace.mlflow_db}.damaged1").is_file()
+
+
+def test_a_database_that_cannot_be_opened_is_tried_once_more(
+    stored: StoredRun, workspace: Workspace, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SQLite reports a journal that the disk refuses for a moment."""
+    log, refusals = mlflow_view._log_and_end, [1, 2, 3]
+
+    def log_or_fail(*arguments: Any) -> int:
+        if refusals:
+            refusals.pop()
+            cause = sqlite3.OperationalError("unable to open database file")
+            cause.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise OperationalError("UPDATE runs SET end_time=?", {"end_time": 1}, cause)
+        return log(*arguments)
+
+    monkeypatch.setattr(mlflow_view, "_log_and_end", log_or_fail)
+    with pytest.raises(UsageError, match=r"unable to open database file\): the run"):
+        mlflow_view.track_runs(workspace, reporter)
+    assert refusals == [1]
+    mlflow_view.track_runs(workspace, reporter)
+    assert logged(workspace) == [("g1", 80.0)]
 
 
 def keep_own_experiment(workspace: Workspace) -> None:
