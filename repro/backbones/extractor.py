@@ -58,7 +58,7 @@ class Extractor(Protocol):
 
     @property
     def batch(self) -> str:
-        """How much is computed at once, as text for the record."""
+        """How much is computed at once, and whether networks are compiled (describe_compiled), as text for the record."""
         ...
 
     @property
