@@ -31,6 +31,8 @@ FAULTS_SHOWN = 20
 STILL_PICTURE = "a still picture is read in place of a video, as by the release"
 """What an audit prints of such a clip; docs/deviations.md 32."""
 
+MISSING_PART = "missing"
+"""What is printed in place of where a part of a data set is."""
 MISSING_SHOWN = 3
 """Missing clips that are printed; --json has all."""
 
@@ -265,10 +267,10 @@ def _build_status(name: str, config: DatasetConfig, workspace: Workspace) -> dic
 def _describe_part(folder: Path, there: str) -> str:
     """Say where a part of a data set is; `there` is its name in `folder`, or an empty string if it is missing."""
     if not there:
-        return "absent"
+        return MISSING_PART
     path = folder / there
     # The target is printed, because it may be on a disk that is not mounted.
-    return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"there, as {there}"
+    return f"link to {os.path.realpath(path)}" if path.is_symlink() else f"present, as {there}"
 
 
 def _print_datasets(report: dict[str, Any], *, after: bool = False) -> None:
@@ -279,13 +281,13 @@ def _print_datasets(report: dict[str, Any], *, after: bool = False) -> None:
 def _status_lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{report['dataset']}: {report['title']}", f"  in {report['folder']}"]
     lines += [f"  {part:<28} {where}" for part, where in report["parts"].items()]
-    lines += [f"  {line}" for line in _count_lines(report["splits"], "there")]
+    lines += [f"  {line}" for line in _count_lines(report["splits"], "there", "present")]
     lines += [f"  {note}" for note in report["notes"]]
     if report["problem"]:
         lines.append(f"  problem: {report['problem']}")
     gone = report.get("missing", [])
     # A missing part of the data set is printed above already, so its clips are counted and not named.
-    if gone and "absent" in report["parts"].values():
+    if gone and MISSING_PART in report["parts"].values():
         lines.append(f"  missing: all {len(gone)} clips (run `repro data prepare {report['dataset']}`)")
         gone = []
     lines += [f"  missing: {why}" for why in gone[:MISSING_SHOWN]]
@@ -314,10 +316,10 @@ def _count_splits(dataset: Dataset, manifest: Manifest) -> dict[str, dict[str, A
     }
 
 
-def _count_lines(splits: dict[str, dict[str, Any]], last: str) -> list[str]:
+def _count_lines(splits: dict[str, dict[str, Any]], last: str, header: str = "") -> list[str]:
     if not splits:
         return []
-    lines = [f"{'split':<22} {'expected':>8} {'listed':>8} {last:>8}"]
+    lines = [f"{'split':<22} {'expected':>8} {'listed':>8} {header or last:>8}"]
     for name, counts in splits.items():
         expected = "unknown" if counts["expected"] is None else counts["expected"]
         lines.append(f"{name:<22} {expected:>8} {counts['listed']:>8} {counts[last]:>8}")

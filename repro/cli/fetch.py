@@ -202,8 +202,8 @@ def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: boo
     if as_json:
         print(json.dumps([_asset_as_json(asset) for asset in known.values()], indent=1))
         return
-    rows = [(asset.name, asset.size.split(",")[0], _here(asset)) for asset in known.values()]
-    print_lines(format_columns([("name", "size", "here"), *rows]))
+    rows = [(asset.name, asset.size.split(",")[0], _here(asset).replace("there", "yes")) for asset in known.values()]
+    print_lines(format_columns([("name", "size", "present"), *rows]))
     reporter = Reporter()
     # Many assets share a licence or a page: each is printed once, its address on a line of its own.
     for title, describe in (

@@ -174,5 +174,5 @@ def _generate_checkpoint(workspace: Workspace, reporter: Reporter) -> str:
     """Generate the tiny backbone's weights unless they are present; returns their sha256."""
     config = row_backbone(load_row("smoke"))
     path, sha256, there = ensure_random_weights(config, family_of(config), workspace, reporter.warn)
-    reporter.stage("checkpoint", total=1, reused=int(there), made="drawn from a seed", where=path)
+    reporter.stage("checkpoint", total=1, reused=int(there), made="generated from a seed", where=path)
     return sha256

@@ -23,6 +23,16 @@ def test_the_readmes_table_is_the_configs() -> None:
     assert load_script("readme_table").with_table(readme()) == readme()
 
 
+def test_scores_of_the_smoke_job_are_the_golden_ones() -> None:
+    golden = json.loads((ROOT / "expected" / "smoke" / "golden.json").read_text())["scores"]
+    table, printed = ((ROOT / "docs" / page).read_text() for page in ("adding-a-backbone.md", "smoke.md"))
+    for row, label in (("smoke", "tiny SVD, random weights"), ("smoke_mean_colour", "mean colour over time")):
+        assert f"| {label} | {golden[row]['52']['top1']:.2f} | {golden[row]['53']['top1']:.2f} |" in table
+    for metric in ("top1", "map_micro"):
+        value = f"{golden['smoke']['52'][metric]:.2f}"
+        assert f"tiny SVD, random weights     52  {metric:<9}    {value}    {value} " in printed
+
+
 @pytest.mark.slow
 def test_every_row_has_its_script_and_no_other_is_there() -> None:
     folder = ROOT / "scripts" / "rows"
