@@ -222,7 +222,7 @@ PrecisionOption = Annotated[
         show_default=False,
         show_choices=False,
         metavar="NAME...",
-        help="fp32, tf32, published (SVD as released), fast (SVD), fp16 or bf16 (transformers). May be repeated: a backbone takes "
+        help="fp32, tf32, bf16, published (SVD as released), fast (SVD) or fp16 (transformers). May be repeated: a backbone takes "
         "the first that it has [default: its own].",
     ),
 ]

@@ -381,11 +381,11 @@ def _require_enough(table: Path, splits: dict[str, Split]) -> None:
     for label, name in enumerate(splits["train"].classes):
         train, test = counts["train"][label], counts["test"][label]
         if train < LEAST_TRAIN or not test:
-            short.append(f"'{name}' {train} + {test}")
+            short.append(f"'{name}' {train} and {test}")
     if short:
         raise UsageError(
-            f"{table}: too few clips to train + test on in {_count(short, 'class')} ({_name_first(short)}; clips of a group count "
-            f"as one): a class needs {LEAST_TRAIN} + 1, so that one can be held out: add clips, or merge or remove the class"
+            f"{table}: too few clips to train on and to test on in {_count(short, 'class')}: {_name_first(short)}; a class needs "
+            f"{LEAST_TRAIN} and 1, so that one can be held out (clips of a group count as one): add clips, or merge or remove the class"
         )
 
 

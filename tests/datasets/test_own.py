@@ -119,14 +119,14 @@ def test_paths_may_lead_anywhere_and_name_a_file_once(tmp_path: Path) -> None:
         (PLAIN + ",walk\n", r"no path in 1 row \(line 14\)"),
         (PLAIN + '"a\nb.mp4",walk\n', "control character"),
         (PLAIN.replace(",eat", ",walk"), "the only label is 'walk'"),
-        (PLAIN + "x.mp4,rare\n", r"too few clips to train \+ test on in 1 class \('rare' 1 \+ 0; .*a class needs 3 \+ 1"),
+        (PLAIN + "x.mp4,rare\n", "to train on and to test on in 1 class: 'rare' 1 and 0; a class needs 3 and 1"),
         (
             "path,label,split\n" + "".join(f"{path},{label},val\n" for label, path in ROWS),
             r"another split than train or test in 12 rows \(line 2: 'val'; line 3: 'val'; line 4: 'val'; 9 more\)",
         ),
         (
             "path,label,split\n" + "".join(f"{path},{label},train\n" for label, path in ROWS),
-            r"in 2 classes \('eat' 6 \+ 0; 'walk' 6 \+ 0;",
+            r"in 2 classes: 'eat' 6 and 0; 'walk' 6 and 0;",
         ),
         (
             "path,label,group\n" + "".join(f"{path},{label},g\n" for label, path in ROWS) + "w0.mp4,eat,h\n",

@@ -99,8 +99,9 @@ def check(
     if all(verdict.outcome is Outcome.NOT_RUN for verdict in verdicts):
         if damaged and not records:
             raise MissingError(f"nothing to check: no intact run in {workspace.runs}: the warnings above say why")
+        smoke = "; `repro smoke` judges those of the smoke job" if any(r.kind == "smoke" for r in records) else ""
         raise NothingToCheckError(
-            f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`"
+            f"nothing to check: no run record of a published row in {workspace.runs}: run one with `repro ROW`{smoke}"
         )
     return Exit.JUDGED_DIFFERENT if claimed and claimed.any_reversed else exit_code(verdicts, strict)
 
