@@ -24,7 +24,7 @@ def status(*, common: CommonOptions = COMMON) -> Exit:
     for one in statuses:
         _print_status(one)
     if not statuses:
-        print_sentence(f"no long command has run in {workspace.root}")
+        print_sentence(f"no row, grid, extraction or readout has run in {workspace.root}")
     return Exit.OK
 
 

@@ -69,9 +69,9 @@ def check_device(subject: Subject) -> Iterator[Finding]:
         if unasked and listed:
             what = f"rows compute on the CPU: nvidia-smi lists {', '.join(listed)}, and none is visible to programs"
             yield Finding("device", "warn", what, _explain_hidden(listed, visible))
-        elif unasked and subject.row is not None:
+        elif unasked:
             remedy = "`repro plan ROW --device cpu` says how long that takes"
-            yield Finding("device", "warn", "no GPU: the row computes on the CPU", remedy)
+            yield Finding("device", "warn", "no GPU: rows compute on the CPU", remedy)
         else:
             yield Finding("device", "ok", "rows compute on the CPU")
         return

@@ -11,7 +11,7 @@ from repro.core.progress.status_files import StatusFile
 
 def test_it_shows_what_runs_and_how_others_ended(tmp_path: Path) -> None:
     place = ["status", "--workspace", tmp_path]
-    assert run_repro(*place).out == f"no long command has run in {tmp_path}\n"
+    assert run_repro(*place).out == f"no row, grid, extraction or readout has run in {tmp_path}\n"
     assert run_repro(*place, "--json").out == "[]\n"
     work = Work("run ak_full")
     work.expect([("extract", "animal_kingdom, svd_xt"), ("readout", "ak_full, 5 seeds")])
