@@ -76,6 +76,7 @@ class Amount(Json):
 class Measured(Json):
     windows_per_second: float
     device: str
+    compiled: bool
     at: str
 
 

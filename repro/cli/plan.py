@@ -289,12 +289,14 @@ def _about_extraction(plan: Plan) -> list[str]:
     for basis, backbones in bases.items():
         datasets = dict.fromkeys(name for names in backbones.values() for name in names)
         lines.append(f"windows of {' and '.join(datasets)} with {', '.join(backbones)}: {basis}")
-    lines += [
-        f"{job.backbone} {job.cell}: {job.rate.per_second:.3g} windows/s, measured in this workspace on {job.rate.device}, "
-        f"{format_moment(job.rate.at)}"
-        for job in plan.jobs
-        if job.rate is not None
-    ]
+    for job in plan.jobs:
+        if job.rate is not None:
+            # Compilation has no part in other precisions, and none on a CPU (choose_compilation).
+            slower = job.rate.kind == "cuda" and not job.rate.compiled and job.precision not in ("fp32", "tf32")
+            lines.append(
+                f"{job.backbone} {job.cell}: {job.rate.per_second:.3g} windows/s, measured in this workspace on {job.rate.device}, "
+                f"{format_moment(job.rate.at)}{', uncompiled; an extraction of many clips compiles and is faster' * slower}"
+            )
     unmeasured = {job.backbone: job for job in plan.jobs if job.rate is None and job.remaining.windows.most}
     if unmeasured and plan.kind == "cuda":
         work = ", ".join(

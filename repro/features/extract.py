@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from repro.backbones.compilation import FROM_CLIPS
+from repro.backbones.compilation import FROM_CLIPS, is_compiled
 from repro.backbones.config import Cell, Precision, read_precision
 from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, WatchesOverflow, WindowFeatures
 from repro.backbones.precision import explain_precision
@@ -65,6 +65,10 @@ class Extraction:
     waits: Waits = field(default_factory=Waits)
     seconds: float = 0.0
     """Time spent on decoding and computing; loading the weights is not counted."""
+    first: tuple[int, float] = (0, 0.0)
+    """Windows of the first batch, and seconds until their features were there, in which networks were compiled if they are."""
+    compiled: bool = False
+    """Whether networks are compiled, at least in part."""
 
     @property
     def windows(self) -> int:
@@ -318,6 +322,9 @@ class _ClipGatherer:
         """Add features to their clips; returns the ids of these clips."""
         extractor, windows = computed.batch.extractor, computed.batch.windows
         done = self.result.windows_by
+        if not done:
+            self.result.first = len(windows), perf_counter() - self.started
+            self.result.compiled = is_compiled(computed.how)
         done[tuple(extractor.backbones)] = done.get(tuple(extractor.backbones), 0) + len(windows)
         # A batch may hold windows of several clips (mixes_clips).
         ids = [window.clip.id for window in windows]

@@ -39,9 +39,12 @@ class Rate(Config):
     kind: DeviceKind
     device: str
     """Name of the device as its driver gives it."""
+    compiled: bool = False
+    """Whether networks were compiled, as those of extractions with many clips on a GPU are."""
     windows: int = Field(ge=1)
+    """Without those of the first batch."""
     seconds: float = Field(gt=0)
-    """Time spent on decoding and computing, without loading the weights."""
+    """Time spent on decoding and computing, from when the first batch was computed."""
     at: str
     """UTC, ISO 8601."""
 
@@ -83,11 +86,11 @@ def load_rates(workspace: Workspace) -> tuple[Rate, ...]:
 
 
 def find_rate(rates: Sequence[Rate], identity: Mapping[str, Any], cell: str, kind: DeviceKind) -> Rate | None:
-    """Return the newest rate at which only `cell` was extracted on this kind of device."""
+    """Return the newest rate at which only `cell` was extracted on this kind of device, of compiled networks if there is one."""
     key = content_key(dict(identity))
     # Only rates of this cell alone: other cells, or more, run other parts of the network.
     matching = [r for r in rates if (r.key, r.cells, r.kind) == (key, (cell,), kind)]
-    return max(matching, key=lambda rate: rate.at, default=None)
+    return max(matching, key=lambda rate: (rate.compiled, rate.at), default=None)
 
 
 def record_rate(
@@ -98,6 +101,8 @@ def record_rate(
     machine: Mapping[str, str],
     windows: int,
     seconds: float,
+    *,
+    compiled: bool = False,
 ) -> None:
     """Store the speed of an extraction of one backbone, if it had enough windows.
 
@@ -108,7 +113,8 @@ def record_rate(
         cells: Names of the cells computed.
         machine: What repro/records/record.py records of this machine.
         windows: Number of windows computed.
-        seconds: Time spent on decoding and computing.
+        seconds: Time spent on decoding and computing them.
+        compiled: Whether networks were compiled.
     """
     if windows < FEWEST_WINDOWS or seconds <= 0:
         return
@@ -124,12 +130,14 @@ def record_rate(
         cells=tuple(cells),
         kind=kind_of(machine["device"]),
         device=machine["device"],
+        compiled=compiled,
         windows=windows,
         seconds=round(seconds, 3),
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     # Of another device of the same kind, rates are kept side by side: workspaces are shared by machines.
-    same = [r for r in before if (r.key, r.cells, r.device) == (new.key, new.cells, new.device)]
+    # So are those with and without compiled networks.
+    same = [r for r in before if all(getattr(r, k) == getattr(new, k) for k in ("key", "cells", "device", "compiled"))]
     if any(FAR_FEWER * new.windows < r.windows for r in same):
         return
     others = [r for r in before if r not in same]

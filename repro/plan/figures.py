@@ -138,7 +138,12 @@ def _job_as_json(job: ExtractionJob) -> dict[str, Any]:
         # None also if a speed is assumed: "assumed" has that.
         "measured": None
         if job.rate is None
-        else {"windows_per_second": round(job.rate.per_second, 4), "device": job.rate.device, "at": job.rate.at},
+        else {
+            "windows_per_second": round(job.rate.per_second, 4),
+            "device": job.rate.device,
+            "compiled": job.rate.compiled,
+            "at": job.rate.at,
+        },
         "hours": _amount_as_json(job.hours),
         "bytes": _amount_as_json(job.disk),
     }

@@ -322,8 +322,8 @@ def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.Ca
     assert everything_in(place.root) == before
     found = plan_as_json(done)["rows"][0]
     assert found["here"] == "data, features of 39 clips, 1 run"
-    (rate,) = rates.load_rates(place)  # of HMDB51, the later
-    assert (rate.backbone, rate.cells, rate.kind, rate.windows) == ("mean_colour", ("final",), "cpu", 24)
+    (rate,) = rates.load_rates(place)  # of HMDB51, the later, less the first batch
+    assert (rate.backbone, rate.cells, rate.kind, rate.windows) == ("mean_colour", ("final",), "cpu", 23)
     other = row().model_copy(update={"version": row().version + 1})
     assert plan(place, own=[other]).rows[0].readouts.recorded == 0
 
@@ -331,10 +331,16 @@ def test_a_run_leaves_its_rate_and_is_reused(place: Workspace, capsys: pytest.Ca
 # Rates.
 
 
-def remember(workspace: Workspace, windows: int = 100, device: str = "NVIDIA H200", cell: str = "t20_layer09") -> None:
+def remember(
+    workspace: Workspace,
+    windows: int = 100,
+    device: str = "NVIDIA H200",
+    cell: str = "t20_layer09",
+    compiled: bool = False,
+) -> None:
     identity = likely_identity(load_backbone("svd_xt"), workspace)
     assert identity is not None
-    rates.record_rate(workspace, "svd_xt", identity, (cell,), {"device": device}, windows, 50.0)
+    rates.record_rate(workspace, "svd_xt", identity, (cell,), {"device": device}, windows, 50.0, compiled=compiled)
 
 
 def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None:
@@ -362,6 +368,25 @@ def test_a_measured_rate_overrides_the_assumed_one(workspace: Workspace) -> None
     assert [rate.windows for rate in rates.load_rates(workspace)] == [200]  # a few more windows say less
 
 
+def test_plans_take_the_speed_of_compiled_networks_if_it_was_measured(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def print_plan() -> str:
+        planning.print_plan(
+            [load_row("ucf_hmdb")], workspace, seeds=1, protocol="published", device="cuda", as_json=False
+        )
+        return capsys.readouterr().out
+
+    remember(workspace)
+    assert "uncompiled; an extraction of many clips compiles and is faster" in " ".join(print_plan().split())
+    remember(workspace, windows=200, compiled=True)
+    remember(workspace, windows=300)  # newer, and of a trial with few clips
+    rate = plan(workspace, "ucf_hmdb").jobs[0].rate
+    assert rate is not None
+    assert rate.windows == 200
+    assert "uncompiled" not in print_plan()
+
+
 def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Workspace) -> None:
     folder = next(iter(rendered.values())).parent
     config = load_backbone("mean_colour", {"frames.window": "5"})
@@ -369,7 +394,7 @@ def test_repro_extract_leaves_its_rate(rendered: dict[str, Path], workspace: Wor
     extract_collections(request, workspace, Execution(), Reporter())
     (rate,) = rates.load_rates(workspace)
     assert (rate.backbone, rate.cells, rate.device) == ("mean_colour", ("final",), "cpu")
-    assert rate.windows == 1 + 2 + 6 + 11  # of 11, 40, 104 and 212 frames
+    assert rate.windows == 2 + 6 + 11  # of 40, 104 and 212 frames; the first batch, of 11, has one
     config = load_backbone("mean_colour", {"frames.window": "5"})
     identity = likely_identity(config, workspace)
     assert identity is not None
