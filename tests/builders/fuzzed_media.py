@@ -97,12 +97,15 @@ BOXES = (
 )
 """Names of boxes, chunks and elements."""
 
+ALLOWED = "pyav, damaged allowed"
 WAYS: dict[str, tuple[ReaderName, bool]] = {
     "pyav": ("pyav", False),
-    "pyav, damaged allowed": ("pyav", True),
+    ALLOWED: ("pyav", True),
     "decord": ("decord", False),
 }
 """Ways to read a clip: reader, and whether damaged clips are allowed."""
+AGAIN = 10
+"""Readings that show whether a clip is read alike each time."""
 
 
 class Sources:
@@ -415,6 +418,16 @@ def read_oracle(paths: Sequence[Path]) -> Iterator[Reading]:
             yield Reading(error=str(answer)) if isinstance(answer, WorkerLostError) else answer.value
 
 
+def varies(path: Path) -> bool:
+    """Whether a damaged clip that was read otherwise than plainly is, of a few readings, once read alike by both.
+
+    FFmpeg decodes MPEG-1 and MPEG-2 in two threads, and what it conceals of a damaged picture can depend on which is the first:
+    of 50 such clips three were read otherwise, once in 30 to 300 times, plainly too.
+    """
+    plain = {reading.frames for reading in read_oracle([path] * AGAIN)}
+    return not plain.isdisjoint(reading.frames for reading in read_all([path] * AGAIN, [WAYS[ALLOWED]]))
+
+
 @dataclass
 class Verdict:
     """What was found of one clip, and what of it must not be."""
@@ -479,5 +492,7 @@ def fuzz(folder: Path, seed: int, clips: int) -> tuple[list[Verdict], Sources]:
     verdicts = []
     for number, clip in enumerate(made):
         own = {name: readings[place * clips + number] for place, name in enumerate(WAYS)}
+        if own[ALLOWED].frames not in ((), oracle[number].frames) and varies(clip.path):
+            own[ALLOWED].frames = oracle[number].frames
         verdicts.append(judge_clip(clip, undamaged[clip.source], oracle[number], own))
     return verdicts, sources
