@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from repro.backbones.config import Precision
+from repro.backbones.config import UNCOMPILED, Precision
 from repro.backbones.extractor import Execution
 from repro.core.errors import state_reason
 from repro.core.workspace import find_c_compiler
@@ -84,7 +84,7 @@ def choose_compilation(execution: Execution, precision: Precision) -> bool:
     """Return whether to compile networks; says in a line why this device cannot."""
     # fp32 and tf32 are what others are compared with, and products take nearly all of their time. Besides, torch 2.13 refuses to say
     # whether matrix products are in TF32 where fp32_products sets it, which torch.compile may ask.
-    if not execution.compile or precision in ("fp32", "tf32"):
+    if not execution.compile or precision in UNCOMPILED:
         return False
     why = explain_no_compilation(execution.device)
     # Nothing else is seen of the first window until then.

@@ -157,6 +157,8 @@ class FrameSampling(Config):
 
 Precision = Literal["fp32", "tf32", "published", "fast", "fp16", "bf16"]
 """What networks compute in (repro/backbones/precision.py). Each family has some of them."""
+UNCOMPILED: frozenset[Precision] = frozenset(("fp32", "tf32"))
+"""Precisions in which networks are never compiled (repro/backbones/compilation.py)."""
 
 
 class Axes(Config):

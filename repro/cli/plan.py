@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from repro.backbones.config import Precision
+from repro.backbones.config import UNCOMPILED, Precision
 from repro.cli.options import (
     COMMON,
     CommonOptions,
@@ -291,8 +291,7 @@ def _about_extraction(plan: Plan) -> list[str]:
         lines.append(f"windows of {' and '.join(datasets)} with {', '.join(backbones)}: {basis}")
     for job in plan.jobs:
         if job.rate is not None:
-            # Compilation has no part in other precisions, and none on a CPU (choose_compilation).
-            slower = job.rate.kind == "cuda" and not job.rate.compiled and job.precision not in ("fp32", "tf32")
+            slower = job.rate.kind == "cuda" and not job.rate.compiled and job.precision not in UNCOMPILED
             lines.append(
                 f"{job.backbone} {job.cell}: {job.rate.per_second:.3g} windows/s, measured in this workspace on {job.rate.device}, "
                 f"{format_moment(job.rate.at)}{', uncompiled; an extraction of many clips compiles and is faster' * slower}"
@@ -300,7 +299,8 @@ def _about_extraction(plan: Plan) -> list[str]:
     unmeasured = {job.backbone: job for job in plan.jobs if job.rate is None and job.remaining.windows.most}
     if unmeasured and plan.kind == "cuda":
         work = ", ".join(
-            f"{name} {job.tflop:g} at {job.speed:g} TFLOP/s in {job.precision} ({job.speed / job.tflop:.2g} windows/s)"
+            f"{name} {job.tflop:g} at {job.speed:g} TFLOP/s in {job.precision}{', compiled' * (job.precision in known.gpu.compiled)} "
+            f"({job.speed / job.tflop:.3g} windows/s)"
             for name, job in unmeasured.items()
             if job.tflop
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from repro.backbones.compilation import FROM_CLIPS, is_compiled
-from repro.backbones.config import Cell, Precision, read_precision
+from repro.backbones.config import UNCOMPILED, Cell, Precision, read_precision
 from repro.backbones.extractor import Backbone, Execution, Extractor, Noise, WatchesOverflow, WindowFeatures
 from repro.backbones.precision import explain_precision
 from repro.backbones.registry import open_extractors
@@ -115,6 +115,12 @@ def extract_missing(
         if execution.compile is None:
             # By all clips of the collection: to compute a few of them again rounds as before. A shard's are some of them.
             execution = replace(execution, compile=execution.device != "cpu" and len(collection.clips) >= FROM_CLIPS)
+        elif execution.compile:
+            plain = [r.backbone.name for r in requests if read_precision(r.backbone.config) in UNCOMPILED]
+            if plain:
+                reporter.line(
+                    f"{'compile':<11} {', '.join(plain)}: not compiled, as networks in fp32 and tf32 never are"
+                )
         _extract_clips(todo, missing, requests, execution, origin, result, reporter)
         if execution.device != "cpu":
             # The networks are gone. A training asks the GPU what is free, which does not count what torch keeps for later.

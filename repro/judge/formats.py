@@ -33,7 +33,7 @@ def _format_head(verdict: Verdict) -> str:
     """Return what fits in 80 columns of every row: name, outcome, measured, published, difference."""
     expected = verdict.expected
     measured = "" if verdict.measured is None else format_mean(verdict.measured, verdict.spread)
-    difference = f"{verdict.difference:+.2f}" if verdict.difference is not None else ""
+    difference = f"{verdict.difference:+z.2f}" if verdict.difference is not None else ""
     published = f"{expected.published:.{expected.digits}f}"
     return f"{expected.row:<24} {verdict.outcome:<13} {measured:<13} {published:>9} {difference:>10}".rstrip()
 

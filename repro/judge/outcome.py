@@ -160,7 +160,7 @@ def judge_values(
         return Judgement(outcome, f"one run of {plan} planned{also}", widened_by=bound)
     spread = statistics.stdev(values)
     half = quantile(1 - ALPHA / 2, k - 1) * standard_error(spread, k) + slack
-    interval = f"95 % prediction interval {difference - half:+.2f} to {difference + half:+.2f}"
+    interval = f"95 % prediction interval {difference - half:+z.2f} to {difference + half:+z.2f}"
     # The number of runs is fixed before any run: whoever may stop at the seed that suits has other error
     # rates than the tests state.
     if k < plan:

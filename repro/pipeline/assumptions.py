@@ -58,6 +58,8 @@ class Gpu(Config):
     tflop_per_second: Speeds
     tflop_per_second_of: Mapping[str, Speeds]
     """By backbone, where it differs."""
+    compiled: frozenset[Precision]
+    """Precisions whose speeds are those of compiled networks."""
     peak_tflop_per_second: Mapping[str, Above0]
     """By the name that the driver gives."""
     batch_gain: Mapping[str, Above0]

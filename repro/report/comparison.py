@@ -186,7 +186,7 @@ def _format_table(different: Sequence[Pair]) -> list[str]:
         score = f"{metric} {RULE_NAMES.get(rule, rule)}"
         # Two decimals hide what rounding changes.
         digits = 2 if abs(b - a) >= 0.005 else 6
-        values = (f"{a:.{digits}f}", f"{b:.{digits}f}", f"{b - a:+.{digits}f}")
+        values = (f"{a:.{digits}f}", f"{b:.{digits}f}", f"{b - a:+z.{digits}f}")
         rows.append((pair.row, str(pair.seed), cell, score, *values, pair.first_input))
     # A table of rows' own cells needs no column of them.
     cells = {pair.row: set[tuple[str, str]]() for pair in different}

@@ -140,7 +140,7 @@ def render_markdown(contents: Contents) -> str:
             continue
         published = f"{verdict.expected.published:.{verdict.expected.digits}f}"
         measured = "" if verdict.measured is None else _format_mean((verdict.measured, verdict.spread))
-        difference = "" if verdict.difference is None else f"{verdict.difference:+.2f}"
+        difference = "" if verdict.difference is None else f"{verdict.difference:+z.2f}"
         lines.append(
             f"| {_cell(one.name)} | {published} | {measured} | {difference} | {verdict.outcome} | {len(verdict.seeds) or ''} |"
         )

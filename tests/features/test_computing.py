@@ -149,6 +149,8 @@ def test_networks_are_compiled_for_many_clips_on_a_gpu(
     execution = Execution(device, compile=asked)
     extract_missing(Collection("clips", tuple(clips[:1])), [request], execution, {"by": "test"}, reporter)
     assert found == [compiled]
+    # Asked for in a precision that is never compiled: said, not silently ignored.
+    assert any("mean_colour: not compiled" in line for line in reporter.lines) == (asked is True)
 
 
 def test_an_error_keeps_the_clips_before_it(

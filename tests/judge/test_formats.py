@@ -37,6 +37,12 @@ def test_verdicts_fit_a_terminal() -> None:
         assert lines[0].split()[0] == name
 
 
+def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
+    _, line = ROWS["ucf_hmdb_sdv2"]
+    below = verdict("ucf_hmdb_sdv2", record("ucf_hmdb_sdv2", 39, line.published / 100 - 1e-6))
+    assert wrap_verdict(below, 80)[0].endswith(" +0.00")
+
+
 def test_a_verdict_says_how_many_more_seeds_would_decide() -> None:
     def reason(row: str, *scores: float) -> str:
         runs = [record(row, seed, score) for seed, score in zip(load_row(row).seeds.first(9), scores, strict=False)]
