@@ -3,6 +3,7 @@
 extract.py      computes what a store is missing, clip by clip
 windows.py      cuts decoded frames into windows and samples their noise
 computing.py    computes batches of windows, on a GPU one ahead of what is read
+gathering.py    gathers their features by clip and stores complete clips
 stored_cells.py which cells of which clips a store holds
 store.py        the feature store: one file per clip, with its own sha256
 audit_store.py  reads all of a store through

@@ -12,7 +12,8 @@ from repro.core.errors import MissingError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features import rates
-from repro.features.extract import Extraction, FeatureRequest
+from repro.features.extract import FeatureRequest
+from repro.features.gathering import Extraction
 from repro.features.store import PRECISION_NAMES
 from repro.features.windows import SAMPLED_CLIPS, estimate_windows
 from repro.pipeline.assumptions import cpu_windows_per_second, load_assumptions, window_work

@@ -20,7 +20,8 @@ from repro.datasets.manifest import stored_manifest
 from repro.datasets.split import Clip
 from repro.features import rates
 from repro.features.collection import Collection
-from repro.features.extract import Extraction, FeatureRequest, extract_missing, pack_if_complete
+from repro.features.extract import FeatureRequest, extract_missing, pack_if_complete
+from repro.features.gathering import Extraction
 from repro.features.store import FeatureStore, StoredAs
 from repro.pipeline.costs import report_cpu_hours, report_disk, report_speed
 from repro.records.record import describe_machine, software_versions

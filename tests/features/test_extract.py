@@ -24,7 +24,8 @@ from repro.core.workspace import Workspace
 from repro.datasets.split import Clip
 from repro.features import extract as extracting
 from repro.features.collection import Collection
-from repro.features.extract import Extraction, FeatureRequest, extract_missing
+from repro.features.extract import FeatureRequest, extract_missing
+from repro.features.gathering import Extraction
 from repro.features.pack_collection import pack_collection
 from repro.features.packed import DamagedFeaturesError
 from repro.features.store import FeatureStore, StoredAs

@@ -43,7 +43,7 @@ def test_every_extraction_leaves_its_time(
     def interrupt(self: object, *_: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(extracting._ClipGatherer, "report_stored", interrupt)
+    monkeypatch.setattr(extracting.ClipGatherer, "report_stored", interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(clips, workspace)
     assert [one.windows for one in load_spent(workspace)] == [1, 1]

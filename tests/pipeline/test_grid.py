@@ -26,7 +26,7 @@ from repro.core.console import Reporter
 from repro.core.errors import MissingError, UsageError
 from repro.core.workspace import Workspace
 from repro.datasets.split import Clip, Split
-from repro.features.extract import Extraction
+from repro.features.gathering import Extraction
 from repro.features.store import Entry, FeatureStore
 from repro.judge.evidence import read_evidence
 from repro.judge.grid_selection import choose_grid_part, grid_cells, select_cell, selection_of, selection_score

@@ -13,7 +13,8 @@ from repro.cli import app as cli
 from repro.core.errors import UsageError
 from repro.core.workspace import Workspace
 from repro.features.computing import Waits
-from repro.features.extract import Extraction, FeatureRequest
+from repro.features.extract import FeatureRequest
+from repro.features.gathering import Extraction
 from repro.features.store import FeatureStore
 from repro.pipeline.costs import report_speed
 
