@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 else:
     bring = LazyModule("repro.fetch.bring")
 
+COMPLETE = "there"
+"""What --json has of an asset that is in the workspace as a whole."""
+
 
 def fetch(
     *names: str,
@@ -202,7 +205,11 @@ def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: boo
     if as_json:
         print(json.dumps([_asset_as_json(asset) for asset in known.values()], indent=1))
         return
-    rows = [(asset.name, asset.size.split(",")[0], _here(asset).replace("there", "yes")) for asset in known.values()]
+    found = {asset.name: _here(asset) for asset in known.values()}
+    rows = [
+        (asset.name, asset.size.split(",")[0], "yes" if found[asset.name] == COMPLETE else found[asset.name])
+        for asset in known.values()
+    ]
     print_lines(format_columns([("name", "size", "present"), *rows]))
     reporter = Reporter()
     # Many assets share a licence or a page: each is printed once, its address on a line of its own.
@@ -225,14 +232,14 @@ def _print_assets(known: dict[str, Asset], workspace: Workspace, *, as_json: boo
 def _here(asset: Asset) -> str:
     """Say how much of an asset is in the workspace."""
     if asset.unpacked:
-        return "there"
+        return COMPLETE
     if asset.on_request:
         return "on request"
     if asset.encoder is not None and asset.encoder.is_file():
-        return "there"
+        return COMPLETE
     there = [file for file in asset.files if asset.path(file).is_file()]
     if len(there) == len(asset.files):
-        return "fetched, to be unpacked" if asset.dataset else "there"
+        return "fetched, to be unpacked" if asset.dataset else COMPLETE
     parts = [asset.path(file).with_name(f"{file.file}.part") for file in asset.files]
     # Interrupted downloads resume from these (repro/fetch/download.py).
     started = sum(part.stat().st_size for part in parts if part.is_file())
